@@ -29,7 +29,7 @@ from fairweather.inference import (
 )
 from fairweather.inference.conformal import halves, read_sets
 from fairweather.metrics import Fitted, Resamples, evaluate_resamples, softmax, to_score
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.clusters import Clusters, share_interval
 from fairweather.metrics.conformal import (
     FREE,
     PENALTY,
@@ -45,12 +45,19 @@ from fairweather.metrics.conformal import (
     set_columns,
     size_stratified_coverage,
 )
-from fairweather.record import predictions_file, sets_file
-from fairweather.report.conformal import Cell, Kept, Promises
+from fairweather.record import (
+    CLEAN,
+    RunSettings,
+    predictions_file,
+    sets_file,
+    variant_name,
+)
+from fairweather.report.conformal import Cell, Kept, Promises, promises
+from fairweather.report.contents import read_contents
 from fairweather.report.sweeps import Sweep
 from fairweather.rules.judging import judge
 from fairweather.rules.parsing import read_rules
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, StoredGroups
 from fairweather.steps.plan import Row, ScoreStep
 from fairweather.streams import slices
 from fairweather.study import check_study
@@ -60,6 +67,7 @@ from tests import reference
 
 from .chance import FALSE_ALARM
 from .conftest import TINY_RESNET
+from .run_folders import finish, outcomes, run_record, sweep_record, write_run
 from .test_report import Sentences, crowded
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -761,11 +769,14 @@ def kept(coverages, neutral=1.0):
 @pytest.mark.parametrize(
     ("coverages", "words"),
     [
-        ({"0.8": 0.9, "1.2": 0.89}, "kept at all levels tested"),
-        ({"1.2": 0.91, "1.5": 0.85, "2": 0.8}, "kept up to f = 1.2, broken from f = 1.5 on"),
-        ({"1.2": 0.91, "1.5": 0.85, "2": 0.9}, "kept up to f = 1.2, broken at f = 1.5"),
+        ({"0.8": 0.9, "1.2": 0.89}, "not shown to break at the levels tested"),
+        ({"1.2": 0.91, "1.5": 0.85, "2": 0.8}, "broken from f = 1.5 on"),
+        ({"1.2": 0.91, "1.5": 0.85, "2": 0.9}, "broken at f = 1.5"),
         ({"1.2": 0.7}, "broken at f = 1.2"),
-        ({"0.2": 0.5, "0.5": 0.8, "1.5": 0.92}, "broken from f = 0.5 on; kept up to f = 1.5"),
+        (
+            {"0.2": 0.5, "0.5": 0.8, "1.5": 0.92},
+            "broken from f = 0.5 on; not shown to break up to f = 1.5",
+        ),
     ],
 )
 def test_the_level_from_which_a_promise_is_broken_is_told(coverages, words):
@@ -786,11 +797,17 @@ def test_what_is_told_of_a_variant():
     (told,) = Promises((clean, worse, other), "", False).told()
     assert told.sentences == (
         "It promised 90\N{NO-BREAK SPACE}% and broke that on clean images already; under "
-        "brightness that was kept up to f = 0.8, broken at f = 0.5.",
+        "brightness that was broken at f = 0.5.",
         "1 other shift broke it too.",
     )
-    fine = Promises((kept({"0.5": 0.9}),), "", False).told()[0].sentences
-    assert fine == ("It promised 90\N{NO-BREAK SPACE}%; no shift tested broke that.",)
+    few = Cell("0.5", Score(0.65, 0.4, 0.905, 16), score_of(2.0), None)
+    unknown = kept({"0.5": 0.9})._replace(cells=(few,))
+    assert "kept" not in unknown.in_words()
+    told = Promises((kept({"0.5": 0.95}), unknown), "", False).told()[0].sentences
+    assert told == (
+        "It promised 90\N{NO-BREAK SPACE}%; under no shift tested is that shown to break. "
+        "The lowest coverage is 65.0\N{NO-BREAK SPACE}% [40.0, 90.5].",
+    )
 
 
 def test_sets_that_weigh_images_cover_images_where_large_patients_are_hard():
@@ -810,6 +827,47 @@ def test_sets_that_weigh_images_cover_images_where_large_patients_are_hard():
     assert covered["clusters"] < 0.8 - 0.04 < covered["images"]
 
 
+@pytest.mark.parametrize(("weigh", "is_broken"), [("clusters", False), ("images", True)])
+def test_a_promise_for_patients_is_judged_by_patients_that_count_alike(tmp_path, weigh, is_broken):
+    """Half of 400 patients have 40 images, of which 82 % are covered; the others have one each."""
+    clusters = Clusters(np.repeat(np.arange(400), np.tile([40, 1], 200)))
+    covered = (clusters.sizes[clusters.of] == 1) | (np.random.default_rng(0).random(8200) < 0.82)
+    variant = Conformal(weigh=weigh)
+    model = variant_name("a", variant.name)
+    right = outcomes(np.ones(8200), covered=covered, set_size=np.ones(8200, dtype=np.int64))
+    record = run_record(
+        {"a": "A"},
+        [sweep_record("fog", {1: "fog,s=1"})],
+        settings=RunSettings(bootstrap=1000, variants=[variant.text]),
+        variants={model: variant.title},
+    )
+    cells = {(model, 0, CLEAN): right, (model, 0, "fog,s=1"): right}
+    scores = [
+        (model, "0", shift, level, metric, value, value - 0.01, value + 0.01, 8200)
+        for shift, level in ((CLEAN, "none"), ("fog", "1"))
+        for metric, value in (("conformal_coverage", covered.mean()), ("conformal_set_size", 1.0))
+    ]
+    run = write_run(tmp_path, record, scores, cells)
+    file = sets_file("a", variant.name, 0)
+    run.write(file, json.dumps({"images": [50], "covered": [46]}))
+    finish(run, "sets", [file])
+    groups = StoredGroups(right.keys, "patient", clusters.of, {})
+    run.write_groups("groups/test.parquet", groups)
+    finish(run, "groups/test", ["groups/test.parquet"], kind="group")
+    clean, shifted = (each.cells[0].coverage for each in promises(read_contents(run)).rows)
+    assert [row.is_broken for row in promises(read_contents(run)).rows] == [is_broken] * 2
+    if weigh == "clusters":
+        by_hand = np.mean(np.bincount(clusters.of, covered) / clusters.sizes)
+        assert clean.value == shifted.value == pytest.approx(by_hand)
+        [low], [high] = share_interval(covered, np.zeros(8200), 1, clusters, clusters.alike)
+        # An end from 1,000 resamples has a standard error of 4 % of half of the interval.
+        assert shifted.high - shifted.low == pytest.approx(high - low, rel=0.2)
+        # Of clean images, Beta(46, 5) of other calibration images is added.
+        beta = 2 * 1.96 * scipy.stats.beta(46, 5).std()
+        wide = np.hypot(shifted.high - shifted.low, beta)
+        assert clean.high - clean.low == pytest.approx(wide, rel=0.2)
+
+
 def test_what_counts_alike_is_in_the_name_and_the_text_only_where_it_is_not_the_default():
     assert Conformal().text == "conformal"
     images = Conformal(weigh="images")
@@ -817,3 +875,6 @@ def test_what_counts_alike_is_in_the_name_and_the_text_only_where_it_is_not_the_
     assert images.text == 'conformal: {"weigh": "images"}'
     with pytest.raises(InputError, match=r"weigh .*'patients'"):
         Conformal(weigh="patients")
+    keys, labels = np.arange(60), np.zeros(60, dtype=int)
+    with pytest.raises(InputError, match="which do is not known here: leave it out"):
+        check_enough(images, keys, labels, ("cat",))

@@ -17,7 +17,13 @@ from fairweather import cli, estimation
 from fairweather.errors import InputError
 from fairweather.estimation.known import Known, is_among, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
-from fairweather.metrics import features_differ_p, one_of_each, outputs_differ_p, softmax
+from fairweather.metrics import (
+    estimating,
+    features_differ_p,
+    one_of_each,
+    outputs_differ_p,
+    softmax,
+)
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.nearness import Cloud
 from fairweather.record import CLEAN, VAL, predictions_file
@@ -312,10 +318,11 @@ def test_the_command_prints_the_range_first_and_writes_json(
     assert told.out == f"{found}\n\njson    {out}\n"
     first = told.out.partition("\n")[0]
     assert first.startswith(f"About {100 * found.value:.0f} % of these images")
-    assert f"down to {100 * found.low:.0f} %" in first
+    assert f"right (down to {100 * found.low:.0f} %; an extrapolation)." in first
     assert "weak evidence about another hospital" in told.out
     held = f"in {found.held.held} of {found.held.told} levels"
-    assert "says nothing about other images" in told.out.partition(held)[2].partition("\n")[0]
+    same = "All these levels change the same test images, which says nothing about other images."
+    assert same in told.out.partition(held)[2].partition("\n")[0]
     written = json.loads(out.read_text())
     assert written["value"] == found.value
     assert written["held"] == found.held._asdict()
@@ -328,7 +335,16 @@ def test_images_like_the_validation_images_have_two_ends_and_real_shifts_are_no_
     first = f"(between {100 * found.low:.0f} and 100 %: an extrapolation)"
     assert first in str(alike).partition("\n")[0]
     assert "weak evidence" in str(alike)
-    assert "weak evidence" not in str(dataclasses.replace(alike, natural=1))
+    other = str(dataclasses.replace(alike, natural=1, held=alike.held._replace(refused=1)))
+    assert "weak evidence" not in other
+    # Not all of them are changes of the same images then.
+    assert "and 1 was refused. Levels that change the same test images are an easier q" in other
+
+
+def test_a_one_sided_range_that_is_too_wide_has_no_upper_end_either(run, jpeg, found, monkeypatch):
+    monkeypatch.setattr(estimating, "WIDEST", 0.0)
+    told = fw.estimate(run, jpeg, device="cpu").reason
+    assert told.startswith(f"anything down to {100 * found.low:.0f} % would fit")
 
 
 def test_what_is_not_known_is_null_in_json(run, digits, folder):
@@ -341,7 +357,7 @@ def test_what_is_not_known_is_null_in_json(run, digits, folder):
 def test_a_p_of_exactly_the_limit_is_no_alarm(found):
     """As a guard has it."""
     limit = dataclasses.replace(found, unlike_p=0.05)
-    assert "There is no sign that they are unlike" in str(limit)
+    assert "The model cannot tell them from its validation images" in str(limit)
     assert "The model sees them unlike" in str(dataclasses.replace(found, unlike_p=0.0499))
 
 

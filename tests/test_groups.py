@@ -20,12 +20,14 @@ from fairweather.comparison.with_run import read_run_comparison
 from fairweather.data.metadata import read_table
 from fairweather.data.split import Purpose, set_clusters_apart
 from fairweather.errors import InputError
+from fairweather.evaluation import clean_lines
 from fairweather.report.joining import read_runs
 from fairweather.report.slices import SliceRow
 from fairweather.report.slices import _found as found_in
 from fairweather.rules import judge, read_rules
 from fairweather.rules.writing import summary
 from fairweather.runs import RunFolder
+from fairweather.scores import read_clusters
 from fairweather.types import Dataset, GroupColumns, Groups, Images, Score
 
 from .conftest import keep_lines
@@ -227,8 +229,13 @@ def test_a_table_of_slices_begins_with_what_it_shows(p, clusters, words):
         SliceRow("m", "M", "site=B", 90, clusters, (bad,), gap, p),
         SliceRow("m", "M", "worst site", 90, None, (bad._replace(low=0.5),), None, np.nan),
     ]
-    said = found_in(rows)
+    assert found_in(rows).startswith(words) if p > 0.05 else found_in(rows).endswith(words)
+    same = rows[1]._replace(slice="site=C", difference=gap._replace(value=-0.0004), p=0.9)
+    said = found_in([*rows, same])
     assert said.endswith(words)
+    # Of a difference that is written as 0.0 points, nothing is told.
+    flat = [row._replace(difference=same.difference) if row is rows[1] else row for row in rows]
+    assert "differs most" not in found_in([*flat, same])
     unsure = "site=B differs most (−20.0 points), and the tests cannot confirm that. "
     assert said.startswith(unsure) == (p > 0.05)
     alone = SliceRow("m", "M", "site=C", 9, 1, (Score(0.2, np.nan, np.nan, 9),), None, np.nan)
@@ -587,6 +594,13 @@ def test_a_drop_in_a_slice_is_of_its_own_images(run):
     assert verdict.n == at.sum()
 
 
+def test_clean_accuracy_is_told_with_what_counts_alike(run):
+    folder = RunFolder(run.path)
+    file = folder.predictions(next(iter(folder.record.models)), 0, "clean")
+    line, *_ = clean_lines(folder, file, "", clusters=read_clusters(folder))
+    assert " in 24 clusters; images count alike" in line
+
+
 def test_verdicts_say_how_many_clusters_their_images_come_in(run):
     counts = {"the test set": 24, "site=A": 8, "site=B": 8, "site=C": 8}
     verdicts = judged(run, "accuracy[clean] >= 0.1", "accuracy[clean|worst site] >= 0.1")
@@ -595,7 +609,7 @@ def test_verdicts_say_how_many_clusters_their_images_come_in(run):
         {name: count for name, count in counts.items() if name != "the test set"},
     ]
     said = "24 in the test set, 8 in site=A, 8 in site=B, 8 in site=C"
-    assert summary(verdicts).endswith(f"; n counts images, which belong to clusters: {said}")
+    assert summary(verdicts).endswith(f"; images count alike, and belong to clusters: {said}")
 
 
 def test_each_class_has_its_numbers_in_each_slice_of_clean_images(run):

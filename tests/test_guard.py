@@ -817,6 +817,14 @@ def test_the_output_says_what_counts_alike():
     assert "alike" not in record.lines()["promised"]
 
 
+@pytest.mark.parametrize("weigh", ["clusters", "images"])
+def test_what_counts_alike_is_not_asked_where_no_images_belong_together(tmp_path, weigh):
+    of = reopened(tmp_path, outcomes(np.ones(100)))
+    fitting.check_known(of, None)
+    with pytest.raises(InputError, match="does not know which validation images belong together"):
+        fitting.check_known(of, weigh)
+
+
 def test_what_counts_alike_is_one_of_two():
     with pytest.raises(InputError, match=r"weigh .*'patients'"):
         promised_by(0.05, weigh="patients")

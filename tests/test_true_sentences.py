@@ -26,6 +26,7 @@ from fairweather.types import Cell, Predictions, Shift
 from tests.run_folders import run_record, write_run
 
 from .chance import FALSE_ALARM
+from .reference import rms_calibration_error
 
 FOG = Sweep("fog", "Fog", "severity", 0.0, "", {"1": "fog,s=1", "2": "fog,s=2"})
 TOLD = ("accuracy", "rms_calibration_error", "confidence_gap", "macro_auc")
@@ -84,14 +85,19 @@ class Truth:
     sure: np.ndarray
     probabilities: np.ndarray
     labels: np.ndarray
+    rms: float
 
     @property
     def accuracy(self):
         return self.right.mean()
 
     @property
+    def gaps(self):
+        return self.sure - self.right
+
+    @property
     def gap(self):
-        return (self.sure - self.right).mean()
+        return self.gaps.mean()
 
 
 def truth_of(files, model, cell):
@@ -99,7 +105,8 @@ def truth_of(files, model, cell):
     probabilities = [scipy.special.softmax(each.logits.astype(float), axis=1) for each in of]
     means = [np.mean([each.correct for each in of], axis=0)]
     means += [np.mean([each.confidence for each in of], axis=0)]
-    return Truth(*means, np.mean(probabilities, axis=0), of[0].labels)
+    rms = np.mean([rms_calibration_error(each.confidence, each.correct) for each in of])
+    return Truth(*means, np.mean(probabilities, axis=0), of[0].labels, rms)
 
 
 def number(text):
@@ -121,7 +128,7 @@ EVIDENCE = r"(?P<evidence>these images|\w+ seeds)"
 COMMON = "always giving the most common answer"
 
 
-def check_confidence(text, truth, clean, scores, searched):
+def check_confidence(text, truth, clean, scores, searched, seeds):
     """Hold a sentence on the gap against it; says whether the sentence is one."""
     found = re.fullmatch(
         rf"On average it is {GAP.format(1)}(, which {EVIDENCE} cannot confirm)?.", text
@@ -147,7 +154,8 @@ def check_confidence(text, truth, clean, scores, searched):
         r"It is .* there, which .* cannot confirm; on clean images it is .*": includes_0(
             scores["there"], searched
         ),
-        r"It is .* there and .* on clean images; .* cannot confirm a change.": True,
+        r"It is .* there and .* on clean images; .* cannot confirm a change.": seeds > 1
+        or paired_p(truth.gaps, clean.gaps) > FALSE_ALARM,
         r"On average it is .* there and .* on clean images.": True,
     }
     return any(re.fullmatch(rule, text) and _holds(holds, text) for rule, holds in rules.items())
@@ -205,9 +213,38 @@ def check_class(text, truth):
     return bool(found)
 
 
+RMS = (
+    r"Its RMS calibration error is (?P<clean>[\d.]+)\.",
+    r"Its RMS calibration error (?P<way>rises|falls) from (?P<clean>[\d.]+) on clean images "
+    r"to (?P<there>[\d.]+) there\.",
+    r"Its RMS calibration error is (?P<clean>[\d.]+) on clean images and "
+    r"(?P<there>[\d.]+) there; .* cannot confirm a difference\.",
+)
+
+
+def check_rms(text, truth, clean):
+    found = next(filter(None, (re.fullmatch(rule, text) for rule in RMS)), None)
+    if found:
+        told = found.groupdict()
+        assert is_near(told["clean"], clean.rms, unit=1), text
+        assert is_near(
+            told.get("there", told["clean"]), truth.rms if "there" in told else clean.rms, 1
+        )
+        assert "way" not in told or (told["way"] == "rises") == (truth.rms > clean.rms)
+    return bool(found)
+
+
+def check_difference(text, truth, clean):
+    number_ = r"([+−]?[\d.]+)"
+    found = re.fullmatch(rf"The difference is {number_} points \[{number_}, {number_}\]\.", text)
+    if found:
+        assert is_near(found[1], truth.accuracy - clean.accuracy), text
+        low, value, high = (number(found[place]) for place in (2, 1, 3))
+        assert low <= value <= high
+    return bool(found)
+
+
 OTHERS = (
-    r"Its RMS calibration error (is|rises|falls) .*",
-    r"The difference is .* points \[.*\].",
     r"With \d sets of images tested, so large a (gap|difference in accuracy) can be chance.",
     r"The most common answer is right in .* of the images(, and the model's AUC is .* there)?.",
     rf"Already on clean images it is .* {COMMON} .*",
@@ -245,7 +282,12 @@ def check_model(contents, files, each):
     assert check_accuracy(first, truth, clean, seeds), first
     check_chance(first, truth, contents.score("macro_auc", each.model, *place))
     for text in others:
-        known = check_confidence(text, truth, clean, scores, searched) or check_class(text, truth)
+        known = (
+            check_confidence(text, truth, clean, scores, searched, seeds)
+            or check_class(text, truth)
+            or check_rms(text, truth, clean)
+            or check_difference(text, truth, clean)
+        )
         assert known or any(re.fullmatch(other, text) for other in OTHERS), text
         if found := re.search(r"the model's AUC is (\d\.\d+) there", text):
             auc = contents.score("macro_auc", each.model, *place)
@@ -266,6 +308,13 @@ def check_model(contents, files, each):
 def check_answer(contents, files, found):
     text = answer(found, ranking(contents)).replace("\N{NO-BREAK SPACE}", " ")
     assert not DENIALS.search(text)
+    if "cannot tell the models apart" in text and len(contents.seeds) == 1:
+        cells = [*contents.sweeps[0].cells.values()] if contents.sweeps else ["clean"]
+        pair = (
+            np.mean([truth_of(files, model, cell).right for cell in cells], axis=0)
+            for model in contents.titles
+        )
+        assert paired_p(*pair) > FALSE_ALARM, text
     gaps = {each.outcome.title: (each.outcome.there or each.outcome.clean).gap for each in found}
     for side, points in re.findall(r"(over|under)confident by ([\d.]+) points", text):
         near = [gap for gap in gaps.values() if is_near(points, abs(gap.value))]

@@ -65,8 +65,8 @@ compared[compared["metric"] == "accuracy"][
 ].round(3)
 
 # %% [markdown]
-# "No difference found" does not mean that the recipes are equal: with three seeds the intervals
-# are wide. Which of two recipes, and how many seeds to train, is the subject of [its own
+# "cannot tell" does not mean that the recipes are equal: with three seeds the intervals are wide.
+# Which of two recipes, and how many seeds to train, is the subject of [its own
 # page](../recipes.md).
 #
 # ## The seeds themselves

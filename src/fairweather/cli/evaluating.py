@@ -90,8 +90,9 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--model",
-            help="A further model that is measured on the same images, in the same run. "
-            "Repeatable; with --size if the models need images of different sizes.",
+            help="A further model that is measured on the same images, in the same run; "
+            "NAME-seedN=SOURCE makes it seed N of the model NAME. Repeatable; with --size if the "
+            "models need images of different sizes.",
         ),
     ] = None,
     shifts: Annotated[

@@ -171,12 +171,14 @@ def guard(
         if onnx.exists() and (onnx.is_dir() or not replace):
             raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
     from fairweather.guarding import promised_by
+    from fairweather.guarding.fitting import check_known
     from fairweather.guarding.making import check_new_folder, make_guard, save_guard, save_onnx
     from fairweather.reopened import reopen
 
     promise = promised_by(**shares, weigh=weigh)
     check_new_folder(folder, replace=replace)
     of = reopen(model, offline=offline)
+    check_known(of, weigh)
     made = make_guard(of, promise, device=device, root=data_root, offline=offline)
     save_guard(made, of, folder, replace=replace)
     if onnx is not None:
@@ -253,9 +255,9 @@ def _summary(guard: Guard, found: NewImages, parts: list[Answers], likeness: Lik
     answered = np.concatenate([each.answered for each in parts])
     n, count = len(answered), int(answered.sum())
     first = f"{n:,} of {found.name}: {count:,} answered, {n - count:,} deferred"
-    alike = f"{'WARNING' if likeness.unlike else 'alike':<11}{likeness}"
+    compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
     lines = [f"{'images':<11}{first} ({percent(1 - count / n)})", *_promise(guard)]
-    lines.insert(1 if likeness.unlike else len(lines), alike)
+    lines.insert(1 if likeness.unlike else len(lines), compared)
     if found.labelled:
         predicted = np.concatenate([each.probabilities.argmax(axis=1) for each in parts])
         wrong = (predicted != found.images.labels.numpy()) & answered

@@ -208,11 +208,13 @@ def _tell(
             "a shift that it was tested under"
         )
     if found.is_too_wide:
-        highest = found.value if found.high is None else found.high
-        return _Told(
-            reason=f"anything from {100 * found.low:.0f} to {100 * highest:.0f} % would fit what "
-            "was seen under known shifts"
+        lowest = f"{100 * found.low:.0f}"
+        which = (
+            f"down to {lowest}"
+            if found.high is None
+            else f"from {lowest} to {100 * found.high:.0f}"
         )
+        return _Told(reason=f"anything {which} % would fit what was seen under known shifts")
     held = past.held(
         np.stack([each.estimates for each in known]),
         accuracy,

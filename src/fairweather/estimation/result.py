@@ -121,17 +121,16 @@ class AccuracyEstimate:
         title = next(each.title for each in self.methods if each.name == self.method)
         behind = f"{self.shifts} known shifts ({self.cells} levels)"
         if self.high is None:
-            range_ = f"or far fewer: down to {_percent(self.low)}"
+            range_ = f"down to {_percent(self.low)}; an extrapolation"
             basis = (
                 f"The lower end is the worst under {behind} of that size, "
                 "of the accuracy there and of the error of such an estimate"
             )
         else:
-            range_ = f"between {100 * self.low:.0f} and {_percent(self.high)}"
+            range_ = f"between {100 * self.low:.0f} and {_percent(self.high)}: an extrapolation"
             basis = f"The range is how wrong this was under {behind}"
         return [
-            f"About {_percent(self.value)} of these images are answered right "
-            f"({range_}: an extrapolation).",
+            f"About {_percent(self.value)} of these images are answered right ({range_}).",
             f"({who}; by {title})",
             f"{basis}; another change may be worse.",
             *self._evidence(),
@@ -144,13 +143,16 @@ class AccuracyEstimate:
         lines = [] if self.natural else [weak]
         if self.held is None or not self.held.told:
             return lines
+        were = "was" if self.held.refused == 1 else "were"
         held = (
             f"Made without the shift in question, such ranges held the accuracy in "
             f"{self.held.held} of {self.held.told} levels"
-            + (f", and {self.held.refused} were refused" if self.held.refused else "")
+            + (f", and {self.held.refused} {were} refused" if self.held.refused else "")
         )
-        easier = "an easier question" if self.natural else "which says nothing about other images"
-        return [*lines, f"{held}, {easier}."]
+        same = "All these levels change the same test images, which says nothing about other images"
+        if self.natural:
+            same = "Levels that change the same test images are an easier question"
+        return [*lines, f"{held}. {same}."]
 
     def _unlike(self) -> str:
         if math.isnan(self.unlike_p):
@@ -160,7 +162,7 @@ class AccuracyEstimate:
         shown = f"{_p(self.unlike_p)}: {', '.join(parts)}"
         if self.unlike_p < ALARM:
             return f"The model sees them unlike its validation images (p {shown})."
-        return f"There is no sign that they are unlike its validation images (p {shown})."
+        return f"The model cannot tell them from its validation images (p {shown})."
 
     def _like(self) -> str:
         assert self.like is not None

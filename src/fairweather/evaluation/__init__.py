@@ -467,7 +467,7 @@ def clean_lines(
     ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
     lines = [
         f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
-        f"{f' in {clusters.count:,} clusters' if clusters else ''}"
+        f"{f' in {clusters.count:,} clusters; images count alike' if clusters else ''}"
         f"{edges.get(accuracy, '')}"
     ]
     counts = np.bincount(predictions.labels)

@@ -57,7 +57,8 @@ def load_guard(
         if any(each is not None for each in promised):
             raise InputError(f"{source} is a guard that promises already: leave out what it is")
         return open_guard(source, device=device)
-    from fairweather.guarding.making import make_guard  # a service needs none of it
+    from fairweather.guarding.fitting import check_known  # a service needs none of it
+    from fairweather.guarding.making import make_guard
     from fairweather.reopened import reopen, split_name
 
     if risk is None:
@@ -69,6 +70,7 @@ def load_guard(
         )
     promise = promised_by(risk, confidence, coverage, weigh)
     of = reopen(str(source), offline=offline)
+    check_known(of, weigh)
     return make_guard(of, promise, device=device, root=data_root, offline=offline)
 
 

@@ -52,6 +52,15 @@ class Fitted(NamedTuple):
     clusters: Clusters | None
 
 
+def check_known(of: Reopened, weigh: str | None) -> None:
+    """Raise `InputError` if it is asked what counts alike, and no images belong together."""
+    if weigh is not None and read_clusters(of.run, VAL) is None:
+        raise InputError(
+            f"weigh: {of.run.path} does not know which validation images belong together, so that "
+            "each counts alike: leave it out"
+        )
+
+
 def fit_promise(of: Reopened, promise: Promise) -> Fitted:
     """Fit temperature, threshold and quantile on the validation images of a run.
 

@@ -124,13 +124,19 @@ def check_enough(
 
     Raises:
         InputError: a threshold would have fewer images than `fewest_images`, and so every set
-            every class; or no image is left for the temperature.
+            every class; or no image is left for the temperature; or the variant weighs images, and
+            which belong together is not known.
 
     >>> check_enough(Conformal(), np.arange(8), np.zeros(8, int), ("cat",))
     Traceback (most recent call last):
     fairweather.errors.InputError: a coverage of 0.9 needs at least 9 calibration images, and half
     of the 8 validation images is 4: use more validation images or a lower coverage
     """
+    if clusters is None and variant.weigh == "images":
+        raise InputError(
+            "prediction sets: weigh: images is for images that belong together, and which do is "
+            "not known here: leave it out, or name a table and its column (see docs/patients.md)"
+        )
     parts, of = halves(keys, clusters), f"{len(keys):,} validation images"
     if clusters is not None:
         if clusters.count < 2:

@@ -1,22 +1,30 @@
-"""Prediction sets: up to which level of each shift the promised coverage is kept."""
+"""Prediction sets: from which level of each shift on the promised coverage is broken."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from fairweather.record import CLEAN, ENSEMBLE_SUFFIX, NO_LEVEL
+from fairweather.metrics import estimate_means, recipe_estimate, to_score
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.conformal import CalibrationDraw, coverage_deviations
+from fairweather.metrics.intervals import percentiles
+from fairweather.record import CLEAN, ENSEMBLE_SUFFIX, NO_LEVEL, base_model, sets_file
 from fairweather.report.contents import Contents
+from fairweather.report.correctness import FloatArray, read_by_seed
 from fairweather.report.sweeps import Sweep
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
 from fairweather.report.tables import ABSENT, Entry
+from fairweather.runs import read_json
 from fairweather.types import Score
 from fairweather.variants import Conformal, read_variants
 
 COVERAGE, SIZE = "conformal_coverage", "conformal_set_size"
 STRATIFIED = "size_stratified_coverage/30-per-stratum"
+NOT_BROKEN = "not shown to break"
 
 
 class Cell(NamedTuple):
@@ -76,13 +84,12 @@ class Kept(NamedTuple):
         return any(cell.breaks(self.promise) for cell in self.changed)
 
     def in_words(self) -> str:
-        """Say up to where the promise is kept, and from where on it is broken."""
+        """Say from where on the promise is broken; that it is kept, no interval shows."""
         if self.sweep is None:
-            return "broken" if self.is_broken else "kept"
-        sides = [side for side in self._sides() if side]
+            return "broken" if self.is_broken else NOT_BROKEN
         if not self.is_broken:
-            return "kept at all levels tested"
-        return "; ".join(self._of_side(side) for side in sides)
+            return f"{NOT_BROKEN} at the levels tested"
+        return "; ".join(self._of_side(side) for side in self._sides() if side)
 
     def _sides(self) -> Iterator[list[Cell]]:
         """The levels below and above the one that changes nothing, the nearest first."""
@@ -100,12 +107,10 @@ class Kept(NamedTuple):
         assert self.sweep is not None
         broken = [cell.breaks(self.promise) for cell in side]
         if not any(broken):
-            return f"kept up to {self.sweep.spelled(side[-1].level)}"
+            return f"{NOT_BROKEN} up to {self.sweep.spelled(side[-1].level)}"
         first = broken.index(True)
         on = " on" if all(broken[first:]) and first + 1 < len(side) else ""
-        begin = f"kept up to {self.sweep.spelled(side[first - 1].level)}, " if first else ""
-        word = "from" if on else "at"
-        return f"{begin}broken {word} {self.sweep.spelled(side[first].level)}{on}"
+        return f"broken {'from' if on else 'at'} {self.sweep.spelled(side[first].level)}{on}"
 
 
 class Told(NamedTuple):
@@ -136,7 +141,7 @@ class Promises(NamedTuple):
             "Model",
             "Images",
             "Promised",
-            "Where it is kept",
+            "Where it is broken",
             "Lowest coverage (%)",
             "Classes in a set there",
             "Lowest coverage of similar sizes there",
@@ -188,7 +193,10 @@ class Promises(NamedTuple):
         if not shifted:
             return Told(model, title, (f"{begin}; no shift was tested.",))
         if not broken:
-            return Told(model, title, (f"{begin}; no shift tested broke that.",))
+            lowest = min(shifted, key=lambda row: row.worst.coverage.value)
+            shown = Entry(lowest.worst.coverage, percent=True).in_words
+            told = f"{begin}; under no shift tested is that shown to break"
+            return Told(model, title, (f"{told}. The lowest coverage is {shown}.",))
         worst = min(broken, key=lambda row: row.worst.coverage.value)
         assert worst.sweep is not None
         where = f"under {worst.sweep.in_sentence} that was {worst.of_worst_side()}"
@@ -218,15 +226,15 @@ class Promises(NamedTuple):
         return rows_as_csv(pd.DataFrame(lines, columns=columns))
 
 
-def promised_coverages(contents: Contents) -> dict[str, float]:
-    """The coverage that each conformal variant promises, by its name here."""
+def promising(contents: Contents) -> dict[str, Conformal]:
+    """The conformal variants, which promise a coverage, by their names here."""
     found = {}
     for name in contents.titles:
         label, _, inner = name.rpartition(":")
         for each in read_variants(contents.records[label].settings.variants):
             is_its_name = inner.removesuffix(ENSEMBLE_SUFFIX).endswith(f"+{each.name}")
             if isinstance(each, Conformal) and is_its_name:
-                found[name] = each.coverage
+                found[name] = each
     return found
 
 
@@ -239,7 +247,8 @@ def promises(contents: Contents) -> Promises | None:
     Returns:
         None where there are no prediction sets.
     """
-    rows = tuple(_rows(contents, promised_coverages(contents)))
+    natural = any("natural_shift" in record.data.notes for record in contents.records.values())
+    rows = tuple(_rows(contents, promising(contents), natural=natural))
     if not rows:
         return None
     caption = (
@@ -248,7 +257,6 @@ def promises(contents: Contents) -> Promises | None:
         "the whole interval of the coverage is below the promise. The last three columns are of "
         f"the level with the lowest coverage. In brackets: {contents.intervals}"
     )
-    natural = any("natural_shift" in record.data.notes for record in contents.records.values())
     end = "" if natural else "; on clean images also over other calibration images"
     return Promises(rows, f"{caption}{end}. {contents.sample()}.{_weighed(contents)}", natural)
 
@@ -258,20 +266,74 @@ def _weighed(contents: Contents) -> str:
     if contents.clusters is None:
         return ""
     return (
-        " Each image counts alike in the coverage. Sets without “of images” in their title promise "
-        "it for new patients (or other clusters) that count alike, which is another number if hard "
-        "ones have more images; weigh: images promises it for images."
+        " Sets without “of images” in their title promise the coverage for new patients (or other "
+        "clusters) that count alike, and so they do in the coverage here; in scores.csv, and in "
+        "the other columns, each image counts alike."
     )
 
 
-def _rows(contents: Contents, promised: Mapping[str, float]) -> Iterator[Kept]:
-    for model, promise in promised.items():
+def _rows(
+    contents: Contents, variants: Mapping[str, Conformal], *, natural: bool
+) -> Iterator[Kept]:
+    for model, variant in variants.items():
         places: list[tuple[Sweep | None, str, Sequence[str]]] = [(None, CLEAN, [NO_LEVEL])]
         places += [(sweep, sweep.name, list(sweep.cells)) for sweep in contents.sweeps]
         for sweep, shift, levels in places:
             cells = tuple(_cells(contents, model, shift, levels))
+            if contents.clusters is not None and variant.weigh == "clusters":
+                ids = {NO_LEVEL: CLEAN} if sweep is None else sweep.cells
+                draws = None if natural or sweep else variant
+                cells = tuple(
+                    cell._replace(coverage=coverage)
+                    for cell in cells
+                    if (coverage := _alike(contents, model, ids[cell.level], draws)) is not None
+                )
             if cells:
-                yield Kept(model, contents.titles[model], promise, sweep, cells)
+                yield Kept(model, contents.titles[model], variant.coverage, sweep, cells)
+
+
+def _alike(contents: Contents, model: str, cell: str, drawn: Conformal | None) -> Score | None:
+    """The coverage in which each cluster counts alike, as the promise does.
+
+    Args:
+        contents, model, cell: where the predictions are; None where there are none.
+        drawn: the variant, if the interval is to cover other calibration images too.
+
+    Source of an interval of two errors: Zou and Donner 2008, Construction of Confidence Limits
+    about Effect Measures.
+    """
+    clusters, covered = contents.clusters, read_by_seed(contents, model, cell, "covered")
+    if clusters is None or covered is None:
+        return None
+    shares = clusters.sums(covered) / clusters.sizes[:, None]
+    each = Clusters(np.arange(clusters.count))
+    found = estimate_means(shares, ["share"] * shares.shape[1], contents.bootstrap, clusters=each)
+    score = to_score(recipe_estimate(found), (0.0, 1.0))._replace(n=len(covered))
+    if drawn is None:
+        return score
+    seeds = contents.seeds_of(model)
+    deviations = np.mean([_deviations(contents, model, drawn, seed) for seed in seeds], axis=0)
+    below, above = percentiles(deviations)
+    low = score.value - np.hypot(score.value - score.low, below)
+    high = score.value + np.hypot(score.high - score.value, above)
+    return score._replace(low=max(0.0, float(low)), high=min(1.0, float(high)))
+
+
+def _deviations(contents: Contents, model: str, variant: Conformal, seed: str) -> FloatArray:
+    """What another draw of calibration images would change; nothing of an ensemble's sets."""
+    run, name = contents.home(model)
+    file = sets_file(base_model(name), variant.name, seed)
+    columns = contents.read_columns(model, seed, CLEAN, ("labels",))
+    if columns is None or not run.holds(file):
+        return np.zeros(contents.bootstrap)
+    facts = read_json(run.file(file))
+    draws = [
+        CalibrationDraw(images, covered, label if variant.classwise else None)
+        for label, (images, covered) in enumerate(
+            zip(facts["images"], facts["covered"], strict=True)
+        )
+    ]
+    return coverage_deviations(draws, columns[0], contents.bootstrap)
 
 
 def _cells(contents: Contents, model: str, shift: str, levels: Sequence[str]) -> Iterator[Cell]:

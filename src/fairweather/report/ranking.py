@@ -1,4 +1,4 @@
-"""The ranking: which model is best, and where no difference was found."""
+"""The ranking: which model is best, and which models the tests cannot tell apart."""
 
 from __future__ import annotations
 

@@ -308,9 +308,10 @@ def _found(rows: Sequence[SliceRow]) -> str:
     if differ := [f"{name} ({_points(gap)})" for p, gap, name in tested if p < LEVEL]:
         return f"Clean accuracy differs from that of the other images: {', '.join(differ)}."
     told = ""
-    if tested:
-        # Of two slices, both are as far away, and the worse one is told.
-        _, gap, name = max(tested, key=lambda each: (round(abs(each[1]), 9), -each[1]))
+    # Of two slices, both are as far away.
+    several = len({row.slice for row in rows if SINGLE in row.slice}) > 2
+    if far := [each for each in tested if several and round(abs(each[1]), 3)]:
+        _, gap, name = max(far, key=lambda each: (round(abs(each[1]), 9), -each[1]))
         told = f"{name} differs most ({_points(gap)}), and the tests cannot confirm that."
     alone = list(dict.fromkeys(row.slice for row in rows if row.clusters == 1))
     unknown = f" Nothing is known of {', '.join(alone)}, of one cluster each." if alone else ""

@@ -76,7 +76,7 @@ def _left_out(verdicts: Sequence[Verdict]) -> str:
 def _clusters(verdicts: Sequence[Verdict]) -> str:
     counts = {name: count for verdict in verdicts for name, count in verdict.clusters.items()}
     some = _few([f"{count:,} in {name}" for name, count in counts.items()])
-    return f"; n counts images, which belong to clusters: {some}" if some else ""
+    return f"; images count alike, and belong to clusters: {some}" if some else ""
 
 
 def _few(names: Sequence[str]) -> str:

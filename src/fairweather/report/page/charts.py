@@ -13,7 +13,7 @@ import pandas as pd
 
 from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report import figures
-from fairweather.report.conformal import COVERAGE, SIZE, promised_coverages
+from fairweather.report.conformal import COVERAGE, SIZE, promising
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Spec, either
 from fairweather.report.overview import TITLES, Inks, Measure, alt_text, forest, readings
@@ -106,7 +106,10 @@ def level_charts(
 def set_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
     """Draw coverage and size of prediction sets in the same way, with the promised coverages."""
     found = level_charts(contents, (COVERAGE, SIZE))
-    promised = [{"value": value} for value in sorted({*promised_coverages(contents).values()})]
+    promised = [
+        {"value": value}
+        for value in sorted({each.coverage for each in promising(contents).values()})
+    ]
     y = {"field": "value", "type": "quantitative", "title": None}
     rule = {"type": "rule", "color": INK, "strokeDash": [6, 3], "strokeWidth": 1}
     for charts in found.values():
