@@ -587,6 +587,67 @@ def test_a_network_with_one_channel_and_steps_in_place_becomes_a_graph():
         torch.testing.assert_close(again(images)[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def capped(x):
+    x[:, :2].clamp_(max=1.5)  # no image between 0 and 1 reaches it in a network that is not trained
+
+
+def erased(x):
+    x[:, 0] = 0
+
+
+def copied(x):
+    x[:, 0::2] = x[:, 1::2]
+
+
+def emptied(x):
+    x[0].zero_()
+
+
+def squared_off(x):
+    mask = x.new_zeros(x.shape[-2:])
+    mask[1:3, 1:3] = 1
+    x *= mask
+
+
+@pytest.mark.parametrize("change", [capped, erased, copied, emptied, squared_off])
+def test_what_is_changed_through_a_view_is_changed_in_the_graph(change):
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, images):
+            found = self.first(images)
+            change(found)
+            return self.head(found.mean((2, 3)))
+
+    network = Changing().eval()
+    graph = GraphNetwork(*trace([network], (8, 8)))
+    bright = 50 * torch.rand(4, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(bright)[0], network(bright), rtol=1e-4, atol=1e-4)
+
+
+def test_images_that_a_network_changes_become_a_graph():
+    class Centring(nn.Module):
+        def forward(self, images):
+            images.sub_(0.5)
+            return images.mean((2, 3))
+
+    images = torch.rand(4, 3, 8, 8)
+    graph = GraphNetwork(*trace([Centring()], (8, 8)))
+    torch.testing.assert_close(graph(images)[0], (images - 0.5).mean((2, 3)))
+
+
+def test_a_guard_of_a_version_that_stored_steps_in_place_is_to_be_made_again():
+    read = {"version": 1, "operations": [["a", "relu_.default", [IMAGES], {}]], "logits": "a"}
+    with pytest.raises(InputError, match=r"'relu_\.default', so this guard was made by an earlier"):
+        Graph.from_json(read, {}, "graph.json")
+    read["operations"][0][1] = "__class__"
+    with pytest.raises(InputError, match="'__class__', which no network needs"):
+        Graph.from_json(read, {}, "graph.json")
+
+
 def test_what_no_graph_can_say_is_refused():
     class Branching(nn.Module):
         def forward(self, images):
