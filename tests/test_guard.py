@@ -378,6 +378,7 @@ def test_a_foreign_folder_is_refused_with_a_sentence(case, saved, tmp_path):
 
 
 SHORT, ONES = {"weight": "short"}, {"weight": "ones"}  # two numbers, and one for each channel
+KEYS = {"weight": "keys"}  # two for each channel
 IMPURE = {
     "batch norm of other channels": (
         "_native_batch_norm_legit_no_training.default", IMAGES, *[SHORT] * 4, 0.1, 1e-5,
@@ -393,6 +394,9 @@ IMPURE = {
     "dropout that may draw": ("dropout.default", IMAGES, 0.5, 1),
     "a type that is none": ("softmax.int", IMAGES, 1, -2),
     "a layout that is none": ("to.dtype", IMAGES, {"dtype": "float32"}, False, False, 99),
+    "attention to more values than keys": (
+        "scaled_dot_product_attention.default", IMAGES, KEYS, IMAGES,
+    ),
     "attention that draws": ("scaled_dot_product_attention.default", *[IMAGES] * 3, None, 0.5),
 }  # fmt: skip
 
@@ -400,11 +404,14 @@ IMPURE = {
 @pytest.mark.parametrize("case", IMPURE)
 def test_a_network_that_draws_learns_or_reads_beyond_its_weights_is_refused(case, saved, tmp_path):
     def more(content):
-        tensors = {"short": torch.ones(2), "ones": torch.ones(3)}
+        tensors = {
+            "short": torch.ones(2), "ones": torch.ones(3), "keys": torch.ones(1, 3, 2, SIDE),
+        }  # fmt: skip
         return safetensors.torch.save(safetensors.torch.load(content) | tensors)
 
     changes = {"graph.json": beside(*IMPURE[case]), "weights.safetensors": more}
-    with pytest.raises(InputError, match=r"graph\.json asks for|should contain 3 elements not 2"):
+    said = r"graph\.json asks for|should contain 3 elements not 2|2 keys and 16 values"
+    with pytest.raises(InputError, match=said):
         fw.load_guard(rewritten(saved, tmp_path / "guard", changes), device="cpu")
 
 
@@ -646,6 +653,12 @@ def test_a_guard_of_a_version_that_stored_steps_in_place_is_to_be_made_again():
     read["operations"][0][1] = "__class__"
     with pytest.raises(InputError, match="'__class__', which no network needs"):
         Graph.from_json(read, {}, "graph.json")
+
+
+def test_an_invalid_memory_format_is_called_so():
+    cloned = ["a", "clone.default", [IMAGES], {"memory_format": IMAGES}]
+    with pytest.raises(InputError, match=r"clone\.default with an invalid memory_format"):
+        Graph.from_json({"version": 1, "operations": [cloned], "logits": "a"}, {}, "graph.json")
 
 
 def test_what_no_graph_can_say_is_refused():

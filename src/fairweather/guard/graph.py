@@ -244,7 +244,7 @@ def check_pure(operation: Operation, place: str) -> None:
         # torch takes whole numbers too, and looks up types beyond the end of its list.
         if not isinstance(given.get(name), type_ | None):
             raise InputError(
-                f"{place} asks for {operation.kind} with no {name}, {given[name]!r:.60}"
+                f"{place} asks for {operation.kind} with an invalid {name}, {given[name]!r:.60}"
             )
     impure = any(repr(given.get(name, calm)) != repr(calm) for name, calm in PURE.items())
     # Instance norm with statistics of the images adds them to running ones, if it has these.
@@ -260,6 +260,8 @@ def check_pure(operation: Operation, place: str) -> None:
 def _function(kind: str) -> Callable[..., Any]:
     if kind == "_native_batch_norm_legit_no_training.default":
         return _batch_norm
+    if kind == "scaled_dot_product_attention.default":
+        return _attention
     return ARITHMETIC[kind] if kind in ARITHMETIC else _aten(kind)
 
 
@@ -267,6 +269,20 @@ def _batch_norm(*given: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors a
     """Do the operation of this name, which itself reads beyond weights that are too short."""
     *tensors, momentum, epsilon = given
     return (torch.ops.aten.batch_norm.default(*tensors, False, momentum, epsilon, False),)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *given: Any,  # noqa: ANN401 - a mask and numbers
+    **named: Any,  # noqa: ANN401
+) -> torch.Tensor:
+    """Do the operation of this name, which itself reads beyond a key shorter than the value."""
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"attention with {key.shape[-2]} keys and {value.shape[-2]} values")
+    attend = torch.ops.aten.scaled_dot_product_attention.default
+    return attend(query, key, value, *given, **named)
 
 
 def _aten(kind: str) -> Any:  # noqa: ANN401 - torch._ops.OpOverload
