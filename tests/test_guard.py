@@ -1004,7 +1004,10 @@ def test_unlike_images_are_warned_of():
     assert not few.unlike
     assert "5 images are too few" in str(few)
     assert "1 image is too few" in str(guard.likeness(drawn(generator, 1)))
-    assert "cannot be told from the validation images" in str(Likeness(500, 0.4, features=False))
+    none = "no significant difference from the validation images (probabilities, p = 0.3)"
+    assert str(Likeness(500, 0.3, features=False)) == none
+    caveat = ". Fewer than 100 images show only large differences"
+    assert str(Likeness(99, 0.3, features=False)) == none + caveat
     only = guard.likeness(drawn(generator, 100)._replace(features=None))
     assert not only.features
 
