@@ -378,6 +378,7 @@ def test_a_foreign_folder_is_refused_with_a_sentence(case, saved, tmp_path):
 
 
 SHORT, ONES = {"weight": "short"}, {"weight": "ones"}  # two numbers, and one for each channel
+KEYS = {"weight": "keys"}  # two for each channel
 IMPURE = {
     "batch norm of other channels": (
         "_native_batch_norm_legit_no_training.default", IMAGES, *[SHORT] * 4, 0.1, 1e-5,
@@ -393,6 +394,9 @@ IMPURE = {
     "dropout that may draw": ("dropout.default", IMAGES, 0.5, 1),
     "a type that is none": ("softmax.int", IMAGES, 1, -2),
     "a layout that is none": ("to.dtype", IMAGES, {"dtype": "float32"}, False, False, 99),
+    "attention to more values than keys": (
+        "scaled_dot_product_attention.default", IMAGES, KEYS, IMAGES,
+    ),
     "attention that draws": ("scaled_dot_product_attention.default", *[IMAGES] * 3, None, 0.5),
 }  # fmt: skip
 
@@ -400,11 +404,14 @@ IMPURE = {
 @pytest.mark.parametrize("case", IMPURE)
 def test_a_network_that_draws_learns_or_reads_beyond_its_weights_is_refused(case, saved, tmp_path):
     def more(content):
-        tensors = {"short": torch.ones(2), "ones": torch.ones(3)}
+        tensors = {
+            "short": torch.ones(2), "ones": torch.ones(3), "keys": torch.ones(1, 3, 2, SIDE),
+        }  # fmt: skip
         return safetensors.torch.save(safetensors.torch.load(content) | tensors)
 
     changes = {"graph.json": beside(*IMPURE[case]), "weights.safetensors": more}
-    with pytest.raises(InputError, match=r"graph\.json asks for|should contain 3 elements not 2"):
+    said = r"graph\.json asks for|should contain 3 elements not 2|2 keys and 16 values"
+    with pytest.raises(InputError, match=said):
         fw.load_guard(rewritten(saved, tmp_path / "guard", changes), device="cpu")
 
 
@@ -585,6 +592,73 @@ def test_a_network_with_one_channel_and_steps_in_place_becomes_a_graph():
         expected = network(images)
     for _ in range(2):
         torch.testing.assert_close(again(images)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def capped(x):
+    x[:, :2].clamp_(max=1.5)  # no image between 0 and 1 reaches it in a network that is not trained
+
+
+def erased(x):
+    x[:, 0] = 0
+
+
+def copied(x):
+    x[:, 0::2] = x[:, 1::2]
+
+
+def emptied(x):
+    x[0].zero_()
+
+
+def squared_off(x):
+    mask = x.new_zeros(x.shape[-2:])
+    mask[1:3, 1:3] = 1
+    x *= mask
+
+
+@pytest.mark.parametrize("change", [capped, erased, copied, emptied, squared_off])
+def test_what_is_changed_through_a_view_is_changed_in_the_graph(change):
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, images):
+            found = self.first(images)
+            change(found)
+            return self.head(found.mean((2, 3)))
+
+    network = Changing().eval()
+    graph = GraphNetwork(*trace([network], (8, 8)))
+    bright = 50 * torch.rand(4, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(graph(bright)[0], network(bright), rtol=1e-4, atol=1e-4)
+
+
+def test_images_that_a_network_changes_become_a_graph():
+    class Centring(nn.Module):
+        def forward(self, images):
+            images.sub_(0.5)
+            return images.mean((2, 3))
+
+    images = torch.rand(4, 3, 8, 8)
+    graph = GraphNetwork(*trace([Centring()], (8, 8)))
+    torch.testing.assert_close(graph(images)[0], (images - 0.5).mean((2, 3)))
+
+
+def test_a_guard_of_a_version_that_stored_steps_in_place_is_to_be_made_again():
+    read = {"version": 1, "operations": [["a", "relu_.default", [IMAGES], {}]], "logits": "a"}
+    with pytest.raises(InputError, match=r"'relu_\.default', so this guard was made by an earlier"):
+        Graph.from_json(read, {}, "graph.json")
+    read["operations"][0][1] = "__class__"
+    with pytest.raises(InputError, match="'__class__', which no network needs"):
+        Graph.from_json(read, {}, "graph.json")
+
+
+def test_an_invalid_memory_format_is_called_so():
+    cloned = ["a", "clone.default", [IMAGES], {"memory_format": IMAGES}]
+    with pytest.raises(InputError, match=r"clone\.default with an invalid memory_format"):
+        Graph.from_json({"version": 1, "operations": [cloned], "logits": "a"}, {}, "graph.json")
 
 
 def test_what_no_graph_can_say_is_refused():
@@ -938,7 +1012,10 @@ def test_unlike_images_are_warned_of():
     assert not few.unlike
     assert "5 images are too few" in str(few)
     assert "1 image is too few" in str(guard.likeness(drawn(generator, 1)))
-    assert "cannot be told from the validation images" in str(Likeness(500, 0.4, features=False))
+    none = "no significant difference from the validation images (probabilities, p = 0.3)"
+    assert str(Likeness(500, 0.3, features=False)) == none
+    caveat = ". Fewer than 100 images show only large differences"
+    assert str(Likeness(99, 0.3, features=False)) == none + caveat
     only = guard.likeness(drawn(generator, 100)._replace(features=None))
     assert not only.features
 

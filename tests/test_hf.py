@@ -278,7 +278,7 @@ def test_code_beside_the_weights_never_runs(saved):
     (saved / "modelling.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: ...\n")
     names = {"AutoConfig": "modelling.Config", "AutoModelForImageClassification": "modelling.Net"}
     edit(saved / "config.json", auto_map=names, model_type="homemade")
-    with pytest.raises(InputError, match="without executing code"):
+    with pytest.raises(InputError, match="is not an image classifier that transformers knows"):
         open_hf(str(saved))
     assert not marker.exists()
 
@@ -334,8 +334,48 @@ def test_no_weights_are_read_outside_the_repository(absolute, tmp_path):
     shard.rename(tmp_path / shard.name)
     outside = str(tmp_path / shard.name) if absolute else f"../{shard.name}"
     index.write_text(index.read_text().replace(f'"{shard.name}"', f'"{outside}"'))
-    with pytest.raises(InputError, match=r"names '.*', which is no file beside it"):
+    with pytest.raises(
+        InputError, match=r"names '.*', which is not the name of a \.safetensors file"
+    ):
         open_hf(str(folder))
+
+
+@pytest.mark.parametrize(
+    "named", ["config.json", "model.safetensors.index.json", "pytorch_model.bin", "..", "x"]
+)
+def test_an_index_names_weights_only(named, saved):
+    (saved / named).touch()
+    (saved / "model.safetensors").unlink()
+    index = saved / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": named}}))
+    with pytest.raises(InputError, match=f"names '{named}', which is not the name of a"):
+        open_hf(str(saved))
+
+
+def test_settings_that_are_not_a_mapping_are_told(saved):
+    (saved / "config.json").write_text("[]")
+    with pytest.raises(InputError, match=r"config\.json is damaged \(it is not a mapping\)"):
+        open_hf(str(saved))
+
+
+def test_weights_are_copied_where_links_need_a_privilege(saved, monkeypatch):
+    images = torch.rand(2, 3, 32, 32)
+    expected = open_hf(str(saved)).model(images)
+
+    def refuse(*_):
+        raise OSError("A required privilege is not held by the client")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", refuse)
+    assert torch.equal(open_hf(str(saved)).model(images), expected)
+
+
+def test_a_link_to_a_file_of_the_same_folder_is_followed(saved):
+    expected = open_hf(str(saved)).digest
+    (saved / "parts").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (saved / name).rename(saved / "parts" / name)
+        (saved / name).symlink_to(f"parts/{name}")
+    assert open_hf(str(saved)).digest == expected
 
 
 def test_a_link_is_followed_within_the_cache_of_a_hub_only(saved, tmp_path):

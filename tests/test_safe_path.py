@@ -1,7 +1,8 @@
 """Nothing in the current folder is imported, by no process: a foreign data set may lie there."""
 
+import ast
+import json
 import os
-import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -11,9 +12,15 @@ import pytest
 
 from fairweather.children import safe_path
 
+from .conftest import TINY_RESNET, write_pictures
+from .test_evaluate import write_model
+
 SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
 NAMES = {each for each in sys.stdlib_module_names if not each.startswith("_")}
-PACKAGES = {"cv2", "fairweather", "loky", "numpy", "pandas", "PIL", "torch", "typer", "yaml"}
+PACKAGES = {
+    "cloudpickle", "cv2", "fairweather", "loky", "numpy", "pandas", "PIL", "pyarrow", "pydantic",
+    "scipy", "sitecustomize", "timm", "torch", "torchvision", "typer", "usercustomize", "yaml",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -67,11 +74,54 @@ def test_the_command_line_imports_nothing_from_the_current_folder(trap):
     assert (done.returncode, done.stderr, ran) == (0, "", [])
 
 
+def command(trap, *words):
+    """Run the command `fairweather` in the folder of the data set."""
+    text = "from fairweather.__main__ import main\nmain()\n"
+    return run_in(trap, script(trap, text), *words, "--out", trap.parent / "run", "--device", "cpu")
+
+
+# Each starts a dozen Pythons, one after another, which takes half a minute on a busy machine.
+@pytest.mark.nightly
+def test_an_evaluation_in_several_processes_imports_nothing_from_the_current_folder(trap):
+    write_pictures(trap, test=4)
+    words = ("--jobs", 2, "--workers", 2, "--shifts", "gamma,exponent=2", "--bootstrap", 100)
+    done, ran = command(trap, "evaluate", write_model(trap.parent), "folder:.", *words)
+    assert (done.returncode, ran) == (0, []), done.stderr
+    assert (trap.parent / "run" / "report.html").exists()
+
+
+@pytest.mark.nightly
+def test_a_training_in_several_processes_imports_nothing_from_the_current_folder(trap):
+    write_pictures(trap, train=8, test=4)
+    recipe = {"epochs": 1, "batch_size": 8}
+    study = {
+        "name": "small",
+        "data": {"source": "folder:."},
+        "seeds": 2,
+        "bootstrap": 100,
+        "shifts": [{"gamma": {"exponent": [2]}}],
+        "models": {"basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": recipe}},
+    }
+    (trap.parent / "study.yaml").write_text(json.dumps(study))
+    done, ran = command(trap, "run", trap.parent / "study.yaml", "--jobs", 2)
+    assert (done.returncode, ran) == (0, []), done.stderr
+    assert (trap.parent / "run" / "report.html").exists()
+
+
+def imported(path):
+    """The packages that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (each.name.partition(".")[0] for each in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
 def test_processes_are_started_in_these_ways_only():
     """The two above; git and SLURM's programs, which are no Pythons; submitit and Ray."""
     found = defaultdict(set)
     for path in SOURCES:
-        for name in re.findall(r"^ *(?:import|from) (\w+)", path.read_text(), re.MULTILINE):
+        for name in imported(path):
             found[name].add(path.name)
     assert found["subprocess"] == {"children.py", "runs.py", "submitted.py", "together.py"}
     assert found["loky"] == {"pool.py", "decode.py"}  # the latter counts processors

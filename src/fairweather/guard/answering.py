@@ -94,8 +94,8 @@ class Likeness(NamedTuple):
                 f"these images are unlike the validation images ({what}, {shown}): what is "
                 "promised need not hold for them"
             )
-        few = "; so few images show only large differences" if self.images < 100 else ""
-        return f"these images cannot be told from the validation images ({what}, {shown}){few}"
+        few = ". Fewer than 100 images show only large differences" if self.images < 100 else ""
+        return f"no significant difference from the validation images ({what}, {shown}){few}"
 
 
 @dataclass(frozen=True)

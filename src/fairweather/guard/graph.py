@@ -21,14 +21,14 @@ from fairweather.errors import InputError
 VERSION = 1
 IMAGES = "images"  # the name of the input
 _NAMES = """
-_log_softmax.default _native_batch_norm_legit_no_training.default _softmax.default
-_to_copy.default _unsafe_view.default _upsample_bicubic2d_aa.vec _upsample_bilinear2d_aa.vec
-abs.default adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor
-addmm.default alias.default amax.default amin.default arange.default arange.start
-arange.start_step avg_pool2d.default baddbmm.default batch_norm.default bmm.default cat.default
-celu.default chunk.default clamp.default clamp_max.default clamp_min.default clone.default
+_log_softmax.default _native_batch_norm_legit_no_training.default _softmax.default _to_copy.default
+_unsafe_view.default _upsample_bicubic2d_aa.vec _upsample_bilinear2d_aa.vec abs.default
+adaptive_avg_pool2d.default adaptive_max_pool2d.default add.Scalar add.Tensor addmm.default
+alias.default amax.default amin.default arange.default arange.start arange.start_step
+avg_pool2d.default baddbmm.default batch_norm.default bmm.default cat.default celu.default
+chunk.default clamp.default clamp_max.default clamp_min.default clone.default
 constant_pad_nd.default contiguous.default conv1d.default conv2d.default conv2d.padding
-convolution.default cos.default detach.default div.Scalar div.Tensor dropout.default
+convolution.default copy.default cos.default detach.default div.Scalar div.Tensor dropout.default
 einsum.default elu.default eq.Scalar eq.Tensor erf.default exp.default expand.default
 expand_as.default fill.Scalar fill.Tensor flatten.using_ints flip.default floor_divide.default
 full.default full_like.default ge.Scalar gelu.default group_norm.default gt.Scalar
@@ -40,15 +40,16 @@ mean.default mean.dim min.dim minimum.default mish.default mm.default movedim.in
 mul.Tensor native_group_norm.default native_layer_norm.default ne.Scalar neg.default
 new_full.default new_ones.default new_zeros.default ones.default ones_like.default pad.default
 permute.default pixel_shuffle.default pixel_unshuffle.default pow.Scalar pow.Tensor_Scalar
-prelu.default reciprocal.default reflection_pad2d.default relu.default relu6.default
-repeat.default repeat_interleave.self_int replication_pad2d.default reshape.default
-rms_norm.default roll.default rsqrt.default rsub.Scalar scaled_dot_product_attention.default
-select.int selu.default sigmoid.default silu.default sin.default slice.Tensor softmax.int
+prelu.default reciprocal.default reflection_pad2d.default relu.default relu6.default repeat.default
+repeat_interleave.self_int replication_pad2d.default reshape.default rms_norm.default roll.default
+rsqrt.default rsub.Scalar scaled_dot_product_attention.default select.int select_scatter.default
+selu.default sigmoid.default silu.default sin.default slice.Tensor slice_scatter.default softmax.int
 softplus.default split.Tensor split_with_sizes.default sqrt.default squeeze.default squeeze.dim
 squeeze.dims stack.default std.correction sub.Scalar sub.Tensor sum.default sum.dim_IntList
 sym_size.int t.default tanh.default to.dtype transpose.int unbind.int unflatten.int
 unsqueeze.default upsample_bicubic2d.vec upsample_bilinear2d.vec upsample_nearest2d.vec
-var.correction var_mean.correction view.default where.self zeros.default zeros_like.default
+var.correction var_mean.correction view.default where.self zero.default zeros.default
+zeros_like.default
 """
 # By the name and the overload that torch gives them.
 OPERATIONS = frozenset(_NAMES.split())
@@ -165,7 +166,10 @@ class Graph:
                 raise InputError(f"{place} holds no graph of version {VERSION}")
             for name, kind, arguments, options in read["operations"]:
                 if kind not in OPERATIONS and kind not in ARITHMETIC:
-                    raise InputError(f"{place} asks for {kind!r:.60}, which no network needs")
+                    reason = "which no network needs"
+                    if kind.replace("_.", ".") in OPERATIONS:  # `relu_`, stored as it was once
+                        reason = "so this guard was made by an earlier version: make it again"
+                    raise InputError(f"{place} asks for {kind!r:.60}, {reason}")
                 given = tuple(_read(each, known, weights) for each in arguments)
                 named = {str(key): _read(each, known, weights) for key, each in options.items()}
                 operations.append(Operation(str(name), kind, given, named))
@@ -240,7 +244,7 @@ def check_pure(operation: Operation, place: str) -> None:
         # torch takes whole numbers too, and looks up types beyond the end of its list.
         if not isinstance(given.get(name), type_ | None):
             raise InputError(
-                f"{place} asks for {operation.kind} with no {name}, {given[name]!r:.60}"
+                f"{place} asks for {operation.kind} with an invalid {name}, {given[name]!r:.60}"
             )
     impure = any(repr(given.get(name, calm)) != repr(calm) for name, calm in PURE.items())
     # Instance norm with statistics of the images adds them to running ones, if it has these.
@@ -256,6 +260,8 @@ def check_pure(operation: Operation, place: str) -> None:
 def _function(kind: str) -> Callable[..., Any]:
     if kind == "_native_batch_norm_legit_no_training.default":
         return _batch_norm
+    if kind == "scaled_dot_product_attention.default":
+        return _attention
     return ARITHMETIC[kind] if kind in ARITHMETIC else _aten(kind)
 
 
@@ -263,6 +269,20 @@ def _batch_norm(*given: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors a
     """Do the operation of this name, which itself reads beyond weights that are too short."""
     *tensors, momentum, epsilon = given
     return (torch.ops.aten.batch_norm.default(*tensors, False, momentum, epsilon, False),)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *given: Any,  # noqa: ANN401 - a mask and numbers
+    **named: Any,  # noqa: ANN401
+) -> torch.Tensor:
+    """Do the operation of this name, which itself reads beyond a key shorter than the value."""
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"attention with {key.shape[-2]} keys and {value.shape[-2]} values")
+    attend = torch.ops.aten.scaled_dot_product_attention.default
+    return attend(query, key, value, *given, **named)
 
 
 def _aten(kind: str) -> Any:  # noqa: ANN401 - torch._ops.OpOverload

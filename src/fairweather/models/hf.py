@@ -112,7 +112,8 @@ def _in_folder(folder: Path) -> Find:
 
     def find(name: str) -> Path | None:
         path = folder / name
-        if path.is_file() and path.resolve().parent not in (own, blobs):
+        file = path.resolve()
+        if path.is_file() and not file.is_relative_to(own) and file.parent != blobs:
             raise InputError(f"hf:{folder}: {name} is a link that leads out of the folder")
         return path if path.is_file() else None
 
@@ -171,7 +172,7 @@ def _weights(repo: str, find: Find) -> list[Path]:
         if (single := find(name)) is not None:
             return [single]
         if (index := find(f"{name}.index.json")) is not None:
-            shards = [find(shard) for shard in _shards(repo, index)]
+            shards = [find(shard) for shard in _shards(repo, index, Path(name).suffix)]
             if None in shards:
                 raise InputError(f"hf:{repo}: {index.name} names files that are not there")
             return [index, *[shard for shard in shards if shard]]
@@ -181,15 +182,16 @@ def _weights(repo: str, find: Find) -> list[Path]:
     )
 
 
-def _shards(repo: str, index: Path) -> list[str]:
+def _shards(repo: str, index: Path, suffix: str) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name]
+        others = [name for name in names if Path(name).name != name or Path(name).suffix != suffix]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"hf:{repo}: {index.name} is damaged ({_reason(error)})") from error
-    if outside:
+    if others:
         raise InputError(
-            f"hf:{repo}: {index.name} names {outside[0]!r}, which is no file beside it"
+            f"hf:{repo}: {index.name} names {others[0]!r}, which is not the name of a {suffix} "
+            "file in the same folder"
         )
     return names
 

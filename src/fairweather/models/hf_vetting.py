@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def vetted(
     settings: Path | None,
     weights: Sequence[Path],
 ) -> Iterator[Path]:
-    """Give a folder with nothing but vetted settings and links to the weights, while it is needed.
+    """Give a folder with nothing but vetted settings and the weights, while it is needed.
 
     Args:
         transformers: the package.
@@ -96,7 +97,10 @@ def vetted(
         if settings is not None:
             (place / settings.name).write_text(json.dumps(_read(repo, settings)), encoding="utf-8")
         for file in weights:
-            (place / file.name).symlink_to(file.resolve())
+            try:
+                (place / file.name).symlink_to(file.resolve())
+            except OSError:  # Windows asks for a privilege
+                shutil.copyfile(file, place / file.name)
         yield place
 
 
@@ -104,7 +108,7 @@ def _read(repo: str, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError("it is no mapping")
+            raise ValueError("it is not a mapping")
         return {key: _checked(repo, path.name, key, each) for key, each in _kept(found)}
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
@@ -138,8 +142,7 @@ def _checked_config(transformers: ModuleType, repo: str, found: dict[str, Any]) 
     )
     if kind not in list(classifiers):
         raise InputError(
-            f"hf:{repo} cannot be loaded without executing code (transformers has no image "
-            f"classifier of the type {kind!r:.60})"
+            f"hf:{repo} is not an image classifier that transformers knows (type {kind!r:.60})"
         )
     if kind != TIMM:
         return found
@@ -148,7 +151,7 @@ def _checked_config(transformers: ModuleType, repo: str, found: dict[str, Any]) 
     find_library(f"timm:{found.get('architecture')}")  # no address, as `hf-hub:OWNER/NAME` is
     arguments = found.get("model_args") or {}
     if not isinstance(arguments, dict):
-        raise InputError(f"hf:{repo}: model_args of its config.json is no mapping")
+        raise InputError(f"hf:{repo}: model_args of its config.json is not a mapping")
     if unknown := sorted(set(arguments) - MODEL_ARGUMENTS):
         raise InputError(
             f"hf:{repo}: model_args of its config.json has {', '.join(unknown)}, and only sizes, "
