@@ -65,6 +65,10 @@ def everything(value):
     torch.backends.fp32_precision = value
 
 
+def one_dnn(value):
+    torch.backends.mkldnn.set_flags(_fp32_precision=value)
+
+
 def products(value):
     torch.backends.cuda.matmul.fp32_precision = value
 
@@ -78,6 +82,7 @@ SETTINGS = [
     pytest.param(torch.set_float32_matmul_precision, "high", id="older, high"),
     pytest.param(everything, "tf32", id="everything", marks=needs_newer),
     pytest.param(everything, "bf16", id="everything, bf16", marks=needs_newer),
+    pytest.param(one_dnn, "bf16", id="oneDNN, bf16", marks=needs_newer),
     pytest.param(products, "tf32", id="products", marks=needs_newer),
     pytest.param(convolutions, "ieee", id="convolutions", marks=needs_newer),
 ]
