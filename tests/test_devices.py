@@ -154,6 +154,7 @@ def test_a_setting_for_everything_still_holds_for_what_followed_it(settings):
     "text",
     [
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
@@ -182,6 +183,7 @@ def test_other_errors_of_these_libraries_are_no_lack_of_memory():
         "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a "
         "non-contiguous input.",
         "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`",
         "Expected all tensors to be on the same device",
     ):
         assert not is_out_of_memory(RuntimeError(text))

@@ -220,6 +220,7 @@ def _precisions() -> list[tuple[Any, Callable[[str], None]]]:
 _NO_MEMORY = (
     *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
     *("failed to allocate memory", "_status_alloc_failed", "_allocation_failed"),
+    "cublas_status_not_initialized when calling `cublascreate",  # on a full GPU
 )
 
 
