@@ -761,6 +761,20 @@ def test_a_hyperplane_does_not_depend_on_the_scale_of_its_normal(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_the_way_to_a_hyperplane_is_found_beside_saturated_pixels_with_large_gradients(norm):
+    small = 2.0**-20  # all sums are exact in float32
+    points, normals = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), small)
+    points[0, 0, 0, 0] = normals[0, 0, 0, 0] = 1.0
+    offsets = (normals * points).flatten(1).sum(1) + small
+    moves = to_hyperplane(points, normals, offsets, NORMS[norm])
+    # The other 191 pixels move by 1 / 191 each. Shares of sums are rounded by 2**-38 at most, and
+    # fewer than 8 other numbers to 24 bits.
+    expected = torch.full((1, 3, 8, 8), 1 / 191)
+    expected[0, 0, 0, 0] = 0
+    assert torch.allclose(moves, expected, rtol=8 * 2**-24 + 2**-38, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_points_are_moved_into_ball_and_box(norm):
     images, points = noise(6), noise(6, seed=1) * 3 - 1
     moved = within(images, points, 0.3, NORMS[norm])

@@ -65,6 +65,10 @@ def everything(value):
     torch.backends.fp32_precision = value
 
 
+def one_dnn(value):
+    torch.backends.mkldnn.set_flags(_fp32_precision=value)
+
+
 def products(value):
     torch.backends.cuda.matmul.fp32_precision = value
 
@@ -78,6 +82,7 @@ SETTINGS = [
     pytest.param(torch.set_float32_matmul_precision, "high", id="older, high"),
     pytest.param(everything, "tf32", id="everything", marks=needs_newer),
     pytest.param(everything, "bf16", id="everything, bf16", marks=needs_newer),
+    pytest.param(one_dnn, "bf16", id="oneDNN, bf16", marks=needs_newer),
     pytest.param(products, "tf32", id="products", marks=needs_newer),
     pytest.param(convolutions, "ieee", id="convolutions", marks=needs_newer),
 ]
@@ -149,6 +154,7 @@ def test_a_setting_for_everything_still_holds_for_what_followed_it(settings):
     "text",
     [
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
         "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
@@ -177,6 +183,7 @@ def test_other_errors_of_these_libraries_are_no_lack_of_memory():
         "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a "
         "non-contiguous input.",
         "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
+        "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasSgemm`",
         "Expected all tensors to be on the same device",
     ):
         assert not is_out_of_memory(RuntimeError(text))

@@ -129,6 +129,38 @@ def test_a_model_from_a_file_is_measured_on_a_folder(model, colour_folder, tmp_p
     assert len(facts["digest"]) == 64
 
 
+def test_what_an_earlier_version_stored_wrongly_is_predicted_again(model, colour_folder, tmp_path):
+    """It stored the buffer that a model writes all its batches to."""
+
+    def evaluate():
+        return fw.evaluate(
+            model,
+            f"folder:{colour_folder}",
+            ["brightness_factor: [0.6]"],
+            out=tmp_path / "run",
+            validation_fraction=0.2,
+            variants=["temperature"],
+            bootstrap=100,
+            device="cpu",
+        )
+
+    run = evaluate()
+    folder, expected = RunFolder(run.path), (run.path / "scores.csv").read_bytes()
+    for part in ("test", "val"):
+        file = predictions_file(NAME, 0, "clean", part)
+        found = folder.read_predictions(file)
+        folder.write_predictions(file, replace(found, logits=np.roll(found.logits, 1, axis=1)))
+        record = folder.step(file.removesuffix(".parquet"))
+        checksums = {**record.files, file: folder.checksum(file)}
+        folder.finish(record.model_copy(update={"files": checksums}))
+    folder.forget("scores")
+    with pytest.raises(InputError, match=r"clean\.parquet and 1 more .* command predicts again"):
+        evaluate()
+    assert not (run.path / "scores.csv").exists()
+    evaluate()
+    assert (run.path / "scores.csv").read_bytes() == expected
+
+
 def test_several_models_see_the_same_images_in_one_run(colour_folder, tmp_path):
     """Each has the numbers that it has alone, and both are on one page."""
     right, folder = write_model(tmp_path), tmp_path / "other"

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import fairweather as fw
+from fairweather.errors import StoppedError
 from fairweather.evaluation.inputs import unlike_training
-from fairweather.models import open_model
+from fairweather.models import Opened, open_model, prepared_at
+from fairweather.models.classifier import Classifier
 from fairweather.models.gray import takes_gray, to_gray
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -31,6 +33,19 @@ class Converts(nn.Module):
 
     def forward(self, images):
         return self.network(images[:, :1] + 0 * images[:, 2:])
+
+class Exits(Converts):
+    why = SystemExit(0)
+
+    def forward(self, images):
+        raise self.why
+
+def stopped(*_):
+    from fairweather.errors import StoppedError
+    raise StoppedError(143)
+
+class Stopped(nn.Module):
+    forward = stopped
 
 def timm_gray():
     import timm
@@ -129,6 +144,29 @@ def test_a_gray_network_in_memory_is_evaluated_as_that_of_a_file(code, colour_fo
         scores.append(run.scores.drop(columns="model"))
     assert sum("one input channel" in line for line in lines) == 2
     assert scores[0].equals(scores[1])
+
+
+def test_a_gray_network_that_calls_exit_is_an_error_and_not_a_success(code, colour_folder):
+    with pytest.raises(fw.InputError, match=r"cannot take images .* \(SystemExit: 0\)"):
+        fw.evaluate(f"python:{code}:Exits", f"folder:{colour_folder}", device="cpu")
+
+
+def test_a_signal_of_the_system_ends_every_try_of_a_network(code):
+    network = network_of(code, "Exits")
+    opened = Opened(Classifier(network, (0.5,) * 3, (0.5,) * 3, 32), "m", "", None, None, {})
+    assert not takes_gray(network)
+    assert prepared_at(opened, 16, keep=False).model.input_size == 32
+    network.why = StoppedError(143)
+    with pytest.raises(StoppedError):
+        takes_gray(network)
+    with pytest.raises(StoppedError):
+        prepared_at(opened, 16, keep=False)
+
+
+@pytest.mark.parametrize("name", ["stopped", "Stopped"])
+def test_a_signal_of_the_system_ends_an_evaluation(name, code, colour_folder):
+    with pytest.raises(StoppedError):  # while the model is made, and at its first image
+        fw.evaluate(f"python:{code}:{name}", f"folder:{colour_folder}", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fairweather.inference import (
 )
 from fairweather.models import Ensemble
 from fairweather.shift_lists import expand
-from fairweather.steps.predicting import check_stored
+from fairweather.steps.predicting import are_changed
 from fairweather.streams import slices
 
 from .memory_habits import HABITS, Plain, ReusesItsFeatures, ReusesItsOutput
@@ -107,9 +107,8 @@ def test_a_guard_is_that_of_a_plain_model_or_none(habit, toy_images):
     predict(networks[0], toy_images, device="cpu")  # it can still be used
 
 
-def test_stored_logits_that_are_not_those_of_the_classes_are_refused(habit, toy_images):
+def test_stored_logits_that_are_not_those_of_the_classes_are_found(habit, toy_images):
     found = predict(habit(), toy_images, device="cpu")
-    check_stored(found, "cell")
+    assert not are_changed(found)
     found.logits[3] = 9 * np.eye(3)[(found.predicted[3] + 1) % 3]
-    with pytest.raises(InputError, match="cell: the logits of 1 of 96 images are not those"):
-        check_stored(found, "cell")
+    assert are_changed(found)

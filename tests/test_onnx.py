@@ -1,11 +1,13 @@
 """ONNX files: the logits are those of the model that was exported, and nothing happens twice."""
 
 import copy
+import gc
 import hashlib
 import json
 import pickle
 import sys
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -19,6 +21,9 @@ from fairweather.errors import InputError
 from fairweather.models.classifier import Classifier
 from fairweather.models.onnx import open_onnx
 from fairweather.models.outputs import LOGITS, Outputs
+from fairweather.runs import RunFolder
+from fairweather.steps import Plan, Worker
+from fairweather.steps.plan import OpenedNetwork
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -550,6 +555,23 @@ def test_on_a_gpu_fast_arithmetic_is_used_only_if_asked_for(exported, monkeypatc
         first = sessions._session(torch.device("cuda:0"))
     assert first is not made[0]  # another device has a session of its own
     assert first.providers[0][1]["device_id"] == "0"
+
+
+def test_a_graph_that_is_put_aside_closes_its_sessions_on_the_device(
+    exported, monkeypatch, tmp_path
+):
+    models = {name: open_onnx(exported).model for name in "ab"}
+    worker = Worker(Plan(data={}, steps=()), device="cpu", models=models, networks=1)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    sessions = models["a"].network.sessions
+    there, here = (weakref.ref(sessions._session(torch.device(on))) for on in ("cuda:0", "cpu"))
+    for name in "aab":
+        assert there() is not None
+        worker.network(OpenedNetwork(digest=name), RunFolder(tmp_path))
+    gc.collect()
+    assert there() is None
+    assert sessions._session(torch.device("cpu")) is here()  # it is as good as before
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "mps"])

@@ -131,6 +131,9 @@ def test_models_are_attacked(name, norm, mps, large):
         "square": ("queries",),
     }.get(name, tuple(known))
     attack = make_attack(name, epsilon=0.05, norm=norm, **{each: known[each] for each in taken})
+    # Only right images are attacked.
+    large = replace(large, labels=torch.from_numpy(predict(make(), large, device=CPU).predicted))
+    assert predict(make(), large, device=CPU).correct.all()
     same(*(predict(make(), large, attack, device=on) for on in (mps, CPU)))
 
 

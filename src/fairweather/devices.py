@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,10 +182,10 @@ def _own_precision() -> Iterator[None]:
         products = torch.get_float32_matmul_precision()
     with suppress(RuntimeError):
         convolutions = torch.backends.cudnn.allow_tf32
-    newer: list[tuple[Any, str]] = []
-    for each in _precisions():
-        newer.append((each, each.fp32_precision))
-        each.fp32_precision = "none"
+    newer: list[tuple[Callable[[str], None], str]] = []
+    for place, change in _precisions():
+        newer.append((change, place.fp32_precision))
+        change("none")
     try:
         yield
     finally:
@@ -192,18 +193,26 @@ def _own_precision() -> Iterator[None]:
             torch.set_float32_matmul_precision(products)
         if convolutions is not None:
             torch.backends.cudnn.allow_tf32 = convolutions
-        for each, value in newer:
-            each.fp32_precision = value
+        for change, value in newer:
+            change(value)
 
 
-def _precisions() -> list[Any]:
-    """The places of torch 2.9 and later that hold a precision; one for all kinds comes first."""
+def _precisions() -> list[tuple[Any, Callable[[str], None]]]:
+    """The places of torch 2.9 and later that hold a precision, and what changes it.
+
+    One for several others comes before these.
+    """
     if not hasattr(torch.backends, "fp32_precision"):
         return []
     every: Any = torch.backends
     cudnn, mkldnn = every.cudnn, every.mkldnn
-    products = [every.cuda.matmul, mkldnn.matmul]
-    return [every, cudnn, *products, cudnn.conv, cudnn.rnn, mkldnn.conv, mkldnn.rnn]
+    parts = [every.cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]
+    return [
+        (every, partial(setattr, every, "fp32_precision")),
+        # Its own attribute would change that of everything.
+        (mkldnn, lambda value: mkldnn.set_flags(_fp32_precision=value)),
+        *((each, partial(setattr, each, "fp32_precision")) for each in (cudnn, *parts)),
+    ]
 
 
 # How memory that ran out is told by torch's allocators (CUDA, MPS, CPU), cuBLAS, cuDNN 8 and 9, and
@@ -211,6 +220,7 @@ def _precisions() -> list[Any]:
 _NO_MEMORY = (
     *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
     *("failed to allocate memory", "_status_alloc_failed", "_allocation_failed"),
+    "cublas_status_not_initialized when calling `cublascreate",  # on a full GPU
 )
 
 

@@ -119,11 +119,14 @@ def to_hyperplane(
     tensor([0.2000, 0.0000, 0.2000])
     """
     flat, w = points.flatten(1), normals.flatten(1)
-    scale = w.abs().amax(1).clamp_min(_LEAST)  # else the squares of small gradients would be zero
-    short = (offsets - (w * flat).sum(1)) / scale
-    towards = w.sign() * short.sign()[:, None]
-    size = w.abs() / scale[:, None]
+    missing = offsets - (w * flat).sum(1)
+    towards = w.sign() * missing.sign()[:, None]
     room = torch.where(towards > 0, 1 - flat, flat)
+    # Without this, squares of small gradients would be zero: beside larger ones of pixels that
+    # cannot move, too.
+    free = torch.where(room > 0, w.abs(), 0.0)
+    scale = free.amax(1, keepdim=True).clamp_min(_LEAST)
+    size, short = free / scale, missing.abs()[:, None] / scale
     move = norm.weight(size)
     meets = torch.where(size > 0, room / move.clamp_min(_LEAST), 0.0)
     meets, order = meets.sort(dim=1)
@@ -131,11 +134,11 @@ def to_hyperplane(
     total = _running_sum(filled)
     steep = _running_sum(slope.flip(1)).flip(1)  # of this pixel and all that are bounded later
     reached = total + meets * (steep - slope)
-    last = torch.searchsorted(reached, short.abs()[:, None]).clamp_max(w.shape[1] - 1)
+    last = torch.searchsorted(reached, short).clamp_max(w.shape[1] - 1)
     before = (total - filled).gather(1, last)
     rate = steep.gather(1, last).clamp_min(_LEAST)
     # Beyond the last bound no pixel can move: the hyperplane does not cross the box.
-    length = ((short.abs()[:, None] - before) / rate).clamp_min(0).minimum(meets[:, -1:])
+    length = ((short - before) / rate).clamp_min(0).minimum(meets[:, -1:])
     return (towards * torch.minimum(length * move, room)).reshape(points.shape)
 
 

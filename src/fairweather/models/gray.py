@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from fairweather.errors import StoppedError
+
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B: ITU-R BT.601, as Pillow's mode L
 SIDES = (28, 32, 64, 96, 128, 224)  # that a network of unknown size is tried at
 NOTE = "the model has one input channel: it gets the luma of the images (ITU-R BT.601)"
@@ -83,7 +85,12 @@ def _runs(network: nn.Module, channels: int, side: int) -> bool:
     was_training = network.training
     try:
         network.eval()(torch.zeros(1, channels, side, side))
-    except Exception:  # every network raises another error for images that it cannot take
+    except StoppedError:
+        raise
+    except (
+        Exception,
+        SystemExit,
+    ):  # every network raises another error for images that it cannot take
         return False
     finally:
         network.train(was_training)

@@ -51,6 +51,10 @@ class Sessions:
                 f"({_reason(error)})"
             ) from error
 
+    def leave_devices(self) -> None:
+        """Close the sessions that hold memory of a device; they are opened again when needed."""
+        self._open = {key: each for key, each in self._open.items() if key[0] == "cpu"}
+
     def _session(self, device: torch.device) -> Session:
         import onnxruntime
 

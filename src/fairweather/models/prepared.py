@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from fairweather.errors import StoppedError
 from fairweather.models.classifier import Classifier
 from fairweather.models.opened import Opened
 from fairweather.types import Preparation
@@ -34,6 +35,8 @@ def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
 def _takes(network: nn.Module, size: int) -> bool:
     try:
         network(torch.zeros(1, 3, size, size))
-    except Exception:  # every network raises another error if its size is fixed
+    except StoppedError:
+        raise
+    except (Exception, SystemExit):  # every network raises another error if its size is fixed
         return False
     return True

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import nn
 
-from fairweather.errors import InputError, is_there, unknown_name
+from fairweather.errors import InputError, StoppedError, is_there, unknown_name
 from fairweather.models.module import open_module
 from fairweather.models.opened import Opened, folder_name
 
@@ -109,6 +109,8 @@ def _telling(path: Path, call: Callable[[], T]) -> T:
     """Call a function; an error becomes one sentence with the line of the user's file."""
     try:
         return call()
+    except StoppedError:
+        raise
     except (Exception, SystemExit) as error:
         line = _line(str(path.resolve()), error)
         where = f"{path}, line {line}" if line else str(path)

@@ -294,7 +294,6 @@ def _store(
     step: PredictStep, predictions: Predictions, folder: RunFolder, halved: int | None = None
 ) -> Done:
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
-    check_stored(predictions, step.id)
     if step.ood_scores and isinstance(step.how, Scaled | InSets | Averaged):
         assert predictions.logits is not None, "all are made of stored logits"
         # Those of the new logits; a k-NN distance of the same features stays.
@@ -309,20 +308,13 @@ def _store(
     return Done(note, halved_to=halved)
 
 
-def check_stored(predictions: Predictions, name: str) -> None:
-    """Raise `InputError` if stored logits are not those that the classes were predicted from.
+def are_changed(predictions: Predictions) -> bool:
+    """Say whether stored logits are not those that the classes were predicted from.
 
-    A model that writes into memory that it gave away has changed them since.
+    Earlier versions stored what a model gave, and not a copy. It may have written there since.
     """
-    if predictions.logits is None:
-        return
-    changed = predictions.logits.argmax(axis=1) != predictions.predicted
-    if changed.any():
-        raise InputError(
-            f"{name}: the logits of {int(changed.sum()):,} of {len(changed):,} images are not "
-            "those that the classes were predicted from: the model changes outputs that it has "
-            "returned; let it return copies, and predict again"
-        )
+    logits = predictions.logits
+    return logits is not None and bool((logits.argmax(axis=1) != predictions.predicted).any())
 
 
 def _halved_to(step: PredictStep | FittingStep, worker: Worker) -> int | None:

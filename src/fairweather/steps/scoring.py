@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 
 from fairweather.attacks import ATTACKS, masking_warning
+from fairweather.errors import InputError
 from fairweather.inference import join
 from fairweather.metrics import (
     Fitted,
@@ -61,7 +63,7 @@ from fairweather.steps.class_rows import class_slice_rows, estimate_with_classes
 from fairweather.steps.derived import derived_rows
 from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
-from fairweather.steps.predicting import check_stored, read_fitted, shift_of
+from fairweather.steps.predicting import are_changed, read_fitted, shift_of
 from fairweather.steps.worker import Worker
 from fairweather.types import Attack, Cell, Predictions, Score, Shift
 
@@ -77,10 +79,12 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     apart = {name: _cells_of(step, name) for name in _other_images(step)}
     total = len(cells) + sum(map(len, apart.values()))
 
+    files = [file_of(cell) for cell in chain(cells, *apart.values())]
+    fitted_on = [file for row in step.rows for file in _fitted_on(step, row)]
+    _forget_changed(dict.fromkeys([*files, *fitted_on]), folder)
+
     def read(cell: Cell) -> Predictions:
-        found = folder.read_predictions(file_of(cell))
-        check_stored(found, cell.id)
-        return found
+        return folder.read_predictions(file_of(cell))
 
     fitted = _fit(step, folder)
     draws = _draws(step, folder)
@@ -135,6 +139,26 @@ def file_of(cell: Cell) -> str:
     if cell.shift.name == VALIDATION:
         return predictions_file(cell.model, cell.seed, CLEAN, VAL)
     return predictions_file(cell.model, cell.seed, cell.shift.id)
+
+
+def _forget_changed(files: Iterable[str], folder: RunFolder) -> None:
+    """Forget the steps that stored logits which a model has changed since, and say so.
+
+    Raises `InputError` if there are some. Then the command that made the run makes them again.
+    """
+    changed = [file for file in files if are_changed(folder.read_predictions(file))]
+    if not changed:
+        return
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    what = (
+        f"{changed[0]}{more} of {folder.path}: the logits are not those that the classes were "
+        "predicted from, since an earlier version of fairweather did not copy what the model gave"
+    )
+    if folder.is_joined:
+        raise InputError(f"{what}; run the commands of the joined runs again, and then join them")
+    for file in changed:
+        folder.forget(file.removesuffix(".parquet"))
+    raise InputError(f"{what}; these files are now removed, and the same command predicts again")
 
 
 def _frame(
@@ -235,16 +259,16 @@ def _slices(
 
 def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitted | None]:
     """The values fitted on the validation images, by model or variant, and seed."""
-    if not step.validation:
-        return {}
-
-    def read(row: Row, shift: str) -> Predictions:
-        return folder.read_predictions(predictions_file(row.model, row.seed, shift, VAL))
-
     return {
-        (row.model, row.seed): fit_on(join([read(row, shift) for shift in row.fitted_on]))
+        (row.model, row.seed): fit_on(join([folder.read_predictions(file) for file in files]))
         for row in step.rows
+        if (files := _fitted_on(step, row))
     }
+
+
+def _fitted_on(step: ScoreStep, row: Row) -> list[str]:
+    shifts = row.fitted_on if step.validation else ()
+    return [predictions_file(row.model, row.seed, shift, VAL) for shift in shifts]
 
 
 def _draws(

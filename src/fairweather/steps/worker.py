@@ -139,7 +139,7 @@ class Worker:
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
         """A network that returns logits of the data's classes; as many as fit are kept.
 
-        A model from elsewhere leaves the device instead, since only its owner may have it again.
+        A model that the user opened is moved to the CPU instead of being deleted.
         """
         files = _files(network, folder)
         loaded = self._networks.pop(network, None)
@@ -151,7 +151,8 @@ class Worker:
                 first = next(iter(self._networks))
                 put_aside = self._networks.pop(first)
                 if isinstance(first, OpenedNetwork):
-                    put_aside.model.cpu()
+                    for graph in _graphs(put_aside.model.cpu()):
+                        graph.sessions.leave_devices()
             loaded = _Loaded(files, size, self._load(network, folder))
         self._networks[network] = loaded
         return loaded.model
@@ -386,9 +387,12 @@ def bytes_of(model: nn.Module) -> int:
     32
     """
     tensors = [*model.parameters(), *model.buffers()]
-    graphs = [each.sessions.path for each in model.modules() if isinstance(each, OnnxNetwork)]
     stored = sum(each.numel() * each.element_size() for each in tensors)
-    return stored + sum(each.stat().st_size for each in graphs)
+    return stored + sum(each.sessions.path.stat().st_size for each in _graphs(model))
+
+
+def _graphs(model: nn.Module) -> Iterator[OnnxNetwork]:
+    return (each for each in model.modules() if isinstance(each, OnnxNetwork))
 
 
 def _check_digests(source: DataSource, dataset: Dataset) -> None:
