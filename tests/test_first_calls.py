@@ -1,7 +1,7 @@
 """What most users call first: modules of their own, several of them, and their progress."""
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from torch import nn
 import fairweather as fw
 from fairweather import display
 from fairweather.models import Classifier
+from fairweather.progress import Event
 
 from .commands import fairweather
 from .conftest import COLOURS, keep_lines
@@ -288,23 +289,54 @@ def test_python_prints_a_line_a_minute_where_there_is_no_terminal(data, monkeypa
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_notebook_shows_the_same_bars_in_its_cell(data, monkeypatch, capsys):
-    pictures = []
+@pytest.fixture
+def pictures(monkeypatch):
+    """What the cell of a notebook shows, one text after the other."""
+    shown = []
 
     class Handle:
         def update(self, bundle, raw):
-            pictures.append(bundle["text/plain"])
+            shown.append(bundle["text/plain"])
 
-    module = ModuleType("IPython.display")
+    module, shell = ModuleType("IPython.display"), ModuleType("IPython")
     module.display = lambda *_, **__: Handle()
+    shell.get_ipython = lambda: SimpleNamespace(kernel="a kernel")
     monkeypatch.setitem(sys.modules, "IPython.display", module)
-    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
-    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
     monkeypatch.setattr(display, "SOON", 0.0)
+    return shown
+
+
+def test_a_notebook_shows_the_same_bars_in_its_cell(data, pictures, capsys):
     evaluated(Net(), data, progress=True)
     assert "predict Net" in pictures[-1]
     assert "left" in pictures[-1]
     assert "accuracy" in capsys.readouterr().out  # the lines for people
+
+
+def test_a_notebook_cuts_no_numbers_and_draws_bars_beside_long_names(pictures):
+    note = "brightness_factor,factor=0.8: accuracy 33.3%"
+    with display._in_notebook(print) as tell:
+        tell(Event("predict Net, test/brightness_factor,factor=0.5", 30, 1000))
+        tell(Event("predict Net", 2, 2, note))
+    assert "30/1000" in pictures[-1]
+    assert "2/2" in pictures[-1]
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in pictures[-1]  # the bar
+
+
+def test_a_program_that_imports_ipykernel_is_no_notebook(data, monkeypatch, capsys):
+    module = ModuleType("IPython.display")
+    module.display = lambda *_, **__: None  # as outside a kernel
+    shell = ModuleType("IPython")
+    shell.get_ipython = lambda: None
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    monkeypatch.setattr(display, "SOON", 0.0)
+    evaluated(Net(), data, progress=True)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "accuracy" in said.err
 
 
 def test_an_attack_tells_how_far_it_is(toy_images, data, monkeypatch):
