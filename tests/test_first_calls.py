@@ -70,6 +70,11 @@ def test_mean_and_std_normalise_the_images_of_a_module(data):
         ({"weights": "none"}, "^weights cannot be given for a Net of this process: it takes only"),
         ({"architecture": "timm:resnet18"}, "^architecture cannot be given for a Net"),
         ({"mean": MEAN}, "mean and std go together"),
+        (
+            {"mean": (0.5,), "std": (0.2,)},
+            r"^mean needs a tuple of three numbers.*three times\), found \(0",
+        ),
+        ({"mean": MEAN, "std": 0.2}, r"^std needs .* three numbers, one per channel R, G and B"),
     ],
     ids=str,
 )
@@ -189,6 +194,10 @@ def test_predictions_of_the_same_names_give_the_same_scores(data, tmp_path):
         (["a-fog,3"], r"'a-fog,3' is not called MODEL\[-seedN\]"),
         (["a-clean"], r"'a-clean' is not called MODEL\[-seedN\]"),
         (["a b"], "named with letters"),
+        (["a", "A"], "the models 'a' and 'A' differ only in upper and lower case"),
+        ([0], "a model is named by a text, such as 'resnet-seed0', found 0"),
+        ([("a", 0)], r"a model is named by a text, such as 'resnet-seed0', found \('a', 0\)"),
+        (["a-seed00", "a-seed01"], r"'a-seed00' is not called .*: its seed is written a-seed0"),
     ],
 )
 def test_names_that_do_not_fit_are_one_sentence(names, words, data):
@@ -196,9 +205,36 @@ def test_names_that_do_not_fit_are_one_sentence(names, words, data):
         evaluated({name: Net(seed) for seed, name in enumerate(names)}, data)
 
 
+def test_one_network_under_two_names_is_refused_by_its_names(data):
+    net = Net()
+    with pytest.raises(fw.InputError, match=r"^a-seed0 \(a Net .*\) and a-seed1 \(a Net .*\) are"):
+        evaluated({"a-seed0": net, "a-seed1": net}, data)
+
+
+def test_names_that_look_like_seeds_of_one_model_are_told_of(data):
+    said = []
+    evaluated({"a_seed1": Net(0), "a_seed2": Net(1)}, data, progress=keep_lines(said))
+    (line,) = [each for each in said if each.startswith("note           a_seed1")]
+    assert line.endswith("are models of their own; the seeds of one are called NAME-seedN")
+
+
+def test_a_model_has_one_name_in_all_lines(data):
+    said, nets = [], {"a-seed0": Net(0), "a-seed1": Net(1)}
+    evaluated(nets, data, title={"a": "Mine"}, progress=keep_lines(said))
+    for word in ("model", "labels", "clean"):
+        lines = [each.removeprefix(word).strip() for each in said if each.startswith(word)]
+        assert [each[:13] for each in lines] == ["Mine, seed 0:", "Mine, seed 1:"], word
+
+
 @pytest.mark.parametrize(
     ("title", "words"),
-    [("Mine", "title names one model"), ({"plan": "Plain"}, "'plan'; did you mean 'plain'")],
+    [
+        ("Mine", "title names one model"),
+        ({"plan": "Plain"}, "'plan'; did you mean 'plain'"),
+        ({}, "title: there are none"),
+        ({"plain": "X", "mixup": "X"}, "title: plain and mixup are both called 'X'"),
+        ({"plain": "mixup"}, "title: plain and mixup are both called 'mixup'"),
+    ],
     ids=str,
 )
 def test_titles_are_those_of_models_that_are_there(title, words, data):
