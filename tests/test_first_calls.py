@@ -133,6 +133,46 @@ def test_a_module_of_other_numbers_gets_them_and_it_is_said(dtype, data):
     assert module.first.weight.dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_predict_takes_modules_of_other_numbers_too(dtype, data):
+    module, attack = Net().to(dtype), fw.make_attack("fgsm", epsilon=0.1)
+    with torch.inference_mode():
+        expected = module.eval()((data.test.images.float() / 255).to(dtype)).float().numpy()
+    found = fw.predict(module, data.test, device="cpu").logits
+    np.testing.assert_allclose(found, expected, atol=32 * torch.finfo(dtype).eps)
+    fw.predict(module, data.test, attack, device="cpu")
+    assert module.first.weight.dtype == dtype
+
+
+def exported():
+    return torch.export.export(Net().eval(), (torch.zeros(2, 3, 8, 8),)).module()
+
+
+def quantized():
+    packed = SimpleNamespace(dtype=torch.qint8)  # quantize_dynamic needs an engine of this machine
+    module = Net()
+    module.register_state_dict_post_hook(lambda _, state, *__: state.update(packed=packed))
+    return module
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
+
+@pytest.mark.parametrize("make", [exported, quantized, lazy])
+def test_a_module_that_torch_cannot_take_apart_is_one_sentence(make, data):
+    with pytest.raises(fw.InputError, match=r"^a \w+ of this process has no evaluation mode or no"):
+        evaluated(make(), data)
+
+
+def test_attacks_need_a_module_with_gradients(data):
+    with torch.inference_mode():
+        module = Net()
+    evaluated(module, data)
+    with pytest.raises(fw.InputError, match=r"^a Net .* was made in torch.inference_mode\(\), so"):
+        evaluated(module, data, ["fgsm,epsilon=8/255"])
+
+
 def test_what_is_no_model_is_one_sentence(data):
     for model in (len, [len], {"a": 3}):
         with pytest.raises(fw.InputError, match=r"a model is a torch\.nn\.Module or the text"):
