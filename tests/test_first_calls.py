@@ -1,7 +1,7 @@
 """What most users call first: modules of their own, several of them, and their progress."""
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from torch import nn
 import fairweather as fw
 from fairweather import display
 from fairweather.models import Classifier
+from fairweather.progress import Event
 
 from .commands import fairweather
 from .conftest import COLOURS, keep_lines
@@ -69,6 +70,11 @@ def test_mean_and_std_normalise_the_images_of_a_module(data):
         ({"weights": "none"}, "^weights cannot be given for a Net of this process: it takes only"),
         ({"architecture": "timm:resnet18"}, "^architecture cannot be given for a Net"),
         ({"mean": MEAN}, "mean and std go together"),
+        (
+            {"mean": (0.5,), "std": (0.2,)},
+            r"^mean needs a tuple of three numbers.*three times\), found \(0",
+        ),
+        ({"mean": MEAN, "std": 0.2}, r"^std needs .* three numbers, one per channel R, G and B"),
     ],
     ids=str,
 )
@@ -125,6 +131,46 @@ def test_a_module_of_other_numbers_gets_them_and_it_is_said(dtype, data):
     # Kernels round in another order: a few of the last places of numbers up to 4.
     np.testing.assert_allclose(logits(run), expected, atol=32 * torch.finfo(dtype).eps)
     assert module.first.weight.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_predict_takes_modules_of_other_numbers_too(dtype, data):
+    module, attack = Net().to(dtype), fw.make_attack("fgsm", epsilon=0.1)
+    with torch.inference_mode():
+        expected = module.eval()((data.test.images.float() / 255).to(dtype)).float().numpy()
+    found = fw.predict(module, data.test, device="cpu").logits
+    np.testing.assert_allclose(found, expected, atol=32 * torch.finfo(dtype).eps)
+    fw.predict(module, data.test, attack, device="cpu")
+    assert module.first.weight.dtype == dtype
+
+
+def exported():
+    return torch.export.export(Net().eval(), (torch.zeros(2, 3, 8, 8),)).module()
+
+
+def quantized():
+    packed = SimpleNamespace(dtype=torch.qint8)  # quantize_dynamic needs an engine of this machine
+    module = Net()
+    module.register_state_dict_post_hook(lambda _, state, *__: state.update(packed=packed))
+    return module
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
+
+@pytest.mark.parametrize("make", [exported, quantized, lazy])
+def test_a_module_that_torch_cannot_take_apart_is_one_sentence(make, data):
+    with pytest.raises(fw.InputError, match=r"^a \w+ of this process has no evaluation mode or no"):
+        evaluated(make(), data)
+
+
+def test_attacks_need_a_module_with_gradients(data):
+    with torch.inference_mode():
+        module = Net()
+    evaluated(module, data)
+    with pytest.raises(fw.InputError, match=r"^a Net .* was made in torch.inference_mode\(\), so"):
+        evaluated(module, data, ["fgsm,epsilon=8/255"])
 
 
 def test_what_is_no_model_is_one_sentence(data):
@@ -188,6 +234,10 @@ def test_predictions_of_the_same_names_give_the_same_scores(data, tmp_path):
         (["a-fog,3"], r"'a-fog,3' is not called MODEL\[-seedN\]"),
         (["a-clean"], r"'a-clean' is not called MODEL\[-seedN\]"),
         (["a b"], "named with letters"),
+        (["a", "A"], "the models 'a' and 'A' differ only in upper and lower case"),
+        ([0], "a model is named by a text, such as 'resnet-seed0', found 0"),
+        ([("a", 0)], r"a model is named by a text, such as 'resnet-seed0', found \('a', 0\)"),
+        (["a-seed00", "a-seed01"], r"'a-seed00' is not called .*: its seed is written a-seed0"),
     ],
 )
 def test_names_that_do_not_fit_are_one_sentence(names, words, data):
@@ -195,9 +245,36 @@ def test_names_that_do_not_fit_are_one_sentence(names, words, data):
         evaluated({name: Net(seed) for seed, name in enumerate(names)}, data)
 
 
+def test_one_network_under_two_names_is_refused_by_its_names(data):
+    net = Net()
+    with pytest.raises(fw.InputError, match=r"^a-seed0 \(a Net .*\) and a-seed1 \(a Net .*\) are"):
+        evaluated({"a-seed0": net, "a-seed1": net}, data)
+
+
+def test_names_that_look_like_seeds_of_one_model_are_told_of(data):
+    said = []
+    evaluated({"a_seed1": Net(0), "a_seed2": Net(1)}, data, progress=keep_lines(said))
+    (line,) = [each for each in said if each.startswith("note           a_seed1")]
+    assert line.endswith("are models of their own; the seeds of one are called NAME-seedN")
+
+
+def test_a_model_has_one_name_in_all_lines(data):
+    said, nets = [], {"a-seed0": Net(0), "a-seed1": Net(1)}
+    evaluated(nets, data, title={"a": "Mine"}, progress=keep_lines(said))
+    for word in ("model", "labels", "clean"):
+        lines = [each.removeprefix(word).strip() for each in said if each.startswith(word)]
+        assert [each[:13] for each in lines] == ["Mine, seed 0:", "Mine, seed 1:"], word
+
+
 @pytest.mark.parametrize(
     ("title", "words"),
-    [("Mine", "title names one model"), ({"plan": "Plain"}, "'plan'; did you mean 'plain'")],
+    [
+        ("Mine", "title names one model"),
+        ({"plan": "Plain"}, "'plan'; did you mean 'plain'"),
+        ({}, "title: there are none"),
+        ({"plain": "X", "mixup": "X"}, "title: plain and mixup are both called 'X'"),
+        ({"plain": "mixup"}, "title: plain and mixup are both called 'mixup'"),
+    ],
     ids=str,
 )
 def test_titles_are_those_of_models_that_are_there(title, words, data):
@@ -288,23 +365,54 @@ def test_python_prints_a_line_a_minute_where_there_is_no_terminal(data, monkeypa
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_notebook_shows_the_same_bars_in_its_cell(data, monkeypatch, capsys):
-    pictures = []
+@pytest.fixture
+def pictures(monkeypatch):
+    """What the cell of a notebook shows, one text after the other."""
+    shown = []
 
     class Handle:
         def update(self, bundle, raw):
-            pictures.append(bundle["text/plain"])
+            shown.append(bundle["text/plain"])
 
-    module = ModuleType("IPython.display")
+    module, shell = ModuleType("IPython.display"), ModuleType("IPython")
     module.display = lambda *_, **__: Handle()
+    shell.get_ipython = lambda: SimpleNamespace(kernel="a kernel")
     monkeypatch.setitem(sys.modules, "IPython.display", module)
-    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
-    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
     monkeypatch.setattr(display, "SOON", 0.0)
+    return shown
+
+
+def test_a_notebook_shows_the_same_bars_in_its_cell(data, pictures, capsys):
     evaluated(Net(), data, progress=True)
     assert "predict Net" in pictures[-1]
     assert "left" in pictures[-1]
     assert "accuracy" in capsys.readouterr().out  # the lines for people
+
+
+def test_a_notebook_cuts_no_numbers_and_draws_bars_beside_long_names(pictures):
+    note = "brightness_factor,factor=0.8: accuracy 33.3%"
+    with display._in_notebook(print) as tell:
+        tell(Event("predict Net, test/brightness_factor,factor=0.5", 30, 1000))
+        tell(Event("predict Net", 2, 2, note))
+    assert "30/1000" in pictures[-1]
+    assert "2/2" in pictures[-1]
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" in pictures[-1]  # the bar
+
+
+def test_a_program_that_imports_ipykernel_is_no_notebook(data, monkeypatch, capsys):
+    module = ModuleType("IPython.display")
+    module.display = lambda *_, **__: None  # as outside a kernel
+    shell = ModuleType("IPython")
+    shell.get_ipython = lambda: None
+    monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    monkeypatch.setattr(display, "SOON", 0.0)
+    evaluated(Net(), data, progress=True)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "accuracy" in said.err
 
 
 def test_an_attack_tells_how_far_it_is(toy_images, data, monkeypatch):

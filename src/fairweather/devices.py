@@ -1,4 +1,4 @@
-"""Choose the device and the precision; no other module asks what hardware there is."""
+"""Choose the device and the numbers to compute in; no other module asks what hardware there is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from fairweather.errors import InputError, unknown_name
 
@@ -285,3 +286,33 @@ def training_precision(name: str, device: torch.device) -> str:
     ampere = (8, 0)
     good = device.type == "cuda" and torch.cuda.get_device_capability(device) >= ampere
     return "bf16" if good else "fp32"
+
+
+class OwnNumbers(nn.Module):
+    """A network whose parameters are not float32: its images get their type, its outputs float32.
+
+    >>> OwnNumbers(nn.Linear(2, 3).bfloat16(), torch.bfloat16)(torch.ones(1, 2)).dtype
+    torch.float32
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Give the outputs of a batch."""
+        outputs = self.network(images.to(self.dtype))
+        return outputs.float() if isinstance(outputs, torch.Tensor) else outputs
+
+
+def in_own_numbers(network: nn.Module) -> nn.Module:
+    """Let a network whose first parameters are not float32 take float32 images.
+
+    >>> type(in_own_numbers(nn.Linear(2, 3).half())).__name__
+    'OwnNumbers'
+    """
+    if any(isinstance(each, OwnNumbers) for each in network.modules()):
+        return network
+    dtypes = (each.dtype for each in network.parameters() if each.is_floating_point())
+    dtype = next(dtypes, torch.float32)
+    return network if dtype == torch.float32 else OwnNumbers(network, dtype)

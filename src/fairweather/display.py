@@ -55,7 +55,7 @@ def teller(progress: Notify | bool | None) -> Notify:
 @contextmanager
 def _when_it_takes_long() -> Iterator[Notify]:
     """Show lines at once and the rest if it takes long; nothing is set up for quick calls."""
-    began, notebook = time.monotonic(), "ipykernel" in sys.modules
+    began, notebook = time.monotonic(), _in_kernel()
     # Looked up each time: bars put another stream in its place.
     say: Say = print if notebook else lambda line: print(line, file=sys.stderr)
     with ExitStack() as stack:
@@ -71,6 +71,12 @@ def _when_it_takes_long() -> Iterator[Notify]:
                 say(event.line)
 
         yield tell
+
+
+def _in_kernel() -> bool:
+    """Say whether this is a cell of a notebook; a program may import ipykernel without a kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
 
 
 @contextmanager
@@ -100,12 +106,10 @@ def _in_notebook(say: Say) -> Iterator[Notify]:
     from rich.progress import Progress
 
     console = Console(file=StringIO(), width=WIDE, force_jupyter=False)
-    bars = Progress(*_columns(WIDE), console=console, auto_refresh=False)
-    show, handle, drawn = (
-        _Bars(bars, say),
-        place({"text/plain": ""}, raw=True, display_id=True),
-        0.0,
-    )
+    bars = Progress(*_columns(WIDE), console=console, auto_refresh=False, expand=True)
+    show = _Bars(bars, say)
+    handle = place({"text/plain": ""}, raw=True, display_id=True)
+    drawn = 0.0
 
     def draw() -> None:
         with console.capture() as picture:

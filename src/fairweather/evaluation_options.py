@@ -215,9 +215,17 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
         checked = _validator().validate_python(plain)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
+        name = str(first["loc"][0])
+        if name in ("mean", "std"):
+            raise InputError(
+                f"{name} needs a tuple of three numbers, one per channel R, G and B (for a gray "
+                f"model the same one three times), found {given[name]!r}"
+            ) from None
         message = first["msg"][:1].lower() + first["msg"][1:]
-        raise InputError(f"{first['loc'][0]}: {message}, found {first['input']!r}") from None
+        raise InputError(f"{name}: {message}, found {first['input']!r}") from None
     titles = () if checked.title is None else checked.title
+    if checked.title is not None and not titles:
+        raise InputError(f"title: there are none, found {titles!r}")
     texts = (titles,) if isinstance(titles, str) else titles
     for title in texts.values() if isinstance(texts, Mapping) else texts:
         check_name(title, "the title")

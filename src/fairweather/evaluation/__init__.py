@@ -280,7 +280,8 @@ def run_request(
     inputs = bring_together(request, tell)
     try_out(request, inputs)
     priors = complete_priors(asked, inputs.dataset.test)
-    for line in inputs.lines():
+    models = measured_models(request, inputs)
+    for line in inputs.lines([each.label for each in models]):
         tell(Event("evaluate", 0, None, line=line))
     measurement = measurement_of(request, all_facts(inputs), priors)
     plan = plan_evaluation(request, inputs, measurement)
@@ -305,7 +306,7 @@ def run_request(
         with closing(worker):
             # The clean accuracy first: it shows within moments whether the model is used correctly.
             clusters = clusters_of(inputs.dataset.test.groups)
-            clean = _Clean(measured_models(request, inputs), OF_MODELS, clusters)
+            clean = _Clean(models, OF_MODELS, clusters)
             _tell_clean(plan, folder, worker, tell, clean)
             if options.jobs == 1:
                 execute(plan, folder, worker, tell)

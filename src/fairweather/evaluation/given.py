@@ -41,6 +41,7 @@ from fairweather.prediction_files import (
     match,
     positions,
     read_rows,
+    seed_notes,
 )
 from fairweather.prediction_files.kinds import kind_of_rows
 from fairweather.prediction_files.rows import listed
@@ -142,6 +143,7 @@ class GivenInputs(NamedTuple):
             shifts = ", ".join(shift.id for shift in self.shifts)
             lines.append(f"found          models {', '.join(self.models)}; {seeds}; {shifts}")
             lines += self._unclear_models()
+            lines += [f"note           {note}" for note in seed_notes(self.models)]
         for title, sentences in _ASSUMED.items():
             lines += [f"{title:<14} {text}" for text in self._told(sentences, list(self.found))]
         return lines

@@ -42,6 +42,7 @@ from fairweather.models.outputs import (
     logarithms,
     single_output,
 )
+from fairweather.prediction_files import seed_notes
 from fairweather.progress import Notify
 from fairweather.runs import open_finished_run
 from fairweather.steps.measuring import OOD_DATA
@@ -108,14 +109,9 @@ class FittedModel(NamedTuple):
         """What was opened, for people and the record."""
         return str(self.opened.facts.get("source", self.opened.name))
 
-    @property
-    def label(self) -> str:
-        """What it is called, with its seed if that is not 0."""
-        return f"{self.name}, seed {self.seed}" if self.seed else self.name
-
-    def lines(self) -> list[str]:
-        """Describe it, one fact per line."""
-        called = "" if self.name == self.opened.name else f"{self.label}: "
+    def lines(self, label: str) -> list[str]:
+        """Describe it, one fact per line; the label is what it is called."""
+        called = "" if self.name == self.opened.name else f"{label}: "
         lines = [f"model          {called}{self.source}"]
         notes = (self.opened.facts.get(fact) for fact in ("runs_code", "numbers", "gray"))
         lines += [f"note           {note}" for note in notes if note]
@@ -148,18 +144,21 @@ class EvaluationInputs(NamedTuple):
         """The seeds of all models."""
         return tuple(sorted({each.seed for each in self.models}))
 
-    def lines(self) -> list[str]:
-        """Describe what is evaluated, one fact per line."""
+    def lines(self, labels: Sequence[str]) -> list[str]:
+        """Describe what is evaluated, one fact per line; the labels are what models are called."""
         test, notes = self.dataset.test, self.dataset.notes
         height, width = test.images.shape[2:]
         some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
-        lines = [line for model in self.models for line in model.lines()]
+        labelled = list(zip(self.models, labels, strict=True))
+        lines = [line for model, label in labelled for line in model.lines(label)]
+        unclear = seed_notes(model.name for model in self.models)
+        lines += [f"note           {note}" for note in unclear]
         lines.append(
             f"data           {self.dataset.name}: n = {len(test):,}{some}, {width} x {height} "
             f"pixels, {len(test.classes)} classes"
         )
-        for model in self.models:
-            which = f"{model.label}: " if len(self.models) > 1 else ""
+        for model, label in labelled:
+            which = f"{label}: " if len(self.models) > 1 else ""
             lines.append(f"labels         {which}{model.labels.note}")
             normalised = model.opened.facts.get("normalisation")
             if odd := unlike_training(normalised, self.dataset.mean, self.dataset.std):
@@ -292,10 +291,13 @@ def free_name(name: str, taken: Sequence[str]) -> str:
 
 
 def _check_different(models: Sequence[FittedModel]) -> None:
-    for at, model in enumerate(models):
-        for other in models[:at]:
-            if model.digest == other.digest:
-                raise InputError(f"{other.source} and {model.source} are the same model")
+    several = len({each.seed for each in models}) > 1
+    first: dict[str, str] = {}
+    for model in models:
+        seed = f"-seed{model.seed}" if several else ""
+        called = f"{model.name}{seed} ({model.source})"
+        if (other := first.setdefault(model.digest, called)) != called:
+            raise InputError(f"{other} and {called} are the same model")
 
 
 def _common_source(

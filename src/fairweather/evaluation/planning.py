@@ -63,6 +63,12 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     try_shifts([*request.shifts, *request.fit_on_shifts()], image, options.shift_seed)
     attacks = [each for each in request.shifts if isinstance(each, Attack)]
     for each in inputs.models:
+        tensors = (*each.model.parameters(), *each.model.buffers())
+        if attacks and any(tensor.is_inference() for tensor in tensors):
+            raise InputError(
+                f"{each.source} was made in torch.inference_mode(), so that attacks find no "
+                "gradients: make it outside of it"
+            )
         try_attacks(attacks, each.model, image, options.shift_seed)
 
 

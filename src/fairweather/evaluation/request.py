@@ -54,7 +54,12 @@ def titles_of(
     for name in pairs:
         if name not in own:
             raise unknown_name("model in title:", name, own)
-    return {**own, **pairs}
+    titles = {**own, **pairs}
+    named: dict[str, str] = {}
+    for name, title in titles.items():
+        if (first := named.setdefault(title, name)) != name:
+            raise InputError(f"title: {first} and {name} are both called {title!r}")
+    return titles
 
 
 @dataclass(frozen=True)

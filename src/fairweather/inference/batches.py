@@ -18,6 +18,7 @@ from fairweather.devices import (
     FP32,
     Arithmetic,
     free_memory,
+    in_own_numbers,
     is_out_of_memory,
     resolve_device,
 )
@@ -89,7 +90,8 @@ def predict(
     runs out, the batch size is halved, down to one image.
 
     Args:
-        model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
+        model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`; float32, or of the
+            type of its parameters.
         images: labelled 8-bit images with as many classes as the model has logits. They may be
             larger than memory; with more than 100 classes, logits are not stored.
         shift: a shift or an attack; None for clean images. An attack uses the model and the labels,
@@ -114,7 +116,7 @@ def predict(
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
     with untouched([model]):
         (predictions,) = predict_each(
-            [Reader(model, divide_by(temperature))],
+            [Reader(in_own_numbers(model), divide_by(temperature))],
             images,
             shift,
             batches=slices(len(images), batch_size),

@@ -237,7 +237,10 @@ def pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
 def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
     """Check that there is one number per channel; raises `InputError` otherwise."""
     if len(values) != 3:
-        raise InputError(f"{name} needs three numbers, one per channel, found {list(values)}")
+        raise InputError(
+            f"{name} needs three numbers, one per channel R, G and B (for a gray model the same "
+            f"one three times), found {list(values)}"
+        )
     red, green, blue = map(float, values)
     if name == "mean" and not 0 <= min(red, green, blue) <= max(red, green, blue) <= 1:
         raise InputError(

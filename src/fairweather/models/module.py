@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-import torch
 from torch import nn
 
+from fairweather.devices import OwnNumbers, in_own_numbers
+from fairweather.errors import InputError, one_line
 from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
 from fairweather.models.gray import NOTE, GrayInput, takes_gray
@@ -20,23 +22,6 @@ from fairweather.types import Preparation
 
 NOTHING = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NONE = "no normalisation: the model gets images in [0, 1]"
-
-
-class OwnNumbers(nn.Module):
-    """A network whose parameters are not float32: its images get their type, its outputs float32.
-
-    >>> OwnNumbers(nn.Linear(2, 3).bfloat16(), torch.bfloat16)(torch.ones(1, 2)).dtype
-    torch.float32
-    """
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network, self.dtype = network, dtype
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the outputs of a batch."""
-        outputs = self.network(images.to(self.dtype))
-        return outputs.float() if isinstance(outputs, torch.Tensor) else outputs
 
 
 def open_module(
@@ -64,7 +49,8 @@ def open_module(
         mean, std, input_size, outputs: as in `open_model`.
 
     Raises:
-        InputError: a mean and std are given to a module that normalises its images itself.
+        InputError: a mean and std are given to a module that normalises its images itself, or its
+            mode or tensors cannot be had.
     """
     given, taken = given_statistics(mean, std), asked_for(outputs)
     seen = held_normalisation(module)
@@ -73,7 +59,8 @@ def open_module(
     framed = None
     if given or input_size is not None:
         framed = Classifier(module, *(given or NOTHING), input_size)
-    state = state_digest((framed or module).state_dict())
+    with _one_sentence(what):
+        state = state_digest((framed or module).eval().state_dict())
     facts: dict[str, object] = {
         "source": source,
         "architecture": type(module).__name__,
@@ -88,11 +75,9 @@ def open_module(
             else NONE,
         },
     }
-    network = module.cpu()
-    dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
-    if (dtype := next(dtypes, torch.float32)) != torch.float32:
-        network = OwnNumbers(network, dtype)
-        facts["numbers"] = f"the model computes in {dtype}: images are converted to it"
+    network = in_own_numbers(module.cpu())
+    if isinstance(network, OwnNumbers):
+        facts["numbers"] = f"the model computes in {network.dtype}: images are converted to it"
     if takes_gray(network, input_size or side):
         facts["gray"], network = NOTE, GrayInput(network)
     if taken is not None and taken.kind == "probabilities":
@@ -106,3 +91,16 @@ def open_module(
     }
     digest = hashlib.sha256(f"{code} {state}".encode()).hexdigest()
     return Opened((framed or network).eval(), name, digest, classes, preparation, facts, taken)
+
+
+@contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Turn what torch raises for a module that it cannot take apart into one sentence."""
+    try:
+        yield
+    except Exception as error:  # exported, quantized and lazy modules raise different ones
+        raise InputError(
+            f"{what} has no evaluation mode or no plain tensors ({type(error).__name__}: "
+            f"{one_line(str(error).partition(chr(10))[0])}): give the module that was exported or "
+            "quantized, or an ONNX file; call a lazy module once before"
+        ) from error

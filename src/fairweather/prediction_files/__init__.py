@@ -13,6 +13,7 @@ from fairweather.prediction_files.naming import PredictionsOf as PredictionsOf
 from fairweather.prediction_files.naming import find_predictions as find_predictions
 from fairweather.prediction_files.naming import in_memory as in_memory
 from fairweather.prediction_files.naming import model_names as model_names
+from fairweather.prediction_files.naming import seed_notes as seed_notes
 from fairweather.prediction_files.rows import Asked as Asked
 from fairweather.prediction_files.rows import Rows as Rows
 from fairweather.prediction_files.rows import plain_column as plain_column

@@ -108,22 +108,29 @@ def named(name: str, content: Any, place: str) -> PredictionsOf:  # noqa: ANN401
     )
 
 
-def model_names(names: Iterable[str]) -> list[tuple[str, int]]:
+def model_names(names: Iterable[object]) -> list[tuple[str, int]]:
     """Read the model and the seed of names of the form `MODEL[-seedN]`.
 
-    Raises `InputError` for another form, for two names of one model and seed, and where a model has
-    not all seeds that another one has.
+    Raises `InputError` for another form, for two names of one model and seed or of one folder, and
+    where a model has not all seeds that another one has.
 
     >>> model_names(["plain-seed0", "plain-seed1", "mixup-seed0", "mixup-seed1"])
     [('plain', 0), ('plain', 1), ('mixup', 0), ('mixup', 1)]
     """
     found = []
     for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"a model is named by a text, such as 'resnet-seed0', found {name!r}")
         each = named(name, None, f"the model {name!r}")
-        if name not in (each.model, f"{each.model}-seed{each.seed}"):
+        plain = f"{each.model}-seed{each.seed}"
+        if name not in (each.model, plain):
+            said = (
+                f"its seed is written {plain}"
+                if re.fullmatch(r".+-seed\d+", name)
+                else "the shifts of a model are named in shifts"
+            )
             raise InputError(
-                f"the model {name!r} is not called MODEL[-seedN], such as resnet-seed0: the shifts "
-                "of a model are named in shifts"
+                f"the model {name!r} is not called MODEL[-seedN], such as resnet-seed0: {said}"
             )
         found.append((each.model, each.seed))
     if len(set(found)) < len(found):
@@ -134,7 +141,26 @@ def model_names(names: Iterable[str]) -> list[tuple[str, int]]:
             raise InputError(
                 f"there is no {model}-seed{seed}: every model needs each seed that another one has"
             )
+    check_apart((model for model, _ in found), "the models")
     return found
+
+
+def seed_notes(models: Iterable[str]) -> list[str]:
+    """Say which models may have been meant as seeds of one.
+
+    >>> seed_notes(["a_seed1", "b", "a_seed2"])
+    ['a_seed1 and a_seed2 are models of their own; the seeds of one are called NAME-seedN']
+    >>> seed_notes(["plain", "mixup"])
+    []
+    """
+    alike: dict[str, list[str]] = {}
+    for model in dict.fromkeys(models):
+        alike.setdefault(re.sub(r"(?i)(?<=seed)[-_.]?\d+", "", model), []).append(model)
+    return [
+        f"{' and '.join(each)} are models of their own; the seeds of one are called NAME-seedN"
+        for each in alike.values()
+        if len(each) > 1
+    ]
 
 
 def _from_mapping(entries: object, path: Path) -> Iterator[PredictionsOf]:
