@@ -254,8 +254,11 @@ def test_one_network_under_two_names_is_refused_by_its_names(data):
 def test_names_that_look_like_seeds_of_one_model_are_told_of(data):
     said = []
     evaluated({"a_seed1": Net(0), "a_seed2": Net(1)}, data, progress=keep_lines(said))
-    (line,) = [each for each in said if each.startswith("note           a_seed1")]
-    assert line.endswith("are models of their own; the seeds of one are called NAME-seedN")
+    tables = {f"a_seed{seed}": torch.eye(3).numpy() for seed in (1, 2)}
+    fw.evaluate(predictions=tables, labels=[0, 1, 2], bootstrap=100, progress=keep_lines(said))
+    lines = [each for each in said if each.startswith("note           a_seed1 and a_seed2 are")]
+    assert len(lines) == 2
+    assert lines[0].endswith("are models of their own; the seeds of one are called NAME-seedN")
 
 
 def test_a_model_has_one_name_in_all_lines(data):
