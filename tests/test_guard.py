@@ -561,6 +561,7 @@ def test_operations_compute_and_do_nothing_else():
         ("timm:test_vit", {"input_size": 160}),
         ("timm:test_convnext", {}),
         ("torchvision:squeezenet1_1", {}),
+        pytest.param("torchvision:swin_t", {}, marks=pytest.mark.nightly),  # assigns to slices
     ],
 )
 def test_a_graph_gives_the_numbers_of_its_network(backbone, options):
