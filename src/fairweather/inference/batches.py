@@ -305,10 +305,11 @@ def _each_column(
 
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Bring a model to a device and into evaluation mode, and back into its own mode afterwards."""
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    was_training = model.training
-    model.eval()
+    """Bring a model to a device and into evaluation mode; `untouched` brings a user's model back.
+
+    Raises `InputError` inside if the model calls `sys.exit`.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     try:
         yield
     except StoppedError:
@@ -317,8 +318,6 @@ def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
         raise InputError(
             f"the model called sys.exit({error.code!r}) instead of giving logits"
         ) from error
-    finally:
-        model.train(was_training)
 
 
 class Fitting:
