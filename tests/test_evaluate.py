@@ -28,11 +28,12 @@ from fairweather.executors.schedule import left_by
 from fairweather.inference import predict_shared
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.progress import silent
-from fairweather.record import predictions_file
+from fairweather.record import JOINED, predictions_file
 from fairweather.rules import judge, read_rules
 from fairweather.runs import RunFolder
 from fairweather.shift_lists import clean_and
 from fairweather.steps import Plan, Worker, perform
+from fairweather.steps.scoring import _forget_changed
 from fairweather.study import check_study
 from fairweather.types import Images
 
@@ -154,6 +155,11 @@ def test_what_an_earlier_version_stored_wrongly_is_predicted_again(model, colour
         checksums = {**record.files, file: folder.checksum(file)}
         folder.finish(record.model_copy(update={"files": checksums}))
     folder.forget("scores")
+    folder.write(JOINED, "{}")
+    with pytest.raises(InputError, match="run the commands of the joined runs again"):
+        _forget_changed([file], folder)
+    assert folder.file(file).is_file()  # a copy of what only another folder can make again
+    folder.file(JOINED).unlink()
     with pytest.raises(InputError, match=r"clean\.parquet and 1 more .* command predicts again"):
         evaluate()
     assert not (run.path / "scores.csv").exists()

@@ -17,7 +17,7 @@ from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
 from fairweather.data.metadata import natural_groups
 from fairweather.data.source import WHOLE
-from fairweather.errors import InputError, StoppedError, one_line
+from fairweather.errors import InputError, one_line
 from fairweather.evaluation.request import ModelName, Request
 from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import check_logits
@@ -595,7 +595,7 @@ def _outputs(opened: Opened, test: Images) -> torch.Tensor:
     try:
         with torch.no_grad():
             logits = opened.model.cpu()(test.images.float() / 255)
-    except (InputError, StoppedError):
+    except InputError:
         raise
     except Exception as error:  # the model may be anybody's code
         said = one_line(str(error).partition("\n")[0])

@@ -307,15 +307,13 @@ def _each_column(
 
 @contextmanager
 def evaluating(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Bring a model to a device and into evaluation mode, and back into its own mode afterwards."""
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    was_training = model.training
-    model.eval()
-    try:
-        with no_exit():
-            yield
-    finally:
-        model.train(was_training)
+    """Bring a model to a device and into evaluation mode; `untouched` brings a user's model back.
+
+    Raises `InputError` inside if the model calls `sys.exit`.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with no_exit():
+        yield
 
 
 class Fitting:

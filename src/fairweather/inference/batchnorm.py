@@ -37,7 +37,7 @@ def adapt_batchnorm(model: nn.Module) -> nn.Module:
     >>> copy(torch.rand(4, 3, 8, 8) + 5).mean().abs().item() < 1e-5
     True
     """
-    adapted = _copied(model)
+    adapted = copy.deepcopy(model)
     norms = [module for module in adapted.modules() if isinstance(module, _NORMS)]
     if not norms:
         raise InputError(f"{type(model).__name__} has no batch norm that could be adapted")
@@ -47,16 +47,6 @@ def adapt_batchnorm(model: nn.Module) -> nn.Module:
         norm.running_mean = None
         norm.running_var = None
     return adapted
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    """Copy a model, also one that has kept tensors with a gradient in its attributes.
-
-    An attack leaves such tensors; torch copies none that was computed.
-    """
-    kept = [value for module in model.modules() for value in vars(module).values()]
-    computed = [each for each in kept if isinstance(each, torch.Tensor) and not each.is_leaf]
-    return copy.deepcopy(model, {id(each): each.detach().clone() for each in computed})
 
 
 def even_batches(images: int, batch_size: int) -> int:
