@@ -39,6 +39,7 @@ CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_con
 # A graph does the same operations in the same order, but other kernels may be chosen.
 NEARLY = 1e-3
 METADATA_VERSION = "1"
+Attributes = list[tuple[nn.Module, dict[str, Any]]]  # of each module of a network
 
 
 class Traced(NamedTuple):
@@ -67,11 +68,11 @@ def as_one(networks: Sequence[nn.Module]) -> nn.Module:
 
 
 @contextmanager
-def _keeping(network: nn.Module) -> Iterator[None]:
+def _keeping(network: nn.Module) -> Iterator[Attributes]:
     """Give a network its attributes back: tracing leaves tensors without values in some."""
     before = [(module, dict(vars(module))) for module in network.modules()]
     try:
-        yield
+        yield before
     finally:
         for module, attributes in before:
             vars(module).clear()
@@ -87,9 +88,10 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> Traced:
     network = as_one(networks)
     images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _keeping(network):
+        with torch.no_grad(), warnings.catch_warnings(), _keeping(network) as before:
             warnings.simplefilter("ignore")  # of the exporter about itself
             expected = network(images.clone())  # it may change them
+            _forget_calls(before)
             batch = torch.export.Dim("batch", min=1)
             program = torch.export.export(
                 network, (images,), dynamic_shapes=({0: batch},), strict=False
@@ -117,6 +119,15 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> Traced:
     if not torch.allclose(found, expected, rtol=NEARLY, atol=NEARLY):
         raise _not_traceable("its graph gives other numbers")
     return traced
+
+
+def _forget_calls(before: Attributes) -> None:
+    """Remove tensors that modules have kept of a call: the exporter takes them for constants."""
+    for module, attributes in before:
+        now = vars(module)
+        for name in [name for name, value in now.items() if isinstance(value, torch.Tensor)]:
+            if attributes.get(name) is not now[name]:
+                del now[name]
 
 
 def _not_traceable(error: object) -> InputError:
