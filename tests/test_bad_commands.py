@@ -953,21 +953,24 @@ ROWS = {
         *(
             (
                 f"evaluate hf:bad {ON}",
-                "hf:bad cannot be loaded",
+                f"hf:bad {said}",
                 {"bad/config.json": text, "bad/model.safetensors": ""},
             )
-            for text in (
-                "{",
-                "[]",
-                "3",
-                '{"model_type": "nonsense"}',
-                '{"model_type": ["resnet"]}',
-                '{"model_type": "resnet", "depths": "x"}',
-                '{"model_type": "resnet", "num_labels": -1}',
-                '{"architecture": "nonsense", "num_classes": 3}',
-                '{"architecture": 3, "num_classes": 3}',
-                '{"architecture": "test_resnet", "num_classes": "x"}',
-                "[" * 5000,
+            for said, text in (
+                ("cannot be loaded", "{"),
+                ("cannot be loaded", "[]"),
+                ("cannot be loaded", "3"),
+                ("is not an image classifier", '{"model_type": "nonsense"}'),
+                ("is not an image classifier", '{"model_type": ["resnet"]}'),
+                ("cannot be loaded", '{"model_type": "resnet", "depths": "x"}'),
+                ("cannot be loaded", '{"model_type": "resnet", "num_labels": -1}'),
+                ("is not an image classifier", '{"architecture": "nonsense", "num_classes": 3}'),
+                ("is not an image classifier", '{"architecture": 3, "num_classes": 3}'),
+                (
+                    "is not an image classifier",
+                    '{"architecture": "test_resnet", "num_classes": "x"}',
+                ),
+                ("cannot be loaded", "[" * 5000),
             )
         ),
         model("run:nowhere", "nowhere"),
