@@ -47,6 +47,7 @@ INTERNAL = (
     r"|Step|StepRecord"
     r"|fairweather\.guard\.(answering\.Seen|facts\.GuardRecord)"
     r"|fairweather\.metrics\.conformal\.SetColumns"
+    r"|fairweather\.metrics\.hidden\.Hidden"
     r"|fairweather\.metrics\.ordered\.ConfidenceOrder"
     r"|fairweather\.metrics\.recipes\.SeedVariance"
     r"|fairweather\.metrics\.sample\.(OrderedSums|Prepared)"
