@@ -57,6 +57,7 @@ lowest:
 	$(LOWEST) -m pip install --quiet --disable-pip-version-check uv
 	$(LOWEST) -m uv pip install --quiet --system-certs --resolution lowest-direct --editable '.[demo,dicom,hf,onnx,ray,slurm,ssl,track]'
 	$(LOWEST) -m uv pip install --quiet --system-certs hypothesis pytest pytest-timeout pytest-xdist scikit-learn
+	$(LOWEST) -m uv pip install --quiet --system-certs --no-deps $(REFERENCES)
 	$(QUICKLY) $(LOWEST) -m pytest $(BY_DAY) -W default \
 		$(filter-out $(LEFT_OUT:%=tests/test_%.py),$(wildcard tests/test_*.py))
 

@@ -269,7 +269,7 @@ def _origins(
     rows, columns = (slice(reach + 1, max(0, side - reach + 1)) for side in (height, width))
     scanned = grid[rows, columns]  # a view
     down, right = generator.integers(-reach, reach, size=(2, *scanned.shape), dtype=np.int8)
-    scanned += down * np.int64(width) + right
+    scanned += down.astype(np.int64) * width + right
     hop = grid.ravel()
     origin = hop.copy()
     pending = np.flatnonzero(hop > places)
