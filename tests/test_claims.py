@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fairweather import claims
-from fairweather.claims import Claims, claiming, present
+from fairweather.claims import Claims, are_claims, claiming, present
 from fairweather.errors import InputError
 from fairweather.runs import RunFolder, lock_run, share_run
 
@@ -52,6 +52,10 @@ def test_a_step_is_claimed_once_until_it_is_given_back(claim):
     one.release(STEP)
     assert other.take(STEP)
     assert not one.take(STEP)
+
+
+def test_claims_that_another_process_gives_back_meanwhile_are_claims(tmp_path):
+    assert are_claims(tmp_path / "claims")  # it was listed, and is gone now
 
 
 def test_a_claim_from_the_future_is_taken_over(claim, tmp_path):

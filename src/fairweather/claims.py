@@ -186,8 +186,13 @@ def are_claims(folder: Path) -> bool:
     >>> are_claims(Path("thesis"))
     False
     """
+    if folder.name != CLAIMS:
+        return False
     names = {Path(name).name for name in (PRESENT, STEPS)}
-    return folder.name == CLAIMS and all(each.name in names for each in folder.iterdir())
+    try:
+        return all(each.name in names for each in folder.iterdir())
+    except FileNotFoundError:  # another process has just given its last one back
+        return True
 
 
 def remove_empty(folder: Path) -> None:

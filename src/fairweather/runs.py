@@ -787,12 +787,11 @@ def check_takeable(path: Path) -> None:
             "of its own, and join again with fairweather report --as-seeds"
         )
     # A lock, or folders with these names, may be those of another program.
-    begun = all(
+    known = (path / RECORD).exists() or any(run.step(each) for each in run.step_ids())
+    if not known and not all(
         each.name == LOCK or PARTIAL.fullmatch(each.name) or are_claims(each)
         for each in path.iterdir()
-    )
-    known = (path / RECORD).exists() or any(run.step(each) for each in run.step_ids())
-    if not begun and not known:
+    ):
         raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
     if (path / RECORD).exists():
         try:

@@ -212,8 +212,7 @@ def evaluate_resamples(
     coarse = merge_groups(prepared.order, MOST_GROUPS, BINS)
     once = Sample(prepared, prepared.order, ones)
     values = evaluate_sample(computed, once)
-    clusters = resamples.clusters
-    sorted_clusters = None if clusters is None else Clusters(clusters.of[resamples.order])
+    clusters = None if prepared.clusters is None else Clusters(prepared.clusters)
     quick = prepared if n <= MOST_IMAGES_OF_FLOAT64 else prepared.narrow
     drawn = [metric for metric in computed if metric.column is None]
     moved = evaluate_sample(drawn, Sample(quick, coarse, ones))
@@ -235,7 +234,7 @@ def evaluate_resamples(
             interval=metric.interval,
             errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
-            hidden=metric.hidden(once, float(values[metric.name][0]), 1.0, sorted_clusters),
+            hidden=metric.hidden(once, float(values[metric.name][0]), 1.0, clusters),
             ends=metric.ends(predictions, resamples.clusters),
         )
         for metric in drawn

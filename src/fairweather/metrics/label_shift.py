@@ -284,7 +284,6 @@ def _scores(
     for metric in metrics:
         value, replicates = float(values[metric.name][0]), np.concatenate(drawn[metric.name])
         errors = metric.errors(predictions, clusters) * worth / len(predictions)
-        sorted_clusters = None if clusters is None else Clusters(clusters.of[shared.order])
         estimate = Estimate(
             value,
             replicates,
@@ -292,7 +291,7 @@ def _scores(
             metric.interval,
             errors=errors,
             fewest=metric.fewest,
-            hidden=metric.hidden(once, value, worth / len(predictions), sorted_clusters),
+            hidden=metric.hidden(once, value, worth / len(predictions), within),
             ends=metric.ends(prepared.predictions, within, weights),
         )
         if clusters is not None:
