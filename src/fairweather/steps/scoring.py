@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -79,14 +80,19 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     apart = {name: _cells_of(step, name) for name in _other_images(step)}
     total = len(cells) + sum(map(len, apart.values()))
 
-    files = [file_of(cell) for cell in chain(cells, *apart.values())]
     fitted_on = [file for row in step.rows for file in _fitted_on(step, row)]
-    _forget_changed(dict.fromkeys([*files, *fitted_on]), folder)
+    files = [*map(file_of, chain(cells, *apart.values())), *fitted_on]
+
+    def read_file(file: str) -> Predictions:
+        predictions = folder.read_predictions(file)
+        if are_changed(predictions):
+            _forget_changed(dict.fromkeys(files), folder)
+        return predictions
 
     def read(cell: Cell) -> Predictions:
-        return folder.read_predictions(file_of(cell))
+        return read_file(file_of(cell))
 
-    fitted = _fit(step, folder)
+    fitted = _fit(step, read_file)
     draws = _draws(step, folder)
     clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
     clusters[VALIDATION] = clusters[VAL]
@@ -141,14 +147,12 @@ def file_of(cell: Cell) -> str:
     return predictions_file(cell.model, cell.seed, cell.shift.id)
 
 
-def _forget_changed(files: Iterable[str], folder: RunFolder) -> None:
-    """Forget the steps that stored logits which a model has changed since, and say so.
+def _forget_changed(files: Iterable[str], folder: RunFolder) -> NoReturn:
+    """Forget the steps that stored logits which a model has changed since, of which one was found.
 
-    Raises `InputError` if there are some. Then the command that made the run makes them again.
+    It raises `InputError`; then the command that made the run makes them again.
     """
     changed = [file for file in files if are_changed(folder.read_predictions(file))]
-    if not changed:
-        return
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     what = (
         f"{changed[0]}{more} of {folder.path}: the logits are not those that the classes were "
@@ -257,10 +261,12 @@ def _slices(
     return found
 
 
-def _fit(step: ScoreStep, folder: RunFolder) -> dict[tuple[str, int | str], Fitted | None]:
+def _fit(
+    step: ScoreStep, read_file: Callable[[str], Predictions]
+) -> dict[tuple[str, int | str], Fitted | None]:
     """The values fitted on the validation images, by model or variant, and seed."""
     return {
-        (row.model, row.seed): fit_on(join([folder.read_predictions(file) for file in files]))
+        (row.model, row.seed): fit_on(join([read_file(file) for file in files]))
         for row in step.rows
         if (files := _fitted_on(step, row))
     }
