@@ -32,12 +32,11 @@ from fairweather.report.training_files import (
     read_tries,
     read_warnings,
 )
-from fairweather.runs import FIRST_FACTS, FIRST_MANIFEST, RunFolder, open_finished_run, open_run
+from fairweather.runs import RunFolder, open_finished_run, open_run
 from fairweather.steps.predicting import read_temperature
 
 from .endless import in_the_place_of_a_file, needs_endless, put
 from .run_folders import (
-    as_first_version,
     change_record,
     copy_run,
     finish,
@@ -159,17 +158,6 @@ def test_a_damaged_file_is_one_sentence_that_names_it(whole, tmp_path, name, kin
     assert str(run.path / name) in told
     assert len(told.splitlines()) == 1
     assert len(told) < 500
-
-
-@pytest.mark.parametrize("kind", DAMAGE)
-@pytest.mark.parametrize("name", ["study.yaml", FIRST_FACTS, FIRST_MANIFEST])
-def test_a_damaged_file_of_the_first_version_is_one_sentence(whole, tmp_path, name, kind):
-    first = as_first_version(whole, tmp_path / "first")
-    (first.path / name).write_bytes(DAMAGE[kind])
-    with pytest.raises(InputError) as caught:
-        open_finished_run(first.path).holds(SCORES)
-    assert name in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("value", [None, "x", [1], {}])

@@ -359,8 +359,7 @@ class Contents:
         if len(self.of_recipes) < len(self._of_several_seeds):
             return (
                 "An earlier version of fairweather made these scores: their intervals cover other "
-                "images and not other seeds. Run the same command again to compute them anew, "
-                "unless the folder is of version 1."
+                "images and not other seeds. Run the same command again to compute them anew."
             )
         if not self.of_recipes:
             return (
@@ -425,7 +424,7 @@ def _leaves_seeds_out(run: RunFolder) -> bool:
     """Say whether a run was scored by a version whose intervals are over images alone."""
     scored = run.step(SCORED)
     version = scored.depends.get("version") if scored else None
-    return run.is_first_version or (isinstance(version, int) and version < WITH_SEEDS)
+    return isinstance(version, int) and version < WITH_SEEDS
 
 
 def in_clusters(clusters: Clusters | None) -> str:
