@@ -8,6 +8,7 @@ import pytest
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
 LEAVES = {
     "errors",
+    "facts",
     "types",
     "record",
     "progress",
@@ -32,6 +33,7 @@ LEAVES = {
 }
 MAY_IMPORT = {
     "errors": set(),
+    "facts": set(),
     "types": {"errors"},
     "record": {"errors", "types"},
     "progress": set(),
