@@ -733,10 +733,9 @@ class ScoreStep(Step):
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         # Those of prediction sets only where there are some, so that other scores stay finished.
-        of_images = (metric.name for metric in METRICS if self.sets or not metric.needs_sets)
-        of_classes = (name for name, of in CLASS_METRICS.items() if self.sets or not of.needs_sets)
+        rows = (*METRICS.values(), *CLASS_METRICS.values())
         return {
-            "metrics": [*of_images, *of_classes],
+            "metrics": [row.name for row in rows if self.sets or not row.accepts.sets],
             "rows": [_row_facts(row) for row in self.rows],
             "titles": dict(self.titles),
             "bootstrap": self.bootstrap,
