@@ -8,6 +8,7 @@ import pytest
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
 LEAVES = {
     "errors",
+    "options",
     "types",
     "record",
     "progress",
@@ -32,11 +33,12 @@ LEAVES = {
 }
 MAY_IMPORT = {
     "errors": set(),
-    "types": {"errors"},
+    "options": {"errors"},
+    "types": {"errors", "options"},
     "record": {"errors", "types"},
     "progress": set(),
     "display": {"progress"},
-    "evaluation_options": {"errors", "variants"},
+    "evaluation_options": {"errors", "options", "variants"},
     "executor_options": {"errors"},
     "devices": {"errors"},
     "yamlfile": {"errors"},
