@@ -9,6 +9,7 @@ SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
 LEAVES = {
     "errors",
     "facts",
+    "options",
     "types",
     "record",
     "progress",
@@ -34,11 +35,12 @@ LEAVES = {
 MAY_IMPORT = {
     "errors": set(),
     "facts": set(),
-    "types": {"errors"},
+    "options": {"errors"},
+    "types": {"errors", "options"},
     "record": {"errors", "types"},
     "progress": set(),
     "display": {"progress"},
-    "evaluation_options": {"errors", "variants"},
+    "evaluation_options": {"errors", "options", "variants"},
     "executor_options": {"errors"},
     "devices": {"errors"},
     "yamlfile": {"errors"},

@@ -1,5 +1,7 @@
 """Prediction: from shifted 8-bit images to per-image columns, without changing the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -211,7 +213,7 @@ def test_a_worker_holds_what_it_opens_against_the_plan(colour_folder):
     assert len(worker.images(ImagesReference(part="test"))) == 60
     with pytest.raises(InputError, match="has no val images"):
         worker.images(ImagesReference(part="val"))
-    changed = source.model_copy(update={"digests": {"test": "x"}})
+    changed = replace(source, digests={"test": "x"})
     worker = Worker(Plan(data={DATA: changed}, steps=()), device="cpu")
     with pytest.raises(InputError, match=r"the test images of folder:.* their digests differ$"):
         worker.dataset()

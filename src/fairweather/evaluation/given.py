@@ -218,7 +218,7 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
         source, dataset = _open_dataset(request, parts, progress)
         how = ""
         digests = {part: each for part, each in digests_of(dataset).items() if part in parts}
-        source = source.model_copy(update={"digests": digests})
+        source = replace(source, digests=digests)
         sources, datasets = {DATA: source}, {DATA: dataset}
         facts = facts_of(dataset, digests)
         counts = {part: facts.images[part] for part in parts}
@@ -558,7 +558,7 @@ def _open_dataset(
         listed = list_source(dataset, options.root, offline=options.offline)
         source = DataSource(
             source=dataset,
-            root=None if options.root is None else str(options.root),
+            root=options.root,
             size=options.size,
             parts=tuple(parts),
             validation_fraction=0.0,
@@ -568,7 +568,7 @@ def _open_dataset(
             groups=groups,
         )
         if WHOLE in listed.splits:
-            source = source.model_copy(update={"test_fraction": share_tested(dataset)})
+            source = replace(source, test_fraction=share_tested(dataset))
         dataset = open_data(source, offline=options.offline, progress=progress)
     if VAL in parts and dataset.val is None:
         raise InputError(

@@ -18,7 +18,7 @@ from fairweather.evaluation.request import Request, titles_of
 from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import adapt_batchnorm
 from fairweather.metrics.class_metrics import read_points
-from fairweather.models import describe_preprocessing
+from fairweather.models import describe_preprocessing, given_options
 from fairweather.models.onnx_network import OnnxNetwork
 from fairweather.record import NATURAL, TEST, VAL, ModelRecord, RunRecord, RunSettings
 from fairweather.runs import fingerprint, provenance
@@ -134,7 +134,7 @@ def plan_evaluation(request: Request, inputs: EvaluationInputs, measurement: Mea
         },
     }
     sources = {
-        name: source.model_copy(update={"digests": dict(facts[name].digests)})
+        name: replace(source, digests=dict(facts[name].digests))
         for name, source in inputs.sources.items()
     }
     steps = [*predict_models(measurement, models), *conclude(measurement, models)]
@@ -190,12 +190,9 @@ def _described(
     """Describe a model; of several seeds, all say where they are from, and the first the rest."""
     members = [each for each in inputs.models if each.name == name]
     model, several = members[0], len(members) > 1
-    asked = {
-        name: getattr(options, name)
-        for name in ("architecture", "weights", "mean", "std", "input_size")
-    }
-    if options.outputs != "auto":
-        asked["outputs"] = options.outputs
+    asked = given_options(options)
+    if options.outputs == "auto":
+        del asked["outputs"]
     settings = {
         "source": ", ".join(dict.fromkeys(each.source for each in members)),
         "preprocessing": "; ".join(

@@ -143,7 +143,7 @@ def survey(
     """The facts of data sets that a plan needs; images that were never decoded stay so."""
     found = {}
     for name, source in sources.items():
-        surveyed = survey_data(**source.arguments(), offline=offline, progress=progress)
+        surveyed = survey_data(source.source, source, offline=offline, progress=progress)
         if surveyed.decoded:
             dataset = open_data(source, offline=offline, progress=progress)
             found[name] = facts_of(dataset, digests_of(dataset))

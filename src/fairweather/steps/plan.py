@@ -12,10 +12,12 @@ import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from dataclasses import field
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import cv2
 import pydantic
+import pydantic.dataclasses
 from pydantic import JsonValue
 
 from fairweather.devices import FP32, Arithmetic
@@ -23,6 +25,7 @@ from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.models import ModelSpec, spec_facts
+from fairweather.options import LoadOptions, ModelOptions
 from fairweather.record import (
     CLEAN,
     CORRELATION,
@@ -38,7 +41,6 @@ from fairweather.record import (
 from fairweather.runs import fingerprint
 from fairweather.training import Recipe, recipe_facts
 from fairweather.training.selfsupervised import Pretraining
-from fairweather.types import GroupColumns, Preparation
 from fairweather.variants import Weigh
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
@@ -71,8 +73,9 @@ LIBRARIES: dict[str, JsonValue] = {
 # ---------------------------------------------------------------- data and networks of steps
 
 
-class DataSource(Frozen):
-    """A data set as a worker opens it: the arguments of `load_data`.
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class DataSource(LoadOptions):
+    """A data set as a worker opens it.
 
     Attributes:
         labelled: False for another data set, whose labels are not classes of the models.
@@ -80,52 +83,30 @@ class DataSource(Frozen):
     """
 
     source: str
-    size: int | None = None
-    preparation: Preparation | None = None
-    limit: int | None = None
-    parts: tuple[str, ...] = ("train", "val", "test")
-    root: str | None = None
-    seed: int = 0
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.2
-    skip_unreadable: bool = False
-    label_noise: float = 0.0
-    imbalance: float = 1.0
-    verify: bool = True
-    groups: GroupColumns | None = None
-    allow_duplicates: bool = False
-    scale: str | None = None
     labelled: bool = True
-    digests: dict[str, str] = pydantic.Field(default_factory=dict)
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `load_data`; their types differ, hence `Any`."""
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        del given["labelled"], given["digests"]
-        for name in ("preparation", "groups"):
-            if given[name] is None:
-                del given[name]
-        return given
+    digests: dict[str, str] = field(default_factory=dict)
 
     def recorded(self) -> dict[str, JsonValue]:
-        """The arguments for the record of a run.
+        """The arguments of `load_data` for the record of a run.
 
         Those that were added later are left out at their default, so that a record stays the same.
         """
         left_out = {"digests", "labelled"}
         left_out |= {name for name in LATER if getattr(self, name) == LATER[name]}
-        found = self.model_dump(mode="json", exclude=left_out)
-        if self.groups is not None and self.groups.natural is None:
-            found["groups"] = found["groups"][:-1]
+        adapter = pydantic.TypeAdapter(DataSource)
+        found: dict[str, JsonValue] = adapter.dump_python(self, mode="json", exclude=left_out)
+        if self.groups is not None:
+            given = self.groups if self.groups.natural else self.groups[:-1]
+            found["groups"] = json.loads(json.dumps(given))
         return found
 
 
-class ModelSource(Frozen):
-    """A model from elsewhere as a worker opens it: the arguments of `open_model`, and more.
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class ModelSource(ModelOptions):
+    """A model from elsewhere as a worker opens it.
 
     Attributes:
-        outputs: the kind of its outputs as given: `auto`, `logits` or `probabilities`.
-        taken_for: the kind that is used: `logits` or `probabilities`.
+        taken_for: the kind that its outputs are used as: `logits` or `probabilities`.
         size: size that images are resized and cropped to, if not that of the model's configuration.
         answers: number of its outputs.
         columns: for each class of the data, the indices of its outputs.
@@ -133,12 +114,6 @@ class ModelSource(Frozen):
     """
 
     source: str
-    architecture: str | None = None
-    weights: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    input_size: int | None = None
-    outputs: str = "auto"
     taken_for: str = "logits"
     size: int | None = None
     answers: int
