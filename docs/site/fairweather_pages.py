@@ -122,7 +122,7 @@ class Metrics(Sections):
 
     def run(self) -> list[nodes.Node]:
         """Make a section for each metric."""
-        from fairweather.report.page.explanations import FORMULAS
+        from fairweather.report.how import FORMULAS
 
         of_classes = fairweather.metrics.class_metrics.CLASS_METRICS.items()
         return [

@@ -36,7 +36,7 @@ def _sections() -> list[list[tuple[str, str]]]:
     from fairweather.data import SOURCES
     from fairweather.metrics import METRICS
     from fairweather.metrics.class_metrics import CLASS_METRICS
-    from fairweather.report.further_tables import LABELS
+    from fairweather.report.how import LABELS
     from fairweather.shifts import SHIFTS, SUITES
     from fairweather.steps.derived import DERIVED
     from fairweather.training.selfsupervised import METHODS

@@ -86,6 +86,11 @@ class Rule:
         return f"{self.metric}/{named}" if named else self.metric
 
     @property
+    def what(self) -> str:
+        """What is limited, in words."""
+        return f"a {self.change} of {self.scored}" if self.change else self.scored
+
+    @property
     def slice(self) -> str:
         """The subgroup of the images that it is about, as in slices.csv; "" for all of them.
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from pydantic import JsonValue
-
 from fairweather.metrics.class_metrics import of_classes
-from fairweather.record import TEST, RunRecord, base_model
+from fairweather.metrics.ood_scores import OOD_SCORES
+from fairweather.record import TEST, RunRecord
 from fairweather.report.contents import Contents
-from fairweather.report.further_tables import LABELS
+from fairweather.report.more_tables import FLIPS, MCE, MEAN_ERROR
+from fairweather.report.other_images import AUROC, FALSE_POSITIVES
+from fairweather.report.section import Part, Shown, Tables
 from fairweather.report.table_formats import escape_latex
-from fairweather.report.tables import ABSENT, METRIC, describe_metric
-from fairweather.report.training_files import read_recipes, read_starts
+from fairweather.report.tables import METRIC, describe_metric
 from fairweather.runs import fingerprint
 from fairweather.types import in_255ths
 
@@ -125,6 +125,23 @@ FORMULAS_OF_SEVERAL: Mapping[str, str] = {
     ),
 }
 
+# Of the metrics that METRICS has not, because a cell of predictions alone does not have them.
+LABELS: Mapping[str, str] = {
+    FLIPS: "Predictions that change from level to level",
+    MEAN_ERROR: "Mean error over a family, not normalised",
+    MCE: "mCE in units of AlexNet's errors",
+    AUROC: "AUROC of confidence for detecting another data set",
+    FALSE_POSITIVES: "False positive rate at 95 % recall, for another data set",
+    **{
+        f"{metric}/{name}": f"{what} of the {score.label} for another data set"
+        for metric, what in (
+            (AUROC, "AUROC"),
+            (FALSE_POSITIVES, "False positive rate at 95 % recall"),
+        )
+        for name, score in OOD_SCORES.items()
+    },
+}
+
 
 # ---- formulas
 
@@ -152,7 +169,7 @@ def formulas(contents: Contents) -> Iterator[Formula]:
             yield Formula(name, LABELS[name], FORMULAS_OF_SEVERAL[base])
 
 
-# ---- settings
+# ---- facts
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -178,40 +195,6 @@ def _plain(value: object) -> str:
     if isinstance(value, list):
         return "; ".join(map(_plain, value))
     return str(value)
-
-
-def settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
-    """Name each setting that has an effect for some model, with its value for every model."""
-    recipes, starts = read_recipes(contents), read_starts(contents)
-    models = []
-    for name in contents.titles:
-        base = base_model(name)
-        entry: dict[str, object] = dict(contents.models[base].settings)
-        recipe = _effective(recipes.get(base, {}))
-        tuning = {key: entry.pop(key, None) for key in ("sweep", "sweep_metric")}
-        start = {"started_from": starts.get(base, {})} if starts else {}
-        described = entry | start | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
-        models.append(dict(flatten(described)))
-    keys = dict.fromkeys(key for model in models for key in model)
-    # Where some models have parts of a setting, these parts show that the others have none of it.
-    parents = {key.rpartition(".")[0] for key in keys}
-    for key in (key for key in keys if key not in parents):
-        yield key, [model.get(key, ABSENT) for model in models]
-
-
-def _effective(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Leave out settings that have no effect beside the others, and write rotation as one."""
-    schedule = recipe.get("schedule")
-    idle = {
-        "momentum": recipe.get("optimizer") != "sgd",
-        "schedule_gamma": schedule not in ("exponential", "step"),
-        "schedule_step": schedule != "step",
-    }
-    kept = {key: value for key, value in recipe.items() if not idle.get(key)}
-    match kept.get("rotation"):
-        case {"degrees": degrees, "probability": probability}:
-            kept["rotation"] = f"{degrees:g}°, p = {probability:g}"
-    return kept
 
 
 # ---- citation
@@ -259,3 +242,46 @@ def _entry(kind: str, key: str, fields: Mapping[str, str]) -> str:
 def _safe(text: str) -> str:
     """Write text as BibTeX takes it: no braces, and what means something to LaTeX escaped."""
     return escape_latex(text.replace("{", "(").replace("}", ")"))
+
+
+def _by_run(
+    contents: Contents, facts: Callable[[RunRecord], Mapping[str, object]]
+) -> Mapping[str, object]:
+    """What is said of each run, by its label; of a single run without one."""
+    told = {label: facts(record) for label, record in contents.records.items()}
+    return told.get("", told)
+
+
+def _provenance(record: RunRecord) -> Mapping[str, object]:
+    facts = record.model_dump(mode="json", include={"provenance", "data"})
+    return {**facts["provenance"], "data": facts["data"]}
+
+
+def _description(record: RunRecord) -> Mapping[str, object]:
+    """Everything else in the record; the shifts have a list of their own."""
+    return record.model_dump(mode="json", exclude={"version", "provenance", "data", "sweeps"})
+
+
+def _shifts(contents: Contents, _: Tables) -> Shown | None:
+    return Shown("Shifts", template="shifts.html.j2") if contents.sweeps else None
+
+
+def _metrics(contents: Contents, _: Tables) -> Shown:
+    facts = {"formulas": list(formulas(contents))}
+    return Shown("Metrics", template="metrics.html.j2", facts=facts)
+
+
+def _citation(contents: Contents, _: Tables) -> Shown:
+    facts = {"citation": citation(contents)}
+    return Shown("How to cite", template="citation.html.j2", facts=facts)
+
+
+def _records(contents: Contents, _: Tables) -> Shown:
+    facts = {
+        "provenance": list(flatten(_by_run(contents, _provenance))),
+        "described": list(flatten(_by_run(contents, _description))),
+    }
+    return Shown("Provenance", template="provenance.html.j2", facts=facts)
+
+
+SHIFTS, METRICS, CITATION, RECORDS = map(Part, (_shifts, _metrics, _citation, _records))
