@@ -41,7 +41,7 @@ from fairweather.record import (
 from fairweather.report import build_report
 from fairweather.report.contents import Contents, read_contents
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape, render
-from fairweather.report.how import FORMULAS, flatten
+from fairweather.report.how import flatten
 from fairweather.report.joining import read_runs
 from fairweather.report.levels import level_charts
 from fairweather.report.limits import LIMITS, limits_table, smallest_levels
@@ -63,7 +63,6 @@ from fairweather.report.sections import tables_of
 from fairweather.report.summary import summary_rows
 from fairweather.report.sweeps import Sweep
 from fairweather.report.table_formats import escape_latex, rows_as_csv
-from fairweather.report.tables import describe_metric
 from fairweather.report.training import training_charts
 from fairweather.runs import RunFolder
 from fairweather.scores import estimate_cells, to_frame, with_means
@@ -75,7 +74,6 @@ from fairweather.vega import png_of
 from tests.conftest import pngs_left_out
 from tests.run_folders import (
     MACHINE,
-    as_first_version,
     change_record,
     copy_run,
     finish,
@@ -400,8 +398,10 @@ def test_clean_metrics_has_a_row_a_metric_without_aliases(run, names):
     header, _, *rows = markdown_cells(run, "clean_metrics")
     metrics = [
         m
-        for m in METRICS
-        if m.alias_of is None and not (m.needs_fitted or m.needs_order or m.needs_sets)
+        for m in METRICS.values()
+        if m.alias_of is None
+        and m.accepts.labels == "single"
+        and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert len(header) == 1 + len(MODELS)
     for row, metric in zip(rows, metrics, strict=True):
@@ -471,8 +471,10 @@ def test_csv_of_all_metrics_has_a_row_a_metric_like_the_table(run, names):
     rows = read_scores(run, "tables/clean_metrics.csv")
     assert [row["metric"] for row in rows] == [
         m.name
-        for m in METRICS
-        if m.alias_of is None and not (m.needs_fitted or m.needs_order or m.needs_sets)
+        for m in METRICS.values()
+        if m.alias_of is None
+        and m.accepts.labels == "single"
+        and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert list(rows[0])[:6] == ["metric", "title", "basic", "basic low", "basic high", "mixup_aug"]
     # A fraction must not stand beside a per cent sign.
@@ -1191,7 +1193,7 @@ def test_variants_are_hollow_as_in_the_legend_and_lie_under_their_models(tmp_pat
     assert fill["domain"] == stroke["domain"] == ["Basic", "Warm", "Other"]
     assert fill["range"] == ["var(--m0)", PAPER, "var(--m1)"]
     assert stroke["range"] == ["var(--m0)", "var(--m0)", "var(--m1)"]
-    charts = level_charts(contents)["brightness_factor"]["accuracy"].spec
+    charts = level_charts(contents, ["accuracy"])["brightness_factor"]["accuracy"].spec
     assert list(dict.fromkeys(row["title"] for row in charts["datasets"]["rows"])) == [
         "Warm",
         "Basic",
@@ -1228,9 +1230,9 @@ def test_a_sweep_that_the_study_no_longer_has_is_not_shown(changed):
     assert "stale" not in text
 
 
-def test_every_metric_has_a_formula():
-    assert {metric.name.partition("/")[0] for metric in METRICS} == set(FORMULAS)
-    assert len({describe_metric(m.name) for m in METRICS if m.alias_of is None}) == len(METRICS) - 3
+def test_titles_tell_metrics_apart():
+    titles = {metric.title for metric in METRICS.values() if metric.alias_of is None}
+    assert len(titles) == len(METRICS) - 3
 
 
 def test_models_of_one_title_stay_apart(run, tmp_path):
@@ -1274,31 +1276,6 @@ def test_samples_outside_the_run_are_refused(run, tmp_path):
     copy.write("samples/index.json", json.dumps(index))
     with pytest.raises(InputError, match="outside the run folder"):
         build_report(copy)
-
-
-def test_a_folder_of_the_first_version_gives_the_same_report(run, names, tmp_path, no_pngs):
-    old = as_first_version(run, tmp_path / "old")
-    assert build_report(old) == names
-    for name in names:
-        # The page says what was not known then, and PNGs are made of the SVGs alone.
-        if name != "report.html" and not name.endswith(".png"):
-            assert (old.path / name).read_bytes() == (run.path / name).read_bytes(), name
-    assert carried(old) == carried(run)
-
-
-def test_attacks_and_ensembles_of_the_first_version_are_known(tmp_path):
-    shifts = [*SHIFTS, {"pgd": {"epsilon": [2 / 255], "steps": 2}}]
-    models = {"basic": "Basic"}
-    made = make_run(tmp_path / "new", models=models, seeds=(0, 1), shifts=shifts, n=40, size=None)
-    run = change_record(made, lambda facts: facts.update(ensemble=True))
-    scores = run.scores
-    write_scores(run, pd.concat([scores, scores[scores["seed"] == "1"].assign(seed="ensemble")]))
-    contents = read_contents(run)
-    assert list(contents.titles.values()) == ["Basic", "Basic, ensemble of 2"]
-    assert [sweep.is_attack for sweep in contents.sweeps] == [False, False, True]
-    old = read_contents(as_first_version(run, tmp_path / "old"))
-    assert (old.titles, old.sweeps) == (contents.titles, contents.sweeps)
-    assert old.seeds == contents.seeds == ("0", "1")
 
 
 STORED = sorted(path.parent for path in (ROOT / "results").glob("*/scores.csv"))

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from fairweather.comparison.compared import (
-    COMPARED,
     ComparedRun,
     ModelEstimates,
     Resampled,
@@ -31,6 +30,7 @@ from fairweather.metrics.paired import (
     paired_difference,
 )
 from fairweather.metrics.recipes import Crossed, cross, cross_difference
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import MEAN, Condition, base_model
 from fairweather.report.sentences import seed_far_out
 from fairweather.report.tables import TOO_FEW
@@ -167,7 +167,7 @@ def estimate_sides(
     pair: Pair,
     shared: SharedShifts,
     images: Resampled,
-    metrics: Collection[str] = COMPARED,
+    metrics: Collection[str],
 ) -> Sides:
     """Estimate metrics of the two models of a pair."""
     first, second = (
@@ -182,12 +182,12 @@ def compare_models(
     a: ComparedRun, b: ComparedRun, pair: Pair, shared: SharedShifts, images: Resampled
 ) -> Iterator[Row]:
     """Compare two models in every cell, in means over levels, and in the mean over shifts."""
-    sides = estimate_sides(a, b, pair, shared, images)
+    sides = estimate_sides(a, b, pair, shared, images, shown_metrics(1))
     both = (sides.first, sides.second)
     weights = weights_of_means(shared)
     clean, *levels = shared.conditions
     for condition in (clean, *shared.means, *levels):
-        for metric in COMPARED:
+        for metric in shown_metrics(1):
             row = sides.row(condition, metric)
             if metric == "accuracy":
                 cells = weights.get(condition, {condition: 1.0})

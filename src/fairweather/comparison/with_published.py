@@ -19,6 +19,7 @@ from fairweather.comparison.published import (
 )
 from fairweather.comparison.told import Comparison
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.table import METRICS
 from fairweather.record import CLEAN, MEAN, NO_LEVEL, SCORES, ModelRecord
 from fairweather.report.contents import Contents, read_contents
 from fairweather.report.slices import NO_SCORE
@@ -26,7 +27,6 @@ from fairweather.report.table_formats import Layout, TextTable, signed
 from fairweather.report.tables import (
     ABSENT,
     CORRECTED,
-    METRIC,
     Entry,
     describe_metric,
     is_percent,
@@ -208,7 +208,7 @@ def match_numbers(
 
     `names` gives the run's name of each published model that it has.
     """
-    numbers = [number for number in best_numbers(study) if number.metric in METRIC]
+    numbers = [number for number in best_numbers(study) if number.metric in METRICS]
     return [
         Pair(
             number,
@@ -223,7 +223,6 @@ def match_numbers(
 def as_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
     """Write pairs as a tidy table; numbers that the run did not measure are missing."""
     numbers = [pair.measured or NO_SCORE for pair in pairs]
-    known = [pair.measured is not None for pair in pairs]
     columns = {
         "model": [pair.model for pair in pairs],
         **{
@@ -234,12 +233,12 @@ def as_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
         "measured": [score.value for score in numbers],
         "low": [score.low for score in numbers],
         "high": [score.high for score in numbers],
-        "n": pd.Series([score.n for score in numbers], dtype="Int64").where(known),
+        "n": pd.array([pair.measured.n if pair.measured else pd.NA for pair in pairs], "Int64"),
         "published": [pair.published.value for pair in pairs],
         "standard_error": [pair.standard_error for pair in pairs],
         "source": [pair.published.source for pair in pairs],
         "difference": [pair.difference for pair in pairs],
-        "inside": pd.Series([pair.inside for pair in pairs], dtype="boolean").where(known),
+        "inside": pd.array([pair.inside if pair.measured else pd.NA for pair in pairs], "boolean"),
     }
     return pd.DataFrame(columns)
 
@@ -262,7 +261,7 @@ def _place(study: PublishedStudy, number: PublishedNumber) -> tuple[object, ...]
     is_level = number.shift != CLEAN and number.level != MEAN
     return (
         is_level,
-        list(METRIC).index(number.metric),
+        list(METRICS).index(number.metric),
         list(study.shifts).index(number.shift),
         float(number.level) if is_level else 0.0,
         list(study.models).index(number.model),
@@ -281,7 +280,7 @@ def _measured(
 
 def _standard_error(number: PublishedNumber, n: int | None) -> float:
     """Binomial, for a share of n images; NaN for a mean, whose levels share their images."""
-    if number.metric != "accuracy" or number.level == MEAN or n is None:
+    if METRICS[number.metric].interval != "share" or number.level == MEAN or n is None:
         return math.nan
     return math.sqrt(number.value * (1 - number.value) / n)
 
@@ -296,7 +295,7 @@ def table_body(of: Matched) -> list[list[str]]:
             of.contents.titles.get(pair.model, of.study.models[number.model].title),
             of.study.shifts[number.shift],
             ABSENT if number.level == NO_LEVEL else number.level,
-            METRIC[number.metric].label,
+            METRICS[number.metric].label,
             *_numbers(pair),
         ]
         for pair in of.pairs

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fairweather.metrics import Estimate, estimate_means, mcnemar_exact, recipe_estimate
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.table import Interval
+from fairweather.metrics.metric import Interval
 from fairweather.record import CLEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 

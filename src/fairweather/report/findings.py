@@ -10,12 +10,11 @@ import numpy as np
 
 from fairweather.metrics import mcnemar_exact, paired_change
 from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.metric import Interval
 from fairweather.metrics.recipes import cross
-from fairweather.metrics.table import Interval
-from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, base_model
+from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report import sentences as words
 from fairweather.report.class_shares import class_off
-from fairweather.report.conformal import COVERAGE
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
@@ -39,7 +38,7 @@ from fairweather.report.performance import (
 )
 from fairweather.report.ranking import Ranking, ranked_models, ranking
 from fairweather.report.section import Part, Shown, Tables
-from fairweather.variants import Thresholds
+from fairweather.variants import Variant
 
 
 class ModelFindings(NamedTuple):
@@ -133,11 +132,8 @@ def answer(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
 
 
 def _alike(contents: Contents, model: str, base: str, found: WorstLevels) -> str:
-    differs = "only its confidence differs"
-    if model.removesuffix(ENSEMBLE_SUFFIX).endswith(f"+{Thresholds.kind}"):
-        differs = "only the threshold of its confidence differs"
-    elif contents.score(COVERAGE, model, CLEAN, NO_LEVEL) is not None:
-        differs = "its confidence differs, and it has prediction sets"
+    variant = contents.variant(model)
+    differs = Variant.differs if variant is None else variant.differs
     return words.alike(contents.titles[base], found.focus, differs)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import altair as alt
 
+from fairweather.metrics.table import METRICS, shown_metrics
 from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 from fairweather.report.figures import either
-from fairweather.report.page.drawing import PAPER, ROWS, SHORT, in_words, spec_of, tooltip
+from fairweather.report.page.drawing import PAPER, ROWS, in_words, spec_of, tooltip
 from fairweather.report.section import Chart, Part, Shown, Tables
-from fairweather.report.tables import TABULATED, is_percent
+from fairweather.report.tables import is_percent
 
 # Shifts from which on the page draws a heat map: fewer are read off the small charts.
 MANY_SHIFTS = 5
@@ -54,7 +55,7 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
             title=None,
             axis=alt.Axis(labelLimit=150, domain=False, ticks=False),
         ),
-        tooltip=tooltip(("model", "Model"), ("shift", "Shift"), ("text", SHORT[metric])),
+        tooltip=tooltip(("model", "Model"), ("shift", "Shift"), ("text", METRICS[metric].label)),
     )
     cells = base.mark_rect(stroke=PAPER, strokeWidth=2).encode(
         color=alt.Color("value:Q", scale=scale, legend=None)
@@ -69,12 +70,14 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
     # The last of the slanted titles reaches beyond its column: 6 pixels a letter, at 50 degrees.
     beyond = 0.64 * min(6 * max(map(len, contents.titles.values())), LONGEST)
     spec |= {"padding": {"left": 2, "top": 2, "right": 8 + round(beyond), "bottom": 2}}
-    words_of = f"{SHORT[metric]}, mean over the levels, of every shift (rows) and model (columns)"
+    words_of = (
+        f"{METRICS[metric].label}, mean over the levels, of every shift (rows) and model (columns)"
+    )
     return Chart(f"heat-{metric}", f"Heat map. {words_of}. The tables hold the same numbers.", spec)
 
 
 def _shown(contents: Contents, _: Tables) -> Shown | None:
-    drawn = {SHORT[metric]: heat_map(contents, metric) for metric in TABULATED}
+    drawn = {METRICS[metric].label: heat_map(contents, metric) for metric in shown_metrics(2)}
     maps = {heading: chart for heading, chart in drawn.items() if chart is not None}
     if not maps:
         return None

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import altair as alt
 import pandas as pd
 
+from fairweather.metrics.table import METRICS, shown_metrics
 from fairweather.report.contents import Contents
 from fairweather.report.figures import (
     FAINT,
@@ -27,12 +28,10 @@ from fairweather.report.figures import (
     render,
 )
 from fairweather.report.page import drawing
-from fairweather.report.page.drawing import LOUD, ROWS, SHORT, in_words, records, spec_of, tooltip
+from fairweather.report.page.drawing import LOUD, ROWS, in_words, records, spec_of, tooltip
 from fairweather.report.section import Chart, Part, Shown, Tables
 from fairweather.report.sweeps import Sweep
 from fairweather.report.tables import (
-    METRIC,
-    TABULATED,
     Column,
     Table,
     by_model,
@@ -84,7 +83,7 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
         metric,
         {"concat": panels, "columns": layout.columns, "spacing": 32},
         alt.Title(
-            f"{METRIC[metric].label} as the images change",
+            f"{METRICS[metric].label} as the images change",
             subtitle=[
                 *textwrap.wrap(
                     f"{described}. Bands: {contents.intervals} at each level, joined"
@@ -106,7 +105,7 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
 def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> Spec:
     """Build the panel of any shift: its numbers, and what its axis says, are put in later."""
     titles, positions = list(contents.titles.values()), contents.positions
-    label = METRIC[metric].label
+    label = METRICS[metric].label
     columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
@@ -154,9 +153,7 @@ def _panel_of(template: Spec, sweep: Sweep, frame: pd.DataFrame) -> Spec:
 # ---------------------------------------------------------------- charts of the page
 
 
-def level_charts(
-    contents: Contents, metrics: Sequence[str] = TABULATED
-) -> dict[str, dict[str, Chart]]:
+def level_charts(contents: Contents, metrics: Sequence[str]) -> dict[str, dict[str, Chart]]:
     """Draw each of the metrics against the level: by the shift's name, and the metric's."""
     found: dict[str, dict[str, Chart]] = {}
     in_order = operator.methodcaller("map", drawing.drawn_order(contents).index)
@@ -203,7 +200,7 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
         **drawing.model_paint(contents),
         shape=drawing.model_shape(contents),
         opacity=quiet,
-        tooltip=tooltip(("title", "Model"), ("at", "Images"), ("text", SHORT[metric])),
+        tooltip=tooltip(("title", "Model"), ("at", "Images"), ("text", METRICS[metric].label)),
     )
     rule = (
         alt.Chart(alt.NamedData(name="clean"))
@@ -229,8 +226,8 @@ def _chart_of(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
     )
     return Chart(
         f"{metric}-{sweep.file_name}",
-        f"{SHORT[metric]} against {sweep.level_title}, one curve for each model with its 95 % "
-        "interval. The table below holds the same numbers.",
+        f"{METRICS[metric].label} against {sweep.level_title}, one curve for each model with its "
+        "95 % interval. The table below holds the same numbers.",
         spec | {"datasets": {"rows": records(rows), "clean": [{"level": sweep.neutral}]}},
     )
 
@@ -238,16 +235,18 @@ def _chart_of(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
 def has_levels(contents: Contents) -> bool:
     """Say whether there is a chart of some shift."""
     return any(
-        len(contents.by_level(metric, sweep)) for sweep in contents.sweeps for metric in TABULATED
+        len(contents.by_level(metric, sweep))
+        for sweep in contents.sweeps
+        for metric in shown_metrics(2)
     )
 
 
 def _figures(contents: Contents) -> Iterator[Figure | None]:
-    return (level_figure(contents, metric) for metric in TABULATED)
+    return (level_figure(contents, metric) for metric in shown_metrics(2))
 
 
 def _shown(contents: Contents, _: Tables) -> Shown:
-    levels = level_charts(contents)
+    levels = level_charts(contents, shown_metrics(2))
     charts = [chart for metrics in levels.values() for chart in metrics.values()]
     return Shown(charts=charts, template="levels.html.j2", facts={"levels": levels})
 
@@ -260,7 +259,7 @@ CHARTS = Part(_shown, figures=_figures)
 
 def _level_tables(contents: Contents) -> Iterator[Table | None]:
     for sweep in contents.sweeps:
-        for metric in TABULATED:
+        for metric in shown_metrics(2):
             note = "".join(f". {each}" for each in sweep.notes)
             subject = f"{sweep.title}: {describe_metric(metric)} by {sweep.level_title}{note}"
             columns = [
@@ -276,9 +275,9 @@ def _level_tables(contents: Contents) -> Iterator[Table | None]:
 def _numbers(contents: Contents, tables: Tables) -> Shown:
     found = {table.name: table for table in tables}
     named = {
-        f"{sweep.title}: {words}": found[name]
+        f"{sweep.title}: {METRICS[metric].label}": found[name]
         for sweep in contents.sweeps
-        for metric, words in SHORT.items()
+        for metric in shown_metrics(2)
         if (name := f"{metric}_{sweep.file_name}") in found
     }
     return Shown("The numbers of the curves", template="numbers.html.j2", facts={"named": named})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fairweather.metrics import METRICS
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, PRIORS, WORST, WORST_PRIORS
 from fairweather.report.contents import Contents
 from fairweather.report.other_images import INTERVALS, shifts_of, told_sample, views_of
@@ -12,8 +13,6 @@ from fairweather.report.performance import COVERAGE, RISK
 from fairweather.report.section import Part, headed
 from fairweather.report.tables import (
     CORRECTED,
-    METRIC,
-    TABULATED,
     Column,
     Row,
     Table,
@@ -31,7 +30,7 @@ FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-m
 PRIOR_METRICS: Mapping[str, str] = {
     "accuracy": "accuracy (%)",
     "negative_log_likelihood": "NLL (nats)",
-    METRIC["rms_calibration_error"].alias_of or "rms_calibration_error": "RMS",
+    METRICS["rms_calibration_error"].alias_of or "rms_calibration_error": "RMS",
 }
 
 
@@ -139,7 +138,7 @@ def _hand_over(contents: Contents) -> Table | None:
 def _clean_metrics(contents: Contents) -> Table:
     """Lay out every metric on clean images, one row per metric, without aliases."""
     found = set(contents.scores["metric"])
-    names = [m.name for m in METRICS if m.alias_of is None and m.name in found]
+    names = [name for name, m in METRICS.items() if m.alias_of is None and name in found]
     note = (
         f"; those of binned calibration errors are {CORRECTED}; those of the maximum calibration "
         "error are indicative only"
@@ -152,7 +151,7 @@ def _clean_metrics(contents: Contents) -> Table:
         rows=tuple(
             Row(
                 name,
-                METRIC[name].label,
+                METRICS[name].label,
                 describe_metric(name),
                 tuple(find_entry(contents, name, m, CLEAN, NO_LEVEL) for m in contents.titles),
             )
@@ -163,7 +162,7 @@ def _clean_metrics(contents: Contents) -> Table:
 
 WORST_LEVELS = Part(
     headed("At the worst level"),
-    lambda contents: [_worst(contents, metric) for metric in TABULATED],
+    lambda contents: [_worst(contents, metric) for metric in shown_metrics(2)],
 )
 STABILITY = Part(
     headed("Answers that change from level to level"), lambda contents: [_stability(contents)]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import (
     CLEAN,
     ENSEMBLE,
@@ -30,7 +31,6 @@ from fairweather.report.contents import Contents
 from fairweather.report.section import Part, Shown, Tables, headed
 from fairweather.report.sentences import percent
 from fairweather.report.tables import (
-    TABULATED,
     Column,
     Entry,
     Row,
@@ -209,7 +209,7 @@ def _natural_shift(contents: Contents) -> list[Table]:
     """
     origin = contents.data.notes.get("natural_shift")
     return (
-        [_natural_shift_table(contents, metric, str(origin)) for metric in TABULATED]
+        [_natural_shift_table(contents, metric, str(origin)) for metric in shown_metrics(2)]
         if origin
         else []
     )
@@ -270,7 +270,9 @@ def _natural_sets(contents: Contents) -> list[Table]:
     There is none without other images of the same classes.
     """
     sets = shifts_of(contents, NATURAL)
-    return [_natural_sets_table(contents, metric, sets) for metric in TABULATED] if sets else []
+    return (
+        [_natural_sets_table(contents, metric, sets) for metric in shown_metrics(2)] if sets else []
+    )
 
 
 def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) -> Table:

@@ -22,7 +22,6 @@ from fairweather.report.page.drawing import (
     tooltip,
 )
 from fairweather.report.section import Chart, Part, Shown, Tables
-from fairweather.report.tables import TABULATED
 
 
 def scatter(contents: Contents) -> Chart | None:
@@ -81,8 +80,10 @@ def _points(contents: Contents) -> list[_Point]:
     points = []
     for model, title in contents.titles.items():
         for at, shift, level in shifted:
-            scores = [contents.score(metric, model, shift, level) for metric in TABULATED]
-            accuracy, error = scores
+            accuracy, error = (
+                contents.score(metric, model, shift, level)
+                for metric in ("accuracy", "rms_calibration_error")
+            )
             if accuracy is not None and error is not None:
                 point = _Point(
                     title=title,

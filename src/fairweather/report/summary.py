@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from fairweather.metrics.class_metrics import CLASS_METRICS
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 from fairweather.report.section import Part, Shown, Tables, headed
 from fairweather.report.tables import (
-    TABULATED,
     Column,
     Row,
     Table,
@@ -29,7 +29,7 @@ def summary_rows(contents: Contents) -> pd.DataFrame:
     """Return the rows of scores.csv that the summary tables show."""
     return contents.find(
         (metric, model, column.shift, column.level)
-        for metric in TABULATED
+        for metric in shown_metrics(2)
         for model in contents.titles
         for column in _columns(contents, metric)
     )
@@ -37,7 +37,7 @@ def summary_rows(contents: Contents) -> pd.DataFrame:
 
 def _summaries(contents: Contents) -> Iterator[Table | None]:
     shifts = "; for each shift, the mean over its levels" if contents.sweeps else ""
-    for metric in TABULATED:
+    for metric in shown_metrics(2):
         subject = f"{describe_metric(metric)} on the clean test images{shifts}"
         caption = told_of(contents, subject, interval_note(metric))
         yield by_model(f"summary_{metric}", caption, _columns(contents, metric), contents)

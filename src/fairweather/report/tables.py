@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fairweather.metrics import METRICS, Metric
+from fairweather.metrics import METRICS
+from fairweather.metrics.rows import find_row
 from fairweather.record import NO_LEVEL
 from fairweather.report.contents import Contents
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv, signed
@@ -17,10 +18,6 @@ from fairweather.types import Score
 
 # What the rows of a model draw on, by what is added to its title.
 Views = Mapping[str, Contents]
-METRIC: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
-# The two that the report "Evaluating the Robustness of Deep Learning Models" tabulates.
-TABULATED = ("accuracy", "rms_calibration_error")
-NORMS = {"expected": "L1 norm", "rms": "L2 norm", "maximum": "maximum norm"}
 ABSENT = "–"
 TOO_FEW = "too few errors"
 TOO_FEW_NOTE = (
@@ -155,7 +152,8 @@ def signed_entry(difference: Score, percent: bool, without_interval: str = TOO_F
 
 def is_percent(metric: str) -> bool:
     """Say whether a metric is read as a percentage: shares of the images that are right."""
-    return metric.endswith("accuracy") or metric == "conformal_coverage"
+    row = find_row(metric)
+    return row is not None and row.unit == "%"
 
 
 def describe_metric(name: str) -> str:
@@ -166,17 +164,12 @@ def describe_metric(name: str) -> str:
     >>> describe_metric("rms_calibration_error")
     'RMS calibration error (10 equal-width bins, L2 norm)'
     """
-    metric = METRIC[name]
-    label = METRIC[metric.alias_of or name].label
-    if norm := NORMS.get(name.partition("_calibration_error")[0]):
-        return f"{label.removesuffix(')')}, {norm})"
-    unit = "%" if is_percent(name) else metric.unit
-    return f"{label} ({unit})" if unit else label
+    return METRICS[name].title
 
 
 def interval_note(metric: str) -> str:
     """Say what a reader must know about a metric's intervals, to be added to their name."""
-    return f", {CORRECTED}" if METRIC[metric].interval == "bias-corrected" else ""
+    return f", {CORRECTED}" if METRICS[metric].interval == "bias-corrected" else ""
 
 
 class Column(NamedTuple):

@@ -10,9 +10,10 @@ from typing import Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.class_metrics import of_classes
+from fairweather.metrics.rows import find_row
+from fairweather.metrics.table import METRICS
 from fairweather.record import ABSENT_METRICS, MEAN, Condition
 from fairweather.report.contents import read_contents
-from fairweather.report.tables import METRIC
 from fairweather.rules.numbers import (
     Asked,
     Estimated,
@@ -183,9 +184,8 @@ def _resolve(
 
 def _check_limit(rule: Rule) -> None:
     """Refuse a limit outside the metric's bounds, such as 5 for 5%: no value could cross it."""
-    low, high = (0.0, 1.0) if of_classes(rule.scored) else (-math.inf, math.inf)
-    if rule.scored in METRIC:
-        low, high = METRIC[rule.scored].bounds
+    row = find_row(rule.scored)
+    low, high = row.bounds if row else (-math.inf, math.inf)
     if rule.change:
         low, high = low - high, high - low
     if not low <= rule.limit <= high:
@@ -214,7 +214,7 @@ def _score(asked: Asked, changes: Mapping[tuple[str, str], Estimated]) -> Score:
     rule = asked.rule
     if rule.change:
         return change_at(asked, changes[rule.slice, asked.model])
-    score, metric = score_at(asked), METRIC.get(rule.scored)
+    score, metric = score_at(asked), METRICS.get(rule.scored)
     is_share = metric is not None and metric.interval == "share"
     return with_exact_ends(score, asked.condition) if is_share else score
 
@@ -229,7 +229,7 @@ def _refuse_few(asked: Asked) -> None:
             "the class and of the others (images of one cluster count for less), found "
             f"{n:,} of the class; take more images, or judge the value with --on value"
         )
-    metric = METRIC.get(rule.scored)
+    metric = METRICS.get(rule.scored)
     if metric is None or not metric.fewest:
         return
     begin = f"{rule.what} of {asked.model} for {asked.cell} cannot be judged on its interval"

@@ -244,5 +244,7 @@ def _shares() -> alt.Axis:
     return alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
 
 
-def _chart(name: str, words: str, chart: alt.Chart | alt.LayerChart, height: int) -> Chart:
+def _chart(
+    name: str, words: str, chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int
+) -> Chart:
     return Chart(name, words, spec_of(chart.properties(width="container", height=height)))

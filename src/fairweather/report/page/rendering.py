@@ -14,9 +14,10 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from fairweather.metrics.table import METRICS
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure
-from fairweather.report.page.drawing import CONFIG, SHORT, looks
+from fairweather.report.page.drawing import CONFIG, looks
 from fairweather.report.section import FileTable, Part, Section, Shown
 from fairweather.report.tables import ABSENT, CORRECTED, describe_metric
 
@@ -82,7 +83,7 @@ def render_page(
             calibration=describe_metric("rms_calibration_error"),
             corrected=CORRECTED,
             absent=ABSENT,
-            short=SHORT,
+            metrics=METRICS,
             looks=models,
             variants=len(set(contents.positions)) < len(contents.positions),
             policy=content_security_policy([scripts]),
