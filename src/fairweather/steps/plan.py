@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -813,6 +813,12 @@ class Plan(Frozen):
             if each.id in wanted:
                 wanted.update(each.needs)
         return wanted
+
+    def beginning_with(self, steps: Iterable[str]) -> Plan:
+        """The same plan with these steps, and all that they need, before the others."""
+        first = set[str]().union(*map(self.needed_for, steps))
+        ordered = sorted(self.steps, key=lambda step: step.id not in first)
+        return self.model_copy(update={"steps": tuple(ordered)})
 
 
 def in_order(
