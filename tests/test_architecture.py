@@ -8,6 +8,7 @@ import pytest
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
 LEAVES = {
     "errors",
+    "effects",
     "options",
     "types",
     "record",
@@ -33,6 +34,7 @@ LEAVES = {
 }
 MAY_IMPORT = {
     "errors": set(),
+    "effects": set(),
     "options": {"errors"},
     "types": {"errors", "options"},
     "record": {"errors", "types"},

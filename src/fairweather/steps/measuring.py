@@ -9,6 +9,7 @@ from typing import Any
 
 from fairweather.data import survey_data
 from fairweather.devices import FP32, Arithmetic
+from fairweather.effects import facts
 from fairweather.errors import InputError, unknown_name
 from fairweather.inference import MOST_STORED_CLASSES
 from fairweather.metrics.ood_scores import MOST_FEATURES
@@ -201,7 +202,7 @@ def data_record(
         digests=digests,
         mean=dataset.mean,
         std=dataset.std,
-        arguments=source.recorded(),
+        arguments=facts(source),
         notes=json.loads(json.dumps(notes)),
     )
 
