@@ -12,8 +12,8 @@ from fairweather.effects import DEFAULTS, VERSION, effects_of, fact, facts
 from fairweather.options import GroupColumns
 from fairweather.steps import plan
 from fairweather.steps.plan import (
+    Applied,
     ChooseStep,
-    ConformStep,
     FeaturesStep,
     FitStep,
     Forward,
@@ -25,7 +25,6 @@ from fairweather.steps.plan import (
     ReportStep,
     Row,
     SampleStep,
-    Scaled,
     ScoreStep,
     Together,
     Trained,
@@ -52,9 +51,9 @@ SPEC = models.ModelSpec("timm:test_resnet", 3)
 RUN = {"precision": "fp32", "own_statistics": True, "weights": "none", "spec": SPEC, "seed": 0}
 NETWORK = Trained(folder="models/basic/seed-0")
 FITTED = {"validation": "a", "network": NETWORK, "val": IMAGES, "batch_size": 8}
-SETS = {**FITTED, "method": "aps", "coverage": 0.9, "classwise": False}
 PREDICTED = {"model": "basic", "seed": 0, "images": IMAGES, "shift": "gamma,exponent=2"}
 PREDICTED |= {"shift_seed": 0, "batch_size": 8}
+APPLIED = Applied(of="a", variant="temperature", fitted="b")
 SCORED = {"rows": (Row(model="a", seed=0, shifts=("clean",)),), "titles": {}, "bootstrap": 100}
 SAMPLED = {"images": IMAGES, "train": None, "models": {}, "shifts": (), "shift_seed": 0}
 # Each kind of step with all of its fields in effect.
@@ -70,10 +69,9 @@ STEPS = {
     "choose": ChooseStep(**STEP, title="t", values=({},), folders=("f",), metric="nll"),
     "fit": FitStep(**STEP, **FITTED, stored=False, shifts=("clean", "gamma,exponent=2")),
     "fit of stored": FitStep(**STEP, **FITTED, stored=True),
-    "conform": ConformStep(**STEP, **SETS, stored=False, shifts=("clean", "gamma,exponent=2")),
     "features": FeaturesStep(**STEP, network=NETWORK, images=IMAGES, seed=0, batch_size=8),
     "predict": PredictStep(**STEP, **PREDICTED, how=Forward(network=NETWORK)),
-    "predict from stored": PredictStep(**STEP, **PREDICTED, how=Scaled(of="a", fitted="b")),
+    "predict from stored": PredictStep(**STEP, **PREDICTED, how=APPLIED),
     "given": PredictStep(**STEP, **PREDICTED, how=Given(digest="given")),
     "group": GroupStep(**STEP, images=(IMAGES,), digests=("groups",)),
     "score": ScoreStep(**STEP, **SCORED, validation=True, natural_shift=False),
@@ -92,9 +90,16 @@ WITHOUT_EFFECT = {
     "pretrain": {"folder", "title"},
     "train": {"folder", "start", "choice", "tries", "may_diverge"},
     "choose": {"title", "folders", *MACHINE},
-    "fit": {"validation", "more"},
-    "fit of stored": {"validation", "more", "shifts", "shift_seed", *OF_NETWORKS, *MACHINE},
-    "conform": {"validation", "more", "groups"},
+    "fit": {"validation", "more", "groups"},
+    "fit of stored": {
+        "validation",
+        "more",
+        "groups",
+        "shifts",
+        "shift_seed",
+        *OF_NETWORKS,
+        *MACHINE,
+    },
     "features": set(),
     "predict": {"model", "seed", "known"},
     "predict from stored": {"model", "seed", "known", "images", *CELL, *MACHINE},
@@ -117,7 +122,7 @@ def changed(value):
         Arithmetic: Arithmetic("bf16"),
         Trained: Trained(folder="models/other/seed-0"),
         Forward: Forward(network=Trained(folder="models/other/seed-0")),
-        Scaled: plan.Averaged(members=("a",)),
+        Applied: plan.Averaged(members=("a",)),
         Given: Given(digest="other"),
         Row: Row(model="b", seed=0, shifts=("clean",)),
     }

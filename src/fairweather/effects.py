@@ -8,12 +8,12 @@ changes raises the version of the table, which then stands among the facts of ev
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+from fairweather.facts import read_facts
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -35,9 +35,7 @@ class Effect:
 Untold = Annotated[T, Effect(None)]  # never changes the result, or the files that are read tell it
 Within = Annotated[T, Effect("")]  # its own fields stand among those of the whole
 
-_STORED = json.loads(
-    resources.files("fairweather").joinpath("defaults.json").read_text(encoding="utf-8")
-)
+_STORED = read_facts("fairweather", "defaults")
 VERSION: int = _STORED["version"]
 DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = _STORED["defaults"]
 

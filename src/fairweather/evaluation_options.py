@@ -18,7 +18,7 @@ from fairweather.options import (
     option,
     shared,
 )
-from fairweather.variants import Variant, check_fit_on, read_variants, with_fit_on
+from fairweather.variants import VARIANTS, Variant, all_variants
 
 if TYPE_CHECKING:
     import pydantic
@@ -91,10 +91,9 @@ class EvaluationOptions(ModelOptions):
     )
     variants: tuple[str | Mapping[str, object], ...] = option(
         (),
-        "Also measure a variant of the model: a calibration (temperature, vector_scaling, "
-        "isotonic, top_versus_all), batchnorm, or conformal for prediction sets. One with "
-        "parameters is written 'KIND: {PARAMETER: VALUE}', such as 'conformal: {method: aps, "
-        "coverage: 0.9}'. Repeatable.",
+        f"Also measure a variant of the model: {', '.join(VARIANTS)}. One with parameters is "
+        "written 'KIND: {PARAMETER: VALUE}', such as 'conformal: {method: aps, coverage: 0.9}' or "
+        "'temperature: {of: batchnorm}'. Repeatable.",
         flag="--variant",
     )
     fit_on: tuple[str | Mapping[str, object], ...] = option(
@@ -160,10 +159,9 @@ class EvaluationOptions(ModelOptions):
     def all_variants(self) -> tuple[Variant, ...]:
         """The variants, with those that `fit_on` adds.
 
-        Raises `InputError` for one that is unknown or listed twice.
+        Raises `InputError` for one that is unknown, listed twice, or needs `fit_on`.
         """
-        found = read_variants(self.variants)
-        return with_fit_on(found) if self.fit_on else found
+        return all_variants(self.variants, fit_on=bool(self.fit_on))
 
 
 def check_options(given: Mapping[str, object]) -> EvaluationOptions:
@@ -200,9 +198,7 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     texts = (titles,) if isinstance(titles, str) else titles
     for title in texts.values() if isinstance(texts, Mapping) else texts:
         check_name(title, "the title")
-    found = read_variants(checked.variants)
-    if not checked.fit_on:
-        check_fit_on(found)
+    _ = checked.all_variants  # checks them
     check_limits(checked)
     return checked
 

@@ -16,7 +16,6 @@ from fairweather.errors import InputError
 from fairweather.evaluation.inputs import EvaluationInputs, check_variants, model_source
 from fairweather.evaluation.request import Request, titles_of
 from fairweather.evaluation_options import EvaluationOptions, natural_sources
-from fairweather.inference import adapt_batchnorm
 from fairweather.metrics.class_metrics import read_points
 from fairweather.models import describe_preprocessing, given_options
 from fairweather.models.onnx_network import OnnxNetwork
@@ -34,11 +33,10 @@ from fairweather.steps.measuring import (
     facts_of,
     predict_models,
 )
-from fairweather.steps.one_image import try_attacks, try_sets, try_shifts
+from fairweather.steps.one_image import try_attacks, try_fitting, try_shifts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, Plan, in_order
 from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
-from fairweather.variants import BatchNorm
 
 
 def try_out(request: Request, inputs: EvaluationInputs) -> None:
@@ -48,9 +46,9 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     check_variants(options, dataset.name, has_validation=dataset.val is not None)
     titles_of(options.title, [each.name for each in inputs.models])
-    if any(isinstance(each, BatchNorm) for each in options.all_variants):
+    for variant in options.all_variants:
         for each in inputs.models:
-            adapt_batchnorm(each.model)
+            variant.check_network(each.model)
     if options.precision == "bf16" and any(
         isinstance(module, OnnxNetwork) for each in inputs.models for module in each.model.modules()
     ):
@@ -58,7 +56,7 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
             "precision bf16 is for PyTorch models; an ONNX file says itself which of its numbers "
             "have 16 bits"
         )
-    try_sets(options.all_variants, dataset.val)
+    try_fitting(options.all_variants, dataset.val)
     image = dataset.test[:1]
     try_shifts([*request.shifts, *request.fit_on_shifts()], image, options.shift_seed)
     attacks = [each for each in request.shifts if isinstance(each, Attack)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -41,7 +41,8 @@ from fairweather.record import (
 from fairweather.runs import fingerprint
 from fairweather.training import Recipe
 from fairweather.training.selfsupervised import Pretraining
-from fairweather.variants import Weigh
+from fairweather.variants import read_variant
+from fairweather.variants.variant import Adapting
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
 NATURAL_DATA = "natural:"  # prefix of other images of the same classes
@@ -51,7 +52,6 @@ VERSIONS = {
     "train": 1,
     "choose": 1,
     "fit": 1,
-    "conform": 1,
     "features": 1,
     "predict": 1,
     "group": 1,
@@ -372,18 +372,22 @@ class ChooseStep(Step):
     metric: Literal["accuracy", "nll"]
 
 
-class FittingStep(Step):
-    """What all steps have in common that fit something on predictions of validation images.
+class FitStep(Step):
+    """Fit a variant on a model's predictions of validation images.
 
     Attributes:
+        variant: its written form.
         validation: the file of these predictions.
         more: further such files, of the same images under other shifts.
         shifts: ids of the shifts of all these files, in their order.
         shift_seed: random seed of these shifts.
         network, val, batch_size, arithmetic: used to predict the logits again if they are not
             stored; there is no network if the predictions are given.
+        groups: the file that says which validation images belong together, if that is known.
     """
 
+    kind: Literal["fit"] = "fit"
+    variant: str = "temperature"
     validation: Untold[str]
     more: Untold[tuple[str, ...]] = ()
     shifts: tuple[str, ...] = (CLEAN,)
@@ -393,6 +397,7 @@ class FittingStep(Step):
     stored: bool
     batch_size: int
     arithmetic: Within[Arithmetic] = FP32
+    groups: Untold[str | None] = None
 
     def idle(self) -> Collection[str]:  # noqa: D102 - as its base says
         if self.stored:
@@ -402,33 +407,6 @@ class FittingStep(Step):
 
     def made_with(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
         return {} if self.stored or self.shifts == (CLEAN,) else {"libraries": LIBRARIES}
-
-
-class FitStep(FittingStep):
-    """Fit a calibration of a model on its predictions of validation images.
-
-    Attributes:
-        variant: the written form of the calibration.
-    """
-
-    kind: Literal["fit"] = "fit"
-    variant: str = "temperature"
-
-
-class ConformStep(FittingStep):
-    """Fit what the prediction sets of a conformal variant are made with.
-
-    Attributes:
-        method, coverage, classwise, weigh: of the variant.
-        groups: the file that says which validation images belong together, if that is known.
-    """
-
-    kind: Literal["conform"] = "conform"
-    method: str
-    coverage: float
-    classwise: bool
-    weigh: Weigh = "clusters"
-    groups: Untold[str | None] = None
 
 
 class FeaturesStep(Step):
@@ -454,67 +432,72 @@ class FeaturesStep(Step):
         return ()
 
 
-class Forward(Frozen):
+class Way(Frozen):
+    """How predictions are made."""
+
+    way: str
+
+    @property
+    def reads(self) -> list[str]:
+        """The files that it reads."""
+        return []
+
+
+class Forward(Way):
     """Predict with a network.
 
     Attributes:
-        fitted: the file of a calibration of its logits, if they are changed.
-        sets: a file with what prediction sets are made with, which has a temperature of its own.
+        variant: the written form of the variant that adapts the network, or changes its logits.
+        fitted: the file with what is fitted for the variant, if anything is.
     """
 
     way: Literal["forward"] = "forward"
     network: Network
+    variant: str | None = None
     fitted: Untold[str | None] = None
-    sets: Untold[str | None] = None
+
+    @property
+    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+        return [*network_files(self.network), *([self.fitted] if self.fitted else [])]
+
+    @property
+    def adapting(self) -> Adapting | None:
+        """What adapts the network to the images."""
+        return None if self.variant is None else read_variant(self.variant).adapting
 
 
-class Adapted(Frozen):
-    """Predict with a network whose batch norm takes its statistics from the test batch."""
+class Applied(Way):
+    """Change stored predictions by what is fitted for a variant; keep them if nothing is."""
 
-    way: Literal["adapted"] = "adapted"
-    network: Network
-
-
-class Scaled(Frozen):
-    """Change stored logits by the calibration in a file."""
-
-    way: Literal["scaled"] = "scaled"
+    way: Literal["applied"] = "applied"
     of: Untold[str]
-    fitted: Untold[str]
+    variant: str
+    fitted: Untold[str | None]
+
+    @property
+    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+        return [self.of, *([self.fitted] if self.fitted else [])]
 
 
-class Kept(Frozen):
-    """Take the predictions of the model as they are: only its thresholds are others."""
-
-    way: Literal["kept"] = "kept"
-    of: Untold[str]
-
-
-class InSets(Frozen):
-    """Make prediction sets from stored logits, with what is in a file."""
-
-    way: Literal["in sets"] = "in sets"
-    of: Untold[str]
-    sets: Untold[str]
-
-
-class Averaged(Frozen):
+class Averaged(Way):
     """Average the probabilities of stored logits."""
 
     way: Literal["averaged"] = "averaged"
     members: Untold[tuple[str, ...]]
 
+    @property
+    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+        return list(self.members)
 
-class Given(Frozen):
+
+class Given(Way):
     """Take predictions that were made elsewhere, known by the digest of their content."""
 
     way: Literal["given"] = "given"
     digest: Annotated[str, Effect("given")]
 
 
-AnyWay = Forward | Adapted | Scaled | InSets | Kept | Averaged | Given
-# The ways that read what is stored or given, and so need neither a network nor images.
-READING = Scaled | InSets | Kept | Averaged | Given
+AnyWay = Forward | Applied | Averaged | Given
 
 
 class PredictStep(Step):
@@ -549,8 +532,14 @@ class PredictStep(Step):
         cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")
         return f"{self.task}, {cell}"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a batch depends on those before it, so that one worker must predict them all."""
+        adapting = self.how.adapting if isinstance(self.how, Forward) else None
+        return adapting is not None and adapting.begins_anew == "cell"
+
     def idle(self) -> Collection[str]:  # noqa: D102 - as its base says
-        if not isinstance(self.how, READING):
+        if isinstance(self.how, Forward):
             return ()
         unseen = () if isinstance(self.how, Given) else ("images",)
         return (*MACHINE, "shift", "shift_seed", "batch_size", "arithmetic", *unseen)
@@ -559,7 +548,7 @@ class PredictStep(Step):
         found: dict[str, JsonValue] = {}
         if self.ood_scores:
             found["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
-        if self.shift != CLEAN and not isinstance(self.how, READING):
+        if self.shift != CLEAN and isinstance(self.how, Forward):
             found["libraries"] = LIBRARIES
         return found
 
@@ -587,12 +576,14 @@ class Row(Frozen):
 
     Attributes:
         fitted_on: the shifts of the validation images that its thresholds are fitted on.
+        adapts: whether its network adapts to the images.
     """
 
     model: str
     seed: int | str
     shifts: tuple[str, ...]
     fitted_on: tuple[str, ...] = (CLEAN,)
+    adapts: bool = False
 
 
 class ScoreStep(Step):
@@ -633,9 +624,8 @@ class ScoreStep(Step):
 
     def made_with(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
         # Those of prediction sets only where there are some, so that other scores stay finished.
-        of_images = (metric.name for metric in METRICS if self.sets or not metric.needs_sets)
-        of_classes = (name for name, of in CLASS_METRICS.items() if self.sets or not of.needs_sets)
-        return {"metrics": [*of_images, *of_classes]}
+        rows = (*METRICS.values(), *CLASS_METRICS.values())
+        return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
 
 
 class SampleStep(Step):
@@ -679,7 +669,6 @@ AnyStep = Annotated[
     | TrainStep
     | ChooseStep
     | FitStep
-    | ConformStep
     | FeaturesStep
     | PredictStep
     | GroupStep
@@ -717,6 +706,12 @@ class Plan(Frozen):
             if each.id in wanted:
                 wanted.update(each.needs)
         return wanted
+
+    def beginning_with(self, steps: Iterable[str]) -> Plan:
+        """The same plan with these steps, and all that they need, before the others."""
+        first = set[str]().union(*map(self.needed_for, steps))
+        ordered = sorted(self.steps, key=lambda step: step.id not in first)
+        return self.model_copy(update={"steps": tuple(ordered)})
 
 
 def in_order(

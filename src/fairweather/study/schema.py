@@ -31,7 +31,7 @@ from fairweather.study.exposure import (
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import LARGEST_SIDE, Attack, Shift
-from fairweather.variants import Variant, check_fit_on, read_variants, with_fit_on
+from fairweather.variants import Variant, all_variants
 
 # Prefix of `weights:` for the weights of a pre-training of the same study.
 PRETRAINING = "pretraining:"
@@ -360,8 +360,7 @@ class Study(Strict):
                 "many there are, such as processes: 2"
             )
         self.fit_on_shifts()
-        if not self.fit_on:
-            check_fit_on(self.all_variants())
+        self.all_variants()
         self._check_levels()
         self._check_starts()
         self._check_labels()
@@ -447,8 +446,7 @@ class Study(Strict):
 
     def all_variants(self) -> tuple[Variant, ...]:
         """The variants of every model, in the file's order, with those that `fit_on` adds."""
-        found = read_variants(self.variants)
-        return with_fit_on(found) if self.fit_on else found
+        return all_variants(self.variants, fit_on=bool(self.fit_on))
 
     def fit_on_shifts(self) -> tuple[Shift, ...]:
         """The shifts of the validation images that are fitted on; often none."""
