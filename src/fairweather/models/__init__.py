@@ -39,7 +39,6 @@ from fairweather.models.prepared import prepared_at as prepared_at
 from fairweather.models.preprocessing import describe_preprocessing as describe_preprocessing
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS as PUBLISHED_WEIGHTS
 from fairweather.models.specification import ModelSpec as ModelSpec
-from fairweather.models.specification import spec_facts as spec_facts
 
 
 def load_model(
