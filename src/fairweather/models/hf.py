@@ -21,6 +21,7 @@ from fairweather.models.classifier import Classifier
 from fairweather.models.hf_processor import Processing, Processor, read_processor
 from fairweather.models.hf_vetting import TIMM, vetted
 from fairweather.models.opened import Opened, folder_name
+from fairweather.models.source import Source
 from fairweather.types import class_names
 
 Find = Callable[[str], Path | None]
@@ -313,3 +314,14 @@ def _quietly(logging: ModuleType) -> Iterator[None]:
             if bars:
                 logging.enable_progress_bar()
             (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()
+
+
+HF = Source(
+    "hf:REPO",
+    "a classifier of Hugging Face transformers, from the hub or a folder",
+    open_hf,
+    settings=("offline",),
+    guess=lambda text: (
+        f"hf:{text}" if (Path(text).expanduser() / "config.json").is_file() else None
+    ),
+)

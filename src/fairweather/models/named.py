@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from fairweather.download import file_digest
 from fairweather.errors import InputError
-from fairweather.models.backbones import Library, find_library
+from fairweather.models.backbones import LIBRARIES, Library, find_library
 from fairweather.models.building import given_statistics, pretrained
 from fairweather.models.checkpoints import Checkpoint
 from fairweather.models.classifier import Classifier
@@ -19,9 +20,12 @@ from fairweather.models.gray import NOTE, GrayInput, has_one_channel, narrow_as
 from fairweather.models.opened import Opened, folder_name
 from fairweather.models.preprocessing import UNKNOWN, Preprocessing, Statistics, at_size
 from fairweather.models.selfsupervised import fit_state
+from fairweather.models.source import Source
 from fairweather.models.specification import ModelSpec
 from fairweather.models.weights import load_whole, state_digest, weights_file
 from fairweather.models.wnids import CLASSES, imagenet
+
+OF_NAMED = ("weights", "classes", "mean", "std", "input_size")
 
 
 def open_named(
@@ -205,3 +209,24 @@ def _outputs(library: Library, network: nn.Module) -> int | None:
     return (
         len(weight) if isinstance(weight, torch.Tensor) else getattr(network, "num_classes", None)
     )
+
+
+def _source(kind: str, title: str) -> Source:
+    library = LIBRARIES[kind]
+
+    def guess(text: str) -> str | None:
+        return f"{kind}:{text}" if library.knows(text) and not Path(text).exists() else None
+
+    return Source(
+        f"{kind}:NAME",
+        title,
+        lambda name, **given: open_named(f"{kind}:{name}", **given),
+        options=OF_NAMED,
+        settings=("offline", "seed"),
+        check=lambda name, _: library.check(name),
+        guess=guess,
+    )
+
+
+TORCHVISION = _source("torchvision", "a network of torchvision, with its published weights")
+TIMM = _source("timm", "a network of timm, with its published weights")

@@ -13,6 +13,7 @@ import torch
 from fairweather.download import file_digest
 from fairweather.errors import InputError, is_there, missing_extra
 from fairweather.models.classifier import Classifier
+from fairweather.models.foreign import refuse_foreign
 from fairweather.models.gray import NOTE
 from fairweather.models.onnx_graph import (
     ImageInput,
@@ -37,6 +38,7 @@ from fairweather.models.outputs import (
     like_sigmoids,
     single_output,
 )
+from fairweather.models.source import OF_ANY, Source, closest_file
 from fairweather.types import SMALLEST_SIDE, Preparation, is_finite
 
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -210,3 +212,21 @@ def _digest(files: Sequence[Path]) -> str:
 
 def _rounded(values: Sequence[float]) -> str:
     return " ".join(f"{value:.4g}" for value in values)
+
+
+def _check(place: str, _: str | None) -> None:
+    path = Path(place)
+    if path.suffix.lower() != ".pb" or path.name == "saved_model.pb":  # TensorFlow's own name
+        refuse_foreign(path)  # some programs write ONNX files as .pb
+    if not is_there(path.expanduser()):
+        raise InputError(f"onnx:{place}: there is no such file{closest_file(path)}")
+
+
+ONNX = Source(
+    "onnx:FILE",
+    "an ONNX file",
+    open_onnx,
+    options=OF_ANY,
+    check=_check,
+    guess=lambda text: f"onnx:{text}" if Path(text).suffix == ".onnx" else None,
+)
