@@ -22,6 +22,7 @@ from fairweather.models.hf_processor import Processing, Processor, read_processo
 from fairweather.models.hf_vetting import TIMM, vetted
 from fairweather.models.opened import Opened, folder_name
 from fairweather.models.source import Source
+from fairweather.record import DESCRIPTION
 from fairweather.types import class_names
 
 Find = Callable[[str], Path | None]
@@ -316,12 +317,15 @@ def _quietly(logging: ModuleType) -> Iterator[None]:
             (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()
 
 
+def _guess(text: str) -> str | None:
+    config, of_run = (Path(text).expanduser() / name for name in ("config.json", DESCRIPTION))
+    return f"hf:{text}" if config.is_file() and not of_run.is_file() else None
+
+
 HF = Source(
     "hf:REPO",
     "a classifier of Hugging Face transformers, from the hub or a folder",
     open_hf,
     settings=("offline",),
-    guess=lambda text: (
-        f"hf:{text}" if (Path(text).expanduser() / "config.json").is_file() else None
-    ),
+    guess=_guess,
 )

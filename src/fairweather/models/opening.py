@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fairweather.models.run_folder import RUN
 from fairweather.models.source import OF_ANY, Source
 from fairweather.models.specification import check_counts
 from fairweather.models.weights_file import FILE
+from fairweather.options import ModelOptions, takes
 
 # By the kind before the colon; `file` has none.
 SOURCES: dict[str, Source] = {
@@ -32,18 +34,14 @@ SOURCES: dict[str, Source] = {
 }
 
 
+@takes(ModelOptions)
 def open_model(
     source: str,
     *,
-    architecture: str | None = None,
-    weights: str | Path | None = None,
     classes: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_size: int | None = None,
-    outputs: str = "auto",
     offline: bool = False,
     seed: int = 0,
+    **options: Any,  # noqa: ANN401 - those of `ModelOptions`
 ) -> Opened:
     """Open a classifier from any source, with the preprocessing of its own configuration.
 
@@ -74,19 +72,29 @@ def open_model(
     >>> opened.model(torch.rand(1, 3, 160, 160)).shape, opened.preparation.size
     (torch.Size([1, 1000]), 160)
     """
-    given: dict[str, Any] = {
-        "architecture": architecture,
-        "weights": None if weights is None else str(weights),
-        "classes": classes,
-        "mean": mean,
-        "std": std,
-        "input_size": input_size,
-        "outputs": outputs,
-    }
-    check_model(source, **given)
+    given = ModelOptions(**options)
+    return open_with(source, given, classes=classes, offline=offline, seed=seed)
+
+
+def open_with(
+    source: str,
+    options: ModelOptions,
+    *,
+    classes: int | None = None,
+    offline: bool = False,
+    seed: int = 0,
+) -> Opened:
+    """Open a classifier as `open_model` does."""
     found, place = find_source(source)
-    given |= {"offline": offline, "seed": seed}
-    return found.open(place, **{name: given[name] for name in (*found.options, *found.settings)})
+    every = {**given_options(options), "classes": classes, "offline": offline, "seed": seed}
+    check_model(source, **given_options(options), classes=classes)
+    return found.open(place, **{name: every[name] for name in (*found.options, *found.settings)})
+
+
+def given_options(options: ModelOptions) -> dict[str, Any]:
+    """The options of a model by name; other fields of a subclass are left out."""
+    found = {each.name: getattr(options, each.name) for each in fields(ModelOptions)}
+    return {**found, "weights": None if found["weights"] is None else str(found["weights"])}
 
 
 def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of `open_model`
