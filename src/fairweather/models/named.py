@@ -18,7 +18,14 @@ from fairweather.models.classifier import Classifier
 from fairweather.models.fitting import describe_checkpoint
 from fairweather.models.gray import NOTE, GrayInput, has_one_channel, narrow_as
 from fairweather.models.opened import Opened, folder_name
-from fairweather.models.preprocessing import UNKNOWN, Preprocessing, Statistics, at_size
+from fairweather.models.preprocessing import (
+    UNKNOWN,
+    Preprocessing,
+    Statistics,
+    at_size,
+    in_words,
+    preparation_facts,
+)
 from fairweather.models.selfsupervised import fit_state
 from fairweather.models.source import Source
 from fairweather.models.specification import ModelSpec
@@ -76,8 +83,7 @@ def open_named(
         "outputs": outputs,
         "normalisation": {"mean": statistics.mean, "std": statistics.std, "from": origin},
         "preparation": {
-            **(preparation._asdict() if preparation else {}),
-            "from": prepared_by,
+            **preparation_facts(preparation, prepared_by),
             **({"remark": published.remark} if published and published.remark else {}),
         },
         "checkpoint": understood,
@@ -159,8 +165,8 @@ def _statistics(
     held = checkpoint.statistics if checkpoint else None
     if given and held and not _close(given, held):
         raise InputError(
-            f"{weights} contains its own normalisation, mean {_words(held.mean)} and std "
-            f"{_words(held.std)}, and images must not be normalised twice: leave mean and std out"
+            f"{weights} contains its own normalisation, mean {in_words(held.mean)} and std "
+            f"{in_words(held.std)}, and images must not be normalised twice: leave mean and std out"
         )
     if given:
         return given, "given"
@@ -185,10 +191,6 @@ def _check_size(model: Classifier, architecture: str, size: int) -> None:
 def _close(one: Statistics, other: Statistics) -> bool:
     pairs = zip(one.mean + one.std, other.mean + other.std, strict=True)
     return all(abs(a - b) < 1e-5 for a, b in pairs)
-
-
-def _words(numbers: Sequence[float]) -> str:
-    return " ".join(f"{number:.4g}" for number in numbers)
 
 
 def _head(library: Library, network: nn.Module) -> str | None:

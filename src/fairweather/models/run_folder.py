@@ -8,7 +8,7 @@ from fairweather.download import file_digest
 from fairweather.errors import InputError
 from fairweather.models.building import load_checkpoint
 from fairweather.models.opened import Opened, folder_name
-from fairweather.models.preprocessing import UNKNOWN
+from fairweather.models.preprocessing import UNKNOWN, preparation_facts
 from fairweather.models.source import Source, closest_file
 from fairweather.record import DESCRIPTION, RECORD, WEIGHTS
 from fairweather.runs import RunFolder, read_json
@@ -38,7 +38,7 @@ def open_run(place: str) -> Opened:
             "std": model.std.flatten().tolist(),
             "from": "the run",
         },
-        "preparation": {**(preparation._asdict() if preparation else {}), "from": origin},
+        "preparation": preparation_facts(preparation, origin),
         "spec": written["spec"],
     }
     classes = written.get("classes")
