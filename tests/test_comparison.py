@@ -23,7 +23,6 @@ from fairweather.types import Cell, Score
 
 from .commands import fairweather
 from .run_folders import (
-    as_first_version,
     change_record,
     copy_run,
     outcomes,
@@ -289,7 +288,7 @@ def test_a_number_that_moved_is_outside_and_no_other(tmp_path):
     np.testing.assert_allclose(outside["difference"], [-90 / N, -360 / N], atol=1e-8)
     assert "10 of the 12 published numbers" in comparison.notes[0]
     assert "4 of 6 for Accuracy (%), 6 of 6 for RMS calibration error" in comparison.notes[0]
-    (shown,) = (line for line in comparison.body if line[2] == "0.9" and line[-1] == "no")
+    (shown,) = (line for line in comparison.main.body if line[2] == "0.9" and line[-1] == "no")
     assert shown[:4] == ["Basic", "Brightness", "0.9", "Accuracy"]
     assert shown[4].startswith("53.8 [")
     assert shown[5:] == ["58.8", "−5.0", "no"]
@@ -596,9 +595,3 @@ def test_other_training_labels_are_said(copy):
     plain = {"label_noise": 0.0, "imbalance": 1.0, "verified": True}
     copy = change_record(copy, lambda facts: facts["data"]["notes"].update(plain))
     assert "label_noise" not in str(read_comparison(copy))
-
-
-def test_a_run_of_the_first_version_is_compared_alike(run, tmp_path):
-    first = as_first_version(run, tmp_path / "first")
-    pd.testing.assert_frame_equal(fw.compare_with_published(first), fw.compare_with_published(run))
-    assert read_comparison(first).notes == read_comparison(run).notes

@@ -231,13 +231,14 @@ def test_a_run_without_its_record_is_taken_up(tmp_path):
         assert run.step("report") is not None
 
 
-def test_a_folder_of_an_earlier_version_is_read_and_not_taken_up(tmp_path):
+def test_a_folder_of_the_first_version_is_refused_with_one_sentence(tmp_path):
     (tmp_path / FIRST_FACTS).write_text("{}")
-    with (
-        pytest.raises(InputError, match=r"earlier version of fairweather.*--out"),
-        open_run(tmp_path),
-    ):
+    said = r"holds a run of version 1 .* no longer read; .*--out"
+    with pytest.raises(InputError, match=said), open_run(tmp_path):
         pass
+    with pytest.raises(InputError, match=said):
+        open_finished_run(tmp_path)
+    assert not RunFolder(tmp_path).has_record
     assert [path.name for path in tmp_path.iterdir()] == [FIRST_FACTS]
 
 

@@ -31,7 +31,7 @@ from fairweather.progress import Event
 from fairweather.record import RECORD, Machine, step_file
 from fairweather.runs import RunFolder, this_machine
 from fairweather.steps import Done, Plan, PredictStep, Step, Worker
-from fairweather.steps.plan import READING, FittingStep, PretrainStep, TrainStep
+from fairweather.steps.plan import FitStep, Forward, PretrainStep, TrainStep
 from fairweather.steps.training import STATE
 from fairweather.steps.worker import splits_of, using_threads
 from fairweather.types import Dataset, Images
@@ -294,8 +294,8 @@ def is_light(step: Step) -> bool:
     """Whether the driver does a step itself: it is short, and reads or writes many files."""
     match step:
         case PredictStep(how=how):
-            return isinstance(how, READING)
-        case FittingStep(stored=stored):
+            return not isinstance(how, Forward)
+        case FitStep(stored=stored):
             return stored
         case TrainStep(tries=tries):
             return bool(tries)  # it copies one of them

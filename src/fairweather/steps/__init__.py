@@ -17,7 +17,7 @@ from fairweather.steps.plan import ReportStep
 from fairweather.steps.plan import Step as Step
 from fairweather.steps.plan import fingerprint_of as fingerprint_of
 from fairweather.steps.plan import in_order as in_order
-from fairweather.steps.predicting import do_conform, do_fit, do_predict, do_predictions
+from fairweather.steps.predicting import do_fit, do_predict, do_predictions
 from fairweather.steps.predicting import pixels_of as pixels_of
 from fairweather.steps.sampling import do_sample
 from fairweather.steps.scoring import do_score
@@ -39,7 +39,6 @@ DO: Mapping[str, Do] = {
     "train": do_train,
     "choose": do_choose,
     "fit": do_fit,
-    "conform": do_conform,
     "features": do_features,
     "predict": do_predict,
     "group": do_group,

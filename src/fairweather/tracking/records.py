@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import JsonValue
 
 from fairweather.errors import InputError
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import (
     ABSENT_METRICS,
     DESCRIPTION,
@@ -42,8 +43,6 @@ from fairweather.record import (
     pretraining_folder,
 )
 from fairweather.runs import (
-    FIRST_FACTS,
-    FIRST_MANIFEST,
     RunFolder,
     fingerprint,
     machines_of,
@@ -51,12 +50,11 @@ from fairweather.runs import (
 )
 
 NEEDED = (PAGE, SCORES)
-FILES = (PAGE, RECORD, JOINED, STUDY, FIRST_FACTS, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
+FILES = (PAGE, RECORD, JOINED, STUDY, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
 FOLDERS = (FIGURES, TABLES)
 # The metrics that the report shows over levels. A tracker's table has one column per name, so of
 # all other metrics it gets only means over shifts; all of them are in scores.csv, which is sent as
 # a file.
-FOLLOWED = ("accuracy", "rms_calibration_error")
 _BOUNDS = ("low", "high")
 # MLflow's rule for names (mlflow.utils.validation), without colons, which servers on Windows
 # refuse, and without spaces, which only separate ` low`, ` high` and ` sd`.
@@ -179,10 +177,7 @@ def _identity(record: RunRecord, described: Sequence[Record]) -> str:
 
 def _ended(run: RunFolder) -> int:
     """When the last step was done, in milliseconds since 1970."""
-    if run.is_first_version:
-        written = [run.file(FIRST_MANIFEST)]
-    else:
-        written = list(run.file(STEPS).rglob("*.json"))
+    written = run.file(STEPS).rglob("*.json")
     times = [path.stat().st_mtime_ns for path in written if path.is_file()]
     if not times:
         raise InputError(f"{run.path} has no finished step: only a finished run can be tracked")
@@ -194,8 +189,8 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
 
     A key is `METRIC/SHIFT`, with `/LEVEL` if there is one. With ` low` and ` high` after it, it is
     a bound of the 95 % interval; with ` sd`, the standard deviation over seeds, which has the seed
-    `mean`. Single shifts have only the metrics in `FOLLOWED`. Numbers that are not finite are left
-    out.
+    `mean`. Single shifts have only the metrics that are shown most. Numbers that are not finite
+    are left out.
 
     Args:
         scores: the table of scores.csv.
@@ -208,7 +203,7 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
            ['accuracy/fog/0.5 low', 0.8],
            ['accuracy/fog/0.5 high', 0.95]], dtype=object)
     """
-    kept = scores[~scores["shift"].isin(swept) | scores["metric"].isin(FOLLOWED)]
+    kept = scores[~scores["shift"].isin(swept) | scores["metric"].isin(shown_metrics(2))]
     level = ("/" + kept["level"]).where(kept["level"] != NO_LEVEL, "")
     text = kept["metric"] + "/" + kept["shift"] + level
     kept = kept.assign(key=text.map(allowed_names(text.unique())))
