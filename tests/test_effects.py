@@ -50,7 +50,13 @@ STEP = {"id": "id", "task": "task", "leaves": ("file",)}
 SPEC = models.ModelSpec("timm:test_resnet", 3)
 RUN = {"precision": "fp32", "own_statistics": True, "weights": "none", "spec": SPEC, "seed": 0}
 NETWORK = Trained(folder="models/basic/seed-0")
-FITTED = {"variant": "temperature", "validation": "a", "network": NETWORK, "val": IMAGES, "batch_size": 8}
+FITTED = {
+    "variant": "temperature",
+    "validation": "a",
+    "network": NETWORK,
+    "val": IMAGES,
+    "batch_size": 8,
+}
 PREDICTED = {"model": "basic", "seed": 0, "images": IMAGES, "shift": "gamma,exponent=2"}
 PREDICTED |= {"shift_seed": 0, "batch_size": 8}
 APPLIED = Applied(of="a", variant="temperature", fitted="b")

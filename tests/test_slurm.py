@@ -20,8 +20,7 @@ from fairweather.executor_options import minutes_of
 from fairweather.executors import slurm, submitted
 from fairweather.executors.failed import Failed, JobFailedError
 from fairweather.executors.followed import Followed
-from fairweather.executors.logs import last_lines, log_of, logging_steps
-from fairweather.executors.remote import StepLog
+from fairweather.executors.logs import last_lines, log_of, logging_steps, write_log
 from fairweather.progress import silent
 from fairweather.record import RECORD
 from fairweather.runs import RunFolder
@@ -349,9 +348,8 @@ def test_what_a_job_refuses_ends_the_command_with_its_sentence(start, state, tmp
 def test_a_log_that_is_no_file_is_not_written_to(tmp_path, make):
     run, step = RunFolder(tmp_path / "run"), SimpleNamespace(id="scores")
     put(make, run.path / log_of("scores"))
-    order = SimpleNamespace(steps=(step,), title="scores")
     for write in (
-        lambda: StepLog(order, run).begin("here"),  # what Ray's processes print
+        lambda: write_log(run, [step], "begun"),  # what Ray's processes print
         lambda: logging_steps("job 1")([step], None, run, silent),  # what jobs of SLURM do
     ):
         with pytest.raises(InputError, match=r"scores\.log"):

@@ -532,12 +532,6 @@ class PredictStep(Step):
         cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")
         return f"{self.task}, {cell}"
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether a batch depends on those before it, so that one worker must predict them all."""
-        adapting = self.how.adapting if isinstance(self.how, Forward) else None
-        return adapting is not None and adapting.begins_anew == "cell"
-
     def idle(self) -> Collection[str]:  # noqa: D102 - as its base says
         if isinstance(self.how, Forward):
             return ()

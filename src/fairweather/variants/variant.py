@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError
 
@@ -176,15 +176,10 @@ class Adapting(Variant):
     set that is sorted by class would give batches of one class. Batches are of nearly equal size.
     They are never halved where memory runs out, since smaller ones would give other results. What
     is predicted for an image depends on others, so that attacks, which treat each alone, are not
-    for it.
-
-    Attributes:
-        begins_anew: at each `batch`, so that several workers may share the batches of a cell; or at
-            each `cell`, which one worker then predicts whole.
+    for it. A cell is always predicted whole, by one process.
     """
 
     is_fitted: ClassVar[bool] = False
-    begins_anew: ClassVar[Literal["batch", "cell"]]
 
     def adapt(self, network: nn.Module) -> nn.Module:
         """Copy a network, so that the copy adapts to the batches that it predicts.
