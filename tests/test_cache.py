@@ -28,7 +28,6 @@ from fairweather.pool import submit
 from fairweather.progress import Event
 
 from .conftest import keep_lines
-from .endless import needs_endless, pipe, put
 from .forking import Program
 from .started import started
 
@@ -433,43 +432,6 @@ def test_damaged_pixels_in_the_cache_change_no_digest_and_are_told(folder, cache
     assert all("damaged" in line and "decoded again" in line for line in lines)
     assert digests(load(folder, progress=keep_lines(lines))) == before
     assert len(lines) == len(list(cache.glob("*.pixels")))
-
-
-def test_no_link_in_the_cache_is_followed(folder, cache, tmp_path):
-    before = digests(load(folder))
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    for path in sorted(cache.iterdir()):
-        victim = outside / path.name
-        if path.suffix == ".pixels":  # whole and of as many images, but of others
-            victim.write_bytes(bytes(40 * 3 * 8 * 8))
-            seal(victim, (40, 3, 8, 8), {})
-            guessed = path.with_suffix(".00000000.partial")
-            guessed.symlink_to(victim)
-        else:
-            victim.write_bytes(b"mine")
-        path.unlink()
-        path.symlink_to(victim)
-    old = cache / f"{'a' * 64}.00000000.partial"  # as a process left it that was killed long ago
-    old.symlink_to(outside)
-    os.utime(old, (0, 0), follow_symlinks=False)
-    theirs = {each: each.read_bytes() for each in outside.iterdir()}
-    assert len(theirs) == 4
-    lines = []
-    assert digests(load(folder, progress=keep_lines(lines))) == before
-    assert len(lines) == 2
-    assert {each: each.read_bytes() for each in outside.iterdir()} == theirs
-    assert not any(path.is_symlink() for path in cache.iterdir())
-    assert files_of(cache) == [".lock", ".lock", ".pixels", ".pixels"]
-
-
-@needs_endless
-def test_a_pipe_in_the_cache_is_replaced_and_not_waited_for(folder, cache):
-    before = digests(load(folder))
-    for path in cache.glob("*.pixels"):
-        put(pipe, path)
-    assert digests(load(folder)) == before
-    assert all(path.is_file() for path in cache.glob("*.pixels"))
 
 
 def test_no_flipped_bit_of_the_record_moves_an_image(tmp_path):

@@ -32,7 +32,7 @@ import pyarrow.parquet
 from pydantic import JsonValue
 
 from fairweather.claims import CLAIMS, Claims, are_claims, claiming, present
-from fairweather.errors import InputError, check_has_end, check_text, hide_passwords, naming
+from fairweather.errors import InputError, check_text, hide_passwords, naming
 from fairweather.record import (
     COLUMNS,
     JOINED,
@@ -137,8 +137,6 @@ def stays_inside(name: str) -> bool:
 
 def _has_links(folder: Path, name: str) -> bool:
     """Whether a plain name may pass through a link; only then need whole paths be resolved."""
-    if os.name == "nt":  # its junctions are not seen as links
-        return True
     steps = accumulate([os.fspath(folder), *name.split("/")], os.path.join)
     return any(map(os.path.islink, islice(steps, 1, None)))
 
@@ -566,7 +564,6 @@ def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn an error with a file that is none of predictions into an `InputError`."""
-    check_has_end(path)
     try:
         yield
     except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from fairweather.data.source import (
     names_below,
     required_path,
 )
-from fairweather.errors import InputError, neither_file_nor_folder
+from fairweather.errors import InputError
 
 UNLABELLED = "unlabelled"  # the one class of images without labels
 
@@ -138,11 +137,11 @@ def _visible_files(folder: Path) -> Iterator[Path]:
         entry = next(left[-1], None)
         if entry is None:
             left.pop()
-        elif stat.S_ISDIR(mode := entry.stat().st_mode):
+        elif entry.is_dir():
             if entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve()):
                 raise InputError(f"{str(entry)!r} is a link to a folder that contains it")
             left.append(iter(_visible(entry)))
-        elif stat.S_ISREG(mode):
+        elif entry.is_file():
             yield entry
         else:
-            raise neither_file_nor_folder(entry)
+            raise InputError(f"{str(entry)!r} is neither a file nor a folder")

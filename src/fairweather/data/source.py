@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.errors import InputError, check_has_end
+from fairweather.errors import InputError
 from fairweather.progress import Notify
 from fairweather.types import Groups
 
@@ -141,8 +141,7 @@ def names_below(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 def check_exists(path: Path) -> None:
     """Raise `InputError` with the closest name in its folder unless a file or folder exists."""
-    check_has_end(path)
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     closest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)

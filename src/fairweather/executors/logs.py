@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TextIO
 
-from fairweather.errors import check_has_end
 from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Outcome
 from fairweather.executors.shared import Perform
@@ -70,9 +69,8 @@ def logging_steps(by: str) -> Perform:
 
 
 def appending(run: RunFolder, name: str) -> TextIO:
-    """Open a log in a run folder for more lines; raises `InputError` for a pipe in its place."""
+    """Open a log in a run folder for more lines."""
     path = run.file(name)
-    check_has_end(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("a", encoding="utf-8")
 

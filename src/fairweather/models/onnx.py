@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fairweather.download import file_digest
-from fairweather.errors import InputError, is_there, missing_extra
+from fairweather.errors import InputError, missing_extra
 from fairweather.models.classifier import Classifier
 from fairweather.models.gray import NOTE
 from fairweather.models.onnx_graph import (
@@ -75,7 +75,7 @@ def open_onnx(
     """
     path = Path(path).expanduser()
     _check_packages()
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"onnx:{path}: there is no such file")
     model = read_graph(path)
     files = [path, *external_files(model, path)]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fairweather.errors import InputError, check_text, is_there
+from fairweather.errors import InputError, check_text
 from fairweather.models.backbones import LIBRARIES, find_library
 from fairweather.models.building import given_statistics
 from fairweather.models.named import open_named
@@ -140,7 +140,7 @@ def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of
     check_model_options(kind, source, **options)
     if kind in LIBRARIES:
         LIBRARIES[kind].check(rest)
-    elif kind == "onnx" and not is_there(Path(rest).expanduser()):
+    elif kind == "onnx" and not Path(rest).expanduser().is_file():
         raise InputError(f"onnx:{rest}: there is no such file{_closest_file(Path(rest))}")
     elif kind == "run" and not Path(rest).expanduser().is_dir():
         raise InputError(f"run:{rest}: there is no such folder{_closest_file(Path(rest))}")
@@ -151,7 +151,7 @@ def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of
                 "architecture timm:NAME or torchvision:NAME"
             )
         find_library(options["architecture"])
-        if not is_there(Path(rest).expanduser()):
+        if not Path(rest).expanduser().is_file():
             raise InputError(f"weights: there is no file {rest}{_closest_file(Path(rest))}")
 
 
