@@ -84,7 +84,7 @@ class Calibration(Variant):
             )
 
     @property
-    def name(self) -> str:  # noqa: D102 - as its base says
+    def name(self) -> str:
         return f"{self._own_name}{FIT_ON}" if self.fit_on else self._own_name
 
     @property
@@ -92,11 +92,11 @@ class Calibration(Variant):
         return self.kind
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         return f"{self.described} {FITTED_UNDER_SHIFTS}" if self.fit_on else self.described
 
     @property
-    def uses_fit_on(self) -> bool:  # noqa: D102 - as its base says
+    def uses_fit_on(self) -> bool:
         return self.fit_on
 
 
@@ -146,7 +146,7 @@ class TopVersusAll(Calibration):
         return self.kind if self.method == CURVES[0] else f"{self.kind}-{self.method}"
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         shifted = f" {FITTED_UNDER_SHIFTS}" if self.fit_on else ""
         return f"{self.described} ({self.method}){shifted}"
 
@@ -158,11 +158,11 @@ class Thresholds(Variant):
     kind: ClassVar[str] = f"thresholds{FIT_ON}"
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         return f"thresholds {FITTED_UNDER_SHIFTS}"
 
     @property
-    def uses_fit_on(self) -> bool:  # noqa: D102 - as its base says
+    def uses_fit_on(self) -> bool:
         return True
 
 
@@ -174,7 +174,7 @@ class BatchNorm(Variant):
     is_fitted: ClassVar[bool] = False
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         return "batch norm of the test batch"
 
 
@@ -219,7 +219,7 @@ class Conformal(Variant):
             )
 
     @property
-    def name(self) -> str:  # noqa: D102 - as its base says
+    def name(self) -> str:
         from fairweather.types import shortest  # likewise
 
         each = "-classwise" if self.classwise else ""
@@ -227,7 +227,7 @@ class Conformal(Variant):
         return f"{self.kind}-{self.method}-{shortest(self.coverage)}{each}{weighed}"
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         each = " in each class" if self.classwise else ""
         weighed = " of images" if self.weigh == "images" else ""
         return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{weighed}{each}"

@@ -305,7 +305,7 @@ class TrainingStep(Step):
         """Whether several processes are needed."""
         return self.processes > 1
 
-    def machine(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def machine(self) -> dict[str, JsonValue]:
         several: dict[str, JsonValue] = {}
         if self.processes > 1:
             several = {"processes": self.processes, "sync_batchnorm": self.sync_batchnorm}
@@ -336,7 +336,7 @@ class PretrainStep(TrainingStep):
     recipe: Pretraining
     precision: str
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         return {
             "images": self.images.digest,
             "probe": [self.train.digest, self.val.digest],
@@ -389,10 +389,10 @@ class TrainStep(TrainingStep):
     may_diverge: bool = False
 
     @property
-    def is_shared(self) -> bool:  # noqa: D102 - as its base says
+    def is_shared(self) -> bool:
         return super().is_shared and not self.tries  # the files of a try are only copied
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         changes_labels = self.label_fraction < 1 or self.label_noise > 0
         # Keys of recipes and networks that were added later are here only if not at their default,
         # so that trainings that were finished before stay finished.
@@ -430,7 +430,7 @@ class ChooseStep(Step):
     folders: tuple[str, ...]
     metric: Literal["accuracy", "nll"]
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         return {"values": list(self.values), "metric": self.metric}
 
 
@@ -456,7 +456,7 @@ class FittingStep(Step):
     batch_size: int
     arithmetic: Arithmetic = FP32
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         if self.stored:
             return {}
         return {
@@ -482,7 +482,7 @@ class FitStep(FittingStep):
     kind: Literal["fit"] = "fit"
     variant: str = "temperature"
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         # Only where it is another one, so that temperatures that were fitted before stay so.
         chosen = {} if self.variant == "temperature" else {"variant": self.variant}
         return {**super().inputs(), **chosen}
@@ -503,7 +503,7 @@ class ConformStep(FittingStep):
     weigh: Weigh = "clusters"
     groups: str | None = None
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         asked = {"method": self.method, "coverage": self.coverage, "classwise": self.classwise}
         # Only where it is another one, so that sets that were fitted before stay so.
         weighed = {} if self.weigh == "clusters" else {"weigh": self.weigh}
@@ -529,7 +529,7 @@ class FeaturesStep(Step):
     batch_size: int
     arithmetic: Arithmetic = FP32
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         return {
             "data": self.images.digest,
             "network": _network_facts(self.network),
@@ -632,11 +632,11 @@ class PredictStep(Step):
     known: str | None = None
 
     @property
-    def label(self) -> str:  # noqa: D102 - as its base says
+    def label(self) -> str:
         cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")
         return f"{self.task}, {cell}"
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         # Only where they are asked for, so that other predictions stay finished.
         scores = {"ood_scores": [*OOD_SCORES, NEIGHBOURS]} if self.ood_scores else {}
         if isinstance(self.how, Scaled | InSets | Kept | Averaged):
@@ -671,14 +671,14 @@ class GroupStep(Step):
     digests: tuple[str | None, ...]
 
     @property
-    def data(self) -> list[str]:  # noqa: D102 - as its base says
+    def data(self) -> list[str]:
         return [DATA]
 
     @property
-    def is_known(self) -> bool:  # noqa: D102 - as its base says
+    def is_known(self) -> bool:
         return None not in self.digests
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         return {"digests": list(self.digests), "images": [each.digest for each in self.images]}
 
 
@@ -731,7 +731,7 @@ class ScoreStep(Step):
     slices: tuple[str, ...] = ()
     sets: dict[str, str] = pydantic.Field(default_factory=dict)
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         # Those of prediction sets only where there are some, so that other scores stay finished.
         of_images = (metric.name for metric in METRICS if self.sets or not metric.needs_sets)
         of_classes = (name for name, of in CLASS_METRICS.items() if self.sets or not of.needs_sets)
@@ -774,7 +774,7 @@ class SampleStep(Step):
     attacks: tuple[str, ...] = ()
     networks: dict[str, Network] = pydantic.Field(default_factory=dict)
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         # Only where there are attacks, so that the samples of other runs stay finished.
         attacked = {
             "attacks": list(self.attacks),
@@ -799,7 +799,7 @@ class ReportStep(Step):
     kind: Literal["report"] = "report"
     disposable: ClassVar[bool] = True
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def inputs(self) -> Mapping[str, object]:
         return {}
 
 

@@ -83,7 +83,7 @@ class Isotonic(Calibrator):
     kind: Literal["isotonic"] = "isotonic"
     steps: tuple[Steps, ...] = Field(min_length=1)
 
-    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:
         rows = check_classes(logits, len(self.steps))
         found = self.probabilities(scipy.special.softmax(rows, axis=1))
         return with_one_winner(np.log(found), rows)

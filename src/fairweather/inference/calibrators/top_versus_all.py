@@ -46,7 +46,7 @@ class TopVersusAll(Calibrator):
     classes: int = Field(ge=2)
     curve: Steps | Logistic
 
-    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:
         rows = check_classes(logits, self.classes)
         logs = scipy.special.log_softmax(rows, axis=1)
         top = rows.argmax(axis=1)[:, None]

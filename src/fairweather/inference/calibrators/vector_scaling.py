@@ -43,7 +43,7 @@ class VectorScaling(Calibrator):
             raise ValueError("there must be one scale and one bias for each class")
         return self
 
-    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:
         rows = check_classes(logits, len(self.scales))
         return (rows * np.array(self.scales) + np.array(self.biases)).astype(np.float32)
 
