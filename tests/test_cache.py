@@ -18,7 +18,7 @@ from loky import get_reusable_executor
 from PIL import Image, ImageFile
 
 from fairweather.data import decode, digest, load_data
-from fairweather.data.cache import cached_images, content_digests
+from fairweather.data.cache import Entry, cached_images, content_digests
 from fairweather.data.pixelfile import open_sealed, seal
 from fairweather.data.source import Item, Listing
 from fairweather.data.split import Part
@@ -93,7 +93,7 @@ def part_of(items, files=(), classes=1):
 def cached(items, *, name="test", size=None, skip_unreadable=False, content="content"):
     part = part_of(items)
     square = size and Square(size, resize=size)
-    return cached_images(part, name, content, square=square, skip_unreadable=skip_unreadable)
+    return cached_images(Entry(part, name, content, square), skip_unreadable=skip_unreadable)
 
 
 def squares(*values, side=8):
@@ -326,7 +326,7 @@ def test_items_are_read_as_processes_need_them(two_processes):
 
     part = Part(Listing(np.zeros(1000, np.int64), items, ()), np.arange(1000))
     with pytest.raises(InputError, match="bad: "):
-        cached_images(part, "test", "content", square=None, skip_unreadable=False)
+        cached_images(Entry(part, "test", "content"), skip_unreadable=False)
     assert len(read) <= 1 + 16 * (2 * 2 + 2)
 
 
@@ -376,7 +376,7 @@ SLOW = """
     import pathlib, sys, time
     import numpy as np
     from fairweather.data import decode
-    from fairweather.data.cache import cached_images
+    from fairweather.data.cache import Entry, cached_images
     from fairweather.data.source import Item, Listing
     from fairweather.data.split import Part
     from fairweather.pixels import Square
@@ -394,7 +394,7 @@ SLOW = """
 
     part = Part(Listing(np.zeros(100, np.int64), read, ()), np.arange(100))
     square = Square(8, resize=8)
-    cached_images(part, "test", "content", square=square, skip_unreadable=False)
+    cached_images(Entry(part, "test", "content", square), skip_unreadable=False)
     print("done", flush=True)
 """
 

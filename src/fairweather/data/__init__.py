@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import numpy as np
 import torch
 
-from fairweather.data.cache import CachedImages, cached_images, content_digests, is_decoded
+from fairweather.data.cache import CachedImages, Entry, cached_images, content_digests
 from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.copies import Copies, find_copies, name_of
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
@@ -199,15 +199,8 @@ def load_data(
     with explained_reading():
         contents = content_digests(divided)
     for name, part in divided.items():
-        cached = cached_images(
-            part,
-            name,
-            contents[name],
-            square=square,
-            skip_unreadable=skip_unreadable,
-            scale=values,
-            progress=tell,
-        )
+        entry = Entry(part, name, contents[name], square, values)
+        cached = cached_images(entry, skip_unreadable=skip_unreadable, progress=tell)
         if cached.skipped and not cached.readable.any():
             raise unreadable_error(cached.skipped[0], cached.reason)
         splits[name] = _labelled(cached, part, listed.classes, name)
@@ -317,7 +310,8 @@ def survey_data(
         {name: len(part.keys) for name, part in divided.items()},
         listed.notes,
         all(
-            is_decoded(part, name, contents[name], square, values) for name, part in divided.items()
+            Entry(part, name, contents[name], square, values).is_decoded
+            for name, part in divided.items()
         ),
     )
 

@@ -144,4 +144,4 @@ def _visible_files(folder: Path) -> Iterator[Path]:
         elif entry.is_file():
             yield entry
         else:
-            raise InputError(f"{str(entry)!r} is neither a file nor a folder")
+            raise InputError(f"{str(entry)!r} cannot be read: it is no file")
