@@ -162,9 +162,7 @@ def load_data(
             16-bit images are scaled over all 16 bits, and DICOM files by their window.
         offline: do not download missing files.
         progress: show how far it is, and lines for a person to read, such as whether the files of
-            a named set were verified. False shows nothing; a function is called with every
-            `Event`: the name of a task (`decode train`), how much of it is done, and how much there
-            is (None if that is not known).
+            a named set were verified (`Event` says how).
 
     Raises:
         InputError: an option, a name, a file or a label is wrong; the message is one sentence.

@@ -12,12 +12,12 @@ from fairweather.data.source import (
     SPLIT_NAMES,
     SPLITS,
     WHOLE,
-    Item,
     Listing,
     Request,
     Source,
     check_exists,
     check_same_classes,
+    listing_of_files,
     names_below,
     required_path,
 )
@@ -113,12 +113,7 @@ def _list_split(folders: list[Path], root: Path) -> Listing:
 
 
 def _listing(paths: tuple[Path, ...], labels: npt.NDArray[np.int64], root: Path) -> Listing:
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
-        for key in keys:
-            yield Item(str(paths[key]), paths[key])
-
-    names = names_below(root, paths)
-    return Listing(labels, read, paths, file_per_image=True, names=names)
+    return listing_of_files(labels, paths, names_below(root, paths))
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -97,6 +97,18 @@ class Listing(NamedTuple):
         return None if self.groups is None else self.groups.clusters
 
 
+def listing_of_files(
+    labels: npt.NDArray[np.int64], paths: tuple[Path, ...], names: tuple[str, ...]
+) -> Listing:
+    """List images that have a file each, by key."""
+
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for key in keys:
+            yield Item(str(paths[key]), paths[key])
+
+    return Listing(labels, read, paths, file_per_image=True, names=names)
+
+
 class Source(NamedTuple):
     """The result of a source function.
 
