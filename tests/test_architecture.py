@@ -9,6 +9,7 @@ SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
 LEAVES = {
     "errors",
     "facts",
+    "options",
     "types",
     "record",
     "progress",
@@ -28,17 +29,17 @@ LEAVES = {
     "fabric",
     "group",
     "pool",
-    "variants",
     "spreadsheet",
 }
 MAY_IMPORT = {
     "errors": set(),
     "facts": set(),
-    "types": {"errors"},
+    "options": {"errors"},
+    "types": {"errors", "options"},
     "record": {"errors", "types"},
     "progress": set(),
     "display": {"progress"},
-    "evaluation_options": {"errors", "variants"},
+    "evaluation_options": {"errors", "options", "variants"},
     "executor_options": {"errors"},
     "devices": {"errors"},
     "yamlfile": {"errors"},
@@ -54,7 +55,6 @@ MAY_IMPORT = {
     "vega": {"errors", "pool"},
     "claims": {"errors"},
     "spreadsheet": set(),
-    "variants": {"errors", "types", "yamlfile"},
     "fabric": set(),
     "group": {"devices", "errors", "fabric"},
     "data": LEAVES,
@@ -62,17 +62,18 @@ MAY_IMPORT = {
     "shifts": LEAVES,
     "attacks": LEAVES,
     "metrics": LEAVES,
+    "variants": LEAVES | {"metrics"},
     "training": LEAVES,
     "shift_lists": LEAVES | {"attacks", "shifts"},
     "shifting": LEAVES | {"shift_lists"},
     "prediction_files": LEAVES | {"models"},
-    "inference": LEAVES | {"metrics"},
+    "inference": LEAVES | {"metrics", "variants"},
     "runs": LEAVES,
     "scores": LEAVES | {"metrics", "runs"},
-    "report": LEAVES | {"metrics", "runs", "scores"},
+    "report": LEAVES | {"metrics", "runs", "scores", "variants"},
     "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},
-    "tracking": LEAVES | {"runs"},
+    "tracking": LEAVES | {"metrics", "runs"},
     "cleaning": LEAVES | {"runs"},
     "finished_run": LEAVES | {"report", "runs"},
     "pytest_plugin": LEAVES | {"rules", "runs"},
@@ -80,14 +81,16 @@ MAY_IMPORT = {
     "exporting": LEAVES | {"data", "runs", "shifts"},
     "steps": LEAVES
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
-    | {"shift_lists", "shifting", "shifts", "training"},
+    | {"shift_lists", "shifting", "shifts", "training", "variants"},
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "reopened": LEAVES | {"data", "models", "runs", "steps"},
     "estimation": LEAVES
-    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts"},
+    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts", "variants"},
     "guard": LEAVES | {"metrics"},
-    "guarding": LEAVES | {"guard", "inference", "metrics", "reopened", "runs", "scores"},
-    "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
+    "guarding": LEAVES
+    | {"guard", "inference", "metrics", "reopened", "runs", "scores", "variants"},
+    "as_seeds": LEAVES
+    | {"executors", "finished_run", "report", "runs", "shifts", "steps", "variants"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
 MAY_IMPORT["evaluation"] = set(MAY_IMPORT)

@@ -21,15 +21,15 @@ import yaml
 import fairweather as fw
 from fairweather import metrics, record
 from fairweather.cli import app
+from fairweather.metrics.across_shifts import OF_SHIFTS
 from fairweather.rules import read_rules
 from fairweather.runs import RunFolder
-from fairweather.steps.derived import DERIVED
 from fairweather.study import load_study
 from fairweather.study.planning import interpolated_name
 from fairweather.training.selfsupervised import Pretraining, pretrain
 from fairweather.training.selfsupervised.diagnostics import Probe
 from fairweather.types import Predictions
-from fairweather.variants import VARIANTS
+from fairweather.variants import VARIANTS, class_of
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from . import (
@@ -100,7 +100,7 @@ def test_the_words_of_scores_csv_are_defined():
     def words(column):
         return set(first_cells(section(FORMATS, f"Words in the column {column}")))
 
-    variants = {record.variant_name("NAME", kind().name) for kind in VARIANTS.values()}
+    variants = {record.variant_name("NAME", class_of(kind)().name) for kind in VARIANTS}
     together = f"NAME{record.ENSEMBLE_SUFFIX}"
     assert words("model") == {"NAME", together, interpolated_name("NAME", 0.5)} | variants
     assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}
@@ -124,7 +124,7 @@ def test_no_word_of_the_record_is_left_out():
 
 def test_the_metrics_of_several_cells_are_defined():
     both = metrics.detection_score([0.9, 0.8], [0.1, 0.2], resamples=5)
-    expected = [*(each.name for each in DERIVED), *both]
+    expected = [*OF_SHIFTS, *both]
     assert first_cells(section(FORMATS, "Metrics of several cells")) == expected
 
 

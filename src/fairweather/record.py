@@ -173,11 +173,6 @@ def fitted_file(model: str, seed: int | str, variant: str) -> str:
     return f"variants/{variant_name(model, variant)}/seed-{seed}/{variant}.json"
 
 
-def temperature_file(model: str, seed: int | str) -> str:
-    """The file with the fitted temperature of a model."""
-    return fitted_file(model, seed, "temperature")
-
-
 def sets_file(model: str, variant: str, seed: int | str) -> str:
     """The file with what the prediction sets of a variant of a model are made with.
 
@@ -538,7 +533,7 @@ StepKind: TypeAlias = Literal[
     "train",
     "choose",
     "fit",
-    "conform",
+    "conform",  # what fits prediction sets in folders of earlier versions
     "features",
     "predict",
     "group",

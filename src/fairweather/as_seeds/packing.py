@@ -13,18 +13,16 @@ from pathlib import Path, PurePosixPath
 from pydantic import JsonValue
 
 from fairweather.as_seeds.fitting import Part, check_fit, open_part
-from fairweather.as_seeds.folder import begin, check_place, copy
+from fairweather.as_seeds.folder import begin, check_place, fill
 from fairweather.as_seeds.planning import describe, plan_scores
 from fairweather.as_seeds.taken import Taken
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, unknown_name
-from fairweather.executors import execute
 from fairweather.finished_run import Run
-from fairweather.progress import Event, Notify
+from fairweather.progress import Notify
 from fairweather.record import DESCRIPTION, GROUPS, RunRecord, base_model
 from fairweather.runs import lock_run, small_predictions
-from fairweather.steps import Worker
-from fairweather.variants import read_variant
+from fairweather.variants import read_variants, variant_of
 
 
 @shows_progress
@@ -74,10 +72,7 @@ def pack_run(
     with lock_run(place) as folder:
         named = Part(_cut(part.name), part.run, _without_folders(part.record))
         begin(folder, record, [named], small)
-        for number, (step, taken) in enumerate(small.items(), start=1):
-            copy(taken, folder)
-            tell(Event("pack", number, len(small), step))
-        execute(rest.plan, folder, Worker(rest.plan, device="cpu", progress=tell), tell)
+        fill(folder, small, rest.plan, "pack", tell)
     return Run(place)
 
 
@@ -90,11 +85,10 @@ def _chosen(
     """The record of what is kept, in the order of the run."""
     kept = _names("model", models, list(record.models))
     names = _names("shift", shifts, [sweep.name for sweep in record.sweeps])
-    known = {read_variant(text).name: text for text in record.settings.variants}
+    known = {each.name: each for each in read_variants(record.settings.variants)}
     uses = _names("variant", variants, list(known))
     if not kept:
         raise InputError("a copy without models has nothing to join: name a model, or none for all")
-    dropped = tuple(f"+{name}" for name in known if name not in uses)
     return record.model_copy(
         update={
             "models": {name: each for name, each in record.models.items() if name in kept},
@@ -102,13 +96,14 @@ def _chosen(
             "variants": {
                 name: title
                 for name, title in record.variants.items()
-                if base_model(name) in kept and not (dropped and name.endswith(dropped))
+                if base_model(name) in kept
+                and ((of := variant_of(name, known.values())) is None or of.name in uses)
             },
             "seen_shifts": {
                 name: each for name, each in record.seen_shifts.items() if base_model(name) in kept
             },
             "settings": record.settings.model_copy(
-                update={"variants": tuple(known[name] for name in uses)}
+                update={"variants": tuple(known[name].text for name in uses)}
             ),
         }
     )

@@ -24,15 +24,13 @@ from fairweather.devices import (
 )
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, no_exit
-from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.inference.last_layer import last_input
-from fairweather.inference.temperature import Change, divide_by
 from fairweather.inference.untouched import untouched
-from fairweather.metrics import per_image
 from fairweather.metrics.ood_scores import Seen, ood_scores
 from fairweather.progress import Event, Notify
 from fairweather.streams import Makers, shifted_batches, slices
 from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
+from fairweather.variants.fitted import UNCHANGED, Divided, Fitted
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
@@ -57,15 +55,17 @@ class Reader(NamedTuple):
 
     Attributes:
         model: float images in [0, 1] to logits.
-        change: how its logits are changed; None for not at all.
-        sets: what prediction sets are made with, from the changed logits; None for none.
+        fitted: how its logits are changed.
         known: if given, the scores of `OOD_SCORES` are computed too, from the changed logits.
+        adapts: whether it adapts to the images, so that it has an order and batches of its own.
+        keeps_logits: keep the logits of any number of classes.
     """
 
     model: nn.Module
-    change: Change | None = None
-    sets: FittedSets | None = None
+    fitted: Fitted = UNCHANGED
     known: Known | None = None
+    adapts: bool = False
+    keeps_logits: bool = False
 
 
 @shows_progress
@@ -115,7 +115,7 @@ def predict(
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
     with untouched([model]):
         (predictions,) = predict_each(
-            [Reader(in_own_numbers(model), divide_by(temperature))],
+            [Reader(in_own_numbers(model), Divided(value=temperature))],
             images,
             shift,
             batches=slices(len(images), batch_size),
@@ -187,10 +187,10 @@ def predict_each(
         logits = logits_of(reader.model, part, attack, device, arithmetic, seed, within).numpy()
         within(1.0)
         done += len(part)
-        changed = logits if reader.change is None else reader.change(logits)
-        predicted = from_logits(changed, part.labels.numpy(), part.keys.numpy(), part.classes)
-        if reader.sets is not None:
-            predicted = with_sets(predicted, changed, reader.sets)
+        changed, labels, keys = reader.fitted.change(logits), part.labels.numpy(), part.keys.numpy()
+        predicted = from_logits(changed, labels, keys, part.classes, reader.fitted)
+        if reader.keeps_logits:
+            predicted = replace(predicted, logits=changed)
         if reader.known is None:
             return predicted
         scores = ood_scores(Seen(changed, _on_cpu(seen()), reader.known.features))
@@ -227,43 +227,17 @@ def _on_cpu(features: torch.Tensor | None) -> npt.NDArray[np.float32] | None:
     return None if features is None else features.float().cpu().numpy()
 
 
-def predict_logits(
-    model: nn.Module,
-    images: Images,
-    shift: Shift | None = None,
-    *,
-    batch_size: int = 256,
-    device: str | torch.device = "auto",
-    arithmetic: Arithmetic = FP32,
-    seed: int = 0,
-    when_halved: WhenHalved | None = None,
-) -> npt.NDArray[np.float32]:
-    """Predict images and return their logits, float32 `[N, classes]`, for any number of classes.
-
-    Arguments as in `predict_each`.
-    """
-    device = resolve_device(device) if isinstance(device, str) else device
-
-    def logits(part: Images) -> np.ndarray:
-        return logits_of(model, part, None, device, arithmetic, seed).numpy()
-
-    fitting, batches = Fitting(batch_size, when_halved), slices(len(images), batch_size)
-    found: list[npt.NDArray[np.float32]] = []
-    with evaluating(model, device):
-        for batch in shifted_batches(images, shift, seed, batches):
-            found.extend(fitting.parts(batch, logits))
-    return np.concatenate(found)
-
-
 def from_logits(
     logits: np.ndarray,
     labels: npt.NDArray[np.int64],
     keys: npt.NDArray[np.int64],
     classes: tuple[str, ...],
+    fitted: Fitted = UNCHANGED,
 ) -> Predictions:
     """Make the per-image columns of a cell from float32 logits `[N, classes]`.
 
-    `labels` and `keys` are int64 `[N]`, `classes` the names in label order.
+    `labels` and `keys` are int64 `[N]`, `classes` the names in label order; `fitted` is what has
+    changed the logits.
     """
     if logits.shape[1] != len(classes):
         raise InputError(
@@ -272,7 +246,7 @@ def from_logits(
     return Predictions(
         keys=keys,
         labels=labels,
-        **per_image(logits, labels)._asdict(),
+        **fitted.columns(logits, labels),
         logits=logits if len(classes) <= MOST_STORED_CLASSES else None,
         classes=classes,
     )

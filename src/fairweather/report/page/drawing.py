@@ -50,12 +50,6 @@ CONFIG: Spec = {
 }
 # The shapes of figures.SHAPES as letters, filled for models and hollow for their variants.
 GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
-SHORT = {
-    "accuracy": "Accuracy",
-    "rms_calibration_error": "RMS calibration error",
-    "conformal_coverage": "Coverage of prediction sets",
-    "conformal_set_size": "Classes in a prediction set",
-}
 # A model stands out, and the others are faint, while the pointer or a button asks for it.
 FOCUS = alt.Parameter(name="focus", param=alt.VariableParameter("focus", value=""))
 # The numbers of a chart: put in when it is built, or by the page's script for a chosen cell.
@@ -85,20 +79,6 @@ def looks(positions: Sequence[int]) -> list[Look]:
         )
         for at, each in enumerate(positions)
     ]
-
-
-class Chart(NamedTuple):
-    """A chart of the page.
-
-    Attributes:
-        name: of its place in the page.
-        alt: what somebody who does not see it must know.
-        spec: Vega-Lite, without data that a chooser brings.
-    """
-
-    name: str
-    alt: str
-    spec: Spec
 
 
 def in_words(metric: str, score: Score) -> str:
