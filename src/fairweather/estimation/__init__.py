@@ -86,8 +86,7 @@ def estimate(
         with_labels: also count how many are right, if their labels are the run's classes.
         device: `auto`, `cpu`, `cuda`, ...
         offline: do not download missing files.
-        progress: show how far it is; False shows nothing, and a function is called with every
-            `Event`.
+        progress: show how far it is (`Event` says how).
 
     Raises:
         InputError: there is no such run, model or seed, or images cannot be read, or labels are

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from fairweather.errors import check_has_end
 from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Outcome
 from fairweather.executors.shared import Perform
@@ -34,7 +33,6 @@ def write_log(run: RunFolder, steps: Sequence[Step], text: str) -> None:
     """
     for step in steps:
         path = run.file(log_of(step.id))
-        check_has_end(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}\n")

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from fairweather import effects
 from fairweather.download import file_digest
-from fairweather.errors import InputError, is_there
+from fairweather.errors import InputError
 from fairweather.models.backbones import find_library
 from fairweather.models.checkpoints import Checkpoint, read_checkpoint
 from fairweather.models.classifier import Classifier
@@ -175,7 +175,7 @@ def load_checkpoint(folder: Path) -> Classifier:
     """
     described, weights = folder / "model.json", folder / "model.safetensors"
     for needed in (described, weights):
-        if not is_there(needed):
+        if not needed.is_file():
             raise InputError(f"{folder} does not hold a finished model: {needed} is missing")
     try:
         spec = _SPEC.validate_python(json.loads(described.read_text(encoding="utf-8"))["spec"])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fairweather.download import file_digest
-from fairweather.errors import InputError, is_there, missing_extra
+from fairweather.errors import InputError, missing_extra
 from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
 from fairweather.models.foreign import refuse_foreign
@@ -76,7 +76,7 @@ def open_onnx(
     """
     path = Path(path).expanduser()
     _check_packages()
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"onnx:{path}: there is no such file")
     model = read_graph(path)
     files = [path, *external_files(model, path)]
@@ -208,7 +208,7 @@ def _check(place: str, _: str | None) -> None:
     path = Path(place)
     if path.suffix.lower() != ".pb" or path.name == "saved_model.pb":  # TensorFlow's own name
         refuse_foreign(path)  # some programs write ONNX files as .pb
-    if not is_there(path.expanduser()):
+    if not path.expanduser().is_file():
         raise InputError(f"onnx:{place}: there is no such file{closest_file(path)}")
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fairweather.download import fetch, file_digest
-from fairweather.errors import InputError, is_there, missing_extra, unknown_name
+from fairweather.errors import InputError, missing_extra, unknown_name
 from fairweather.folders import cache_folder
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS
 
@@ -54,7 +54,7 @@ def weights_file(weights: str, *, sha256: str | None = None, offline: bool = Fal
         path = cache_folder() / "weights" / place / name
         return fetch(address, path, sha256=sha256, offline=offline)
     path = lite0_file() if weights == "lite0" else Path(weights).expanduser()
-    if not is_there(path) and not path.suffix:
+    if not path.is_file() and not path.suffix:
         known = [
             "none",
             "imagenet",

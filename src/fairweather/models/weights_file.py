@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fairweather.errors import InputError, is_there
+from fairweather.errors import InputError
 from fairweather.models.backbones import find_library
 from fairweather.models.named import OF_NAMED, open_named
 from fairweather.models.opened import Opened
@@ -28,7 +28,7 @@ def _check(file: str, architecture: str | None) -> None:
             "architecture timm:NAME or torchvision:NAME"
         )
     find_library(architecture)
-    if not is_there(Path(file).expanduser()):
+    if not Path(file).expanduser().is_file():
         raise InputError(f"weights: there is no file {file}{closest_file(Path(file))}")
 
 

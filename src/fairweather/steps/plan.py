@@ -283,7 +283,7 @@ class TrainingStep(Step):
         """Whether several processes are needed."""
         return self.processes > 1
 
-    def idle(self) -> Collection[str]:  # noqa: D102 - as its base says
+    def idle(self) -> Collection[str]:
         return ("processes", "sync_batchnorm") if self.processes == 1 else ()
 
 
@@ -350,7 +350,7 @@ class TrainStep(TrainingStep):
     may_diverge: Untold[bool] = False
 
     @property
-    def is_shared(self) -> bool:  # noqa: D102 - as its base says
+    def is_shared(self) -> bool:
         return super().is_shared and not self.tries  # the files of a try are only copied
 
 
@@ -399,13 +399,13 @@ class FitStep(Step):
     arithmetic: Within[Arithmetic] = FP32
     groups: Untold[str | None] = None
 
-    def idle(self) -> Collection[str]:  # noqa: D102 - as its base says
+    def idle(self) -> Collection[str]:
         if self.stored:
             of_networks = ("network", "val", "batch_size", "arithmetic", *MACHINE)
             return ("stored", "shifts", "shift_seed", *of_networks)
         return ("stored", *(("shift_seed",) if self.shifts == (CLEAN,) else ()))
 
-    def made_with(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def made_with(self) -> dict[str, JsonValue]:
         return {} if self.stored or self.shifts == (CLEAN,) else {"libraries": LIBRARIES}
 
 
@@ -428,7 +428,7 @@ class FeaturesStep(Step):
     batch_size: int
     arithmetic: Within[Arithmetic] = FP32
 
-    def idle(self) -> Collection[str]:  # noqa: D102 - as its base says
+    def idle(self) -> Collection[str]:
         return ()
 
 
@@ -457,7 +457,7 @@ class Forward(Way):
     fitted: Untold[str | None] = None
 
     @property
-    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+    def reads(self) -> list[str]:
         return [*network_files(self.network), *([self.fitted] if self.fitted else [])]
 
     @property
@@ -475,7 +475,7 @@ class Applied(Way):
     fitted: Untold[str | None]
 
     @property
-    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+    def reads(self) -> list[str]:
         return [self.of, *([self.fitted] if self.fitted else [])]
 
 
@@ -486,7 +486,7 @@ class Averaged(Way):
     members: Untold[tuple[str, ...]]
 
     @property
-    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+    def reads(self) -> list[str]:
         return list(self.members)
 
 
@@ -528,17 +528,17 @@ class PredictStep(Step):
     known: Untold[str | None] = None
 
     @property
-    def label(self) -> str:  # noqa: D102 - as its base says
+    def label(self) -> str:
         cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")
         return f"{self.task}, {cell}"
 
-    def idle(self) -> Collection[str]:  # noqa: D102 - as its base says
+    def idle(self) -> Collection[str]:
         if isinstance(self.how, Forward):
             return ()
         unseen = () if isinstance(self.how, Given) else ("images",)
         return (*MACHINE, "shift", "shift_seed", "batch_size", "arithmetic", *unseen)
 
-    def made_with(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def made_with(self) -> dict[str, JsonValue]:
         found: dict[str, JsonValue] = {}
         if self.ood_scores:
             found["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
@@ -561,7 +561,7 @@ class GroupStep(Step):
     digests: tuple[str | None, ...]
 
     @property
-    def is_known(self) -> bool:  # noqa: D102 - as its base says
+    def is_known(self) -> bool:
         return None not in self.digests
 
 
@@ -616,7 +616,7 @@ class ScoreStep(Step):
     slices: tuple[str, ...] = ()
     sets: Untold[dict[str, str]] = pydantic.Field(default_factory=dict)
 
-    def made_with(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def made_with(self) -> dict[str, JsonValue]:
         # Those of prediction sets only where there are some, so that other scores stay finished.
         rows = (*METRICS.values(), *CLASS_METRICS.values())
         return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
@@ -644,10 +644,10 @@ class SampleStep(Step):
     attacks: tuple[str, ...] = ()
     networks: dict[str, Network] = pydantic.Field(default_factory=dict)
 
-    def idle(self) -> Collection[str]:  # noqa: D102 - as its base says
+    def idle(self) -> Collection[str]:
         return () if self.attacks else MACHINE
 
-    def made_with(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+    def made_with(self) -> dict[str, JsonValue]:
         return {"libraries": LIBRARIES}
 
 

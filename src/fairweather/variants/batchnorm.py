@@ -30,10 +30,10 @@ class BatchNorm(Adapting):
     kind: ClassVar[str] = "batchnorm"
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         return "batch norm of the test batch"
 
-    def adapt(self, network: nn.Module) -> nn.Module:  # noqa: D102 - as its base says
+    def adapt(self, network: nn.Module) -> nn.Module:
         from torch import nn
 
         adapted = copy.deepcopy(network)

@@ -138,7 +138,7 @@ class PostHoc(Variant):
             )
 
     @property
-    def name(self) -> str:  # noqa: D102 - as its base says
+    def name(self) -> str:
         return self.own_name if self.of is None else f"{self.of.name}+{self.own_name}"
 
     @property
@@ -146,16 +146,16 @@ class PostHoc(Variant):
         """Its name without that of what it is fitted on."""
         return self.kind
 
-    def phrase(self, images: int, batch_size: int) -> str:  # noqa: D102 - as its base says
+    def phrase(self, images: int, batch_size: int) -> str:
         before = [] if self.of is None else [self.of.phrase(images, batch_size)]
         return " + ".join([*before, self.title])
 
     @property
-    def adapting(self) -> Adapting | None:  # noqa: D102 - as its base says
+    def adapting(self) -> Adapting | None:
         return self.of
 
     @property
-    def post_hoc(self) -> PostHoc:  # noqa: D102 - as its base says
+    def post_hoc(self) -> PostHoc:
         return self
 
     def fit(self, predictions: Predictions, clusters: Clusters | None) -> Fitted:
@@ -196,14 +196,14 @@ class Adapting(Variant):
         """
         raise NotImplementedError
 
-    def phrase(self, images: int, batch_size: int) -> str:  # noqa: D102 - as its base says
+    def phrase(self, images: int, batch_size: int) -> str:
         return f"{self.title} ({even_batches(images, batch_size)} images)"
 
     @property
-    def adapting(self) -> Adapting:  # noqa: D102 - as its base says
+    def adapting(self) -> Adapting:
         return self
 
-    def check_network(self, network: nn.Module) -> None:  # noqa: D102 - as its base says
+    def check_network(self, network: nn.Module) -> None:
         self.adapt(network)
 
 
