@@ -41,7 +41,6 @@ from fairweather.models.preprocessing import describe_preprocessing as describe_
 from fairweather.models.run_folder import trained_in as trained_in
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS as PUBLISHED_WEIGHTS
 from fairweather.models.specification import ModelSpec as ModelSpec
-from fairweather.models.specification import spec_facts as spec_facts
 
 
 def load_model(

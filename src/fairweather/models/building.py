@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from fairweather import effects
 from fairweather.download import file_digest
 from fairweather.errors import InputError, is_there
 from fairweather.models.backbones import find_library
@@ -26,7 +27,7 @@ from fairweather.models.design import make_choices
 from fairweather.models.fitting import Fitted, describe_checkpoint
 from fairweather.models.preprocessing import NOTHING, Statistics
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS, fit_state
-from fairweather.models.specification import PUBLISHED, ModelSpec, check_spec, spec_facts
+from fairweather.models.specification import PUBLISHED, ModelSpec, check_spec
 from fairweather.models.weights import LITE0, load_into, rename_in_order, weights_file
 
 # The published weights that are files, and the backbone of each.
@@ -140,7 +141,7 @@ def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
 
 def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     """Write the text of model.json: what `load_checkpoint` needs, and facts for people."""
-    return json.dumps({"spec": spec_facts(resolve_statistics(spec)), **facts}, indent=2) + "\n"
+    return json.dumps({"spec": effects.facts(resolve_statistics(spec)), **facts}, indent=2) + "\n"
 
 
 class _LeavesParameters(TorchFunctionMode):
