@@ -222,6 +222,16 @@ def check_apart(names: Iterable[str], what: str) -> None:
             )
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind if it says nothing.
+
+    >>> first_line(ValueError("no such layer.\\nTraceback: ...")), first_line(KeyError())
+    ('no such layer', 'KeyError')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def one_line(told: str) -> str:
     """Write a message as one line for a terminal, whatever names and other messages are in it.
 

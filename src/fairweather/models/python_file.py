@@ -18,6 +18,7 @@ from torch import nn
 from fairweather.errors import InputError, StoppedError, is_there, unknown_name
 from fairweather.models.module import open_module
 from fairweather.models.opened import Opened, folder_name
+from fairweather.models.source import OF_ANY, Source
 
 T = TypeVar("T")
 
@@ -149,3 +150,13 @@ def _imports_from(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+PYTHON = Source(
+    "python:FILE.py:FUNCTION",
+    "a model that a function of your own file returns",
+    open_python,
+    options=OF_ANY,
+    settings=("seed",),
+    guess=lambda text: f"python:{text}:FUNCTION" if Path(text).suffix == ".py" else None,
+)

@@ -206,6 +206,11 @@ class ModelEntry(NetworkEntry):
             )
 
     @property
+    def changes_labels(self) -> bool:
+        """Whether labels of the training images are left out, or wrong."""
+        return self.label_fraction < 1 or self.label_noise > 0
+
+    @property
     def pretraining(self) -> str | None:
         """The name of the study's pre-training that it starts from, or None."""
         if not self.weights.startswith(PRETRAINING):
@@ -292,7 +297,8 @@ class Study(Strict):
             (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with
             `method: isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and
             `conformal` prediction sets. One with parameters is written as a mapping, such as
-            `conformal: {method: aps, coverage: 0.9, classwise: false}`.
+            `conformal: {method: aps, coverage: 0.9, classwise: false}`. What is fitted may be `of`
+            a network that adapts: `temperature: {of: batchnorm}`.
         fit_on: shifts of the validation images, written like `shifts`, and mostly `clean` too, such
             as `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these
             images together as well, as further rows `MODEL+...-fit_on`. None of these shifts may be
@@ -412,8 +418,7 @@ class Study(Strict):
                     "images of the study; leave data out to use the study's training images"
                 )
         for name, entry in self.models.items():
-            hidden = entry.label_fraction < 1 or entry.label_noise > 0
-            if hidden and entry.pretraining is not None:
+            if entry.changes_labels and entry.pretraining is not None:
                 start = self.pretraining[entry.pretraining]
                 if start.data is None and start.recipe.method == "supervised":
                     raise InputError(
