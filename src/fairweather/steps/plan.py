@@ -424,7 +424,7 @@ class FitStep(Step):
     """
 
     kind: Literal["fit"] = "fit"
-    variant: str = "temperature"
+    variant: str
     validation: str
     more: tuple[str, ...] = ()
     shifts: tuple[str, ...] = (CLEAN,)
@@ -437,10 +437,8 @@ class FitStep(Step):
     groups: str | None = None
 
     def inputs(self) -> Mapping[str, object]:
-        # Only where it is another one, so that temperatures that were fitted before stay so.
-        chosen = {} if self.variant == "temperature" else {"variant": self.variant}
         if self.stored:
-            return chosen
+            return {"variant": self.variant}
         shifted = {"shifts": self.shifts, "seed": self.shift_seed, "libraries": LIBRARIES}
         return {
             "data": self.val.digest,
@@ -449,7 +447,7 @@ class FitStep(Step):
             **_arithmetic_facts(self.arithmetic),
             **self.machine(),
             **({} if self.shifts == (CLEAN,) else shifted),
-            **chosen,
+            "variant": self.variant,
         }
 
 
