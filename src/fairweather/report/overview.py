@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 import altair as alt
-import numpy as np
-import numpy.typing as npt
 
 from fairweather.record import (
     ALL,
@@ -33,7 +31,7 @@ from fairweather.report.ranking import ranking
 from fairweather.report.section import Brief, Chart, Part, Shown, Tables
 from fairweather.report.sentences import points, share
 from fairweather.report.table_formats import Layout
-from fairweather.report.tables import Entry, Row, Table
+from fairweather.report.tables import ABSENT, TOO_FEW, Entry, Row, Table
 from fairweather.report.training_files import read_warnings
 from fairweather.types import Score
 
@@ -435,33 +433,32 @@ def _brief_lines(contents: Contents) -> list[list[str]]:
     """One line per model and state of the images, as text; ensembles are left out."""
     scores = contents.scores
     rows = scores[scores["metric"].isin(["accuracy", "confidence_gap"])]
-    rows = rows[
-        (rows["seed"] == contents.shown_seed) & ~rows["model"].str.endswith(ENSEMBLE_SUFFIX)
-    ]
-    names = zip(rows["model"], rows["shift"], rows["level"], rows["metric"], strict=True)
-    ends = rows[["value", "low", "high"]].to_numpy(dtype=float)
-    numbers = {
-        (str(model), str(shift), str(metric)): each
-        for (model, shift, level, metric), each in zip(names, ends, strict=True)
-        if shift == CLEAN or shift.startswith(NATURAL) or (is_shifted(shift) and level == MEAN)
+    rows = rows[rows["seed"] == contents.shown_seed]
+    levels = {
+        shift: MEAN if is_shifted(shift) else NO_LEVEL
+        for shift in rows["shift"].unique()
+        if shift == CLEAN or shift.startswith(NATURAL) or is_shifted(shift)
     }
-    models = dict.fromkeys(model for model, *_ in numbers)
-    shifts = dict.fromkeys(shift for _, shift, _ in numbers)
-    known = {(model, shift) for model, shift, _ in numbers}
-    states = [(model, shift) for model in models for shift in shifts if (model, shift) in known]
-    if len(states) > MOST_LINES:
-        states = [(model, shift) for model, shift in states if shift in (CLEAN, ALL)]
-    lines, before = [], ""
-    for model, shift in states:
-        accuracy = _percent(numbers.get((model, shift, "accuracy")), "z.1f")
-        gap = _percent(numbers.get((model, shift, "confidence_gap")), "+z.1f")
-        lines.append(["" if model == before else model, shift, accuracy, gap])
-        before = model
-    return lines
+    found = []
+    for model in rows["model"].unique():
+        for shift, level in levels.items():
+            read = (
+                contents.score(name, model, shift, level) for name in ("accuracy", "confidence_gap")
+            )
+            accuracy, gap = read
+            if not model.endswith(ENSEMBLE_SUFFIX) and (accuracy or gap):
+                found.append([model, shift, _percent(accuracy, "z.1f"), _percent(gap, "+z.1f")])
+    if len(found) > MOST_LINES:
+        found = [line for line in found if line[1] in (CLEAN, ALL)]
+    before = ["", *(model for model, *_ in found)]
+    return [
+        ["" if line[0] == model else line[0], *line[1:]]
+        for line, model in zip(found, before, strict=False)
+    ]
 
 
-def _percent(ends: npt.NDArray[np.float64] | None, form: str) -> str:
-    if ends is None or math.isnan(ends[0]):
-        return "–"
-    value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in ends)
-    return f"{value} (too few errors)" if math.isnan(ends[1]) else f"{value} [{low}, {high}]"
+def _percent(score: Score | None, form: str) -> str:
+    if score is None or math.isnan(score.value):
+        return ABSENT
+    value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in score[:3])
+    return f"{value} ({TOO_FEW})" if score.too_few else f"{value} [{low}, {high}]"

@@ -10,7 +10,7 @@ import pandas as pd
 import pydantic
 
 from fairweather.errors import InputError
-from fairweather.record import CLEAN, MEAN, NO_LEVEL, ModelRecord
+from fairweather.record import ModelRecord
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure, model_color, model_shape, render
 from fairweather.report.training_files import (
@@ -110,10 +110,8 @@ def labels_figure(contents: Contents) -> Figure | None:
     if len({(labels[name], starts[name]) for name in labels}) < len(labels):
         return None
     titles = list(dict.fromkeys(starts.values()))
-    columns = [("Clean", CLEAN, NO_LEVEL)]
-    columns += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
     panels = []
-    for title, shift, level in columns:
+    for title, shift, level in contents.means:
         rows = contents.pick("accuracy", shift)
         rows = rows[(rows["level"] == level) & rows["model"].isin(list(labels))]
         frame = rows.assign(
