@@ -19,8 +19,9 @@ all images are taken as independent.
 import numpy as np
 from coverage import print_table  # the script beside this one
 
-from fairweather.inference import fit_sets, from_logits, with_sets
+from fairweather.inference import fit_sets, with_sets
 from fairweather.metrics import Clusters, Fitted, Resamples, evaluate_resamples, softmax, to_score
+from fairweather.tasks.classification import TASK
 from fairweather.variants import METHODS, Conformal
 
 COVERAGE, DRAWS, NEW = 0.9, 400, 1000
@@ -49,7 +50,7 @@ def of_patients(count, hard, rng, classes=10):
 
 def columns(logits, labels):
     names = tuple(f"class {k}" for k in range(logits.shape[1]))
-    return from_logits(logits, labels.astype(np.int64), np.arange(len(labels)), names)
+    return TASK.predict(logits, labels.astype(np.int64), np.arange(len(labels)), names)
 
 
 def judged(variant, validation, new, clusters=None):

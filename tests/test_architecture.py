@@ -55,7 +55,8 @@ MAY_IMPORT = {
     "variants": {"errors", "types", "yamlfile"},
     "fabric": set(),
     "group": {"devices", "errors", "fabric"},
-    "data": LEAVES,
+    "tasks": LEAVES | {"metrics"},
+    "data": LEAVES | {"tasks"},
     "models": LEAVES | {"runs"},
     "shifts": LEAVES,
     "attacks": LEAVES,
@@ -64,9 +65,9 @@ MAY_IMPORT = {
     "shift_lists": LEAVES | {"attacks", "shifts"},
     "shifting": LEAVES | {"shift_lists"},
     "prediction_files": LEAVES | {"models"},
-    "inference": LEAVES | {"metrics"},
-    "runs": LEAVES,
-    "scores": LEAVES | {"metrics", "runs"},
+    "inference": LEAVES | {"metrics", "tasks"},
+    "runs": LEAVES | {"tasks"},
+    "scores": LEAVES | {"metrics", "runs", "tasks"},
     "report": LEAVES | {"metrics", "runs", "scores"},
     "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},
@@ -78,13 +79,13 @@ MAY_IMPORT = {
     "exporting": LEAVES | {"data", "runs", "shifts"},
     "steps": LEAVES
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
-    | {"shift_lists", "shifting", "shifts", "training"},
+    | {"shift_lists", "shifting", "shifts", "tasks", "training"},
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "reopened": LEAVES | {"data", "models", "runs", "steps"},
     "estimation": LEAVES
-    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts"},
+    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts", "tasks"},
     "guard": LEAVES | {"metrics"},
-    "guarding": LEAVES | {"guard", "inference", "metrics", "reopened", "runs", "scores"},
+    "guarding": LEAVES | {"guard", "inference", "metrics", "reopened", "runs", "scores", "tasks"},
     "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)

@@ -21,7 +21,6 @@ from fairweather.cli import app
 from fairweather.cli.comparing import _with_seeds_joined
 from fairweather.errors import InputError
 from fairweather.executors import execute
-from fairweather.inference import from_logits
 from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import of_classes
 from fairweather.record import JOINED, SCORES, STUDY
@@ -34,6 +33,7 @@ from fairweather.steps.progressing import begin
 from fairweather.steps.worker import digests_of, open_data
 from fairweather.study import load_study, plan, run
 from fairweather.study.planning import data_sources, describe_study, plan_study
+from fairweather.tasks.classification import TASK
 from fairweather.yamlfile import dump_yaml
 
 from .conftest import TINY_RESNET, write_pictures
@@ -680,7 +680,7 @@ def many_predictions():
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 3, (2000, 9)).astype(np.float32)
     labels = generator.integers(0, 9, 2000)
-    return from_logits(logits, labels, np.arange(2000), tuple("abcdefghi"))
+    return TASK.predict(logits, labels, np.arange(2000), tuple("abcdefghi"))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from fairweather.inference import (
     divide_by,
     fit_sets,
     fit_temperature,
-    from_logits,
     predict_each,
     predict_logits,
     with_sets,
@@ -61,6 +60,7 @@ from fairweather.runs import RunFolder, StoredGroups
 from fairweather.steps.plan import Row, ScoreStep
 from fairweather.streams import slices
 from fairweather.study import check_study
+from fairweather.tasks.classification import TASK
 from fairweather.types import Score
 from fairweather.variants import METHODS, Conformal, read_variant, read_variants
 from tests import reference
@@ -266,7 +266,7 @@ def test_aps_sets_are_those_of_mapie_that_include_the_class_which_reaches_the_th
 def columns_of(logits, labels, keys=None):
     keys = np.arange(len(labels)) if keys is None else keys
     names = tuple(f"class {k}" for k in range(logits.shape[1]))
-    return from_logits(logits, labels.astype(np.int64), keys, names)
+    return TASK.predict(logits, labels.astype(np.int64), keys, names)
 
 
 def test_halves_depend_on_the_keys_alone():
@@ -691,7 +691,7 @@ def test_sets_without_stored_logits_are_made_while_predicting(toy_images):
         model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 120))
     logits = predict_logits(model, images, device="cpu")
     labels = images.labels.numpy()
-    plain = from_logits(logits, labels, images.keys.numpy(), names)
+    plain = TASK.predict(logits, labels, images.keys.numpy(), names)
     fitted = fit_sets(Conformal("raps", 0.7), logits, plain)
     (found,) = predict_each(
         [Reader(model, divide_by(fitted.temperature), fitted)],

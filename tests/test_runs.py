@@ -12,7 +12,6 @@ import torch
 
 from fairweather import runs
 from fairweather.errors import InputError
-from fairweather.inference import from_logits
 from fairweather.record import COLUMNS, RECORD, StepRecord, parse_record, step_file
 from fairweather.runs import (
     FIRST_FACTS,
@@ -26,6 +25,7 @@ from fairweather.runs import (
 )
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
 from fairweather.shifts import CLEAN, sweep
+from fairweather.tasks.classification import TASK
 from fairweather.types import Cell
 
 from .forking import Program
@@ -36,7 +36,7 @@ def predictions_of(images, seed=0, noise=1.0):
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, noise, (len(images), 3)).astype(np.float32)
     logits[np.arange(len(images)), images.labels.numpy()] += 1
-    return from_logits(logits, images.labels.numpy(), images.keys.numpy(), images.classes)
+    return TASK.predict(logits, images.labels.numpy(), images.keys.numpy(), images.classes)
 
 
 def recorded(run, step, *files):
@@ -175,7 +175,7 @@ def test_predictions_come_back_as_they_were(tmp_path, toy_images):
 
 def many_classes():
     classes = tuple(map(str, range(101)))
-    return from_logits(np.eye(101, dtype=np.float32), np.arange(101), np.arange(101), classes)
+    return TASK.predict(np.eye(101, dtype=np.float32), np.arange(101), np.arange(101), classes)
 
 
 OPENS = """

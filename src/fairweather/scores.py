@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -33,13 +34,15 @@ from fairweather.record import (
     SLICE_COLUMNS,
     SPREAD,
     TEST,
+    UNIT_COLUMNS,
     WORST,
     is_shifted,
     worst_slice,
 )
 from fairweather.runs import RunFolder
 from fairweather.spreadsheet import frame_to_csv
-from fairweather.types import Cell, Predictions, Score
+from fairweather.tasks import Unit
+from fairweather.types import AnyPredictions, Cell, Score
 
 HIGHER_IS_BETTER = {
     metric.name: metric.higher_is_better
@@ -64,12 +67,13 @@ def key_of(cell: Cell) -> Key:
 
 def estimate_cells(
     cells: Sequence[Cell],
-    read: Callable[[Cell], Predictions],
+    read: Callable[[Cell], AnyPredictions],
     resamples: int,
     seed: int = 0,
     fitted: Callable[[Cell], Fitted | None] = lambda _: None,
     clusters: Clusters | None = None,
     metrics: Sequence[str] | None = None,
+    unit: Unit | None = None,
 ) -> Iterator[tuple[Key, Estimates]]:
     """Estimate metrics of every cell of a run, on as many threads as torch has.
 
@@ -82,6 +86,7 @@ def estimate_cells(
             cell's model and seed, or None.
         clusters: which images belong together, if whole clusters are to be resampled.
         metrics: as in `estimate_metrics`.
+        unit: estimate those of a unit, on the same resamples of all images.
 
     Raises `InputError` if two cells were not predicted on the same images in the same order.
     """
@@ -91,21 +96,26 @@ def estimate_cells(
         return
     first = read(cells[0])
 
-    def sets() -> Iterator[tuple[Key, Predictions, Fitted | None]]:
+    def sets() -> Iterator[tuple[Key, AnyPredictions, Fitted | None]]:
         for number, cell in enumerate(cells):
             predictions = read(cell) if number else first
             if not np.array_equal(first.keys, predictions.keys) or not np.array_equal(
                 first.labels, predictions.labels
             ):
                 raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
-            yield key_of(cell), predictions, fitted(cell)
+            part = predictions if unit is None else unit.part(predictions)
+            yield key_of(cell), part, fitted(cell)
 
-    shared = Resamples.draw(first.labels, resamples, seed, clusters)
+    if unit is None:
+        shared = Resamples.draw(first.strata, resamples, seed, clusters)
+    else:
+        strata, among = unit.part(first).strata, len(first)
+        shared = Resamples.draw_part(strata, unit.places, among, resamples, seed, clusters)
     yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())
 
 
 def estimate_metrics(
-    sets: Iterable[tuple[Key, Predictions, Fitted | None]],
+    sets: Iterable[tuple[Key, AnyPredictions, Fitted | None]],
     shared: Resamples,
     metrics: Collection[str] | None = None,
     *,
@@ -198,7 +208,38 @@ def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> d
     return {**table, **worst, **_over_seeds(worst)}
 
 
-def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> pd.DataFrame:
+def mean_of_units(
+    units: Sequence[Mapping[Key, Estimates]], images: int, clusters: Clusters | None
+) -> dict[Key, Estimates]:
+    """Add the mean over units of each metric, from what was estimated of each unit.
+
+    Units may be known of different images, all of them of the same resamples. An area under a curve
+    has no resamples, and so no mean here.
+
+    Args:
+        units: the estimates of each unit.
+        images, clusters: of all images.
+    """
+    count = None if clusters is None else clusters.count
+
+    def mean(each: Sequence[Estimate]) -> Estimate:
+        return mean_estimate([replace(one, n=images, clusters=count) for one in each])
+
+    return {
+        key: {
+            name: mean([unit[key][name] for unit in units])
+            for name, first in estimates.items()
+            if first.column is None and all(name in unit[key] for unit in units)
+        }
+        for key, estimates in units[0].items()
+    }
+
+
+def worst_slices(
+    slices: Mapping[str, Mapping[Key, Estimates]],
+    column: str,
+    columns: list[str] = SLICE_COLUMNS,
+) -> pd.DataFrame:
     """Find the worst value of each metric over the slices of a column, as rows of slices.csv.
 
     The smallest of many noisy numbers is smaller than the smallest true value. So the interval
@@ -211,6 +252,7 @@ def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> 
     Args:
         slices: from `with_worst`, for each slice of the column by its name.
         column: such as `site`.
+        columns: of the table.
     """
     bounds = {metric.name: metric.bounds for metric in METRICS}
     rows = []
@@ -230,7 +272,7 @@ def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> 
                         *_worst_of(found, name, bounds.get(name, (0.0, 1.0))),
                     )
                 )
-    return pd.DataFrame(rows, columns=SLICE_COLUMNS)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def is_better_higher(name: str) -> bool | None:
@@ -263,10 +305,11 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     with fewer than two seeds has no such row.
     """
     rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
-    groups = rows.groupby(["model", "shift", "level", "metric"], sort=False)
+    of = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
+    groups = rows.groupby(of, sort=False)
     spread = groups.agg(value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique"))
     found = spread[spread["seeds"] > 1].reset_index()
-    return found.assign(seed=SPREAD, low=np.nan, high=np.nan)[COLUMNS]
+    return found.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
 
 
 def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
@@ -285,6 +328,11 @@ def slice_frame(table: Mapping[Key, Estimates], slice_: str) -> pd.DataFrame:
     """Write estimates of one slice as rows of slices.csv."""
     frame = to_frame(table)
     return frame.assign(slice=slice_)[SLICE_COLUMNS]
+
+
+def unit_frame(table: Mapping[Key, Estimates], unit: str) -> pd.DataFrame:
+    """Write estimates of one unit as rows of scores.csv."""
+    return to_frame(table).assign(unit=unit)[UNIT_COLUMNS]
 
 
 def to_csv(frame: pd.DataFrame) -> str:

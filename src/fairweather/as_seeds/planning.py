@@ -158,6 +158,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
             },
             slices=_slices_of(data),
             ordered=data.ordered,
+            task=data.task,
         ),
         shifts=(CLEAN, *(shift_of(cell.id) for cell in record.cells())),
         threads=settings.threads or torch.get_num_threads(),

@@ -23,7 +23,7 @@ from fairweather.errors import InputError
 from fairweather.evaluation.inputs import asked_groups, check_loaded, in_words, read_labels
 from fairweather.evaluation.request import PredictionsRequest, titles_of
 from fairweather.evaluation_options import EvaluationOptions
-from fairweather.inference import MOST_STORED_CLASSES, check_sets, from_logits
+from fairweather.inference import check_sets
 from fairweather.metrics.class_metrics import read_points
 from fairweather.metrics.clusters import clusters_of
 from fairweather.models.opened import folder_name
@@ -74,7 +74,9 @@ from fairweather.steps.measuring import (
 )
 from fairweather.steps.plan import DATA, DataSource, Plan, in_order
 from fairweather.steps.worker import digests_of, open_data, predictions_digest
-from fairweather.types import Dataset, Predictions, Shift
+from fairweather.tasks import task_named
+from fairweather.tasks.classification import MOST_STORED_CLASSES
+from fairweather.types import CLASSIFICATION, AnyPredictions, Dataset, Shift
 from fairweather.variants import BatchNorm
 
 # The options that mean something for predictions, and those of them that need a data set.
@@ -116,7 +118,7 @@ class GivenInputs(NamedTuple):
     labels: np.ndarray
     digests: Mapping[str, str]
     found: Mapping[str, Matched]
-    read: Callable[[str], Predictions]
+    read: Callable[[str], AnyPredictions]
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -227,7 +229,7 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
         images = _images_of(dataset, parts)
         data = data_record(dataset, source, {}, ordered=request.options.ordered_classes)
     facts = replace(facts, ordered=facts.ordered or request.options.ordered_classes)
-    reader.fit(facts.classes, images)
+    reader.fit(facts, images)
     found: dict[str, Matched] = {}
     stored: dict[str, str] = {}
     for file in cells:
@@ -341,12 +343,13 @@ class _Reader:
         self.request, self.asked, self.cells = request, asked, cells
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
+        self.task = task_named(CLASSIFICATION)
         self._kept: dict[str, Matched] = {}
         self._room = MOST_KEPT
 
-    def fit(self, classes: tuple[str, ...], images: Mapping[str, KnownImages]) -> None:
-        """Say which images and classes the predictions must be of."""
-        self.classes, self.images = classes, images
+    def fit(self, facts: DataFacts, images: Mapping[str, KnownImages]) -> None:
+        """Say which images, classes and task the predictions must be of."""
+        self.classes, self.images, self.task = facts.classes, images, task_named(facts.task)
 
     def rows(self, file: str) -> Rows:
         """The rows as they are, with the labels that were given for all of them."""
@@ -383,11 +386,11 @@ class _Reader:
             self._kept[file] = found
         return found
 
-    def predictions(self, file: str) -> Predictions:
+    def predictions(self, file: str) -> AnyPredictions:
         """The predictions that are stored."""
         images = self.images[_part(self.cells[file])]
         logits = self.matched(file).logits
-        return from_logits(logits, images.labels, images.keys, self.classes)
+        return self.task.predict(logits, images.labels, images.keys, self.classes)
 
 
 def _check_options(request: PredictionsRequest) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from fairweather.inference.batches import MOST_STORED_CLASSES as MOST_STORED_CLASSES
 from fairweather.inference.batches import Known as Known
 from fairweather.inference.batches import Reader as Reader
 from fairweather.inference.batches import check_logits as check_logits
-from fairweather.inference.batches import from_logits as from_logits
 from fairweather.inference.batches import join as join
 from fairweather.inference.batches import predict as predict
 from fairweather.inference.batches import predict_each as predict_each
@@ -30,5 +28,4 @@ from fairweather.inference.temperature import Temperature as Temperature
 from fairweather.inference.temperature import divide_by as divide_by
 from fairweather.inference.temperature import fit_temperature as fit_temperature
 from fairweather.inference.temperature import recalibrate as recalibrate
-from fairweather.inference.together import mean_log_probability as mean_log_probability
 from fairweather.inference.untouched import untouched as untouched

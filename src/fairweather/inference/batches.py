@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +28,23 @@ from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.inference.last_layer import last_input
 from fairweather.inference.temperature import Change, divide_by
 from fairweather.inference.untouched import untouched
-from fairweather.metrics import per_image
 from fairweather.metrics.ood_scores import Seen, ood_scores
 from fairweather.progress import Event, Notify
 from fairweather.streams import Makers, shifted_batches, slices
-from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
+from fairweather.tasks.classification import TASK
+from fairweather.tasks.task import Task
+from fairweather.types import (
+    AnyPredictions,
+    Attack,
+    Images,
+    Index,
+    P,
+    Predictions,
+    Shift,
+    join_columns,
+    special_kind,
+)
 
-# With more classes than this, logits would need more space than everything else in a run folder.
-MOST_STORED_CLASSES = 100
 SLOW = 1.0  # seconds; a prediction that takes longer tells how far it is
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
@@ -60,12 +69,14 @@ class Reader(NamedTuple):
         change: how its logits are changed; None for not at all.
         sets: what prediction sets are made with, from the changed logits; None for none.
         known: if given, the scores of `OOD_SCORES` are computed too, from the changed logits.
+        task: what is stored of the changed logits.
     """
 
     model: nn.Module
     change: Change | None = None
     sets: FittedSets | None = None
     known: Known | None = None
+    task: Task = TASK
 
 
 @shows_progress
@@ -126,6 +137,7 @@ def predict(
             when_halved=when_halved,
             tell=tells_images(f"predict {shift.id if shift else 'clean'}", len(images), progress),
         )
+    assert isinstance(predictions, Predictions)
     return predictions
 
 
@@ -153,7 +165,7 @@ def predict_each(
     keep: torch.Tensor | None = None,
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
-) -> list[Predictions]:
+) -> list[AnyPredictions]:
     """Predict with several models, each as `predict` does; every batch is shifted once for all.
 
     Under attack, every model sees the images that were made for it.
@@ -179,7 +191,7 @@ def predict_each(
 
     done = 0
 
-    def columns(reader: Reader, seen: Features, part: Images) -> Predictions:
+    def columns(reader: Reader, seen: Features, part: Images) -> AnyPredictions:
         def within(share: float) -> None:
             if tell is not None:
                 tell((done + share * len(part)) / len(readers))
@@ -189,7 +201,11 @@ def predict_each(
         within(1.0)
         done += len(part)
         changed = logits if reader.change is None else reader.change(logits)
-        predicted = from_logits(changed, part.labels.numpy(), part.keys.numpy(), part.classes)
+        columns = changed, part.labels.numpy(), part.keys.numpy()
+        predicted = reader.task.predict(*columns, part.classes)
+        if reader.sets is None and reader.known is None:
+            return predicted
+        assert isinstance(predicted, Predictions), "other tasks have neither sets nor these scores"
         if reader.sets is not None:
             predicted = with_sets(predicted, changed, reader.sets)
         if reader.known is None:
@@ -198,7 +214,7 @@ def predict_each(
         return replace(predicted, ood_scores=scores)
 
     whole = Fitting(len(images), when_halved)
-    found: list[list[Predictions]] = [[] for _ in readers]
+    found: list[list[AnyPredictions]] = [[] for _ in readers]
     with ExitStack() as modes:
         watched: list[Features] = []
         for reader in readers:
@@ -256,53 +272,9 @@ def predict_logits(
     return np.concatenate(found)
 
 
-def from_logits(
-    logits: np.ndarray,
-    labels: npt.NDArray[np.int64],
-    keys: npt.NDArray[np.int64],
-    classes: tuple[str, ...],
-) -> Predictions:
-    """Make the per-image columns of a cell from float32 logits `[N, classes]`.
-
-    `labels` and `keys` are int64 `[N]`, `classes` the names in label order.
-    """
-    if logits.shape[1] != len(classes):
-        raise InputError(
-            f"the model has {logits.shape[1]} outputs, but the data have {len(classes)} classes"
-        )
-    return Predictions(
-        keys=keys,
-        labels=labels,
-        **per_image(logits, labels)._asdict(),
-        logits=logits if len(classes) <= MOST_STORED_CLASSES else None,
-        classes=classes,
-    )
-
-
-def join(parts: Sequence[Predictions]) -> Predictions:
+def join(parts: Sequence[P]) -> P:
     """Join the predictions of a model on consecutive groups of images."""
-    return _each_column(np.concatenate, parts)
-
-
-def select(predictions: Predictions, index: npt.NDArray[np.integer]) -> Predictions:
-    """Select the rows with the given indices, int `[M]`, in that order."""
-    return _each_column(lambda columns: columns[0][index], [predictions])
-
-
-def _each_column(
-    change: Callable[[list[np.ndarray]], np.ndarray], parts: Sequence[Predictions]
-) -> Predictions:
-    changed: dict[str, Any] = {}
-    for field in fields(Predictions):
-        columns = [getattr(part, field.name) for part in parts]
-        if isinstance(columns[0], Mapping):
-            changed[field.name] = {
-                name: change([column[name] for column in columns]) for name in columns[0]
-            }
-        else:
-            plain = not isinstance(columns[0], np.ndarray)
-            changed[field.name] = columns[0] if plain else change(columns)
-    return Predictions(**changed)
+    return join_columns(parts, np.concatenate)
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from torch import nn
 
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference.batches import Known, Reader, join, predict_each, select
+from fairweather.inference.batches import Known, Reader, join, predict_each
 from fairweather.streams import WHOLE, Makers, Shard
-from fairweather.types import Images, Predictions, Shift
+from fairweather.types import AnyPredictions, Images, P, Shift
 
 _NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -68,7 +68,7 @@ def predict_adapted(
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
     makers: Makers | None = None,
-) -> list[Predictions]:
+) -> list[AnyPredictions]:
     """Predict with each model in shuffled batches of nearly equal size, which are shifted once.
 
     Images are shuffled with a fixed seed, because a data set sorted by class would give batches of
@@ -105,7 +105,7 @@ def predict_adapted_shard(
     seed: int,
     makers: Makers | None,
     scored: bool = False,
-) -> list[Predictions]:
+) -> list[AnyPredictions]:
     """Predict one shard of the batches of `predict_adapted`, with the same arguments.
 
     With `scored`, scores of `OOD_SCORES` are computed too. The results have the order of the
@@ -127,10 +127,10 @@ def predict_adapted_shard(
     )
 
 
-def join_adapted(shards: Sequence[Predictions]) -> Predictions:
+def join_adapted(shards: Sequence[P]) -> P:
     """Join the predictions of an adapted model on all shards, and bring them in image order."""
     joined = join(shards)
-    return select(joined, np.argsort(_order(len(joined))))
+    return joined.take(np.argsort(_order(len(joined))))
 
 
 def _order(images: int) -> npt.NDArray[np.int64]:

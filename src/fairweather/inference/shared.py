@@ -13,7 +13,7 @@ from fairweather.devices import FP32, Arithmetic
 from fairweather.inference.batches import Reader, WhenHalved, predict_each
 from fairweather.inference.batchnorm import join_adapted, predict_adapted_shard
 from fairweather.streams import WHOLE, Makers, Shard
-from fairweather.types import Images, Predictions, Shift
+from fairweather.types import AnyPredictions, Images, Shift
 
 # Bytes. Plain and adapted models need different batches of the same shifted images, so these are
 # kept, if they are not larger than this; else they are made once for each of the two.
@@ -23,8 +23,8 @@ MOST_KEPT = 2**29
 class Shared(NamedTuple):
     """The predictions of plain and of adapted models, each in the order of its models."""
 
-    plain: list[Predictions]
-    adapted: list[Predictions]
+    plain: list[AnyPredictions]
+    adapted: list[AnyPredictions]
 
 
 def predict_shared(
@@ -62,7 +62,7 @@ def predict_shared(
     keep, changes = None, shift.level is not None
     if whole and changes and readers and adapted and images.images.nbytes <= MOST_KEPT:
         keep = torch.empty_like(images.images)
-    plain: list[Predictions] = []
+    plain: list[AnyPredictions] = []
     if readers:
         plain = predict_each(
             readers,

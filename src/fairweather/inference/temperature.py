@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,9 @@ import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics import per_image
-from fairweather.types import Predictions
+from fairweather.tasks.classification import TASK
+from fairweather.tasks.task import Task
+from fairweather.types import P
 
 Logits = npt.NDArray[np.float32]
 Change = Callable[[Logits], Logits]  # of logits `[N, classes]`
@@ -80,7 +81,7 @@ def divide_by(temperature: float) -> Change:
     return lambda logits: logits / np.float32(temperature)
 
 
-def recalibrate(predictions: Predictions, change: Change) -> Predictions:
+def recalibrate(predictions: P, change: Change, task: Task = TASK) -> P:
     """Change stored logits, and compute all other columns from them again.
 
     Raises `InputError` for predictions without logits; they are not stored for more than 100
@@ -89,4 +90,4 @@ def recalibrate(predictions: Predictions, change: Change) -> Predictions:
     if predictions.logits is None:
         raise InputError("a calibration needs logits, but these predictions have none")
     logits = change(predictions.logits)
-    return replace(predictions, logits=logits, **per_image(logits, predictions.labels)._asdict())
+    return predictions.with_columns(logits=logits, **task.columns(logits, predictions.labels))

@@ -35,7 +35,7 @@ from fairweather.metrics.ordered import rank_area
 from fairweather.metrics.sample import Prepared, Sample
 from fairweather.metrics.searching import coverage_interval
 from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
-from fairweather.types import Predictions
+from fairweather.types import Kind, Predictions
 
 Interval = Literal[
     "percentile",
@@ -84,6 +84,7 @@ class Metric:
         needs_fitted: does it use thresholds from validation images; see `fit_on`.
         needs_order: is it only meaningful for classes that are in an order, such as grades.
         needs_sets: is it of prediction sets, which only conformal variants have.
+        accepts: the kind of predictions that it is computed from.
         min_classes: the smallest number of classes for which it is meaningful.
         alias_of: the name of the row that this row repeats.
         carried_by: which images determine how precise the value is: the wrong ones, the rarer of
@@ -110,6 +111,7 @@ class Metric:
     needs_fitted: bool = False
     needs_order: bool = False
     needs_sets: bool = False
+    accepts: Kind = Predictions.kind
     min_classes: int = 1
     alias_of: str | None = None
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
@@ -172,6 +174,8 @@ class Metric:
 
     def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
         """Return why the metric cannot be computed from these predictions; None if it can."""
+        if predictions.kind != self.accepts:
+            return f"it is of {self.accepts}"
         classes = len(predictions.classes)
         if classes < self.min_classes:
             return f"it needs at least {self.min_classes} classes, and there are {classes}"

@@ -10,7 +10,6 @@ from typing import Any
 from fairweather.data import survey_data
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError, unknown_name
-from fairweather.inference import MOST_STORED_CLASSES
 from fairweather.metrics.ood_scores import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.record import (
@@ -72,7 +71,9 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.sampling import MIXUP
 from fairweather.steps.worker import digests_of, open_data
-from fairweather.types import Attack, Dataset, Shift
+from fairweather.tasks import task_named
+from fairweather.tasks.classification import MOST_STORED_CLASSES
+from fairweather.types import CLASSIFICATION, Attack, Dataset, Shift
 from fairweather.variants import VARIANTS, BatchNorm, Calibration, Conformal, Thresholds, Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
@@ -93,6 +94,7 @@ class DataFacts:
             a digest of that if known.
         slices: the names of the columns of subgroups.
         ordered: whether the classes are in an order.
+        task: what is told of each image.
     """
 
     name: str
@@ -104,6 +106,7 @@ class DataFacts:
     groups: Mapping[str, str | None] = field(default_factory=dict)
     slices: tuple[str, ...] = ()
     ordered: bool = False
+    task: str = CLASSIFICATION
 
     def bytes_of(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
@@ -134,6 +137,7 @@ def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
         },
         slices=tuple(groups.slices) if groups is not None else (),
         ordered="ordered_classes" in dataset.notes,
+        task=dataset.task,
     )
 
 
@@ -203,6 +207,7 @@ def data_record(
         std=dataset.std,
         arguments=source.recorded(),
         notes=json.loads(json.dumps(notes)),
+        task=dataset.task,
     )
 
 
@@ -274,7 +279,7 @@ class Measurement:
     @property
     def stored(self) -> bool:
         """Whether the logits of labelled images are stored."""
-        return len(self.data.classes) <= MOST_STORED_CLASSES
+        return len(self.data.classes) <= task_named(self.data.task).most_stored
 
     def fitted_on(self, variant: Variant | None) -> tuple[str, ...]:
         """The shifts of the validation images that a variant, or a model's thresholds, fit on."""
@@ -653,6 +658,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         validation=VAL in data.images,
         natural_shift=data.natural_shift,
         ordered=data.ordered,
+        task_name=data.task,
         others=tuple(measurement.others),
         natural=tuple(measurement.natural),
         priors=dict(measurement.priors),

@@ -38,7 +38,7 @@ from fairweather.record import (
 from fairweather.runs import fingerprint
 from fairweather.training import Recipe, recipe_facts
 from fairweather.training.selfsupervised import Pretraining
-from fairweather.types import GroupColumns, Preparation
+from fairweather.types import CLASSIFICATION, GroupColumns, Preparation
 from fairweather.variants import Weigh
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
@@ -704,6 +704,7 @@ class ScoreStep(Step):
         validation: whether there are predictions of clean validation images, to fit thresholds on.
         natural_shift: whether these are scored too, since the test images have a different origin.
         ordered: whether the classes are in an order.
+        task_name: what is told of each image.
         others: other data sets that confidence should separate from the test images.
         natural: other images of the same classes, which are scored by themselves.
         priors: class probabilities in label order, by name.
@@ -722,6 +723,7 @@ class ScoreStep(Step):
     validation: bool
     natural_shift: bool
     ordered: bool = False
+    task_name: str = CLASSIFICATION
     others: tuple[str, ...] = ()
     natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
@@ -747,6 +749,7 @@ class ScoreStep(Step):
             "operating_points": dict(self.operating_points),
             "in_units_of_alexnet": self.in_units_of_alexnet,
             # Only where there are some, so that the scores of other runs stay finished.
+            **({} if self.task_name == CLASSIFICATION else {"task": self.task_name}),
             **({"natural": list(self.natural)} if self.natural else {}),
             **({"slices": list(self.slices)} if self.slices else {}),
         }

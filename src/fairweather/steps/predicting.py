@@ -24,10 +24,8 @@ from fairweather.inference import (
     divide_by,
     fit_sets,
     fit_temperature,
-    from_logits,
     join,
     join_adapted,
-    mean_log_probability,
     predict_each,
     predict_logits,
     predict_shared,
@@ -61,7 +59,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.worker import Worker
 from fairweather.streams import WHOLE, Shard
-from fairweather.types import Attack, Predictions, Shift, is_finite
+from fairweather.types import AnyPredictions, Attack, Predictions, Shift, is_finite
 from fairweather.variants import (
     Conformal,
     Isotonic,
@@ -81,7 +79,7 @@ class Validation(NamedTuple):
         halved_to: the batch size that was used, if memory has run out; else None.
     """
 
-    predictions: Predictions
+    predictions: AnyPredictions
     logits: npt.NDArray[np.float32]
     halved_to: int | None
 
@@ -90,7 +88,7 @@ def read_validation(
     step: FittingStep, worker: Worker, folder: RunFolder, progress: Notify
 ) -> Validation:
     """Read what a step fits on, and predict the logits again if they are not stored."""
-    stored = join([folder.read_predictions(file) for file in (step.validation, *step.more)])
+    stored = join([folder.read_cell(file) for file in (step.validation, *step.more)])
     if stored.logits is not None:
         return Validation(stored, stored.logits, None)
     assert step.network is not None, "what is given has its logits"
@@ -144,6 +142,7 @@ def do_conform(step: ConformStep, worker: Worker, folder: RunFolder, progress: N
     """Fit temperature and thresholds of prediction sets, and store them."""
     found = read_validation(step, worker, folder, progress)
     variant = Conformal(step.method, step.coverage, step.classwise, step.weigh)
+    assert isinstance(found.predictions, Predictions), "only classifiers have sets of classes"
     clusters = None if step.groups is None else read_clusters(folder, VAL)
     fitted = fit_sets(variant, found.logits, found.predictions, clusters)
     folder.write(step.leaves[0], json.dumps(fitted._asdict(), indent=1) + "\n")
@@ -168,19 +167,20 @@ def do_predict(step: PredictStep, worker: Worker, folder: RunFolder, progress: N
     """Predict one split of the data under one shift or attack."""
     match step.how:
         case Averaged(members=files):
-            members = [folder.read_predictions(file) for file in files]
-            logits = mean_log_probability(each.logits for each in members)
+            members = [folder.read_cell(file) for file in files]
+            logits = folder.task.together(each.logits for each in members)
             first = members[0]
-            found = from_logits(logits, first.labels, first.keys, first.classes)
+            found = folder.task.predict(logits, first.labels, first.keys, first.classes)
             return _store(step, found, folder)
         case Scaled(of=of, fitted=fitted):
-            found = recalibrate(folder.read_predictions(of), read_change(folder, fitted))
+            change = read_change(folder, fitted)
+            found = recalibrate(folder.read_cell(of), change, folder.task)
             return _store(step, found, folder)
         case InSets(of=of, sets=file):
             sets = read_fitted(folder, file)
-            found = recalibrate(folder.read_predictions(of), divide_by(sets.temperature))
-            assert found.logits is not None  # else there would be nothing to change
-            return _store(step, with_sets(found, found.logits, sets), folder)
+            given = recalibrate(folder.read_predictions(of), divide_by(sets.temperature))
+            assert given.logits is not None  # else there would be nothing to change
+            return _store(step, with_sets(given, given.logits, sets), folder)
         case Kept(of=of):
             folder.write(step.leaves[0], folder.file(of).read_bytes())
             return Done(f"{step.shift}: as {of}")
@@ -206,7 +206,7 @@ class Predicted(NamedTuple):
         halved_to: the batch size that was used, if memory has run out; else None.
     """
 
-    predictions: Predictions
+    predictions: AnyPredictions
     halved_to: int | None
 
 
@@ -291,10 +291,11 @@ def store_shards(step: PredictStep, shards: Sequence[Predicted], folder: RunFold
 
 
 def _store(
-    step: PredictStep, predictions: Predictions, folder: RunFolder, halved: int | None = None
+    step: PredictStep, predictions: AnyPredictions, folder: RunFolder, halved: int | None = None
 ) -> Done:
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
     if step.ood_scores and isinstance(step.how, Scaled | InSets | Averaged):
+        assert isinstance(predictions, Predictions), "only classifiers have these scores"
         assert predictions.logits is not None, "all are made of stored logits"
         # Those of the new logits; a k-NN distance of the same features stays.
         found = ood_scores(Seen(predictions.logits))
@@ -303,18 +304,21 @@ def _store(
         folder.write_predictions(step.leaves[0], predictions)
         note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
     else:
+        assert isinstance(predictions, Predictions), "only classifiers are told from other data"
         folder.write_unlabelled(step.leaves[0], predictions)
         note = f"{step.images.data}: confidence {np.mean(predictions.confidence):.1%}"
     return Done(note, halved_to=halved)
 
 
-def are_changed(predictions: Predictions) -> bool:
+def are_changed(predictions: AnyPredictions) -> bool:
     """Say whether stored logits are not those that the classes were predicted from.
 
     Earlier versions stored what a model gave, and not a copy. It may have written there since.
     """
     logits = predictions.logits
-    return logits is not None and bool((logits.argmax(axis=1) != predictions.predicted).any())
+    if logits is None or not isinstance(predictions, Predictions):
+        return False
+    return bool((logits.argmax(axis=1) != predictions.predicted).any())
 
 
 def _halved_to(step: PredictStep | FittingStep, worker: Worker) -> int | None:
@@ -331,7 +335,7 @@ def _reader(step: PredictStep, worker: Worker, folder: RunFolder) -> Reader:
         change = divide_by(sets.temperature)
     elif step.how.fitted is not None:
         change = read_change(folder, step.how.fitted)
-    return Reader(network, change, sets, _known(step, folder))
+    return Reader(network, change, sets, _known(step, folder), folder.task)
 
 
 def _known(step: PredictStep, folder: RunFolder) -> Known | None:

@@ -65,8 +65,9 @@ from fairweather.steps.derived import derived_rows
 from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
 from fairweather.steps.predicting import are_changed, read_fitted, shift_of
+from fairweather.steps.unit_rows import unit_rows
 from fairweather.steps.worker import Worker
-from fairweather.types import Attack, Cell, Predictions, Score, Shift
+from fairweather.types import CLASSIFICATION, Attack, Cell, Predictions, Score, Shift
 
 # The metric by which the worst priors are found: which priors are worst depends on the metric.
 WORST_BY = "accuracy"
@@ -83,6 +84,30 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     fitted_on = [file for row in step.rows for file in _fitted_on(step, row)]
     files = [*map(file_of, chain(cells, *apart.values())), *fitted_on]
 
+    done = 0
+
+    def tell(cells: int) -> None:
+        nonlocal done
+        done += cells
+        progress(Event(step.task, done, total))
+
+    clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
+    clusters[VALIDATION] = clusters[VAL]
+    of_parts = [(cells, clusters[TEST])]
+    of_parts += [(each, clusters[name]) for name, each in apart.items()]
+    if step.task_name != CLASSIFICATION:
+        frame = unit_rows(
+            of_parts,
+            lambda cell: folder.read_cell(file_of(cell)),
+            folder.task,
+            step.bootstrap,
+            tell,
+        )
+        folder.write(SCORES, to_csv(_with_counts(_with_spread(frame), clusters)))
+        for file in (WARNINGS, ABSENT_METRICS):
+            folder.write(file, "{}\n")
+        return Done()
+
     def read_file(file: str) -> Predictions:
         predictions = folder.read_predictions(file)
         if are_changed(predictions):
@@ -94,18 +119,8 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
     fitted = _fit(step, read_file)
     draws = _draws(step, folder)
-    clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
-    clusters[VALIDATION] = clusters[VAL]
-    of_parts = [(cells, clusters[TEST])]
-    of_parts += [(each, clusters[name]) for name, each in apart.items()]
     estimated: dict[Key, Estimates] = {}
-    of_classes, done = [], 0
-
-    def tell(cells: int) -> None:
-        nonlocal done
-        done += cells
-        progress(Event(step.task, done, total))
-
+    of_classes = []
     for part, of in of_parts:
         scored, rows = estimate_with_classes(
             part,
@@ -189,7 +204,11 @@ def _frame(
         _prior_rows(step, folder, clusters),
         detection_rows(step, folder, clusters),
     ]
-    frame = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return _with_spread(pd.concat([part for part in parts if len(part)], ignore_index=True))
+
+
+def _with_spread(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the standard deviation over seeds, if there are several."""
     spread = seed_spread(frame)
     return pd.concat([frame, spread], ignore_index=True) if len(spread) else frame
 
