@@ -26,7 +26,7 @@ OF_CLASS = (10, 30, 100)  # images of the class, on average
 SENSITIVITIES = (0.5, 0.9, 0.99)
 SPECIFICITY = 0.95
 # Of models: prediction sets are of variants.
-KINDS = {name: kind for name, kind in CLASS_METRICS.items() if not kind.needs_sets}
+KINDS = {name: kind for name, kind in CLASS_METRICS.items() if not kind.accepts.sets}
 NAMES = tuple(f"{name}/rare" for name in KINDS)
 
 

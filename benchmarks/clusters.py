@@ -31,7 +31,7 @@ SIZES = ("equal", "unequal", "one has half")
 SHARES = (0.8, 0.95)
 MARGIN, SPREAD = 2.0, 2.0
 COLUMNS = ("accuracy", "negative_log_likelihood", "brier_score")
-ROW = {metric.name: metric for metric in metrics.METRICS}
+ROW = metrics.METRICS
 
 
 def losses_of(logits):

@@ -24,7 +24,7 @@ from fairweather import metrics
 
 RESAMPLES = 1000
 SIZES = (500, 2000, 10_000)
-INTERVAL = {metric.name: (metric.interval, metric.bounds) for metric in metrics.METRICS}
+INTERVAL = {metric.name: (metric.interval, metric.bounds) for metric in metrics.METRICS.values()}
 
 # Means and differences: trials, how many share their weights, images that are drawn from, and how
 # far the label's logit of the two models stands above the others' before noise.

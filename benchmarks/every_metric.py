@@ -34,7 +34,7 @@ from fairweather.metrics.conformal import IN_A_STRATUM
 from fairweather.types import Predictions, Score
 
 STORED = Path(__file__).with_suffix(".csv")
-ROWS = [metric for metric in METRICS if metric.alias_of is None]
+ROWS = [metric for metric in METRICS.values() if metric.alias_of is None]
 # Images, and how many draws of them.
 TRIALS = {200: 400, 1000: 200, 5000: 100}
 POPULATION, RESAMPLES = 100_000, 300

@@ -25,7 +25,9 @@ STORED = Path(__file__).parents[1] / "tests" / "predictions"
 POPULATIONS = ("tissue_89", "tissue_99")
 TRIALS = {200: 800, 500: 500, 2000: 400}  # by the number of images
 RESAMPLES = 400
-ROWS = [metric for metric in METRICS if metric.alias_of is None and not metric.needs_sets]
+ROWS = [
+    metric for metric in METRICS.values() if metric.alias_of is None and not metric.accepts.sets
+]
 
 
 def population(name: str) -> Predictions:

@@ -29,7 +29,7 @@ from fairweather.runs import open_finished_run
 TRIALS, RESAMPLES = 1000, 500
 SEEDS, SIZES, RATIOS = (3, 5, 10), (500, 2000, 10_000), (0, 1, 3, 10)
 MARGINS, OF_BOTH, SHARPNESS = (1.5, 1.4), 0.5, 1.5
-ROW = {metric.name: metric for metric in metrics.METRICS}
+ROW = metrics.METRICS
 MEANS = ("accuracy", "negative_log_likelihood", "brier_score")
 NULL_TRIALS = 4000
 CURVED_TRIALS, CURVED_RESAMPLES = 300, 300

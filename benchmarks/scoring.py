@@ -62,7 +62,7 @@ def measure_speed(images, number, resamples):
 def measure_error(images, resamples):
     """The largest difference of an interval's end, and in shares of the width, by metric."""
     weights = metrics.bootstrap_weights(images, resamples)
-    bounds = {metric.name: metric.bounds for metric in METRICS}
+    bounds = {metric.name: metric.bounds for metric in METRICS.values()}
     worst = dict.fromkeys(APPROXIMATE, (0.0, 0.0))
     for seed, distance in enumerate(DISTANCES):
         predictions = simulate(images, distance, seed)

@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "report": LEAVES | {"metrics", "runs", "scores"},
     "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},
-    "tracking": LEAVES | {"runs"},
+    "tracking": LEAVES | {"metrics", "runs"},
     "cleaning": LEAVES | {"runs"},
     "finished_run": LEAVES | {"report", "runs"},
     "pytest_plugin": LEAVES | {"rules", "runs"},

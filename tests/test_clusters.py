@@ -36,7 +36,7 @@ from fairweather.record import Condition
 from fairweather.types import Predictions, Score
 from tests.chance import fewest, most, share_p
 
-ROW = {metric.name: metric for metric in METRICS}
+ROW = METRICS
 
 
 def some_predictions(n, seed=0, classes=3):

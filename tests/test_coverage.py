@@ -11,7 +11,7 @@ from fairweather.metrics import METRICS, Estimate, Resamples, to_score
 from fairweather.metrics.paired import paired_difference
 from fairweather.types import Predictions
 
-ROW = {metric.name: metric for metric in METRICS}
+ROW = METRICS
 MEANS = ("accuracy", "negative_log_likelihood", "brier_score")
 CLASSES = 10
 # What the interval of each is to hold at least, and percentiles of an error of 0 at most.

@@ -13,7 +13,7 @@ from fairweather.metrics import METRICS, to_score
 from .chance import most
 
 README = Path(every_metric.__file__).with_name("README.md")
-MEANS = [metric for metric in METRICS if metric.interval == "classes"]
+MEANS = [metric for metric in METRICS.values() if metric.interval == "classes"]
 
 
 def test_every_metric_has_its_rows_in_the_table_of_coverage():
@@ -21,7 +21,7 @@ def test_every_metric_has_its_rows_in_the_table_of_coverage():
         stored = list(csv.DictReader(file))
     settings = len(every_metric.SHARES) * len(every_metric.MODELS) * len(every_metric.TRIALS)
     page = README.read_text(encoding="utf-8")
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.alias_of is None:
             rows = [row for row in stored if row["metric"] == metric.name]
             assert len(rows) == settings, metric.name

@@ -11,20 +11,18 @@ import pytest
 
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.ood_scores import OOD_SCORES
+from fairweather.metrics.rows import every_row, find_row
 from fairweather.metrics.table import METRICS
 from fairweather.record import COLUMNS
 from fairweather.report import build_report
 from fairweather.report.contents import Contents
 from fairweather.report.further_tables import (
     COVERAGE,
-    LABELS,
     PRIOR_METRICS,
     RISK,
     build_further_tables,
 )
-from fairweather.report.page.explanations import FORMULAS, FORMULAS_OF_SEVERAL
 from fairweather.report.sweeps import as_sweep
-from fairweather.steps.derived import DERIVED
 from tests.run_folders import run_record, sweep_record, write_run
 
 HOSTILE = "<script>a|b</script> 5% & \\c_d"
@@ -338,7 +336,11 @@ def test_tables_are_written_and_stand_on_the_page_once(tmp_path):
     captions = page.split("<caption>")[1:]
     assert len({text.partition("</caption>")[0] for text in captions}) == len(captions)
     assert "<script>" not in page
-    for name in LABELS:
+    for name in (
+        {row.name for row in every_row()}
+        - set(METRICS)
+        - {f"{kind}/CLASS" for kind in CLASS_METRICS}
+    ):
         assert page.count(f"<code>{name}</code>") == 1
 
 
@@ -352,8 +354,12 @@ def test_the_page_of_a_run_without_such_rows_has_no_such_headings(tmp_path):
     assert "flip_rate" not in page
 
 
-def test_names_labels_and_formulas_are_those_of_the_measures():
-    assert {each.name: each.label for each in DERIVED}.items() <= LABELS.items()
-    assert {COVERAGE, RISK, *PRIOR_METRICS} <= {metric.name for metric in METRICS}
-    assert {name.partition("/")[0] for name in LABELS} == set(FORMULAS_OF_SEVERAL)
-    assert not set(FORMULAS) & set(FORMULAS_OF_SEVERAL)
+def test_every_row_is_found_by_its_name_and_says_what_it_is():
+    listed = [row.name for row in every_row()]
+    assert len(set(listed)) == len(listed)
+    for row in every_row():
+        assert find_row(row.name) == row or row.name.endswith("/CLASS")
+        assert row.label
+        assert row.formula
+    assert find_row("ppv/cat@0.3").name == "ppv/CLASS"
+    assert {COVERAGE, RISK, *PRIOR_METRICS} <= set(METRICS)

@@ -18,7 +18,11 @@ from .chance import most
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 # Prediction sets are not of models but of variants; test_conformal.py simulates their coverage.
-NAMES = [metric.name for metric in METRICS if metric.alias_of is None and not metric.needs_sets]
+NAMES = [
+    metric.name
+    for metric in METRICS.values()
+    if metric.alias_of is None and not metric.accepts.sets
+]
 # Images, and how many draws of them: what takes a few seconds each.
 DRAWS = ((200, 120), (500, 80), (2000, 25))
 CASES = [(population, *drawn) for population in good_models.POPULATIONS for drawn in DRAWS]
@@ -74,7 +78,7 @@ def test_the_skewness_of_the_likelihood_is_undone():
     """Percentiles miss too many true values above, although few samples have too few errors."""
     n, trials, together = 260, 2500, 50
     predictions = good_models.population("tissue_89")
-    truth, row = predictions.nll.mean(), {metric.name: metric for metric in METRICS}
+    truth, row = predictions.nll.mean(), METRICS
     kinds = (row["negative_log_likelihood"].interval, "percentile")
     missed = dict.fromkeys(kinds, 0)
     for batch in range(trials // together):

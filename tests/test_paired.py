@@ -18,13 +18,13 @@ from fairweather.metrics import (
     rms_calibration_error,
     to_score,
 )
+from fairweather.metrics.metric import Interval
 from fairweather.metrics.paired import (
     holm,
     mcnemar_exact,
     paired_difference,
     seed_summary,
 )
-from fairweather.metrics.table import Interval
 
 from .chance import FALSE_ALARM, fewest, most
 

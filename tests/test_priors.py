@@ -12,9 +12,9 @@ from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.metrics import intervals, label_shift
 from fairweather.metrics.label_shift import (
-    PRIOR_METRICS,
     effective_images,
     peaked_priors,
+    prior_metrics,
     prior_weights,
     under_priors,
     worst_prior,
@@ -125,7 +125,7 @@ def test_scores_equal_those_of_copied_images(predictions):
         None,
         CLASSES,
     )
-    assert list(scores) == list(PRIOR_METRICS)
+    assert list(scores) == list(prior_metrics())
     expected = metrics.score(copied, resamples=1)
     for name, score in scores.items():
         assert score.value == pytest.approx(expected[name].value, abs=1e-9), name
@@ -235,7 +235,7 @@ def test_peaked_priors_multiply_the_odds():
 
 
 @pytest.mark.parametrize(
-    "metric", [name for name, row in PRIOR_METRICS.items() if row.higher_is_better is not None]
+    "metric", [name for name, row in prior_metrics().items() if row.higher_is_better is not None]
 )
 def test_the_worst_is_the_worst_of_them_all(predictions, metric):
     several = peaked_priors(predictions.labels, CLASSES, factor=5) | {"even": np.full(6, 1 / 6)}
@@ -245,7 +245,7 @@ def test_the_worst_is_the_worst_of_them_all(predictions, metric):
         for each, wanted in several.items()
     }
     assert score == values[name]
-    pick = min if PRIOR_METRICS[metric].higher_is_better else max
+    pick = min if prior_metrics()[metric].higher_is_better else max
     assert score.value == pick(each.value for each in values.values())
 
 
@@ -277,7 +277,6 @@ FUNCTIONS = {
     "top5_accuracy": lambda p, w: metrics.top5_accuracy(p.top5_correct, w),
     "negative_log_likelihood": lambda p, w: metrics.negative_log_likelihood(p.nll, w),
     "brier_score": lambda p, w: metrics.brier_score(p.brier, w),
-    "average_confidence": lambda p, w: metrics.average_confidence(p.confidence, w),
     "confidence_gap": of_confidence(metrics.confidence_gap),
     "expected_calibration_error/10-equal-width": of_confidence(metrics.expected_calibration_error),
     "maximum_calibration_error/10-equal-width": of_confidence(metrics.maximum_calibration_error),
@@ -285,13 +284,14 @@ FUNCTIONS = {
     "area_under_risk_coverage": of_confidence(metrics.area_under_risk_coverage),
     "coverage_at_risk/0.05": of_confidence(metrics.coverage_at_risk),
     "confidence_auroc": of_confidence(metrics.confidence_auroc),
+    "average_confidence": lambda p, w: metrics.average_confidence(p.confidence, w),
 }
 
 
 def test_scores_are_the_functions_of_columns_under_these_weights(predictions):
     weights = prior_weights(predictions.labels, PRIORS)
     scores = under_priors(predictions, PRIORS, resamples=1)
-    assert list(scores) == list(FUNCTIONS) == list(PRIOR_METRICS)
+    assert list(scores) == list(FUNCTIONS) == list(prior_metrics())
     for name, function in FUNCTIONS.items():
         value = function(predictions, weights)
         assert scores[name].value == pytest.approx(value, abs=1e-12), name

@@ -47,7 +47,7 @@ from fairweather.report.overview import in_order, readings
 from fairweather.report.page import payload
 from fairweather.report.page.charts import level_charts, scatter, training_charts
 from fairweather.report.page.drawing import PAPER, drawn_order
-from fairweather.report.page.explanations import FORMULAS, flatten
+from fairweather.report.page.explanations import flatten
 from fairweather.report.picture_figures import mixup_figure, shifts_figure
 from fairweather.report.reliability import (
     NOT_MEASURED,
@@ -60,7 +60,7 @@ from fairweather.report.reliability import (
 from fairweather.report.samples import read_samples
 from fairweather.report.sweeps import Sweep
 from fairweather.report.table_formats import escape_latex, rows_as_csv
-from fairweather.report.tables import build_tables, describe_metric, summary_rows
+from fairweather.report.tables import build_tables, summary_rows
 from fairweather.runs import RunFolder
 from fairweather.scores import estimate_cells, to_frame, with_means
 from fairweather.steps.describing import describe_shifts
@@ -392,8 +392,10 @@ def test_clean_metrics_has_a_row_a_metric_without_aliases(run, names):
     header, _, *rows = markdown_cells(run, "clean_metrics")
     metrics = [
         m
-        for m in METRICS
-        if m.alias_of is None and not (m.needs_fitted or m.needs_order or m.needs_sets)
+        for m in METRICS.values()
+        if m.alias_of is None
+        and m.accepts.labels == "single"
+        and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert len(header) == 1 + len(MODELS)
     for row, metric in zip(rows, metrics, strict=True):
@@ -463,8 +465,10 @@ def test_csv_of_all_metrics_has_a_row_a_metric_like_the_table(run, names):
     rows = read_scores(run, "tables/clean_metrics.csv")
     assert [row["metric"] for row in rows] == [
         m.name
-        for m in METRICS
-        if m.alias_of is None and not (m.needs_fitted or m.needs_order or m.needs_sets)
+        for m in METRICS.values()
+        if m.alias_of is None
+        and m.accepts.labels == "single"
+        and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert list(rows[0])[:6] == ["metric", "title", "basic", "basic low", "basic high", "mixup_aug"]
     # A fraction must not stand beside a per cent sign.
@@ -1181,7 +1185,7 @@ def test_variants_are_hollow_as_in_the_legend_and_lie_under_their_models(tmp_pat
     assert fill["domain"] == stroke["domain"] == ["Basic", "Warm", "Other"]
     assert fill["range"] == ["var(--m0)", PAPER, "var(--m1)"]
     assert stroke["range"] == ["var(--m0)", "var(--m0)", "var(--m1)"]
-    charts = level_charts(contents)["brightness_factor"]["accuracy"].spec
+    charts = level_charts(contents, ["accuracy"])["brightness_factor"]["accuracy"].spec
     assert list(dict.fromkeys(row["title"] for row in charts["datasets"]["rows"])) == [
         "Warm",
         "Basic",
@@ -1218,9 +1222,9 @@ def test_a_sweep_that_the_study_no_longer_has_is_not_shown(changed):
     assert "stale" not in text
 
 
-def test_every_metric_has_a_formula():
-    assert {metric.name.partition("/")[0] for metric in METRICS} == set(FORMULAS)
-    assert len({describe_metric(m.name) for m in METRICS if m.alias_of is None}) == len(METRICS) - 3
+def test_titles_tell_metrics_apart():
+    titles = {metric.title for metric in METRICS.values() if metric.alias_of is None}
+    assert len(titles) == len(METRICS) - 3
 
 
 def test_models_of_one_title_stay_apart(run, tmp_path):

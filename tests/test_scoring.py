@@ -25,8 +25,8 @@ from fairweather.shifts import CLEAN, sweep
 from fairweather.types import Cell, Predictions
 from tests import reference
 
-NAMES = [metric.name for metric in METRICS if metric.alias_of is None]
-BOUNDS = {metric.name: metric.bounds for metric in METRICS}
+NAMES = [metric.name for metric in METRICS.values() if metric.alias_of is None]
+BOUNDS = {metric.name: metric.bounds for metric in METRICS.values()}
 FITTED = Fitted(threshold=0.7, atc_threshold=0.6)
 
 

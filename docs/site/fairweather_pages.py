@@ -23,7 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import fairweather
 import fairweather.metrics
-from fairweather.metrics.table import FEWEST_OF_CLASS
+from fairweather.metrics.metric import FEWEST_OF_CLASS
 from notebook import Code, Markdown, Output, run_cells, split_cells
 
 logger = logging.getLogger(__name__)
@@ -122,43 +122,35 @@ class Metrics(Sections):
 
     def run(self) -> list[nodes.Node]:
         """Make a section for each metric."""
-        from fairweather.report.page.explanations import FORMULAS
-
-        of_classes = fairweather.metrics.class_metrics.CLASS_METRICS.items()
         return [
-            *(
-                self._metric(metric, FORMULAS[metric.name.partition("/")[0]])
-                for metric in fairweather.metrics.METRICS
-            ),
-            *(self._of_classes(name, metric) for name, metric in of_classes),
+            *map(self._metric, fairweather.metrics.METRICS.values()),
+            *map(self._of_classes, fairweather.metrics.class_metrics.CLASS_METRICS.values()),
         ]
 
-    def _of_classes(
-        self, name: str, metric: fairweather.metrics.class_metrics.OfClasses
-    ) -> nodes.section:
-        made = self.section(f"{name}/CLASS", f"{name}/CLASS", code=True)
+    def _of_classes(self, metric: fairweather.metrics.class_metrics.OfClasses) -> nodes.section:
+        made = self.section(f"{metric.name}/CLASS", f"{metric.name}/CLASS", code=True)
         made += paragraph(f"{metric.label} of one class: {metric.formula}.")
         facts = ["Higher is better", "from 0 to 1", f"interval: {metric.interval}"]
-        facts.append("needs prediction sets" if metric.needs_sets else "needs logits")
+        facts.append("needs prediction sets" if metric.accepts.sets else "needs logits")
         if metric.has_points:
-            facts.append(f"with an operating point, `{name}/CLASS@THRESHOLD`")
+            facts.append(f"with an operating point, `{metric.name}/CLASS@THRESHOLD`")
         elif metric.fewest > 1:
             facts.append(f"no interval below {metric.fewest} images of the class, or of the others")
         made += paragraph(f"{'; '.join(facts)}.")
         return made
 
-    def _metric(self, metric: fairweather.metrics.Metric, formula: str) -> nodes.section:
+    def _metric(self, metric: fairweather.metrics.Metric) -> nodes.section:
         made = self.section(metric.name, metric.name, code=True)
         better = {True: "higher is better", False: "lower is better", None: "neither end is best"}
         low, high = (f"{bound:g}".replace("inf", "∞") for bound in metric.bounds)
-        unit = f" {metric.unit}" if metric.unit else ""
+        unit = f" {metric.unit}" if metric.unit not in ("", "%") else ""
         facts = [better[metric.higher_is_better], f"from {low} to {high}{unit}"]
         facts.append(f"interval: {metric.interval}")
-        if metric.min_classes > 1:
-            facts.append(f"needs at least {metric.min_classes} classes")
-        if metric.needs_logits:
+        if metric.accepts.classes > 1:
+            facts.append(f"needs at least {metric.accepts.classes} classes")
+        if metric.accepts.logits:
             facts.append("needs logits")
-        if metric.needs_fitted:
+        if metric.accepts.fitted:
             facts.append("needs clean validation images")
         if metric.fewest:
             carriers = {
@@ -169,7 +161,7 @@ class Metrics(Sections):
             facts.append(f"no interval below {metric.fewest} {carriers[metric.carried_by]}")
         if metric.column is not None:
             facts.append(f"or below {FEWEST_OF_CLASS} images of the rarest class")
-        made += paragraph(f"{metric.label}: {formula}.")
+        made += paragraph(f"{metric.label}: {metric.formula}.")
         for ending, words in BINS.items():
             if (metric.alias_of or metric.name).endswith(ending):
                 made += paragraph(words)

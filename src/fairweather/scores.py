@@ -14,7 +14,6 @@ from threadpoolctl import ThreadpoolController
 
 from fairweather.errors import InputError
 from fairweather.metrics import (
-    METRICS,
     Estimate,
     Fitted,
     Resamples,
@@ -24,8 +23,9 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
-from fairweather.metrics.class_metrics import of_classes
 from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.metric import MetricRow
+from fairweather.metrics.rows import row_of
 from fairweather.record import (
     ALL,
     COLUMNS,
@@ -44,11 +44,6 @@ from fairweather.spreadsheet import frame_to_csv
 from fairweather.tasks import Unit
 from fairweather.types import AnyPredictions, Cell, Score
 
-HIGHER_IS_BETTER = {
-    metric.name: metric.higher_is_better
-    for metric in METRICS
-    if metric.higher_is_better is not None
-}
 Estimates = Mapping[str, Estimate]
 # model, seed, shift, level: the key of a row of scores.csv, without the metric.
 Key = tuple[str, str, str, str]
@@ -194,7 +189,7 @@ def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> d
         table: from `with_means`, with the same `apart`.
     """
     levels = {
-        key: {name: estimates[name] for name in estimates if name in HIGHER_IS_BETTER}
+        key: {name: each for name, each in estimates.items() if has_direction(name)}
         for key, estimates in table.items()
         if MEAN not in (key[1], key[3])
     }
@@ -254,46 +249,37 @@ def worst_slices(
         column: such as `site`.
         columns: of the table.
     """
-    bounds = {metric.name: metric.bounds for metric in METRICS}
     rows = []
     first = next(iter(slices.values()))
     for key in first:
         for name in first[key]:
-            if is_better_higher(name) is None:
+            if not has_direction(name):
                 continue
             every = [table[key][name] for table in slices.values() if name in table.get(key, {})]
             found = [each for each in every if not np.isnan(each.value)]
             if found:
-                rows.append(
-                    (
-                        *key,
-                        worst_slice(column),
-                        name,
-                        *_worst_of(found, name, bounds.get(name, (0.0, 1.0))),
-                    )
-                )
+                rows.append((*key, worst_slice(column), name, *_worst_of(found, row_of(name))))
     return pd.DataFrame(rows, columns=columns)
 
 
-def is_better_higher(name: str) -> bool | None:
-    """Tell whether a higher value of a metric is better, of a class too; None if neither is.
+def has_direction(name: str) -> bool:
+    """Tell whether a metric, or a metric of a class, has a better direction, and so a worst value.
 
-    >>> is_better_higher("ppv/malignant"), is_better_higher("brier_score")
+    >>> has_direction("ppv/malignant"), has_direction("confidence_gap")
     (True, False)
     """
-    return True if of_classes(name) else HIGHER_IS_BETTER.get(name)
+    return row_of(name).higher_is_better is not None
 
 
-def _worst_of(found: Sequence[Estimate], name: str, bounds: tuple[float, float]) -> Score:
-    alone = [to_score(each, bounds) for each in found]
-    together = [to_score(each.together(len(found)), bounds) for each in found]
-    higher = is_better_higher(name)
-    worst = min if higher else max
+def _worst_of(found: Sequence[Estimate], row: MetricRow) -> Score:
+    alone = [to_score(each, row.bounds) for each in found]
+    together = [to_score(each.together(len(found)), row.bounds) for each in found]
+    worst = min if row.higher_is_better else max
     value = worst(each.value for each in alone)
     n = next(each.n for each in alone if each.value == value)
     if any(each.too_few for each in alone):
         return Score(value, np.nan, np.nan, n)
-    if higher:
+    if row.higher_is_better:
         return Score(value, min(each.low for each in alone), min(each.high for each in together), n)
     return Score(value, max(each.low for each in together), max(each.high for each in alone), n)
 
@@ -314,10 +300,8 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
 
 def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
     """Write estimates as the tidy table of scores.csv, one row per cell and metric."""
-    bounds = {metric.name: metric.bounds for metric in METRICS}
     rows = [
-        # Every metric of a class is between 0 and 1.
-        (*key, name, *to_score(estimate, bounds.get(name, (0.0, 1.0))))
+        (*key, name, *to_score(estimate, row_of(name).bounds))
         for key, estimates in table.items()
         for name, estimate in estimates.items()
     ]
@@ -383,4 +367,4 @@ def _recipe(_: str, estimates: Sequence[Estimate]) -> Estimate:
 
 
 def _worst(metric: str, estimates: Sequence[Estimate]) -> Estimate:
-    return worst_estimate(estimates, higher_is_better=HIGHER_IS_BETTER[metric])
+    return worst_estimate(estimates, higher_is_better=bool(row_of(metric).higher_is_better))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.types import Kind
 from fairweather.yamlfile import parse_yaml
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
@@ -30,8 +31,10 @@ class Variant:
     Attributes:
         kind: how studies and the command line call it.
         is_fitted: whether it is fitted on validation images.
+        accepts: the kind of predictions that it changes.
     """
 
+    accepts: ClassVar[Kind] = Kind()
     kind: ClassVar[str]
     is_fitted: ClassVar[bool] = True
 

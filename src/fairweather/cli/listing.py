@@ -34,11 +34,8 @@ def _sections() -> list[list[tuple[str, str]]]:
     """Names with descriptions, in the order of `SECTIONS`."""
     from fairweather.attacks import ATTACKS
     from fairweather.data import SOURCES
-    from fairweather.metrics import METRICS
-    from fairweather.metrics.class_metrics import CLASS_METRICS
-    from fairweather.report.further_tables import LABELS
+    from fairweather.metrics.rows import every_row
     from fairweather.shifts import SHIFTS, SUITES
-    from fairweather.steps.derived import DERIVED
     from fairweather.training.selfsupervised import METHODS
 
     return [
@@ -46,15 +43,7 @@ def _sections() -> list[list[tuple[str, str]]]:
         [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()],
         [(name, f"{kind.title}: {kind.level_title}") for name, kind in ATTACKS.items()],
         [(name, _few(sweeps)) for name, sweeps in SUITES.items()],
-        [
-            *((metric.name, metric.label) for metric in METRICS),
-            *((metric.name, metric.label) for metric in DERIVED),
-            *((name, LABELS[name]) for name in LABELS if name not in {m.name for m in DERIVED}),
-            *(
-                (f"{name}/CLASS", f"{kind.label} of a class")
-                for name, kind in CLASS_METRICS.items()
-            ),
-        ],
+        [(row.name, row.label) for row in every_row()],
         [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
         [(name, method.title) for name, method in METHODS.items()],
     ]

@@ -36,8 +36,6 @@ from fairweather.runs import RunFolder, open_finished_run
 from fairweather.scores import Estimates, Key, estimate_metrics, read_clusters, with_means
 from fairweather.types import Predictions
 
-COMPARED = ("accuracy", "rms_calibration_error", "negative_log_likelihood")
-
 # ---------------------------------------------------------------- which models, seeds and shifts
 
 
@@ -365,7 +363,7 @@ def estimate_model(
     model: str,
     shared: SharedShifts,
     images: Resampled,
-    metrics: Collection[str] = COMPARED,
+    metrics: Collection[str],
 ) -> ModelEstimates:
     """Compute metrics of a model under every shift, with means over levels, shifts and seeds."""
     correct: dict[Condition, list[npt.NDArray[np.bool_]]] = {}

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from fairweather.comparison.compared import (
-    COMPARED,
     ComparedRun,
     ModelEstimates,
     Resampled,
@@ -30,6 +29,7 @@ from fairweather.metrics.paired import (
     paired_difference,
 )
 from fairweather.metrics.recipes import Crossed, cross, cross_difference
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import MEAN, Condition, base_model
 from fairweather.report.sentences import seed_far_out
 from fairweather.report.tables import TOO_FEW
@@ -128,7 +128,8 @@ def compare_models(
 ) -> Iterator[Row]:
     """Compare two models in every cell, in means over levels, and in the mean over shifts."""
     first, second = (
-        estimate_model(run, model, shared, images) for run, model in zip((a, b), pair, strict=True)
+        estimate_model(run, model, shared, images, shown_metrics(1))
+        for run, model in zip((a, b), pair, strict=True)
     )
     # Variants of the same trained networks are paired seed by seed.
     same = are_one_run(a, b) and base_model(pair.a) == base_model(pair.b)
@@ -137,7 +138,7 @@ def compare_models(
     weights = weights_of_means(shared)
     clean, *levels = shared.conditions
     for condition in (clean, *shared.means, *levels):
-        for metric in COMPARED:
+        for metric in shown_metrics(1):
             row = Row(
                 pair,
                 *condition,

@@ -18,13 +18,13 @@ from fairweather.comparison.published import (
     read_published,
 )
 from fairweather.errors import InputError, unknown_name
+from fairweather.metrics.table import METRICS
 from fairweather.record import CLEAN, MEAN, NO_LEVEL, SCORES, ModelRecord
 from fairweather.report.contents import Contents, read_contents
 from fairweather.report.table_formats import Layout, aligned, signed, table_files
 from fairweather.report.tables import (
     ABSENT,
     CORRECTED,
-    METRIC,
     Entry,
     describe_metric,
     is_percent,
@@ -216,7 +216,7 @@ def match_numbers(
 
     `names` gives the run's name of each published model that it has.
     """
-    numbers = [number for number in best_numbers(study) if number.metric in METRIC]
+    numbers = [number for number in best_numbers(study) if number.metric in METRICS]
     return [
         Pair(
             number,
@@ -268,7 +268,7 @@ def _place(study: PublishedStudy, number: PublishedNumber) -> tuple[object, ...]
     is_level = number.shift != CLEAN and number.level != MEAN
     return (
         is_level,
-        list(METRIC).index(number.metric),
+        list(METRICS).index(number.metric),
         list(study.shifts).index(number.shift),
         float(number.level) if is_level else 0.0,
         list(study.models).index(number.model),
@@ -287,7 +287,7 @@ def _measured(
 
 def _standard_error(number: PublishedNumber, n: int | None) -> float:
     """Binomial, for a share of n images; NaN for a mean, whose levels share their images."""
-    if number.metric != "accuracy" or number.level == MEAN or n is None:
+    if METRICS[number.metric].interval != "share" or number.level == MEAN or n is None:
         return math.nan
     return math.sqrt(number.value * (1 - number.value) / n)
 
@@ -302,7 +302,7 @@ def table_body(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy)
             contents.titles.get(pair.model, study.models[number.model].title),
             study.shifts[number.shift],
             ABSENT if number.level == NO_LEVEL else number.level,
-            METRIC[number.metric].label,
+            METRICS[number.metric].label,
             *_numbers(pair),
         ]
         for pair in pairs

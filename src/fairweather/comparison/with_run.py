@@ -37,13 +37,13 @@ from fairweather.comparison.pairs import (
 from fairweather.comparison.published import REFERENCES
 from fairweather.errors import unknown_name
 from fairweather.metrics.paired import SeedSummary
+from fairweather.metrics.table import METRICS
 from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NATURAL, NO_LEVEL, SUMMARY_LEVELS
 from fairweather.report.contents import in_clusters
 from fairweather.report.ranking import CLUSTERS, MCNEMAR, NORMAL_SEEDS, RECIPES
 from fairweather.report.table_formats import Body, Layout, aligned, signed, table_files
 from fairweather.report.tables import (
     ABSENT,
-    METRIC,
     TOO_FEW,
     TOO_FEW_NOTE,
     describe_metric,
@@ -249,7 +249,7 @@ def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]
             row.pair.title,
             titles[row.shift],
             _level(row.level),
-            METRIC[row.metric].label,
+            METRICS[row.metric].label,
             _number(row.a, is_percent(row.metric)),
             _number(row.b, is_percent(row.metric)),
             _difference(row),

@@ -71,7 +71,7 @@ from fairweather.steps.image_lists import write_image_lists
 from fairweather.steps.measuring import Measured, Measurement
 from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook, begin
-from fairweather.types import Dataset, Score
+from fairweather.types import CLASSIFICATION, Dataset, Score
 
 # What is probably wrong if a model is no better than chance.
 OF_MODELS = (
@@ -458,9 +458,11 @@ def clean_lines(
         of: which model they are of, if there are several.
         clusters: which images belong together, if that is known.
     """
+    if folder.task.name != CLASSIFICATION:
+        return []
     predictions = folder.read_predictions(file)
     resamples = folder.record.settings.bootstrap
-    shared = Resamples.draw(predictions.labels, resamples, clusters=clusters)
+    shared = Resamples.draw(predictions.strata, resamples, clusters=clusters)
     found = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
     accuracy, low, high, n = to_score(found, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}

@@ -47,10 +47,22 @@ from fairweather.progress import Notify
 from fairweather.runs import open_finished_run
 from fairweather.steps.measuring import OOD_DATA
 from fairweather.steps.plan import DATA, NATURAL_DATA, DataSource, ModelSource
-from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
-from fairweather.types import Dataset, GroupColumns, Groups, Images, slice_name
+from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data, splits_of
+from fairweather.tasks import task_named
+from fairweather.types import (
+    CLASSIFICATION,
+    Attack,
+    Dataset,
+    GroupColumns,
+    Groups,
+    Images,
+    Shift,
+    slice_name,
+)
 
 NAMED_VALUES = 6  # of a column of slices, in a line
+# Options that mean something for classes alone.
+OF_CLASSES = ("ood", "priors", "operating_points", "ordered_classes", "slices")
 LOOKED_AT = 64  # test images that show whether outputs are probabilities
 
 
@@ -359,6 +371,27 @@ def check_variants(options: EvaluationOptions, name: str, *, has_validation: boo
                 f"{variant.kind} is fitted on validation images, and {name} has none: set some "
                 "aside with validation_fraction (--validation-fraction), such as 0.2"
             )
+
+
+def check_task(
+    dataset: Dataset, options: EvaluationOptions, shifts: Sequence[Shift | Attack]
+) -> None:
+    """Raise `InputError` for labels that the task does not know, or what only classification has.
+
+    A calibration and an attack's loss say themselves what they accept.
+    """
+    task = task_named(dataset.task)
+    for images in splits_of(dataset).values():
+        task.check(images.labels.numpy(), images.classes)
+    if task.name == CLASSIFICATION:
+        return
+    asked = [name for name in OF_CLASSES if getattr(options, name)]
+    asked += [each.name for each in shifts if isinstance(each, Attack)]
+    asked += [each.kind for each in options.all_variants if each.accepts not in task.kinds]
+    if asked:
+        raise InputError(
+            f"{asked[0]} is for classification, and the task of {dataset.name} is {task.name}"
+        )
 
 
 def read_labels(options: EvaluationOptions) -> Mapping[str, object] | None:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
-from fairweather.evaluation.inputs import EvaluationInputs, check_variants, model_source
+from fairweather.evaluation.inputs import EvaluationInputs, check_task, check_variants, model_source
 from fairweather.evaluation.request import Request, titles_of
 from fairweather.evaluation_options import EvaluationOptions, natural_sources
 from fairweather.inference import adapt_batchnorm
@@ -47,6 +47,7 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     if len(dataset.classes) < 2:
         raise InputError(f"{dataset.name} has only one class: an evaluation needs at least two")
     check_variants(options, dataset.name, has_validation=dataset.val is not None)
+    check_task(dataset, options, request.shifts)
     titles_of(options.title, [each.name for each in inputs.models])
     if any(isinstance(each, BatchNorm) for each in options.all_variants):
         for each in inputs.models:

@@ -77,6 +77,8 @@ def complete_by_labels(
     classes: tuple[str, ...],
 ) -> dict[str, tuple[float, ...]]:
     """Do the same as `complete_priors`, where only the labels of the images are known."""
+    if not asked:
+        return {}
     counts = np.bincount(labels, minlength=len(classes))
     return {name: _complete(name, some, classes, counts) for name, some in asked.items()}
 

@@ -67,6 +67,7 @@ from fairweather.metrics.label_shift import (
     under_priors,
     worst_prior,
 )
+from fairweather.metrics.metric import Accepts, Metric
 from fairweather.metrics.one_vs_rest import (
     ClassCounts,
     class_counts,
@@ -110,7 +111,7 @@ from fairweather.metrics.selective import (
     threshold_at_risk,
     thresholds_to_try,
 )
-from fairweather.metrics.table import METRICS, Metric, absent_metrics
+from fairweather.metrics.table import METRICS, absent_metrics
 from fairweather.metrics.two_sample import (
     differ_p,
     features_differ_p,
@@ -120,6 +121,7 @@ from fairweather.metrics.two_sample import (
 
 __all__ = [
     "METRICS",
+    "Accepts",
     "BrierDecomposition",
     "ClassCounts",
     "Clusters",

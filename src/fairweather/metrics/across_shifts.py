@@ -11,6 +11,7 @@ import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import FloatArray, Result, weighted_mean
+from fairweather.metrics.metric import MetricRow, by_name
 
 Errors = Mapping[str, npt.ArrayLike]
 
@@ -37,6 +38,32 @@ ALEXNET: Mapping[str, float] = MappingProxyType(
     }
 )
 SEVERITIES = 5
+# Metrics of several cells together; scores.csv has them in the rows of level `mean`.
+OF_SHIFTS: dict[str, MetricRow] = by_name(
+    MetricRow(
+        "flip_rate",
+        "Predictions that change from level to level",
+        "share of the images whose most probable class changes from one level to the next, where "
+        "clean counts as a level; mean over neighbouring levels",
+        higher_is_better=False,
+        interval="share",
+    ),
+    MetricRow(
+        "mean_corruption_error",
+        "Mean error over a family, not normalised",
+        "mean over the corruptions of a family of the mean over severities of 1 − accuracy; not "
+        "normalised",
+        higher_is_better=False,
+    ),
+    MetricRow(
+        "mce_alexnet/in-memory",
+        "mCE in units of AlexNet's errors",
+        "mean over the 15 corruptions of ImageNet-C of Σ over severities of 1 − accuracy, divided "
+        "by the same sum of AlexNet's published errors; corrupted in memory, not from files",
+        higher_is_better=False,
+        bounds=(0.0, np.inf),
+    ),
+)
 
 
 def mean_corruption_error(errors: Errors, reference: Errors | None = None) -> Result:

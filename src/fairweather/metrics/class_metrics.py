@@ -8,7 +8,7 @@ called where it is the most probable one, or, with an operating point such as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -19,10 +19,18 @@ from fairweather.errors import InputError
 from fairweather.metrics.areas import disjoint_pairs
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, ratio
+from fairweather.metrics.metric import (
+    FEWEST_OF_AREAS,
+    Accepts,
+    Interval,
+    Metric,
+    MetricRow,
+    by_name,
+)
 from fairweather.metrics.sample import Prepared, Sample, calls_of
-from fairweather.metrics.table import FEWEST_OF_AREAS, Interval, Metric
 from fairweather.types import Predictions, shortest
 
+OF_LOGITS = Accepts(logits=True)
 AT = "@"  # between the class and its operating point
 
 
@@ -36,29 +44,25 @@ class Tally(NamedTuple):
 
 
 @dataclass(frozen=True)
-class OfClasses:
-    """A metric that every class has.
+class OfClasses(MetricRow):
+    """A metric that every class has: one row of `CLASS_METRICS`.
 
     Attributes:
-        label: the name in the headers of tables.
-        formula: what it is, for readers.
+        counted: how many images its value is a share of, which makes it more or less precise.
         evaluate: from a `Sample` and a label to `[B]`; None if it is a property of `ClassCounts`,
             which depends on the probability from which on the class is called.
-        counted: how many images its value is a share of, which makes it more or less precise.
-        interval: the kind of its 95 % interval; see `to_score`.
         fewest: with fewer such images there is no interval.
-        needs_sets: is it of prediction sets, which only conformal variants have.
         column, bias: of an area, what each image adds to it, and how much too high it is; see
             `Metric`.
     """
 
-    label: str
-    formula: str
     counted: Callable[[Tally], int]
     evaluate: Callable[[Sample, int], FloatArray] | None = None
+    _: KW_ONLY
+    higher_is_better: bool | None = True
     interval: Interval = "conditional"
+    accepts: Accepts = OF_LOGITS
     fewest: int = 1
-    needs_sets: bool = False
     column: Callable[[Prepared, int], FloatArray] | None = None
     bias: Callable[[Prepared, int], FloatArray] | None = None
 
@@ -68,37 +72,43 @@ class OfClasses:
         return self.evaluate is None
 
 
-CLASS_METRICS: Mapping[str, OfClasses] = {
-    "sensitivity": OfClasses(
+CLASS_METRICS: dict[str, OfClasses] = by_name(
+    OfClasses(
+        "sensitivity",
         "Sensitivity",
         "share of the images of the class that are called so (recall)",
         lambda tally: tally.images,
     ),
-    "specificity": OfClasses(
+    OfClasses(
+        "specificity",
         "Specificity",
         "share of the images of other classes that are not called so",
         lambda tally: tally.total - tally.images,
     ),
-    "ppv": OfClasses(
+    OfClasses(
+        "ppv",
         "PPV",
         "share of the images called so that are of the class (positive predictive value, "
         "precision); it depends on how frequent the class is among the images",
         lambda tally: tally.called,
     ),
-    "npv": OfClasses(
+    OfClasses(
+        "npv",
         "NPV",
         "share of the images not called so that are of other classes (negative predictive value); "
         "it depends on how frequent the class is among the images",
         lambda tally: tally.total - tally.called,
     ),
-    "f1": OfClasses(
+    OfClasses(
+        "f1",
         "F1",
         "2 × right calls / (images of the class + images called so), the harmonic mean of "
         "sensitivity and PPV",
         lambda tally: tally.images + tally.called - tally.hits,
         interval="overlap",
     ),
-    "auc": OfClasses(
+    OfClasses(
+        "auc",
         "AUC",
         "probability that an image of the class has a higher probability of it than one of another "
         "class; ties count half",
@@ -108,7 +118,8 @@ CLASS_METRICS: Mapping[str, OfClasses] = {
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared, label: _of_present(prepared.auc_columns, prepared, label, 0.0),
     ),
-    "pr_auc": OfClasses(
+    OfClasses(
+        "pr_auc",
         "PR-AUC",
         "average precision: the mean over the images of the class of the precision among all "
         "images with at least their probability",
@@ -121,15 +132,16 @@ CLASS_METRICS: Mapping[str, OfClasses] = {
         ),
         bias=lambda prepared, label: _of_present(prepared.precision_biases, prepared, label, 0.0),
     ),
-    "conformal_coverage": OfClasses(
+    OfClasses(
+        "conformal_coverage",
         "Coverage of prediction sets",
         "share of the images of the class whose prediction set contains it; only of conformal "
         "variants",
         lambda tally: tally.images,
         lambda s, label: _share_of_label("covered", s, label),
-        needs_sets=True,
+        accepts=Accepts(logits=True, sets=True),
     ),
-}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,13 +215,14 @@ def class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
     of_kind = kind.evaluate or partial(_counted, name.partition("/")[0], threshold)
     column, bias = kind.column, kind.bias
     return ClassMetric(
-        name=name,
-        label=label,
-        evaluate=lambda s: of_kind(s, place),
-        higher_is_better=True,
+        name,
+        label,
+        kind.formula,
+        lambda s: of_kind(s, place),
+        higher_is_better=kind.higher_is_better,
+        bounds=kind.bounds,
         interval=kind.interval,
-        needs_logits=True,
-        needs_sets=kind.needs_sets,
+        accepts=kind.accepts,
         fewest=kind.fewest,
         column=column and (lambda prepared: column(prepared, place)),
         bias=bias and (lambda prepared: float(bias(prepared, place)[0])),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, Result, as_rows, check_columns
 from fairweather.metrics.intervals import BLOCK, Estimate, of_clusters, to_score
+from fairweather.metrics.metric import MetricRow, by_name
 from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
 from fairweather.metrics.sample import draw_counts
 from fairweather.types import Score
@@ -121,29 +124,24 @@ def detection_score(
     exact = _both(confidence_in, confidence_out)
     known, others = np.size(confidence_in), np.size(confidence_out)
     if clusters is None:
-        drawn = _resampled(_binned(exact), resamples, seed)
-        areas, rates = rank_area(drawn), _passing(drawn, RECALL)
+        drawn: Iterable[LevelSums] = [_resampled(_binned(exact), resamples, seed)]
     else:
         of = np.asarray(confidence_in), np.asarray(confidence_out)
-        areas, rates = _of_resampled_clusters(*of, clusters, resamples, seed)
-    # The rate is a share of the other images, so they are the n of its exact interval.
-    estimates = {
-        "detection_auroc": Estimate(
-            float(rank_area(exact)[0]), areas, known + others, "percentile"
-        ),
-        f"false_positive_rate_at_recall/{RECALL}": Estimate(
-            float(_passing(exact, RECALL)[0]), rates, others, "bounded"
-        ),
-    }
-    if clusters is not None:
-        estimates = {name: of_clusters(each, clusters) for name, each in estimates.items()}
-        if clusters.count > 1:  # the rate is a share of the other images, which are independent
-            rate = f"false_positive_rate_at_recall/{RECALL}"
-            estimates[rate] = replace(estimates[rate], clusters=None)
-    return {
-        name: to_score(estimate, (0.0, 1.0))._replace(n=known + others)
-        for name, estimate in estimates.items()
-    }
+        drawn = _resampled_clusters(*of, clusters, resamples, seed)
+    rows = DETECTION.values()
+    found = [[row.evaluate(levels) for row in rows] for levels in drawn]
+    scores = {}
+    for row, blocks in zip(rows, zip(*found, strict=True), strict=True):
+        # A share of the other images, which are independent, has their number in its interval.
+        n = others if row.of_others else known + others
+        value, replicates = float(row.evaluate(exact)[0]), np.concatenate(blocks)
+        estimate = Estimate(value, replicates, n, row.interval)
+        if clusters is not None:
+            estimate = of_clusters(estimate, clusters)
+            if row.of_others and clusters.count > 1:
+                estimate = replace(estimate, clusters=None)
+        scores[row.name] = to_score(estimate, row.bounds)._replace(n=known + others)
+    return scores
 
 
 def _both(
@@ -213,20 +211,16 @@ def _binned(levels: LevelSums) -> LevelSums:
     return LevelSums(levels.images[:, edges], levels.wrong[:, edges])
 
 
-def _of_resampled_clusters(
+def _resampled_clusters(
     known: FloatArray, others: FloatArray, clusters: Clusters, resamples: int, seed: int
-) -> tuple[FloatArray, FloatArray]:
-    """Both metrics on resampled clusters of the known images and on resampled other images."""
+) -> Iterator[LevelSums]:
+    """The levels of resampled clusters of the known images and of resampled other images."""
     of_known = draw_counts(len(known), resamples, seed, clusters)
     of_others = draw_counts(len(others), resamples, seed + 1)
     step = max(1, BLOCK // (len(known) + len(others)))
-    areas, rates = [], []
     for at in range(0, resamples, step):
         rows = slice(at, at + step)
-        levels = _both(known, others, of_known[rows], of_others[rows])
-        areas.append(rank_area(levels))
-        rates.append(_passing(levels, RECALL))
-    return np.concatenate(areas), np.concatenate(rates)
+        yield _both(known, others, of_known[rows], of_others[rows])
 
 
 def _resampled(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
@@ -241,3 +235,43 @@ def _resampled(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
         for counts in (wrong + right, wrong)
     )
     return LevelSums(*below)
+
+
+@dataclass(frozen=True)
+class Detection(MetricRow):
+    """A metric of the confidence on known images and on those of another set.
+
+    Attributes:
+        evaluate: from the levels of confidence, on which known images count as right and the others
+            as wrong, to `[B]`.
+        what: its label where another score takes the place of the confidence.
+        of_others: is it a share of the other images.
+    """
+
+    evaluate: Callable[[LevelSums], FloatArray]
+    what: str
+    of_others: bool = False
+
+
+DETECTION: dict[str, Detection] = by_name(
+    Detection(
+        "detection_auroc",
+        "AUROC of confidence for detecting another data set",
+        "probability that a clean test image is more confident than one of the other data set; "
+        "ties count half. Behind a slash, another score takes the place of the confidence",
+        rank_area,
+        "AUROC",
+        higher_is_better=True,
+    ),
+    Detection(
+        f"false_positive_rate_at_recall/{RECALL}",
+        "False positive rate at 95 % recall, for another data set",
+        "share of the other data set's images at or above the confidence that this share of the "
+        "clean test images reaches. Behind a slash, another score takes its place",
+        partial(_passing, recall=RECALL),
+        "False positive rate at 95 % recall",
+        of_others=True,
+        higher_is_better=False,
+        interval="bounded",
+    ),
+)

@@ -23,11 +23,12 @@ from fairweather.metrics.columns import (
     clopper_pearson,
 )
 from fairweather.metrics.hidden import NOTHING, Hidden
+from fairweather.metrics.metric import Interval, Metric
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
 from fairweather.metrics.sample import BINS, Resamples, Sample, draw_counts
 from fairweather.metrics.selective import Fitted
-from fairweather.metrics.table import METRICS, Interval, Metric
+from fairweather.metrics.table import METRICS
 from fairweather.types import AnyPredictions, Predictions, Score, Scores
 
 # How many counts (resamples times images) are summed at once. It limits the memory.
@@ -201,13 +202,13 @@ def evaluate_resamples(
     predictions, n = cast("Predictions", cell), len(cell)
     metrics = [
         metric
-        for metric in METRICS
+        for metric in METRICS.values()
         if metric.applies(predictions, fitted) and (names is None or metric.name in names)
     ]
     found = (class_metric(name, predictions.classes) for name in names or ())
     of_classes = [each for each in found if each and each.applies(predictions)]
     wanted = {metric.alias_of or metric.name for metric in metrics}
-    computed = [*(metric for metric in METRICS if metric.name in wanted), *of_classes]
+    computed = [*(metric for metric in METRICS.values() if metric.name in wanted), *of_classes]
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
     coarse = prepared.order and merge_groups(prepared.order, MOST_GROUPS, BINS)
@@ -747,8 +748,9 @@ def score(
         raise InputError("there is nothing to score: the predictions are empty")
     shared = Resamples.draw(predictions.strata, resamples, seed, clusters)
     estimates = evaluate_resamples(predictions, shared, fitted)
-    bounds = {metric.name: metric.bounds for metric in METRICS}
-    return Scores({name: to_score(estimate, bounds[name]) for name, estimate in estimates.items()})
+    return Scores(
+        {name: to_score(estimate, METRICS[name].bounds) for name, estimate in estimates.items()}
+    )
 
 
 def _signed_square(values: FloatArray) -> FloatArray:

@@ -9,7 +9,6 @@ This does not hold for a shift that also changes the images of a class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +24,9 @@ from fairweather.metrics.columns import (
     sum_groups,
 )
 from fairweather.metrics.intervals import Estimate, evaluate_sample, of_clusters, to_score
+from fairweather.metrics.metric import Metric
 from fairweather.metrics.sample import Resamples, Sample
-from fairweather.metrics.table import METRICS, Metric
+from fairweather.metrics.table import METRICS
 from fairweather.types import Predictions, Score
 
 # How far from 1 the sum of given priors may be, since people round them.
@@ -35,24 +35,15 @@ ROUNDING = 1e-3
 BLOCK = 2**22
 
 
-# The metrics that are meaningful with fractional weights. Bins with a fixed number of images
-# (equal-mass, 100 per bin) need whole images, and balanced accuracy is the same under all priors.
-_NAMES = (
-    "accuracy",
-    "top5_accuracy",
-    "negative_log_likelihood",
-    "brier_score",
-    "average_confidence",
-    "confidence_gap",
-    "expected_calibration_error/10-equal-width",
-    "maximum_calibration_error/10-equal-width",
-    "rms_calibration_error/10-equal-width",
-    "area_under_risk_coverage",
-    "coverage_at_risk/0.05",
-    "confidence_auroc",
-)
-_ROWS = {metric.name: metric for metric in METRICS}
-PRIOR_METRICS: Mapping[str, Metric] = MappingProxyType({name: _ROWS[name] for name in _NAMES})
+def prior_metrics() -> dict[str, Metric]:
+    """The metrics that are meaningful under other class priors, without aliases.
+
+    Images then count in fractions. Bins with a fixed number of images (equal-mass, 100 per bin)
+    need whole images, and balanced accuracy is the same under all priors.
+    """
+    return {
+        name: row for name, row in METRICS.items() if row.accepts.fractions and row.alias_of is None
+    }
 
 
 def prior_weights(
@@ -179,7 +170,7 @@ def under_priors(
         clusters: which images belong together; they are resampled together.
 
     Returns:
-        One score per row of `PRIOR_METRICS` that applies, by name; n is the number of images,
+        One score per row of `METRICS` that accepts fractions, by name; n is the number of images,
         unweighted. Balanced accuracy is not included, because priors do not change it. Errors over
         bins with a fixed number of images are not included either.
 
@@ -191,7 +182,7 @@ def under_priors(
     0.5
     """
     _check_shape(predictions, priors)
-    rows = [row for row in PRIOR_METRICS.values() if row.applies(predictions)]
+    rows = [row for row in prior_metrics().values() if row.applies(predictions)]
     return _scores(predictions, priors, rows, resamples, seed, clusters)
 
 
@@ -211,7 +202,7 @@ def worst_prior(
     Args:
         predictions: the columns of one cell.
         priors: `[classes]` by name, at least one; `peaked_priors` makes such a set.
-        metric: a row of `PRIOR_METRICS` with a better direction.
+        metric: a metric of scores under priors with a better direction.
         resamples, seed, clusters: see `under_priors`.
 
     >>> labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
@@ -222,15 +213,15 @@ def worst_prior(
     >>> name, score.value
     ('dog x 3', 0.5)
     """
-    if metric not in PRIOR_METRICS:
-        raise unknown_name("metric", metric, PRIOR_METRICS)
-    row = PRIOR_METRICS[metric]
+    rows_by_name = prior_metrics()
+    if metric not in rows_by_name:
+        raise unknown_name("metric", metric, rows_by_name)
+    row = rows_by_name[metric]
     if row.higher_is_better is None:
         raise InputError(f"{metric} has no better or worse direction, so no priors are the worst")
-    if len(predictions.classes) < row.min_classes:
-        raise InputError(
-            f"{metric} needs at least {row.min_classes} classes, found {len(predictions.classes)}"
-        )
+    if len(predictions.classes) < row.accepts.classes:
+        least, there = row.accepts.classes, len(predictions.classes)
+        raise InputError(f"{metric} needs at least {least} classes, found {there}")
     if not priors:
         raise InputError("priors must have at least one entry, found none")
     for each in priors.values():

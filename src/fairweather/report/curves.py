@@ -11,6 +11,7 @@ from typing import NamedTuple
 import altair as alt
 import pandas as pd
 
+from fairweather.metrics.table import METRICS
 from fairweather.report.contents import Contents
 from fairweather.report.figures import (
     FAINT,
@@ -24,7 +25,7 @@ from fairweather.report.figures import (
     render,
 )
 from fairweather.report.sweeps import Sweep
-from fairweather.report.tables import METRIC, describe_metric, interval_note
+from fairweather.report.tables import describe_metric, interval_note
 
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
@@ -61,7 +62,7 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
         metric,
         {"concat": panels, "columns": layout.columns, "spacing": 32},
         alt.Title(
-            f"{METRIC[metric].label} as the images change",
+            f"{METRICS[metric].label} as the images change",
             subtitle=[
                 *textwrap.wrap(
                     f"{described}. Bands: {contents.intervals} at each level, joined"
@@ -83,7 +84,7 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
 def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> Spec:
     """Build the panel of any shift: its numbers, and what its axis says, are put in later."""
     titles, positions = list(contents.titles.values()), contents.positions
-    label = METRIC[metric].label
+    label = METRICS[metric].label
     columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))

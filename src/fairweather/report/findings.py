@@ -15,8 +15,8 @@ from fairweather.metrics import (
     recipe_estimate,
 )
 from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.metric import Interval
 from fairweather.metrics.recipes import cross
-from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, base_model
 from fairweather.report import sentences as words
 from fairweather.report.class_shares import class_off

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
+from fairweather.metrics.table import METRICS, shown_metrics
 from fairweather.record import (
     ALL,
     CLEAN,
@@ -25,8 +26,6 @@ from fairweather.record import (
 from fairweather.report.contents import Contents
 from fairweather.report.performance import COVERAGE, RISK
 from fairweather.report.tables import (
-    METRIC,
-    TABULATED,
     Entry,
     Row,
     Table,
@@ -44,27 +43,11 @@ SAME_NETWORKS = (
     "are rather too wide. "
 )
 FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-memory"
-# Of the metrics that METRICS has not, because a cell of predictions alone does not have them.
-LABELS: Mapping[str, str] = {
-    FLIPS: "Predictions that change from level to level",
-    MEAN_ERROR: "Mean error over a family, not normalised",
-    MCE: "mCE in units of AlexNet's errors",
-    AUROC: "AUROC of confidence for detecting another data set",
-    FALSE_POSITIVES: "False positive rate at 95 % recall, for another data set",
-    **{
-        f"{metric}/{name}": f"{what} of the {score.label} for another data set"
-        for metric, what in (
-            (AUROC, "AUROC"),
-            (FALSE_POSITIVES, "False positive rate at 95 % recall"),
-        )
-        for name, score in OOD_SCORES.items()
-    },
-}
 # By what stands in scores.csv; priors have no rows of aliases.
 PRIOR_METRICS: Mapping[str, str] = {
     "accuracy": "accuracy (%)",
     "negative_log_likelihood": "NLL (nats)",
-    METRIC["rms_calibration_error"].alias_of or "rms_calibration_error": "RMS",
+    METRICS["rms_calibration_error"].alias_of or "rms_calibration_error": "RMS",
 }
 INTERVALS = "In brackets: 95 % bootstrap intervals over images"
 
@@ -94,7 +77,7 @@ def build_further_tables(contents: Contents) -> list[Table]:
     tables = [
         *_natural_shift(contents),
         *_natural_sets(contents),
-        *(_worst(contents, metric) for metric in TABULATED),
+        *(_worst(contents, metric) for metric in shown_metrics(2)),
         _classes(contents),
         _class_priors(contents),
         _other_data(contents),
@@ -129,7 +112,7 @@ def _natural_shift(contents: Contents) -> list[Table]:
     """
     origin = contents.data.notes.get("natural_shift")
     return (
-        [_natural_shift_table(contents, metric, str(origin)) for metric in TABULATED]
+        [_natural_shift_table(contents, metric, str(origin)) for metric in shown_metrics(2)]
         if origin
         else []
     )
@@ -190,7 +173,9 @@ def _natural_sets(contents: Contents) -> list[Table]:
     There is none without other images of the same classes.
     """
     sets = _shifts(contents, NATURAL)
-    return [_natural_sets_table(contents, metric, sets) for metric in TABULATED] if sets else []
+    return (
+        [_natural_sets_table(contents, metric, sets) for metric in shown_metrics(2)] if sets else []
+    )
 
 
 def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) -> Table:

@@ -14,8 +14,8 @@ import pandas as pd
 
 from fairweather.metrics import estimate_means, holm, recipe_estimate, to_score
 from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.metric import Interval
 from fairweather.metrics.recipes import cross_difference
-from fairweather.metrics.table import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (

@@ -12,7 +12,7 @@ import pandas as pd
 
 from fairweather.metrics import estimate_means, holm, recipe_estimate, to_score
 from fairweather.metrics.clusters import FEW_CLUSTERS, difference_of_shares, membership_p
-from fairweather.metrics.table import Interval
+from fairweather.metrics.metric import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SLICES, slice_of, worst_slice
 from fairweather.report.contents import Contents, ensembles_as_models, joined_name
 from fairweather.report.correctness import FloatArray, Images, read_correct, read_images

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
 
-from fairweather.metrics import METRICS, Metric
+from fairweather.metrics import METRICS
+from fairweather.metrics.rows import find_row
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 from fairweather.report.sweeps import Sweep
 from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
 from fairweather.types import Score
 
-METRIC: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
-# The two that the report "Evaluating the Robustness of Deep Learning Models" tabulates.
-TABULATED = ("accuracy", "rms_calibration_error")
-NORMS = {"expected": "L1 norm", "rms": "L2 norm", "maximum": "maximum norm"}
 ABSENT = "–"
 TOO_FEW = "too few errors"
 TOO_FEW_NOTE = (
@@ -130,9 +128,11 @@ class Entry:
 
 def build_tables(contents: Contents) -> list[Table]:
     """Build the summaries, one table for each shift and metric, and all metrics on clean images."""
-    summaries = [_summary(contents, metric) for metric in TABULATED]
+    summaries = [_summary(contents, metric) for metric in shown_metrics(2)]
     levels = [
-        _by_level(contents, metric, sweep) for sweep in contents.sweeps for metric in TABULATED
+        _by_level(contents, metric, sweep)
+        for sweep in contents.sweeps
+        for metric in shown_metrics(2)
     ]
     tables = [*summaries, *levels, _clean_metrics(contents)]
     return [table for table in tables if any(any(row.entries) for row in table.rows)]
@@ -143,7 +143,7 @@ def summary_rows(contents: Contents) -> pd.DataFrame:
     columns = _summary_columns(contents)
     return contents.find(
         (metric, model, column.shift, column.level)
-        for metric in TABULATED
+        for metric in shown_metrics(2)
         for model in contents.titles
         for column in columns
     )
@@ -157,7 +157,8 @@ def find_entry(contents: Contents, metric: str, model: str, shift: str, level: s
 
 def is_percent(metric: str) -> bool:
     """Say whether a metric is read as a percentage: shares of the images that are right."""
-    return metric.endswith("accuracy") or metric == "conformal_coverage"
+    row = find_row(metric)
+    return row is not None and row.unit == "%"
 
 
 def describe_metric(name: str) -> str:
@@ -168,17 +169,12 @@ def describe_metric(name: str) -> str:
     >>> describe_metric("rms_calibration_error")
     'RMS calibration error (10 equal-width bins, L2 norm)'
     """
-    metric = METRIC[name]
-    label = METRIC[metric.alias_of or name].label
-    if norm := NORMS.get(name.partition("_calibration_error")[0]):
-        return f"{label.removesuffix(')')}, {norm})"
-    unit = "%" if is_percent(name) else metric.unit
-    return f"{label} ({unit})" if unit else label
+    return METRICS[name].title
 
 
 def interval_note(metric: str) -> str:
     """Say what a reader must know about a metric's intervals, to be added to their name."""
-    return f", {CORRECTED}" if METRIC[metric].interval == "bias-corrected" else ""
+    return f", {CORRECTED}" if METRICS[metric].interval == "bias-corrected" else ""
 
 
 class Column(NamedTuple):
@@ -237,7 +233,7 @@ def _by_model(
 def _clean_metrics(contents: Contents) -> Table:
     """Lay out every metric on clean images, one row per metric, without aliases."""
     found = set(contents.scores["metric"])
-    names = [m.name for m in METRICS if m.alias_of is None and m.name in found]
+    names = [name for name, m in METRICS.items() if m.alias_of is None and name in found]
     note = (
         f"; those of binned calibration errors are {CORRECTED}; those of the maximum calibration "
         "error are indicative only"
@@ -250,7 +246,7 @@ def _clean_metrics(contents: Contents) -> Table:
         rows=tuple(
             Row(
                 name,
-                METRIC[name].label,
+                METRICS[name].label,
                 describe_metric(name),
                 tuple(find_entry(contents, name, m, CLEAN, NO_LEVEL) for m in contents.titles),
             )

@@ -15,7 +15,7 @@ from fairweather.metrics import (
     recipe_estimate,
 )
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.table import Interval
+from fairweather.metrics.metric import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import FloatArray, Images, read_correct, read_images

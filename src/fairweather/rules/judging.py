@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import OfClasses, of_classes
+from fairweather.metrics.rows import find_row
 from fairweather.record import ABSENT_METRICS, MEAN, Condition
 from fairweather.report.contents import read_contents
 from fairweather.rules.numbers import (
@@ -37,7 +38,6 @@ from fairweather.runs import RunFolder, read_json
 from fairweather.types import Score
 
 On = Literal["interval", "value"]
-SHARES = {metric.name for metric in METRICS if metric.interval == "share"}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
             rows = tables[rule.slice][model]
             changed = changes.get((rule.slice, model), {})
             score = _score(rule, model, condition, rows, changed)
-            if not rule.change and rule.scored in SHARES:
+            row = METRICS.get(rule.scored)
+            if not rule.change and row is not None and row.interval == "share":
                 score = with_exact_ends(score, condition)
             if on == "interval" and score.too_few:
                 _refuse_one_cluster(run, rule, model, condition)
@@ -189,9 +190,8 @@ def _check_absent(rule: Rule, model: str, rows: Rows, absent: Mapping[str, objec
 
 def _check_limit(rule: Rule) -> None:
     """Refuse a limit outside the metric's bounds, such as 5 for 5%: no value could cross it."""
-    bounds = {metric.name: metric.bounds for metric in METRICS}
-    unknown = (0.0, 1.0) if of_classes(rule.scored) else (-math.inf, math.inf)
-    low, high = bounds.get(rule.scored, unknown)
+    row = find_row(rule.scored)
+    low, high = row.bounds if row else (-math.inf, math.inf)
     if rule.change:
         low, high = low - high, high - low
     if not low <= rule.limit <= high:
@@ -238,7 +238,7 @@ def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, ro
     kind = of_classes(rule.scored)
     if kind is not None:
         _refuse_rare(rule, model, condition, kind, rows)
-    metric = next((each for each in METRICS if each.name == rule.scored), None)
+    metric = METRICS.get(rule.scored)
     if metric is None or not metric.fewest:
         return
     what = f"a {rule.change} of {rule.scored}" if rule.change else rule.scored

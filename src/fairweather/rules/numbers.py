@@ -15,7 +15,7 @@ from fairweather.metrics import METRICS, Estimate, Fitted, Resamples, fit_on, pa
 from fairweather.metrics.class_metrics import CLASS_METRICS, of_classes
 from fairweather.metrics.columns import Z95
 from fairweather.metrics.intervals import FEW, exact_ends
-from fairweather.metrics.table import Rarest, rarest_class
+from fairweather.metrics.metric import Rarest, rarest_class
 from fairweather.record import (
     ALL,
     CLEAN,
@@ -45,8 +45,6 @@ EVERY = "*"  # the cell of a rule for all shifted images, and clean ones
 Rows = Mapping[Condition, Mapping[str, Score]]
 Estimated = Mapping[Condition, Mapping[str, Estimate]]
 _CLEAN = Condition(CLEAN, NO_LEVEL)
-_METRIC = {metric.name: metric for metric in METRICS}
-OF_SETS = {metric.name for metric in METRICS if metric.needs_sets}
 
 
 def cell_of(condition: Condition) -> str:
@@ -136,7 +134,7 @@ def models_of(rule: Rule, models: Mapping[str, Rows]) -> list[str]:
     names = list(models)
     if rule.model is None:
         having = [name for name, rows in models.items() if _has(rule.metric, rows)]
-        return (having or names) if rule.metric in OF_SETS else names
+        return (having or names) if _is_of_sets(rule.metric) else names
     if rule.model not in names:
         raise unknown_name("model", rule.model, names)
     return [rule.model]
@@ -203,7 +201,7 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
     if found is not None:
         return found
     having = [cell_of(each) for each, scores in rows.items() if rule.scored in scores]
-    if rule.metric in OF_SETS and not _has(rule.metric, rows):
+    if _is_of_sets(rule.metric) and not _has(rule.metric, rows):
         raise InputError(
             f"{model} has no prediction sets, which {rule.metric} is about: measure a conformal "
             "variant (--variant conformal, or variants: [conformal] in a study)"
@@ -218,6 +216,10 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
     )
 
 
+def _is_of_sets(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].accepts.sets
+
+
 def _has(metric: str, rows: Rows) -> bool:
     """Tell whether any row has a metric, of all classes or of one."""
     return any(metric in scores for scores in rows.values())
@@ -226,7 +228,7 @@ def _has(metric: str, rows: Rows) -> bool:
 def _check_class(rule: Rule, rows: Rows) -> None:
     """Refuse a class that the run does not have, and a metric that no class has."""
     named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
-    if not of_class and rule.metric in CLASS_METRICS and rule.metric not in _METRIC:
+    if not of_class and rule.metric in CLASS_METRICS and rule.metric not in METRICS:
         of = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
         raise InputError(
             f"{rule.metric} is of a single class: name it, as in {rule.metric}[{rule.cell}|{of}], "
@@ -299,7 +301,7 @@ def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None
     None also if the rows do not contain the count. For a change, a mean or the worst of several
     levels, the cell with the fewest errors is used.
     """
-    metric = _METRIC[rule.scored]
+    metric = METRICS[rule.scored]
     if metric.carried_by == "emptiest bin":
         return None
     found = []

@@ -61,7 +61,7 @@ def estimate_with_classes(
         bootstrap,
         fitted=fitted,
         clusters=clusters,
-        metrics=[*(metric.name for metric in METRICS), *classes],
+        metrics=[*METRICS, *classes],
     )
     for _, members in groupby(found, key=lambda each: (each[0][0], each[0][2])):
         single: dict[Key, Estimates] = {}

@@ -21,36 +21,13 @@ from fairweather.metrics import (
     mean_corruption_error,
     to_score,
 )
-from fairweather.metrics.across_shifts import ALEXNET
+from fairweather.metrics.across_shifts import ALEXNET, OF_SHIFTS
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.table import Interval
+from fairweather.metrics.metric import Interval
 from fairweather.record import COLUMNS, MEAN, SUMMARY_LEVELS
 from fairweather.scores import Estimates, Key, with_means
 from fairweather.steps.describing import kind_of
 from fairweather.types import Attack, Cell, Shift
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A metric that needs several cells; scores.csv has it in the rows of level `mean`.
-
-    Attributes:
-        name: its name in scores.csv.
-        label: its name in the header of a table.
-        bounds: smallest and largest possible value.
-    """
-
-    name: str
-    label: str
-    bounds: tuple[float, float]
-
-
-DERIVED: tuple[Derived, ...] = (
-    Derived("flip_rate", "Predictions that change from level to level", (0.0, 1.0)),
-    Derived("mean_corruption_error", "Mean error over a family, not normalised", (0.0, 1.0)),
-    Derived("mce_alexnet/in-memory", "mCE in units of AlexNet's errors", (0.0, np.inf)),
-)
-_BOUNDS = {derived.name: derived.bounds for derived in DERIVED}
 
 
 def derived_rows(
@@ -80,7 +57,7 @@ def derived_rows(
     families = {shift for _, _, shift, _ in found if shift not in ATTACKS and "/" not in shift}
     with_all = with_means(found.items(), apart=[*ATTACKS, *(families - _names(cells))])
     rows = [
-        (*key, name, *to_score(estimate, _BOUNDS[name]))
+        (*key, name, *to_score(estimate, OF_SHIFTS[name].bounds))
         for key, estimates in with_all.items()
         for name, estimate in estimates.items()
     ]

@@ -10,6 +10,7 @@ import pandas as pd
 from fairweather.metrics import detection_score
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.detection import DETECTION
 from fairweather.metrics.ood_scores import OOD_SCORES
 from fairweather.record import (
     CLEAN,
@@ -50,7 +51,6 @@ def absent_ood_scores(step: ScoreStep, folder: RunFolder) -> dict[str, str]:
     found: dict[str, str] = {}
     if not step.others:
         return found
-    metrics = detection_score([1.0], [0.0], resamples=1)
     for name in OOD_SCORES:
         reasons: dict[str, list[str]] = {}
         for row in step.rows:
@@ -58,7 +58,7 @@ def absent_ood_scores(step: ScoreStep, folder: RunFolder) -> dict[str, str]:
             if (why := _why_absent(scores, name, row.model)) is not None:
                 reasons.setdefault(why, []).append(row.model)
         told = [f"{why} ({', '.join(models)})" for why, models in reasons.items()]
-        found |= {f"{metric}/{name}": "; ".join(told) for metric in metrics if told}
+        found |= {f"{metric}/{name}": "; ".join(told) for metric in DETECTION if told}
     return found
 
 

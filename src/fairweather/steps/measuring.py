@@ -330,7 +330,9 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
         for variant in measurement.variants
         if (file := _fitted_file(model, variant)) is not None
     ]
-    samples = [] if measurement.pictured == () else [_sample(measurement, models)]
+    # Pictures are chosen by their classes.
+    pictured = measurement.pictured != () and measurement.data.task == CLASSIFICATION
+    samples = [_sample(measurement, models)] if pictured else []
     pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
     report = _report(measurement, pictures, dict.fromkeys((*score.reads, *fitted)))
     return [*samples, score, report]

@@ -36,6 +36,7 @@ from fairweather.record import (
     StepKind,
 )
 from fairweather.runs import fingerprint
+from fairweather.tasks import task_named
 from fairweather.training import Recipe, recipe_facts
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import CLASSIFICATION, GroupColumns, Preparation
@@ -735,10 +736,11 @@ class ScoreStep(Step):
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         # Those of prediction sets only where there are some, so that other scores stay finished.
-        of_images = (metric.name for metric in METRICS if self.sets or not metric.needs_sets)
-        of_classes = (name for name, of in CLASS_METRICS.items() if self.sets or not of.needs_sets)
+        kinds = task_named(self.task_name).kinds
+        every = (*METRICS.values(), *CLASS_METRICS.values())
+        rows = [row for row in every if row.accepts.kind in kinds]
         return {
-            "metrics": [*of_images, *of_classes],
+            "metrics": [row.name for row in rows if self.sets or not row.accepts.sets],
             "rows": [_row_facts(row) for row in self.rows],
             "titles": dict(self.titles),
             "bootstrap": self.bootstrap,

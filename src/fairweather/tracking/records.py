@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import JsonValue
 
 from fairweather.errors import InputError
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import (
     ABSENT_METRICS,
     DESCRIPTION,
@@ -56,7 +57,6 @@ FOLDERS = (FIGURES, TABLES)
 # The metrics that the report shows over levels. A tracker's table has one column per name, so of
 # all other metrics it gets only means over shifts; all of them are in scores.csv, which is sent as
 # a file.
-FOLLOWED = ("accuracy", "rms_calibration_error")
 _BOUNDS = ("low", "high")
 # MLflow's rule for names (mlflow.utils.validation), without colons, which servers on Windows
 # refuse, and without spaces, which only separate ` low`, ` high` and ` sd`.
@@ -194,8 +194,8 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
 
     A key is `METRIC/SHIFT`, with `/LEVEL` if there is one. With ` low` and ` high` after it, it is
     a bound of the 95 % interval; with ` sd`, the standard deviation over seeds, which has the seed
-    `mean`. Single shifts have only the metrics in `FOLLOWED`. Numbers that are not finite are left
-    out.
+    `mean`. Single shifts have only the metrics that are shown most. Numbers that are not finite
+    are left out.
 
     Args:
         scores: the table of scores.csv.
@@ -208,7 +208,7 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
            ['accuracy/fog/0.5 low', 0.8],
            ['accuracy/fog/0.5 high', 0.95]], dtype=object)
     """
-    kept = scores[~scores["shift"].isin(swept) | scores["metric"].isin(FOLLOWED)]
+    kept = scores[~scores["shift"].isin(swept) | scores["metric"].isin(shown_metrics(2))]
     level = ("/" + kept["level"]).where(kept["level"] != NO_LEVEL, "")
     text = kept["metric"] + "/" + kept["shift"] + level
     kept = kept.assign(key=text.map(allowed_names(text.unique())))

@@ -11,6 +11,7 @@ from typing import TypedDict
 import altair as alt
 import pandas as pd
 
+from fairweather.metrics.table import METRICS
 from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report import figures
 from fairweather.report.conformal import COVERAGE, SIZE, promising
@@ -24,7 +25,6 @@ from fairweather.report.page.drawing import (
     PAPER,
     ROWS,
     RULE,
-    SHORT,
     Chart,
     drawn_order,
     in_words,
@@ -37,7 +37,7 @@ from fairweather.report.page.drawing import (
     tooltip,
 )
 from fairweather.report.sweeps import Sweep
-from fairweather.report.tables import TABULATED, is_percent
+from fairweather.report.tables import is_percent
 from fairweather.report.training_files import read_histories
 from fairweather.types import Score
 
@@ -81,9 +81,7 @@ def overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, C
     return found
 
 
-def level_charts(
-    contents: Contents, metrics: Sequence[str] = TABULATED
-) -> dict[str, dict[str, Chart]]:
+def level_charts(contents: Contents, metrics: Sequence[str]) -> dict[str, dict[str, Chart]]:
     """Draw each of the metrics against the level: by the shift's name, and the metric's."""
     found: dict[str, dict[str, Chart]] = {}
     in_order = operator.methodcaller("map", drawn_order(contents).index)
@@ -157,7 +155,7 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
             title=None,
             axis=alt.Axis(labelLimit=150, domain=False, ticks=False),
         ),
-        tooltip=tooltip(("model", "Model"), ("shift", "Shift"), ("text", SHORT[metric])),
+        tooltip=tooltip(("model", "Model"), ("shift", "Shift"), ("text", METRICS[metric].label)),
     )
     cells = base.mark_rect(stroke=PAPER, strokeWidth=2).encode(
         color=alt.Color("value:Q", scale=scale, legend=None)
@@ -172,7 +170,8 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
     # The last of the slanted titles reaches beyond its column: 6 pixels a letter, at 50 degrees.
     beyond = 0.64 * min(6 * max(map(len, contents.titles.values())), LONGEST)
     spec |= {"padding": {"left": 2, "top": 2, "right": 8 + round(beyond), "bottom": 2}}
-    words_of = f"{SHORT[metric]}, mean over the levels, of every shift (rows) and model (columns)"
+    label = METRICS[metric].label
+    words_of = f"{label}, mean over the levels, of every shift (rows) and model (columns)"
     return Chart(f"heat-{metric}", f"Heat map. {words_of}. The tables hold the same numbers.", spec)
 
 
@@ -254,7 +253,7 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
         **model_paint(contents),
         shape=model_shape(contents),
         opacity=quiet,
-        tooltip=tooltip(("title", "Model"), ("at", "Images"), ("text", SHORT[metric])),
+        tooltip=tooltip(("title", "Model"), ("at", "Images"), ("text", METRICS[metric].label)),
     )
     rule = (
         alt.Chart(alt.NamedData(name="clean"))
@@ -280,8 +279,8 @@ def _of_shift(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) ->
     )
     return Chart(
         f"{metric}-{sweep.file_name}",
-        f"{SHORT[metric]} against {sweep.level_title}, one curve for each model with its 95 % "
-        "interval. The table below holds the same numbers.",
+        f"{METRICS[metric].label} against {sweep.level_title}, one curve for each model with its "
+        "95 % interval. The table below holds the same numbers.",
         spec | {"datasets": {"rows": records(rows), "clean": [{"level": sweep.neutral}]}},
     )
 
@@ -305,8 +304,10 @@ def _points(contents: Contents) -> list[_Point]:
     points = []
     for model, title in contents.titles.items():
         for at, shift, level in shifted:
-            scores = [contents.score(metric, model, shift, level) for metric in TABULATED]
-            accuracy, error = scores
+            accuracy, error = (
+                contents.score(metric, model, shift, level)
+                for metric in ("accuracy", "rms_calibration_error")
+            )
             if accuracy is not None and error is not None:
                 point = _Point(
                     title=title,

@@ -50,12 +50,6 @@ CONFIG: Spec = {
 }
 # The shapes of figures.SHAPES as letters, filled for models and hollow for their variants.
 GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
-SHORT = {
-    "accuracy": "Accuracy",
-    "rms_calibration_error": "RMS calibration error",
-    "conformal_coverage": "Coverage of prediction sets",
-    "conformal_set_size": "Classes in a prediction set",
-}
 # A model stands out, and the others are faint, while the pointer or a button asks for it.
 FOCUS = alt.Parameter(name="focus", param=alt.VariableParameter("focus", value=""))
 # The numbers of a chart: put in when it is built, or by the page's script for a chosen cell.

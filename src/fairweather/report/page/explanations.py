@@ -4,152 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from fairweather.metrics.class_metrics import of_classes
+from fairweather.metrics.metric import MetricRow
+from fairweather.metrics.rows import find_row
 from fairweather.record import TEST, RunRecord, base_model
 from fairweather.report.contents import Contents
-from fairweather.report.further_tables import LABELS
 from fairweather.report.table_formats import escape_latex
-from fairweather.report.tables import ABSENT, METRIC, describe_metric
+from fairweather.report.tables import ABSENT
 from fairweather.report.training_files import read_recipes, read_starts
 from fairweather.runs import fingerprint
 from fairweather.types import in_255ths
 
-# Each metric by its name without the binning; the sums and means are over the test images, or over
-# the bins m, which hold n_m of the n images with mean confidence conf_m and accuracy acc_m.
-FORMULAS: Mapping[str, str] = {
-    "accuracy": "share of the images whose most probable class is the label",
-    "top5_accuracy": "share of the images whose label is among the five most probable classes",
-    "balanced_accuracy": "mean over the classes of the accuracy on their images",
-    "macro_auc": "mean over the classes of the one-vs-rest area under the ROC curve",
-    "macro_pr_auc": (
-        "mean over the classes of the average precision: the mean over the images of the class of "
-        "the precision among all images with at least their probability"
-    ),
-    "macro_specificity": (
-        "mean over the classes of the share of the images of other classes that are not called so"
-    ),
-    "weighted_specificity": "the same, each class counted as often as it has images",
-    "macro_ppv": (
-        "mean over the classes that are called of the share of these calls that is right (positive "
-        "predictive value, precision)"
-    ),
-    "weighted_ppv": "the same, each class counted as often as it has images",
-    "macro_npv": (
-        "mean over the classes of the share of other classes among the images not called so "
-        "(negative predictive value)"
-    ),
-    "weighted_npv": "the same, each class counted as often as it has images",
-    "macro_f1": (
-        "mean over the classes of 2 × right calls / (images of the class + images called so)"
-    ),
-    "weighted_f1": "the same, each class counted as often as it has images",
-    "cohen_kappa": (
-        "1 − share of wrong answers / the share if label and answer were independent, with the "
-        "same classes as often"
-    ),
-    "quadratic_kappa": (
-        "1 − mean (answer − label)² / the same if label and answer were independent; classes in "
-        "their order are 0, 1, 2 and so on"
-    ),
-    "negative_log_likelihood": "mean of −ln p(label), in nats",
-    "brier_score": "mean of Σ over classes (p − [class is the label])², between 0 and 2",
-    "confidence_gap": "mean confidence − accuracy; positive for an overconfident model",
-    "expected_calibration_error": "Σ over bins (n_m / n) |acc_m − conf_m|",
-    "maximum_calibration_error": (
-        "largest |acc_m − conf_m| of a bin that holds images; its interval is indicative only"
-    ),
-    "rms_calibration_error": "√ Σ over bins (n_m / n) (acc_m − conf_m)²",
-    "classwise_calibration_error": (
-        "mean over the classes of Σ over bins of p(class) (n_m / n) |share of the class − mean p|"
-    ),
-    "debiased_calibration_error": (
-        "√ of Σ over bins (n_m / n) [(acc_m − conf_m)² − acc_m (1 − acc_m) / (n_m − 1)], with the "
-        "sign of that sum: below 0 where the gaps are smaller than noise would make them"
-    ),
-    "brier_reliability": "Σ over bins (n_m / n) (acc_m − conf_m)²",
-    "brier_resolution": "Σ over bins (n_m / n) (acc_m − accuracy)²",
-    "brier_uncertainty": "accuracy (1 − accuracy)",
-    "area_under_risk_coverage": (
-        "mean over the images of the share of wrong answers among those at least as confident"
-    ),
-    "coverage_at_risk": (
-        "largest share of the images, the most confident first, of which at most this share is "
-        "wrong"
-    ),
-    "confidence_auroc": (
-        "probability that a right answer is more confident than a wrong one; ties count half"
-    ),
-    "average_confidence": "mean confidence, an estimate of the accuracy that needs no labels",
-    "risk_above_validation_threshold": (
-        "share of wrong answers among the images at or above the confidence that keeps the risk on "
-        "clean validation images"
-    ),
-    "coverage_above_validation_threshold": "share of the images at or above that confidence",
-    "atc_accuracy": (
-        "share of the images above a confidence threshold, chosen so that on validation images the "
-        "share below it equals the error rate; needs no labels (Garg et al. 2022)"
-    ),
-    "atc_accuracy_error": "that estimate − accuracy",
-    "conformal_coverage": "share of the images whose label is in their prediction set",
-    "conformal_set_size": "mean number of classes in the prediction sets",
-    "size_stratified_coverage": (
-        "lowest share of covered labels among images with sets of 1, 2 to 3, 4 to 10, 11 to 100 or "
-        "more classes, of those strata that have at least 30 images"
-    ),
-}
-# The same for numbers that need more than one cell of predictions.
-FORMULAS_OF_SEVERAL: Mapping[str, str] = {
-    "flip_rate": (
-        "share of the images whose most probable class changes from one level to the next, where "
-        "clean counts as a level; mean over neighbouring levels"
-    ),
-    "mean_corruption_error": (
-        "mean over the corruptions of a family of the mean over severities of 1 − accuracy; not "
-        "normalised"
-    ),
-    "mce_alexnet": (
-        "mean over the 15 corruptions of ImageNet-C of Σ over severities of 1 − accuracy, divided "
-        "by the same sum of AlexNet's published errors; corrupted in memory, not from files"
-    ),
-    "detection_auroc": (
-        "probability that a clean test image is more confident than one of the other data set; "
-        "ties count half. Behind a slash, another score takes the place of the confidence"
-    ),
-    "false_positive_rate_at_recall": (
-        "share of the other data set's images at or above the confidence that this share of the "
-        "clean test images reaches. Behind a slash, another score takes its place"
-    ),
-}
-
-
 # ---- formulas
 
 
-class Formula(NamedTuple):
-    """A metric as the page defines it."""
-
-    name: str
-    label: str
-    formula: str
-
-
-def formulas(contents: Contents) -> Iterator[Formula]:
+def formulas(contents: Contents) -> list[MetricRow]:
     """Give each metric that the run has numbers of, in the order of scores.csv."""
-    shown = set()
-    for name in contents.scores["metric"].unique():
-        base = name.partition("/")[0]
-        kind = of_classes(name)
-        if kind is not None and base not in shown:
-            shown.add(base)
-            yield Formula(f"{base}/CLASS", f"{kind.label} of a class", kind.formula)
-        if name in METRIC:
-            yield Formula(name, describe_metric(name), FORMULAS[base])
-        elif name in LABELS:
-            yield Formula(name, LABELS[name], FORMULAS_OF_SEVERAL[base])
+    rows = map(find_row, contents.scores["metric"].unique())
+    return list({row.name: row for row in rows if row}.values())
 
 
 # ---- settings

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from fairweather.metrics.table import METRICS, shown_metrics
 from fairweather.record import RunRecord
 from fairweather.report.conformal import Promises
 from fairweather.report.contents import Contents
@@ -29,7 +30,7 @@ from fairweather.report.page.charts import (
     set_charts,
     training_charts,
 )
-from fairweather.report.page.drawing import SHORT, Chart, looks
+from fairweather.report.page.drawing import Chart, looks
 from fairweather.report.page.explanations import citation, flatten, formulas, settings
 from fairweather.report.page.payload import (
     MOST_MODELS,
@@ -42,7 +43,7 @@ from fairweather.report.ranking import Ranking
 from fairweather.report.reliability import worst_conditions
 from fairweather.report.samples import Samples
 from fairweather.report.slices import SliceTable
-from fairweather.report.tables import ABSENT, CORRECTED, TABULATED, Table, describe_metric
+from fairweather.report.tables import ABSENT, CORRECTED, Table, describe_metric
 from fairweather.report.training_files import read_times, read_tries, read_warnings
 
 SECTIONS = (
@@ -165,11 +166,11 @@ def render_page(parts: PageParts, library: Callable[[], str]) -> str:
 
 
 def _charts(contents: Contents, order: Sequence[str]) -> _Charts:
-    maps = ((SHORT[metric], heat_map(contents, metric)) for metric in TABULATED)
+    maps = ((METRICS[metric].label, heat_map(contents, metric)) for metric in shown_metrics(2))
     conditions = len(worst_conditions(contents))
     return _Charts(
         overview=overview_charts(contents, order),
-        levels=level_charts(contents),
+        levels=level_charts(contents, shown_metrics(2)),
         sets=set_charts(contents),
         heat_maps=[HeatMap(heading, chart) for heading, chart in maps if chart is not None],
         scatter=scatter(contents) if contents.sweeps else None,
@@ -185,7 +186,7 @@ def _facts(contents: Contents) -> dict[str, object]:
         "calibration": describe_metric("rms_calibration_error"),
         "corrected": CORRECTED,
         "absent": ABSENT,
-        "short": SHORT,
+        "metrics": METRICS,
         "looks": dict(zip(contents.titles, looks(contents.positions), strict=True)),
         "variants": len(set(contents.positions)) < len(contents.positions),
         "bins": BINS,
@@ -199,7 +200,7 @@ def _facts(contents: Contents) -> dict[str, object]:
         "timed": any(each.time != ABSENT for each in times),
         "warnings": read_warnings(contents),
         "seen_shifts": contents.seen_shifts,
-        "formulas": list(formulas(contents)),
+        "formulas": formulas(contents),
         "citation": citation(contents),
         "provenance": _by_run(contents, _provenance),
         "described": _by_run(contents, _description),
