@@ -4,25 +4,25 @@
 
 Simulated logits of ten classes: normal numbers, and labels that are drawn from their softmax. The
 model is the logits times three, so that a temperature is needed. Validation images fit temperature
-and thresholds (`fit_sets`), and 1,000 new images are judged: the mean over draws of the share of
-images whose class is in their set, with its standard error, and the mean number of classes in a
+and thresholds (`Conformal.fit`), and 1,000 new images are judged: the mean over draws of the share
+of images whose class is in their set, with its standard error, and the mean number of classes in a
 set. And how often the interval of `conformal_coverage`, which covers other calibration images,
 holds the mean coverage.
 
 Patients: half of them have one image, half have 40. Either the large or the small ones are hard: a
 share between 20 and 60 % of the images, the same for all images of a patient, has a random label.
 The new images are one of each of 500 new patients.
-Once all images of a patient are in one half and one of each counts, as `fit_sets` does; and once
-all images are taken as independent.
+Once all images of a patient are in one half and one of each counts, as `Conformal.fit` does; and
+once all images are taken as independent.
 """
 
 import numpy as np
 from coverage import print_table  # the script beside this one
 
-from fairweather.inference import fit_sets, with_sets
+from fairweather.inference import from_logits
 from fairweather.metrics import Clusters, Fitted, Resamples, evaluate_resamples, softmax, to_score
-from fairweather.tasks.classification import TASK
-from fairweather.variants import METHODS, Conformal
+from fairweather.metrics.conformal import METHODS
+from fairweather.variants.conformal import Conformal
 
 COVERAGE, DRAWS, NEW = 0.9, 400, 1000
 IMAGES = (60, 200, 1000)
@@ -50,14 +50,13 @@ def of_patients(count, hard, rng, classes=10):
 
 def columns(logits, labels):
     names = tuple(f"class {k}" for k in range(logits.shape[1]))
-    return TASK.predict(logits, labels.astype(np.int64), np.arange(len(labels)), names)
+    return from_logits(logits, labels.astype(np.int64), np.arange(len(labels)), names)
 
 
 def judged(variant, validation, new, clusters=None):
     """The new images with their sets, and what these were made with."""
-    fitted = fit_sets(variant, validation[0], columns(*validation), clusters)
-    scaled = new[0] / np.float32(fitted.temperature)
-    return with_sets(columns(*new), scaled, fitted), fitted
+    fitted = variant.fit(columns(*validation), clusters)
+    return fitted.apply(columns(*new)), fitted
 
 
 def interval(found, fitted, seed):

@@ -12,14 +12,10 @@ import numpy as np
 import pandas as pd
 
 from fairweather.record import (
-    CLEAN,
     COLUMNS,
     RECORD,
     SCORES,
-    STEPS,
-    STUDY,
     TEST,
-    VAL,
     CellRecord,
     DataRecord,
     Machine,
@@ -29,14 +25,10 @@ from fairweather.record import (
     RunSettings,
     StepRecord,
     SweepRecord,
-    first_predictions_file,
-    place_of,
-    predictions_file,
 )
-from fairweather.runs import FIRST_FACTS, FIRST_MANIFEST, RunFolder
+from fairweather.runs import RunFolder
 from fairweather.scores import to_csv
 from fairweather.types import Predictions
-from fairweather.yamlfile import dump_yaml
 
 MACHINE = Machine(device="cpu", model="a processor", instructions="AVX2", threads=1)
 PROVENANCE = Provenance(
@@ -197,82 +189,3 @@ def change_record(run: RunFolder, change: Callable[[dict[str, Any]], object]) ->
 def copy_run(run: RunFolder, path: Path) -> RunFolder:
     """Copy a run folder."""
     return RunFolder(Path(shutil.copytree(run.path, path)))
-
-
-def as_first_version(run: RunFolder, path: Path) -> RunFolder:
-    """Copy a run folder into one as versions of fairweather wrote it before record.json.
-
-    It has study.yaml, provenance.json and manifest.json, and predictions at their places of then.
-    """
-    record = run.record
-    facts: dict[str, Any] = {
-        **record.provenance.model_dump(mode="json"),
-        "study": "0" * 16,
-        "data": record.data.model_dump(mode="json"),
-        "shifts": [_first_sweep(sweep) for sweep in record.sweeps],
-        "variants": record.variants,
-        "seen_shifts": record.seen_shifts,
-    }
-    if record.ensemble:
-        facts["ensembles"] = len(record.seeds)
-    if record.kind == "evaluation":
-        facts["model"] = next(iter(record.models.values())).facts
-    study = {
-        "name": record.name,
-        "data": {"source": "mnist5k", **record.data.arguments},
-        "title": record.title,
-        "description": record.description,
-        "seeds": list(record.seeds),
-        "shift_seed": record.settings.shift_seed,
-        "bootstrap": record.settings.bootstrap,
-        "variants": list(record.settings.variants),
-        "priors": {name: list(each) for name, each in record.priors.items()},
-        "ood": list(record.ood),
-        "models": {name: _first_model(model) for name, model in record.models.items()},
-        "pretraining": {name: _first_model(model) for name, model in record.pretraining.items()},
-    }
-    names = {
-        file.relative_to(run.path).as_posix() for file in run.path.rglob("*") if file.is_file()
-    }
-    moved = {
-        name: _first_name(name, record)
-        for name in names
-        if name not in (RECORD, STUDY) and not name.startswith(f"{STEPS}/")
-    }
-    for name, now in moved.items():
-        (path / now).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(run.path / name, path / now)
-    first = RunFolder(path)
-    first.write(STUDY, dump_yaml(study))
-    first.write(FIRST_FACTS, json.dumps(facts))
-    steps = {
-        step.id: {
-            "fingerprint": step.fingerprint,
-            "files": {moved[name]: checksum for name, checksum in step.files.items()},
-        }
-        for step in run.steps()
-    }
-    first.write(FIRST_MANIFEST, json.dumps({"version": 1, "steps": steps}))
-    return RunFolder(path)
-
-
-def _first_sweep(sweep: SweepRecord) -> dict[str, Any]:
-    facts = sweep.model_dump(mode="json", exclude={"kind", "norm"})
-    facts["cells"] = [cell.model_dump(exclude_none=True) for cell in sweep.cells]
-    return facts
-
-
-def _first_model(model: ModelRecord) -> dict[str, Any]:
-    return {"title": model.title, **model.settings}
-
-
-def _first_name(name: str, record: RunRecord) -> str:
-    """Where a file lay; that of predictions is looked up among those that there may be."""
-    place = place_of(name)
-    if place is None:
-        return name
-    cells = [(cell, TEST) for cell in (CLEAN, *(each.id for each in record.cells()))]
-    for cell, part in [*cells, (CLEAN, VAL), *((CLEAN, other) for other in record.ood)]:
-        if name == predictions_file(place.model, place.seed, cell, part):
-            return first_predictions_file(place.model, place.seed, cell, part)
-    raise AssertionError(f"{name} is of no cell of the record")

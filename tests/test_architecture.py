@@ -8,6 +8,8 @@ import pytest
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
 LEAVES = {
     "errors",
+    "facts",
+    "options",
     "types",
     "record",
     "progress",
@@ -27,16 +29,17 @@ LEAVES = {
     "fabric",
     "group",
     "pool",
-    "variants",
     "spreadsheet",
 }
 MAY_IMPORT = {
     "errors": set(),
-    "types": {"errors"},
+    "facts": set(),
+    "options": {"errors"},
+    "types": {"errors", "options"},
     "record": {"errors", "types"},
     "progress": set(),
     "display": {"progress"},
-    "evaluation_options": {"errors", "variants"},
+    "evaluation_options": {"errors", "options", "variants"},
     "executor_options": {"errors"},
     "devices": {"errors"},
     "yamlfile": {"errors"},
@@ -52,7 +55,6 @@ MAY_IMPORT = {
     "vega": {"errors", "pool"},
     "claims": {"errors"},
     "spreadsheet": set(),
-    "variants": {"errors", "types", "yamlfile"},
     "fabric": set(),
     "group": {"devices", "errors", "fabric"},
     "tasks": LEAVES | {"metrics"},
@@ -61,14 +63,15 @@ MAY_IMPORT = {
     "shifts": LEAVES,
     "attacks": LEAVES,
     "metrics": LEAVES,
+    "variants": LEAVES | {"metrics", "tasks"},
     "training": LEAVES,
     "shift_lists": LEAVES | {"attacks", "shifts"},
     "shifting": LEAVES | {"shift_lists"},
     "prediction_files": LEAVES | {"models"},
-    "inference": LEAVES | {"metrics", "tasks"},
+    "inference": LEAVES | {"metrics", "tasks", "variants"},
     "runs": LEAVES | {"tasks"},
     "scores": LEAVES | {"metrics", "runs", "tasks"},
-    "report": LEAVES | {"metrics", "runs", "scores"},
+    "report": LEAVES | {"metrics", "runs", "scores", "variants"},
     "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},
     "tracking": LEAVES | {"metrics", "runs"},
@@ -79,14 +82,17 @@ MAY_IMPORT = {
     "exporting": LEAVES | {"data", "runs", "shifts"},
     "steps": LEAVES
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
-    | {"shift_lists", "shifting", "shifts", "tasks", "training"},
+    | {"shift_lists", "shifting", "shifts", "tasks", "training", "variants"},
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "reopened": LEAVES | {"data", "models", "runs", "steps"},
     "estimation": LEAVES
-    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts", "tasks"},
+    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts", "tasks"}
+    | {"variants"},
     "guard": LEAVES | {"metrics"},
-    "guarding": LEAVES | {"guard", "inference", "metrics", "reopened", "runs", "scores", "tasks"},
-    "as_seeds": LEAVES | {"executors", "finished_run", "report", "runs", "shifts", "steps"},
+    "guarding": LEAVES
+    | {"guard", "inference", "metrics", "reopened", "runs", "scores", "tasks", "variants"},
+    "as_seeds": LEAVES
+    | {"executors", "finished_run", "report", "runs", "shifts", "steps", "variants"},
 }
 MAY_IMPORT["study"] = set(MAY_IMPORT)
 MAY_IMPORT["evaluation"] = set(MAY_IMPORT)

@@ -21,6 +21,7 @@ from fairweather.cli import app
 from fairweather.cli.comparing import _with_seeds_joined
 from fairweather.errors import InputError
 from fairweather.executors import execute
+from fairweather.inference import from_logits
 from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import of_classes
 from fairweather.record import JOINED, SCORES, STUDY
@@ -33,11 +34,10 @@ from fairweather.steps.progressing import begin
 from fairweather.steps.worker import digests_of, open_data
 from fairweather.study import load_study, plan, run
 from fairweather.study.planning import data_sources, describe_study, plan_study
-from fairweather.tasks.classification import TASK
 from fairweather.yamlfile import dump_yaml
 
 from .conftest import TINY_RESNET, write_pictures
-from .run_folders import as_first_version, change_record, copy_run, finish, run_record, write_run
+from .run_folders import change_record, copy_run, finish
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -495,10 +495,6 @@ def test_what_has_no_seeds_to_join_is_refused(copies, tmp_path):
     one, other = copies
     with pytest.raises(InputError, match=r"at least two runs.* 1$"):
         fw.join_seeds([one], out=tmp_path / "out")
-    now = write_run(tmp_path / "now", run_record({"a": "A"}))
-    first = as_first_version(now, tmp_path / "first")
-    with pytest.raises(InputError, match=r"first .*earlier version of fairweather"):
-        fw.join_seeds([one, first], out=tmp_path / "out")
     change_record(other, set_in("kind", value="evaluation"))
     with pytest.raises(InputError, match=r"is an evaluation.*fw\.evaluate\(\{'NAME-seed0'"):
         fw.join_seeds([one, other], out=tmp_path / "out")
@@ -680,7 +676,7 @@ def many_predictions():
     generator = np.random.default_rng(0)
     logits = generator.normal(0, 3, (2000, 9)).astype(np.float32)
     labels = generator.integers(0, 9, 2000)
-    return TASK.predict(logits, labels, np.arange(2000), tuple("abcdefghi"))
+    return from_logits(logits, labels, np.arange(2000), tuple("abcdefghi"))
 
 
 @pytest.mark.parametrize(

@@ -14,23 +14,27 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fairweather.errors import InputError
-from fairweather.inference import fit_temperature
-from fairweather.inference.calibrators import (
-    Isotonic,
-    Steps,
-    TopVersusAll,
-    VectorScaling,
-    fit_isotonic,
-    fit_steps,
-    fit_top_versus_all,
-    fit_vector_scaling,
-)
-from fairweather.inference.calibrators.calibrator import LEAST_SCALE, MOST_BIAS, MOST_SCALE
-from fairweather.inference.calibrators.top_versus_all import log_odds, share_out
 from fairweather.metrics import per_image, softmax
+from fairweather.variants.calibration import LEAST_SCALE, MOST_BIAS, MOST_SCALE
+from fairweather.variants.isotonic import FittedIsotonic, Isotonic, Steps, fit_steps
+from fairweather.variants.temperature import fit_temperature
+from fairweather.variants.top_versus_all import (
+    FittedTopVersusAll,
+    TopVersusAll,
+    log_odds,
+    share_out,
+)
+from fairweather.variants.vector_scaling import FittedVectorScaling, VectorScaling
 
 from . import reference
 from .chance import FALSE_ALARM, distribution_p
+
+fit_vector_scaling, fit_isotonic = VectorScaling().fit_logits, Isotonic().fit_logits
+
+
+def fit_top_versus_all(logits, labels, method="isotonic"):
+    return TopVersusAll(method=method).fit_logits(logits, labels)
+
 
 FITS = {
     "vector_scaling": fit_vector_scaling,
@@ -64,20 +68,20 @@ def test_what_is_stored_is_what_was_fitted(name):
     fitted = FITS[name](logits, labels)
     again = type(fitted).model_validate_json(fitted.model_dump_json())
     assert again == fitted
-    assert (again.apply(logits) == fitted.apply(logits)).all()
+    assert (again.change(logits) == fitted.change(logits)).all()
     assert fitted.images == len(labels)
     assert fitted.nll_before == nll(logits, labels)
-    assert fitted.nll_after == nll(fitted.apply(logits), labels)
+    assert fitted.nll_after == nll(fitted.change(logits), labels)
 
 
 @pytest.mark.parametrize("name", FITS)
 def test_neither_the_order_of_images_nor_that_of_classes_matters(name):
     logits, labels = drawn(n=150)
-    expected = softmax(FITS[name](logits, labels).apply(logits))
+    expected = softmax(FITS[name](logits, labels).change(logits))
     images = np.random.default_rng(1).permutation(len(labels))
-    by_images = FITS[name](logits[images], labels[images]).apply(logits)
+    by_images = FITS[name](logits[images], labels[images]).change(logits)
     classes = np.array([2, 0, 3, 1])
-    moved = FITS[name](logits[:, classes], classes.argsort()[labels]).apply(logits[:, classes])
+    moved = FITS[name](logits[:, classes], classes.argsort()[labels]).change(logits[:, classes])
     # Sums in another order; the minimum of a likelihood is flat.
     np.testing.assert_allclose(softmax(by_images), expected, atol=1e-4)
     np.testing.assert_allclose(softmax(moved), expected[:, classes], atol=1e-4)
@@ -87,7 +91,9 @@ def test_neither_the_order_of_images_nor_that_of_classes_matters(name):
 def test_images_that_are_there_twice_change_no_likelihood(name):
     logits, labels = drawn(n=100)
     once, twice = (FITS[name](np.tile(logits, (k, 1)), np.tile(labels, k)) for k in (1, 2))
-    np.testing.assert_allclose(softmax(once.apply(logits)), softmax(twice.apply(logits)), atol=1e-4)
+    np.testing.assert_allclose(
+        softmax(once.change(logits)), softmax(twice.change(logits)), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", FITS)
@@ -105,7 +111,7 @@ def test_at_the_edges_every_number_is_finite(name, case):
     fitted = FITS[name](logits, labels)
     far = np.float32([[400, 0, -400], [0, 0, 0], [-1e4, 1e4, 1e4], [3, 3, 2]])
     for rows in (logits, far):
-        found = fitted.apply(rows)
+        found = fitted.change(rows)
         assert found.dtype == np.float32
         columns = per_image(found, np.full(len(rows), 2))  # refuses what is not finite
         assert np.isfinite(columns.nll).all()
@@ -118,7 +124,7 @@ def test_at_the_edges_every_number_is_finite(name, case):
 def test_the_logits_must_have_the_classes_that_it_was_fitted_for(name):
     fitted = FITS[name](*drawn(n=50))
     with pytest.raises(InputError, match="4 classes, but the model has 3 outputs"):
-        fitted.apply(np.zeros((2, 3), dtype=np.float32))
+        fitted.change(np.zeros((2, 3), dtype=np.float32))
     with pytest.raises(InputError, match="labels go from 0 to 5"):
         FITS[name](np.zeros((2, 3)), [0, 5])
 
@@ -126,19 +132,19 @@ def test_the_logits_must_have_the_classes_that_it_was_fitted_for(name):
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
-        (VectorScaling, {"scales": [1, 1, 1]}),
-        (VectorScaling, {"scales": [1, 0, 1, 1]}),
-        (VectorScaling, {"biases": [0, 0, 0, math.nan]}),
-        (VectorScaling, {"images": 0}),
-        (Isotonic, {"steps": []}),
-        (Isotonic, {"steps": [{"at": [0.1, 0.1], "values": [0, 1]}]}),
-        (Isotonic, {"steps": [{"at": [0.1, 0.2], "values": [1, 0]}]}),
-        (Isotonic, {"steps": [{"at": [0.1, 0.2], "values": [0, 2]}]}),
-        (Isotonic, {"steps": [{"at": [0.1, 0.2], "values": [0]}]}),
-        (TopVersusAll, {"curve": {"slope": -1, "offset": 0}}),
-        (TopVersusAll, {"curve": {"slope": 1, "offset": math.inf}}),
-        (TopVersusAll, {"classes": 1}),
-        (TopVersusAll, {"kind": "isotonic"}),
+        (FittedVectorScaling, {"scales": [1, 1, 1]}),
+        (FittedVectorScaling, {"scales": [1, 0, 1, 1]}),
+        (FittedVectorScaling, {"biases": [0, 0, 0, math.nan]}),
+        (FittedVectorScaling, {"images": 0}),
+        (FittedIsotonic, {"steps": []}),
+        (FittedIsotonic, {"steps": [{"at": [0.1, 0.1], "values": [0, 1]}]}),
+        (FittedIsotonic, {"steps": [{"at": [0.1, 0.2], "values": [1, 0]}]}),
+        (FittedIsotonic, {"steps": [{"at": [0.1, 0.2], "values": [0, 2]}]}),
+        (FittedIsotonic, {"steps": [{"at": [0.1, 0.2], "values": [0]}]}),
+        (FittedTopVersusAll, {"curve": {"slope": -1, "offset": 0}}),
+        (FittedTopVersusAll, {"curve": {"slope": 1, "offset": math.inf}}),
+        (FittedTopVersusAll, {"classes": 1}),
+        (FittedTopVersusAll, {"kind": "isotonic"}),
     ],
 )
 def test_a_file_that_was_changed_is_refused(kind, change):
@@ -161,7 +167,7 @@ def test_vector_scaling_of_two_classes_is_a_logistic_regression():
     assert below < 0 < above  # as ours must be
     np.testing.assert_allclose(fitted.scales, [-below, above], rtol=1e-4)
     assert np.diff(fitted.biases) == pytest.approx(judge.intercept_, rel=1e-4)
-    found = softmax(fitted.apply(logits))
+    found = softmax(fitted.change(logits))
     np.testing.assert_allclose(found, judge.predict_proba(logits.astype(float)), atol=1e-5)
 
 
@@ -218,7 +224,7 @@ def test_vector_scaling_stays_within_its_bounds():
     assert LEAST_SCALE <= min(right.scales) <= max(right.scales) <= MOST_SCALE
     missing = fit_vector_scaling(logits, np.where(labels == 2, 0, labels))
     assert max(np.abs(missing.biases)) <= 2 * MOST_BIAS
-    assert not (missing.apply(logits).argmax(axis=1) == 2).any()
+    assert not (missing.change(logits).argmax(axis=1) == 2).any()
 
 
 # ---------------------------------------------------------------- isotonic regression
@@ -252,7 +258,7 @@ def test_isotonic_is_scikit_learn_s_for_each_class_with_one_image_more():
     shares = np.where(total > 0, shares / np.where(total > 0, total, 1), 1 / 3)
     expected = (300 * shares + 1 / 3) / 301
     np.testing.assert_allclose(fitted.probabilities(softmax(new)), expected, atol=1e-12)
-    np.testing.assert_allclose(softmax(fitted.apply(new)), expected, atol=STEP)
+    np.testing.assert_allclose(softmax(fitted.change(new)), expected, atol=STEP)
 
 
 def test_isotonic_equals_netcal():
@@ -266,13 +272,13 @@ def test_isotonic_equals_netcal():
 
 
 def test_a_row_of_zeros_is_equal_shares_and_keeps_the_model_s_answer():
-    nothing = Isotonic(
+    nothing = FittedIsotonic(
         images=9,
         nll_before=1,
         nll_after=1,
         steps=tuple(Steps(at=(0.6, 0.8), values=(0, 1)) for _ in range(3)),
     )
-    found = nothing.apply(np.log([[0.4, 0.35, 0.25], [0.25, 0.4, 0.35], [0.35, 0.25, 0.4]]))
+    found = nothing.change(np.log([[0.4, 0.35, 0.25], [0.25, 0.4, 0.35], [0.35, 0.25, 0.4]]))
     np.testing.assert_allclose(softmax(found), 1 / 3, atol=STEP)
     assert found.argmax(axis=1).tolist() == [0, 1, 2]
 
@@ -281,7 +287,7 @@ def test_isotonic_may_change_the_answer_and_one_image_makes_it_always_the_same()
     logits, _ = drawn(n=20, classes=3)
     fitted = fit_isotonic(logits[:1], [2])
     np.testing.assert_allclose(
-        softmax(fitted.apply(logits)), [[1 / 6, 1 / 6, 4 / 6]] * 20, atol=STEP
+        softmax(fitted.change(logits)), [[1 / 6, 1 / 6, 4 / 6]] * 20, atol=STEP
     )
 
 
@@ -291,7 +297,7 @@ def test_a_class_without_images_is_never_the_answer_where_another_is_left():
     assert fitted.steps[2].values == (0.0, 0.0)
     left = np.stack([s(c) for s, c in zip(fitted.steps, softmax(logits).T, strict=True)], axis=1)
     some = left.sum(axis=1) > 0
-    assert not (fitted.apply(logits[some]).argmax(axis=1) == 2).any()
+    assert not (fitted.change(logits[some]).argmax(axis=1) == 2).any()
     smallest = fitted.probabilities(softmax(logits))[some, 2]
     np.testing.assert_allclose(smallest, 1 / 3 / 201)
 
@@ -300,7 +306,7 @@ def test_a_class_without_images_is_never_the_answer_where_another_is_left():
 def test_only_the_order_of_what_is_calibrated_matters_to_the_steps(name):
     logits, labels = drawn(n=200, classes=2)
     # With two classes a temperature keeps the order of all probabilities.
-    one, other = (softmax(FITS[name](z, labels).apply(z)) for z in (logits, logits * 0.5))
+    one, other = (softmax(FITS[name](z, labels).change(z)) for z in (logits, logits * 0.5))
     np.testing.assert_allclose(one, other, atol=2 * STEP)
 
 
@@ -314,13 +320,13 @@ def test_the_confidence_is_scikit_learn_s_of_being_right():
     sure, sure_of_new = softmax(logits).max(axis=1), softmax(new).max(axis=1)
     judge = sklearn.isotonic.IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
     expected = (500 * judge.fit(sure, right).predict(sure_of_new) + 1 / 2) / 501
-    found = softmax(fit_top_versus_all(logits, labels).apply(new)).max(axis=1)
+    found = softmax(fit_top_versus_all(logits, labels).change(new)).max(axis=1)
     np.testing.assert_allclose(found, np.maximum(expected, 1 / 4), atol=STEP)
 
     judge = sklearn.linear_model.LogisticRegression(C=np.inf, tol=1e-10)
     odds, odds_of_new = (log_odds(np.log(softmax(each)))[:, None] for each in (logits, new))
     expected = judge.fit(odds, right).predict_proba(odds_of_new)[:, 1]
-    found = softmax(fit_top_versus_all(logits, labels, "logistic").apply(new)).max(axis=1)
+    found = softmax(fit_top_versus_all(logits, labels, "logistic").change(new)).max(axis=1)
     np.testing.assert_allclose(found, np.maximum(expected, 1 / 4), atol=1e-5)
 
 
@@ -329,7 +335,7 @@ def test_the_confidence_is_scikit_learn_s_of_being_right():
 def test_the_answer_stays_and_the_others_keep_their_order(name, classes):
     logits, labels = drawn(n=300, classes=classes, factor=4)
     fitted = FITS[name](logits, labels)
-    found = fitted.apply(logits)
+    found = fitted.change(logits)
     assert (found.argmax(axis=1) == logits.argmax(axis=1)).all()
     assert softmax(found).max(axis=1).min() >= 1 / classes - STEP
     by_model = np.take_along_axis(found, logits.argsort(axis=1), axis=1)
@@ -338,10 +344,10 @@ def test_the_answer_stays_and_the_others_keep_their_order(name, classes):
 
 def test_the_others_keep_their_proportions_where_there_is_room():
     logits = np.log([[0.9, 0.06, 0.04]])
-    fitted = TopVersusAll(
+    fitted = FittedTopVersusAll(
         images=1, nll_before=1, nll_after=1, classes=3, curve={"slope": 1, "offset": -1.5}
     )
-    found = softmax(fitted.apply(logits))[0]
+    found = softmax(fitted.change(logits))[0]
     assert found[0] == pytest.approx(1 / (1 + math.exp(1.5) / 9))
     assert found[1] / found[2] == pytest.approx(1.5)
 
@@ -364,5 +370,5 @@ def test_what_is_left_is_shared_out_as_one_place_after_the_other(logits, room):
 def test_chances_of_being_right_are_above_0_and_below_1():
     logits, _ = drawn(n=99, classes=3)
     for labels, expected in ((logits.argmax(axis=1), 99.5 / 100), (logits.argmin(axis=1), 1 / 3)):
-        found = softmax(fit_top_versus_all(logits, labels).apply(logits)).max(axis=1)
+        found = softmax(fit_top_versus_all(logits, labels).change(logits)).max(axis=1)
         np.testing.assert_allclose(found, expected, atol=STEP)

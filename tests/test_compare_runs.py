@@ -19,7 +19,7 @@ from fairweather.report.tables import TOO_FEW_NOTE
 from fairweather.runs import RunFolder
 
 from .reference import paired_ends
-from .run_folders import as_first_version, copy_run, outcomes, run_record, sweep_record, write_run
+from .run_folders import copy_run, outcomes, run_record, sweep_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -809,23 +809,6 @@ def test_an_ensemble_is_compared_as_a_model_of_its_own(tmp_path):
     assert found["b"] == pytest.approx(0.7)
     with pytest.raises(InputError, match=r"'n'.* m, m\+ensemble"):
         read_run_comparison(f"{run}:n", run)
-
-
-def test_runs_of_the_first_version_are_compared_alike(tmp_path):
-    variant = {0: make_model(SHARES_B, 7), 1: make_model(SHARES_A, 8)}
-    models = {"m": {seed: make_model(SHARES_A, seed) for seed in (0, 1)}, "m+temperature": variant}
-    attacked = {PGD_CELLS[0.1]: predictions(right(0.2))}
-    models = {m: {s: c | attacked for s, c in each.items()} for m, each in models.items()}
-    now = make_run(tmp_path / "now", models, shifts=(FOG, PGD, BLUR))
-    then = as_first_version(RunFolder(now), tmp_path / "then").path
-    own, old = (
-        read_run_comparison(f"{run}:m", f"{run}:m+temperature").table for run in (now, then)
-    )
-    pd.testing.assert_frame_equal(old, own)
-    assert row(own, "all", "mean")["a"] == pytest.approx(0.6)  # without the attack
-    both = read_run_comparison(now, then)
-    assert (both.table["difference"] == 0).all()
-    assert "m, m+temperature: the predictions of both are identical" in str(both)
 
 
 def test_what_too_few_errors_carry_is_not_compared(tmp_path):

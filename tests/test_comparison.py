@@ -23,7 +23,6 @@ from fairweather.types import Cell, Score
 
 from .commands import fairweather
 from .run_folders import (
-    as_first_version,
     change_record,
     copy_run,
     outcomes,
@@ -596,9 +595,3 @@ def test_other_training_labels_are_said(copy):
     plain = {"label_noise": 0.0, "imbalance": 1.0, "verified": True}
     copy = change_record(copy, lambda facts: facts["data"]["notes"].update(plain))
     assert "label_noise" not in str(read_comparison(copy))
-
-
-def test_a_run_of_the_first_version_is_compared_alike(run, tmp_path):
-    first = as_first_version(run, tmp_path / "first")
-    pd.testing.assert_frame_equal(fw.compare_with_published(first), fw.compare_with_published(run))
-    assert read_comparison(first).notes == read_comparison(run).notes

@@ -18,19 +18,14 @@ import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.inference import (
     Reader,
-    check_enough,
-    divide_by,
-    fit_sets,
-    fit_temperature,
+    from_logits,
     predict_each,
-    predict_logits,
-    with_sets,
 )
-from fairweather.inference.conformal import halves, read_sets
 from fairweather.metrics import Fitted, Resamples, evaluate_resamples, softmax, to_score
 from fairweather.metrics.clusters import Clusters, share_interval
 from fairweather.metrics.conformal import (
     FREE,
+    METHODS,
     PENALTY,
     CalibrationDraw,
     class_scores,
@@ -60,9 +55,10 @@ from fairweather.runs import RunFolder, StoredGroups
 from fairweather.steps.plan import Row, ScoreStep
 from fairweather.streams import slices
 from fairweather.study import check_study
-from fairweather.tasks.classification import TASK
 from fairweather.types import Score
-from fairweather.variants import METHODS, Conformal, read_variant, read_variants
+from fairweather.variants import read_variant, read_variants
+from fairweather.variants.conformal import Conformal, FittedSets, halves
+from fairweather.variants.temperature import fit_temperature
 from tests import reference
 
 from .chance import FALSE_ALARM
@@ -266,7 +262,7 @@ def test_aps_sets_are_those_of_mapie_that_include_the_class_which_reaches_the_th
 def columns_of(logits, labels, keys=None):
     keys = np.arange(len(labels)) if keys is None else keys
     names = tuple(f"class {k}" for k in range(logits.shape[1]))
-    return TASK.predict(logits, labels.astype(np.int64), keys, names)
+    return from_logits(logits, labels.astype(np.int64), keys, names)
 
 
 def test_halves_depend_on_the_keys_alone():
@@ -292,14 +288,14 @@ def test_no_patient_is_in_both_halves():
         assert len(np.unique(clusters.of[parts.temperature])) == clusters.count // 2
     alone = Clusters(np.zeros(40, dtype=np.int64))
     with pytest.raises(InputError, match="all validation images belong together"):
-        check_enough(Conformal(), np.arange(40), np.zeros(40, int), ("a", "b"), alone)
+        Conformal().split(np.arange(40), np.zeros(40, int), ("a", "b"), alone)
 
 
 def test_temperature_and_threshold_are_each_fitted_on_their_half():
     logits, labels = made(400, factor=3.0)
     predictions = columns_of(logits, labels)
     parts = halves(predictions.keys)
-    fitted = fit_sets(Conformal(method="aps"), logits, predictions)
+    fitted = Conformal(method="aps").fit(predictions)
     at = parts.temperature
     assert fitted.temperature == fit_temperature(logits[at], labels[at]).value
     at = parts.thresholds
@@ -307,20 +303,20 @@ def test_temperature_and_threshold_are_each_fitted_on_their_half():
     scores = label_scores(softmax(scaled), labels[at], "aps")
     assert fitted.thresholds == (conformal_quantile(scores, 0.9),)
     assert fitted.images == (200,)
-    every = with_sets(predictions, logits / np.float32(fitted.temperature), fitted)
+    every = fitted.apply(predictions)
     assert fitted.covered == (every.covered[at].sum(),)
     assert fitted.covered[0] >= quantile_rank(200, 0.9)
 
 
 def test_without_ties_exactly_the_rank_is_covered_and_filled_sets_are_counted():
     logits, labels = made(800, 5)
-    fitted = fit_sets(Conformal(coverage=0.95), logits, columns_of(logits, labels))
+    fitted = Conformal(coverage=0.95).fit(columns_of(logits, labels))
     assert fitted.filled == 0
     assert fitted.covered == (quantile_rank(400, 0.95),)
     # A model that is mostly right: a threshold for 50 % leaves many sets empty.
     noise = np.random.default_rng(0).normal(size=(800, 5))
     sure = (2.5 * np.eye(5)[labels] + noise).astype(np.float32)
-    fitted = fit_sets(Conformal(coverage=0.5), sure, columns_of(sure, labels))
+    fitted = Conformal(coverage=0.5).fit(columns_of(sure, labels))
     assert fitted.filled > 0.1
     assert fitted.covered[0] > quantile_rank(400, 0.5)
 
@@ -328,7 +324,7 @@ def test_without_ties_exactly_the_rank_is_covered_and_filled_sets_are_counted():
 def test_classwise_sets_have_a_threshold_for_each_class():
     logits, labels = made(600, 3)
     variant = Conformal(coverage=0.8, classwise=True)
-    fitted = fit_sets(variant, logits, columns_of(logits, labels))
+    fitted = variant.fit(columns_of(logits, labels))
     assert len(fitted.thresholds) == len(fitted.images) == 3
     assert sum(fitted.images) == 300
     assert [draw.label for draw in fitted.draws] == [0, 1, 2]
@@ -348,12 +344,11 @@ def patients(count, rng, *, largest=40):
 def test_one_image_of_each_patient_counts_for_thresholds():
     logits, labels, clusters = patients(200, np.random.default_rng(0))
     predictions = columns_of(logits, labels)
-    parts = check_enough(Conformal(), predictions.keys, labels, predictions.classes, clusters)
+    parts = Conformal().split(predictions.keys, labels, predictions.classes, clusters)
     assert len(parts.thresholds) == len(np.unique(clusters.of[parts.thresholds])) == 100
-    fitted = fit_sets(Conformal(), logits, predictions, clusters)
+    fitted = Conformal().fit(predictions, clusters)
     assert fitted.images == (100,)
-    each = check_enough(
-        Conformal("lac", 0.5, classwise=True),
+    each = Conformal("lac", 0.5, classwise=True).split(
         predictions.keys,
         labels,
         predictions.classes,
@@ -378,13 +373,10 @@ def test_the_promise_is_kept_for_new_patients_of_any_size():
     rng, trials, found = np.random.default_rng(2), 200, []
     for _ in range(trials):
         logits, labels, clusters = patients(60, rng)
-        fitted = fit_sets(Conformal(coverage=0.8), logits, columns_of(logits, labels), clusters)
+        fitted = Conformal(coverage=0.8).fit(columns_of(logits, labels), clusters)
         others, truth, of = patients(300, rng)
         _, first = np.unique(of.of, return_index=True)  # one image of each new patient
-        scaled = others[first] / np.float32(fitted.temperature)
-        found.append(
-            with_sets(columns_of(others[first], truth[first]), scaled, fitted).covered.mean()
-        )
+        found.append(fitted.apply(columns_of(others[first], truth[first])).covered.mean())
     error = np.std(found) / math.sqrt(trials)
     assert np.mean(found) > 0.8 - 4 * error
 
@@ -401,11 +393,11 @@ def test_too_few_images_are_one_sentence(variant, n, words):
     names = ("class 0", "class 1")
     labels = np.zeros(n, dtype=np.int64)
     if n == 17:
-        assert len(check_enough(variant, np.arange(n), labels, names).thresholds) == 9
+        assert len(variant.split(np.arange(n), labels, names).thresholds) == 9
         n = 16
         words = "half of the 16 validation images is 8"
     with pytest.raises(InputError, match=words):
-        check_enough(variant, np.arange(n), labels[:n], names)
+        variant.split(np.arange(n), labels[:n], names)
 
 
 @pytest.mark.parametrize(
@@ -414,13 +406,11 @@ def test_too_few_images_are_one_sentence(variant, n, words):
 )
 def test_a_file_with_something_else_is_one_sentence(change):
     logits, labels = made(100)
-    facts = json.loads(
-        json.dumps(fit_sets(Conformal(), logits, columns_of(logits, labels))._asdict())
-    )
-    assert read_sets(facts, "sets.json").draws
+    facts = json.loads(Conformal().fit(columns_of(logits, labels)).model_dump_json())
+    assert FittedSets.read(facts, "sets.json").draws
     facts = facts | change if change is not None else {}
     with pytest.raises(InputError, match=r"sets\.json does not hold"):
-        read_sets(facts, "sets.json")
+        FittedSets.read(facts, "sets.json")
 
 
 # ---------------------------------------------------------------- coverage, simulated
@@ -434,9 +424,9 @@ def test_the_promise_is_kept_on_exchangeable_images(method, classwise):
     variant = Conformal(method, 0.8, classwise)
     for seed in range(60):
         logits, labels = made(700, 3, seed=seed, factor=2.0)
-        fitted = fit_sets(variant, logits[:300], columns_of(logits[:300], labels[:300]))
+        fitted = variant.fit(columns_of(logits[:300], labels[:300]))
         rest = columns_of(logits[300:], labels[300:])
-        found = with_sets(rest, logits[300:] / np.float32(fitted.temperature), fitted)
+        found = fitted.apply(rest)
         shares.append(found.covered.mean())
     below = scipy.stats.ttest_1samp(shares, 0.8, alternative="less").pvalue
     assert below > FALSE_ALARM
@@ -602,14 +592,14 @@ def test_stored_columns_are_those_of_the_stored_thresholds(with_set_rows):
     folder = with_set_rows.folder
     for variant in read_variants(STUDY["variants"][1:]):
         place = folder.file(sets_file("basic", variant.name, 0))
-        fitted = read_sets(json.loads(place.read_text()), str(place))
+        fitted = FittedSets.read(json.loads(place.read_text()), str(place))
         val = folder.read_predictions(predictions_file("basic", 0, "clean", "val"))
-        assert fitted == fit_sets(variant, val.logits, val)
+        assert fitted == variant.fit(val)
         for cell in ("clean", "brightness_factor,factor=0.5", "fgsm,epsilon=0.02"):
             plain = folder.read_predictions(predictions_file("basic", 0, cell))
             own = folder.read_predictions(predictions_file(f"basic+{variant.name}", 0, cell))
             logits = plain.logits / np.float32(fitted.temperature)
-            again = with_sets(plain, logits, fitted)
+            again = fitted.apply(plain)
             np.testing.assert_array_equal(own.logits, logits)
             np.testing.assert_array_equal(own.set_size, again.set_size)
             np.testing.assert_array_equal(own.covered, again.covered)
@@ -689,18 +679,20 @@ def test_sets_without_stored_logits_are_made_while_predicting(toy_images):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 120))
-    logits = predict_logits(model, images, device="cpu")
+    reader = Reader(model, keeps_logits=True)
+    [again] = predict_each([reader], images, batches=slices(96, 96), device="cpu")
+    logits = again.logits
     labels = images.labels.numpy()
-    plain = TASK.predict(logits, labels, images.keys.numpy(), names)
-    fitted = fit_sets(Conformal("raps", 0.7), logits, plain)
+    plain = from_logits(logits, labels, images.keys.numpy(), names)
+    fitted = Conformal("raps", 0.7).fit(replace(plain, logits=logits))
     (found,) = predict_each(
-        [Reader(model, divide_by(fitted.temperature), fitted)],
+        [Reader(model, fitted)],
         images,
         batches=slices(96, 96),  # as the logits were: another batch may change their last digits
         device="cpu",
     )
     assert found.logits is None
-    expected = with_sets(plain, logits / np.float32(fitted.temperature), fitted)
+    expected = fitted.apply(replace(plain, logits=logits))
     np.testing.assert_array_equal(found.set_size, expected.set_size)
     np.testing.assert_array_equal(found.covered, expected.covered)
 
@@ -818,10 +810,9 @@ def test_sets_that_weigh_images_cover_images_where_large_patients_are_hard():
     covered = {}
     for weigh in ("clusters", "images"):
         variant = Conformal(coverage=0.8, weigh=weigh)
-        fitted = fit_sets(variant, logits.copy(), columns_of(logits, labels), clusters)
+        fitted = variant.fit(columns_of(logits, labels), clusters)
         assert fitted.images == (150,) if weigh == "clusters" else fitted.images[0] < 150
-        scaled = others / np.float32(fitted.temperature)
-        covered[weigh] = with_sets(columns_of(others, truth), scaled, fitted).covered.mean()
+        covered[weigh] = fitted.apply(columns_of(others, truth)).covered.mean()
     # About 30 % of the images of large patients are wrong, and 15 % by patients. The share of 75
     # such patients, with a deviation of 0.75 * 0.12 each, has one of 0.01; of the others likewise.
     assert covered["clusters"] < 0.8 - 0.04 < covered["images"]
@@ -849,7 +840,9 @@ def test_a_promise_for_patients_is_judged_by_patients_that_count_alike(tmp_path,
     ]
     run = write_run(tmp_path, record, scores, cells)
     file = sets_file("a", variant.name, 0)
-    run.write(file, json.dumps({"images": [50], "covered": [46]}))
+    facts = {"method": "lac", "coverage": 0.9, "classwise": False, "filled": 0, "thresholds": [0.5]}
+    facts |= {"temperature": 1, "temperature_images": 50, "images": [50], "covered": [46]}
+    run.write(file, json.dumps(facts))
     finish(run, "sets", [file])
     groups = StoredGroups(right.keys, "patient", clusters.of, {})
     run.write_groups("groups/test.parquet", groups)
@@ -877,4 +870,4 @@ def test_what_counts_alike_is_in_the_name_and_the_text_only_where_it_is_not_the_
         Conformal(weigh="patients")
     keys, labels = np.arange(60), np.zeros(60, dtype=int)
     with pytest.raises(InputError, match="which do is not known here: leave it out"):
-        check_enough(images, keys, labels, ("cat",))
+        images.split(keys, labels, ("cat",))

@@ -14,12 +14,12 @@ from fairweather.record import (
     RECORD,
     SCORES,
     WARNINGS,
+    fitted_file,
     model_folder,
     predictions_file,
     pretraining_folder,
     step_file,
     sweep_table,
-    temperature_file,
 )
 from fairweather.report.contents import read_contents
 from fairweather.report.training_figures import labels_figure
@@ -32,12 +32,12 @@ from fairweather.report.training_files import (
     read_tries,
     read_warnings,
 )
-from fairweather.runs import FIRST_FACTS, FIRST_MANIFEST, RunFolder, open_finished_run, open_run
-from fairweather.steps.predicting import read_temperature
+from fairweather.runs import RunFolder, open_finished_run, open_run
+from fairweather.steps.predicting import read_fitted
+from fairweather.variants.temperature import FittedTemperature
 
 from .endless import in_the_place_of_a_file, needs_endless, put
 from .run_folders import (
-    as_first_version,
     change_record,
     copy_run,
     finish,
@@ -48,7 +48,7 @@ from .run_folders import (
 
 CLEAN = predictions_file("a", 0, "clean")
 TRAINED, STARTED = model_folder("a", 0), pretraining_folder("start", 0)
-TEMPERATURE = temperature_file("a", 0)
+TEMPERATURE = fitted_file("a", 0, "temperature")
 DAMAGE = {
     "empty": b"",
     "no text": b"\xff\xfe",
@@ -81,7 +81,9 @@ def whole(tmp_path_factory):
         f"{STARTED}/{HISTORY}": "epoch,knn_accuracy,embedding_std\n1,0.5,0.1\n",
         f"{STARTED}/{CORRELATION}": json.dumps({"before": [[1.0]], "after": [[1.0]]}),
         WARNINGS: json.dumps({"Model A": "a warning"}),
-        TEMPERATURE: json.dumps({"value": 1.5}),
+        TEMPERATURE: FittedTemperature(
+            value=1.5, images=9, nll_before=1, nll_after=0.5
+        ).model_dump_json(),
     }
     for name, text in files.items():
         run.write(name, text)
@@ -108,7 +110,7 @@ READERS = {
     f"{STARTED}/{HISTORY}": read_all,
     f"{STARTED}/{CORRELATION}": read_all,
     WARNINGS: read_all,
-    TEMPERATURE: lambda run: read_temperature(run, TEMPERATURE),
+    TEMPERATURE: lambda run: read_fitted(run, "temperature", TEMPERATURE),
     RECORD: lambda run: open_finished_run(run.path),
     step_file(TRAINED): lambda run: run.steps(),
 }
@@ -159,17 +161,6 @@ def test_a_damaged_file_is_one_sentence_that_names_it(whole, tmp_path, name, kin
     assert str(run.path / name) in told
     assert len(told.splitlines()) == 1
     assert len(told) < 500
-
-
-@pytest.mark.parametrize("kind", DAMAGE)
-@pytest.mark.parametrize("name", ["study.yaml", FIRST_FACTS, FIRST_MANIFEST])
-def test_a_damaged_file_of_the_first_version_is_one_sentence(whole, tmp_path, name, kind):
-    first = as_first_version(whole, tmp_path / "first")
-    (first.path / name).write_bytes(DAMAGE[kind])
-    with pytest.raises(InputError) as caught:
-        open_finished_run(first.path).holds(SCORES)
-    assert name in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("value", [None, "x", [1], {}])

@@ -15,7 +15,6 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.inference import adapt_batchnorm
 from fairweather.models import (
     ModelSpec,
     build,
@@ -28,6 +27,7 @@ from fairweather.models import (
 )
 from fairweather.models.backbones import scaled
 from fairweather.models.design import CHOICES, group_count, group_norm, make_choices
+from fairweather.variants.batchnorm import BatchNorm
 
 from .conftest import TINY_EFFICIENTNET, TINY_RESNET
 
@@ -189,7 +189,7 @@ def test_without_batch_norm_freezing_does_nothing_and_adapting_is_refused():
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(module.training for module in model.modules())
     with pytest.raises(InputError, match="batch norm"):
-        adapt_batchnorm(model)
+        BatchNorm().adapt(model)
 
 
 def test_weights_of_a_network_with_group_norm_fit_one_with_group_norm_only(tmp_path):

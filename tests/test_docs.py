@@ -29,7 +29,7 @@ from fairweather.study.planning import interpolated_name
 from fairweather.training.selfsupervised import Pretraining, pretrain
 from fairweather.training.selfsupervised.diagnostics import Probe
 from fairweather.types import Predictions
-from fairweather.variants import VARIANTS
+from fairweather.variants import VARIANTS, class_of
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
 from . import (
@@ -100,7 +100,7 @@ def test_the_words_of_scores_csv_are_defined():
     def words(column):
         return set(first_cells(section(FORMATS, f"Words in the column {column}")))
 
-    variants = {record.variant_name("NAME", kind().name) for kind in VARIANTS.values()}
+    variants = {record.variant_name("NAME", class_of(kind)().name) for kind in VARIANTS}
     together = f"NAME{record.ENSEMBLE_SUFFIX}"
     assert words("model") == {"NAME", together, interpolated_name("NAME", 0.5)} | variants
     assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}

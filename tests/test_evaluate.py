@@ -296,7 +296,7 @@ def test_a_finished_evaluation_is_not_done_again(model, colour_folder, tmp_path,
     first = run().scores
     bytes_before = (tmp_path / "run/scores.csv").read_bytes()
     monkeypatch.setattr("fairweather.steps.predicting.predict_shared", None)
-    monkeypatch.setattr("fairweather.steps.predicting.recalibrate", None)
+    monkeypatch.setattr("fairweather.steps.predicting.read_fitted", None)
     pd.testing.assert_frame_equal(run().scores, first)
     assert (tmp_path / "run/scores.csv").read_bytes() == bytes_before
     (tmp_path / "run" / predictions_file(NAME, 0, "imagenet_c/gaussian_noise,severity=1")).unlink()
@@ -308,11 +308,11 @@ def dying_after(monkeypatch, count):
     """Let the process be interrupted once so many shifts were predicted; counts them."""
     done = []
 
-    def dying(readers, adapted, images, shift, **options):
+    def dying(readers, images, shift, **options):
         if len(done) == count:
             raise KeyboardInterrupt
         done.append(shift.id)
-        return predict_shared(readers, adapted, images, shift, **options)
+        return predict_shared(readers, images, shift, **options)
 
     monkeypatch.setattr("fairweather.steps.predicting.predict_shared", dying)
     return done

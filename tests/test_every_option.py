@@ -281,7 +281,7 @@ def effect(monkeypatch, out, model, data, **options):
         SCORES: logits,
         IMAGES: [seen, logits[1:] if read else None],
         STEPS: [(step.id, step.threads, repr(step.depends())) for step in plan.steps],
-        WORKER: [given, [source.model_dump() for source in plan.data.values()]],
+        WORKER: [given, [dataclasses.asdict(source) for source in plan.data.values()]],
         RECORD: record,
     }
 

@@ -10,13 +10,7 @@ import torch
 import fairweather as fw
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.inference import fit_temperature, join, predict_logits, recalibrate
-from fairweather.inference.calibrators import (
-    CALIBRATOR,
-    fit_isotonic,
-    fit_top_versus_all,
-    fit_vector_scaling,
-)
+from fairweather.inference import Reader, join, predict_each
 from fairweather.metrics import softmax
 from fairweather.record import fitted_file, predictions_file
 from fairweather.rules import judge, read_rules
@@ -30,10 +24,12 @@ from fairweather.steps.plan import (
     Row,
     ScoreStep,
 )
-from fairweather.steps.predicting import read_change
+from fairweather.steps.predicting import read_fitted
+from fairweather.streams import slices
 from fairweather.study import check_study
 from fairweather.types import Images
-from fairweather.variants import VARIANTS, TopVersusAll, read_variants, with_fit_on
+from fairweather.variants import VARIANTS, all_variants, class_of, read_variant, read_variants
+from fairweather.variants.temperature import fit_temperature
 
 from .conftest import TINY_RESNET
 from .same_bytes import same
@@ -43,14 +39,18 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 LOGISTIC = {"top_versus_all": {"method": "logistic"}}
 WRITTEN = ["temperature", "vector_scaling", "isotonic", "top_versus_all", LOGISTIC]
 NAMES = ["temperature", "vector_scaling", "isotonic", "top_versus_all", "top_versus_all-logistic"]
-FITS = {
-    "vector_scaling": fit_vector_scaling,
-    "isotonic": fit_isotonic,
-    "top_versus_all": fit_top_versus_all,
-    "top_versus_all-logistic": lambda logits, labels: fit_top_versus_all(
-        logits, labels, "logistic"
-    ),
-}
+FITS = {name: read_variant(form) for name, form in zip(NAMES[1:], WRITTEN[1:], strict=True)}
+
+
+def fitted_like(name, predictions):
+    """What the calibration of this name is of these predictions."""
+    return FITS[name].fit_logits(predictions.logits, predictions.labels)
+
+
+def stored_of(name, content):
+    return FITS[name].fitted.model_validate(content)
+
+
 RECIPE = {"epochs": 2, "batch_size": 16, "learning_rate": 0.01}
 STUDY = {
     "name": "fitted",
@@ -105,11 +105,11 @@ def test_each_calibration_is_a_row_beside_its_model_and_beside_itself_under_shif
 def test_a_calibration_is_fitted_on_clean_validation_images_alone(run, name):
     stored = read_json(run.path / fitted_file("basic", 0, name))
     val = read(run, "basic", part="val")
-    fitted = FITS[name](val.logits, val.labels)
-    assert CALIBRATOR.validate_python(stored) == fitted
+    fitted = fitted_like(name, val)
+    assert stored_of(name, stored) == fitted
     for shift, part in CELLS:
         plain, variant = read(run, "basic", shift, part), read(run, f"basic+{name}", shift, part)
-        again = recalibrate(plain, fitted.apply)
+        again = fitted.apply(plain)
         for column in ("keys", "labels", "predicted", "confidence", "nll", "brier", "logits"):
             np.testing.assert_array_equal(getattr(variant, column), getattr(again, column))
 
@@ -119,9 +119,9 @@ def test_what_fit_on_lists_is_one_set_of_images(run, name):
     val = join([read(run, "basic", shift, "val") for shift in ON])
     stored = read_json(run.path / fitted_file("basic", 0, f"{name}-fit_on"))
     if name == "temperature":
-        assert stored == fit_temperature(val.logits, val.labels)._asdict()
+        assert stored == fit_temperature(val.logits, val.labels).model_dump()
     else:
-        assert CALIBRATOR.validate_python(stored) == FITS[name](val.logits, val.labels)
+        assert stored_of(name, stored) == fitted_like(name, val)
     assert stored["images"] == 3 * len(read(run, "basic", part="val"))
 
 
@@ -173,7 +173,7 @@ def test_the_same_study_gives_the_same_bytes_and_a_finished_one_is_left_alone(
     assert len(fitted) == 2 * len(NAMES)
     for name in fitted:
         assert (run.path / name).read_bytes() == (again.path / name).read_bytes(), name
-    for name in ("recalibrate", "fit_temperature", "predict_each", "calibrators"):
+    for name in ("read_variant", "read_fitted", "predict_shared"):
         monkeypatch.setattr(f"fairweather.steps.predicting.{name}", None)
     fw.run(study, out=again.path, device="cpu")
     same(run.path, again.path)
@@ -187,9 +187,10 @@ def test_damaged_fitted_files_are_made_again(study, run, tmp_path):
         expected[file] = file.read_bytes()
         file.write_bytes(expected[file][: len(expected[file]) // 2])
         folder, stored = RunFolder(path), file.relative_to(path).as_posix()
-        for read_file in (folder.holds, lambda stored, folder=folder: read_change(folder, stored)):
-            with pytest.raises(InputError, match=file.name):
-                read_file(stored)
+        with pytest.raises(InputError, match=file.name):
+            folder.holds(stored)
+        with pytest.raises(InputError, match=file.name):
+            read_fitted(folder, name.removesuffix("-fit_on"), stored)
     fw.run(study, out=path, device="cpu")
     assert {file: file.read_bytes() for file in expected} == expected
 
@@ -230,11 +231,11 @@ def test_scores_of_models_without_fit_on_depend_on_what_they_did():
     assert found[0]["fitted_on"] == ["clean", "hue,turn=0.5"]
 
 
-@pytest.mark.parametrize("kind", list(VARIANTS.values()))
+@pytest.mark.parametrize("kind", [class_of(name) for name in VARIANTS])
 def test_variants_are_written_so_that_they_are_read_again(kind):
-    every = {kind(), *(with_fit_on([kind()]))}
-    if kind is TopVersusAll:
-        every |= set(with_fit_on([kind(method="logistic")]))
+    every = {kind(), *all_variants([kind()], fit_on=True)}
+    if kind.kind == "top_versus_all":
+        every |= set(all_variants([kind(method="logistic")], fit_on=True))
     assert set(read_variants([each.text for each in every])) == every
     assert len({each.name for each in every}) == len(every)
 
@@ -275,8 +276,7 @@ def test_an_evaluation_fits_on_validation_images_under_shifts_too(tmp_path):
         for shift in ("clean", "gamma,exponent=4")
     ]
     stored = read_json(run.path / fitted_file(name, 0, "isotonic-fit_on"))
-    joined = join(val)
-    assert CALIBRATOR.validate_python(stored) == fit_isotonic(joined.logits, joined.labels)
+    assert stored_of("isotonic", stored) == fitted_like("isotonic", join(val))
 
 
 def test_predictions_from_elsewhere_have_calibrations_and_no_fit_on(tmp_path):
@@ -314,6 +314,13 @@ class Brightness(torch.nn.Module):
         return -((images.mean((1, 2, 3))[:, None] - self.centres) ** 2) * 1e4
 
 
+def logits_of(images, shift=None):
+    """The logits of `Brightness`, for any number of classes."""
+    reader, batches = Reader(Brightness(), keeps_logits=True), slices(len(images), 256)
+    [found] = predict_each([reader], images, shift, batches=batches, device="cpu")
+    return found.logits
+
+
 def test_beyond_100_classes_a_calibration_changes_what_the_network_predicts_again(tmp_path):
     val, test = many_classes(303, 0), many_classes(202, 1)
     data = fw.Dataset("bright", None, val, test, (0.5,) * 3, (0.2,) * 3)
@@ -323,19 +330,19 @@ def test_beyond_100_classes_a_calibration_changes_what_the_network_predicts_agai
     run = fw.evaluate(Brightness(), data, shifts, fit_on=on, out=tmp_path / "run", **options)
     (name,) = run.record.models
     assert read(run, name).logits is None
-    clean = predict_logits(Brightness(), val, device="cpu")
-    shifted = predict_logits(Brightness(), val, make_shift("gamma", exponent=1.5), device="cpu")
+    clean = logits_of(val)
+    shifted = logits_of(val, make_shift("gamma", exponent=1.5))
     labels = val.labels.numpy()
     both = (np.concatenate([clean, shifted]), np.concatenate([labels, labels]))
     for variant, fit in list(FITS.items())[:2]:
         for added, images in (("", (clean, labels)), ("-fit_on", both)):
             stored = read_json(run.path / fitted_file(name, 0, f"{variant}{added}"))
-            fitted = CALIBRATOR.validate_python(stored)
-            expected = fit(*images)
+            fitted = fit.fitted.model_validate(stored)
+            expected = fit.fit_logits(*images)
             assert fitted.images == expected.images
             assert fitted.nll_after == pytest.approx(expected.nll_after, rel=1e-6)
             found = read(run, f"{name}+{variant}{added}")
-            logits = fitted.apply(predict_logits(Brightness(), test, device="cpu"))
+            logits = fitted.change(logits_of(test))
             columns = metrics.per_image(logits, test.labels.numpy())
             np.testing.assert_array_equal(found.predicted, columns.predicted)
             np.testing.assert_allclose(found.nll, columns.nll, rtol=1e-6)

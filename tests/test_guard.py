@@ -36,8 +36,6 @@ from fairweather.guarding import fitting, promised_by
 from fairweather.guarding.listing import write_answers
 from fairweather.guarding.making import make_guard, save_guard, save_onnx
 from fairweather.guarding.tracing import to_onnx, trace
-from fairweather.inference import divide_by, fit_temperature, recalibrate
-from fairweather.inference.conformal import halves
 from fairweather.metrics import Clusters, per_image, set_columns, softmax
 from fairweather.metrics.columns import clopper_pearson
 from fairweather.models import load_model
@@ -47,6 +45,9 @@ from fairweather.reopened import reopen
 from fairweather.runs import StoredGroups
 from fairweather.study import check_study
 from fairweather.types import Images, Predictions
+from fairweather.variants.conformal import halves
+from fairweather.variants.fitted import Divided
+from fairweather.variants.temperature import fit_temperature
 
 from .chance import most
 from .commands import fairweather
@@ -744,7 +745,7 @@ def test_what_is_fitted_on_which_half(tmp_path):
     assert fit.images == len(chosen_on) == (~first).sum()
     temperature = fit_temperature(predictions.logits[first], predictions.labels[first]).value
     assert fit.temperature == temperature
-    judging = recalibrate(predictions.take(np.flatnonzero(~first)), divide_by(temperature))
+    judging = Divided(value=temperature).apply(predictions.take(np.flatnonzero(~first)))
     scores = sorted((1 - np.exp(-judging.nll)).tolist())
     assert fit.quantile == scores[int(np.ceil((len(scores) + 1) * 0.8)) - 1]
     answered = judging.confidence >= fit.threshold

@@ -1,5 +1,7 @@
 """Prediction: from shifted 8-bit images to per-image columns, without changing the model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from fairweather.attacks import make_attack
 from fairweather.errors import InputError, StoppedError
-from fairweather.inference import predict, predict_logits
+from fairweather.inference import Reader, predict, predict_each
 from fairweather.models import load_model
 from fairweather.progress import silent
 from fairweather.record import predictions_file
@@ -24,6 +26,7 @@ from fairweather.steps.plan import (
     PredictStep,
 )
 from fairweather.steps.predicting import do_predict
+from fairweather.streams import slices
 from fairweather.types import Dataset, Images
 
 from .conftest import TINY_RESNET
@@ -211,7 +214,7 @@ def test_a_worker_holds_what_it_opens_against_the_plan(colour_folder):
     assert len(worker.images(ImagesReference(part="test"))) == 60
     with pytest.raises(InputError, match="has no val images"):
         worker.images(ImagesReference(part="val"))
-    changed = source.model_copy(update={"digests": {"test": "x"}})
+    changed = replace(source, digests={"test": "x"})
     worker = Worker(Plan(data={DATA: changed}, steps=()), device="cpu")
     with pytest.raises(InputError, match=r"the test images of folder:.* their digests differ$"):
         worker.dataset()
@@ -269,7 +272,9 @@ def test_logits_of_many_classes_are_there_for_who_asks():
         tuple(map(str, range(101))),
     )
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 101))
-    logits = predict_logits(model, images, batch_size=2, device="cpu")
+    reader = Reader(model, keeps_logits=True)
+    [found] = predict_each([reader], images, batches=slices(5, 2), device="cpu")
+    logits = found.logits
     assert logits.shape == (5, 101)
     assert predict(model, images, device="cpu").logits is None
     with torch.inference_mode():

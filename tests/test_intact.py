@@ -13,11 +13,11 @@ from fairweather import cli
 from fairweather.errors import InputError
 from fairweather.record import predictions_file, step_file
 from fairweather.rules import judge, read_rules
-from fairweather.runs import FIRST_MANIFEST, RunFolder
+from fairweather.runs import RunFolder
 
 from .commands import fairweather
 from .forking import Program
-from .run_folders import as_first_version, copy_run
+from .run_folders import copy_run
 from .started import started
 from .test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
 from .test_comparison import BRIGHTNESS, PATHMNIST, published_numbers
@@ -41,11 +41,6 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def run(whole, tmp_path):
     return copy_run(whole, tmp_path / "run")
-
-
-@pytest.fixture
-def first(whole, tmp_path):
-    return as_first_version(whole, tmp_path / "first")
 
 
 def improve(path):
@@ -124,24 +119,6 @@ def test_what_no_step_wrote_is_not_read(run):
     (run.path / step_file("scores")).unlink()
     words = "by any step of the run"
     refused(lambda: judge(run, read_rules([RULE])), run.path / "scores.csv", words)
-
-
-@pytest.mark.parametrize(
-    ("rule", "damage", "words"),
-    [(RULE, improve, DAMAGED), (RULE, unlink, MISSING), (DROP, unlink, MISSING)],
-)
-def test_of_the_first_version_too_only_what_the_run_wrote_is_read(first, rule, damage, words):
-    assert not judge(first, read_rules([rule]))[0].passed
-    path = first.path / (
-        "scores.csv" if rule == RULE else first.predictions("basic", 0, f"{SNOW},severity=1")
-    )
-    damage(path)
-    refused(lambda: judge(RunFolder(first.path), read_rules([rule])), path, words)
-
-
-def test_tables_without_a_manifest_are_taken_as_they_are(first):
-    (first.path / FIRST_MANIFEST).unlink()
-    assert not judge(RunFolder(first.path), read_rules([RULE]))[0].passed
 
 
 def test_check_ends_with_2_on_damage_and_1_on_a_broken_rule(run, tmp_path):

@@ -12,17 +12,17 @@ from fairweather.guarding.tracing import trace
 from fairweather.inference import (
     Known,
     Reader,
-    adapt_batchnorm,
     outputs_of,
     predict,
-    predict_adapted,
     predict_each,
-    predict_logits,
+    predict_shared,
 )
 from fairweather.models import Ensemble
 from fairweather.shift_lists import expand
+from fairweather.shifts import CLEAN
 from fairweather.steps.predicting import are_changed
 from fairweather.streams import slices
+from fairweather.variants.batchnorm import BatchNorm
 
 from .memory_habits import HABITS, Plain, ReusesItsFeatures, ReusesItsOutput
 
@@ -52,8 +52,9 @@ def test_predictions_of_several_batches_are_those_of_a_plain_model(habit, toy_im
     found = predict(habit(), toy_images, batch_size=20, device="cpu")
     same(found, predict(Plain(), toy_images, batch_size=20, device="cpu"))
     assert np.array_equal(found.logits.argmax(1), found.predicted)
-    again = predict_logits(habit(), toy_images, batch_size=20, device="cpu")
-    assert np.array_equal(again, found.logits)
+    reader = Reader(habit(), keeps_logits=True)
+    [again] = predict_shared([reader], toy_images, CLEAN, batch_size=20, device=CPU)
+    assert np.array_equal(again.logits, found.logits)
 
 
 def test_features_and_their_scores_are_those_of_a_plain_model(habit, toy_images):
@@ -74,7 +75,13 @@ def test_adapted_copies_are_those_of_a_plain_model(habit, toy_images):
     model, plain = habit(), Plain()
     predict(model, toy_images, expand(ATTACKS[0])[0], batch_size=20, device="cpu")  # it keeps that
     ((found,), (expected,)) = (
-        predict_adapted([adapt_batchnorm(of)], toy_images, batch_size=24, device="cpu")
+        predict_shared(
+            [Reader(BatchNorm().adapt(of), adapts=True)],
+            toy_images,
+            CLEAN,
+            batch_size=24,
+            device=CPU,
+        )
         for of in (model, plain)
     )
     same(found, expected)

@@ -20,10 +20,8 @@ from fairweather.errors import InputError
 from fairweather.inference import (
     Known,
     Reader,
-    divide_by,
     outputs_of,
     predict_each,
-    recalibrate,
 )
 from fairweather.metrics.ood_scores import (
     NEIGHBOURS,
@@ -44,6 +42,7 @@ from fairweather.steps.measuring import DataFacts, Measured, Measurement, predic
 from fairweather.steps.plan import FeaturesStep, OpenedNetwork, PredictStep, Together
 from fairweather.types import Images
 from fairweather.variants import read_variants
+from fairweather.variants.fitted import Divided
 
 from . import reference
 from .run_folders import outcomes
@@ -217,7 +216,10 @@ class WithoutLinear(nn.Module):
 def predicted(model, images, known, temperature=1.0, size=40):
     batches = [slice(at, at + size) for at in range(0, len(images), size)]
     (found,) = predict_each(
-        [Reader(model, divide_by(temperature), known=known)], images, batches=batches, device="cpu"
+        [Reader(model, Divided(value=temperature), known=known)],
+        images,
+        batches=batches,
+        device="cpu",
     )
     return found
 
@@ -257,7 +259,7 @@ def test_scores_are_not_computed_unless_asked_for(toy_images):
 def test_the_same_network_read_twice_has_its_own_scores(toy_images):
     model = Net().eval()
     known = outputs_of(model, toy_images, device="cpu").features[:9]
-    readers = [Reader(model, divide_by(t), known=Known(known)) for t in (1.0, 3.0)]
+    readers = [Reader(model, Divided(value=t), known=Known(known)) for t in (1.0, 3.0)]
     first, second = predict_each(readers, toy_images, batches=[slice(0, 96)], device="cpu")
     assert second.ood_scores["knn"].tolist() == first.ood_scores["knn"].tolist()
     assert second.ood_scores["max_logit"] == pytest.approx(first.ood_scores["max_logit"] / 3)
@@ -296,7 +298,7 @@ def test_files_without_scores_are_as_they_were(tmp_path):
 
 def test_scaling_keeps_what_is_of_features(tmp_path):
     logits = np.float32([[1, 0, 0, 0]] * 4)
-    found = recalibrate(replace(scored(knn=[1, 2, 3, 4]), logits=logits), divide_by(2.0))
+    found = Divided(value=2).apply(replace(scored(knn=[1, 2, 3, 4]), logits=logits))
     assert found.ood_scores["knn"].tolist() == [1, 2, 3, 4]
 
 

@@ -37,11 +37,10 @@ from fairweather.models.checkpoints import AVERAGED, PLAIN
 from fairweather.models.fitting import fit_names
 from fairweather.models.normalisation import held_normalisation
 from fairweather.models.weights import state_digest
-from fairweather.runs import RunFolder
 from fairweather.types import Preparation
 
 from .conftest import TINY_RESNET
-from .run_folders import as_first_version, finish, run_record, write_run
+from .run_folders import finish, run_record, write_run
 
 IMAGES = torch.rand(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -480,8 +479,6 @@ def test_a_runs_model_brings_classes_and_size(tmp_path):
         finish(run, "models/basic/seed-2", made)
         opened = open_model(f"run:{folder}")
         assert opened.preparation == prepared
-        first = as_first_version(RunFolder(tmp_path), tmp_path.with_name(f"first-{prepared}"))
-        assert open_model(f"run:{first.path}/models/basic/seed-2").preparation == prepared
     assert opened.classes == ("a", "b", "c")
     assert opened.name == "basic-seed-2"
     assert opened.digest == file_digest(folder / "model.safetensors", "sha256")

@@ -13,7 +13,6 @@ from fairweather.guarding.tracing import trace
 from fairweather.inference import (
     Known,
     Reader,
-    adapt_batchnorm,
     outputs_of,
     predict,
     predict_each,
@@ -41,6 +40,7 @@ from fairweather.training import (
 )
 from fairweather.training.selfsupervised import Probe, pretrain
 from fairweather.training.selfsupervised.pretraining_recipe import PUBLISHED
+from fairweather.variants.batchnorm import BatchNorm
 
 from .conftest import keep_lines
 from .memory_habits import Plain
@@ -150,18 +150,20 @@ def everything_of(on, images):
     shift, model = make_shift("gamma", exponent=2), Plain()
     features = np.eye(8, dtype=np.float32)
     together = predict_shared(
-        [Reader(model, known=Known()), Reader(network())],
-        [adapt_batchnorm(model)],
+        [
+            Reader(model, known=Known()),
+            Reader(network()),
+            Reader(BatchNorm().adapt(model), adapts=True),
+        ],
         images,
         shift,
         batch_size=30,
-        adapted_batch_size=24,
         device=on,
     )
     reader = Reader(model, known=Known(features))
     scored = predict_each([reader], images, batches=slices(len(images), 40), device=on)
     averaged = predict(Ensemble([Plain(), Plain()]), images, device=on)
-    return [*together.plain, *together.adapted, *scored, averaged]
+    return [*together, *scored, averaged]
 
 
 def test_a_gray_network_predicts(device, toy_images):

@@ -83,13 +83,13 @@ def test_offline_a_model_from_elsewhere_is_not_downloaded(pictures, tmp_path, mo
         write_model(tmp_path), f"folder:{pictures}", "clean",
         out=tmp_path / "run", bootstrap=100, device="cpu",
     )  # fmt: skip
-    asked, real = [], reopened.open_model
+    asked, real = [], reopened.open_with
 
-    def noted(source, **options):
+    def noted(source, given, **options):
         asked.append(options["offline"])
-        return real(source, **options)
+        return real(source, given, **options)
 
-    monkeypatch.setattr(reopened, "open_model", noted)
+    monkeypatch.setattr(reopened, "open_with", noted)
     reopen(str(run.path))
     reopen(str(run.path), offline=True)
     assert asked == [False, True]

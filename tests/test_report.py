@@ -71,7 +71,6 @@ from fairweather.vega import png_of
 from tests.conftest import pngs_left_out
 from tests.run_folders import (
     MACHINE,
-    as_first_version,
     change_record,
     copy_run,
     finish,
@@ -1268,31 +1267,6 @@ def test_samples_outside_the_run_are_refused(run, tmp_path):
     copy.write("samples/index.json", json.dumps(index))
     with pytest.raises(InputError, match="outside the run folder"):
         build_report(copy)
-
-
-def test_a_folder_of_the_first_version_gives_the_same_report(run, names, tmp_path, no_pngs):
-    old = as_first_version(run, tmp_path / "old")
-    assert build_report(old) == names
-    for name in names:
-        # The page says what was not known then, and PNGs are made of the SVGs alone.
-        if name != "report.html" and not name.endswith(".png"):
-            assert (old.path / name).read_bytes() == (run.path / name).read_bytes(), name
-    assert carried(old) == carried(run)
-
-
-def test_attacks_and_ensembles_of_the_first_version_are_known(tmp_path):
-    shifts = [*SHIFTS, {"pgd": {"epsilon": [2 / 255], "steps": 2}}]
-    models = {"basic": "Basic"}
-    made = make_run(tmp_path / "new", models=models, seeds=(0, 1), shifts=shifts, n=40, size=None)
-    run = change_record(made, lambda facts: facts.update(ensemble=True))
-    scores = run.scores
-    write_scores(run, pd.concat([scores, scores[scores["seed"] == "1"].assign(seed="ensemble")]))
-    contents = read_contents(run)
-    assert list(contents.titles.values()) == ["Basic", "Basic, ensemble of 2"]
-    assert [sweep.is_attack for sweep in contents.sweeps] == [False, False, True]
-    old = read_contents(as_first_version(run, tmp_path / "old"))
-    assert (old.titles, old.sweeps) == (contents.titles, contents.sweeps)
-    assert old.seeds == contents.seeds == ("0", "1")
 
 
 STORED = sorted(path.parent for path in (ROOT / "results").glob("*/scores.csv"))

@@ -20,7 +20,7 @@ from fairweather.scores import seed_spread, to_frame, with_means, with_worst
 from fairweather.types import Predictions, Score
 
 from . import reference
-from .run_folders import as_first_version, copy_run, finish, run_record, sweep_record, write_scores
+from .run_folders import copy_run, finish, run_record, sweep_record, write_scores
 from .run_folders import write_run as write_folder
 
 N, CLASSES, RESAMPLES = 120, 3, 150
@@ -693,12 +693,6 @@ def test_a_drop_between_different_images_is_no_pass(tmp_path):
     finish(run, name, [f"{name}.parquet"])
     with pytest.raises(InputError, match="of other images"):
         check(run, "accuracy[pgd] drop <= 1")
-
-
-def test_a_run_of_the_first_version_is_judged_alike(run, tmp_path):
-    first = as_first_version(run, tmp_path / "first")
-    rules = ["accuracy[*] >= 0", "basic: accuracy[all] drop <= 1", "basic: accuracy[pgd] drop <= 1"]
-    assert check(first, *rules) == check(run, *rules)
 
 
 def test_an_attack_is_what_the_record_calls_one(run, tmp_path):

@@ -12,6 +12,7 @@ import torch
 
 from fairweather import runs
 from fairweather.errors import InputError
+from fairweather.inference import from_logits
 from fairweather.record import COLUMNS, RECORD, StepRecord, parse_record, step_file
 from fairweather.runs import (
     FIRST_FACTS,
@@ -25,7 +26,6 @@ from fairweather.runs import (
 )
 from fairweather.scores import estimate_cells, to_csv, to_frame, with_means
 from fairweather.shifts import CLEAN, sweep
-from fairweather.tasks.classification import TASK
 from fairweather.types import Cell
 
 from .forking import Program
@@ -36,7 +36,7 @@ def predictions_of(images, seed=0, noise=1.0):
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, noise, (len(images), 3)).astype(np.float32)
     logits[np.arange(len(images)), images.labels.numpy()] += 1
-    return TASK.predict(logits, images.labels.numpy(), images.keys.numpy(), images.classes)
+    return from_logits(logits, images.labels.numpy(), images.keys.numpy(), images.classes)
 
 
 def recorded(run, step, *files):
@@ -175,7 +175,7 @@ def test_predictions_come_back_as_they_were(tmp_path, toy_images):
 
 def many_classes():
     classes = tuple(map(str, range(101)))
-    return TASK.predict(np.eye(101, dtype=np.float32), np.arange(101), np.arange(101), classes)
+    return from_logits(np.eye(101, dtype=np.float32), np.arange(101), np.arange(101), classes)
 
 
 OPENS = """
@@ -231,13 +231,14 @@ def test_a_run_without_its_record_is_taken_up(tmp_path):
         assert run.step("report") is not None
 
 
-def test_a_folder_of_an_earlier_version_is_read_and_not_taken_up(tmp_path):
+def test_a_folder_of_the_first_version_is_refused_with_one_sentence(tmp_path):
     (tmp_path / FIRST_FACTS).write_text("{}")
-    with (
-        pytest.raises(InputError, match=r"earlier version of fairweather.*--out"),
-        open_run(tmp_path),
-    ):
+    said = r"holds a run of version 1 .* no longer read; .*--out"
+    with pytest.raises(InputError, match=said), open_run(tmp_path):
         pass
+    with pytest.raises(InputError, match=said):
+        open_finished_run(tmp_path)
+    assert not RunFolder(tmp_path).has_record
     assert [path.name for path in tmp_path.iterdir()] == [FIRST_FACTS]
 
 

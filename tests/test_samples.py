@@ -45,7 +45,7 @@ from fairweather.steps.sampling import (
     pick_pictures,
 )
 from fairweather.types import Attack, Attacked, Dataset, Images
-from fairweather.variants import Temperature
+from fairweather.variants.temperature import Temperature
 from tests.run_folders import copy_run, finish, outcomes
 
 SHIFTS = (

@@ -14,10 +14,7 @@ from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
 from fairweather.inference import (
     Reader,
-    adapt_batchnorm,
-    divide_by,
     predict,
-    predict_adapted,
     predict_shared,
 )
 from fairweather.inference import shared as sharing
@@ -38,6 +35,8 @@ from fairweather.steps.predicting import do_predict
 from fairweather.streams import gathered_batches, shift_pixels, shifted_batches, slices
 from fairweather.training.batching import near, training_batches
 from fairweather.types import Dataset, Images, Shift
+from fairweather.variants.batchnorm import BatchNorm
+from fairweather.variants.fitted import Divided
 
 pytestmark = pytest.mark.usefixtures("undrawn", "forking")
 
@@ -86,24 +85,28 @@ def shifters(forking):
         each.end()
 
 
+def adapts(network):
+    """A reader of a copy that adapts its batch norm."""
+    return Reader(BatchNorm().adapt(network), adapts=True)
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("shift", SHIFTS, ids=lambda shift: shift.name)
 def test_together_is_as_one_by_one_for_any_number_of_workers(
     networks, toy_images, shift, workers, shifters
 ):
-    adapted = [adapt_batchnorm(each) for each in networks[:2]]
+    adapted = [adapts(each) for each in networks[:2]]
+    plain = [Reader(networks[0]), Reader(networks[1], Divided(value=2)), Reader(networks[2])]
     found = predict_shared(
-        [Reader(networks[0]), Reader(networks[1], divide_by(2.0)), Reader(networks[2])],
-        adapted,
+        [*plain[:2], *adapted, plain[2]],
         toy_images,
         shift,
         batch_size=20,
-        adapted_batch_size=20,
         device=CPU,
         seed=5,
         makers=shifters(workers),
     )
-    for at, temperature in enumerate((1.0, 2.0, 1.0)):
+    for at, (place, temperature) in enumerate(((0, 1.0), (1, 2.0), (4, 1.0))):
         alone = predict(
             networks[at],
             toy_images,
@@ -113,21 +116,19 @@ def test_together_is_as_one_by_one_for_any_number_of_workers(
             seed=5,
             temperature=temperature,
         )
-        same(found.plain[at], alone)
-    for at, model in enumerate(adapted):
-        [alone] = predict_adapted([model], toy_images, shift, batch_size=20, device="cpu", seed=5)
-        same(found.adapted[at], alone)
+        same(found[place], alone)
+    for at, reader in enumerate(adapted):
+        [alone] = predict_shared([reader], toy_images, shift, batch_size=20, device=CPU, seed=5)
+        same(found[2 + at], alone)
 
 
 def test_each_image_is_shifted_once(networks, toy_images):
     shift, seen = counted(SHIFTS[2])
     predict_shared(
-        [Reader(each) for each in networks],
-        [adapt_batchnorm(each) for each in networks],
+        [*map(Reader, networks), *map(adapts, networks)],
         toy_images,
         shift,
         batch_size=20,
-        adapted_batch_size=20,
         device=CPU,
     )
     assert sorted(seen) == toy_images.keys.tolist()
@@ -136,13 +137,12 @@ def test_each_image_is_shifted_once(networks, toy_images):
 def test_images_too_large_to_keep_are_shifted_once_for_each_kind(networks, toy_images, monkeypatch):
     monkeypatch.setattr(sharing, "MOST_KEPT", toy_images.images.nbytes - 1)
     shift, seen = counted(SHIFTS[2])
-    readers, adapted = [Reader(networks[0])], [adapt_batchnorm(networks[0])]
-    sizes = {"batch_size": 20, "adapted_batch_size": 20, "device": CPU}
-    found = predict_shared(readers, adapted, toy_images, shift, **sizes)
+    readers = [Reader(networks[0]), adapts(networks[0])]
+    found = predict_shared(readers, toy_images, shift, batch_size=20, device=CPU)
     assert sorted(seen) == sorted(2 * toy_images.keys.tolist())
     monkeypatch.undo()
-    kept = predict_shared(readers, adapted, toy_images, SHIFTS[2], **sizes)
-    same(found.adapted[0], kept.adapted[0])
+    kept = predict_shared(readers, toy_images, SHIFTS[2], batch_size=20, device=CPU)
+    same(found[1], kept[1])
 
 
 class Late:
@@ -249,18 +249,16 @@ def test_memory_that_runs_out_halves_the_batches_of_all_that_follow(networks, to
     readers = [Reader(networks[0]), Reader(Greedy(networks[1], 5))]
     found = predict_shared(
         readers,
-        [],
         toy_images,
         SHIFTS[1],
         batch_size=20,
-        adapted_batch_size=20,
         device=CPU,
         when_halved=told.append,
     )
     assert told == [10, 5]
     whole = predict(networks[1], toy_images, SHIFTS[1], batch_size=5, device="cpu")
-    np.testing.assert_array_equal(found.plain[1].correct, whole.correct)
-    np.testing.assert_allclose(found.plain[1].logits, whole.logits, atol=1e-5)
+    np.testing.assert_array_equal(found[1].correct, whole.correct)
+    np.testing.assert_allclose(found[1].logits, whole.logits, atol=1e-5)
 
 
 def test_memory_that_runs_out_while_images_are_shifted_is_no_error(networks, toy_images):
@@ -341,14 +339,12 @@ def test_pixels_travel_to_every_model_unchanged(networks, toy_images):
     readers = [Reader(Spoils(networks[0])), Reader(networks[1])]
     found = predict_shared(
         readers,
-        [],
         toy_images,
         SHIFTS[1],
         batch_size=20,
-        adapted_batch_size=20,
         device=CPU,
     )
-    same(found.plain[1], predict(networks[1], toy_images, SHIFTS[1], batch_size=20, device="cpu"))
+    same(found[1], predict(networks[1], toy_images, SHIFTS[1], batch_size=20, device="cpu"))
 
 
 def test_images_are_those_of_the_index():

@@ -20,7 +20,6 @@ from fairweather.record import step_file
 from fairweather.report import build_joint_report, build_report
 from fairweather.report.curves import level_figure
 from fairweather.runs import (
-    FIRST_MANIFEST,
     RunFolder,
     inside,
     open_run,
@@ -29,7 +28,7 @@ from fairweather.runs import (
 )
 from fairweather.tracking import records
 
-from .run_folders import as_first_version, copy_run, finish, run_record
+from .run_folders import copy_run, finish, run_record
 from .test_report import make_run
 
 OUTSIDE = ["../victim.txt", "a/../../victim.txt", "/tmp/victim.txt", "..", ".", "", "a//b", "a/./b"]
@@ -118,37 +117,6 @@ def test_no_step_reads_or_removes_what_its_record_names_outside(tmp_path, run, v
     assert victim.read_text() == "mine"
     assert (run.path / "a/result.txt").is_file()  # and nothing was removed before the error
     assert "victim" in (run.path / step_file("step")).read_text()
-
-
-def test_a_manifest_of_the_first_version_leads_nowhere_else(tmp_path, run, victim):
-    first = as_first_version(run, tmp_path / "first")
-    path = first.path / FIRST_MANIFEST
-    path.write_text(path.read_text().replace("a/result.txt", "../victim.txt"))
-    said = f"{re.escape(str(path))} .*outside the run folder"
-    with pytest.raises(InputError, match=said):
-        RunFolder(first.path).check_files(lambda _: True)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[]",
-        "{",
-        b"\xff\xfe",
-        {"version": 1, "steps": []},
-        {"version": 1, "steps": {"step": []}},
-        {"version": 1, "steps": {"step": {"fingerprint": "0"}}},
-        {"version": 1, "steps": {"step": {"fingerprint": "0", "files": ["a"]}}},
-        {"version": 1, "steps": {"step": {"fingerprint": "0", "files": {"a": 1}}}},
-    ],
-)
-def test_a_damaged_manifest_is_one_sentence(tmp_path, run, content):
-    path = as_first_version(run, tmp_path / "first").path / FIRST_MANIFEST
-    text = json.dumps(content) if isinstance(content, dict) else content
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    said = f"{re.escape(str(path))} .*manifest of a fairweather run"
-    with pytest.raises(InputError, match=said):
-        RunFolder(path.parent).check_files(lambda _: True)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", b"\xff\xfe", {"files": {"a": 1}}, {"id": "step"}])

@@ -36,7 +36,7 @@ from fairweather.tracking.records import (
 )
 
 from .commands import fairweather
-from .run_folders import as_first_version, change_record, finish, run_record, sweep_record
+from .run_folders import change_record, finish, run_record, sweep_record
 from .run_folders import write_run as write_folder
 
 needs_mlflow = pytest.mark.skipif(
@@ -269,18 +269,6 @@ def test_a_run_ends_when_its_last_step_was_recorded(tmp_path):
         path.unlink()
     with pytest.raises(InputError, match=r"run .*only a finished run can be tracked"):
         read_records(run)
-
-
-def test_a_run_of_the_first_version_is_sent_too(small_run, tmp_path):
-    first = as_first_version(small_run, tmp_path / "first")
-    os.utime(first.path / "manifest.json", ns=(0, 5 * 10**9))
-    now, then = read_records(small_run), read_records(first)
-    assert then.ended == 5000
-    assert then.started == now.started
-    assert then.parts == now.parts
-    assert then.study.parameters["shifts"] == now.study.parameters["shifts"]
-    assert then.study.parameters["attacks"] == '["pgd,epsilon=0.1"]'
-    assert then.files[:4] == ("report.html", "study.yaml", "provenance.json", "scores.csv")
 
 
 def test_a_model_that_the_run_has_not_is_named(tmp_path):

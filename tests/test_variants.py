@@ -10,20 +10,16 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.inference import (
-    adapt_batchnorm,
-    divide_by,
-    fit_temperature,
-    predict,
-    predict_adapted,
-    recalibrate,
-)
+from fairweather.inference import Reader, predict, predict_shared
 from fairweather.metrics import per_image
 from fairweather.models import load_model
-from fairweather.record import predictions_file, temperature_file
-from fairweather.shifts import make_shift
+from fairweather.record import fitted_file, predictions_file
+from fairweather.shifts import CLEAN, make_shift
 from fairweather.study import check_study
-from fairweather.variants import VARIANTS, read_variant
+from fairweather.variants import VARIANTS, class_of, read_variant
+from fairweather.variants.batchnorm import BatchNorm
+from fairweather.variants.fitted import Divided
+from fairweather.variants.temperature import fit_temperature
 
 from .chance import FALSE_ALARM, mean_p
 from .conftest import TINY_RESNET
@@ -72,7 +68,7 @@ def test_the_fit_ends_where_nothing_is_left_to_gain():
 
 def test_a_scaled_cell_is_what_the_model_predicts_at_that_temperature(toy_images):
     model = load_model(TINY_RESNET, classes=3, weights="none")
-    scaled = recalibrate(predict(model, toy_images, device="cpu"), divide_by(2.5))
+    scaled = Divided(value=2.5).apply(predict(model, toy_images, device="cpu"))
     again = predict(model, toy_images, device="cpu", temperature=2.5)
     for column in ("predicted", "confidence", "nll", "brier", "logits"):
         assert (getattr(scaled, column) == getattr(again, column)).all(), column
@@ -94,10 +90,17 @@ class Shifted(nn.Module):
         return self.head(self.norm(images))
 
 
+def adapted_of(model, images, shift=CLEAN, batch_size=256):
+    """Predict with adapted batch norm."""
+    reader, cpu = Reader(BatchNorm().adapt(model), adapts=True), torch.device("cpu")
+    [found] = predict_shared([reader], images, shift, batch_size=batch_size, device=cpu)
+    return found
+
+
 def test_adapted_batch_norm_uses_the_batch_and_leaves_the_model_alone(toy_images):
     model = Shifted().eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    adapted = adapt_batchnorm(model)
+    adapted = BatchNorm().adapt(model)
     images = toy_images.images.float() / 255
     mean, var = images.mean((0, 2, 3)), images.var((0, 2, 3), unbiased=False)
     expected = (images - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
@@ -112,8 +115,7 @@ def test_adapted_batch_norm_uses_the_batch_and_leaves_the_model_alone(toy_images
 def test_timms_batch_norm_is_adapted_too(toy_images):
     model = load_model(TINY_RESNET, classes=3, weights="none")
     plain = predict(model, toy_images, device="cpu").logits
-    [found] = predict_adapted([adapt_batchnorm(model)], toy_images, device="cpu")
-    adapted = found.logits
+    adapted = adapted_of(model, toy_images).logits
     assert np.abs(plain - adapted).max() > 1e-3
 
 
@@ -128,8 +130,7 @@ def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
 
     order = torch.argsort(toy_images.labels, stable=True)
     by_class = toy_images[order]
-    adapted = adapt_batchnorm(Watching().eval())
-    [predictions] = predict_adapted([adapted], by_class, batch_size=40, device="cpu")
+    predictions = adapted_of(Watching().eval(), by_class, batch_size=40)
     assert seen == [32, 32, 32]
     # The classes are blue, green and red.
     assert [channels.unique().tolist() for channels in brightest] == [[0, 1, 2]] * 3
@@ -138,10 +139,7 @@ def test_rows_come_back_in_order_and_no_batch_is_of_one_class(toy_images):
     # Brighter by a constant factor: batch norm removes it, in any order of images.
     model = Shifted().eval()
     dim = make_shift("brightness_factor", factor=0.5)
-    [a], [b] = (
-        predict_adapted([adapt_batchnorm(model)], by_class, *shift, batch_size=96, device="cpu")
-        for shift in ((), (dim,))
-    )
+    a, b = (adapted_of(model, by_class, *shift, batch_size=96) for shift in ((), (dim,)))
     # Dimmed pixels are cut to 8 bits: by less than 1 / 255, where batch norm then divides by half
     # the deviation, and the weights of a logit add up.
     deviation = (by_class.images.double() / 255).std((0, 2, 3)).min() / 2
@@ -157,12 +155,12 @@ def test_smaller_batches_would_be_another_model(toy_images):
             raise MemoryError
 
     with pytest.raises(InputError, match="choose a smaller batch size"):
-        predict_adapted([adapt_batchnorm(Full().eval())], toy_images, device="cpu")
+        adapted_of(Full().eval(), toy_images)
 
 
 def test_a_model_without_batch_norm_is_one_sentence():
     with pytest.raises(InputError, match=r"Linear .*batch norm"):
-        adapt_batchnorm(nn.Linear(2, 2))
+        BatchNorm().adapt(nn.Linear(2, 2))
 
 
 STUDY = {
@@ -202,7 +200,7 @@ def test_each_variant_is_a_row_beside_its_model(with_variants, draw):
 
 def test_the_temperature_was_fitted_on_validation_images_alone(with_variants):
     folder = with_variants.folder
-    fitted = json.loads((folder.path / temperature_file("basic", 0)).read_text())
+    fitted = json.loads((folder.path / fitted_file("basic", 0, "temperature")).read_text())
     val = folder.read_predictions(predictions_file("basic", 0, "clean", "val"))
     assert fitted["value"] == fit_temperature(val.logits, val.labels).value
     clean = folder.read_predictions(predictions_file("basic", 0, "clean"))
@@ -220,13 +218,13 @@ def test_validation_images_are_adapted_and_scaled_like_the_test_images(with_vari
     assert (plain.keys == scaled.keys).all()
     assert (plain.keys == adapted.keys).all()
     assert not np.array_equal(plain.logits, adapted.logits)
-    fitted = json.loads((folder.path / temperature_file("basic", 0)).read_text())
+    fitted = json.loads((folder.path / fitted_file("basic", 0, "temperature")).read_text())
     np.testing.assert_array_equal(scaled.logits, plain.logits / np.float32(fitted["value"]))
 
 
 def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
     before = (with_variants.path / "scores.csv").read_bytes()
-    for name in ("recalibrate", "adapt_batchnorm", "fit_temperature", "predict_each"):
+    for name in ("read_variant", "read_fitted", "predict_shared"):
         monkeypatch.setattr(f"fairweather.steps.predicting.{name}", None)
     source = with_variants.record.data.source
     study = check_study(STUDY | {"data": {"source": source, "size": 16}})
@@ -257,7 +255,7 @@ def test_bad_variants_are_one_sentence(variants, words):
 
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_every_written_form_of_a_variant_is_read_alike(kind):
-    plain = VARIANTS[kind]()
+    plain = class_of(kind)()
     for form in (kind, {kind: {}}, f"{kind}: {{}}", plain, plain.text):
         assert read_variant(form) == plain
     assert plain.text == kind

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fairweather.claims import remove_empty
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import unknown_name
 from fairweather.record import StepKind, is_part_of, step_file
 from fairweather.runs import PARTIAL, RunFolder, inside, lock_run, open_finished_run
 
@@ -48,17 +48,6 @@ class Use(NamedTuple):
     bytes: int
 
 
-def check_current(path: Path) -> RunFolder:
-    """Open a run folder; raises `InputError` if there is none, or one of an earlier version."""
-    run = open_finished_run(path)
-    if run.is_first_version:
-        raise InputError(
-            f"{path} holds a run of an earlier version of fairweather, which does not record which "
-            "step wrote each file"
-        )
-    return run
-
-
 def disk_use(run: RunFolder) -> list[Use]:
     """Give the disk use of each kind of files in a run folder, in the order they are made."""
     found: dict[str, list[str]] = {
@@ -87,7 +76,7 @@ def remove(path: Path, kinds: Sequence[str]) -> Use:
     for kind in kinds:
         if kind not in REMOVABLE:
             raise unknown_name("kind of files", kind, REMOVABLE)
-    check_current(path)
+    open_finished_run(path)
     with lock_run(path) as run:
         uses = [use for use in disk_use(run) if use.kind in kinds]
         for step in run.readable_steps():

@@ -4,195 +4,164 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fairweather.errors import InputError, check_name, check_text, unknown_name
-from fairweather.variants import Variant, check_fit_on, read_variants, with_fit_on
+from fairweather.options import (
+    DataOptions,
+    LoadOptions,
+    ModelOptions,
+    check_limits,
+    option,
+    shared,
+)
+from fairweather.variants import VARIANTS, Variant, all_variants
 
 if TYPE_CHECKING:
     import pydantic
 
-Channels = tuple[float, float, float]
-
-
-def _option(
-    default: Any,  # noqa: ANN401 - of any option
-    description: str,
-    *,
-    flag: str = "",
-    least: int | None = None,
-    most: int | None = None,
-) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """Describe an option: its default, its help, and its limits."""
-    told = {"help": description, "flag": flag, "least": least, "most": most}
-    return field(default=default, metadata=told)
-
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
+class EvaluationOptions(ModelOptions):
     """All options of an evaluation besides model, data and shifts.
 
     The descriptions are the help of the command line. Its options have these names with dashes,
     unless `flag` names another. Where Python takes a mapping, the command line takes a file.
     """
 
-    architecture: str | None = _option(
-        None, "The architecture of a checkpoint: timm:NAME or torchvision:NAME."
-    )
-    weights: str | None = _option(
-        None, "Weights of a model by name: imagenet (default), none, lite0, a file or an address."
-    )
-    mean: Channels | None = _option(
-        None, "Mean of the normalisation as R,G,B, for images in [0, 1]; needs std."
-    )
-    std: Channels | None = _option(
-        None, "Standard deviation of the normalisation as R,G,B; needs mean."
-    )
-    input_size: int | None = _option(
-        None, "Resize images to this many pixels inside the model, after the shifts."
-    )
-    outputs: str = _option(
-        "auto",
-        "What an onnx: or python: model gives: logits, or probabilities, whose logarithm is "
-        "taken; auto finds out from the first images. Likewise what predictions: are; logarithms "
-        "of probabilities are logits.",
-    )
-    labels: Mapping[str, object] | Path | None = _option(
+    labels: Mapping[str, object] | Path | None = option(
         None,
         "Label mapping: a YAML, JSON or CSV file with each class of the data and the model's name "
         "for it.",
     )
-    label_column: str | None = _option(
+    label_column: str | None = option(
         None,
         "The column of predictions: with the true labels; without a header its number, from 0.",
     )
-    key_column: str | None = _option(
+    key_column: str | None = option(
         None,
         "The column of predictions: with the keys or file names of the images; without a header "
         "its number, from 0.",
     )
-    classes: tuple[str, ...] = _option(
+    classes: tuple[str, ...] = option(
         (),
         "The class of each column of predictions:, in order, separated by commas; or a text file "
         "with one class per line.",
     )
-    size: int | None = _option(
-        None,
-        "Resize and crop images to this many pixels, instead of as the model is configured.",
+    size: int | None = shared(
+        DataOptions,
+        "size",
+        description="Resize and crop images to this many pixels, instead of as the model is "
+        "configured.",
     )
-    root: str | None = _option(
-        None, "The folder with the files of the data set.", flag="--data-root"
+    root: str | None = shared(DataOptions, "root")
+    limit: int | None = shared(LoadOptions, "limit")
+    validation_fraction: float = shared(
+        DataOptions, "validation_fraction", default=0.0, within="[0, 1)"
     )
-    limit: int | None = _option(None, "Use a stratified subset of this many test images.", least=1)
-    validation_fraction: float = _option(
-        0.0, "Share of the images that becomes the validation split, if the data have none."
-    )
-    skip_unreadable: bool = _option(False, "Leave out damaged files, and say how many and which.")
-    metadata: Path | None = _option(
+    skip_unreadable: bool = shared(DataOptions, "skip_unreadable")
+    metadata: Path | None = option(
         None,
         "A CSV or parquet file with a row for each image: the column file (or key), and columns "
         "such as patient and site. Without it, the columns are those of parquet:PATH itself.",
     )
-    cluster: str | None = _option(
+    cluster: str | None = option(
         None,
         "The column of the metadata that says which images belong together, such as patient: "
         "intervals then cover other patients.",
     )
-    slices: tuple[str, ...] = _option(
+    slices: tuple[str, ...] = option(
         (),
         "A column of the metadata whose values are subgroups that are scored alone, such as site; "
         "crossed ones as site*sex. Repeatable.",
         flag="--slice",
     )
-    allow_shared_clusters: bool = _option(
+    allow_shared_clusters: bool = option(
         False, "Allow images of one cluster among the validation and the test images."
     )
-    allow_duplicates: bool = _option(
-        False, "Use images that have the same pixels in two splits, and say how many."
+    allow_duplicates: bool = shared(DataOptions, "allow_duplicates")
+    scale: str | None = shared(
+        DataOptions,
+        "scale",
+        description="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH "
+        "of each image. By default that of the run that trained the model.",
     )
-    scale: str | None = _option(
-        None,
-        "Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH of each "
-        "image. By default that of the run that trained the model.",
-    )
-    variants: tuple[str | Mapping[str, object], ...] = _option(
+    variants: tuple[str | Mapping[str, object], ...] = option(
         (),
-        "Also measure a variant of the model: a calibration (temperature, vector_scaling, "
-        "isotonic, top_versus_all), batchnorm, or conformal for prediction sets. One with "
-        "parameters is written 'KIND: {PARAMETER: VALUE}', such as 'conformal: {method: aps, "
-        "coverage: 0.9}'. Repeatable.",
+        f"Also measure a variant of the model: {', '.join(VARIANTS)}. One with parameters is "
+        "written 'KIND: {PARAMETER: VALUE}', such as 'conformal: {method: aps, coverage: 0.9}' or "
+        "'temperature: {of: batchnorm}'. Repeatable.",
         flag="--variant",
     )
-    fit_on: tuple[str | Mapping[str, object], ...] = _option(
+    fit_on: tuple[str | Mapping[str, object], ...] = option(
         (),
         "Also fit thresholds and calibrations on validation images under this: clean, or a suite "
         "or shifts that are not tested, written as in --shifts. Repeatable.",
     )
-    ood: tuple[str, ...] = _option(
+    ood: tuple[str, ...] = option(
         (),
         "A data source of other images (out of distribution), on which the model should be less "
         "confident. Repeatable.",
     )
-    natural: Mapping[str, str] | tuple[str, ...] = _option(
+    natural: Mapping[str, str] | tuple[str, ...] = option(
         (),
         "Other images of the same classes as NAME=SOURCE, such as another hospital: they are rows "
         "natural/NAME. Repeatable.",
     )
-    priors: Mapping[str, object] | Path | None = _option(
+    priors: Mapping[str, object] | Path | None = option(
         None, "A YAML file of class priors to evaluate for, NAME: {CLASS: probability}."
     )
-    operating_points: tuple[str, ...] = _option(
+    operating_points: tuple[str, ...] = option(
         (),
         "CLASS=PROBABILITY: also measure the class as called where its probability is at least "
         "this. Repeatable.",
         flag="--operating-point",
     )
-    ordered_classes: bool = _option(
+    ordered_classes: bool = option(
         False, "The classes are in an order, such as grades: also compute the quadratic kappa."
     )
-    batch_size: int = _option(256, "Images per forward pass.", least=1)
-    precision: str = _option(
+    batch_size: int = option(256, "Images per forward pass.", least=1)
+    precision: str = option(
         "fp32", "fp32; tf32, faster products on CUDA devices; or bf16 (autocast)."
     )
-    cudnn_benchmark: bool = _option(
+    cudnn_benchmark: bool = option(
         False, "Let cuDNN choose its kernels by speed; another run may differ in the last digits."
     )
-    bootstrap: int = _option(
+    bootstrap: int = option(
         1000, "How many resamples every interval is made from.", least=100, most=100_000
     )
-    shift_seed: int = _option(0, "Random seed of stochastic shifts and attacks.")
-    threads: int | None = _option(
+    shift_seed: int = option(0, "Random seed of stochastic shifts and attacks.")
+    threads: int | None = option(
         None, "Threads that torch uses; by default its own choice.", least=1, most=1024
     )
-    jobs: int = _option(
+    jobs: int = option(
         1,
         "How many processes predict side by side. There must be a core for each thread of each.",
         least=1,
     )
-    workers: int | None = _option(
+    workers: int | None = option(
         None,
         "Processes that shift images ahead of the model; by default none on a CPU, and up to "
         "8 beside a GPU.",
         least=0,
     )
-    title: str | Mapping[str, str] | tuple[str, ...] | None = _option(
+    title: str | Mapping[str, str] | tuple[str, ...] | None = option(
         None,
         "The name of the model in tables and figures; of several models NAME=TITLE. Repeatable.",
     )
-    device: str = _option("auto", "The device: auto, cpu, cuda, cuda:1 or mps.")
-    offline: bool = _option(False, "Never use the network.")
+    device: str = option("auto", "The device: auto, cpu, cuda, cuda:1 or mps.")
+    offline: bool = option(False, "Never use the network.")
 
     @property
     def all_variants(self) -> tuple[Variant, ...]:
         """The variants, with those that `fit_on` adds.
 
-        Raises `InputError` for one that is unknown or listed twice.
+        Raises `InputError` for one that is unknown, listed twice, or needs `fit_on`.
         """
-        found = read_variants(self.variants)
-        return with_fit_on(found) if self.fit_on else found
+        return all_variants(self.variants, fit_on=bool(self.fit_on))
 
 
 def check_options(given: Mapping[str, object]) -> EvaluationOptions:
@@ -203,7 +172,7 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     """
     import pydantic  # not needed for the help of the command line
 
-    known = {option.name: option for option in fields(EvaluationOptions)}
+    known = [each.name for each in fields(EvaluationOptions)]
     for name in given:
         if name not in known:
             raise unknown_name("option", name, known)
@@ -229,11 +198,8 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     texts = (titles,) if isinstance(titles, str) else titles
     for title in texts.values() if isinstance(texts, Mapping) else texts:
         check_name(title, "the title")
-    found = read_variants(checked.variants)
-    if not checked.fit_on:
-        check_fit_on(found)
-    for name, option in known.items():
-        _check_limits(name, getattr(checked, name), **option.metadata)
+    _ = checked.all_variants  # checks them
+    check_limits(checked)
     return checked
 
 
@@ -268,14 +234,3 @@ def natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
             raise InputError(f"natural: the name {name!r} is given twice")
         found[name] = source
     return found
-
-
-def _check_limits(
-    name: str, value: object, *, least: int | None, most: int | None, **_: object
-) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        return
-    if least is not None and value < least:
-        raise InputError(f"{name} must be at least {least}, found {value}")
-    if most is not None and value > most:
-        raise InputError(f"{name} must be at most {most}, found {value}")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -20,9 +20,8 @@ from pydantic import JsonValue
 from fairweather.errors import InputError, check_text
 from fairweather.types import CLASSIFICATION, Preparation, shortest
 
-VERSION: Literal[2] = (
-    2  # version of record.json and of the records of steps; 1 was study.yaml with provenance.json
-)
+# The version of record.json and of the records of steps; 1 was study.yaml with provenance.json.
+VERSION: Literal[2] = 2
 
 # ---------------------------------------------------------------- special values in scores.csv
 
@@ -194,11 +193,6 @@ def fitted_file(model: str, seed: int | str, variant: str) -> str:
     return f"variants/{variant_name(model, variant)}/seed-{seed}/{variant}.json"
 
 
-def temperature_file(model: str, seed: int | str) -> str:
-    """The file with the fitted temperature of a model."""
-    return fitted_file(model, seed, "temperature")
-
-
 def sets_file(model: str, variant: str, seed: int | str) -> str:
     """The file with what the prediction sets of a variant of a model are made with.
 
@@ -247,14 +241,6 @@ def image_list(part: str) -> str:
     'images/test.csv'
     """
     return f"images/{part_folder(part)}.csv"
-
-
-def first_predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) -> str:
-    """The file with these predictions in folders of version 1."""
-    folder = f"predictions/{model.removesuffix(ENSEMBLE_SUFFIX)}/seed-{seed}"
-    if part == TEST:
-        return f"{folder}/{escape(shift)}.parquet"
-    return f"{folder}/val.parquet" if part == VAL else f"{folder}/ood/{part_folder(part)}.parquet"
 
 
 def step_file(step: str) -> str:
@@ -423,7 +409,7 @@ class RunSettings(Frozen):
         training_precision: precision of training as given; None if nothing is trained.
         variants: variants that are measured for every model, as `variants.Variant.text` writes
             them: `temperature`, `batchnorm`, `conformal: {...}`.
-        threads: threads of every step; None in runs of version 1.
+        threads: threads of every step; None where runs with different numbers were joined.
         operating_points: the probability from which on a class is called, by class.
         fit_on: ids of the shifts of the validation images that the variants `...-fit_on` were
             fitted on; empty if there are none.
@@ -569,7 +555,7 @@ StepKind: TypeAlias = Literal[
     "train",
     "choose",
     "fit",
-    "conform",
+    "conform",  # what fits prediction sets in folders of earlier versions
     "features",
     "predict",
     "group",
@@ -684,71 +670,6 @@ def _parsed(kind: type[Kind], text: str | bytes, place: str, what: str) -> Kind:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{place} is not {what}: {where}: {first['msg']}") from None
-
-
-def from_first_version(study: Mapping[str, Any], provenance: Mapping[str, Any]) -> RunRecord:
-    """Make a record from study.yaml and provenance.json, the files of runs of version 1.
-
-    Such a run can be reported and compared, but not continued. The arguments are `[str, Any]`,
-    since these files had no type. Raises `KeyError`, `TypeError`, `ValueError` if they are damaged.
-    """
-    models, starts = study["models"], study.get("pretraining") or {}
-    facts = dict(provenance.get("model") or {})
-    data = provenance["data"]
-    return RunRecord(
-        kind="evaluation" if facts else "study",
-        name=study["name"],
-        title=study.get("title") or "",
-        description=study.get("description") or "",
-        data=DataRecord(
-            name=data["name"],
-            classes=tuple(map(str, data["classes"])),
-            digests=data.get("digests") or {},
-            mean=tuple(data.get("mean") or ()),
-            std=tuple(data.get("std") or ()),
-            arguments=study.get("data") or {},
-            notes=data.get("notes") or {},
-        ),
-        models={name: _first_model(name, entry, facts) for name, entry in models.items()},
-        pretraining={name: _first_model(name, entry, {}) for name, entry in starts.items()},
-        seeds=tuple(study.get("seeds") or (0,)),
-        ensemble=bool(provenance.get("ensembles")),
-        sweeps=tuple(_first_sweep(entry) for entry in provenance["shifts"]),
-        variants=provenance.get("variants") or {},
-        seen_shifts=provenance.get("seen_shifts") or {},
-        priors=study.get("priors") or {},
-        ood=tuple(study.get("ood") or ()),
-        settings=RunSettings(
-            shift_seed=study.get("shift_seed", 0),
-            bootstrap=study["bootstrap"],
-            batch_size=study.get("prediction_batch_size", 256),
-            training_precision=study.get("precision"),
-            variants=tuple(study.get("variants") or ()),
-        ),
-        provenance=Provenance(
-            **{key: provenance[key] for key in Provenance.model_fields if key in provenance}
-        ),
-    )
-
-
-def _first_model(name: str, entry: Mapping[str, Any], facts: Mapping[str, Any]) -> ModelRecord:
-    settings = {key: value for key, value in entry.items() if key != "title"}
-    return ModelRecord(title=str(entry.get("title") or name), settings=settings, facts=dict(facts))
-
-
-def _first_sweep(entry: Mapping[str, Any]) -> SweepRecord:
-    cells: Sequence[Mapping[str, Any]] = entry["cells"]
-    # In version 1, only attacks had a budget.
-    attack = all(",epsilon=" in cell["id"] for cell in cells)
-    return SweepRecord(
-        name=entry["name"],
-        kind="attack" if attack else "shift",
-        title=entry["title"],
-        level_title=entry["level_title"],
-        neutral=float(entry["neutral"]),
-        note=entry.get("note") or "",
-        cells=tuple(CellRecord(**cell) for cell in cells),
-    )
 
 
 def levels_of(sweep: SweepRecord) -> dict[str, CellRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +11,12 @@ import pydantic
 import torch
 from torch import nn
 
-from fairweather.data import digest, load_data, share_tested
+from fairweather.data import digest, load, share_tested
 from fairweather.data.folder import UNLABELLED
 from fairweather.errors import InputError, no_exit, unknown_name
-from fairweather.models import load_checkpoint, open_model, prepared_at
+from fairweather.models import load_checkpoint, open_with, prepared_at
 from fairweather.models.labels import match_labels, places_by_name, relabel
+from fairweather.options import LoadOptions, ModelOptions
 from fairweather.progress import Notify
 from fairweather.record import (
     CLEAN,
@@ -157,19 +158,17 @@ def open_images(
         source: the images, as for `load_data`.
         classes, preparation: of the model.
     """
-    dataset = load_data(
-        source,
+    asked = LoadOptions(
         preparation=preparation,
         limit=limit,
         parts=("test",),
-        root=root,
+        root=None if root is None else str(root),
         test_fraction=share_tested(source),
         skip_unreadable=skip_unreadable,
         allow_duplicates=True,
         scale=scale,
-        offline=offline,
-        progress=progress,
     )
+    dataset = load(source, asked, offline=offline, progress=progress)
     places = places_by_name(dataset.classes, classes)
     if places is None:
         found = replace(unlabelled(dataset.test, classes), names=dataset.test.names)
@@ -201,11 +200,10 @@ def open_validation(
     if VAL not in data.digests:
         raise InputError(f"{of.run.path} has no validation images")
     try:
-        source = DataSource.model_validate(data.arguments)
+        source = DataSource(**data.arguments)  # type: ignore[arg-type]
     except pydantic.ValidationError:
         raise InputError(f"the record of {of.run.path} does not say how to load its data") from None
-    place = {} if root is None else {"root": str(root)}
-    source = source.model_copy(update={"parts": (VAL, TEST), **place})
+    source = replace(source, parts=(VAL, TEST), root=source.root if root is None else str(root))
     images = open_data(source, offline=offline, progress=progress).val
     if images is None or digest(images) != data.digests[VAL]:
         raise InputError(f"the validation images of {of.run.path} have changed")
@@ -282,9 +280,9 @@ def _elsewhere(record: RunRecord, model: ModelRecord, place: str, offline: bool)
             f"{place} measured {source}, which is gone: evaluate it from a file, such as "
             "python:FILE.py:FUNCTION"
         )
-    names = ("architecture", "weights", "mean", "std", "input_size", "outputs")
-    asked = {name: settings[name] for name in names if name in settings}
-    opened = open_model(source, **asked, offline=offline)
+    names = [each.name for each in fields(ModelOptions)]
+    asked = ModelOptions(**{name: settings[name] for name in names if name in settings})
+    opened = open_with(source, asked, offline=offline)
     if opened.digest != model.facts.get("digest"):
         raise InputError(f"{source} has changed since {place} measured it")
     size = record.data.arguments.get("size")

@@ -30,7 +30,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-import pydantic
 from pydantic import JsonValue
 
 from fairweather.claims import CLAIMS, Claims, are_claims, claiming, present
@@ -43,15 +42,12 @@ from fairweather.record import (
     SLICE_COLUMNS,
     SLICES,
     STEPS,
-    STUDY,
     TEST,
     JoinedRecord,
     Machine,
     Provenance,
     RunRecord,
     StepRecord,
-    first_predictions_file,
-    from_first_version,
     groups_file,
     is_of_all_units,
     is_part_of,
@@ -62,13 +58,11 @@ from fairweather.record import (
 )
 from fairweather.tasks import Task, task_named
 from fairweather.types import CLASSIFICATION, AnyPredictions, Predictions
-from fairweather.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     import torch
 
-# The files of folders of version 1, instead of record.json and steps/.
-FIRST_MANIFEST, FIRST_FACTS = "manifest.json", "provenance.json"
+FIRST_FACTS = "provenance.json"  # of folders of version 1, which had no record.json
 LOCK = ".lock"
 PROCESSOR = "kind of processor"  # may differ between workers, but then their bytes may too
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
@@ -243,23 +237,13 @@ class RunFolder:
 
     @cached_property
     def record(self) -> RunRecord:
-        """The record in record.json, or for a folder of version 1 that of its other files.
-
-        Raises `InputError` if there is none, or it is damaged.
-        """
+        """The record in record.json; raises `InputError` if there is none, or it is damaged."""
         path = self.file(RECORD)
         if path.is_file():
             return parse_record(path.read_bytes(), str(path))
-        study, facts = self.file(STUDY), self.file(FIRST_FACTS)
-        for needed in (study, facts):
-            if not needed.is_file():
-                raise InputError(f"{self.path} holds no run: there is no {RECORD}")
-        try:
-            return from_first_version(read_yaml(study), read_json(facts))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{study} and {facts.name} do not describe a run") from None
+        if self.is_first_version:
+            raise _of_first_version(self.path)
+        raise InputError(f"{self.path} holds no run: there is no {RECORD}")
 
     def describe(self, record: RunRecord) -> None:
         """Write record.json, unless only time, command or git revisions differ.
@@ -274,13 +258,13 @@ class RunFolder:
 
     @property
     def has_record(self) -> bool:
-        """Say whether the folder contains the record of a run, of this version or version 1."""
-        return (self.path / RECORD).is_file() or self.is_first_version
+        """Say whether the folder contains the record of a run."""
+        return (self.path / RECORD).is_file()
 
     @property
     def is_first_version(self) -> bool:
-        """Say whether the folder contains a run of version 1."""
-        return not (self.path / RECORD).is_file() and (self.path / FIRST_FACTS).is_file()
+        """Say whether the folder contains a run of version 1, which is no longer read."""
+        return not self.has_record and (self.path / FIRST_FACTS).is_file()
 
     @property
     def is_joined(self) -> bool:
@@ -298,7 +282,7 @@ class RunFolder:
 
     @property
     def is_read_only(self) -> bool:
-        """Say whether the run can be read but not continued."""
+        """Say whether the run cannot be continued."""
         return self.is_first_version or self.is_joined
 
     # ---- the records of steps
@@ -376,9 +360,6 @@ class RunFolder:
     def holds(self, name: str) -> bool:
         """Say whether a file exists, and check before reading that it is the one that was written.
 
-        In a folder of version 1 without its manifest, there are no checksums, and nothing is
-        checked.
-
         Raises `InputError` if a finished step wrote this file and it is missing or has changed, and
         if it exists but no finished step wrote it.
         """
@@ -388,8 +369,7 @@ class RunFolder:
                 f"{path} is missing, though a step of the run wrote it; the command that made the "
                 "run makes the file again"
             )
-        keeps_records = not self.is_first_version or (self.path / FIRST_MANIFEST).is_file()
-        if path.is_file() and not recorded and keeps_records:
+        if path.is_file() and not recorded:
             raise InputError(
                 f"{path} was not written by any step of the run and cannot be trusted; the command "
                 "that made the run makes the file again"
@@ -400,11 +380,6 @@ class RunFolder:
     def _checksums(self) -> dict[str, dict[str, str]]:
         """The checksums of the files that steps wrote, by name, and the record of each checksum."""
         found: dict[str, dict[str, str]] = {}
-        manifest = self.file(FIRST_MANIFEST)
-        if self.is_first_version and manifest.is_file():
-            for files in _first_steps(manifest):
-                for name, checksum in files.items():
-                    found.setdefault(name, {})[checksum] = FIRST_MANIFEST
         for record in self.steps():
             for name, checksum in record.files.items():
                 found.setdefault(name, {})[checksum] = step_file(record.id)
@@ -462,8 +437,7 @@ class RunFolder:
 
     def predictions(self, model: str, seed: int | str, shift: str, part: str = TEST) -> str:
         """Name the file with the predictions of a model under a shift, given by its id."""
-        name = first_predictions_file if self.is_first_version else predictions_file
-        return name(model, seed, shift, part)
+        return predictions_file(model, seed, shift, part)
 
     def read_column(self, name: str, column: str) -> npt.NDArray[Any]:
         """Read one column of a file of predictions, `[N]`."""
@@ -805,10 +779,7 @@ def check_takeable(path: Path) -> None:
     if not path.is_dir():
         return
     if run.is_first_version:
-        raise InputError(
-            f"{path} holds a run of an earlier version of fairweather, which can be reported "
-            "and compared but not continued; name another folder with --out"
-        )
+        raise _of_first_version(path)
     if run.is_joined:
         raise InputError(
             f"{path} was joined from several runs and cannot train; run another seed in a folder "
@@ -830,12 +801,17 @@ def check_takeable(path: Path) -> None:
             ) from None
 
 
+def _of_first_version(path: Path) -> InputError:
+    return InputError(
+        f"{path} holds a run of version 1 ({FIRST_FACTS} in place of {RECORD}), which is no longer "
+        "read; run it again in another folder (--out)"
+    )
+
+
 def open_finished_run(path: Path) -> RunFolder:
     """Open a run folder for reading; raises `InputError` if there is none."""
     run = RunFolder(path)
-    if not run.has_record:
-        raise InputError(f"{path} holds no run: there is no {RECORD}")
-    _ = run.record  # raises if it is damaged
+    _ = run.record  # raises if there is none, or it is damaged
     return run
 
 
@@ -896,8 +872,6 @@ def machines_of(run: RunFolder) -> list[Machine]:
 
     Steps that no longer belong to the run do not count, nor does the report.
     """
-    if run.is_first_version:
-        return []
     steps = [step for step in run.steps() if step.kind != "report"]
     return list(dict.fromkeys(s.machine for s in steps if s.machine and is_part_of(run.record, s)))
 
@@ -910,16 +884,6 @@ def remove_partial(folder: Path, age: float = 0) -> None:
         with contextlib.suppress(FileNotFoundError):
             if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= age:
                 path.unlink(missing_ok=True)
-
-
-def _first_steps(path: Path) -> list[dict[str, str]]:
-    """The files of each finished step and their checksums, from the manifest of version 1."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        files = [entry["files"] for entry in manifest["steps"].values()]
-        return pydantic.TypeAdapter(list[dict[str, str]]).validate_python(files)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{path} is not the manifest of a fairweather run") from None
 
 
 def _number(text: str) -> float:

@@ -7,12 +7,17 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, check_file_names, check_name, check_text
+from fairweather.options import CROSSED as CROSSED
+from fairweather.options import GroupColumns as GroupColumns
+from fairweather.options import Preparation as Preparation
+from fairweather.options import columns_of_slice as columns_of_slice
+from fairweather.options import slice_name as slice_name
 
 if TYPE_CHECKING:  # reports, comparisons and rules start in half the time without torch
     import torch
@@ -21,7 +26,6 @@ if TYPE_CHECKING:  # reports, comparisons and rules start in half the time witho
 LARGEST_SIDE = 4096  # pixels; no classifier takes more
 SMALLEST_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
 CLASSIFICATION = "classification"  # the task of data that name none
-CROSSED = "*"  # between the columns of a slice, and between their values
 Parameter = float | int | str
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 AttackFunction: TypeAlias = (
@@ -82,53 +86,6 @@ def is_finite(value: object) -> bool:
         return False
     # Comparing a whole number with a float cannot fail; converting it can.
     return abs(value) <= sys.float_info.max
-
-
-class GroupColumns(NamedTuple):
-    """Which columns of a table say what belongs together; see `fairweather.load_data`.
-
-    Attributes:
-        metadata: the path of the table: a CSV or parquet file with one row for each image; None for
-            the columns of the data set itself, if it is `parquet:PATH`.
-        cluster: the column that says which images belong together, such as `patient`.
-        slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
-        allow_shared: allow images of one cluster in several splits.
-        natural: the name of a set of other images of the same classes, if the columns are about it:
-            then only rows with `natural/NAME` in the column `split` count, which otherwise do not.
-
-    >>> GroupColumns("patients.csv", cluster="patient", slices=("site", "site*sex")).columns
-    ['patient', 'site', 'sex']
-    """
-
-    metadata: str | None = None
-    cluster: str | None = None
-    slices: tuple[str, ...] = ()
-    allow_shared: bool = False
-    natural: str | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that are read, each once."""
-        crossed = [name for each in self.slices for name in columns_of_slice(each)]
-        return list(dict.fromkeys([*([self.cluster] if self.cluster else []), *crossed]))
-
-
-def columns_of_slice(slice_: str) -> list[str]:
-    """The columns of a slice: one, or several that are crossed.
-
-    >>> columns_of_slice("site * sex")
-    ['site', 'sex']
-    """
-    return [name.strip() for name in slice_.split(CROSSED)]
-
-
-def slice_name(slice_: str) -> str:
-    """Write a slice in one form.
-
-    >>> slice_name("site * sex")
-    'site*sex'
-    """
-    return CROSSED.join(columns_of_slice(slice_))
 
 
 @dataclass(frozen=True)
@@ -209,25 +166,6 @@ class Images:
             None if self.names is None else self.names[of],
             None if self.groups is None else self.groups[of],
         )
-
-
-class Preparation(NamedTuple):
-    """How images are made square before any shift: they are resized, then cropped at the center.
-
-    Attributes:
-        size: height and width of the model's input, in pixels, at least 8.
-        resize: length of the shorter side after resizing, in pixels; None means `size`.
-        interpolation: the resizing filter, with Pillow's antialiasing.
-        fit: `crop` keeps the aspect ratio; `squash` resizes both sides to `resize`.
-
-    >>> Preparation(224, resize=256)
-    Preparation(size=224, resize=256, interpolation='bilinear', fit='crop')
-    """
-
-    size: int
-    resize: int | None = None
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
-    fit: Literal["crop", "squash"] = "crop"
 
 
 @dataclass(frozen=True)

@@ -67,14 +67,9 @@ class Part:
 def open_part(path: str | Path) -> Part:
     """Open a run whose seeds are to be joined with those of others.
 
-    Raises `InputError` if there is no run, or one of an earlier version, or one without training.
+    Raises `InputError` if there is no run, or one without training.
     """
     run = open_finished_run(Path(path))
-    if run.is_first_version:
-        raise InputError(
-            f"{path} holds a run of an earlier version of fairweather, which does not say what its "
-            "steps depended on: it cannot be joined with others"
-        )
     if run.record.kind != "study":
         raise InputError(
             f"{path} is an evaluation, and only runs of a study are joined: evaluate all seeds in "

@@ -24,7 +24,7 @@ from fairweather.progress import Event, Notify
 from fairweather.record import DESCRIPTION, GROUPS, RunRecord, base_model
 from fairweather.runs import lock_run, small_predictions
 from fairweather.steps import Worker
-from fairweather.variants import read_variant
+from fairweather.variants import read_variants, variant_of
 
 
 @shows_progress
@@ -91,11 +91,10 @@ def _chosen(
     """The record of what is kept, in the order of the run."""
     kept = _names("model", models, list(record.models))
     names = _names("shift", shifts, [sweep.name for sweep in record.sweeps])
-    known = {read_variant(text).name: text for text in record.settings.variants}
+    known = {each.name: each for each in read_variants(record.settings.variants)}
     uses = _names("variant", variants, list(known))
     if not kept:
         raise InputError("a copy without models has nothing to join: name a model, or none for all")
-    dropped = tuple(f"+{name}" for name in known if name not in uses)
     return record.model_copy(
         update={
             "models": {name: each for name, each in record.models.items() if name in kept},
@@ -103,13 +102,14 @@ def _chosen(
             "variants": {
                 name: title
                 for name, title in record.variants.items()
-                if base_model(name) in kept and not (dropped and name.endswith(dropped))
+                if base_model(name) in kept
+                and ((of := variant_of(name, known.values())) is None or of.name in uses)
             },
             "seen_shifts": {
                 name: each for name, each in record.seen_shifts.items() if base_model(name) in kept
             },
             "settings": record.settings.model_copy(
-                update={"variants": tuple(known[name] for name in uses)}
+                update={"variants": tuple(known[name].text for name in uses)}
             ),
         }
     )

@@ -29,7 +29,7 @@ from fairweather.steps.measuring import DataFacts, Measured, Measurement, conclu
 from fairweather.steps.plan import SampleStep, Trained
 from fairweather.steps.predicting import shift_of
 from fairweather.types import Shift
-from fairweather.variants import read_variants
+from fairweather.variants import read_variants, variant_of
 
 Value = TypeVar("Value")
 
@@ -199,5 +199,5 @@ def _measured(record: RunRecord) -> Iterator[Measured]:
 
 def _is_network_of(model: str, name: str, record: RunRecord) -> bool:
     """Whether a name is that of a model's interpolation, and not of one of its variants."""
-    uses = tuple(f"+{variant.name}" for variant in read_variants(record.settings.variants))
-    return base_model(name) == model and not name.endswith(uses)
+    variants = read_variants(record.settings.variants)
+    return base_model(name) == model and variant_of(name, variants) is None

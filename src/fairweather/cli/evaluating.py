@@ -19,7 +19,8 @@ from fairweather.cli.running import JSON, print_places, show_outlook
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError, check_writable, is_there
-from fairweather.evaluation_options import Channels, EvaluationOptions, check_options
+from fairweather.evaluation_options import EvaluationOptions, check_options
+from fairweather.options import Channels, flag_of
 
 Command = Callable[..., None]
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
@@ -33,8 +34,7 @@ def _with_options(command: Command) -> Command:
     for option in dataclasses.fields(EvaluationOptions):
         told, default = option.metadata, option.default
         shown = default not in ((), None, False)
-        flag = told["flag"] or f"--{option.name.replace('_', '-')}"
-        said = typer.Option(flag, help=told["help"], show_default=shown)
+        said = typer.Option(flag_of(option.name, told), help=told["help"], show_default=shown)
         parameters.append(
             inspect.Parameter(
                 option.name,

@@ -261,8 +261,9 @@ def clean(
 ) -> None:
     """Show how much disk space a run takes, and remove files that can be made again."""
     from fairweather import cleaning
+    from fairweather.runs import open_finished_run
 
-    opened = cleaning.check_current(run)
+    opened = open_finished_run(run)
     if remove:
         removed = cleaning.remove(run, remove)
         typer.echo(f"removed {len(removed.files)} files, {removed.bytes / 1e6:,.1f} MB\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -47,6 +46,7 @@ from fairweather.data.training_labels import (
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, check_file_names, check_name, check_text, unknown_name
 from fairweather.intensity import Scale
+from fairweather.options import DataOptions, LoadOptions, check_limits, takes
 from fairweather.pixels import Square
 from fairweather.progress import Event, Notify
 from fairweather.types import (
@@ -85,31 +85,18 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
     **MEDMNIST,
 }
 SKIPPED_NAMES_SHOWN = 20
-TEST_FRACTION = 0.2
+TEST_FRACTION = DataOptions.test_fraction
 _HINTS = get_type_hints(Preparation)
 
 
 @shows_progress
+@takes(LoadOptions)
 def load_data(
     source: str,
     *,
-    size: int | None = None,
-    preparation: Preparation | None = None,
-    limit: int | None = None,
-    parts: Collection[str] = SPLITS,
-    root: str | Path | None = None,
-    seed: int = 0,
-    validation_fraction: float = 0.1,
-    test_fraction: float = TEST_FRACTION,
-    skip_unreadable: bool = False,
-    label_noise: float = 0.0,
-    imbalance: float = 1.0,
-    verify: bool = True,
-    groups: GroupColumns | None = None,
-    allow_duplicates: bool = False,
-    scale: str | None = None,
     offline: bool = False,
     progress: Notify | bool | None = True,
+    **options: Any,  # noqa: ANN401 - those of `LoadOptions`
 ) -> Dataset:
     """Load a data set: decode each image once, split a set without splits, measure mean and std.
 
@@ -175,25 +162,15 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    asked = _Asked(
-        source=source,
-        size=size,
-        preparation=preparation,
-        limit=limit,
-        parts=parts,
-        root=root,
-        seed=seed,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        label_noise=label_noise,
-        imbalance=imbalance,
-        verify=verify,
-        groups=groups,
-        scale=scale,
-    )
+    return load(source, LoadOptions(**options), offline=offline, progress=teller(progress))
+
+
+def load(
+    source: str, asked: LoadOptions, *, offline: bool = False, progress: Notify | None = None
+) -> Dataset:
+    """Load a data set as `load_data` does."""
     tell = teller(progress)
-    listed, square, divided, whole_test, shared = _divided(asked, offline, tell)
-    values = None if scale is None else Scale.parse(scale)
+    listed, square, divided, whole_test, shared, values = _divided(source, asked, offline, tell)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
     with explained_reading():
@@ -204,7 +181,7 @@ def load_data(
             name,
             contents[name],
             square=square,
-            skip_unreadable=skip_unreadable,
+            skip_unreadable=asked.skip_unreadable,
             scale=values,
             progress=tell,
         )
@@ -221,8 +198,8 @@ def load_data(
             f"{height} x {width}"
         )
     copies = find_copies(splits)
-    allowed = allow_duplicates or listed.name is not None
-    _judge(copies, splits, allowed=allowed, wrong_labels=label_noise > 0, progress=tell)
+    allowed = asked.allow_duplicates or listed.name is not None
+    _judge(copies, splits, allowed=allowed, wrong_labels=asked.label_noise > 0, progress=tell)
     test = splits["test"]
     mean, std = channel_statistics(splits.get("train", test))
     notes = {
@@ -231,20 +208,20 @@ def load_data(
         "images": {name: len(images) for name, images in splits.items()},
         "skipped_files": len(skipped),
         "skipped_names": skipped[:SKIPPED_NAMES_SHOWN],
-        "label_noise": label_noise,
-        "imbalance": imbalance,
+        "label_noise": asked.label_noise,
+        "imbalance": asked.imbalance,
         **listed.notes,
     }
     if shared:
         notes["shared_clusters"] = shared
-    if scale is not None:
-        notes["scale"] = scale
-    if allow_duplicates and copies.same:
+    if asked.scale is not None:
+        notes["scale"] = asked.scale
+    if asked.allow_duplicates and copies.same:
         notes["same_images"] = {f"{a} and {b}": len(places) for a, b, places in copies.same}
-    if preparation is not None and square is not None:
+    if asked.preparation is not None and square is not None:
         notes["preparation"] = square._asdict()
     if len(divided["test"].keys) < len(whole_test.keys):
-        notes |= {"limit": limit, "limit_of": len(whole_test.keys)}
+        notes |= {"limit": asked.limit, "limit_of": len(whole_test.keys)}
     name = _name_prepared(listed, source, square)
     return Dataset(
         name, splits.get("train"), splits.get("val"), test, mean, std, notes, listed.task
@@ -295,22 +272,14 @@ class Survey(NamedTuple):
 
 
 def survey_data(
-    source: str,
-    *,
-    skip_unreadable: bool = False,
-    allow_duplicates: bool = False,
-    offline: bool = False,
-    progress: Notify | None = None,
-    **arguments: Any,  # noqa: ANN401 - the others of `load_data`
+    source: str, asked: LoadOptions, *, offline: bool = False, progress: Notify | None = None
 ) -> Survey:
-    """Describe what `load_data` would load with the same arguments, without decoding.
+    """Describe what `load` would load with the same arguments, without decoding.
 
-    >>> survey_data("mnist5k", size=8).images
+    >>> survey_data("mnist5k", LoadOptions(size=8)).images
     {'train': 3600, 'val': 400, 'test': 1000}
     """
-    asked = _Asked(source=source, **arguments)
-    listed, square, divided, *_ = _divided(asked, offline, progress)
-    values = None if asked.scale is None else Scale.parse(asked.scale)
+    listed, square, divided, *_, values = _divided(source, asked, offline, progress)
     with explained_reading():
         contents = content_digests(divided)
     return Survey(
@@ -324,26 +293,6 @@ def survey_data(
     )
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The arguments of `load_data` that determine which images there are and how they are split."""
-
-    source: str
-    size: int | None = None
-    preparation: Preparation | None = None
-    limit: int | None = None
-    parts: Collection[str] = SPLITS
-    root: str | Path | None = None
-    seed: int = 0
-    validation_fraction: float = 0.1
-    test_fraction: float = TEST_FRACTION
-    label_noise: float = 0.0
-    imbalance: float = 1.0
-    verify: bool = True
-    groups: GroupColumns | None = None
-    scale: str | None = None
-
-
 class _Divided(NamedTuple):
     """The images of a source in their splits, and how they become squares."""
 
@@ -352,22 +301,21 @@ class _Divided(NamedTuple):
     parts: dict[str, Part]
     whole_test: Part
     shared: list[str]
+    scale: Scale | None
 
 
-def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
+def _divided(source: str, asked: LoadOptions, offline: bool, progress: Notify | None) -> _Divided:
     """List the images of a source and assign them to splits, without decoding."""
     square = _make_square(asked.size, asked.preparation)
-    _check_options(asked.seed, asked.validation_fraction, asked.test_fraction, asked.parts)
-    _check_training_labels(asked.label_noise, asked.imbalance)
-    if asked.scale is not None:
-        Scale.parse(asked.scale)
+    _check_options(asked)
+    values = None if asked.scale is None else Scale.parse(asked.scale)
     listed = list_source(
-        asked.source, asked.root, offline=offline, verify=asked.verify, progress=progress
+        source, asked.root, offline=offline, verify=asked.verify, progress=progress
     )
-    square = _square_for(listed, asked.source, asked.size, square)
-    check_tested(listed, asked.source)
+    square = _square_for(listed, source, asked.size, square)
+    check_tested(listed, source)
     if asked.groups is not None:
-        listed, others, unknown = _grouped(listed, asked.groups, asked.parts, asked.source)
+        listed, others, unknown = _grouped(listed, asked.groups, asked.parts, source)
     every = divide(listed, asked.seed, asked.validation_fraction, asked.test_fraction)
     parts = {name: part for name, part in every.items() if name in asked.parts}
     shared, why = [], ""
@@ -393,7 +341,7 @@ def _divided(asked: _Asked, offline: bool, progress: Notify | None) -> _Divided:
         parts["train"] = _worsen(
             parts["train"], len(listed.classes), asked.label_noise, asked.imbalance, asked.seed
         )
-    return _Divided(listed, square, parts, whole_test, shared)
+    return _Divided(listed, square, parts, whole_test, shared, values)
 
 
 def list_source(
@@ -503,27 +451,15 @@ def _worsen(part: Part, classes: int, label_noise: float, imbalance: float, seed
     return Part(part.listing._replace(labels=noisy), keys)
 
 
-def _check_options(
-    seed: int, validation_fraction: float, test_fraction: float, parts: Collection[str]
-) -> None:
-    for part in parts:
+def _check_options(asked: LoadOptions) -> None:
+    for part in asked.parts:
         if part not in SPLITS:
             raise unknown_name("split", part, SPLITS)
-    if "test" not in parts:
-        raise InputError(f"parts must include test, found {', '.join(parts) or 'none'}")
-    if seed < 0:
-        raise InputError(f"seed must not be negative, found {seed}")
-    if not 0 <= validation_fraction <= 1:
-        raise InputError(f"validation_fraction must be in [0, 1], found {validation_fraction}")
-    if not 0 < test_fraction <= 1:
-        raise InputError(f"test_fraction must be in (0, 1], found {test_fraction}")
-
-
-def _check_training_labels(label_noise: float, imbalance: float) -> None:
-    if not 0 <= label_noise <= 1:
-        raise InputError(f"label_noise must be in [0, 1], found {label_noise}")
-    if not 0 < imbalance <= 1:
-        raise InputError(f"imbalance must be in (0, 1], found {imbalance}")
+    if "test" not in asked.parts:
+        raise InputError(f"parts must include test, found {', '.join(asked.parts) or 'none'}")
+    if asked.seed < 0:
+        raise InputError(f"seed must not be negative, found {asked.seed}")
+    check_limits(asked)
 
 
 def _labelled(cached: CachedImages, part: Part, source: Source, name: str) -> Images:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.errors import InputError, check_has_end
+from fairweather.options import SPLITS as SPLITS
 from fairweather.progress import Notify
 from fairweather.tasks import Strata, task_named
 from fairweather.types import CLASSIFICATION, Groups
 
-SPLITS = ("train", "val", "test")
 WHOLE = "all"  # instead of these: one set that is not split yet
 # The columns of a table that say which image a row is about, in any case.
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.inference import fit_temperature
 from fairweather.metrics import atc_threshold, confidence_gap, softmax
 from fairweather.metrics.estimating import agreements
 from fairweather.types import Predictions
+from fairweather.variants.temperature import fit_temperature
 
 TITLES: Mapping[str, str] = {
     "average_confidence": "average confidence",

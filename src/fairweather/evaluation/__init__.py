@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +53,7 @@ from fairweather.finished_run import Run
 from fairweather.inference import untouched
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
 from fairweather.metrics.clusters import Clusters, clusters_of
+from fairweather.options import takes
 from fairweather.prediction_files import (
     PREFIX,
     PredictionsOf,
@@ -89,6 +89,7 @@ Models = Model | Sequence[Model] | Mapping[str, Model]
 
 
 @shows_progress
+@takes(EvaluationOptions)
 def evaluate(
     model: Models | None = None,
     dataset: str | Dataset | None = None,
@@ -159,19 +160,6 @@ def evaluate(
         # Not a TemporaryDirectory: that warns if it is not closed.
         weakref.finalize(run, shutil.rmtree, passing, ignore_errors=True)
         return run
-
-
-def _with_options(signature: inspect.Signature) -> inspect.Signature:
-    """Name the options in a signature, so that help and editors show them."""
-    given = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
-    named = [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default)
-        for each in fields(EvaluationOptions)
-    ]
-    return signature.replace(parameters=[*given, *named])
-
-
-evaluate.__signature__ = _with_options(inspect.signature(evaluate))  # type: ignore[attr-defined]
 
 
 def make_request(

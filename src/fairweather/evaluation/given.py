@@ -23,7 +23,7 @@ from fairweather.errors import InputError
 from fairweather.evaluation.inputs import asked_groups, check_loaded, in_words, read_labels
 from fairweather.evaluation.request import PredictionsRequest, titles_of
 from fairweather.evaluation_options import EvaluationOptions
-from fairweather.inference import check_sets
+from fairweather.inference import from_logits
 from fairweather.metrics.class_metrics import read_points
 from fairweather.metrics.clusters import clusters_of
 from fairweather.models.opened import folder_name
@@ -77,7 +77,6 @@ from fairweather.steps.worker import digests_of, open_data, predictions_digest
 from fairweather.tasks import task_named
 from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.types import CLASSIFICATION, AnyPredictions, Dataset, Shift
-from fairweather.variants import BatchNorm
 
 # The options that mean something for predictions, and those of them that need a data set.
 USABLE = (
@@ -220,7 +219,7 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
         source, dataset = _open_dataset(request, parts, progress)
         how = ""
         digests = {part: each for part, each in digests_of(dataset).items() if part in parts}
-        source = source.model_copy(update={"digests": digests})
+        source = replace(source, digests=digests)
         sources, datasets = {DATA: source}, {DATA: dataset}
         facts = facts_of(dataset, digests)
         counts = {part: facts.images[part] for part in parts}
@@ -242,7 +241,8 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
     if VAL in parts:
         known, loaded = images[VAL], datasets[DATA].val if datasets else None
         clusters = None if loaded is None else clusters_of(loaded.groups)
-        check_sets(request.options.all_variants, known.keys, known.labels, facts.classes, clusters)
+        for variant in request.options.all_variants:
+            variant.check_images(known.keys, known.labels, facts.classes, clusters)
     name = request.name if request.dataset is None else f"{request.name}-on-{_named(facts.name)}"
     return GivenInputs(
         name,
@@ -390,7 +390,8 @@ class _Reader:
         """The predictions that are stored."""
         images = self.images[_part(self.cells[file])]
         logits = self.matched(file).logits
-        return self.task.predict(logits, images.labels, images.keys, self.classes)
+        columns = logits, images.labels, images.keys
+        return from_logits(*columns, self.classes, task=self.task)
 
 
 def _check_options(request: PredictionsRequest) -> None:
@@ -406,11 +407,12 @@ def _check_options(request: PredictionsRequest) -> None:
         if option.name in OF_DATA and request.dataset is None:
             raise InputError(f"{option.name} goes with a data set, and none is named")
     asked_for(options.outputs)
-    if any(isinstance(each, BatchNorm) for each in options.all_variants):
-        raise InputError(
-            "batchnorm cannot be measured of predictions: it changes the network, which is not at "
-            "hand"
-        )
+    for variant in options.all_variants:
+        if variant.adapting is not None:
+            raise InputError(
+                f"{variant.name} cannot be measured of predictions: it changes the network, which "
+                "is not at hand"
+            )
 
 
 def _check_variants(options: EvaluationOptions, parts: Sequence[str], facts: DataFacts) -> None:
@@ -561,7 +563,7 @@ def _open_dataset(
         listed = list_source(dataset, options.root, offline=options.offline)
         source = DataSource(
             source=dataset,
-            root=None if options.root is None else str(options.root),
+            root=options.root,
             size=options.size,
             parts=tuple(parts),
             validation_fraction=0.0,
@@ -571,7 +573,7 @@ def _open_dataset(
             groups=groups,
         )
         if WHOLE in listed.splits:
-            source = source.model_copy(update={"test_fraction": share_tested(dataset)})
+            source = replace(source, test_fraction=share_tested(dataset))
         dataset = open_data(source, offline=options.offline, progress=progress)
     if VAL in parts and dataset.val is None:
         raise InputError(

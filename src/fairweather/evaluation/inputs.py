@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pydantic
 import torch
@@ -27,8 +27,9 @@ from fairweather.models import (
     check_model,
     check_model_options,
     describe_preprocessing,
-    open_model,
+    given_options,
     open_module,
+    open_with,
     prepared_at,
 )
 from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
@@ -256,8 +257,7 @@ def bring_together(request: Request, progress: Notify | None = None) -> Evaluati
     for given, other in natural.items():
         name = f"{NATURAL_DATA}{given}"
         source = _other_source(request, opened[0], dataset, other)
-        known = {"labelled": True, "groups": groups.get(given)}
-        sources[name] = source.model_copy(update=known)
+        sources[name] = replace(source, labelled=True, groups=groups.get(given))
         datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
     allowed = options.allow_duplicates or sources[DATA].allow_duplicates
     check_natural(datasets, allow_duplicates=allowed, progress=progress)
@@ -348,9 +348,9 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in (request.model, *request.more):
         if isinstance(model, str):
-            check_model(model, **_model_options(options))
+            check_model(model, **given_options(options))
         else:
-            check_model_options("module", _of_this_process(model), **_model_options(options))
+            check_model_options("module", _of_this_process(model), **given_options(options))
     read_labels(options)
     request.fit_on_shifts()
     for other in (*options.ood, *natural_sources(options.natural).values()):
@@ -418,7 +418,7 @@ def open_asked(request: Request) -> Opened:
             outputs=options.outputs,
         )
     else:
-        opened = open_model(request.model, **_model_options(options), offline=options.offline)
+        opened = open_with(request.model, options, offline=options.offline)
     if options.size is None:
         return opened
     return prepared_at(opened, options.size, keep=options.input_size is not None)
@@ -435,22 +435,12 @@ def _known_side(request: Request) -> int | None:
     return request.options.size
 
 
-def _model_options(options: EvaluationOptions) -> dict[str, Any]:
-    names = ("architecture", "weights", "mean", "std", "input_size", "outputs")
-    return {name: getattr(options, name) for name in names}
-
-
 def model_source(request: Request, model: FittedModel) -> ModelSource:
     """A model, described for a plan."""
     options, labels = request.options, model.labels
     return ModelSource(
+        **given_options(options),
         source=model.source,
-        architecture=options.architecture,
-        weights=options.weights,
-        mean=options.mean,
-        std=options.std,
-        input_size=options.input_size,
-        outputs=options.outputs,
         taken_for=model.outputs.kind,
         size=options.size,
         answers=labels.outputs,
@@ -466,21 +456,21 @@ def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]
         return DataSource(source=request.dataset.name, parts=("val", "test"))
     source = _own_data(request)
     if source is None:
-        root = None if options.root is None else str(options.root)
-        source = DataSource(source=request.dataset, root=root, size=options.size)
-        if options.size is None:
-            source = source.model_copy(update={"preparation": opened.preparation})
-        source = source.model_copy(update=fractions)
-    groups = asked_groups(options)
-    return source.model_copy(
-        update={
-            **({} if groups is None else {"groups": groups}),
-            "parts": ("val", "test"),
-            "limit": options.limit,
-            "skip_unreadable": options.skip_unreadable,
-            "allow_duplicates": options.allow_duplicates or source.allow_duplicates,
-            "scale": options.scale or _scale_of_run(request),
-        }
+        source = DataSource(
+            source=request.dataset,
+            root=options.root,
+            size=options.size,
+            preparation=opened.preparation if options.size is None else None,
+        )
+        source = replace(source, **fractions)  # type: ignore[arg-type]
+    return replace(
+        source,
+        groups=asked_groups(options) or source.groups,
+        parts=("val", "test"),
+        limit=options.limit,
+        skip_unreadable=options.skip_unreadable,
+        allow_duplicates=options.allow_duplicates or source.allow_duplicates,
+        scale=options.scale or _scale_of_run(request),
     )
 
 
@@ -526,8 +516,6 @@ def _untold(progress: Notify | None) -> Notify | None:
 def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
     """How a set is split: nothing is trained, so what is not tested is for fitting."""
     options, share = request.options, request.options.validation_fraction
-    if not 0 <= share < 1:
-        raise InputError(f"validation_fraction must be in [0, 1), found {share}")
     name = str(request.dataset)
     listed = list_source(name, options.root, offline=options.offline, progress=_untold(progress))
     if listed.classes == (UNLABELLED,):
@@ -569,8 +557,7 @@ def _data_of_run(request: Request) -> DataSource | None:
     if not source.startswith("run:"):
         return None
     try:
-        given = open_finished_run(folder).record.data.arguments
-        return DataSource(**given)  # type: ignore[arg-type]
+        return DataSource(**open_finished_run(folder).record.data.arguments)  # type: ignore[arg-type]
     except (InputError, pydantic.ValidationError):
         return None
 

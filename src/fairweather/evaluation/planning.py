@@ -16,9 +16,8 @@ from fairweather.errors import InputError
 from fairweather.evaluation.inputs import EvaluationInputs, check_task, check_variants, model_source
 from fairweather.evaluation.request import Request, titles_of
 from fairweather.evaluation_options import EvaluationOptions, natural_sources
-from fairweather.inference import adapt_batchnorm
 from fairweather.metrics.class_metrics import read_points
-from fairweather.models import describe_preprocessing
+from fairweather.models import describe_preprocessing, given_options
 from fairweather.models.onnx_network import OnnxNetwork
 from fairweather.record import NATURAL, TEST, VAL, ModelRecord, RunRecord, RunSettings
 from fairweather.runs import fingerprint, provenance
@@ -34,11 +33,10 @@ from fairweather.steps.measuring import (
     facts_of,
     predict_models,
 )
-from fairweather.steps.one_image import try_attacks, try_sets, try_shifts
+from fairweather.steps.one_image import try_attacks, try_fitting, try_shifts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, Plan, in_order
 from fairweather.steps.worker import digests_of
 from fairweather.types import Attack
-from fairweather.variants import BatchNorm
 
 
 def try_out(request: Request, inputs: EvaluationInputs) -> None:
@@ -49,9 +47,9 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
     check_variants(options, dataset.name, has_validation=dataset.val is not None)
     check_task(dataset, options, request.shifts)
     titles_of(options.title, [each.name for each in inputs.models])
-    if any(isinstance(each, BatchNorm) for each in options.all_variants):
+    for variant in options.all_variants:
         for each in inputs.models:
-            adapt_batchnorm(each.model)
+            variant.check_network(each.model)
     if options.precision == "bf16" and any(
         isinstance(module, OnnxNetwork) for each in inputs.models for module in each.model.modules()
     ):
@@ -59,7 +57,7 @@ def try_out(request: Request, inputs: EvaluationInputs) -> None:
             "precision bf16 is for PyTorch models; an ONNX file says itself which of its numbers "
             "have 16 bits"
         )
-    try_sets(options.all_variants, dataset.val)
+    try_fitting(options.all_variants, dataset.val)
     image = dataset.test[:1]
     try_shifts([*request.shifts, *request.fit_on_shifts()], image, options.shift_seed)
     attacks = [each for each in request.shifts if isinstance(each, Attack)]
@@ -135,7 +133,7 @@ def plan_evaluation(request: Request, inputs: EvaluationInputs, measurement: Mea
         },
     }
     sources = {
-        name: source.model_copy(update={"digests": dict(facts[name].digests)})
+        name: replace(source, digests=dict(facts[name].digests))
         for name, source in inputs.sources.items()
     }
     steps = [*predict_models(measurement, models), *conclude(measurement, models)]
@@ -191,12 +189,9 @@ def _described(
     """Describe a model; of several seeds, all say where they are from, and the first the rest."""
     members = [each for each in inputs.models if each.name == name]
     model, several = members[0], len(members) > 1
-    asked = {
-        name: getattr(options, name)
-        for name in ("architecture", "weights", "mean", "std", "input_size")
-    }
-    if options.outputs != "auto":
-        asked["outputs"] = options.outputs
+    asked = given_options(options)
+    if options.outputs == "auto":
+        del asked["outputs"]
     settings = {
         "source": ", ".join(dict.fromkeys(each.source for each in members)),
         "preprocessing": "; ".join(

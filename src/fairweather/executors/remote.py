@@ -38,7 +38,7 @@ from fairweather.steps import (
     perform_shard,
     store_shards,
 )
-from fairweather.steps.plan import READING, FittingStep, PretrainStep, TrainStep
+from fairweather.steps.plan import FitStep, Forward, PretrainStep, TrainStep
 from fairweather.steps.training import STATE
 from fairweather.steps.worker import using_threads
 from fairweather.streams import WHOLE, Shard
@@ -335,8 +335,8 @@ def is_light(step: Step) -> bool:
     """Whether the driver does a step itself: it is short, and reads or writes many files."""
     match step:
         case PredictStep(how=how):
-            return isinstance(how, READING)
-        case FittingStep(stored=stored):
+            return not isinstance(how, Forward)
+        case FitStep(stored=stored):
             return stored
         case TrainStep(tries=tries):
             return bool(tries)  # it copies one of them
@@ -373,7 +373,8 @@ def shards_of(order: Order, most: int, images: int) -> list[Order]:
         images: number of images that its steps predict.
     """
     first = order.steps[0]
-    if not isinstance(first, PredictStep) or order.shard.of > 1:
+    whole = (isinstance(step, PredictStep) and step.is_whole for step in order.steps)
+    if not isinstance(first, PredictStep) or order.shard.of > 1 or any(whole):
         return [order]
     batches = -(-images // first.batch_size)
     work = sum(step.work for step in order.steps)

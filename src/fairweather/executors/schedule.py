@@ -10,7 +10,7 @@ from fairweather.progress import Event, Finished, Notify
 from fairweather.record import Machine, StepRecord
 from fairweather.runs import RunFolder
 from fairweather.steps import Plan, PredictStep, Step, Worker, pixels_of
-from fairweather.steps.plan import Adapted, AnyNetwork, Done, Forward, ReportStep
+from fairweather.steps.plan import AnyNetwork, Done, Forward, ReportStep
 from fairweather.steps.progressing import Ledger, Speeds, State, work_of
 from fairweather.steps.training import drop_resume
 from fairweather.vega import lacks_addresses
@@ -190,7 +190,7 @@ def left_by(step: Step, done: Done, run: RunFolder) -> list[str]:
 def network_of(step: Step) -> AnyNetwork:
     """The network that a prediction is made with."""
     assert isinstance(step, PredictStep)
-    assert isinstance(step.how, Forward | Adapted)
+    assert isinstance(step.how, Forward)
     return step.how.network
 
 

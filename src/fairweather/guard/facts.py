@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import pydantic
 
 from fairweather.errors import check_name
+from fairweather.metrics.clusters import Weigh
 from fairweather.record import CLEAN, Frozen, Shown
 from fairweather.types import LARGEST_SIDE, Preparation
-from fairweather.variants import Weigh
 
 VERSION: Literal[1] = 1
 VALIDATION = "validation"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fairweather.errors import InputError
 from fairweather.guard import Guard, Promise, is_guard, open_guard
-from fairweather.variants import check_weigh
+from fairweather.metrics.clusters import check_weigh
 
 # What is promised if nothing else is said.
 CONFIDENCE, COVERAGE = 0.95, 0.9

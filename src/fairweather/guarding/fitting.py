@@ -19,8 +19,6 @@ from fairweather.guard import (
     Promise,
     percent,
 )
-from fairweather.inference import divide_by, fit_temperature, recalibrate
-from fairweather.inference.conformal import halves
 from fairweather.metrics import (
     Clusters,
     fewest_for_risk,
@@ -29,13 +27,15 @@ from fairweather.metrics import (
     softmax,
     thresholds_to_try,
 )
-from fairweather.metrics.clusters import share_interval
+from fairweather.metrics.clusters import Weigh, share_interval
 from fairweather.metrics.conformal import conformal_quantile, fewest_images, set_columns
 from fairweather.record import CLEAN, NATURAL, TEST, VAL, predictions_file
 from fairweather.reopened import Reopened
 from fairweather.scores import read_clusters
 from fairweather.types import Predictions
-from fairweather.variants import Weigh
+from fairweather.variants.conformal import halves
+from fairweather.variants.fitted import Divided
+from fairweather.variants.temperature import fit_temperature
 
 
 class Fitted(NamedTuple):
@@ -153,7 +153,7 @@ def tempered(predictions: Predictions, temperature: float) -> Predictions:
     """Divide logits by the temperature; predictions without logits stay as they are."""
     if predictions.logits is None:
         return predictions
-    return recalibrate(predictions, divide_by(temperature))
+    return Divided(value=temperature).apply(predictions)
 
 
 def measure(of: Reopened, fitted: Fitted, weigh: Weigh) -> Iterator[Kept]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -24,9 +23,7 @@ from fairweather.devices import (
 )
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, no_exit
-from fairweather.inference.conformal import FittedSets, with_sets
 from fairweather.inference.last_layer import last_input
-from fairweather.inference.temperature import Change, divide_by
 from fairweather.inference.untouched import untouched
 from fairweather.metrics.ood_scores import Seen, ood_scores
 from fairweather.progress import Event, Notify
@@ -44,6 +41,7 @@ from fairweather.types import (
     join_columns,
     special_kind,
 )
+from fairweather.variants.fitted import UNCHANGED, Divided, Fitted
 
 SLOW = 1.0  # seconds; a prediction that takes longer tells how far it is
 T = TypeVar("T")
@@ -66,16 +64,18 @@ class Reader(NamedTuple):
 
     Attributes:
         model: float images in [0, 1] to logits.
-        change: how its logits are changed; None for not at all.
-        sets: what prediction sets are made with, from the changed logits; None for none.
+        fitted: how its logits are changed.
         known: if given, the scores of `OOD_SCORES` are computed too, from the changed logits.
+        adapts: whether it adapts to the images, so that it has an order and batches of its own.
+        keeps_logits: keep the logits of any number of classes.
         task: what is stored of the changed logits.
     """
 
     model: nn.Module
-    change: Change | None = None
-    sets: FittedSets | None = None
+    fitted: Fitted = UNCHANGED
     known: Known | None = None
+    adapts: bool = False
+    keeps_logits: bool = False
     task: Task = TASK
 
 
@@ -127,7 +127,7 @@ def predict(
         raise InputError(f"batch_size must be >= 1, found {batch_size}")
     with untouched([model]):
         (predictions,) = predict_each(
-            [Reader(in_own_numbers(model), divide_by(temperature))],
+            [Reader(in_own_numbers(model), Divided(value=temperature))],
             images,
             shift,
             batches=slices(len(images), batch_size),
@@ -200,18 +200,14 @@ def predict_each(
         logits = logits_of(reader.model, part, attack, device, arithmetic, seed, within).numpy()
         within(1.0)
         done += len(part)
-        changed = logits if reader.change is None else reader.change(logits)
-        columns = changed, part.labels.numpy(), part.keys.numpy()
-        predicted = reader.task.predict(*columns, part.classes)
-        if reader.sets is None and reader.known is None:
-            return predicted
-        assert isinstance(predicted, Predictions), "other tasks have neither sets nor these scores"
-        if reader.sets is not None:
-            predicted = with_sets(predicted, changed, reader.sets)
+        changed, labels, keys = reader.fitted.change(logits), part.labels.numpy(), part.keys.numpy()
+        predicted = from_logits(changed, labels, keys, part.classes, reader.fitted, reader.task)
+        if reader.keeps_logits:
+            predicted = predicted.with_columns(logits=changed)
         if reader.known is None:
             return predicted
         scores = ood_scores(Seen(changed, _on_cpu(seen()), reader.known.features))
-        return replace(predicted, ood_scores=scores)
+        return predicted.with_columns(ood_scores=scores)
 
     whole = Fitting(len(images), when_halved)
     found: list[list[AnyPredictions]] = [[] for _ in readers]
@@ -244,32 +240,31 @@ def _on_cpu(features: torch.Tensor | None) -> npt.NDArray[np.float32] | None:
     return None if features is None else features.float().cpu().numpy()
 
 
-def predict_logits(
-    model: nn.Module,
-    images: Images,
-    shift: Shift | None = None,
-    *,
-    batch_size: int = 256,
-    device: str | torch.device = "auto",
-    arithmetic: Arithmetic = FP32,
-    seed: int = 0,
-    when_halved: WhenHalved | None = None,
-) -> npt.NDArray[np.float32]:
-    """Predict images and return their logits, float32 `[N, classes]`, for any number of classes.
+def from_logits(
+    logits: np.ndarray,
+    labels: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    fitted: Fitted = UNCHANGED,
+    task: Task = TASK,
+) -> AnyPredictions:
+    """Make the per-image columns of a cell from float32 logits `[N, classes]`.
 
-    Arguments as in `predict_each`.
+    `labels` and `keys` are int64 `[N]`, `classes` the names in label order; `fitted` is what has
+    changed the logits, and `task` says what is stored of them: of classification, `Predictions`.
     """
-    device = resolve_device(device) if isinstance(device, str) else device
-
-    def logits(part: Images) -> np.ndarray:
-        return logits_of(model, part, None, device, arithmetic, seed).numpy()
-
-    fitting, batches = Fitting(batch_size, when_halved), slices(len(images), batch_size)
-    found: list[npt.NDArray[np.float32]] = []
-    with evaluating(model, device):
-        for batch in shifted_batches(images, shift, seed, batches):
-            found.extend(fitting.parts(batch, logits))
-    return np.concatenate(found)
+    if logits.shape[1] != len(classes):
+        raise InputError(
+            f"the model has {logits.shape[1]} outputs, but the data have {len(classes)} classes"
+        )
+    found: AnyPredictions = task.predictions(
+        keys=keys,
+        labels=labels,
+        **fitted.columns(logits, labels, task),
+        logits=logits if len(classes) <= task.most_stored else None,
+        classes=classes,
+    )
+    return found
 
 
 def join(parts: Sequence[P]) -> P:

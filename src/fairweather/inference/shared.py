@@ -2,73 +2,75 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
 
 from fairweather.devices import FP32, Arithmetic
-from fairweather.inference.batches import Reader, WhenHalved, predict_each
-from fairweather.inference.batchnorm import join_adapted, predict_adapted_shard
+from fairweather.errors import InputError
+from fairweather.inference.batches import Reader, WhenHalved, join, predict_each
 from fairweather.streams import WHOLE, Makers, Shard
-from fairweather.types import AnyPredictions, Images, Shift
+from fairweather.types import AnyPredictions, Attack, Images, P, Shift
 
 # Bytes. Plain and adapted models need different batches of the same shifted images, so these are
 # kept, if they are not larger than this; else they are made once for each of the two.
 MOST_KEPT = 2**29
 
 
-class Shared(NamedTuple):
-    """The predictions of plain and of adapted models, each in the order of its models."""
-
-    plain: list[AnyPredictions]
-    adapted: list[AnyPredictions]
-
-
 def predict_shared(
     readers: Sequence[Reader],
-    adapted: Sequence[nn.Module],
     images: Images,
-    shift: Shift,
+    shift: Shift | Attack,
     *,
     batch_size: int,
-    adapted_batch_size: int,
+    fitting: int | None = None,
     device: torch.device,
     arithmetic: Arithmetic = FP32,
     seed: int = 0,
     makers: Makers | None = None,
     when_halved: WhenHalved | None = None,
     shard: Shard = WHOLE,
-    scored: bool = False,
     tell: Callable[[float], None] | None = None,
-) -> Shared:
-    """Predict with plain and adapted models as `predict` and `predict_adapted` do one by one.
+) -> list[AnyPredictions]:
+    """Predict with several models, as one by one; models that adapt have batches of their own.
+
+    These see the images in an order that is shuffled by a fixed seed, because a data set sorted by
+    class would give batches of one class, with other statistics than the data; and in batches of
+    nearly equal size.
 
     Args:
-        readers: models that predict unchanged.
-        adapted: models whose batch norm uses the statistics of its batch (`adapt_batchnorm`).
-        images, shift, device, arithmetic, seed, makers, when_halved: as in `predict_each`.
-        tell: as in `predict_each`, of the models that predict unchanged.
-        batch_size, adapted_batch_size: images per forward pass of each kind; the first is halved
-            when memory runs out.
-        shard: predict only these batches; the predictions of adapted models are then in the order
-            of their batches, for `join_adapted`.
-        scored: compute the scores of `OOD_SCORES` of adapted models too, as far as these need no
-            features: features of other batches are none to compare with.
+        readers: the models.
+        images, shift, device, arithmetic, seed, makers: as in `predict_each`.
+        batch_size: images per forward pass.
+        fitting: a smaller number for which the memory is sufficient; models that adapt have
+            `batch_size` all the same.
+        when_halved, tell: as in `predict_each`, of models that do not adapt.
+        shard: predict only these batches; the predictions of models that adapt are then in the
+            order of their batches, for `join_adapted`.
+
+    Returns:
+        The predictions of each model, in the order of the images.
+
+    Raises:
+        InputError: a model that adapts has fewer than two images or a batch size below two; or
+            memory runs out for it, because smaller batches would change its results.
     """
-    whole = shard.of == 1
+    plain = [each for each in readers if not each.adapts]
+    adapted = [each for each in readers if each.adapts]
     keep, changes = None, shift.level is not None
-    if whole and changes and readers and adapted and images.images.nbytes <= MOST_KEPT:
+    if shard.of == 1 and changes and plain and adapted and images.images.nbytes <= MOST_KEPT:
         keep = torch.empty_like(images.images)
-    plain: list[AnyPredictions] = []
-    if readers:
-        plain = predict_each(
-            readers,
+    found: dict[bool, Sequence[AnyPredictions]] = {}
+    if plain:
+        found[False] = predict_each(
+            plain,
             images,
             shift,
-            batches=shard.slices(len(images), adapted_batch_size, batch_size),
+            batches=shard.slices(len(images), batch_size, fitting),
             device=device,
             arithmetic=arithmetic,
             seed=seed,
@@ -77,19 +79,38 @@ def predict_shared(
             when_halved=when_halved,
             tell=tell,
         )
-    if not adapted:
-        return Shared(plain, [])
-    seen = images if keep is None else replace(images, images=keep)
-    found = predict_adapted_shard(
-        adapted,
-        seen,
-        shift if keep is None else None,
-        shard,
-        batch_size=adapted_batch_size,
-        device=device,
-        arithmetic=arithmetic,
-        seed=seed,
-        makers=makers,
-        scored=scored,
+    if adapted:
+        if len(images) < 2 or batch_size < 2:
+            raise InputError("a model that adapts needs at least two images in a batch")
+        chunks = np.array_split(_order(len(images)), math.ceil(len(images) / batch_size))
+        parts = predict_each(
+            adapted,
+            images if keep is None else replace(images, images=keep),
+            shift if keep is None else None,
+            batches=[torch.from_numpy(chunk) for chunk in shard.share(chunks)],
+            device=device,
+            arithmetic=arithmetic,
+            seed=seed,
+            makers=makers,
+            when_halved=_refuse_smaller,
+        )
+        found[True] = [join_adapted([each]) for each in parts] if shard.of == 1 else parts
+    of_kind = {adapts: iter(each) for adapts, each in found.items()}
+    return [next(of_kind[reader.adapts]) for reader in readers]
+
+
+def join_adapted(shards: Sequence[P]) -> P:
+    """Join the predictions of an adapted model on all shards, and bring them in image order."""
+    joined = join(shards)
+    return joined.take(np.argsort(_order(len(joined))))
+
+
+def _order(images: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(images)
+
+
+def _refuse_smaller(_: int) -> None:
+    raise InputError(
+        "memory ran out, and smaller batches would change the result of a model that adapts: "
+        "choose a smaller batch size"
     )
-    return Shared(plain, [join_adapted([each]) for each in found] if whole else found)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.columns import (
     TAIL,
     Z95,
@@ -26,6 +26,8 @@ from fairweather.metrics.columns import (
 )
 from fairweather.types import Groups, Score
 
+Weigh = Literal["clusters", "images"]  # what counts alike where images belong together
+WEIGH: tuple[Weigh, ...] = get_args(Weigh)
 # With fewer clusters, 95 % intervals are marked: see benchmarks/clusters.py for what they cover.
 FEW_CLUSTERS = 20
 # Random choices behind a p-value, and fewer if there are many images.
@@ -434,6 +436,14 @@ def difference_of_shares(first: Score, second: Score) -> tuple[float, float]:
     below = np.hypot(first.value - first.low, second.high - second.value)
     above = np.hypot(first.high - first.value, second.value - second.low)
     return float(gap - below), float(gap + above)
+
+
+def check_weigh(weigh: object) -> Weigh:
+    """Check what is to count alike where images belong together: `clusters` or `images`."""
+    for known in WEIGH:
+        if weigh == known:
+            return known
+    raise unknown_name("value of weigh", str(weigh), WEIGH)
 
 
 def clusters_of(groups: Groups | None) -> Clusters | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,9 @@ from fairweather.metrics.columns import (
     ratio,
     weighted_mean,
 )
-from fairweather.variants import METHODS
 
+Method = Literal["lac", "aps", "raps"]
+METHODS: tuple[Method, ...] = get_args(Method)
 # RAPS adds PENALTY for each class beyond the FREE most probable ones. Its authors choose both by
 # the size of the sets on further images, which would take a third part of the validation images.
 PENALTY, FREE = 0.01, 5

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fairweather.models.opened import Opened
 from fairweather.models.python_file import open_python
 from fairweather.models.run_folder import open_run
 from fairweather.models.specification import check_counts
+from fairweather.options import ModelOptions, takes
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 FORMS: Mapping[str, str] = {
@@ -52,18 +53,14 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+@takes(ModelOptions)
 def open_model(
     source: str,
     *,
-    architecture: str | None = None,
-    weights: str | Path | None = None,
     classes: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_size: int | None = None,
-    outputs: str = "auto",
     offline: bool = False,
     seed: int = 0,
+    **options: Any,  # noqa: ANN401 - those of `ModelOptions`
 ) -> Opened:
     """Open a classifier from any source, with the preprocessing of its own configuration.
 
@@ -94,18 +91,23 @@ def open_model(
     >>> opened.model(torch.rand(1, 3, 160, 160)).shape, opened.preparation.size
     (torch.Size([1, 1000]), 160)
     """
+    given = ModelOptions(**options)
+    return open_with(source, given, classes=classes, offline=offline, seed=seed)
+
+
+def open_with(
+    source: str,
+    options: ModelOptions,
+    *,
+    classes: int | None = None,
+    offline: bool = False,
+    seed: int = 0,
+) -> Opened:
+    """Open a classifier as `open_model` does."""
     kind, rest = _kind(source)
-    given: dict[str, Any] = {
-        "architecture": architecture,
-        "weights": None if weights is None else str(weights),
-        "classes": classes,
-        "mean": mean,
-        "std": std,
-        "input_size": input_size,
-        "outputs": outputs,
-    }
-    check_model(source, **given)
-    given = {name: given[name] for name in OPTIONS[kind]}
+    every = {**given_options(options), "classes": classes}
+    check_model(source, **every)
+    given: dict[str, Any] = {name: every[name] for name in OPTIONS[kind]}
     if kind == "hf":
         from fairweather.models.hf import open_hf  # imported where it is needed: an extra
 
@@ -119,11 +121,16 @@ def open_model(
     if kind == "python":
         return open_python(rest, **given, seed=seed)
     if kind == "file":
-        del given["architecture"]
-        assert architecture is not None, "check_model has seen to it"
+        architecture = given.pop("architecture")
         opened = open_named(architecture, weights=source, **given, offline=offline, seed=seed)
         return replace(opened, facts={**opened.facts, "source": source})
     return open_named(source, **given, offline=offline, seed=seed)
+
+
+def given_options(options: ModelOptions) -> dict[str, Any]:
+    """The options of a model by name; other fields of a subclass are left out."""
+    found = {each.name: getattr(options, each.name) for each in fields(ModelOptions)}
+    return {**found, "weights": None if found["weights"] is None else str(found["weights"])}
 
 
 def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of `open_model`

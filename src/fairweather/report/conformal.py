@@ -10,9 +10,9 @@ import pandas as pd
 
 from fairweather.metrics import estimate_means, recipe_estimate, to_score
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.conformal import CalibrationDraw, coverage_deviations
+from fairweather.metrics.conformal import coverage_deviations
 from fairweather.metrics.intervals import percentiles
-from fairweather.record import CLEAN, ENSEMBLE_SUFFIX, NO_LEVEL, base_model, sets_file
+from fairweather.record import CLEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import FloatArray, read_by_seed
 from fairweather.report.sweeps import Sweep
@@ -20,7 +20,7 @@ from fairweather.report.table_formats import Layout, latex, markdown, rows_as_cs
 from fairweather.report.tables import ABSENT, Entry
 from fairweather.runs import read_json
 from fairweather.types import Score
-from fairweather.variants import Conformal, read_variants
+from fairweather.variants.conformal import Conformal, FittedSets
 
 COVERAGE, SIZE = "conformal_coverage", "conformal_set_size"
 STRATIFIED = "size_stratified_coverage/30-per-stratum"
@@ -228,14 +228,8 @@ class Promises(NamedTuple):
 
 def promising(contents: Contents) -> dict[str, Conformal]:
     """The conformal variants, which promise a coverage, by their names here."""
-    found = {}
-    for name in contents.titles:
-        label, _, inner = name.rpartition(":")
-        for each in read_variants(contents.records[label].settings.variants):
-            is_its_name = inner.removesuffix(ENSEMBLE_SUFFIX).endswith(f"+{each.name}")
-            if isinstance(each, Conformal) and is_its_name:
-                found[name] = each
-    return found
+    variants = {name: contents.variant(name) for name in contents.titles}
+    return {name: each.sets for name, each in variants.items() if each and each.sets}
 
 
 def promises(contents: Contents) -> Promises | None:
@@ -322,18 +316,12 @@ def _alike(contents: Contents, model: str, cell: str, drawn: Conformal | None) -
 def _deviations(contents: Contents, model: str, variant: Conformal, seed: str) -> FloatArray:
     """What another draw of calibration images would change; nothing of an ensemble's sets."""
     run, name = contents.home(model)
-    file = sets_file(base_model(name), variant.name, seed)
+    file = variant.file(name.removesuffix(f"+{variant.name}"), seed)
     columns = contents.read_columns(model, seed, CLEAN, ("labels",))
     if columns is None or not run.holds(file):
         return np.zeros(contents.bootstrap)
-    facts = read_json(run.file(file))
-    draws = [
-        CalibrationDraw(images, covered, label if variant.classwise else None)
-        for label, (images, covered) in enumerate(
-            zip(facts["images"], facts["covered"], strict=True)
-        )
-    ]
-    return coverage_deviations(draws, columns[0], contents.bootstrap)
+    fitted = FittedSets.read(read_json(run.file(file)), file)
+    return coverage_deviations(fitted.draws, columns[0], contents.bootstrap)
 
 
 def _cells(contents: Contents, model: str, shift: str, levels: Sequence[str]) -> Iterator[Cell]:

@@ -41,7 +41,7 @@ from fairweather.report.sweeps import Sweep, as_sweep
 from fairweather.runs import RunFolder, machines_of
 from fairweather.scores import read_clusters
 from fairweather.types import Predictions, Score
-from fairweather.variants import FIT_ON
+from fairweather.variants import Variant, read_variants, variant_of
 
 # The step that scores, and the first version of it whose means over seeds cover other seeds.
 SCORED, WITH_SEEDS = "scores", 4
@@ -227,10 +227,19 @@ class Contents:
 
     def fitted_on(self, model: str) -> tuple[str, ...]:
         """The shifts of the validation images that the thresholds of a model are fitted on."""
-        label, _, inner = model.removesuffix(ENSEMBLE_SUFFIX).rpartition(":")
-        record = self.records[label]
-        shifted = inner in record.variants and inner.endswith(FIT_ON)
-        return record.settings.fit_on if shifted else (CLEAN,)
+        variant = self.variant(model)
+        if variant is None or not variant.uses_fit_on:
+            return (CLEAN,)
+        return self._record_of(model).settings.fit_on
+
+    def variant(self, model: str) -> Variant | None:
+        """The variant that a name here is of; None for a model itself."""
+        written = self._record_of(model).settings.variants
+        return variant_of(model.removesuffix(ENSEMBLE_SUFFIX), read_variants(written))
+
+    def _record_of(self, model: str) -> RunRecord:
+        label, _, _ = model.rpartition(":")
+        return self.records[label]
 
     def seeds_of(self, model: str) -> tuple[str, ...]:
         """The seeds that a model was trained with; an ensemble is one model of all of them."""
@@ -359,8 +368,7 @@ class Contents:
         if len(self.of_recipes) < len(self._of_several_seeds):
             return (
                 "An earlier version of fairweather made these scores: their intervals cover other "
-                "images and not other seeds. Run the same command again to compute them anew, "
-                "unless the folder is of version 1."
+                "images and not other seeds. Run the same command again to compute them anew."
             )
         if not self.of_recipes:
             return (
@@ -425,7 +433,7 @@ def _leaves_seeds_out(run: RunFolder) -> bool:
     """Say whether a run was scored by a version whose intervals are over images alone."""
     scored = run.step(SCORED)
     version = scored.depends.get("version") if scored else None
-    return run.is_first_version or (isinstance(version, int) and version < WITH_SEEDS)
+    return isinstance(version, int) and version < WITH_SEEDS
 
 
 def in_clusters(clusters: Clusters | None) -> str:

@@ -17,10 +17,9 @@ from fairweather.metrics import (
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.metric import Interval
 from fairweather.metrics.recipes import cross
-from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NO_LEVEL, base_model
+from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report import sentences as words
 from fairweather.report.class_shares import class_off
-from fairweather.report.conformal import COVERAGE
 from fairweather.report.contents import Contents
 from fairweather.report.correctness import (
     FloatArray,
@@ -41,7 +40,7 @@ from fairweather.report.performance import (
     worst_levels,
 )
 from fairweather.report.ranking import Ranking, ranked_models
-from fairweather.variants import Thresholds
+from fairweather.variants import Variant
 
 
 class ModelFindings(NamedTuple):
@@ -135,11 +134,8 @@ def answer(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
 
 
 def _alike(contents: Contents, model: str, base: str, found: WorstLevels) -> str:
-    differs = "only its confidence differs"
-    if model.removesuffix(ENSEMBLE_SUFFIX).endswith(f"+{Thresholds.kind}"):
-        differs = "only the threshold of its confidence differs"
-    elif contents.score(COVERAGE, model, CLEAN, NO_LEVEL) is not None:
-        differs = "its confidence differs, and it has prediction sets"
+    variant = contents.variant(model)
+    differs = Variant.differs if variant is None else variant.differs
     return words.alike(contents.titles[base], found.focus, differs)
 
 

@@ -19,7 +19,6 @@ from fairweather.steps.plan import fingerprint_of as fingerprint_of
 from fairweather.steps.plan import in_order as in_order
 from fairweather.steps.predicting import Predicted as Predicted
 from fairweather.steps.predicting import (
-    do_conform,
     do_fit,
     do_predict,
     do_predictions,
@@ -48,7 +47,6 @@ DO: Mapping[str, Do] = {
     "train": do_train,
     "choose": do_choose,
     "fit": do_fit,
-    "conform": do_conform,
     "features": do_features,
     "predict": do_predict,
     "group": do_group,

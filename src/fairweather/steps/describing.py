@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fairweather.attacks import ATTACKS, AttackKind
-from fairweather.inference import even_batches
 from fairweather.record import CellRecord, SweepRecord, variant_name
 from fairweather.shift_lists import not_at_hand
 from fairweather.shifts import SHIFTS, ShiftKind
 from fairweather.types import Attack, Shift, in_255ths
-from fairweather.variants import BatchNorm, Variant
+from fairweather.variants import Variant
 
 
 def kind_of(name: str) -> ShiftKind | AttackKind:
@@ -69,13 +68,6 @@ def _describe_cell(shift: Shift | Attack, image_size: int | None) -> CellRecord:
     return CellRecord(id=shift.id, level=shift.level, constants=constants)
 
 
-def variant_phrase(variant: Variant, images: int, batch_size: int) -> str:
-    """Describe a variant; for `batchnorm` with the size of the batches, on which it depends."""
-    if not isinstance(variant, BatchNorm):
-        return variant.title
-    return f"{variant.title} ({even_batches(images, batch_size)} images)"
-
-
 def variant_titles(
     titles: Mapping[str, str],
     interpolated: Mapping[str, str],
@@ -97,6 +89,6 @@ def variant_titles(
         if name in interpolated:
             found[name] = title
         for variant in variants:
-            phrase = variant_phrase(variant, images, batch_size)
+            phrase = variant.phrase(images, batch_size)
             found[variant_name(name, variant.name)] = f"{title} + {phrase}"
     return found

@@ -18,9 +18,7 @@ from fairweather.record import (
     NO_LEVEL,
     OOD,
     TEST,
-    base_model,
     predictions_file,
-    variant_name,
 )
 from fairweather.runs import RunFolder
 from fairweather.steps.plan import Row, ScoreStep
@@ -55,18 +53,18 @@ def absent_ood_scores(step: ScoreStep, folder: RunFolder) -> dict[str, str]:
         reasons: dict[str, list[str]] = {}
         for row in step.rows:
             scores = folder.ood_scores(predictions_file(row.model, row.seed, CLEAN))
-            if (why := _why_absent(scores, name, row.model)) is not None:
+            if (why := _why_absent(scores, name, row)) is not None:
                 reasons.setdefault(why, []).append(row.model)
         told = [f"{why} ({', '.join(models)})" for why, models in reasons.items()]
         found |= {f"{metric}/{name}": "; ".join(told) for metric in DETECTION if told}
     return found
 
 
-def _why_absent(scores: Mapping[str, np.ndarray], name: str, model: str) -> str | None:
+def _why_absent(scores: Mapping[str, np.ndarray], name: str, row: Row) -> str | None:
     if name in scores:
         raw = OOD_SCORES[name].of_raw_logits and _are_normalised(scores)
         return "the outputs are probabilities, of which it says nothing" if raw else None
-    if model == variant_name(base_model(model), "batchnorm"):
+    if row.adapts:
         return "adapted features depend on the batch, and cannot be compared with stored ones"
     return (
         "the last layer of the network is not linear, or there are neither training nor validation "

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from fairweather.data import survey_data
 from fairweather.devices import FP32, Arithmetic
@@ -31,40 +30,31 @@ from fairweather.record import (
     WARNINGS,
     DataRecord,
     features_file,
-    fitted_file,
     groups_file,
     predictions_file,
-    sets_file,
     variant_name,
 )
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES
 from fairweather.steps.derived import is_imagenet_at_224
-from fairweather.steps.describing import variant_phrase
 from fairweather.steps.grouping import groups_digest
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
-    READING,
-    Adapted,
     AnyNetwork,
     AnyWay,
+    Applied,
     Averaged,
-    ConformStep,
     DataSource,
     FeaturesStep,
     FitStep,
-    FittingStep,
     Forward,
     Given,
     GroupStep,
     ImagesReference,
-    InSets,
-    Kept,
     PredictStep,
     ReportStep,
     Row,
     SampleStep,
-    Scaled,
     ScoreStep,
     Step,
     network_files,
@@ -74,7 +64,7 @@ from fairweather.steps.worker import digests_of, open_data
 from fairweather.tasks import task_named
 from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.types import CLASSIFICATION, Attack, Dataset, Shift
-from fairweather.variants import VARIANTS, BatchNorm, Calibration, Conformal, Thresholds, Variant
+from fairweather.variants import Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
@@ -147,7 +137,7 @@ def survey(
     """The facts of data sets that a plan needs; images that were never decoded stay so."""
     found = {}
     for name, source in sources.items():
-        surveyed = survey_data(**source.arguments(), offline=offline, progress=progress)
+        surveyed = survey_data(source.source, source, offline=offline, progress=progress)
         if surveyed.decoded:
             dataset = open_data(source, offline=offline, progress=progress)
             found[name] = facts_of(dataset, digests_of(dataset))
@@ -233,11 +223,11 @@ class Measured:
     members: tuple[Measured, ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
 
-    def way(self, file: str, fitted: str | None = None, sets: str | None = None) -> Forward | Given:
-        """How the predictions that are stored in a file are made without other predictions."""
+    def way(self, file: str) -> Forward | Given:
+        """How the predictions of the model itself that are stored in a file are made."""
         if self.network is None:
             return Given(digest=self.given[file])
-        return Forward(network=self.network, fitted=fitted, sets=sets)
+        return Forward(network=self.network)
 
 
 @dataclass(frozen=True)
@@ -287,6 +277,12 @@ class Measurement:
             return (CLEAN,)
         return tuple(shift.id for shift in self.fit_on)
 
+    def fits_under_shifts(self, variant: Variant) -> bool:
+        """Whether validation images under the shifts of `fit_on` are predicted with a variant."""
+        return variant.uses_fit_on or any(
+            each.uses_fit_on and each.adapting == variant for each in self.variants
+        )
+
     def cells(self, *, fit_on: bool = False) -> Iterator[tuple[str, Shift | Attack]]:
         """Every cell to predict: a split, or another data set, and the shift or attack on it.
 
@@ -328,7 +324,7 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
         file
         for model in models
         for variant in measurement.variants
-        if (file := _fitted_file(model, variant)) is not None
+        if (file := variant.file(model.name, model.seed)) is not None
     ]
     # Pictures are chosen by their classes.
     pictured = measurement.pictured != () and measurement.data.task == CLASSIFICATION
@@ -361,7 +357,7 @@ def predict_models(measurement: Measurement, models: Sequence[Measured]) -> list
     fitted at hand, models that see the same shifted images can predict them together.
     """
     steps = [step for model in models for step in predict_model(measurement, model)]
-    fits = [step for step in steps if isinstance(step, FittingStep)]
+    fits = [step for step in steps if isinstance(step, FitStep)]
     early = {fit.leaves for fit in fits}
     early |= {(file,) for fit in fits for file in (fit.validation, *fit.more)}
     first = [step for step in steps if step.leaves in early]
@@ -372,7 +368,7 @@ def predict_model(measurement: Measurement, model: Measured) -> Iterator[Step]:
     """Plan the predictions of a model, and then those of each of its variants."""
     yield from _plain(measurement, model)
     for variant in measurement.variants:
-        yield from VARIANT_STEPS[variant.kind](measurement, model, variant)
+        yield from _variant(measurement, model, variant)
 
 
 def _plain(measurement: Measurement, model: Measured) -> Iterator[Step]:
@@ -422,133 +418,62 @@ def _part_of_known(measurement: Measurement) -> str | None:
     return next((part for part in (TRAIN, VAL) if part in measurement.data.images), None)
 
 
-def _calibrated(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
-    """The model with its logits changed by a calibration, fitted on validation images.
+def _variant(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
+    """Plan what is fitted for a variant, and its predictions.
 
-    Under attack, the images are those of the attack on the model itself.
+    They are made of stored ones where the variant only changes these, and else by the network.
     """
-    name, fitted = (
-        variant_name(model.name, variant.name),
-        fitted_file(model.name, model.seed, variant.name),
-    )
-    label = _variant_label(measurement, model, variant)
-    yield FitStep(
-        **_fitting(measurement, model, label, fitted, measurement.fitted_on(variant)),
-        variant=variant.text,
-    )
-    for part, shift in measurement.cells(fit_on=variant.uses_fit_on):
-        of = predictions_file(model.name, model.seed, shift.id, part)
-        how: Forward | Given | Scaled = Scaled(of=of, fitted=fitted)
-        if not measurement.stored or part in measurement.others:
-            how = model.way(of, fitted)
-        yield _predict(measurement, model, name, label, part, shift, how)
-
-
-def _fitting(
-    measurement: Measurement, model: Measured, label: str, file: str, shifts: Sequence[str]
-) -> dict[str, Any]:
-    """The fields that all steps share which fit something on validation images.
-
-    Their types differ, hence `Any`.
-    """
-    first, *more = (predictions_file(model.name, model.seed, text, VAL) for text in shifts)
-    network = []
-    if model.network is not None and not measurement.stored:
-        network = network_files(model.network)
-    return {
-        "id": file.removesuffix(".json"),
-        "task": f"fit {label}",
-        "reads": (first, *more, *network),
-        "leaves": (file,),
-        "validation": first,
-        "more": tuple(more),
-        "shifts": tuple(shifts),
-        "shift_seed": measurement.shift_seed,
-        "network": model.network,
-        "val": measurement.data.reference(VAL),
-        "stored": measurement.stored,
-        "batch_size": measurement.batch_size,
-        "arithmetic": measurement.arithmetic,
-        "threads": measurement.threads,
-        "device": measurement.device,
-        "work": measurement.data.images.get(VAL, 0) * len(shifts),
-    }
-
-
-def _in_sets(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
-    """The model with a set of classes for each image, from tempered probabilities.
-
-    Temperature and thresholds are fitted on clean validation images. Under attack, the images are
-    those of the attack on the model itself.
-    """
-    assert isinstance(variant, Conformal)
-    name, file = variant_name(model.name, variant.name), _fitted_file(model, variant)
-    assert file is not None
-    label = _variant_label(measurement, model, variant)
-    fields = _fitting(measurement, model, label, file, (CLEAN,))
-    groups = groups_file(VAL) if VAL in measurement.groups else None
-    if groups is not None:
-        fields["reads"] = (*fields["reads"], groups)
-    yield ConformStep(
-        **fields,
-        method=variant.method,
-        coverage=variant.coverage,
-        classwise=variant.classwise,
-        weigh=variant.weigh,
-        groups=groups,
-    )
-    for part, shift in measurement.cells():
-        of = predictions_file(model.name, model.seed, shift.id, part)
-        how: Forward | Given | InSets = InSets(of=of, sets=file)
-        if not measurement.stored or part in measurement.others:
-            how = model.way(of, sets=file)
-        yield _predict(measurement, model, name, label, part, shift, how)
-
-
-def _fitted_file(model: Measured, variant: Variant) -> str | None:
-    """The file with what is fitted for a variant; None if nothing is."""
-    match variant:
-        case Calibration():
-            return fitted_file(model.name, model.seed, variant.name)
-        case Conformal():
-            return sets_file(model.name, variant.name, model.seed)
-    return None
-
-
-def _with_thresholds(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
-    """The model's own predictions; the scores give it other thresholds."""
-    name = variant_name(model.name, variant.name)
-    label = _variant_label(measurement, model, variant)
-    for part, shift in measurement.cells(fit_on=True):
-        how = Kept(of=predictions_file(model.name, model.seed, shift.id, part))
-        yield _predict(measurement, model, name, label, part, shift, how)
-
-
-def _adapted(measurement: Measurement, model: Measured, variant: Variant) -> Iterator[Step]:
-    """The model with its batch norm adapted to each batch, not under attack.
-
-    An attack treats each image alone, but here the output for an image depends on the others.
-    """
-    name = variant_name(model.name, variant.name)
-    label = _variant_label(measurement, model, variant)
-    assert model.network is not None, "given predictions cannot be adapted"
-    for part, shift in measurement.cells():
-        if not isinstance(shift, Attack):
-            how = Adapted(network=model.network)
-            yield _predict(measurement, model, name, label, part, shift, how)
-
-
-VARIANT_STEPS: Mapping[str, Callable[[Measurement, Measured, Variant], Iterator[Step]]] = {
-    **{name: _calibrated for name, kind in VARIANTS.items() if issubclass(kind, Calibration)},
-    BatchNorm.kind: _adapted,
-    Conformal.kind: _in_sets,
-    Thresholds.kind: _with_thresholds,
-}
-
-
-def _variant_label(measurement: Measurement, model: Measured, variant: Variant) -> str:
+    name, file = variant_name(model.name, variant.name), variant.file(model.name, model.seed)
+    of = model.name
+    if variant.adapting is not None:
+        of = variant_name(model.name, variant.adapting.name)
     images = measurement.data.images[TEST]
-    return f"{model.label} + {variant_phrase(variant, images, measurement.batch_size)}"
+    label = f"{model.label} + {variant.phrase(images, measurement.batch_size)}"
+    if file is not None:
+        yield _fit(measurement, model, variant, of, label, file)
+    for part, shift in measurement.cells(fit_on=measurement.fits_under_shifts(variant)):
+        if variant.adapting is not None and isinstance(shift, Attack):
+            continue
+        how: AnyWay = Applied(
+            of=predictions_file(of, model.seed, shift.id, part), variant=variant.text, fitted=file
+        )
+        stored = measurement.stored and part not in measurement.others
+        if variant.post_hoc is None or (file is not None and not stored):
+            assert model.network is not None, "of given predictions, there is no network"
+            how = Forward(network=model.network, variant=variant.text, fitted=file)
+        yield _predict(measurement, model, name, label, part, shift, how)
+
+
+def _fit(
+    measurement: Measurement, model: Measured, variant: Variant, of: str, label: str, file: str
+) -> FitStep:
+    """Plan to fit a variant on predictions of validation images, those of `of`."""
+    shifts = measurement.fitted_on(variant)
+    validation = [predictions_file(of, model.seed, text, VAL) for text in shifts]
+    groups = groups_file(VAL) if variant.sets and VAL in measurement.groups else None
+    reads = [*validation, *([groups] if groups else [])]
+    if model.network is not None and not measurement.stored:
+        reads += network_files(model.network)
+    return FitStep(
+        id=file.removesuffix(".json"),
+        task=f"fit {label}",
+        reads=tuple(reads),
+        leaves=(file,),
+        variant=variant.text,
+        validation=validation[0],
+        more=tuple(validation[1:]),
+        shifts=shifts,
+        shift_seed=measurement.shift_seed,
+        network=model.network,
+        val=measurement.data.reference(VAL),
+        stored=measurement.stored,
+        batch_size=measurement.batch_size,
+        arithmetic=measurement.arithmetic,
+        groups=groups,
+        threads=measurement.threads,
+        device=measurement.device,
+        work=measurement.data.images.get(VAL, 0) * len(shifts),
+    )
 
 
 def _predict(
@@ -564,30 +489,16 @@ def _predict(
     # Clean test images are what other data sets are told from.
     told_apart = part in measurement.others or (part, shift.id) == (TEST, CLEAN)
     scored = bool(measurement.others) and told_apart
-    known = _known(measurement, model) if scored and isinstance(how, Forward) else None
-    match how:
-        case Scaled(of=of, fitted=fitted):
-            reads: list[str] = [of, fitted]
-        case InSets(of=of, sets=sets):
-            reads = [of, sets]
-        case Kept(of=of):
-            reads = [of]
-        case Averaged(members=members):
-            reads = list(members)
-        case Forward(network=network, fitted=change, sets=sets_):
-            more = [file for file in (change, sets_) if file is not None]
-            reads = [*network_files(network), *more]
-        case Adapted(network=network):
-            reads = network_files(network)
-        case Given():
-            reads = []
+    # What an adapted network sees depends on the batch, and cannot be compared.
+    unadapted = isinstance(how, Forward) and how.adapting is None
+    known = _known(measurement, model) if scored and unadapted else None
     elsewhere = {**measurement.others, **measurement.natural}
     facts, own = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
     images = facts.images[own]
     return PredictStep(
         id=file.removesuffix(".parquet"),
         task=f"predict {label}",
-        reads=(*reads, *([known] if known else [])),
+        reads=(*how.reads, *([known] if known else [])),
         leaves=(file,),
         model=name,
         seed=model.seed,
@@ -601,7 +512,7 @@ def _predict(
         threads=measurement.threads,
         device=measurement.device,
         work=images * _passes(shift, how),
-        memory=0 if isinstance(how, READING) else facts.bytes_of(own),
+        memory=facts.bytes_of(own) if isinstance(how, Forward) else 0,
         ood_scores=scored,
         known=known,
     )
@@ -609,7 +520,7 @@ def _predict(
 
 def _passes(shift: Shift | Attack, how: AnyWay) -> int:
     """About how often each image goes through the network; 0 if logits are only read."""
-    if isinstance(how, READING):
+    if not isinstance(how, Forward):
         return 0
     if not isinstance(shift, Attack):
         return 1
@@ -626,10 +537,14 @@ def _rows(measurement: Measurement, models: Sequence[Measured]) -> Iterator[Row]
     for model in models:
         yield Row(model=model.name, seed=model.seed, shifts=every)
         for variant in measurement.variants:
-            shifts = unattacked if isinstance(variant, BatchNorm) else every
-            name = variant_name(model.name, variant.name)
-            on = measurement.fitted_on(variant)
-            yield Row(model=name, seed=model.seed, shifts=shifts, fitted_on=on)
+            adapts = variant.adapting is not None
+            yield Row(
+                model=variant_name(model.name, variant.name),
+                seed=model.seed,
+                shifts=unattacked if adapts else every,
+                fitted_on=measurement.fitted_on(variant),
+                adapts=adapts,
+            )
 
 
 def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
@@ -646,7 +561,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         predictions_file(variant_name(model.name, each.name), model.seed, CLEAN, VAL): file
         for model in models
         for each in measurement.variants
-        if isinstance(each, Conformal) and (file := _fitted_file(model, each)) is not None
+        if each.sets is not None and (file := each.file(model.name, model.seed)) is not None
     }
     reads += sets.values()
     leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))

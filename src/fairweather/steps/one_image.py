@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.inference import check_sets
 from fairweather.metrics.clusters import clusters_of
 from fairweather.types import Attack, Images, Shift
 from fairweather.variants import Variant
@@ -38,12 +37,13 @@ def try_attacks(attacks: Sequence[Attack], model: nn.Module, image: Images, seed
         model(inputs.requires_grad_())
 
 
-def try_sets(variants: Sequence[Variant], validation: Images | None) -> None:
-    """Raise `InputError` if there are too few validation images for a conformal variant."""
-    if validation is not None:
-        keys, labels = validation.keys.numpy(), validation.labels.numpy()
-        clusters = clusters_of(validation.groups)
-        check_sets(variants, keys, labels, validation.classes, clusters)
+def try_fitting(variants: Sequence[Variant], validation: Images | None) -> None:
+    """Raise `InputError` if there are too few validation images for what is fitted on them."""
+    if validation is None:
+        return
+    keys, labels, clusters = validation.keys, validation.labels, clusters_of(validation.groups)
+    for variant in variants:
+        variant.check_images(keys.numpy(), labels.numpy(), validation.classes, clusters)
 
 
 @contextmanager

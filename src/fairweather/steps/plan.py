@@ -12,10 +12,12 @@ import importlib.metadata
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from dataclasses import field
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import cv2
 import pydantic
+import pydantic.dataclasses
 from pydantic import JsonValue
 
 from fairweather.devices import FP32, Arithmetic
@@ -23,6 +25,7 @@ from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.models import ModelSpec, spec_facts
+from fairweather.options import LoadOptions, ModelOptions
 from fairweather.record import (
     CLEAN,
     CORRELATION,
@@ -39,8 +42,9 @@ from fairweather.runs import fingerprint
 from fairweather.tasks import task_named
 from fairweather.training import Recipe, recipe_facts
 from fairweather.training.selfsupervised import Pretraining
-from fairweather.types import CLASSIFICATION, GroupColumns, Preparation
-from fairweather.variants import Weigh
+from fairweather.types import CLASSIFICATION
+from fairweather.variants import read_variant
+from fairweather.variants.variant import Adapting
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
 NATURAL_DATA = "natural:"  # prefix of other images of the same classes
@@ -50,7 +54,6 @@ VERSIONS = {
     "train": 1,
     "choose": 1,
     "fit": 1,
-    "conform": 1,
     "features": 1,
     "predict": 1,
     "group": 1,
@@ -72,8 +75,9 @@ LIBRARIES: dict[str, JsonValue] = {
 # ---------------------------------------------------------------- data and networks of steps
 
 
-class DataSource(Frozen):
-    """A data set as a worker opens it: the arguments of `load_data`.
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class DataSource(LoadOptions):
+    """A data set as a worker opens it.
 
     Attributes:
         labelled: False for another data set, whose labels are not classes of the models.
@@ -81,52 +85,30 @@ class DataSource(Frozen):
     """
 
     source: str
-    size: int | None = None
-    preparation: Preparation | None = None
-    limit: int | None = None
-    parts: tuple[str, ...] = ("train", "val", "test")
-    root: str | None = None
-    seed: int = 0
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.2
-    skip_unreadable: bool = False
-    label_noise: float = 0.0
-    imbalance: float = 1.0
-    verify: bool = True
-    groups: GroupColumns | None = None
-    allow_duplicates: bool = False
-    scale: str | None = None
     labelled: bool = True
-    digests: dict[str, str] = pydantic.Field(default_factory=dict)
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `load_data`; their types differ, hence `Any`."""
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        del given["labelled"], given["digests"]
-        for name in ("preparation", "groups"):
-            if given[name] is None:
-                del given[name]
-        return given
+    digests: dict[str, str] = field(default_factory=dict)
 
     def recorded(self) -> dict[str, JsonValue]:
-        """The arguments for the record of a run.
+        """The arguments of `load_data` for the record of a run.
 
         Those that were added later are left out at their default, so that a record stays the same.
         """
         left_out = {"digests", "labelled"}
         left_out |= {name for name in LATER if getattr(self, name) == LATER[name]}
-        found = self.model_dump(mode="json", exclude=left_out)
-        if self.groups is not None and self.groups.natural is None:
-            found["groups"] = found["groups"][:-1]
+        adapter = pydantic.TypeAdapter(DataSource)
+        found: dict[str, JsonValue] = adapter.dump_python(self, mode="json", exclude=left_out)
+        if self.groups is not None:
+            given = self.groups if self.groups.natural else self.groups[:-1]
+            found["groups"] = json.loads(json.dumps(given))
         return found
 
 
-class ModelSource(Frozen):
-    """A model from elsewhere as a worker opens it: the arguments of `open_model`, and more.
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
+class ModelSource(ModelOptions):
+    """A model from elsewhere as a worker opens it.
 
     Attributes:
-        outputs: the kind of its outputs as given: `auto`, `logits` or `probabilities`.
-        taken_for: the kind that is used: `logits` or `probabilities`.
+        taken_for: the kind that its outputs are used as: `logits` or `probabilities`.
         size: size that images are resized and cropped to, if not that of the model's configuration.
         answers: number of its outputs.
         columns: for each class of the data, the indices of its outputs.
@@ -134,12 +116,6 @@ class ModelSource(Frozen):
     """
 
     source: str
-    architecture: str | None = None
-    weights: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    input_size: int | None = None
-    outputs: str = "auto"
     taken_for: str = "logits"
     size: int | None = None
     answers: int
@@ -435,18 +411,22 @@ class ChooseStep(Step):
         return {"values": list(self.values), "metric": self.metric}
 
 
-class FittingStep(Step):
-    """What all steps have in common that fit something on predictions of validation images.
+class FitStep(Step):
+    """Fit a variant on a model's predictions of validation images.
 
     Attributes:
+        variant: its written form.
         validation: the file of these predictions.
         more: further such files, of the same images under other shifts.
         shifts: ids of the shifts of all these files, in their order.
         shift_seed: random seed of these shifts.
         network, val, batch_size, arithmetic: used to predict the logits again if they are not
             stored; there is no network if the predictions are given.
+        groups: the file that says which validation images belong together, if that is known.
     """
 
+    kind: Literal["fit"] = "fit"
+    variant: str = "temperature"
     validation: str
     more: tuple[str, ...] = ()
     shifts: tuple[str, ...] = (CLEAN,)
@@ -456,59 +436,23 @@ class FittingStep(Step):
     stored: bool
     batch_size: int
     arithmetic: Arithmetic = FP32
+    groups: str | None = None
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+        # Only where it is another one, so that temperatures that were fitted before stay so.
+        chosen = {} if self.variant == "temperature" else {"variant": self.variant}
         if self.stored:
-            return {}
+            return chosen
+        shifted = {"shifts": self.shifts, "seed": self.shift_seed, "libraries": LIBRARIES}
         return {
             "data": self.val.digest,
             "network": self.network and _network_facts(self.network),
             "batch_size": self.batch_size,
             **_arithmetic_facts(self.arithmetic),
             **self.machine(),
-            **({} if self.shifts == (CLEAN,) else self._shift_facts()),
+            **({} if self.shifts == (CLEAN,) else shifted),
+            **chosen,
         }
-
-    def _shift_facts(self) -> dict[str, JsonValue]:
-        return {"shifts": list(self.shifts), "seed": self.shift_seed, "libraries": LIBRARIES}
-
-
-class FitStep(FittingStep):
-    """Fit a calibration of a model on its predictions of validation images.
-
-    Attributes:
-        variant: the written form of the calibration.
-    """
-
-    kind: Literal["fit"] = "fit"
-    variant: str = "temperature"
-
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        # Only where it is another one, so that temperatures that were fitted before stay so.
-        chosen = {} if self.variant == "temperature" else {"variant": self.variant}
-        return {**super().inputs(), **chosen}
-
-
-class ConformStep(FittingStep):
-    """Fit what the prediction sets of a conformal variant are made with.
-
-    Attributes:
-        method, coverage, classwise, weigh: of the variant.
-        groups: the file that says which validation images belong together, if that is known.
-    """
-
-    kind: Literal["conform"] = "conform"
-    method: str
-    coverage: float
-    classwise: bool
-    weigh: Weigh = "clusters"
-    groups: str | None = None
-
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        asked = {"method": self.method, "coverage": self.coverage, "classwise": self.classwise}
-        # Only where it is another one, so that sets that were fitted before stay so.
-        weighed = {} if self.weigh == "clusters" else {"weigh": self.weigh}
-        return {**super().inputs(), **asked, **weighed}
 
 
 class FeaturesStep(Step):
@@ -542,67 +486,86 @@ class FeaturesStep(Step):
         }
 
 
-class Forward(Frozen):
+class Way(Frozen):
+    """How predictions are made."""
+
+    way: str
+
+    @property
+    def reads(self) -> list[str]:
+        """The files that it reads."""
+        return []
+
+    def facts(self) -> dict[str, JsonValue]:
+        """What the predictions depend on, besides these files."""
+        return {"way": self.way}
+
+
+class Forward(Way):
     """Predict with a network.
 
     Attributes:
-        fitted: the file of a calibration of its logits, if they are changed.
-        sets: a file with what prediction sets are made with, which has a temperature of its own.
+        variant: the written form of the variant that adapts the network, or changes its logits.
+        fitted: the file with what is fitted for the variant, if anything is.
     """
 
     way: Literal["forward"] = "forward"
     network: Network
+    variant: str | None = None
     fitted: str | None = None
-    sets: str | None = None
+
+    @property
+    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+        return [*network_files(self.network), *([self.fitted] if self.fitted else [])]
+
+    @property
+    def adapting(self) -> Adapting | None:
+        """What adapts the network to the images."""
+        return None if self.variant is None else read_variant(self.variant).adapting
+
+    def facts(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+        adapted: dict[str, JsonValue] = {"adapted": self.adapting.text} if self.adapting else {}
+        return {**super().facts(), "network": _network_facts(self.network), **adapted}
 
 
-class Adapted(Frozen):
-    """Predict with a network whose batch norm takes its statistics from the test batch."""
+class Applied(Way):
+    """Change stored predictions by what is fitted for a variant; keep them if nothing is."""
 
-    way: Literal["adapted"] = "adapted"
-    network: Network
-
-
-class Scaled(Frozen):
-    """Change stored logits by the calibration in a file."""
-
-    way: Literal["scaled"] = "scaled"
+    way: Literal["applied"] = "applied"
     of: str
-    fitted: str
+    variant: str
+    fitted: str | None
+
+    @property
+    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+        return [self.of, *([self.fitted] if self.fitted else [])]
+
+    def facts(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+        return {**super().facts(), "variant": self.variant}
 
 
-class Kept(Frozen):
-    """Take the predictions of the model as they are: only its thresholds are others."""
-
-    way: Literal["kept"] = "kept"
-    of: str
-
-
-class InSets(Frozen):
-    """Make prediction sets from stored logits, with what is in a file."""
-
-    way: Literal["in sets"] = "in sets"
-    of: str
-    sets: str
-
-
-class Averaged(Frozen):
+class Averaged(Way):
     """Average the probabilities of stored logits."""
 
     way: Literal["averaged"] = "averaged"
     members: tuple[str, ...]
 
+    @property
+    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+        return list(self.members)
 
-class Given(Frozen):
+
+class Given(Way):
     """Take predictions that were made elsewhere, known by the digest of their content."""
 
     way: Literal["given"] = "given"
     digest: str
 
+    def facts(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
+        return {**super().facts(), "given": self.digest}
 
-AnyWay = Forward | Adapted | Scaled | InSets | Kept | Averaged | Given
-# The ways that read what is stored or given, and so need neither a network nor images.
-READING = Scaled | InSets | Kept | Averaged | Given
+
+AnyWay = Forward | Applied | Averaged | Given
 
 
 class PredictStep(Step):
@@ -637,17 +600,22 @@ class PredictStep(Step):
         cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")
         return f"{self.task}, {cell}"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a batch depends on those before it, so that one worker must predict them all."""
+        adapting = self.how.adapting if isinstance(self.how, Forward) else None
+        return adapting is not None and adapting.begins_anew == "cell"
+
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
         # Only where they are asked for, so that other predictions stay finished.
         scores = {"ood_scores": [*OOD_SCORES, NEIGHBOURS]} if self.ood_scores else {}
-        if isinstance(self.how, Scaled | InSets | Kept | Averaged):
-            return {"way": self.how.way, **scores}
         if isinstance(self.how, Given):
-            return {"data": self.images.digest, "way": self.how.way, "given": self.how.digest}
+            return {"data": self.images.digest, **self.how.facts()}
+        if not isinstance(self.how, Forward):
+            return {**self.how.facts(), **scores}
         return {
             "data": self.images.digest,
-            "way": self.how.way,
-            "network": _network_facts(self.how.network),
+            **self.how.facts(),
             "shift": self.shift,
             "seed": self.shift_seed,
             "batch_size": self.batch_size,
@@ -688,12 +656,14 @@ class Row(Frozen):
 
     Attributes:
         fitted_on: the shifts of the validation images that its thresholds are fitted on.
+        adapts: whether its network adapts to the images.
     """
 
     model: str
     seed: int | str
     shifts: tuple[str, ...]
     fitted_on: tuple[str, ...] = (CLEAN,)
+    adapts: bool = False
 
 
 class ScoreStep(Step):
@@ -741,7 +711,7 @@ class ScoreStep(Step):
         rows = [row for row in every if row.accepts.kind in kinds]
         return {
             "metrics": [row.name for row in rows if self.sets or not row.accepts.sets],
-            "rows": [_row_facts(row) for row in self.rows],
+            "rows": [row.model_dump(mode="json", exclude_defaults=True) for row in self.rows],
             "titles": dict(self.titles),
             "bootstrap": self.bootstrap,
             "natural_shift": self.natural_shift,
@@ -813,7 +783,6 @@ AnyStep = Annotated[
     | TrainStep
     | ChooseStep
     | FitStep
-    | ConformStep
     | FeaturesStep
     | PredictStep
     | GroupStep
@@ -908,12 +877,6 @@ def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
 def _network_facts(network: AnyNetwork) -> JsonValue:
     """The facts of a network besides its files; those tell the members of an ensemble."""
     return "together" if isinstance(network, Together) else _plain(network)
-
-
-def _row_facts(row: Row) -> JsonValue:
-    """The facts of a row; what thresholds are fitted on only if not on clean images alone."""
-    usual = row.fitted_on == (CLEAN,)
-    return row.model_dump(mode="json", exclude={"fitted_on"} if usual else None)
 
 
 def _arithmetic_facts(arithmetic: Arithmetic) -> dict[str, JsonValue]:

@@ -408,23 +408,17 @@ class Outlook:
 
     def to_json(self) -> str:
         """The plan with all facts of its steps, for programs."""
-        steps = [
-            {
-                **each.step.model_dump(mode="json"),
-                "depends": each.step.depends(),
-                "state": self._state(each),
-            }
-            for each in self.standings
-        ]
-        models = [each.model_dump(mode="json") for each in self.plan.models]
+        plan = self.plan.model_dump(mode="json")
         facts = {
             "name": self.name,
             "path": str(self.path),
             "seconds": self.seconds,
-            "data": {n: each.model_dump(mode="json") for n, each in self.plan.data.items()},
-            "model": models[0] if len(models) == 1 else None,
-            "models": models,
-            "steps": steps,
+            "model": plan["models"][0] if len(plan["models"]) == 1 else None,
+            **plan,
+            "steps": [
+                {**step, "depends": each.step.depends(), "state": self._state(each)}
+                for step, each in zip(plan["steps"], self.standings, strict=True)
+            ],
         }
         return json.dumps(facts, indent=1)
 

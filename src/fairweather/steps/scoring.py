@@ -45,7 +45,7 @@ from fairweather.record import (
     predictions_file,
     slice_of,
 )
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, read_json
 from fairweather.scores import (
     Estimates,
     Key,
@@ -64,10 +64,11 @@ from fairweather.steps.class_rows import class_slice_rows, estimate_with_classes
 from fairweather.steps.derived import derived_rows
 from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
-from fairweather.steps.predicting import are_changed, read_fitted, shift_of
+from fairweather.steps.predicting import are_changed, shift_of
 from fairweather.steps.unit_rows import unit_rows
 from fairweather.steps.worker import Worker
 from fairweather.types import CLASSIFICATION, Attack, Cell, Predictions, Score, Shift
+from fairweather.variants.conformal import FittedSets
 
 # The metric by which the worst priors are found: which priors are worst depends on the metric.
 WORST_BY = "accuracy"
@@ -307,7 +308,7 @@ def _draws(
     if step.natural_shift:
         return {}
     return {
-        (row.model, row.seed): read_fitted(folder, file).draws
+        (row.model, row.seed): FittedSets.read(read_json(folder.file(file)), file).draws
         for row in step.rows
         if (file := step.sets.get(predictions_file(row.model, row.seed, CLEAN, VAL))) is not None
     }

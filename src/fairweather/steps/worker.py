@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from fairweather import models
-from fairweather.data import check_no_copies, digest, load_data
+from fairweather.data import check_no_copies, digest, load
 from fairweather.data.metadata import shared_clusters
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError
@@ -232,7 +232,7 @@ def open_data(
     source: DataSource, *, offline: bool = False, progress: Notify | None = None
 ) -> Dataset:
     """Load a data set of a plan."""
-    return load_data(**source.arguments(), offline=offline, progress=progress)
+    return load(source.source, source, offline=offline, progress=progress)
 
 
 def digests_of(dataset: Dataset) -> dict[str, str]:
@@ -341,16 +341,7 @@ def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:
 
     Raises `InputError` if the model has changed since the plan was made.
     """
-    opened = models.open_model(
-        source.source,
-        architecture=source.architecture,
-        weights=source.weights,
-        mean=source.mean,
-        std=source.std,
-        input_size=source.input_size,
-        outputs=source.outputs,
-        offline=offline,
-    )
+    opened = models.open_with(source.source, source, offline=offline)
     if source.size is not None:
         opened = models.prepared_at(opened, source.size, keep=source.input_size is not None)
     if model_digest(opened, source.taken_for, source.columns) != source.digest:

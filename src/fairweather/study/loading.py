@@ -47,6 +47,7 @@ _OPTIONS = {
     "gaussian_noise": GaussianNoise,
     "adversarial": Adversarial,
     "views": Views,
+    "data": DataEntry,
 }
 
 
@@ -237,7 +238,6 @@ def _keys_beside(location: list[str]) -> list[str]:
     known = {
         "recipe": list(PRETRAINING_KEYS if before else RECIPE_KEYS),
         **{name: [field.name for field in fields(kind)] for name, kind in _OPTIONS.items()},
-        "data": list(DataEntry.model_fields),
         "": [*Study.model_fields, "defaults"],
     }
     entry = PretrainingEntry if before else ModelEntry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 
@@ -13,6 +13,7 @@ from fairweather.data import share_tested
 from fairweather.data.metadata import natural_groups
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
+from fairweather.options import DataOptions
 from fairweather.record import (
     DESCRIPTION,
     DIVERGED,
@@ -76,7 +77,7 @@ def plan_study(
     """
     planner = _Planner(study, facts, device, offline)
     sources = {
-        name: source.model_copy(update={"digests": dict(facts[name].digests)})
+        name: replace(source, digests=dict(facts[name].digests))
         for name, source in data_sources(study).items()
     }
     return in_order(sources, [], list(planner.steps()))
@@ -107,22 +108,22 @@ def data_sources(study: Study) -> dict[str, DataSource]:
 
 
 def _source(entry: DataEntry) -> DataSource:
-    given = entry.model_dump(exclude={"groups", "size", "fit"})
+    given = {each.name: getattr(entry, each.name) for each in fields(DataOptions)}
     if entry.groups is not None:
         asked = entry.groups.model_dump() | {"slices": tuple(map(slice_name, entry.groups.slices))}
         given["groups"] = GroupColumns(**asked)
-    return _made_square(DataSource(**given), entry)
+    return _made_square(DataSource(source=entry.source, **given | {"size": None}), entry)
 
 
 def _made_square(source: DataSource, entry: DataEntry) -> DataSource:
     """Say how images become square."""
     if entry.fit == "crop":
-        return source.model_copy(update={"size": entry.size})
+        return replace(source, size=entry.size)
     if entry.size is None:
         raise InputError(
             f"data.fit: {entry.fit} needs data.size, the height and width of the resized images"
         )
-    return source.model_copy(update={"preparation": Preparation(entry.size, fit=entry.fit)})
+    return replace(source, preparation=Preparation(entry.size, fit=entry.fit))
 
 
 def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.device) -> RunRecord:

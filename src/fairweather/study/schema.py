@@ -6,16 +6,18 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic
+import pydantic.dataclasses
 from pydantic import FiniteFloat
 
 from fairweather.download import split_address
 from fairweather.errors import InputError, check_apart, check_name, unknown_name
 from fairweather.evaluation_options import natural_sources
 from fairweather.models.specification import MOST_WIDTH
+from fairweather.options import DataOptions, option
 from fairweather.shift_lists import expand
 from fairweather.shifts import CLEAN
 from fairweather.shifts.families import operation
@@ -29,7 +31,7 @@ from fairweather.study.exposure import (
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import LARGEST_SIDE, Attack, Shift
-from fairweather.variants import Variant, check_fit_on, read_variants, with_fit_on
+from fairweather.variants import Variant, all_variants
 
 # Prefix of `weights:` for the weights of a pre-training of the same study.
 PRETRAINING = "pretraining:"
@@ -56,27 +58,23 @@ class GroupsEntry(Strict):
     allow_shared: bool = False
 
 
-class DataEntry(Strict):
+@pydantic.dataclasses.dataclass(
+    frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid", strict=True)
+)
+class DataEntry(DataOptions):
     """The data of a study; the keys are those of `fairweather.load_data`.
 
     With the `size`, `fit: crop` cuts the longer side of an image, and `fit: squash` resizes both
     sides, so that no image tells by its shape where it comes from.
     """
 
-    source: str
-    size: int | None = None
-    fit: Literal["crop", "squash"] = "crop"
-    root: str | None = None
-    seed: int = 0
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.2
-    skip_unreadable: bool = False
-    label_noise: float = 0.0
-    imbalance: float = 1.0
-    verify: bool = True
-    groups: GroupsEntry | None = None
-    allow_duplicates: bool = False
-    scale: str | None = None
+    source: str = option(
+        MISSING, "A data source, such as `folder:PATH` (see: fairweather list data)."
+    )
+    fit: Literal["crop", "squash"] = option("crop", "How an image of another shape becomes square.")
+    groups: GroupsEntry | None = option(
+        None, "A table that says of each image which patient it shows, or its subgroups."
+    )
 
 
 _Title = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the title"))]
@@ -357,8 +355,7 @@ class Study(Strict):
                 "many there are, such as processes: 2"
             )
         self.fit_on_shifts()
-        if not self.fit_on:
-            check_fit_on(self.all_variants())
+        self.all_variants()
         self._check_levels()
         self._check_starts()
         self._check_labels()
@@ -445,8 +442,7 @@ class Study(Strict):
 
     def all_variants(self) -> tuple[Variant, ...]:
         """The variants of every model, in the file's order, with those that `fit_on` adds."""
-        found = read_variants(self.variants)
-        return with_fit_on(found) if self.fit_on else found
+        return all_variants(self.variants, fit_on=bool(self.fit_on))
 
     def fit_on_shifts(self) -> tuple[Shift, ...]:
         """The shifts of the validation images that are fitted on; often none."""

@@ -9,15 +9,14 @@ import torch
 
 from fairweather import models
 from fairweather.errors import InputError
-from fairweather.inference import adapt_batchnorm, predict
-from fairweather.steps.one_image import explained, try_attacks, try_sets, try_shifts
+from fairweather.inference import predict
+from fairweather.steps.one_image import explained, try_attacks, try_fitting, try_shifts
 from fairweather.steps.training import training_attack, with_statistics
 from fairweather.study.planning import has_own_statistics, model_spec
 from fairweather.study.schema import NetworkEntry, PretrainingEntry, Study
 from fairweather.training import Recipe, RotationTask, check_square
 from fairweather.training.selfsupervised import METHODS
 from fairweather.types import Attack, Dataset
-from fairweather.variants import BatchNorm
 
 
 def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offline: bool) -> None:
@@ -39,7 +38,7 @@ def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offli
         raise InputError(
             f"{dataset.name} has only the class {dataset.classes[0]!r}: a study needs at least two"
         )
-    try_sets(study.all_variants(), dataset.val)
+    try_fitting(study.all_variants(), dataset.val)
     image = dataset.test[:1]
     try_shifts([*study.all_shifts(), *study.fit_on_shifts()], image, study.shift_seed)
     for name, start in study.pretraining.items():
@@ -82,8 +81,8 @@ def _try_model(study: Study, spec: models.ModelSpec, dataset: Dataset, offline: 
     assert train is not None
     model = models.build(spec, offline=offline)
     models.head_of(model, spec.backbone)
-    if any(isinstance(each, BatchNorm) for each in study.all_variants()):
-        adapt_batchnorm(model)
+    for variant in study.all_variants():
+        variant.check_network(model)
     predict(model, image, device="cpu", progress=False)
     attacks = [each for each in study.all_shifts() if isinstance(each, Attack)]
     try_attacks(attacks, model.eval(), image, study.shift_seed)

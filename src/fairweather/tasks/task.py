@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError
 from fairweather.types import AnyPredictions, Kind
 
 Labels = npt.NDArray[np.int64]
@@ -69,20 +68,3 @@ class Task:
     decided: str
     units: Callable[[AnyPredictions], tuple[Unit, ...]] = lambda _: ()
     most_stored: int = 100
-
-    def predict(
-        self, logits: Logits, labels: Labels, keys: Labels, classes: tuple[str, ...]
-    ) -> AnyPredictions:
-        """Make what is stored of a cell from float32 logits `[N, C]`."""
-        if logits.shape[1] != len(classes):
-            raise InputError(
-                f"the model has {logits.shape[1]} outputs, but the data have {len(classes)} classes"
-            )
-        found: AnyPredictions = self.predictions(
-            keys=keys,
-            labels=labels,
-            logits=logits if len(classes) <= self.most_stored else None,
-            classes=classes,
-            **self.columns(logits, labels),
-        )
-        return found

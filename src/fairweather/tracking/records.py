@@ -43,8 +43,6 @@ from fairweather.record import (
     pretraining_folder,
 )
 from fairweather.runs import (
-    FIRST_FACTS,
-    FIRST_MANIFEST,
     RunFolder,
     fingerprint,
     machines_of,
@@ -52,7 +50,7 @@ from fairweather.runs import (
 )
 
 NEEDED = (PAGE, SCORES)
-FILES = (PAGE, RECORD, JOINED, STUDY, FIRST_FACTS, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
+FILES = (PAGE, RECORD, JOINED, STUDY, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
 FOLDERS = (FIGURES, TABLES)
 # The metrics that the report shows over levels. A tracker's table has one column per name, so of
 # all other metrics it gets only means over shifts; all of them are in scores.csv, which is sent as
@@ -179,10 +177,7 @@ def _identity(record: RunRecord, described: Sequence[Record]) -> str:
 
 def _ended(run: RunFolder) -> int:
     """When the last step was done, in milliseconds since 1970."""
-    if run.is_first_version:
-        written = [run.file(FIRST_MANIFEST)]
-    else:
-        written = list(run.file(STEPS).rglob("*.json"))
+    written = run.file(STEPS).rglob("*.json")
     times = [path.stat().st_mtime_ns for path in written if path.is_file()]
     if not times:
         raise InputError(f"{run.path} has no finished step: only a finished run can be tracked")

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 import scipy.special
+from pydantic import Field, FiniteFloat
 
-from fairweather.errors import InputError
 from fairweather.metrics import per_image
-from fairweather.tasks.classification import TASK
-from fairweather.tasks.task import Task
-from fairweather.types import P
-
-Logits = npt.NDArray[np.float32]
-Change = Callable[[Logits], Logits]  # of logits `[N, classes]`
-# Outside this range the probabilities of all images are 0, 1 or 1 / classes.
-COLDEST, HOTTEST = 1 / 32, 32.0
+from fairweather.variants.calibration import LEAST_SCALE, MOST_SCALE, Calibration
+from fairweather.variants.fitted import Divided
 
 
-class Temperature(NamedTuple):
+class FittedTemperature(Divided):
     """A fitted temperature.
 
     Attributes:
@@ -31,13 +25,31 @@ class Temperature(NamedTuple):
         nll_before, nll_after: mean negative log-likelihood of these images in nats.
     """
 
-    value: float
+    value: Annotated[FiniteFloat, Field(gt=0)]
     images: int
     nll_before: float
     nll_after: float
 
+    @property
+    def note(self) -> str:  # noqa: D102 - as its base says
+        return f"temperature {self.value:.3g}"
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Temperature:
+
+@dataclass(frozen=True)
+class Temperature(Calibration):
+    """The logits are divided by one number."""
+
+    kind: ClassVar[str] = "temperature"
+    described: ClassVar[str] = "temperature scaling"
+    fitted: ClassVar[type[FittedTemperature]] = FittedTemperature
+
+    def fit_logits(  # noqa: D102 - as its base says
+        self, logits: npt.ArrayLike, labels: npt.ArrayLike
+    ) -> FittedTemperature:
+        return fit_temperature(logits, labels)
+
+
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedTemperature:
     """Fit the temperature that makes the labels most likely, between 1/32 and 32.
 
     The negative log-likelihood is convex in 1 / temperature, so there is one minimum, and the
@@ -55,7 +67,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Temperature
     3.64
     """
     rows = np.asarray(logits, dtype=np.float64)
-    before = per_image(rows, labels).nll.mean()  # checks both
+    before = float(per_image(rows, labels).nll.mean())  # checks both
     truth = np.asarray(labels)
 
     def loss(log_temperature: float) -> float:
@@ -63,31 +75,14 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Temperature
         right = np.take_along_axis(scaled, truth[:, None], axis=1)[:, 0]
         return float((scipy.special.logsumexp(scaled, axis=1) - right).mean())
 
-    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    bounds = (-np.log(MOST_SCALE), -np.log(LEAST_SCALE))
     found = scipy.optimize.minimize_scalar(
         loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}
     )
-    if found.fun >= before:
-        return Temperature(1.0, len(rows), float(before), float(before))
-    return Temperature(float(np.exp(found.x)), len(rows), float(before), float(found.fun))
-
-
-def divide_by(temperature: float) -> Change:
-    """Return the function that divides logits by a temperature.
-
-    >>> divide_by(2.0)(np.float32([[3, 1]])).tolist()
-    [[1.5, 0.5]]
-    """
-    return lambda logits: logits / np.float32(temperature)
-
-
-def recalibrate(predictions: P, change: Change, task: Task = TASK) -> P:
-    """Change stored logits, and compute all other columns from them again.
-
-    Raises `InputError` for predictions without logits; they are not stored for more than 100
-    classes.
-    """
-    if predictions.logits is None:
-        raise InputError("a calibration needs logits, but these predictions have none")
-    logits = change(predictions.logits)
-    return predictions.with_columns(logits=logits, **task.columns(logits, predictions.labels))
+    better = found.fun < before
+    return FittedTemperature(
+        value=float(np.exp(found.x)) if better else 1.0,
+        images=len(rows),
+        nll_before=before,
+        nll_after=float(found.fun) if better else before,
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +11,14 @@ import scipy.optimize
 import scipy.special
 from pydantic import Field, FiniteFloat, model_validator
 
-from fairweather.inference.calibrators.calibrator import (
+from fairweather.record import Frozen
+from fairweather.variants.calibration import (
+    Calibration,
     Calibrator,
-    FloatArray,
-    Logits,
     check_classes,
-    mean_nll,
     with_one_winner,
 )
-from fairweather.record import Frozen
+from fairweather.variants.fitted import FloatArray, Logits
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -73,7 +73,7 @@ def fit_steps(places: npt.ArrayLike, hits: npt.ArrayLike) -> Steps:
     return Steps(at=tuple(at[ends].tolist()), values=tuple(values.tolist()))
 
 
-class Isotonic(Calibrator):
+class FittedIsotonic(Calibrator):
     """For each class, a step function of its probability; then they are divided by their sum.
 
     Attributes:
@@ -83,7 +83,7 @@ class Isotonic(Calibrator):
     kind: Literal["isotonic"] = "isotonic"
     steps: tuple[Steps, ...] = Field(min_length=1)
 
-    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
         rows = check_classes(logits, len(self.steps))
         found = self.probabilities(scipy.special.softmax(rows, axis=1))
         return with_one_winner(np.log(found), rows)
@@ -99,30 +99,34 @@ class Isotonic(Calibrator):
         return (self.images * shares + 1 / len(self.steps)) / (self.images + 1)
 
 
-def fit_isotonic(logits: npt.ArrayLike, labels: npt.ArrayLike) -> Isotonic:
-    """Fit for each class the share of its images, as a step function of its probability.
+@dataclass(frozen=True)
+class Isotonic(Calibration):
+    """The probability of each class goes through a step function; then all are normalised.
 
-    The shares of an image are divided by their sum. If all are zero, all classes are equally
-    likely. Then, so that no probability is zero and every likelihood is finite, they are mixed as
-    if one image more had been seen, which was of all classes in equal parts: n of n become
-    (n + 1/classes) / (n + 1). Predicted classes may change. Steps make ties: of classes with the
-    same probability, the one that the model thought more likely is predicted. A class without
-    images is predicted only where no class is left.
-
-    Args:
-        logits: float `[n, classes]`, finite, of images that the model was not trained on.
-        labels: int `[n]`, each in `[0, classes)`.
+    If all are zero, all classes are equally likely. Then, so that no probability is zero and every
+    likelihood is finite, they are mixed as if one image more had been seen, which was of all
+    classes in equal parts: n of n become (n + 1/classes) / (n + 1). Predicted classes may change.
+    Steps make ties: of classes with the same probability, the one that the model thought more
+    likely is predicted. A class without images is predicted only where no class is left.
 
     Source: Zadrozny and Elkan 2002, Transforming Classifier Scores into Accurate Multiclass
     Probability Estimates.
 
-    >>> fitted = fit_isotonic([[0.0, 1.0], [0.0, 2.0], [3.0, 0.0]], [0, 1, 0])
+    >>> fitted = Isotonic().fit_logits([[0.0, 1.0], [0.0, 2.0], [3.0, 0.0]], [0, 1, 0])
     >>> [steps.values for steps in fitted.steps]
     [(0.0, 1.0, 1.0), (0.0, 0.0, 1.0)]
     """
-    rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    before = mean_nll(rows, truth)  # checks both
-    probabilities = scipy.special.softmax(rows, axis=1)
-    steps = [fit_steps(column, truth == label) for label, column in enumerate(probabilities.T)]
-    fitted = Isotonic(images=len(rows), nll_before=before, nll_after=before, steps=tuple(steps))
-    return fitted.model_copy(update={"nll_after": mean_nll(fitted.apply(rows), truth)})
+
+    kind: ClassVar[str] = "isotonic"
+    described: ClassVar[str] = "isotonic regression"
+    fitted: ClassVar[type[FittedIsotonic]] = FittedIsotonic
+
+    def fit_logits(  # noqa: D102 - as its base says
+        self, logits: npt.ArrayLike, labels: npt.ArrayLike
+    ) -> FittedIsotonic:
+        return FittedIsotonic.fit(logits, labels, _numbers)
+
+
+def _numbers(rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+    columns = enumerate(scipy.special.softmax(rows, axis=1).T)
+    return {"steps": tuple(fit_steps(column, truth == label) for label, column in columns)}

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import scipy.special
 from pydantic import Field, FiniteFloat
 
-from fairweather.inference.calibrators.calibrator import (
+from fairweather.errors import unknown_name
+from fairweather.record import Frozen
+from fairweather.variants.calibration import (
     LEAST_SCALE,
     MOST_BIAS,
     MOST_SCALE,
+    Calibration,
     Calibrator,
-    FloatArray,
-    Logits,
     check_classes,
-    mean_nll,
     minimise,
     with_one_winner,
 )
-from fairweather.inference.calibrators.isotonic import Steps, fit_steps
-from fairweather.record import Frozen
-
-Method = Literal["isotonic", "logistic"]
+from fairweather.variants.fitted import FloatArray, Logits
+from fairweather.variants.isotonic import Steps, fit_steps
+from fairweather.variants.variant import FIT_ON
 
 
 class Logistic(Frozen):
@@ -34,7 +34,7 @@ class Logistic(Frozen):
     offset: FiniteFloat
 
 
-class TopVersusAll(Calibrator):
+class FittedTopVersusAll(Calibrator):
     """The confidence in the predicted class as the chance that it is right.
 
     Attributes:
@@ -46,7 +46,7 @@ class TopVersusAll(Calibrator):
     classes: int = Field(ge=2)
     curve: Steps | Logistic
 
-    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
         rows = check_classes(logits, self.classes)
         logs = scipy.special.log_softmax(rows, axis=1)
         top = rows.argmax(axis=1)[:, None]
@@ -72,10 +72,9 @@ class TopVersusAll(Calibrator):
         return np.log(right), np.log1p(-right)
 
 
-def fit_top_versus_all(
-    logits: npt.ArrayLike, labels: npt.ArrayLike, method: Method = "isotonic"
-) -> TopVersusAll:
-    """Fit how often the prediction is right, as a function of its confidence.
+@dataclass(frozen=True)
+class TopVersusAll(Calibration):
+    """The confidence becomes the chance that the prediction is right; the prediction stays.
 
     `isotonic` fits a step function of the confidence. So that no chance is 0 or 1, it is mixed as
     if one image more had been seen, half right: n of n become (n + 1/2) / (n + 1). `logistic` fits
@@ -83,37 +82,51 @@ def fit_top_versus_all(
     with a slope between 1/32 and 32 and an offset between ±16, since the likelihood would grow for
     ever where all predictions are right, or all are wrong.
 
-    The predicted class is kept. The other classes share what is left in the proportions that the
-    model gave them, but none gets more than the predicted class: what would be more goes to the
-    rest in their proportions. So the confidence is at least 1 / classes, also where the prediction
-    is right less often; with two classes it is at least 1/2.
+    The other classes share what is left in the proportions that the model gave them, but none gets
+    more than the predicted class: what would be more goes to the rest in their proportions. So the
+    confidence is at least 1 / classes, also where the prediction is right less often; with two
+    classes it is at least 1/2.
 
-    Args:
-        logits: float `[n, classes]`, finite, of images that the model was not trained on.
-        labels: int `[n]`, each in `[0, classes)`.
-        method: `isotonic` or `logistic`.
+    Attributes:
+        method: how this chance is fitted: `isotonic` or `logistic`.
 
     Source: Le Coz, Herbin and Adjed 2024, Confidence Calibration of Classifiers with Many Classes,
     for the binary problem; the other classes' part is ours.
 
     >>> logits = np.array([[3.0, 1.0, 0.0]] * 4)
-    >>> fitted = fit_top_versus_all(logits, [0, 0, 1, 2], "logistic")
-    >>> np.exp(fitted.apply(logits[:1])).round(3)
+    >>> fitted = TopVersusAll(method="logistic").fit_logits(logits, [0, 0, 1, 2])
+    >>> np.exp(fitted.change(logits[:1])).round(3)
     array([[0.5  , 0.366, 0.134]], dtype=float32)
     """
-    rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    before = mean_nll(rows, truth)  # checks both
-    logs = scipy.special.log_softmax(rows, axis=1)
-    right = rows.argmax(axis=1) == truth
-    fit = _fit_logistic if method == "logistic" else _fit_isotonic
-    fitted = TopVersusAll(
-        images=len(rows),
-        nll_before=before,
-        nll_after=before,
-        classes=rows.shape[1],
-        curve=fit(logs, right),
-    )
-    return fitted.model_copy(update={"nll_after": mean_nll(fitted.apply(rows), truth)})
+
+    kind: ClassVar[str] = "top_versus_all"
+    described: ClassVar[str] = "top-versus-all"
+    fitted: ClassVar[type[FittedTopVersusAll]] = FittedTopVersusAll
+    method: Literal["isotonic", "logistic"] = "isotonic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in CURVES:
+            raise unknown_name("method of top_versus_all", str(self.method), CURVES)
+
+    @property
+    def own_name(self) -> str:  # noqa: D102 - as its base says
+        by = "" if self.method == "isotonic" else f"-{self.method}"
+        return f"{self.kind}{by}{FIT_ON if self.fit_on else ''}"
+
+    @property
+    def title(self) -> str:  # noqa: D102 - as its base says
+        return super().title.replace(self.described, f"{self.described} ({self.method})")
+
+    def fit_logits(  # noqa: D102 - as its base says
+        self, logits: npt.ArrayLike, labels: npt.ArrayLike
+    ) -> FittedTopVersusAll:
+        return FittedTopVersusAll.fit(logits, labels, self._numbers)
+
+    def _numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+        logs = scipy.special.log_softmax(rows, axis=1)
+        right = rows.argmax(axis=1) == truth
+        return {"classes": rows.shape[1], "curve": CURVES[self.method](logs, right)}
 
 
 def log_odds(logs: FloatArray) -> FloatArray:
@@ -175,3 +188,6 @@ def _fit_logistic(logs: FloatArray, right: npt.NDArray[np.bool_]) -> Logistic:
     bounds = [(LEAST_SCALE, MOST_SCALE), (-MOST_BIAS, MOST_BIAS)]
     slope, offset = minimise(loss, np.array([1.0, 0.0]), bounds)
     return Logistic(slope=float(slope), offset=float(offset))
+
+
+CURVES = {"isotonic": _fit_isotonic, "logistic": _fit_logistic}

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.special
 from pydantic import Field, FiniteFloat, model_validator
 
-from fairweather.inference.calibrators.calibrator import (
+from fairweather.variants.calibration import (
     LEAST_SCALE,
     MOST_BIAS,
     MOST_SCALE,
+    Calibration,
     Calibrator,
-    FloatArray,
-    Logits,
     check_classes,
-    mean_nll,
     minimise,
 )
-from fairweather.inference.temperature import fit_temperature
+from fairweather.variants.fitted import FloatArray, Logits
+from fairweather.variants.temperature import fit_temperature
 
 _Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
-class VectorScaling(Calibrator):
+class FittedVectorScaling(Calibrator):
     """Logits times a scale of each class, plus a bias of each class.
 
     Attributes:
@@ -43,37 +43,45 @@ class VectorScaling(Calibrator):
             raise ValueError("there must be one scale and one bias for each class")
         return self
 
-    def apply(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
         rows = check_classes(logits, len(self.scales))
         return (rows * np.array(self.scales) + np.array(self.biases)).astype(np.float32)
 
 
-def fit_vector_scaling(logits: npt.ArrayLike, labels: npt.ArrayLike) -> VectorScaling:
-    """Fit the scales and biases that make the labels most likely.
+@dataclass(frozen=True)
+class VectorScaling(Calibration):
+    """The logits are multiplied by a scale of each class, and get a bias of each class.
 
-    The negative log-likelihood is convex in both. The search begins at the best temperature, so the
-    result is never worse than that. Predicted classes may change. Scales are between 1/32 and 32
-    and biases between ±16, before their mean is subtracted: with a class that has no images, or
-    with answers that are all right, the likelihood would grow for ever. So a class without images
-    is hardly ever the answer any more.
+    They make the labels most likely. The negative log-likelihood is convex in both. The search
+    begins at the best temperature, so the result is never worse than that. Predicted classes may
+    change. Scales are between 1/32 and 32 and biases between ±16, before their mean is subtracted:
+    with a class that has no images, or with answers that are all right, the likelihood would grow
+    for ever. So a class without images is hardly ever the answer any more.
 
     Unlike a softmax, it depends on the logits themselves: a number that is added to all logits of
     one image changes the result where scales differ.
 
-    Args:
-        logits: float `[n, classes]`, finite, of images that the model was not trained on.
-        labels: int `[n]`, each in `[0, classes)`.
-
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
 
     >>> logits = np.array([[2.0, 0.0]] * 4 + [[0.0, 2.0]] * 4)
-    >>> fitted = fit_vector_scaling(logits, [0, 0, 0, 1, 0, 0, 1, 1])
-    >>> scipy.special.softmax(fitted.apply(logits[[0, 4]]), axis=1).round(3)
+    >>> fitted = VectorScaling().fit_logits(logits, [0, 0, 0, 1, 0, 0, 1, 1])
+    >>> scipy.special.softmax(fitted.change(logits[[0, 4]]), axis=1).round(3)
     array([[0.75, 0.25],
            [0.5 , 0.5 ]], dtype=float32)
     """
-    rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-    warm = fit_temperature(rows, truth)  # checks both
+
+    kind: ClassVar[str] = "vector_scaling"
+    described: ClassVar[str] = "vector scaling"
+    fitted: ClassVar[type[FittedVectorScaling]] = FittedVectorScaling
+
+    def fit_logits(  # noqa: D102 - as its base says
+        self, logits: npt.ArrayLike, labels: npt.ArrayLike
+    ) -> FittedVectorScaling:
+        return FittedVectorScaling.fit(logits, labels, _numbers)
+
+
+def _numbers(rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+    warm = fit_temperature(rows, truth)
     n, classes = rows.shape
     images = np.arange(n)
     # In units in which the scales of logits and biases have gradients of about the same size.
@@ -92,11 +100,4 @@ def fit_vector_scaling(logits: npt.ArrayLike, labels: npt.ArrayLike) -> VectorSc
     start = np.concatenate([np.full(classes, unit / warm.value), np.zeros(classes)])
     found = minimise(loss, start, [*scales, *[(-MOST_BIAS, MOST_BIAS)] * classes])
     biases = found[classes:] - found[classes:].mean()
-    fitted = VectorScaling(
-        images=n,
-        nll_before=warm.nll_before,
-        nll_after=warm.nll_after,
-        scales=tuple((found[:classes] / unit).tolist()),
-        biases=tuple(biases.tolist()),
-    )
-    return fitted.model_copy(update={"nll_after": mean_nll(fitted.apply(rows), truth)})
+    return {"scales": tuple((found[:classes] / unit).tolist()), "biases": tuple(biases.tolist())}

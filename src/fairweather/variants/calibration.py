@@ -1,0 +1,163 @@
+"""Calibrations: logits are changed so that confidence is right; their base and shared formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.optimize
+from pydantic import Field
+
+from fairweather.errors import InputError
+from fairweather.metrics import per_image
+from fairweather.metrics.clusters import Clusters
+from fairweather.record import fitted_file
+from fairweather.types import AnyPredictions
+from fairweather.variants.fitted import Fitted, FloatArray, Logits
+from fairweather.variants.variant import FIT_ON, FITTED_UNDER_SHIFTS, PostHoc, Variant
+
+# The scales that logits may be multiplied by: those of a temperature between 32 and 1/32. Outside
+# of them, the probabilities of all images are 0, 1 or 1 / classes.
+LEAST_SCALE, MOST_SCALE = 1 / 32, 32.0
+# In nats. It changes odds by a factor of nine million, which no number of validation images shows:
+# the likelihood may grow for ever, as where a class has no images or all answers are right.
+MOST_BIAS = 16.0
+# From logits and labels to the fields of a fitted calibration besides those of its effect.
+Numbers = Callable[[FloatArray, npt.NDArray[np.integer]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Calibration(PostHoc):
+    """The logits are changed by numbers that are fitted on validation images.
+
+    Attributes:
+        described: the title of the kind.
+        fit_on: whether these are the images that `fit_on` lists, not clean ones alone.
+    """
+
+    described: ClassVar[str]
+    fit_on: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a value that is not allowed."""
+        super().__post_init__()
+        if not isinstance(self.fit_on, bool):
+            raise InputError(
+                f"variants: fit_on of {self.kind} must be true or false, found {self.fit_on!r}"
+            )
+
+    @property
+    def own_name(self) -> str:  # noqa: D102 - as its base says
+        return f"{self.kind}{FIT_ON}" if self.fit_on else self.kind
+
+    @property
+    def title(self) -> str:  # noqa: D102 - as its base says
+        return f"{self.described} {FITTED_UNDER_SHIFTS}" if self.fit_on else self.described
+
+    @property
+    def uses_fit_on(self) -> bool:  # noqa: D102 - as its base says
+        return self.fit_on
+
+    def with_fit_on(self) -> Sequence[Variant]:  # noqa: D102 - as its base says
+        return [self, replace(self, fit_on=True)]
+
+    def file(self, model: str, seed: int | str) -> str:  # noqa: D102 - as its base says
+        return fitted_file(model, seed, self.name)
+
+    def fit(  # noqa: D102 - as its base says
+        self, predictions: AnyPredictions, clusters: Clusters | None
+    ) -> Fitted:
+        assert predictions.logits is not None
+        return self.fit_logits(predictions.logits, predictions.labels)
+
+    def fit_logits(self, logits: npt.ArrayLike, labels: npt.ArrayLike) -> Fitted:
+        """Fit it.
+
+        Args:
+            logits: float `[n, classes]`, finite, of images that the model was not trained on.
+            labels: int `[n]`, each in `[0, classes)`.
+        """
+        raise NotImplementedError
+
+
+class Calibrator(Fitted):
+    """Numbers that were fitted, by which logits are changed.
+
+    Attributes:
+        images: the number of images that it was fitted on.
+        nll_before, nll_after: mean negative log-likelihood of these images in nats.
+        kind: of the calibration.
+    """
+
+    images: int = Field(ge=1)
+    nll_before: float = Field(ge=0, allow_inf_nan=False)
+    nll_after: float = Field(ge=0, allow_inf_nan=False)
+    kind: str
+
+    @classmethod
+    def fit(cls, logits: npt.ArrayLike, labels: npt.ArrayLike, numbers: Numbers) -> Self:
+        """Fit the numbers, and note their effect; raises `InputError` for wrong ones."""
+        rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+        before = mean_nll(rows, truth)  # checks both
+        found = numbers(rows, truth)
+        fitted = cls(images=len(rows), nll_before=before, nll_after=before, **found)
+        return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})
+
+    @property
+    def note(self) -> str:  # noqa: D102 - as its base says
+        return f"{self.kind}: NLL {self.nll_before:.3g}, then {self.nll_after:.3g}"
+
+
+def check_classes(logits: npt.NDArray[np.floating], classes: int) -> FloatArray:
+    """Give the logits in float64; raises `InputError` if there are not as many classes."""
+    if logits.shape[1] != classes:
+        raise InputError(
+            f"it was fitted for {classes} classes, but the model has {logits.shape[1]} outputs"
+        )
+    return np.asarray(logits, dtype=np.float64)
+
+
+def mean_nll(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+    """Mean negative log-likelihood in nats; raises `InputError` for wrong logits or labels."""
+    return float(per_image(logits, labels).nll.mean())
+
+
+def with_one_winner(log_probabilities: FloatArray, logits: FloatArray) -> Logits:
+    """Make logits of log-probabilities, with one largest in each row.
+
+    Of the classes that share the largest probability, the one with the largest logit of the model
+    wins: its own becomes larger by one step of float32.
+
+    >>> with_one_winner(np.log([[0.25, 0.25, 0.5], [0.4, 0.4, 0.2]]), np.eye(3)[[2, 1]]).argmax(1)
+    array([2, 1])
+    """
+    found = log_probabilities.astype(np.float32)
+    tied = found == found.max(axis=1, keepdims=True)
+    rows = np.flatnonzero(tied.sum(axis=1) > 1)
+    winners = np.where(tied[rows], logits[rows], -np.inf).argmax(axis=1)
+    found[rows, winners] = np.nextafter(found[rows, winners], np.float32(np.inf))
+    return found
+
+
+def minimise(
+    loss: Callable[[FloatArray], tuple[float, FloatArray]],
+    start: FloatArray,
+    bounds: list[tuple[float, float]],
+) -> FloatArray:
+    """Find the minimum of a convex loss within bounds, in at most 200 iterations of L-BFGS-B.
+
+    It is never worse than the start.
+
+    Args:
+        loss: gives the value and the gradient.
+        start: within the bounds.
+        bounds: the least and the largest value of each number.
+    """
+    options = {"maxiter": 200, "ftol": 1e-12, "gtol": 1e-6}
+    found = scipy.optimize.minimize(
+        loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options
+    )
+    return np.asarray(found.x if found.fun < loss(start)[0] else start, dtype=np.float64)

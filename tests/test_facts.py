@@ -1,0 +1,40 @@
+"""Facts in JSON files are those that were published: digests of tables once typed in Python.
+
+Tests of each table compare it with its source: test_imagenet_c, test_medmnist_c, test_medmnist.
+"""
+
+import hashlib
+
+import pytest
+
+from fairweather.data import medmnist_facts
+from fairweather.shifts.imagenet_c.constants import CONSTANTS
+from fairweather.shifts.medmnist_c import hershey
+from fairweather.shifts.medmnist_c.constants import FAMILIES, PARAMETERS, published
+
+MEDMNIST_C = (
+    {
+        dataset: {
+            name: [published(name, dataset, severity) for severity in range(1, 6)]
+            for name in family.rows
+        }
+        for dataset, family in FAMILIES.items()
+    },
+    {dataset: family.grey for dataset, family in FAMILIES.items()},
+    PARAMETERS,
+)
+MEDMNIST = (medmnist_facts.SETS, medmnist_facts.REFUSED, medmnist_facts.NATURAL_SHIFT)
+
+
+@pytest.mark.parametrize(
+    ("facts", "digest"),
+    [
+        (CONSTANTS, "f12bf7da18b4ee948a03bd4330cab9fc943e46a3895ae2d06daacb8a2c10a2ce"),
+        (MEDMNIST_C, "9ea637b2f3cd677f2e16481062434db781ea379ca029f17d476bba716f098ff4"),
+        (MEDMNIST, "3d68138e3fac1ef82f84b6123a0fa3a95d2223380b5297faf8043d705cf67db4"),
+        (hershey._LETTERS, "0e821ca3b475f4bd1c2e8ac3d4606a1c3233e821c7f81f32368559b2f71f22de"),
+    ],
+    ids=["imagenet_c", "medmnist_c", "medmnist", "letters"],
+)
+def test_every_digit_is_as_published(facts, digest):
+    assert hashlib.sha256(repr(facts).encode()).hexdigest() == digest
