@@ -11,23 +11,23 @@ import pytest
 
 from fairweather import report, runs, steps
 from fairweather.report.figures import Figure
+from fairweather.report.section import Section
+from fairweather.report.summary import SUMMARY
 from fairweather.runs import RunFolder
 from fairweather.steps import training
 
+FEW = (Section("summary", "Summary tables", (SUMMARY,)),)
 FIGURE = Figure("level", "A figure", '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
 @contextmanager
 def quick_steps():
     """Remember trainings, samples and scores; a report has few tables and one empty figure."""
-    build_tables = report.build_tables
     do = {kind: computed_once(steps.DO[kind]) for kind in ("score", "sample", "report")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit", trained_once(training.fit))
         # Most tables and figures are left out: the loop that writes them is the same for all.
-        patch.setattr(report, "build_tables", lambda contents: build_tables(contents)[:1])
-        patch.setattr(report, "build_further_tables", lambda _: [])
-        patch.setattr(report, "slice_tables", lambda _: [])
+        patch.setattr(report, "SECTIONS", FEW)
         patch.setattr(report, "_build_figures", lambda *_: [FIGURE])
         patch.setattr(report, "begin", lambda *_: lambda: b"a picture")
         patch.setattr(report, "render_page", lambda *_: "a page")

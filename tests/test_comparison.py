@@ -288,7 +288,7 @@ def test_a_number_that_moved_is_outside_and_no_other(tmp_path):
     np.testing.assert_allclose(outside["difference"], [-90 / N, -360 / N], atol=1e-8)
     assert "10 of the 12 published numbers" in comparison.notes[0]
     assert "4 of 6 for Accuracy (%), 6 of 6 for RMS calibration error" in comparison.notes[0]
-    (shown,) = (line for line in comparison.body if line[2] == "0.9" and line[-1] == "no")
+    (shown,) = (line for line in comparison.main.body if line[2] == "0.9" and line[-1] == "no")
     assert shown[:4] == ["Basic", "Brightness", "0.9", "Accuracy"]
     assert shown[4].startswith("53.8 [")
     assert shown[5:] == ["58.8", "−5.0", "no"]

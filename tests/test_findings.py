@@ -894,7 +894,12 @@ def test_p_to_the_next_is_of_mcnemars_test_and_corrected_for_all_pairs(tmp_path)
     assert found.rows[1].p_next == pytest.approx(max(2 * raw[0], raw[1]))
     assert math.isnan(found.rows[2].p_next)
     assert not found.shifted
-    assert found.header == ("Model", "Rank on clean images", "Clean (%)", "p against the next")
+    assert found.table.layout.header == (
+        "Model",
+        "Rank on clean images",
+        "Clean (%)",
+        "p against the next",
+    )
     assert "McNemar's exact test" in found.caption
     assert "swaps" not in found.caption
 
@@ -1224,7 +1229,7 @@ def test_models_of_other_images_are_not_ranked(tmp_path):
 def test_the_ranking_is_written_as_markdown_and_csv(tmp_path):
     titles = dict(zip("dbca", ("D", HOSTILE, "C, x", "A"), strict=True))
     found = ranking(make(tmp_path, four_models(), [DARK, FOG], titles=titles))
-    texts = found.texts()
+    texts = found.table.texts()
     head, rule, *rows = texts["md"].splitlines()[:6]
     assert head.count("|") == rule.count("|") == 7
     assert "<script>" not in texts["md"]
@@ -1234,4 +1239,4 @@ def test_the_ranking_is_written_as_markdown_and_csv(tmp_path):
     assert float(lines[0]["score low"]) == pytest.approx(found.rows[0].score.low, abs=1e-7)
     assert [int(line["worst_rank"]) for line in lines] == [row.worst_rank for row in found.rows]
     assert len(rows) == 4
-    assert all(len(cells) == len(found.header) for cells in found.cells())
+    assert all(len(cells) == len(found.table.layout.header) for cells in found.table.body)

@@ -16,12 +16,9 @@ from fairweather.metrics.table import METRICS
 from fairweather.record import COLUMNS
 from fairweather.report import build_report
 from fairweather.report.contents import Contents
-from fairweather.report.further_tables import (
-    COVERAGE,
-    PRIOR_METRICS,
-    RISK,
-    build_further_tables,
-)
+from fairweather.report.more_tables import PRIOR_METRICS
+from fairweather.report.performance import COVERAGE, RISK
+from fairweather.report.sections import tables_of
 from fairweather.report.sweeps import as_sweep
 from tests.run_folders import run_record, sweep_record, write_run
 
@@ -104,8 +101,15 @@ def contents(lines, titles=None, **facts):
     )
 
 
+def further_tables(contents):
+    """The tables besides levels, means, the overview and all metrics of clean images."""
+    every = [table for of in tables_of(contents).values() for table in of]
+    others = ("overview", "smallest", "summary_", "clean_metrics", "accuracy_", f"{RMS}_")
+    return [table for table in every if not table.name.startswith(others)]
+
+
 def tables(*arguments, **named):
-    return {table.name: table for table in build_further_tables(contents(*arguments, **named))}
+    return {table.name: table for table in further_tables(contents(*arguments, **named))}
 
 
 def test_a_run_without_such_rows_has_no_such_tables():
@@ -322,7 +326,7 @@ def test_tables_are_written_and_stand_on_the_page_once(tmp_path):
     run = write_run(tmp_path / "run", RECORD, rows(EVERYTHING))
     names = build_report(run)
     page = (run.path / "report.html").read_text()
-    for table in build_further_tables(contents(rows(EVERYTHING))):
+    for table in further_tables(contents(rows(EVERYTHING))):
         assert {f"tables/{table.name}.{suffix}" for suffix in ("md", "csv", "tex")} <= set(names)
         assert page.count(table.cells()[0][-1]) >= 1
     for heading in (

@@ -6,7 +6,7 @@ from scipy import stats
 
 from fairweather.metrics.columns import wilson_interval
 from fairweather.metrics.intervals import Estimate
-from fairweather.report.further_tables import difference
+from fairweather.report.other_images import difference
 from fairweather.scores import with_means
 from fairweather.types import Score
 

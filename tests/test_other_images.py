@@ -9,9 +9,9 @@ import pytest
 import fairweather as fw
 from fairweather.record import COLUMNS
 from fairweather.report import build_report
-from fairweather.report.further_tables import build_further_tables
 from fairweather.report.joining import read_runs
-from fairweather.report.other_images import other_images
+from fairweather.report.other_images import OTHER_DATA, other_images
+from fairweather.report.sections import tables_of
 from fairweather.report.sentences import PERCENT
 
 from .run_folders import run_record, write_run
@@ -167,7 +167,7 @@ def test_the_first_screen_of_the_page_has_all_of_them(run):
 
 
 def test_a_table_has_every_score_and_names_the_one_that_is_better(run):
-    found = {table.name: table for table in build_further_tables(read_runs([run]))}
+    found = {table.name: table for of in tables_of(read_runs([run])).values() for table in of}
     table = found["other_data_scores"]
     # Confidence has columns of its own in the other table, and is the reference here.
     heads = [f"{head}: {of}" for head in ("AUROC", "FPR") for of in ("confidence", "k-NN distance")]
@@ -183,5 +183,5 @@ def test_a_table_has_every_score_and_names_the_one_that_is_better(run):
 def test_a_run_of_before_has_no_table_of_scores(tmp_path):
     scores = [row("clean", "accuracy", 0.8), row("ood/x", AUROC, 0.9), row("ood/x", FPR, 0.5)]
     run = write_run(tmp_path, run_record({"a": "A"}), scores)
-    names = [table.name for table in build_further_tables(read_runs([run]))]
+    names = [table.name for table in OTHER_DATA.tables(read_runs([run])) if table]
     assert names == ["other_data"]

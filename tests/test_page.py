@@ -24,13 +24,14 @@ from fairweather.metrics.selective import coverage_at_risk, share_to_hand_over
 from fairweather.record import CORRELATION, HISTORY, WEIGHTS, ModelRecord
 from fairweather.report import JOINT, build_joint_report, build_report
 from fairweather.report.contents import read_contents
-from fairweather.report.curves import LARGE, MOST_LARGE, SMALL
+from fairweather.report.heat_maps import MANY_SHIFTS
+from fairweather.report.how import citation
 from fairweather.report.intact import check_intact
 from fairweather.report.joining import UNEQUAL, read_runs, short_names
+from fairweather.report.levels import LARGE, MOST_LARGE, SMALL
 from fairweather.report.page.cells import MOST_CLASSES, RISKS, Columns, describe_cell
-from fairweather.report.page.charts import MANY_SHIFTS
-from fairweather.report.page.explanations import citation
-from fairweather.report.page.payload import content_security_policy, pack, predictions_at, script
+from fairweather.report.page.pictures import predictions_at
+from fairweather.report.page.rendering import content_security_policy, pack, script
 from fairweather.report.reliability import MOST_SHIFTS, hardest, worst_conditions
 from fairweather.report.samples import CellImage
 from fairweather.report.sweeps import Sweep

@@ -17,6 +17,7 @@ from fairweather.models import Ensemble, interpolate, load_checkpoint
 from fairweather.record import predictions_file
 from fairweather.report import _build_figures
 from fairweather.report.contents import read_contents
+from fairweather.report.sections import SECTIONS
 from fairweather.report.training_figures import labels_figure
 from fairweather.rules import judge, read_rules
 from fairweather.shifts import SHIFTS, make_shift
@@ -240,7 +241,7 @@ def test_models_get_as_many_labels_as_they_may_have(colour_folder, tmp_path, mon
     assert facts(run, "models/wrong/seed-0")["training_images"] == 81
     contents = read_contents(run.folder)
     monkeypatch.setattr("fairweather.report.figures.vl_convert.vegalite_to_svg", lambda _: "<svg/>")
-    drawn = [figure.name for figure in _build_figures(contents, list(contents.models), None)]
+    drawn = [figure.name for figure in _build_figures(contents, SECTIONS)]
     assert labels_figure(contents).name in drawn
     monkeypatch.undo()
     again = raw(

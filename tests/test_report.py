@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -40,14 +41,13 @@ from fairweather.record import (
 from fairweather.report import build_report
 from fairweather.report.contents import Contents, read_contents
 from fairweather.report.figures import COLORS, Figure, model_color, model_shape, render
-from fairweather.report.further_tables import build_further_tables
+from fairweather.report.how import flatten
 from fairweather.report.joining import read_runs
-from fairweather.report.limits import LIMITS, smallest_levels
+from fairweather.report.levels import level_charts
+from fairweather.report.limits import LIMITS, limits_table, smallest_levels
 from fairweather.report.overview import in_order, readings
-from fairweather.report.page import payload
-from fairweather.report.page.charts import level_charts, scatter, training_charts
+from fairweather.report.page import closer
 from fairweather.report.page.drawing import PAPER, drawn_order
-from fairweather.report.page.explanations import flatten
 from fairweather.report.picture_figures import mixup_figure, shifts_figure
 from fairweather.report.reliability import (
     NOT_MEASURED,
@@ -58,9 +58,12 @@ from fairweather.report.reliability import (
     worst_conditions,
 )
 from fairweather.report.samples import read_samples
+from fairweather.report.scatter import scatter
+from fairweather.report.sections import tables_of
+from fairweather.report.summary import summary_rows
 from fairweather.report.sweeps import Sweep
 from fairweather.report.table_formats import escape_latex, rows_as_csv
-from fairweather.report.tables import build_tables, summary_rows
+from fairweather.report.training import training_charts
 from fairweather.runs import RunFolder
 from fairweather.scores import estimate_cells, to_frame, with_means
 from fairweather.steps.describing import describe_shifts
@@ -330,6 +333,10 @@ def expected(run: RunFolder, seed: str = "0", **place: str) -> str:
     return "{:.3f} [{:.3f}, {:.3f}]".format(*numbers)
 
 
+def every_table(contents: Contents) -> list[Any]:
+    return [table for of in tables_of(contents).values() for table in of]
+
+
 def markdown_cells(run: RunFolder, name: str) -> list[list[str]]:
     lines = (run.path / "tables" / f"{name}.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("|")]
@@ -525,7 +532,8 @@ def test_a_score_that_is_absent_is_a_dash_in_every_format(run, tmp_path):
     lines = (copy.path / "scores.csv").read_text().splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith("basic,0,gaussian_blur,0.9,")]
     copy.write("scores.csv", "".join(kept))
-    [table] = [t for t in build_tables(read_contents(copy)) if t.name == "accuracy_gaussian_blur"]
+    every = every_table(read_contents(copy))
+    [table] = [t for t in every if t.name == "accuracy_gaussian_blur"]
     assert table.cells()[0][2] == "–"
     assert table.cells()[1][2] != "–"
 
@@ -1038,9 +1046,9 @@ def made_of_levels(levels, clean=0.9, half=0.02, neutral=1.0):
 
 
 def test_the_smallest_level_is_the_nearest_on_each_side_that_is_below_the_limit():
-    found = smallest_levels(made_of_levels(LEVELS))
+    found = limits_table(smallest_levels(made_of_levels(LEVELS)))
     # At 1.5 the model is below 80 %, and at 2, farther away, it is not any more.
-    assert dict(zip(found.header[2:], found.cells()[0][2:], strict=True)) == {
+    assert dict(zip(found.layout.header[2:], found.body[0][2:], strict=True)) == {
         "5 points below clean": "f = 0.5; f = 1.5",
         "95 %": "f = 0.8; f = 1.2",
         "90 %": "f = 0.8; f = 1.2 *",
@@ -1052,16 +1060,17 @@ def test_the_smallest_level_is_the_nearest_on_each_side_that_is_below_the_limit(
 
 def test_a_level_is_marked_where_its_interval_reaches_the_limit():
     for half, mark in ((0.04, ""), (0.06, " *")):
-        found = smallest_levels(made_of_levels({"2": 0.65}, half=half))
-        assert found.cells()[0][6] == f"f = 2{mark}"
+        found = limits_table(smallest_levels(made_of_levels({"2": 0.65}, half=half)))
+        assert found.body[0][6] == f"f = 2{mark}"
     for half, mark in ((0.04, ""), (0.06, " *")):
-        found = smallest_levels(made_of_levels({"2": 0.75}, half=half))
-        assert found.cells()[0][6] == f"none{mark}"
+        found = limits_table(smallest_levels(made_of_levels({"2": 0.75}, half=half)))
+        assert found.body[0][6] == f"none{mark}"
 
 
 def test_exactly_five_points_below_clean_is_not_below_the_limit():
-    assert smallest_levels(made_of_levels({"2": 0.919}, clean=0.969)).cells()[0][2] == "none *"
-    assert smallest_levels(made_of_levels({"2": 0.918}, clean=0.969)).cells()[0][2] == "f = 2 *"
+    for accuracy, words in ((0.919, "none *"), (0.918, "f = 2 *")):
+        found = smallest_levels(made_of_levels({"2": accuracy}, clean=0.969))
+        assert limits_table(found).body[0][2] == words
 
 
 def test_smallest_levels_are_written_for_programs(run, names):
@@ -1079,7 +1088,7 @@ def test_smallest_levels_are_written_for_programs(run, names):
 
 
 def test_a_run_without_shifts_has_no_smallest_levels():
-    assert smallest_levels(replace(made_of_levels({}), sweeps=())) is None
+    assert limits_table(smallest_levels(replace(made_of_levels({}), sweeps=()))) is None
 
 
 # A number, with its interval where it has one.
@@ -1140,7 +1149,7 @@ def test_no_sentence_of_a_page_has_more_than_three_numbers(run, bare, names, tmp
     others = [{"gamma": [0.5]}, {"rotation": [20]}, {"jpeg": [30]}]
     shifts = [*SHIFTS, *others, {"pgd": {"epsilon": [2 / 255, 8 / 255], "steps": 2}}]
     # As many as a page with a heat map, and with one answer a picture, has.
-    titles = {f"model{at}": f"Model {'ABCDEFG'[at]}" for at in range(payload.MOST_MODELS + 1)}
+    titles = {f"model{at}": f"Model {'ABCDEFG'[at]}" for at in range(closer.MOST_MODELS + 1)}
     many = make_run(tmp_path / "many", models=titles, shifts=shifts, n=40, size=None)
     for model in titles:
         clean = many.read_predictions(many.predictions(model, 0, "clean"))
@@ -1275,9 +1284,11 @@ STORED = sorted(path.parent for path in (ROOT / "results").glob("*/scores.csv"))
 @pytest.mark.parametrize("folder", STORED, ids=lambda path: path.name)
 def test_the_stored_results_have_the_numbers_of_their_tables(folder):
     contents = read_contents(RunFolder(folder))
-    tables = [*build_tables(contents), *build_further_tables(contents)]
+    tables = every_table(contents)
     stored = {path.stem: path.read_text() for path in (folder / "tables").glob("*.csv")}
-    assert {table.name: table.csv() for table in tables} == stored
+    made = {table.name: table.texts()["csv"] for table in tables}
+    assert stored.items() <= made.items()
+    assert made.keys() - stored.keys() <= {"overview", "variants", "smallest_levels"}
     assert rows_as_csv(summary_rows(contents)) == (folder / "summary.csv").read_text()
 
 

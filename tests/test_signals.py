@@ -39,7 +39,7 @@ import os, signal
 from fairweather import report, vega
 from fairweather.__main__ import main
 from fairweather.data import cache, decode
-from fairweather.report.curves import level_figure
+from fairweather.report.levels import level_figure
 from fairweather.steps import training
 
 decode.SECONDS_ALONE, vega.MANY_LETTERS = 0.0, 0

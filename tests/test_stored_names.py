@@ -18,7 +18,7 @@ from fairweather.exporting.manifest import (
 )
 from fairweather.record import step_file
 from fairweather.report import build_joint_report, build_report
-from fairweather.report.curves import level_figure
+from fairweather.report.levels import level_figure
 from fairweather.runs import (
     RunFolder,
     inside,

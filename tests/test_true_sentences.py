@@ -17,8 +17,7 @@ from fairweather.metrics.columns import per_image
 from fairweather.record import COLUMNS, predictions_file
 from fairweather.report.contents import Contents
 from fairweather.report.findings import answer, model_findings
-from fairweather.report.further_tables import AUROC
-from fairweather.report.other_images import other_images
+from fairweather.report.other_images import AUROC, other_images
 from fairweather.report.ranking import ranking
 from fairweather.report.sweeps import Sweep
 from fairweather.scores import estimate_cells, to_frame, with_means, with_worst

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import altair as alt
 import numpy as np
@@ -14,7 +14,8 @@ import pandas as pd
 from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.report.figures import FAINT, INK, PNG_SCALE, Figure, render
+from fairweather.report.figures import FAINT, PNG_SCALE, Figure, render
+from fairweather.report.picture_figures import X, Y, texts
 from fairweather.shifts import CLEAN, SHIFTS
 from fairweather.types import Images, Shift, shortest
 
@@ -166,7 +167,7 @@ def _picture(canvas: npt.NDArray[np.uint8]) -> alt.Chart:
     mark = alt.Chart(pd.DataFrame({"x": [LABEL_WIDTH], "y": [0], "url": [url]})).mark_image(
         width=width, height=height, align="left", baseline="top"
     )
-    return mark.encode(x=_x(), y=_y(), url="url:N")
+    return mark.encode(x=X, y=Y, url="url:N")
 
 
 def _texts(rows: Sequence[Row], tops: Sequence[int], column: int) -> Iterator[alt.Chart]:
@@ -183,30 +184,9 @@ def _texts(rows: Sequence[Row], tops: Sequence[int], column: int) -> Iterator[al
             heads += [
                 (x, y - LINE / 2 - 2, head) for x, head in zip(centers, row.heads, strict=True)
             ]
+    placed = (pd.DataFrame(each, columns=["x", "y", "text"]) for each in (titles, names, heads))
+    of_titles, of_names, of_heads = placed
     limit = LABEL_WIDTH - 8
-    yield _text(titles, "left", 13, INK, limit, "bold")
-    yield _text(names, "left", 11, FAINT, limit)
-    yield _text(heads, "center", 12, INK, column / PNG_SCALE)
-
-
-def _text(
-    places: Sequence[tuple[float, float, str]],
-    align: Literal["left", "center"],
-    size: int,
-    color: str,
-    limit: float,
-    weight: Literal["normal", "bold"] = "normal",
-) -> alt.Chart:
-    frame = pd.DataFrame(places, columns=["x", "y", "text"])
-    mark = alt.Chart(frame).mark_text(
-        align=align, baseline="middle", fontSize=size, fontWeight=weight, color=color, limit=limit
-    )
-    return mark.encode(x=_x(), y=_y(), text=alt.Text("text:N"))
-
-
-def _x() -> alt.X:
-    return alt.X("x:Q", scale=None, axis=None)
-
-
-def _y() -> alt.Y:
-    return alt.Y("y:Q", scale=None, axis=None)
+    yield texts(of_titles, size=13, weight="bold", limit=limit)
+    yield texts(of_names, size=11, color=FAINT, limit=limit)
+    yield texts(of_heads, align="center", limit=column / PNG_SCALE)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import html
-import math
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from fairweather.errors import InputError
-from fairweather.record import ALL, CLEAN, MEAN, NATURAL, PAGE, SCORES, RunRecord, is_shifted
+from fairweather.record import PAGE, SCORES, RunRecord
 from fairweather.report import rebuild_report
+from fairweather.report.contents import read_contents
 from fairweather.report.intact import check_intact
-from fairweather.report.other_images import other_images
-from fairweather.report.table_formats import Layout, aligned
+from fairweather.report.section import Brief
+from fairweather.report.sections import SECTIONS
+from fairweather.report.table_formats import aligned
 from fairweather.runs import RunFolder, open_finished_run
-
-_COLUMNS = ("model", "images", "accuracy (%)", "confidence − accuracy")
-_MOST_LINES = 40  # of an overview
-_MOST_SENTENCES = 5  # above it; the page has all
 
 
 class Run:
@@ -85,19 +80,15 @@ class Run:
         `all` is the mean over the shifts, without attacks. Of several seeds it is their mean. Where
         that would be more than 40 lines, the single shifts are left out.
         """
-        scores = self.scores
-        table = aligned(Layout(_COLUMNS, words=2), _overview(scores))
-        found = self._found(scores)
-        return "\n".join([*found, "", table]) if found else table
+        parts = []
+        for brief in self._briefs():
+            table = aligned(brief.layout, brief.body)
+            parts.append("\n".join([*brief.sentences, "", table]) if brief.sentences else table)
+        return "\n\n".join(parts)
 
-    def _found(self, scores: pd.DataFrame) -> list[str]:
-        """What is found about other images; the sentences that are left out are counted."""
-        record = self.record
-        titles = {name: model.title for name, model in record.models.items()}
-        of_another_source = bool(record.data.notes.get("natural_shift"))
-        found = other_images(scores, titles, natural_shift=of_another_source)
-        told, rest = found[:_MOST_SENTENCES], len(found) - _MOST_SENTENCES
-        return [*told, *([f"{PAGE} has {rest} more such sentences."] if rest > 0 else [])]
+    def _briefs(self) -> list[Brief]:
+        contents = read_contents(self.folder)
+        return [section.brief(contents) for section in SECTIONS if section.brief]
 
     def _repr_html_(self) -> str:
         """The title, the folder and the overview, for notebooks; all names are escaped."""
@@ -106,41 +97,9 @@ class Run:
         line = f"<p><strong>{title}</strong> in <code>{html.escape(str(self.path))}</code></p>"
         if not (self.path / SCORES).is_file():
             return line
-        scores = self.scores
-        found = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self._found(scores))
-        table = pd.DataFrame(_overview(scores), columns=list(_COLUMNS))
-        return line + found + str(table.to_html(index=False))
-
-
-def _overview(scores: pd.DataFrame) -> list[list[str]]:
-    """One line per model and state of the images, as text."""
-    rows = scores[scores["metric"].isin(["accuracy", "confidence_gap"])]
-    first = MEAN if (rows["seed"] == MEAN).any() else next(iter(rows["seed"]), None)
-    rows = rows[rows["seed"] == first]
-    names = zip(rows["model"], rows["shift"], rows["level"], rows["metric"], strict=True)
-    ends = rows[["value", "low", "high"]].to_numpy(dtype=float)
-    numbers = {
-        (str(model), str(shift), str(metric)): each
-        for (model, shift, level, metric), each in zip(names, ends, strict=True)
-        if shift == CLEAN or shift.startswith(NATURAL) or (is_shifted(shift) and level == MEAN)
-    }
-    models = dict.fromkeys(model for model, *_ in numbers)
-    shifts = dict.fromkeys(shift for _, shift, _ in numbers)
-    known = {(model, shift) for model, shift, _ in numbers}
-    states = [(model, shift) for model in models for shift in shifts if (model, shift) in known]
-    if len(states) > _MOST_LINES:
-        states = [(model, shift) for model, shift in states if shift in (CLEAN, ALL)]
-    lines, before = [], ""
-    for model, shift in states:
-        accuracy = _percent(numbers.get((model, shift, "accuracy")), "z.1f")
-        gap = _percent(numbers.get((model, shift, "confidence_gap")), "+z.1f")
-        lines.append(["" if model == before else model, shift, accuracy, gap])
-        before = model
-    return lines
-
-
-def _percent(ends: npt.NDArray[np.float64] | None, form: str) -> str:
-    if ends is None or math.isnan(ends[0]):
-        return "–"
-    value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in ends)
-    return f"{value} (too few errors)" if math.isnan(ends[1]) else f"{value} [{low}, {high}]"
+        parts = [line]
+        for sentences, layout, body in self._briefs():
+            parts += [f"<p>{html.escape(sentence)}</p>" for sentence in sentences]
+            table = pd.DataFrame(body, columns=list(layout.header))
+            parts.append(str(table.to_html(index=False)))
+        return "".join(parts)

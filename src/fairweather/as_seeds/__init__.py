@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairweather.as_seeds.fitting import check_fit, open_part
-from fairweather.as_seeds.folder import begin, check_place, copy, write_study
+from fairweather.as_seeds.folder import begin, check_place, fill, write_study
 from fairweather.as_seeds.packing import pack_run
 from fairweather.as_seeds.planning import describe, plan_rest
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError
-from fairweather.executors import execute
 from fairweather.finished_run import Run
 from fairweather.progress import Event, Notify
 from fairweather.report.joining import short_names
 from fairweather.runs import lock_run
-from fairweather.steps import Worker
 
 __all__ = ["join_seeds", "pack_run"]
 
@@ -67,8 +65,5 @@ def join_seeds(
     with lock_run(place) as folder:
         begin(folder, record, parts, rest.taken)
         write_study(folder, record, parts[0])
-        for number, (step, taken) in enumerate(rest.taken.items(), start=1):
-            copy(taken, folder)
-            tell(Event("join", number, len(rest.taken), step))
-        execute(rest.plan, folder, Worker(rest.plan, device="cpu", progress=tell), tell)
+        fill(folder, rest.taken, rest.plan, "join", tell)
     return Run(place)

@@ -8,8 +8,11 @@ from pathlib import Path
 from fairweather.as_seeds.fitting import Part
 from fairweather.as_seeds.taken import Taken
 from fairweather.errors import InputError
+from fairweather.executors import execute
+from fairweather.progress import Event, Notify
 from fairweather.record import JOINED, STUDY, JoinedRecord, JoinedRun, RunRecord
 from fairweather.runs import LOCK, RunFolder
+from fairweather.steps import Plan, Worker
 from fairweather.yamlfile import dump_yaml, read_yaml
 
 
@@ -108,3 +111,13 @@ def copy(taken: Taken, folder: RunFolder) -> None:
     for name in taken.files:
         folder.write(name, taken.read(name))
     folder.finish(taken.step)
+
+
+def fill(
+    folder: RunFolder, taken: Mapping[str, Taken], plan: Plan, word: str, tell: Notify
+) -> None:
+    """Copy the steps that were taken from the runs, and do those of the plan."""
+    for number, (step, each) in enumerate(taken.items(), start=1):
+        copy(each, folder)
+        tell(Event(word, number, len(taken), step))
+    execute(plan, folder, Worker(plan, device="cpu", progress=tell), tell)

@@ -13,17 +13,15 @@ from pathlib import Path, PurePosixPath
 from pydantic import JsonValue
 
 from fairweather.as_seeds.fitting import Part, check_fit, open_part
-from fairweather.as_seeds.folder import begin, check_place, copy
+from fairweather.as_seeds.folder import begin, check_place, fill
 from fairweather.as_seeds.planning import describe, plan_scores
 from fairweather.as_seeds.taken import Taken
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, unknown_name
-from fairweather.executors import execute
 from fairweather.finished_run import Run
-from fairweather.progress import Event, Notify
+from fairweather.progress import Notify
 from fairweather.record import DESCRIPTION, GROUPS, RunRecord, base_model
 from fairweather.runs import lock_run, small_predictions
-from fairweather.steps import Worker
 from fairweather.variants import read_variants, variant_of
 
 
@@ -75,10 +73,7 @@ def pack_run(
     with lock_run(place) as folder:
         named = Part(_cut(part.name), part.run, _without_folders(part.record))
         begin(folder, record, [named], small)
-        for number, (step, taken) in enumerate(small.items(), start=1):
-            copy(taken, folder)
-            tell(Event("pack", number, len(small), step))
-        execute(rest.plan, folder, Worker(rest.plan, device="cpu", progress=tell), tell)
+        fill(folder, small, rest.plan, "pack", tell)
     return Run(place)
 
 

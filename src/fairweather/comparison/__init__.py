@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from fairweather.comparison.published import REFERENCES
+from fairweather.comparison.told import Comparison
 from fairweather.comparison.with_published import (
-    Comparison,
     compare_with_published,
     read_comparison,
 )
-from fairweather.comparison.with_run import RunComparison, compare_runs, read_run_comparison
+from fairweather.comparison.with_run import compare_runs, read_run_comparison
 
 __all__ = [
     "REFERENCES",
     "Comparison",
-    "RunComparison",
     "compare_runs",
     "compare_with_published",
     "read_comparison",

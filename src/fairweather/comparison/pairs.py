@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from fairweather.comparison.compared import (
     ComparedRun,
@@ -93,8 +94,8 @@ class Row:
 
     @property
     def is_tested(self) -> bool:
-        """Say whether it has a p-value: only the accuracy in one cell has."""
-        return self.metric == "accuracy" and self.is_cell
+        """Say whether it has a p-value: only a share of the images in one cell has."""
+        return self.is_cell and bool(self.test or self.crossed)
 
     @property
     def p_alone(self) -> float:
@@ -123,53 +124,85 @@ class Row:
         return EXCLUDES if apart else CANNOT_TELL
 
 
+class Sides(NamedTuple):
+    """Two models whose estimates are compared.
+
+    Attributes:
+        pair: the models.
+        first, second: their estimates.
+        same: whether both are variants of the same trained networks, which are paired by seed.
+    """
+
+    pair: Pair
+    first: ModelEstimates
+    second: ModelEstimates
+    same: bool
+
+    def row(self, condition: Condition, metric: str) -> Row:
+        """Compare a metric of the two."""
+        subtract = paired_change if self.same else paired_difference
+        return Row(
+            self.pair,
+            *condition,
+            metric,
+            self.first.summary(condition, metric),
+            self.second.summary(condition, metric),
+            subtract(self.first.shown(condition, metric), self.second.shown(condition, metric)),
+            same_classes=self.first.classes == self.second.classes,
+            same_confidences=self.first.confidences == self.second.confidences,
+        )
+
+    def tested(self, row: Row, right: Sequence[FloatArray], clusters: Clusters | None) -> Row:
+        """Test a row about a share of images, `[n, S]` on each side."""
+        if row.a.n == row.b.n == 1 and clusters is None:
+            test = mcnemar_exact(right[0][:, 0], right[1][:, 0]) if row.is_cell else None
+            return replace(row, test=test)
+        crossed = _crossed_shares(right, clusters, same=self.same)
+        return replace(row, difference=_with_interval(row.difference, crossed), crossed=crossed)
+
+
+def estimate_sides(
+    a: ComparedRun,
+    b: ComparedRun,
+    pair: Pair,
+    shared: SharedShifts,
+    images: Resampled,
+    metrics: Collection[str],
+) -> Sides:
+    """Estimate metrics of the two models of a pair."""
+    first, second = (
+        estimate_model(run, model, shared, images, metrics)
+        for run, model in zip((a, b), pair, strict=True)
+    )
+    same = are_one_run(a, b) and base_model(pair.a) == base_model(pair.b)
+    return Sides(pair, first, second, same and first.seeds == second.seeds)
+
+
 def compare_models(
     a: ComparedRun, b: ComparedRun, pair: Pair, shared: SharedShifts, images: Resampled
 ) -> Iterator[Row]:
     """Compare two models in every cell, in means over levels, and in the mean over shifts."""
-    first, second = (
-        estimate_model(run, model, shared, images, shown_metrics(1))
-        for run, model in zip((a, b), pair, strict=True)
-    )
-    # Variants of the same trained networks are paired seed by seed.
-    same = are_one_run(a, b) and base_model(pair.a) == base_model(pair.b)
-    same = same and first.seeds == second.seeds
-    subtract = paired_change if same else paired_difference
+    sides = estimate_sides(a, b, pair, shared, images, shown_metrics(1))
+    both = (sides.first, sides.second)
     weights = weights_of_means(shared)
     clean, *levels = shared.conditions
     for condition in (clean, *shared.means, *levels):
         for metric in shown_metrics(1):
-            row = Row(
-                pair,
-                *condition,
-                metric,
-                first.summary(condition, metric),
-                second.summary(condition, metric),
-                subtract(first.shown(condition, metric), second.shown(condition, metric)),
-                same_classes=first.classes == second.classes,
-                same_confidences=first.confidences == second.confidences,
-            )
+            row = sides.row(condition, metric)
             if metric == "accuracy":
                 cells = weights.get(condition, {condition: 1.0})
-                right = [_mean_correct(each, cells) for each in (first, second)]
-                if row.a.n == row.b.n == 1 and images.clusters is None:
-                    if row.is_cell:
-                        row = replace(row, test=mcnemar_exact(right[0][:, 0], right[1][:, 0]))
-                else:
-                    crossed = crossed_shares(right, images.clusters, same=same)
-                    row = replace(
-                        row,
-                        difference=with_interval(row.difference, crossed),
-                        crossed=crossed,
-                        far_out=tuple(
-                            seed_far_out(f"{side} ({of.model})", of.seeds, each, images.clusters)
-                            for side, of, each in zip("AB", (first, second), right, strict=True)
-                        ),
+                right = [_mean_correct(each, cells) for each in both]
+                row = sides.tested(row, right, images.clusters)
+                if row.crossed:
+                    told = (
+                        seed_far_out(f"{side} ({of.model})", of.seeds, each, images.clusters)
+                        for side, of, each in zip("AB", both, right, strict=True)
                     )
+                    row = replace(row, far_out=tuple(told))
             yield row
 
 
-def crossed_shares(
+def _crossed_shares(
     sides: Sequence[FloatArray], clusters: Clusters | None, *, same: bool
 ) -> Crossed:
     """The second side minus the first, of shares of images `[n, S]`; paired by seed if `same`."""
@@ -179,7 +212,7 @@ def crossed_shares(
     return cross_difference(first, second, clusters, (0.0, 1.0))
 
 
-def with_interval(difference: Score, crossed: Crossed) -> Score:
+def _with_interval(difference: Score, crossed: Crossed) -> Score:
     """A difference of shares with the interval of its test, so that both say the same of 0.
 
     If nothing varies, that interval has no width, and the difference keeps its own.
@@ -201,3 +234,30 @@ def correct_for_number(rows: Sequence[Row]) -> list[Row]:
     """Correct the p-values of all tests together by Holm's method."""
     adjusted = iter(holm([row.p_alone for row in rows if row.is_tested]))
     return [replace(row, p=float(next(adjusted))) if row.is_tested else row for row in rows]
+
+
+def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """Write rows as a tidy table; missing values are NaN or NA."""
+    tests = [row.test for row in rows]
+    return pd.DataFrame(
+        {
+            "model_a": [row.pair.a for row in rows],
+            "model_b": [row.pair.b for row in rows],
+            **{name: [getattr(row, name) for row in rows] for name in ("shift", "level", "metric")},
+            "a": [row.a.mean for row in rows],
+            "b": [row.b.mean for row in rows],
+            "difference": [row.difference.value for row in rows],
+            "low": [row.difference.low for row in rows],
+            "high": [row.difference.high for row in rows],
+            "n": [row.difference.n for row in rows],
+            "seeds_a": [row.a.n for row in rows],
+            "seeds_b": [row.b.n for row in rows],
+            "sd_a": [row.a.sd for row in rows],
+            "sd_b": [row.b.sd for row in rows],
+            "only_a_right": pd.array([test.b if test else pd.NA for test in tests], "Int64"),
+            "only_b_right": pd.array([test.c if test else pd.NA for test in tests], "Int64"),
+            "p": [row.p_alone for row in rows],
+            "p_holm": [row.p for row in rows],
+            "verdict": [row.verdict for row in rows],
+        }
+    )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from typing import NamedTuple
 
 import pandas as pd
-from pydantic import JsonValue
+from pydantic import ConfigDict, JsonValue
 
 from fairweather.errors import unknown_name
 from fairweather.record import CLEAN, MEAN, Frozen
@@ -35,8 +34,19 @@ class PublishedModel(Frozen):
     training: dict[str, JsonValue]
 
 
-class _StudyFacts(Frozen):
-    """What NAME.yaml says about a study; its training is that of every model."""
+class StudyFacts(Frozen):
+    """What NAME.yaml says about a study.
+
+    Attributes:
+        title: of the study.
+        data: the data set's name, without resolution.
+        classes: how many classes it has.
+        size: height and width of the images; None if they were not published.
+        test_images: their number; None if it was not published.
+        note: what a reader has to know.
+        training: the settings of every model.
+        models: by their keys in this package's study.
+    """
 
     title: str
     data: str
@@ -53,7 +63,7 @@ class _Facts(Frozen):
 
     title: str
     shifts: dict[str, str]
-    studies: dict[str, _StudyFacts]
+    studies: dict[str, StudyFacts]
 
 
 class PublishedNumber(NamedTuple):
@@ -67,32 +77,20 @@ class PublishedNumber(NamedTuple):
     source: str
 
 
-@dataclass(frozen=True)
-class PublishedStudy:
+class PublishedStudy(StudyFacts):
     """What was published about one data set.
 
     Attributes:
-        name, title: of the study.
-        data: the data set's name, without resolution.
-        classes: how many classes it has.
-        size: height and width of the images; None if they were not published.
-        test_images: their number; None if it was not published.
-        note: what a reader has to know.
-        models: by their keys in this package's study.
+        name: of the study.
         shifts: the title of each shift, clean first.
         numbers: model, shift, level, cell, metric, value, decimals, source; several rows for a
             number that is both in a run file and in a table.
     """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     name: str
-    title: str
-    data: str
-    classes: int
-    size: tuple[int, int] | None
-    test_images: int | None
-    note: str
-    models: Mapping[str, PublishedModel]
-    shifts: Mapping[str, str]
+    shifts: dict[str, str]
     numbers: pd.DataFrame
 
     def cells(self, shift: str) -> dict[str, str]:
@@ -145,21 +143,12 @@ def _means(numbers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _study(
-    name: str, facts: _StudyFacts, shifts: Mapping[str, str], numbers: pd.DataFrame
+    name: str, facts: StudyFacts, shifts: Mapping[str, str], numbers: pd.DataFrame
 ) -> PublishedStudy:
     models = {
         key: model.model_copy(update={"training": {**facts.training, **model.training}})
         for key, model in facts.models.items()
     }
-    return PublishedStudy(
-        name=name,
-        title=facts.title,
-        data=facts.data,
-        classes=facts.classes,
-        size=facts.size,
-        test_images=facts.test_images,
-        note=facts.note,
-        models=models,
-        shifts=shifts,
-        numbers=numbers[numbers["study"] == name].drop(columns="study"),
-    )
+    own = numbers[numbers["study"] == name].drop(columns="study")
+    described = {**dict(facts), "models": models}
+    return PublishedStudy(name=name, shifts=dict(shifts), numbers=own, **described)

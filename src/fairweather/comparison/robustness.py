@@ -20,7 +20,8 @@ from fairweather.metrics import Estimate, recipe_estimate, to_score
 from fairweather.metrics.across_shifts import effective_robustness
 from fairweather.metrics.columns import FloatArray
 from fairweather.record import CLEAN, NO_LEVEL, Condition, base_model
-from fairweather.report.table_formats import Layout, signed
+from fairweather.report.table_formats import Layout, TextTable
+from fairweather.report.tables import signed_entry
 from fairweather.scores import read_clusters
 from fairweather.types import Score
 
@@ -52,33 +53,26 @@ class Row(NamedTuple):
         return self.shifted - self.effective.value
 
 
-class Table(NamedTuple):
-    """Effective robustness, as numbers and as text in the order of `LAYOUT`."""
-
-    frame: pd.DataFrame
-    body: list[list[str]]
-    caption: str
-
-
 def effective_table(
     a: ComparedRun,
     b: ComparedRun,
     shared: SharedShifts,
     images: Resampled,
     titles: Mapping[str, str],
-) -> Table | None:
+    name: str,
+) -> TextTable | None:
     """Compare each model of a with the line through all trained models of b.
 
     None if b has fewer than `FEWEST` models with different clean accuracies; each seed of a model
     counts as one. Variants (NAME+VARIANT) do not count.
     """
-    names = [name for name in b.every_model if base_model(name) == name]
+    names = [each for each in b.every_model if base_model(each) == each]
     if are_one_run(a, b):
-        names = [name for name in names if name not in a.models]
+        names = [each for each in names if each not in a.models]
     reference = [
         estimates
-        for name in names
-        for estimates in _by_seed(estimate_model(b, name, shared, images, [METRIC]), shared.means)
+        for model in names
+        for estimates in _by_seed(estimate_model(b, model, shared, images, [METRIC]), shared.means)
     ]
     if len({estimates[UNSHIFTED].value for estimates in reference}) < FEWEST or not shared.means:
         return None
@@ -90,8 +84,12 @@ def effective_table(
         )
     ]
     several = any(len(seeds) > 1 for seeds in a.models.values())
-    return Table(
-        _as_frame(rows), _table_body(rows, titles), _caption(b, rows, len(reference), several)
+    return TextTable(
+        f"{name}_effective_robustness",
+        LAYOUT,
+        _table_body(rows, titles),
+        [_caption(b, rows, len(reference), several)],
+        _as_frame(rows),
     )
 
 
@@ -119,9 +117,7 @@ def _table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str
             row.model,
             titles[row.shift],
             *(f"{100 * share:.1f}" for share in (row.clean, row.shifted, row.expected)),
-            f"{signed(row.effective.value, percent=True)} "
-            f"[{signed(row.effective.low, percent=True)}, "
-            f"{signed(row.effective.high, percent=True)}]",
+            signed_entry(row.effective, percent=True),
         ]
         for row in rows
     ]

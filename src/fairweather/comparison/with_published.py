@@ -17,11 +17,13 @@ from fairweather.comparison.published import (
     best_numbers,
     read_published,
 )
+from fairweather.comparison.told import Comparison
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.table import METRICS
 from fairweather.record import CLEAN, MEAN, NO_LEVEL, SCORES, ModelRecord
 from fairweather.report.contents import Contents, read_contents
-from fairweather.report.table_formats import Layout, aligned, signed, table_files
+from fairweather.report.slices import NO_SCORE
+from fairweather.report.table_formats import Layout, TextTable, signed
 from fairweather.report.tables import (
     ABSENT,
     CORRECTED,
@@ -55,33 +57,6 @@ LATER_KEYS: Mapping[str, tuple[object, ...]] = {
     "norm": (None, "batch"),
     "pooling": (None, "average"),
 }
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The comparison of a run with a reference.
-
-    Attributes:
-        name: of its files, without the suffix.
-        table: one row per published number; see `compare_with_published`.
-        body: the table as text, in the order of `LAYOUT`.
-        caption: what the numbers are.
-        notes: how many numbers agree, what that means, and what is missing; short texts.
-    """
-
-    name: str
-    table: pd.DataFrame
-    body: Sequence[Sequence[str]]
-    caption: str
-    notes: Sequence[str]
-
-    def __str__(self) -> str:
-        return "\n\n".join([aligned(LAYOUT, self.body), self.caption, *self.notes])
-
-    def files(self) -> dict[str, str]:
-        """Write the table in Markdown, CSV and LaTeX, by the names of the files in a run folder."""
-        below = [self.caption, *self.notes]
-        return table_files(self.name, LAYOUT, self.body, below, self.table)
 
 
 def compare_with_published(
@@ -128,14 +103,10 @@ def read_comparison(
     contents = read_contents(folder)
     study = match_study(contents, studies)
     names = match_models(contents, study, rows or {})
-    pairs = match_numbers(contents, study, names)
-    return Comparison(
-        name=f"compare_{reference}",
-        table=as_frame(pairs),
-        body=table_body(pairs, contents, study),
-        caption=caption(pairs, study, contents),
-        notes=notes(pairs, contents, study, names),
-    )
+    of = Matched(contents, study, names, match_numbers(contents, study, names))
+    body, frame = table_body(of), as_frame(of.pairs)
+    main = TextTable(f"compare_{reference}", LAYOUT, body, [caption(of)], frame)
+    return Comparison(main, notes(of))
 
 
 # ---------------------------------------------------------------- numbers
@@ -167,6 +138,27 @@ class Pair:
         """Say whether the published number is in the run's interval, ends included."""
         measured = self.measured
         return measured is not None and measured.low <= self.published.value <= measured.high
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A run beside a published study.
+
+    Attributes:
+        contents, study: the two.
+        names: the run's name of each published model that it has.
+        pairs: every published number, with that of the run.
+    """
+
+    contents: Contents
+    study: PublishedStudy
+    names: Mapping[str, str]
+    pairs: Sequence[Pair]
+
+    @property
+    def measured(self) -> list[Pair]:
+        """The numbers that the run has too."""
+        return [pair for pair in self.pairs if pair.measured]
 
 
 def match_study(contents: Contents, studies: Sequence[PublishedStudy]) -> PublishedStudy:
@@ -230,6 +222,7 @@ def match_numbers(
 
 def as_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
     """Write pairs as a tidy table; numbers that the run did not measure are missing."""
+    numbers = [pair.measured or NO_SCORE for pair in pairs]
     columns = {
         "model": [pair.model for pair in pairs],
         **{
@@ -237,9 +230,9 @@ def as_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
             for name in ("shift", "level", "metric")
         },
         "published_model": [pair.published.model for pair in pairs],
-        "measured": [pair.measured.value if pair.measured else math.nan for pair in pairs],
-        "low": [pair.measured.low if pair.measured else math.nan for pair in pairs],
-        "high": [pair.measured.high if pair.measured else math.nan for pair in pairs],
+        "measured": [score.value for score in numbers],
+        "low": [score.low for score in numbers],
+        "high": [score.high for score in numbers],
         "n": pd.array([pair.measured.n if pair.measured else pd.NA for pair in pairs], "Int64"),
         "published": [pair.published.value for pair in pairs],
         "standard_error": [pair.standard_error for pair in pairs],
@@ -295,27 +288,27 @@ def _standard_error(number: PublishedNumber, n: int | None) -> float:
 # ---------------------------------------------------------------- the table as text
 
 
-def table_body(pairs: Sequence[Pair], contents: Contents, study: PublishedStudy) -> list[list[str]]:
+def table_body(of: Matched) -> list[list[str]]:
     """Write pairs as text, in the order of `LAYOUT`."""
     return [
         [
-            contents.titles.get(pair.model, study.models[number.model].title),
-            study.shifts[number.shift],
+            of.contents.titles.get(pair.model, of.study.models[number.model].title),
+            of.study.shifts[number.shift],
             ABSENT if number.level == NO_LEVEL else number.level,
             METRICS[number.metric].label,
             *_numbers(pair),
         ]
-        for pair in pairs
+        for pair in of.pairs
         for number in (pair.published,)
     ]
 
 
-def caption(pairs: Sequence[Pair], study: PublishedStudy, contents: Contents) -> str:
+def caption(of: Matched) -> str:
     """Describe the numbers."""
-    metrics = dict.fromkeys(describe_metric(pair.published.metric) for pair in pairs)
+    metrics = dict.fromkeys(describe_metric(pair.published.metric) for pair in of.pairs)
     return (
-        f"{study.title}: measured and published numbers. {'; '.join(metrics)}. Mean: over the "
-        f"levels of a shift. In brackets: the run's {contents.intervals}. In the interval: "
+        f"{of.study.title}: measured and published numbers. {'; '.join(metrics)}. Mean: over the "
+        f"levels of a shift. In brackets: the run's {of.contents.intervals}. In the interval: "
         "whether the published number is in it. Difference: measured − published."
     )
 
@@ -334,101 +327,92 @@ def _numbers(pair: Pair) -> list[str]:
 # ---------------------------------------------------------------- what it shows
 
 
-def notes(
-    pairs: Sequence[Pair], contents: Contents, study: PublishedStudy, names: Mapping[str, str]
-) -> list[str]:
+def notes(of: Matched) -> list[str]:
     """Say how many published numbers are in the run's intervals, and what that does not mean."""
-    measured = [pair for pair in pairs if pair.measured]
     return [
-        _count(measured, missing=len(pairs) - len(measured)),
-        _uncertainty(measured, contents, study),
+        _count(of),
+        _uncertainty(of),
         f"The intervals of calibration errors are {CORRECTED}. The values themselves, measured and "
         "published, are not corrected. So a small published error is more often above the interval "
         "than below it, and a measured one may equal the end of its interval.",
-        study.note,
-        *_other_names(contents, study, names),
-        *_model_notes(study, names),
-        *_other_training(contents, study, names),
-        *_own_training(contents, study, names),
-        *_other_labels(contents),
-        *_other_images(measured, contents, study),
-        *_other_models(contents, study, names),
-        *_other_shifts(contents, study),
+        of.study.note,
+        *_other_names(of),
+        *_model_notes(of),
+        *_other_training(of),
+        *_own_training(of),
+        *_other_labels(of),
+        *_other_images(of),
+        *_other_models(of),
+        *_other_shifts(of),
     ]
 
 
-def _count(measured: Sequence[Pair], missing: int) -> str:
-    parts = []
+def _count(of: Matched) -> str:
+    measured, parts = of.measured, []
     for metric in dict.fromkeys(pair.published.metric for pair in measured):
         inside = [pair.inside for pair in measured if pair.published.metric == metric]
         parts.append(f"{sum(inside)} of {len(inside)} for {describe_metric(metric)}")
-    total = sum(pair.inside for pair in measured)
+    total, missing = sum(pair.inside for pair in measured), len(of.pairs) - len(measured)
     return (
         f"{total} of the {len(measured)} published numbers that the run measured are in its 95 % "
         f"intervals: {', '.join(parts)}. {missing} were not measured."
     )
 
 
-def _uncertainty(measured: Sequence[Pair], contents: Contents, study: PublishedStudy) -> str:
-    errors = [100 * p.standard_error for p in measured if p.standard_error == p.standard_error]
+def _uncertainty(of: Matched) -> str:
+    errors = [100 * p.standard_error for p in of.measured if p.standard_error == p.standard_error]
     theirs = "The published numbers are uncertain too"
     if errors:
         theirs += (
             f": an accuracy at one level has a binomial standard error of {min(errors):.1f} to "
-            f"{max(errors):.1f} percentage points (n = {study.test_images:,})"
+            f"{max(errors):.1f} percentage points (n = {of.study.test_images:,})"
         )
     ours = "other seeds and other test images"
-    if not contents.of_recipes:
+    if not of.contents.of_recipes:
         ours = "other test images, but not other seeds"
     return (
-        f"The intervals cover {ours} ({contents.sample()}). {theirs}. How much other seeds would "
-        "change them is not known, since each model was trained once. So a published number "
+        f"The intervals cover {ours} ({of.contents.sample()}). {theirs}. How much other seeds "
+        "would change them is not known, since each model was trained once. So a published number "
         "outside an interval does not prove that the method differs, and one inside does not prove "
         "that it is the same. All cells share the images and the model, so they are not "
         "independent trials."
     )
 
 
-def _other_names(
-    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
-) -> Iterator[str]:
-    for published, name in names.items():
+def _other_names(of: Matched) -> Iterator[str]:
+    for published, name in of.names.items():
         if published != name:
             yield (
-                f"{contents.titles[name]} ({name}) is compared with the published "
-                f"{study.models[published].title} ({published}), as asked."
+                f"{of.contents.titles[name]} ({name}) is compared with the published "
+                f"{of.study.models[published].title} ({published}), as asked."
             )
 
 
-def _model_notes(study: PublishedStudy, names: Mapping[str, str]) -> Iterator[str]:
-    for published in names:
-        if note := study.models[published].note:
+def _model_notes(of: Matched) -> Iterator[str]:
+    for published in of.names:
+        if note := of.study.models[published].note:
             yield note
 
 
-def _other_training(
-    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
-) -> Iterator[str]:
-    for published, name in names.items():
-        ours = _training(contents.models[name])
+def _other_training(of: Matched) -> Iterator[str]:
+    for published, name in of.names.items():
+        ours = _training(of.contents.models[name])
         if ours is None:
             yield f"Other training: the run did not train {name}; its training is not known."
             continue
         others = [
             f"{key} {_plain(ours.get(key))} instead of {_plain(theirs)}"
-            for key, theirs in study.models[published].training.items()
+            for key, theirs in of.study.models[published].training.items()
             if ours.get(key) != theirs
         ]
         if others:
             yield f"Other training: {name} has {', '.join(others)}."
 
 
-def _own_training(
-    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
-) -> Iterator[str]:
+def _own_training(of: Matched) -> Iterator[str]:
     """Settings of a model's training with an effect that the published runs did not have."""
-    for published, name in names.items():
-        model, ours = study.models[published], _training(contents.models[name])
+    for published, name in of.names.items():
+        model, ours = of.study.models[published], _training(of.contents.models[name])
         if ours is None:
             continue
         others = [
@@ -452,8 +436,8 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
-def _other_labels(contents: Contents) -> Iterator[str]:
-    notes = contents.data.notes
+def _other_labels(of: Matched) -> Iterator[str]:
+    notes = of.contents.data.notes
     noise, imbalance = notes.get("label_noise", 0), notes.get("imbalance", 1)
     if noise != 0 or imbalance != 1:
         yield (
@@ -464,43 +448,39 @@ def _other_labels(contents: Contents) -> Iterator[str]:
         yield "The run's files were not verified against the published checksums."
 
 
-def _other_images(
-    measured: Sequence[Pair], contents: Contents, study: PublishedStudy
-) -> Iterator[str]:
-    size = contents.data.side
-    if study.size and size and size != study.size:
-        theirs, ours = (" x ".join(map(str, each)) for each in (study.size, size))
+def _other_images(of: Matched) -> Iterator[str]:
+    size = of.contents.data.side
+    if of.study.size and size and size != of.study.size:
+        theirs, ours = (" x ".join(map(str, each)) for each in (of.study.size, size))
         yield f"Other images: the published numbers are on {theirs} pixels, the run's on {ours}."
-    _, at, made_from = contents.data.name.partition("@")
-    if study.size and at and made_from != str(study.size[0]):
+    _, at, made_from = of.contents.data.name.partition("@")
+    if of.study.size and at and made_from != str(of.study.size[0]):
         yield f"Other images: the run's were made from images of {made_from} pixels per side."
-    counts = sorted({pair.measured.n for pair in measured if pair.measured})
-    if study.test_images and counts != [study.test_images]:
+    counts = sorted({pair.measured.n for pair in of.measured if pair.measured})
+    if of.study.test_images and counts != [of.study.test_images]:
         found = " or ".join(f"{count:,}" for count in counts)
         yield (
-            f"Other images: the published numbers are on {study.test_images:,} test images, the "
+            f"Other images: the published numbers are on {of.study.test_images:,} test images, the "
             f"run's on {found}."
         )
 
 
-def _other_models(
-    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
-) -> Iterator[str]:
-    if absent := [name for name in study.models if name not in names]:
+def _other_models(of: Matched) -> Iterator[str]:
+    if absent := [name for name in of.study.models if name not in of.names]:
         yield f"Published, not in the run: the models {', '.join(absent)}."
-    if extra := [name for name in contents.titles if name not in names.values()]:
+    if extra := [name for name in of.contents.titles if name not in of.names.values()]:
         yield f"In the run, not published: the models {', '.join(extra)}."
 
 
-def _other_shifts(contents: Contents, study: PublishedStudy) -> Iterator[str]:
-    sweeps = {sweep.name: sweep for sweep in contents.sweeps}
-    for shift, title in study.shifts.items():
-        if not same_images(contents, study, shift, MEAN):
-            theirs = "; ".join(study.cells(shift).values())
+def _other_shifts(of: Matched) -> Iterator[str]:
+    sweeps = {sweep.name: sweep for sweep in of.contents.sweeps}
+    for shift, title in of.study.shifts.items():
+        if not same_images(of.contents, of.study, shift, MEAN):
+            theirs = "; ".join(of.study.cells(shift).values())
             ours = "; ".join(sweeps[shift].cells.values()) if shift in sweeps else "none"
             yield (
                 f"{title}: published for {theirs}; the run has {ours}. Only equal levels are "
                 "compared, and the mean only if all levels are equal."
             )
-    if others := [sweep.title for sweep in contents.sweeps if sweep.name not in study.shifts]:
+    if others := [sweep.title for sweep in of.contents.sweeps if sweep.name not in of.study.shifts]:
         yield f"In the run, not published: the shifts {', '.join(others)}."

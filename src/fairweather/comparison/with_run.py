@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -31,23 +31,25 @@ from fairweather.comparison.pairs import (
     REAL,
     Pair,
     Row,
+    as_frame,
     compare_models,
     correct_for_number,
 )
 from fairweather.comparison.published import REFERENCES
+from fairweather.comparison.told import Comparison
 from fairweather.errors import unknown_name
 from fairweather.metrics.paired import SeedSummary
 from fairweather.metrics.table import METRICS
 from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NATURAL, NO_LEVEL, SUMMARY_LEVELS
 from fairweather.report.contents import in_clusters
 from fairweather.report.ranking import CLUSTERS, MCNEMAR, NORMAL_SEEDS, RECIPES
-from fairweather.report.table_formats import Body, Layout, aligned, signed, table_files
+from fairweather.report.table_formats import Layout, TextTable, p_value
 from fairweather.report.tables import (
     ABSENT,
-    TOO_FEW,
     TOO_FEW_NOTE,
     describe_metric,
     is_percent,
+    signed_entry,
 )
 from fairweather.types import in_255ths
 
@@ -58,63 +60,6 @@ ALIKE = ", each image counting alike"
 LAYOUT = Layout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
-
-
-@dataclass(frozen=True)
-class RunComparison:
-    """The comparison of two runs.
-
-    Attributes:
-        name: of its files, without the suffix.
-        scope: whether it is about recipes or only about trained networks.
-        table: one row for each pair of models, shift, level and metric; see `read_run_comparison`.
-        body: the table as text, in the order of `LAYOUT`.
-        caption: what the numbers are.
-        notes: what they do not show; at the end, how many cells differ and in which direction.
-        robustness: effective robustness of A's models relative to B's; None if B has too few.
-        classes: the sensitivity of each class; None where logits are not stored.
-    """
-
-    name: str
-    scope: str
-    table: pd.DataFrame
-    body: Body
-    caption: str
-    notes: Sequence[str]
-    robustness: robustness.Table | None
-    classes: classes.Table | None
-
-    def __str__(self) -> str:
-        parts = [self.scope, aligned(LAYOUT, self.body), self.caption]
-        if self.robustness:
-            below = self.robustness.caption
-            parts += [aligned(robustness.LAYOUT, self.robustness.body), below]
-        if self.classes:
-            shown = [aligned(classes.LAYOUT, self.classes.body)] if self.classes.body else []
-            parts += [*shown, self.classes.caption]
-        return "\n\n".join([*parts, *self.notes])
-
-    def files(self) -> dict[str, str]:
-        """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
-        below = [self.scope, self.caption, *self.notes]
-        files = table_files(self.name, LAYOUT, self.body, below, self.table)
-        if self.robustness:
-            files |= table_files(
-                f"{self.name}_effective_robustness",
-                robustness.LAYOUT,
-                self.robustness.body,
-                [self.robustness.caption],
-                self.robustness.frame,
-            )
-        if self.classes:
-            files |= table_files(
-                f"{self.name}_classes",
-                classes.LAYOUT,
-                self.classes.all_of_body,
-                [self.classes.caption],
-                self.classes.frame,
-            )
-        return files
 
 
 def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.DataFrame:
@@ -132,7 +77,7 @@ def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.Dat
     return read_run_comparison(a, b).table
 
 
-def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> RunComparison:
+def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
     """Compare the models of two runs on the same test images, from their stored predictions.
 
     Models are paired by name; if each side has only one, these two. Shifts are paired by their ids
@@ -180,15 +125,14 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         ]
     )
     titles = shift_titles(shared) | {name: name for name in natural.same}
-    return RunComparison(
-        name=_file_name(first, second),
+    name = _file_name(first, second)
+    below = [caption(rows, first, second, images)]
+    return Comparison(
+        TextTable(name, LAYOUT, table_body(rows, titles), below, as_frame(rows)),
+        [*notes(rows, first, second, shared, images), *_not_compared(natural.different)],
         scope=scope(rows, {first.record.kind, second.record.kind}),
-        table=as_frame(rows),
-        body=table_body(rows, titles),
-        caption=caption(rows, first, second, images),
-        notes=[*notes(rows, first, second, shared, images), *_not_compared(natural.different)],
-        robustness=robustness.effective_table(first, second, shared, images, titles),
-        classes=classes.class_table(first, second, pairs, images),
+        robustness=robustness.effective_table(first, second, shared, images, titles, name),
+        classes=classes.class_table(first, second, pairs, images, name),
     )
 
 
@@ -215,33 +159,6 @@ def _file_name(a: ComparedRun, b: ComparedRun) -> str:
 # ---------------------------------------------------------------- the table, and what it shows
 
 
-def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """Write rows as a tidy table; missing values are NaN or NA."""
-    tests = [row.test for row in rows]
-    return pd.DataFrame(
-        {
-            "model_a": [row.pair.a for row in rows],
-            "model_b": [row.pair.b for row in rows],
-            **{name: [getattr(row, name) for row in rows] for name in ("shift", "level", "metric")},
-            "a": [row.a.mean for row in rows],
-            "b": [row.b.mean for row in rows],
-            "difference": [row.difference.value for row in rows],
-            "low": [row.difference.low for row in rows],
-            "high": [row.difference.high for row in rows],
-            "n": [row.difference.n for row in rows],
-            "seeds_a": [row.a.n for row in rows],
-            "seeds_b": [row.b.n for row in rows],
-            "sd_a": [row.a.sd for row in rows],
-            "sd_b": [row.b.sd for row in rows],
-            "only_a_right": pd.array([test.b if test else pd.NA for test in tests], "Int64"),
-            "only_b_right": pd.array([test.c if test else pd.NA for test in tests], "Int64"),
-            "p": [row.p_alone for row in rows],
-            "p_holm": [row.p for row in rows],
-            "verdict": [row.verdict for row in rows],
-        }
-    )
-
-
 def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]]:
     """Write rows as text, in the order of `LAYOUT`."""
     return [
@@ -252,8 +169,8 @@ def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]
             METRICS[row.metric].label,
             _number(row.a, is_percent(row.metric)),
             _number(row.b, is_percent(row.metric)),
-            _difference(row),
-            _p_value(row),
+            signed_entry(row.difference, is_percent(row.metric)),
+            p_value(row.p) if row.is_tested else ABSENT,
             row.verdict,
         ]
         for row in rows
@@ -361,17 +278,6 @@ def _number(summary: SeedSummary, percent: bool) -> str:
     scale, digits = (100, 1) if percent else (1, 3)
     mean = f"{scale * summary.mean:.{digits}f}"
     return mean if summary.n == 1 else f"{mean} (sd {scale * summary.sd:.{digits}f})"
-
-
-def _difference(row: Row) -> str:
-    value, low, high = (signed(each, is_percent(row.metric)) for each in row.difference[:3])
-    return f"{value} [{TOO_FEW if row.difference.too_few else f'{low}, {high}'}]"
-
-
-def _p_value(row: Row) -> str:
-    if not row.is_tested:
-        return ABSENT
-    return "< 0.001" if row.p < 0.001 else f"{row.p:.3f}"
 
 
 def _left_out(a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> Iterator[str]:

@@ -12,30 +12,15 @@ from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
 from fairweather.record import FIGURES, PAGE, RECORD, SUMMARY, TABLES
-from fairweather.report.conformal import promises
 from fairweather.report.contents import Contents
-from fairweather.report.curves import level_figure
 from fairweather.report.figures import Figure
-from fairweather.report.further_tables import build_further_tables
-from fairweather.report.joining import join_samples, read_runs
+from fairweather.report.joining import read_runs
 from fairweather.report.library import begin_library
-from fairweather.report.limits import smallest_levels
-from fairweather.report.overview import in_order, overview_figure, overview_table
-from fairweather.report.page.rendering import PageParts, render_page
-from fairweather.report.picture_figures import mixup_figure, shifts_figure
-from fairweather.report.ranking import ranking
-from fairweather.report.reliability import reliability_figure
-from fairweather.report.samples import Samples, read_samples
-from fairweather.report.slices import slice_tables
-from fairweather.report.table_formats import rows_as_csv
-from fairweather.report.tables import build_tables, summary_rows
-from fairweather.report.training_figures import (
-    correlation_figure,
-    labels_figure,
-    pretraining_figure,
-    training_figure,
-)
-from fairweather.report.variants import variants_table
+from fairweather.report.page.rendering import render_page
+from fairweather.report.section import Section
+from fairweather.report.sections import SECTIONS, tables_of
+from fairweather.report.summary import summary_rows
+from fairweather.report.table_formats import files_of, rows_as_csv
 from fairweather.runs import RunFolder, inside, lock_run, open_finished_run, read_json
 from fairweather.vega import begin, lacks_addresses, png_of
 
@@ -108,29 +93,18 @@ def _is_ours(name: str) -> bool:
 
 def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     contents = read_runs(runs)
-    ranks, limits = ranking(contents), smallest_levels(contents)
-    order = in_order(contents, [row.model for row in ranks.rows] if ranks else [])
-    first = (overview_table(contents, order), variants_table(contents))
-    tables = [table for table in first if table is not None]
-    tables += [*build_tables(contents), *build_further_tables(contents)]
-    samples = join_samples({label: read_samples(run) for label, run in contents.runs.items()})
-    figures = _build_figures(contents, order, samples)
-    texts = {table.name: table.texts() for table in tables}
-    slices = slice_tables(contents)
-    texts |= {table.name: table.texts() for table in slices}
-    texts |= {"ranking": ranks.texts()} if ranks else {}
-    texts |= {"smallest_levels": limits.texts()} if limits else {}
-    sets = promises(contents)
-    texts |= {"prediction_sets": sets.texts()} if sets else {}
+    sections = [section for section in SECTIONS if section.accepts(contents)]
+    tables = tables_of(contents, sections)
+    figures = _build_figures(contents, sections)
     files: dict[str, bytes | str] = {SUMMARY: rows_as_csv(summary_rows(contents))}
-    for name, formats in texts.items():
-        files |= {f"{TABLES}/{name}.{suffix}": text for suffix, text in formats.items()}
+    for table in (table for of in tables.values() for table in of):
+        files |= files_of(table.name, table.texts())
     letters = sum(len(figure.svg) for figure in figures)
     library = begin_library(letters)
     drawn = [begin(letters, png_of, figure.svg) for figure in figures]
-    page = PageParts(contents, order, tables, ranks, limits, sets, slices, texts, figures, samples)
+    page = render_page(contents, sections, tables, figures, library)
     # The name of a skipped file may be no UTF-8.
-    files[PAGE] = render_page(page, library).encode(errors="backslashreplace")
+    files[PAGE] = page.encode(errors="backslashreplace")
     for figure, png in zip(figures, drawn, strict=True):
         files[f"{FIGURES}/{figure.name}.svg"] = figure.svg
         files[f"{FIGURES}/{figure.name}.png"] = png()
@@ -141,21 +115,8 @@ def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     return list(files)
 
 
-def _build_figures(
-    contents: Contents, order: Sequence[str], samples: Samples | None
-) -> list[Figure]:
+def _build_figures(contents: Contents, sections: Sequence[Section]) -> list[Figure]:
     if lacks_addresses():
         return []
-    figures = [
-        overview_figure(contents, order),
-        level_figure(contents, "accuracy"),
-        level_figure(contents, "rms_calibration_error"),
-        reliability_figure(contents),
-        labels_figure(contents),
-        pretraining_figure(contents),
-        correlation_figure(contents),
-        training_figure(contents),
-        shifts_figure(contents, samples) if samples else None,
-        mixup_figure(samples) if samples else None,
-    ]
-    return [figure for figure in figures if figure is not None]
+    made = (part.figures(contents) for section in sections for part in section.parts)
+    return [figure for figures in made for figure in figures if figure is not None]

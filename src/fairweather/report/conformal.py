@@ -8,15 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from fairweather.metrics import estimate_means, recipe_estimate, to_score
+from fairweather.metrics import to_score
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.conformal import coverage_deviations
 from fairweather.metrics.intervals import percentiles
 from fairweather.record import CLEAN, NO_LEVEL
 from fairweather.report.contents import Contents
-from fairweather.report.correctness import FloatArray, read_by_seed
+from fairweather.report.correctness import FloatArray, mean_estimates, read_by_seed
+from fairweather.report.levels import level_charts
+from fairweather.report.page.drawing import INK
+from fairweather.report.section import Chart, Part, Shown, Tables
 from fairweather.report.sweeps import Sweep
-from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.table_formats import Layout, TextTable
 from fairweather.report.tables import ABSENT, Entry
 from fairweather.runs import read_json
 from fairweather.types import Score
@@ -25,6 +28,15 @@ from fairweather.variants.conformal import Conformal, FittedSets
 COVERAGE, SIZE = "conformal_coverage", "conformal_set_size"
 STRATIFIED = "size_stratified_coverage/30-per-stratum"
 NOT_BROKEN = "not shown to break"
+HEADER = (
+    "Model",
+    "Images",
+    "Promised",
+    "Where it is broken",
+    "Lowest coverage (%)",
+    "Classes in a set there",
+    "Lowest coverage of similar sizes there",
+)
 
 
 class Cell(NamedTuple):
@@ -91,6 +103,19 @@ class Kept(NamedTuple):
             return f"{NOT_BROKEN} at the levels tested"
         return "; ".join(self._of_side(side) for side in self._sides() if side)
 
+    def entries(self) -> list[str]:
+        """Write it as a row of the table."""
+        worst, stratified = self.worst, self.worst.stratified
+        return [
+            self.title,
+            self.shift,
+            f"{100 * self.promise:.6g} %",
+            self.in_words(),
+            str(Entry(worst.coverage, percent=True)),
+            str(Entry(worst.size, percent=False)),
+            ABSENT if stratified is None else str(Entry(stratified, percent=False)),
+        ]
+
     def _sides(self) -> Iterator[list[Cell]]:
         """The levels below and above the one that changes nothing, the nearest first."""
         assert self.sweep is not None
@@ -135,34 +160,34 @@ class Promises(NamedTuple):
     natural_shift: bool
 
     @property
-    def header(self) -> tuple[str, ...]:
-        """The titles of the columns of `cells`."""
-        return (
-            "Model",
-            "Images",
-            "Promised",
-            "Where it is broken",
-            "Lowest coverage (%)",
-            "Classes in a set there",
-            "Lowest coverage of similar sizes there",
-        )
-
-    def cells(self) -> list[list[str]]:
-        """The body as plain text, ready to be escaped."""
-        return [
-            [
+    def table(self) -> TextTable:
+        """What becomes of all promises as it is written to files, one row each."""
+        lines = [
+            (
+                row.model,
                 row.title,
-                row.shift,
-                f"{100 * row.promise:.6g} %",
-                row.in_words(),
-                str(Entry(row.worst.coverage, percent=True)),
-                str(Entry(row.worst.size, percent=False)),
-                ABSENT
-                if row.worst.stratified is None
-                else str(Entry(row.worst.stratified, percent=False)),
-            ]
+                CLEAN if row.sweep is None else row.sweep.name,
+                cell.level,
+                row.promise,
+                *cell.coverage,
+                *cell.size[:3],
+                *(cell.stratified[:3] if cell.stratified else (None,) * 3),
+            )
             for row in self.rows
+            for cell in row.cells
         ]
+        ends = ("", " low", " high")
+        columns = ["model", "title", "shift", "level", "promised"]
+        columns += [f"coverage{end}" for end in ends] + ["n"]
+        columns += [f"{name}{end}" for name in ("set size", "stratified coverage") for end in ends]
+        return TextTable(
+            "prediction_sets",
+            Layout(HEADER, words=4),
+            [row.entries() for row in self.rows],
+            [self.caption],
+            pd.DataFrame(lines, columns=columns),
+            [row.model for row in self.rows],
+        )
 
     @property
     def titles(self) -> list[str]:
@@ -172,15 +197,6 @@ class Promises(NamedTuple):
     def told(self) -> list[Told]:
         """Say of each variant where its promise breaks."""
         return [self._told(model) for model in dict.fromkeys(row.model for row in self.rows)]
-
-    def texts(self) -> dict[str, str]:
-        """Write the table out, by the suffix of the file."""
-        layout, body = Layout(self.header, words=4), self.cells()
-        return {
-            "md": markdown(layout, body, [self.caption]),
-            "csv": self._csv(),
-            "tex": latex(layout, body, "prediction_sets", self.caption),
-        }
 
     def _told(self, model: str) -> Told:
         rows = [row for row in self.rows if row.model == model]
@@ -203,27 +219,6 @@ class Promises(NamedTuple):
         others = len(broken) - 1
         more = f"{others} other shift{'s' * (others > 1)} broke it too." if others else ""
         return Told(model, title, (f"{begin}; {where}.", *([more] if more else [])))
-
-    def _csv(self) -> str:
-        lines = [
-            (
-                row.model,
-                row.title,
-                CLEAN if row.sweep is None else row.sweep.name,
-                cell.level,
-                row.promise,
-                *cell.coverage,
-                *cell.size[:3],
-                *(cell.stratified[:3] if cell.stratified else (None,) * 3),
-            )
-            for row in self.rows
-            for cell in row.cells
-        ]
-        ends = ("", " low", " high")
-        columns = ["model", "title", "shift", "level", "promised"]
-        columns += [f"coverage{end}" for end in ends] + ["n"]
-        columns += [f"{name}{end}" for name in ("set size", "stratified coverage") for end in ends]
-        return rows_as_csv(pd.DataFrame(lines, columns=columns))
 
 
 def promising(contents: Contents) -> dict[str, Conformal]:
@@ -301,8 +296,8 @@ def _alike(contents: Contents, model: str, cell: str, drawn: Conformal | None) -
         return None
     shares = clusters.sums(covered) / clusters.sizes[:, None]
     each = Clusters(np.arange(clusters.count))
-    found = estimate_means(shares, ["share"] * shares.shape[1], contents.bootstrap, clusters=each)
-    score = to_score(recipe_estimate(found), (0.0, 1.0))._replace(n=len(covered))
+    [found] = mean_estimates([shares], contents.bootstrap, each)
+    score = to_score(found, (0.0, 1.0))._replace(n=len(covered))
     if drawn is None:
         return score
     seeds = contents.seeds_of(model)
@@ -332,3 +327,40 @@ def _cells(contents: Contents, model: str, shift: str, levels: Sequence[str]) ->
         if coverage is not None and size is not None:
             known = stratified is not None and stratified.value == stratified.value  # not NaN
             yield Cell(level, coverage, size, stratified if known else None)
+
+
+# ---------------------------------------------------------------- on the page
+
+
+def set_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
+    """Draw coverage and size of prediction sets in the same way, with the promised coverages."""
+    found = level_charts(contents, (COVERAGE, SIZE))
+    promised = [
+        {"value": value}
+        for value in sorted({each.coverage for each in promising(contents).values()})
+    ]
+    y = {"field": "value", "type": "quantitative", "title": None}
+    rule = {"type": "rule", "color": INK, "strokeDash": [6, 3], "strokeWidth": 1}
+    for charts in found.values():
+        spec = charts[COVERAGE].spec
+        spec["layer"].append({"data": {"name": "promised"}, "mark": rule, "encoding": {"y": y}})
+        spec["datasets"]["promised"] = promised
+    return found
+
+
+def _tables(contents: Contents) -> Iterator[TextTable]:
+    if (found := contents.once(promises)) is not None:
+        yield found.table
+
+
+def _shown(contents: Contents, tables: Tables) -> Shown | None:
+    found = contents.once(promises)
+    if found is None:
+        return None
+    charts = set_charts(contents)
+    facts = {"promises": found, "sets": charts}
+    every = [chart for metrics in charts.values() for chart in metrics.values()]
+    return Shown(tables=tables, charts=every, template="sets.html.j2", facts=facts)
+
+
+PART = Part(_shown, _tables)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy.typing as npt
 import pandas as pd
@@ -37,6 +37,7 @@ from fairweather.record import (
     model_folder,
     sweep_table,
 )
+from fairweather.report.samples import Samples
 from fairweather.report.sweeps import Sweep, as_sweep
 from fairweather.runs import RunFolder, machines_of
 from fairweather.scores import read_clusters
@@ -45,6 +46,7 @@ from fairweather.variants import Variant, read_variants, variant_of
 
 # The step that scores, and the first version of it whose means over seeds cover other seeds.
 SCORED, WITH_SEEDS = "scores", 4
+Found = TypeVar("Found")
 
 
 class Home(NamedTuple):
@@ -66,6 +68,7 @@ class Contents:
         scores: scores.csv, its level and seed as text.
         runs: the folders, by the same.
         caution: what a reader of means must know besides; mostly nothing.
+        samples: the pictures, where they were read and there are some.
     """
 
     records: Mapping[str, RunRecord]
@@ -74,6 +77,16 @@ class Contents:
     scores: pd.DataFrame
     runs: Mapping[str, RunFolder] = field(default_factory=dict)
     caution: str = ""
+    samples: Samples | None = None
+    _found: dict[Callable[[Contents], object], object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def once(self, find: Callable[[Contents], Found]) -> Found:
+        """What a function finds here: it is called once, however many sections ask."""
+        if find not in self._found:
+            self._found[find] = find(self)
+        return cast("Found", self._found[find])
 
     # ---- what the records say
 

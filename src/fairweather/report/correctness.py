@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, repeat
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.metrics import mcnemar_exact
+from fairweather.metrics import Estimate, estimate_means, mcnemar_exact, recipe_estimate
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.metric import Interval
 from fairweather.record import CLEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 
@@ -95,6 +98,42 @@ def read_correct(
             return None
         right += (predicted == images.labels[:, None]) * weight
     return right
+
+
+def shared_cells(contents: Contents, models: Iterable[str]) -> dict[str, float]:
+    """The shifted cells that all of these models have, with their weights in the mean over shifts.
+
+    The mean is over the levels of each shift and then over shifts, attacks left out.
+    """
+    names = list(models)
+    shared = [
+        [
+            cell
+            for level, cell in sweep.cells.items()
+            if all(contents.score("accuracy", name, sweep.name, level) for name in names)
+        ]
+        for sweep in contents.sweeps
+        if not sweep.is_attack
+    ]
+    kept = [cells for cells in shared if cells]
+    return {cell: 1 / (len(kept) * len(cells)) for cells in kept for cell in cells}
+
+
+def mean_estimates(
+    columns: Sequence[FloatArray],
+    resamples: int,
+    clusters: Clusters | None,
+    kinds: Iterable[Interval] = repeat("share"),
+) -> list[Estimate]:
+    """Estimate the mean of each of some columns, `[n, S]`, over images (or clusters) and seeds.
+
+    All are estimated on the same resamples, so that they can be compared.
+    """
+    every = np.concatenate(columns, axis=1)
+    of_each = zip(columns, kinds, strict=False)
+    intervals = [kind for each, kind in of_each for _ in range(each.shape[1])]
+    by_seed = iter(estimate_means(every, intervals, resamples, clusters=clusters))
+    return [recipe_estimate(list(islice(by_seed, each.shape[1]))) for each in columns]
 
 
 def answer_alike(contents: Contents, model: str, base: str) -> bool:

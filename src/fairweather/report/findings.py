@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
 
-from fairweather.metrics import (
-    estimate_means,
-    mcnemar_exact,
-    paired_change,
-    recipe_estimate,
-)
+from fairweather.metrics import mcnemar_exact, paired_change
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.metric import Interval
 from fairweather.metrics.recipes import cross
@@ -25,10 +20,12 @@ from fairweather.report.correctness import (
     FloatArray,
     Images,
     answer_alike,
+    mean_estimates,
     read_by_seed,
     read_correct,
     read_images,
 )
+from fairweather.report.overview import ranked_order
 from fairweather.report.performance import (
     Outcome,
     PairedChange,
@@ -39,7 +36,8 @@ from fairweather.report.performance import (
     widened,
     worst_levels,
 )
-from fairweather.report.ranking import Ranking, ranked_models
+from fairweather.report.ranking import Ranking, ranked_models, ranking
+from fairweather.report.section import Part, Shown, Tables
 from fairweather.variants import Variant
 
 
@@ -169,14 +167,11 @@ def _changes(
                 read[model] = [*both[0], *both[1]]
     if not read:
         return {}
-    # One call, since all share the resamples: of each model and seed four columns.
+    # One call, since all share the resamples: of each model four columns.
     kinds: Sequence[Interval] = ("share", "percentile", "share", "percentile")
-    every = [(kind, each) for of in read.values() for kind, each in zip(kinds, of, strict=True)]
-    intervals = [kind for kind, each in every for _ in range(each.shape[1])]
-    columns = np.concatenate([each for _, each in every], axis=1)
+    every = [each for of in read.values() for each in of]
     clusters = contents.clusters
-    by_seed = iter(estimate_means(columns, intervals, contents.bootstrap, clusters=clusters))
-    estimated = iter([recipe_estimate(list(islice(by_seed, each.shape[1]))) for _, each in every])
+    estimated = iter(mean_estimates(every, contents.bootstrap, clusters, cycle(kinds)))
     changes = {}
     for model, (right, _, right_there, _) in read.items():
         of_right, of_gap, of_right_there, of_gap_there = islice(estimated, 4)
@@ -202,3 +197,17 @@ def _columns(
     right = read_correct(contents, model, {cell: 1.0}, images)
     sure = read_by_seed(contents, model, cell, "confidence")
     return None if right is None or sure is None else (right, sure - right)
+
+
+def _verdict(contents: Contents, _: Tables) -> Shown | None:
+    told = answer(contents.once(model_findings), contents.once(ranking))
+    return Shown(template="verdict.html.j2", facts={"told": told}) if told else None
+
+
+def _in_words(contents: Contents, _: Tables) -> Shown:
+    order = ranked_order(contents)
+    findings = sorted(contents.once(model_findings), key=lambda each: order.index(each.model))
+    return Shown("Each model in words", template="findings.html.j2", facts={"findings": findings})
+
+
+VERDICT, IN_WORDS = Part(_verdict), Part(_in_words)

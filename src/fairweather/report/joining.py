@@ -14,7 +14,7 @@ import pandas as pd
 from fairweather.errors import InputError
 from fairweather.record import CLEAN, MEAN, OOD, PRIORS, SUMMARY_SEEDS, TEST
 from fairweather.report.contents import Contents, joined_name, read_contents
-from fairweather.report.samples import Samples
+from fairweather.report.samples import Samples, read_samples
 from fairweather.report.sweeps import Sweep
 from fairweather.runs import RunFolder
 
@@ -35,7 +35,7 @@ def read_runs(runs: Sequence[RunFolder]) -> Contents:
         InputError: a folder without scores or named twice, or runs of different test images.
     """
     if len(runs) == 1:
-        return read_contents(runs[0])
+        return replace(read_contents(runs[0]), samples=read_samples(runs[0]))
     labels = short_names([run.path for run in runs])
     parts = {label: read_contents(run) for label, run in zip(labels, runs, strict=True)}
     _check_same_images(parts)
@@ -47,18 +47,19 @@ def read_runs(runs: Sequence[RunFolder]) -> Contents:
         scores=_scores(parts),
         runs={label: part.runs[""] for label, part in parts.items()},
         caution="" if _are_equal(parts) else UNEQUAL,
+        samples=_samples({label: read_samples(part.runs[""]) for label, part in parts.items()}),
     )
 
 
-def join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
+def _samples(samples: Mapping[str, Samples | None]) -> Samples | None:
     """Put the pictures of several runs together, by what stands before the colon of their models.
 
     Strip and mixture are those of the first run that has any. Which images are wrong first for all
     models of several runs is unknown.
     """
     found = {label: each for label, each in samples.items() if each is not None}
-    if len(samples) == 1 or not found:
-        return next(iter(found.values()), None)
+    if not found:
+        return None
     first = next((each for each in found.values() if each.strip), next(iter(found.values())))
     return first._replace(
         pictures={

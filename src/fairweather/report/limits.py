@@ -9,8 +9,9 @@ import pandas as pd
 
 from fairweather.record import CLEAN, NO_LEVEL
 from fairweather.report.contents import Contents
+from fairweather.report.section import Part, Shown, Tables
 from fairweather.report.sweeps import Sweep
-from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.table_formats import Layout, TextTable
 from fairweather.types import Score
 
 POINTS = 0.05  # below clean images: the limit of the first column
@@ -83,46 +84,7 @@ class Smallest(NamedTuple):
         ]
 
 
-class Limits(NamedTuple):
-    """The smallest levels of all models and shifts."""
-
-    rows: tuple[Smallest, ...]
-    caption: str
-
-    @property
-    def header(self) -> tuple[str, ...]:
-        """The titles of the columns of `cells`."""
-        return ("Model", "Shift", *(limit.title for limit in LIMITS))
-
-    def cells(self) -> list[list[str]]:
-        """The body as plain text, ready to be escaped."""
-        return [[row.title, row.sweep.title, *row.texts()] for row in self.rows]
-
-    def texts(self) -> dict[str, str]:
-        """Write the table out, by the suffix of the file."""
-        layout, body = Layout(self.header, words=2), self.cells()
-        return {
-            "md": markdown(layout, body, [self.caption]),
-            "csv": self._csv(),
-            "tex": latex(layout, body, "smallest_levels", self.caption),
-        }
-
-    def by_shift(self) -> dict[tuple[str, str], list[str]]:
-        """Write what is found for each limit, by the names of the model and the shift."""
-        return {(row.model, row.sweep.name): row.texts() for row in self.rows}
-
-    def _csv(self) -> str:
-        lines = [
-            (row.model, row.title, row.sweep.name, limit.title, each.level, *each.accuracy)
-            for row in self.rows
-            for limit, found in zip(LIMITS, row.below, strict=True)
-            for each in found
-        ]
-        columns = ["model", "title", "shift", "limit", "level", *Score._fields]
-        return rows_as_csv(pd.DataFrame(lines, columns=columns))
-
-
-def smallest_levels(contents: Contents) -> Limits | None:
+def smallest_levels(contents: Contents) -> list[Smallest]:
     """Find for each model, shift and limit the smallest level with an accuracy below the limit.
 
     Only levels that were tested are looked at, and nothing is interpolated between them. A level is
@@ -131,11 +93,22 @@ def smallest_levels(contents: Contents) -> Limits | None:
     nothing; where levels lie on both sides of that, each side has its own.
 
     Returns:
-        None where no model was tested under a shift.
+        One for each model and shift.
     """
-    rows = tuple(_rows(contents))
+    return list(_rows(contents))
+
+
+def limits_table(rows: Sequence[Smallest]) -> TextTable | None:
+    """Lay them out, one row each; None without any."""
     if not rows:
         return None
+    lines = [
+        (row.model, row.title, row.sweep.name, limit.title, each.level, *each.accuracy)
+        for row in rows
+        for limit, found in zip(LIMITS, row.below, strict=True)
+        for each in found
+    ]
+    columns = ["model", "title", "shift", "limit", "level", *Score._fields]
     caption = (
         "The smallest level tested at which accuracy is below the limit; “none”: it is at or above "
         "the limit at all levels tested. The measured accuracy is compared with the limit, not its "
@@ -143,7 +116,13 @@ def smallest_levels(contents: Contents) -> Limits | None:
         f"“{OPEN}”: the 95 % interval at that level still reaches the limit; beside “none”, one at "
         "some level reaches below it."
     )
-    return Limits(rows, caption)
+    return TextTable(
+        "smallest_levels",
+        Layout(("Model", "Shift", *(limit.title for limit in LIMITS)), words=2),
+        [[row.title, row.sweep.title, *row.texts()] for row in rows],
+        [caption],
+        pd.DataFrame(lines, columns=columns),
+    )
 
 
 def _rows(contents: Contents) -> Iterator[Smallest]:
@@ -172,3 +151,15 @@ def _below(sweep: Sweep, scores: Sequence[tuple[str, Score]], limit: float) -> I
         if nearest is not None:
             _, level, score = nearest
             yield Below(level, score, score.high >= limit)
+
+
+def _shown(contents: Contents, tables: Tables) -> Shown | None:
+    rows = contents.once(smallest_levels)
+    if not rows:
+        return None
+    smallest = {(row.model, row.sweep.name): row.texts() for row in rows}
+    facts = {"smallest": smallest, "choices": LIMITS}
+    return Shown(tables=tables, template="limits.html.j2", facts=facts)
+
+
+PART = Part(_shown, lambda contents: [limits_table(contents.once(smallest_levels))])

@@ -1,4 +1,4 @@
-"""What is found about other images than the test images, in sentences: the worst comes first.
+"""What is found about other images than the test images: sentences, and the tables behind them.
 
 They are images of other data sets, which a model should be less sure of; other images of the same
 classes; and the test images themselves, where they have another source than the validation images.
@@ -6,12 +6,15 @@ classes; and the test images themselves, where they have another source than the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
 
-from fairweather.metrics.ood_scores import OOD_SCORES
+from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
+from fairweather.metrics.table import shown_metrics
 from fairweather.record import (
     CLEAN,
     ENSEMBLE,
@@ -20,13 +23,35 @@ from fairweather.record import (
     NO_LEVEL,
     OOD,
     SPREAD,
+    VAL,
     VALIDATION,
     base_model,
 )
-from fairweather.report.further_tables import AUROC, better_score, difference
+from fairweather.report.contents import Contents
+from fairweather.report.section import Part, Shown, Tables, headed
 from fairweather.report.sentences import percent
+from fairweather.report.tables import (
+    Column,
+    Entry,
+    Row,
+    Table,
+    Views,
+    by_model,
+    describe_metric,
+    find_entry,
+    interval_note,
+    without_empty,
+)
+from fairweather.scores import read_clusters
 from fairweather.types import Score
 
+AUROC, FALSE_POSITIVES = "detection_auroc", "false_positive_rate_at_recall/0.95"
+# MOVER takes both numbers as independent; networks that are good on both sets make them alike.
+SAME_NETWORKS = (
+    "Both numbers are of the same networks, which the intervals of differences do not use: they "
+    "are rather too wide. "
+)
+INTERVALS = "In brackets: 95 % bootstrap intervals over images"
 COIN = 0.5  # the AUROC of a confidence that says nothing about where an image is from
 # The kinds of findings, the worst first.
 SURER_OF_OTHERS, LESS_RIGHT, NOT_SURER, SURER, AS_RIGHT = range(5)
@@ -141,3 +166,269 @@ def _right(title: str, there: Score, before: Score, which: str, than: str) -> Fo
         kind = AS_RIGHT
         said = f"{right} and in {percent(before)} of {than}, a difference that may be chance"
     return Found(kind, gap.value, said)
+
+
+def _sentences(contents: Contents, _: Tables) -> Shown | None:
+    found = all_sentences(contents)
+    return Shown(template="others.html.j2", facts={"sentences": found}) if found else None
+
+
+def all_sentences(contents: Contents) -> list[str]:
+    """Say what is found about each set of other images of a run, the worst first."""
+    natural = bool(contents.data.notes.get("natural_shift"))
+    return other_images(contents.scores, contents.titles, natural_shift=natural)
+
+
+SENTENCES = Part(_sentences)
+
+
+# ---------------------------------------------------------------- differences of two sets
+
+
+def difference(first: Score, second: Score) -> Score:
+    """Subtract two numbers of independent images, with a 95 % interval.
+
+    The interval is made of the two intervals by MOVER (Zou and Donner 2008, "Construction of
+    confidence limits about effect measures", equation 5), which keeps their asymmetry. `n` is the
+    smaller one.
+
+    >>> gap = difference(Score(0.9, 0.87, 0.92, 400), Score(0.8, 0.76, 0.83, 300))
+    >>> [round(number, 3) for number in gap]
+    [0.1, 0.058, 0.145, 300]
+    """
+    value = first.value - second.value
+    low = value - math.hypot(first.value - first.low, second.high - second.value)
+    high = value + math.hypot(first.high - first.value, second.value - second.low)
+    return Score(value, low, high, min(first.n, second.n))
+
+
+def _natural_shift(contents: Contents) -> list[Table]:
+    """Build one table per metric: validation, test, and their difference, one row per model.
+
+    There is none for data whose test images come from the same source as the others.
+    """
+    origin = contents.data.notes.get("natural_shift")
+    return (
+        [_natural_shift_table(contents, metric, str(origin)) for metric in shown_metrics(2)]
+        if origin
+        else []
+    )
+
+
+def _natural_shift_table(contents: Contents, metric: str, origin: str) -> Table:
+    caption = (
+        f"{describe_metric(metric)} on the validation and on the test images. {origin} The "
+        "validation images chose the checkpoint, so their number is slightly too good. In "
+        f"brackets: 95 % intervals{interval_note(metric)}. "
+        f"{_independent(contents, {'validation images': VAL})}A part of the difference may come "
+        "from classes that are more frequent in one of the two sets."
+    )
+    return Table(
+        name=f"natural_shift_{metric}",
+        caption=caption,
+        header=("Model", "Validation", "Test", "Test − validation"),
+        keys=("model", VALIDATION, CLEAN, "difference"),
+        rows=tuple(
+            Row(name, title, title, _validation_and_test(contents, metric, name))
+            for name, title in contents.titles.items()
+        ),
+    )
+
+
+def _independent(contents: Contents, parts: Mapping[str, str]) -> str:
+    """Say of which images is not known which belong together; "" if it is known of all.
+
+    `parts` are titles and names as in the run folder.
+    """
+    unknown = [
+        title
+        for title, part in parts.items()
+        if any(read_clusters(run, part) is None for run in contents.runs.values())
+    ]
+    if not unknown:
+        return ""
+    which = "Images" if contents.clusters is None else f"Those of {', '.join(unknown)}"
+    return (
+        f"{which} are taken as independent: where several come from one patient, the intervals are "
+        "too narrow. "
+    )
+
+
+def _validation_and_test(contents: Contents, metric: str, model: str) -> tuple[Entry | None, ...]:
+    validation, test = (
+        find_entry(contents, metric, model, shift, NO_LEVEL) for shift in (VALIDATION, CLEAN)
+    )
+    if validation is None or test is None:
+        return validation, test, None
+    gap = difference(test.score, validation.score)
+    return validation, test, Entry(gap, test.percent)
+
+
+def _natural_sets(contents: Contents) -> list[Table]:
+    """Build one table per metric: the test images, each set of other images, and the differences.
+
+    There is none without other images of the same classes.
+    """
+    sets = shifts_of(contents, NATURAL)
+    return (
+        [_natural_sets_table(contents, metric, sets) for metric in shown_metrics(2)] if sets else []
+    )
+
+
+def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) -> Table:
+    names = [each.removeprefix(NATURAL) for each in sets]
+    caption = (
+        f"{describe_metric(metric)} on the clean test images and on other images of the same "
+        f"classes. In brackets: 95 % intervals{interval_note(metric)}. The images are others, so "
+        "the differences are not paired, and their intervals cover the images of both sets. "
+        f"{_independent(contents, {each.removeprefix(NATURAL): each for each in sets})}A part of a "
+        "difference may come from classes that are more frequent in one of the sets. "
+        f"{SAME_NETWORKS if len(contents.seeds) > 1 else ''}"
+        f"{told_sample(contents, NATURAL, 'other images', {'': contents})}."
+    )
+    return Table(
+        name=f"other_images_{metric}",
+        caption=caption,
+        header=("Model", "Clean", *(part for n in names for part in (n, f"{n} − clean"))),
+        keys=("model", CLEAN, *(part for s in sets for part in (s, f"{s} difference"))),
+        rows=tuple(
+            Row(name, title, title, _clean_and_others(contents, metric, name, sets))
+            for name, title in contents.titles.items()
+        ),
+    )
+
+
+def _clean_and_others(
+    contents: Contents, metric: str, model: str, sets: Sequence[str]
+) -> tuple[Entry | None, ...]:
+    clean = find_entry(contents, metric, model, CLEAN, NO_LEVEL)
+    entries = [clean]
+    for each in sets:
+        other = find_entry(contents, metric, model, each, NO_LEVEL)
+        gap = None
+        if clean is not None and other is not None:
+            gap = Entry(difference(other.score, clean.score), clean.percent)
+        entries += [other, gap]
+    return tuple(entries)
+
+
+# ---------------------------------------------------------------- other data sets
+
+
+def _other_data(contents: Contents) -> Table | None:
+    labels = {AUROC: "AUROC", FALSE_POSITIVES: "FPR at 95 % recall"}
+    columns = [
+        Column(f"{shift.removeprefix(OOD)}: {label}", f"{shift} {metric}", metric, shift, NO_LEVEL)
+        for shift in shifts_of(contents, OOD)
+        for metric, label in labels.items()
+    ]
+    views = views_of(contents, OOD)
+    caption = (
+        "How well confidence separates the clean test images from those of another data set. "
+        "AUROC: the probability that a test image has a higher confidence than an image of the "
+        "other data set; 0.5 is guessing, more is better. FPR at 95 % recall: the share of the "
+        "other data set's images with at least the confidence that 95 % of the test images reach; "
+        f"less is better. {INTERVALS} of both sets. "
+        f"{told_sample(contents, OOD, 'images of both sets together', views)}."
+    )
+    return without_empty(by_model("other_data", caption, columns, contents, views))
+
+
+def _scores_of_other_data(contents: Contents) -> Table | None:
+    """Lay out what may tell another data set beside confidence, one row per model and data set."""
+    shifts = shifts_of(contents, OOD)
+    kinds = {"": "confidence", **{f"/{name}": of.label for name, of in OOD_SCORES.items()}}
+    columns = [
+        (f"{head}: {label}", f"{metric}{added}")
+        for metric, head in ((AUROC, "AUROC"), (FALSE_POSITIVES, "FPR"))
+        for added, label in kinds.items()
+    ]
+    rows, views = [], views_of(contents, OOD)
+    for added, view in views.items():
+        for model, title in contents.titles.items():
+            for shift in shifts:
+                found = {
+                    metric: find_entry(view, metric, model, shift, NO_LEVEL)
+                    for _, metric in columns
+                }
+                of = {metric: entry.score for metric, entry in found.items() if entry}
+                if len(of) > len((AUROC, FALSE_POSITIVES)):
+                    better = better_score(of)
+                    label = OOD_SCORES[better].label if better else "none is found better"
+                    line = f"{title}{added}, {shift.removeprefix(OOD)}"
+                    rows.append(Row(model, line, f"{line} ({label})", tuple(found.values())))
+    if not rows:
+        return None
+    table = Table(
+        name="other_data_scores",
+        caption=(
+            "What may tell the images of another data set better than confidence, the largest "
+            "softmax probability. Largest logit and energy: of the logits without softmax; "
+            "entropy: of all probabilities. k-NN distance: in the space of features to the nearest "
+            f"known images (k = {NEIGHBOURS}), of at most {MOST_FEATURES:,} that are drawn from "
+            "the training images, or from the validation images where no others were opened. "
+            "AUROC: 0.5 is guessing, more is better. FPR: the share of the other images that pass "
+            "where 95 % of the test images pass; less is better. Behind the data set: the score "
+            "with the largest AUROC, if its interval lies above that of confidence. "
+            f"{INTERVALS} of both sets. "
+            f"{told_sample(contents, OOD, 'images of both sets together', views)}."
+        ),
+        header=("Model and data set", *(title for title, _ in columns)),
+        keys=("model", *(metric for _, metric in columns)),
+        rows=tuple(rows),
+    )
+    return without_empty(table)
+
+
+def better_score(of: Mapping[str, Score]) -> str | None:
+    """The score with the largest AUROC, if that is found to be larger than that of confidence.
+
+    Two AUROCs differ where their intervals do not overlap, which is a strict test since both are of
+    the same images.
+
+    Args:
+        of: the AUROC of the confidence and of each score, by metric.
+
+    >>> better_score({AUROC: Score(0.5, 0.4, 0.6, 99), f"{AUROC}/knn": Score(0.9, 0.8, 1.0, 99)})
+    'knn'
+    """
+    scores = {name: of[f"{AUROC}/{name}"] for name in OOD_SCORES if f"{AUROC}/{name}" in of}
+    best = max(scores, key=lambda name: scores[name].value, default=None)
+    return best if best is not None and scores[best].low > of[AUROC].high else None
+
+
+def shifts_of(contents: Contents, beginning: str) -> list[str]:
+    """Name the shifts that begin so, in the order of scores.csv."""
+    shifts = contents.scores["shift"].unique()
+    return [shift for shift in shifts if shift.startswith(beginning)]
+
+
+def views_of(contents: Contents, beginning: str) -> Views:
+    """The shown seed, or each seed on its own where scores.csv has no mean over seeds of these."""
+    scores = contents.scores
+    if contents.shown_seed in set(scores["seed"][scores["shift"].str.startswith(beginning)]):
+        return {"": contents}
+    return {
+        f", seed {seed}": replace(contents, scores=scores[scores["seed"] == seed])
+        for seed in contents.seeds
+    }
+
+
+def told_sample(contents: Contents, beginning: str, images: str, views: Views) -> str:
+    """Say how many images, resamples and seeds are behind numbers of other images or priors."""
+    scores = contents.scores
+    counts = sorted(scores["n"][scores["shift"].str.startswith(beginning)].unique())
+    seen = " to ".join(f"{count:,}" for count in dict.fromkeys((*counts[:1], *counts[-1:])))
+    resamples = f"{contents.bootstrap:,} resamples"
+    if len(views) > 1:
+        return f"n = {seen} {images}, {resamples}; each seed has its own row"
+    seeds = contents.sample().partition(" resamples")[2]
+    return f"n = {seen} {images}, {resamples}{seeds}"
+
+
+NATURAL_SHIFT = Part(headed("A natural shift: test images from another source"), _natural_shift)
+NATURAL_SETS = Part(headed("Other images of the same classes"), _natural_sets)
+OTHER_DATA = Part(
+    headed("On other data sets"),
+    lambda contents: [_other_data(contents), _scores_of_other_data(contents)],
+)

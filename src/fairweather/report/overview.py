@@ -9,13 +9,32 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 import altair as alt
+import numpy as np
+import numpy.typing as npt
 
-from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
+from fairweather.record import (
+    ALL,
+    CLEAN,
+    ENSEMBLE_SUFFIX,
+    MEAN,
+    NATURAL,
+    NO_LEVEL,
+    PAGE,
+    base_model,
+    is_shifted,
+)
 from fairweather.report.contents import Contents
 from fairweather.report.figures import COLORS, INK, RULE, Figure, either, render
+from fairweather.report.other_images import all_sentences
+from fairweather.report.page import drawing
+from fairweather.report.page.drawing import FOCUS, LOUD, PAPER, looks, spec_of
 from fairweather.report.performance import Performance, lowest, performance_at, worst_levels
+from fairweather.report.ranking import ranking
+from fairweather.report.section import Brief, Chart, Part, Shown, Tables
 from fairweather.report.sentences import points, share
+from fairweather.report.table_formats import Layout
 from fairweather.report.tables import Entry, Row, Table
+from fairweather.report.training_files import read_warnings
 from fairweather.types import Score
 
 # In the order in which they are drawn, each with its shape and that shape as a letter.
@@ -34,8 +53,13 @@ LABELS = 190  # pixels of these titles at most
 WIDTHS = (340, 300)  # pixels of the two panels of the figure
 TENTH = 0.05  # the axis of confidence − accuracy ends at a multiple of it
 ROOM = 0.12  # of that axis on either side, for the numbers
+NARROW = 720  # pixels of the window below which charts stand below each other, as in the style
 LEAST = 0.1  # and reaches so far on either side, so that a small gap looks small
 SUBTITLE = 120
+
+BRIEF = Layout(("model", "images", "accuracy (%)", "confidence − accuracy"), words=2)
+MOST_LINES = 40  # in a terminal
+MOST_SENTENCES = 5  # above them; the page has all
 
 Measure = Literal["accuracy", "gap"]
 TITLES: dict[Measure, str | list[str]] = {
@@ -109,6 +133,12 @@ def in_order(contents: Contents, ranked: Sequence[str]) -> list[str]:
     """
     place = {model: at for at, model in enumerate(ranked)}
     return sorted(contents.titles, key=lambda model: place.get(base_model(model), len(place)))
+
+
+def ranked_order(contents: Contents) -> list[str]:
+    """Order the models as they are ranked."""
+    ranks = contents.once(ranking)
+    return in_order(contents, [row.model for row in ranks.rows] if ranks else [])
 
 
 def overview_figure(contents: Contents, order: Sequence[str]) -> Figure | None:
@@ -390,3 +420,103 @@ def overview_table(contents: Contents, order: Sequence[str]) -> Table | None:
             if any((model, state) in read for state in states)
         ),
     )
+
+
+# ---------------------------------------------------------------- on the page
+
+
+def overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, Chart]:
+    """Draw accuracy, and confidence − accuracy, of each model in each state, in this order."""
+    read = [each for model in order for each in readings(contents, model)]
+    look = looks(contents.positions)
+    inks = Inks(
+        models=[f"var(--m{each.color})" for each in look],
+        fills=[PAPER if each.variant else f"var(--m{each.color})" for each in look],
+        ink=drawing.INK,
+        rule=drawing.RULE,
+    )
+    found: dict[Measure, Chart] = {}
+    for measure in TITLES:
+        # Beside each other, the two charts share the titles of their rows.
+        beside = f"windowSize()[0] >= {NARROW}"
+        chart = forest(
+            contents,
+            read,
+            measure,
+            inks,
+            None,
+            emphasis=FOCUS,
+            loud=LOUD,
+            named="true" if measure == "accuracy" else f"!({beside})",
+            numbered="true" if measure == "accuracy" else beside,
+        )
+        if chart is not None:
+            spec = spec_of(chart.properties(width="container"))
+            words = alt_text(contents, read, measure)
+            found[measure] = Chart(f"overview-{measure}", words, spec)
+    return found
+
+
+def _shown(contents: Contents, tables: Tables) -> Shown:
+    charts = overview_charts(contents, order := ranked_order(contents))
+    seen = {each.state for model in order for each in readings(contents, model)}
+    facts = {
+        "overview": charts,
+        "states": [(glyph, state) for state, (_, glyph) in STATES.items() if state in seen],
+        "warnings": read_warnings(contents),
+    }
+    return Shown("", tables, list(charts.values()), template="overview.html.j2", facts=facts)
+
+
+PART = Part(
+    _shown,
+    lambda contents: [overview_table(contents, ranked_order(contents))],
+    lambda contents: [overview_figure(contents, ranked_order(contents))],
+)
+
+
+# ---------------------------------------------------------------- in a terminal
+
+
+def brief(contents: Contents) -> Brief:
+    """Say what is found about other images, and tabulate each model on clean and shifted ones."""
+    found = all_sentences(contents)
+    told, rest = found[:MOST_SENTENCES], len(found) - MOST_SENTENCES
+    more = [f"{PAGE} has {rest} more such sentences."] if rest > 0 else []
+    return Brief([*told, *more], BRIEF, _brief_lines(contents))
+
+
+def _brief_lines(contents: Contents) -> list[list[str]]:
+    """One line per model and state of the images, as text; ensembles are left out."""
+    scores = contents.scores
+    rows = scores[scores["metric"].isin(["accuracy", "confidence_gap"])]
+    rows = rows[
+        (rows["seed"] == contents.shown_seed) & ~rows["model"].str.endswith(ENSEMBLE_SUFFIX)
+    ]
+    names = zip(rows["model"], rows["shift"], rows["level"], rows["metric"], strict=True)
+    ends = rows[["value", "low", "high"]].to_numpy(dtype=float)
+    numbers = {
+        (str(model), str(shift), str(metric)): each
+        for (model, shift, level, metric), each in zip(names, ends, strict=True)
+        if shift == CLEAN or shift.startswith(NATURAL) or (is_shifted(shift) and level == MEAN)
+    }
+    models = dict.fromkeys(model for model, *_ in numbers)
+    shifts = dict.fromkeys(shift for _, shift, _ in numbers)
+    known = {(model, shift) for model, shift, _ in numbers}
+    states = [(model, shift) for model in models for shift in shifts if (model, shift) in known]
+    if len(states) > MOST_LINES:
+        states = [(model, shift) for model, shift in states if shift in (CLEAN, ALL)]
+    lines, before = [], ""
+    for model, shift in states:
+        accuracy = _percent(numbers.get((model, shift, "accuracy")), "z.1f")
+        gap = _percent(numbers.get((model, shift, "confidence_gap")), "+z.1f")
+        lines.append(["" if model == before else model, shift, accuracy, gap])
+        before = model
+    return lines
+
+
+def _percent(ends: npt.NDArray[np.float64] | None, form: str) -> str:
+    if ends is None or math.isnan(ends[0]):
+        return "–"
+    value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in ends)
+    return f"{value} (too few errors)" if math.isnan(ends[1]) else f"{value} [{low}, {high}]"

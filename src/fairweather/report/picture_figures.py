@@ -28,6 +28,8 @@ MOST_ROWS = 40
 LABEL_WIDTH, HEADING, LINE = 64, 34, 18
 # The width of a letter, about.
 LETTER = 7
+# Where a picture or a text is, in pixels of the page.
+X, Y = alt.X("x:Q", scale=None, axis=None), alt.Y("y:Q", scale=None, axis=None)
 
 
 class Row(NamedTuple):
@@ -55,7 +57,7 @@ def shifts_figure(contents: Contents, samples: Samples) -> Figure | None:
         for index, parts in enumerate(wrapped)
         for below, text in enumerate(reversed(parts))
     ]
-    names = _texts(
+    names = texts(
         pd.DataFrame(lines, columns=["x", "y", "text"]), align="center", limit=column + GAP - 2
     )
     tops: list[float] = []
@@ -64,13 +66,13 @@ def shifts_figure(contents: Contents, samples: Samples) -> Figure | None:
         tops.append(bottom)
         bottom += height
     places = [LABEL_WIDTH + index * (column + GAP) + (column - width) / 2 for index in range(count)]
-    headings = _texts(
+    headings = texts(
         pd.DataFrame({"x": 0, "y": [top - 8 for top in tops], "text": [r.heading for r in rows]}),
         weight="bold",
         size=13,
     )
     middles = [top + height / 2 for top in tops]
-    levels = _texts(
+    levels = texts(
         pd.DataFrame({"x": 0, "y": middles, "text": [row.label for row in rows]}),
         limit=LABEL_WIDTH - 6,
     )
@@ -115,8 +117,8 @@ def mixup_figure(samples: Samples) -> Figure | None:
     ]
     chart = alt.layer(
         _images(placed, dots),
-        _texts(captions, align="center", limit=step - 4),
-        _texts(signs, align="center", size=24, color=FAINT),
+        texts(captions, align="center", limit=step - 4),
+        texts(signs, align="center", size=24, color=FAINT),
     )
     return render(
         "mixup",
@@ -179,10 +181,10 @@ def _images(
     )
     width, height = (length / PNG_SCALE for length in dots)
     mark = alt.Chart(frame).mark_image(width=width, height=height, align="left", baseline="top")
-    return mark.encode(x=_x(), y=_y(), url="url:N")
+    return mark.encode(x=X, y=Y, url="url:N")
 
 
-def _texts(
+def texts(
     frame: pd.DataFrame,
     *,
     align: Literal["left", "center"] = "left",
@@ -195,15 +197,7 @@ def _texts(
     mark = alt.Chart(frame).mark_text(
         align=align, baseline="middle", fontSize=size, fontWeight=weight, color=color, limit=limit
     )
-    return mark.encode(x=_x(), y=_y(), text=alt.Text("text:N"))
-
-
-def _x() -> alt.X:
-    return alt.X("x:Q", scale=None, axis=None)
-
-
-def _y() -> alt.Y:
-    return alt.Y("y:Q", scale=None, axis=None)
+    return mark.encode(x=X, y=Y, text=alt.Text("text:N"))
 
 
 def _data_uri(picture: Image.Image, dots: tuple[int, int]) -> str:

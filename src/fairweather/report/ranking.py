@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations, compress, islice
+from itertools import combinations, compress
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.metrics import estimate_means, holm, recipe_estimate, to_score
+from fairweather.metrics import holm, to_score
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.metric import Interval
 from fairweather.metrics.recipes import cross_difference
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report.contents import Contents
@@ -22,11 +21,14 @@ from fairweather.report.correctness import (
     FloatArray,
     Images,
     compare_pairs,
+    mean_estimates,
     read_correct,
     read_images,
+    shared_cells,
 )
+from fairweather.report.section import Part, Shown, Tables
 from fairweather.report.sentences import seed_far_out
-from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.table_formats import Layout, TextTable, p_value
 from fairweather.report.tables import ABSENT, Entry
 from fairweather.types import Score
 
@@ -79,11 +81,10 @@ class Ranked(NamedTuple):
         """The p-value as the table shows it."""
         if math.isnan(self.p_next):
             return ABSENT
-        if self.p_next < 0.001:
-            return "< 0.001"
-        # A bound is rounded up, so that it stays one.
-        at_most = f"≤ {math.ceil(1000 * self.p_next) / 1000:.3f}"
-        return at_most if self.p_next_at_most else f"{self.p_next:.3f}"
+        if self.p_next_at_most and self.p_next >= 0.001:
+            # A bound is rounded up, so that it stays one.
+            return f"≤ {math.ceil(1000 * self.p_next) / 1000:.3f}"
+        return p_value(self.p_next)
 
 
 class Ranking(NamedTuple):
@@ -104,38 +105,30 @@ class Ranking(NamedTuple):
     notes: tuple[str, ...]
 
     @property
-    def header(self) -> tuple[str, ...]:
-        """The titles of the columns of `cells`."""
+    def table(self) -> TextTable:
+        """The ranking as it is written to files."""
         clean = ("Rank on clean images", "Clean (%)")
+        header: tuple[str, ...] = ("Model", *clean, "p against the next")
         if self.shifted:
-            return ("Model", "Rank", "Mean over shifts (%)", "p against the next", *clean)
-        return ("Model", *clean, "p against the next")
-
-    def cells(self) -> list[list[str]]:
-        """The body as plain text, ready to be escaped."""
-        return [self._cells(row) for row in self.rows]
-
-    def texts(self) -> dict[str, str]:
-        """Write the ranking out, by the suffix of the file."""
-        layout, body = Layout(self.header), self.cells()
-        return {
-            "md": markdown(layout, body, [self.caption, *self.notes]),
-            "csv": self._csv(),
-            "tex": latex(layout, body, "ranking", " ".join([self.caption, *self.notes])),
-        }
+            header = ("Model", "Rank", "Mean over shifts (%)", "p against the next", *clean)
+        parts = ("", " low", " high", " n")
+        numbers = [f"{of}{part}" for of in ("score", "clean") for part in parts]
+        columns = ["model", "title", *numbers, *Ranked._fields[4:]]
+        lines = [(row.model, row.title, *row.score, *row.clean, *row[4:]) for row in self.rows]
+        return TextTable(
+            "ranking",
+            Layout(header),
+            [self._cells(row) for row in self.rows],
+            [self.caption, *self.notes],
+            pd.DataFrame(lines, columns=columns),
+            [row.model for row in self.rows],
+        )
 
     def _cells(self, row: Ranked) -> list[str]:
         score, clean = (str(Entry(each, percent=True)) for each in (row.score, row.clean))
         if self.shifted:
             return [row.title, row.rank, score, row.p_in_words, row.clean_rank, clean]
         return [row.title, row.clean_rank, clean, row.p_in_words]
-
-    def _csv(self) -> str:
-        parts = ("", " low", " high", " n")
-        numbers = [f"{of}{part}" for of in ("score", "clean") for part in parts]
-        columns = ["model", "title", *numbers, *Ranked._fields[4:]]
-        lines = [(row.model, row.title, *row.score, *row.clean, *row[4:]) for row in self.rows]
-        return rows_as_csv(pd.DataFrame(lines, columns=columns))
 
 
 class _Order(NamedTuple):
@@ -183,7 +176,8 @@ def ranking(contents: Contents) -> Ranking | None:
     if len(models) < len(contents.titles):
         contents = replace(contents, titles={model: contents.titles[model] for model in models})
     images = read_images(contents) if len(models) > 1 else None
-    cells, tested = _shared_cells(contents)
+    cells = shared_cells(contents, contents.titles)
+    tested = sum(len(sweep.cells) for sweep in contents.sweeps if not sweep.is_attack)
     clean = _columns(contents, {CLEAN: 1.0}, images)
     shifted = _columns(contents, cells, images) if cells else clean
     if clean is None or shifted is None:
@@ -250,22 +244,6 @@ def _columns(
     return found if len(found) == len(contents.titles) else None
 
 
-def _shared_cells(contents: Contents) -> tuple[dict[str, float], int]:
-    """The shifted cells that all models have, with their weights, and how many any model has."""
-    sweeps = [sweep for sweep in contents.sweeps if not sweep.is_attack]
-    shared = [
-        [
-            cell
-            for level, cell in sweep.cells.items()
-            if all(contents.score("accuracy", m, sweep.name, level) for m in contents.titles)
-        ]
-        for sweep in sweeps
-    ]
-    kept = [cells for cells in shared if cells]
-    weights = {cell: 1 / (len(kept) * len(cells)) for cells in kept for cell in cells}
-    return weights, sum(len(sweep.cells) for sweep in sweeps)
-
-
 def _scores(
     contents: Contents, columns: Sequence[FloatArray], shift: str, level: str
 ) -> list[Score]:
@@ -276,13 +254,8 @@ def _scores(
 
 
 def _means(contents: Contents, columns: Sequence[FloatArray]) -> list[Score]:
-    every = np.concatenate(columns, axis=1)
-    shares: list[Interval] = ["share"] * every.shape[1]
-    by_seed = iter(estimate_means(every, shares, contents.bootstrap, clusters=contents.clusters))
-    return [
-        to_score(recipe_estimate(list(islice(by_seed, each.shape[1]))), (0.0, 1.0))
-        for each in columns
-    ]
+    found = mean_estimates(columns, contents.bootstrap, contents.clusters)
+    return [to_score(each, SHARE) for each in found]
 
 
 def _order(columns: Sequence[FloatArray], clusters: Clusters | None) -> _Order:
@@ -375,3 +348,18 @@ def _caption(contents: Contents, what: str, tests: str) -> str:
 
 def _span(best: int, worst: int) -> str:
     return str(best) if best == worst else f"{best}–{worst}"
+
+
+def _tables(contents: Contents) -> Iterator[TextTable]:
+    if (ranks := contents.once(ranking)) is not None:
+        yield ranks.table
+
+
+def _shown(contents: Contents, tables: Tables) -> Shown | None:
+    ranks = contents.once(ranking)
+    if ranks is None:
+        return None
+    return Shown("Ranking", tables, template="ranking.html.j2", facts={"notes": ranks.notes})
+
+
+PART = Part(_shown, _tables)

@@ -10,14 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.metrics import estimate_means, holm, recipe_estimate, to_score
+from fairweather.metrics import holm, to_score
 from fairweather.metrics.clusters import FEW_CLUSTERS, difference_of_shares, membership_p
-from fairweather.metrics.metric import Interval
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SLICES, slice_of, worst_slice
 from fairweather.report.contents import Contents, ensembles_as_models, joined_name
-from fairweather.report.correctness import FloatArray, Images, read_correct, read_images
-from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv, signed
-from fairweather.report.tables import ABSENT, TOO_FEW, TOO_FEW_NOTE, Entry, is_percent
+from fairweather.report.correctness import (
+    FloatArray,
+    Images,
+    mean_estimates,
+    read_correct,
+    read_images,
+)
+from fairweather.report.section import Part, Shown, Tables
+from fairweather.report.table_formats import Layout, TextTable, p_value, signed
+from fairweather.report.tables import ABSENT, TOO_FEW, TOO_FEW_NOTE, Entry, is_percent, signed_entry
 from fairweather.runs import StoredGroups
 from fairweather.types import Score
 
@@ -64,6 +70,11 @@ class SliceRow(NamedTuple):
     difference: Score | None
     p: float
 
+    @property
+    def numbers(self) -> list[Score]:
+        """The scores and the difference, NaN where there is none."""
+        return [each or NO_SCORE for each in (*self.scores, self.difference)]
+
 
 class SliceTable(NamedTuple):
     """The slices of one column.
@@ -87,28 +98,35 @@ class SliceTable(NamedTuple):
     cluster: str | None
 
     @property
-    def header(self) -> tuple[str, ...]:
-        """The titles of the columns of `cells`."""
+    def table(self) -> TextTable:
+        """The table as it is written to files."""
         shown = [title for *_, title in self.places]
         counts = ["Images", *([f"Clusters ({self.cluster})"] if self._has_clusters else [])]
-        return ("Model", "Images with", *counts, *shown, "Against the others (points)", "p (Holm)")
+        names = [f"{shift} {metric}" for metric, shift, *_ in self.places]
+        columns = ["model", "title", "slice", "n", "clusters"]
+        columns += [f"{name}{part}" for name in [*names, "difference"] for part in PARTS]
+        lines = [
+            [*row[:4], row.clusters, *(each for score in row.numbers for each in score[:3]), row.p]
+            for row in self.rows
+        ]
+        return TextTable(
+            self.name,
+            Layout(
+                (
+                    *("Model", "Images with", *counts, *shown),
+                    *("Against the others (points)", "p (Holm)"),
+                ),
+                words=2,
+            ),
+            [self._cells(row) for row in self.rows],
+            [self.found, self.caption],
+            pd.DataFrame(lines, columns=[*columns, "p_holm"]).astype({"clusters": "Int64"}),
+            [row.model for row in self.rows],
+        )
 
     @property
     def _has_clusters(self) -> bool:
         return any(row.clusters is not None for row in self.rows)
-
-    def cells(self) -> list[list[str]]:
-        """The body as plain text, ready to be escaped."""
-        return [self._cells(row) for row in self.rows]
-
-    def texts(self) -> dict[str, str]:
-        """Write the table out, by the suffix of the file."""
-        layout, body = Layout(self.header, words=2), self.cells()
-        return {
-            "md": markdown(layout, body, [self.found, self.caption]),
-            "csv": self._csv(),
-            "tex": latex(layout, body, self.name, f"{self.found} {self.caption}"),
-        }
 
     def _cells(self, row: SliceRow) -> list[str]:
         counts = [f"{row.n:,}"]
@@ -123,20 +141,9 @@ class SliceTable(NamedTuple):
             else str(Entry(score, is_percent(metric))).replace(TOO_FEW, alone)
             for (metric, *_), score in zip(self.places, row.scores, strict=True)
         ]
-        return [row.title, row.slice, *counts, *shown, _signed(row.difference, alone), _p(row.p)]
-
-    def _csv(self) -> str:
-        names = [f"{shift} {metric}" for metric, shift, *_ in self.places]
-        columns = ["model", "title", "slice", "n", "clusters"]
-        columns += [f"{name}{part}" for name in [*names, "difference"] for part in PARTS]
-        lines = []
-        for row in self.rows:
-            scores = [each or NO_SCORE for each in (*row.scores, row.difference)]
-            numbers = [number for score in scores for number in score[:3]]
-            lines.append([*row[:4], row.clusters, *numbers, row.p])
-        return rows_as_csv(
-            pd.DataFrame(lines, columns=[*columns, "p_holm"]).astype({"clusters": "Int64"})
-        )
+        p = ABSENT if math.isnan(row.p) else p_value(row.p)
+        gap = ABSENT if row.difference is None else signed_entry(row.difference, True, alone)
+        return [row.title, row.slice, *counts, *shown, gap, p]
 
 
 PARTS = ("", " low", " high")
@@ -287,14 +294,9 @@ def _contrasts(
 def _accuracy(contents: Contents, right: FloatArray, places: npt.NDArray[np.integer]) -> Score:
     """The accuracy on some images, over seeds and over images or clusters."""
     known = contents.clusters
-    kinds: Sequence[Interval] = ["share"] * right.shape[1]
-    by_seed = estimate_means(
-        right[places],
-        kinds,
-        contents.bootstrap,
-        clusters=None if known is None else known.select(places),
-    )
-    return to_score(recipe_estimate(by_seed), (0.0, 1.0))
+    clusters = None if known is None else known.select(places)
+    [found] = mean_estimates([right[places]], contents.bootstrap, clusters)
+    return to_score(found, (0.0, 1.0))
 
 
 def _found(rows: Sequence[SliceRow]) -> str:
@@ -356,16 +358,9 @@ def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRo
     return " ".join(words)
 
 
-def _signed(difference: Score | None, without_interval: str) -> str:
-    if difference is None:
-        return ABSENT
-    if difference.too_few:
-        return f"{signed(difference.value, percent=True)} [{without_interval}]"
-    value, low, high = (signed(each, percent=True) for each in difference[:3])
-    return f"{value} [{low}, {high}]"
+def _shown(contents: Contents, _: Tables) -> Shown | None:
+    slices = contents.once(slice_tables)
+    return Shown(template="slices.html.j2", facts={"slices": slices}) if slices else None
 
 
-def _p(p: float) -> str:
-    if math.isnan(p):
-        return ABSENT
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+PART = Part(_shown, lambda contents: [each.table for each in contents.once(slice_tables)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
@@ -40,22 +41,52 @@ class Layout(NamedTuple):
     words: int = 1
 
 
-def table_files(
-    name: str, layout: Layout, body: Body, below: Sequence[str], frame: pd.DataFrame
-) -> dict[str, str]:
-    """Write a table in Markdown, CSV and LaTeX, by the names of the files in a run folder.
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text, and the same in numbers.
 
-    Args:
-        name: of the files, without folder and suffix.
+    Attributes:
+        name: of its files, without folder and suffix.
         layout, body: the table as text.
         below: paragraphs that explain it.
-        frame: the same numbers, for the CSV.
+        frame: the numbers, for the CSV.
+        models: of each row, where the page is to show which model it is of.
+        shown: the rows that a terminal shows; None for all.
     """
-    return {
-        f"{TABLES}/{name}.md": markdown(layout, body, below),
-        f"{TABLES}/{name}.csv": rows_as_csv(frame),
-        f"{TABLES}/{name}.tex": latex(layout, body, name, " ".join(below)),
-    }
+
+    name: str
+    layout: Layout
+    body: Body
+    below: Sequence[str]
+    frame: pd.DataFrame
+    models: Sequence[str] = ()
+    shown: Body | None = None
+
+    def __str__(self) -> str:
+        rows = self.body if self.shown is None else self.shown
+        return aligned(self.layout, rows) if rows else ""
+
+    def texts(self) -> dict[str, str]:
+        """Write the table in Markdown, CSV and LaTeX, by the suffix of the file."""
+        return {
+            "md": markdown(self.layout, self.body, self.below),
+            "csv": rows_as_csv(self.frame),
+            "tex": latex(self.layout, self.body, self.name, " ".join(self.below)),
+        }
+
+
+def files_of(name: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """Name the files of a table in a run folder, given its texts by suffix."""
+    return {f"{TABLES}/{name}.{suffix}": text for suffix, text in texts.items()}
+
+
+def p_value(p: float) -> str:
+    """Write a p-value.
+
+    >>> p_value(0.0004), p_value(0.0123)
+    ('< 0.001', '0.012')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def aligned(layout: Layout, body: Body) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pandas as pd
 
 from fairweather.metrics import METRICS
 from fairweather.metrics.rows import find_row
-from fairweather.metrics.table import shown_metrics
-from fairweather.record import CLEAN, MEAN, NO_LEVEL
+from fairweather.record import NO_LEVEL
 from fairweather.report.contents import Contents
-from fairweather.report.sweeps import Sweep
-from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv
+from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv, signed
 from fairweather.types import Score
 
+# What the rows of a model draw on, by what is added to its title.
+Views = Mapping[str, Contents]
 ABSENT = "–"
 TOO_FEW = "too few errors"
 TOO_FEW_NOTE = (
@@ -126,33 +126,28 @@ class Entry:
         return f"{value}{unit} [{interval}]".replace("-", "−")
 
 
-def build_tables(contents: Contents) -> list[Table]:
-    """Build the summaries, one table for each shift and metric, and all metrics on clean images."""
-    summaries = [_summary(contents, metric) for metric in shown_metrics(2)]
-    levels = [
-        _by_level(contents, metric, sweep)
-        for sweep in contents.sweeps
-        for metric in shown_metrics(2)
-    ]
-    tables = [*summaries, *levels, _clean_metrics(contents)]
-    return [table for table in tables if any(any(row.entries) for row in table.rows)]
-
-
-def summary_rows(contents: Contents) -> pd.DataFrame:
-    """Return the rows of scores.csv that the summary tables show."""
-    columns = _summary_columns(contents)
-    return contents.find(
-        (metric, model, column.shift, column.level)
-        for metric in shown_metrics(2)
-        for model in contents.titles
-        for column in columns
-    )
-
-
 def find_entry(contents: Contents, metric: str, model: str, shift: str, level: str) -> Entry | None:
     """Return a number as a table shows it, or None where there is none."""
     score = contents.score(metric, model, shift, level)
     return None if score is None else Entry(score, is_percent(metric))
+
+
+def find_defined(
+    contents: Contents, metric: str, model: str, shift: str, level: str
+) -> Entry | None:
+    """Return a number likewise, or None where it is undefined, such as a risk of no answers."""
+    entry = find_entry(contents, metric, model, shift, level)
+    return None if entry is None or math.isnan(entry.score.value) else entry
+
+
+def signed_entry(difference: Score, percent: bool, without_interval: str = TOO_FEW) -> str:
+    """Write a difference with its sign and its interval.
+
+    >>> signed_entry(Score(-0.0123, -0.02, 0.001, 200), percent=True)
+    '−1.2 [−2.0, +0.1]'
+    """
+    value, low, high = (signed(each, percent) for each in difference[:3])
+    return f"{value} [{without_interval if difference.too_few else f'{low}, {high}'}]"
 
 
 def is_percent(metric: str) -> bool:
@@ -178,85 +173,65 @@ def interval_note(metric: str) -> str:
 
 
 class Column(NamedTuple):
-    """A column of a table with one row per model: one state of the test images."""
+    """A column of a table with one row per model: a metric in one state of the test images."""
 
     title: str
+    key: str
+    metric: str
     shift: str
     level: str
 
-    @property
-    def key(self) -> str:
-        """The column as a program reads it: `clean`, `SHIFT mean` or `SHIFT LEVEL`."""
-        return self.shift if self.level == NO_LEVEL else f"{self.shift} {self.level}"
+
+def column_key(shift: str, level: str) -> str:
+    """Write a state as a program reads it: `clean`, `SHIFT mean` or `SHIFT LEVEL`."""
+    return shift if level == NO_LEVEL else f"{shift} {level}"
 
 
-def _summary_columns(contents: Contents) -> list[Column]:
-    means = (Column(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps)
-    return [Column("Clean", CLEAN, NO_LEVEL), *means]
+def by_model(
+    name: str,
+    caption: str,
+    columns: Sequence[Column],
+    contents: Contents,
+    views: Views | None = None,
+) -> Table | None:
+    """Lay out the columns, one row per model and view; None where they have no number."""
+    rows = list(_lines(columns, {"": contents} if views is None else views, contents))
+    if not any(any(row.entries) for row in rows):
+        return None
+    titles, keys = ([column[at] for column in columns] for at in (0, 1))
+    return Table(name, caption, ("Model", *titles), ("model", *keys), tuple(rows))
 
 
-def _summary(contents: Contents, metric: str) -> Table:
-    shifts = "; for each shift, the mean over its levels" if contents.sweeps else ""
-    subject = f"{describe_metric(metric)} on the clean test images{shifts}"
-    columns = _summary_columns(contents)
-    return _by_model(contents, f"summary_{metric}", metric, columns, subject)
-
-
-def _by_level(contents: Contents, metric: str, sweep: Sweep) -> Table:
-    columns = [Column(sweep.heading(level), sweep.name, level) for level in sweep.cells]
-    note = "".join(f". {each}" for each in sweep.notes)
-    subject = f"{sweep.title}: {describe_metric(metric)} by {sweep.level_title}{note}"
-    return _by_model(contents, f"{metric}_{sweep.file_name}", metric, columns, subject)
-
-
-def _by_model(
-    contents: Contents, name: str, metric: str, columns: Sequence[Column], subject: str
-) -> Table:
-    """Lay out a metric with one row per model."""
-    return Table(
-        name=name,
-        caption=_caption(contents, subject, interval_note(metric)),
-        header=("Model", *(column.title for column in columns)),
-        keys=("model", *(column.key for column in columns)),
+def without_empty(table: Table | None) -> Table | None:
+    """Leave out the columns without a number."""
+    if table is None:
+        return None
+    columns = range(len(table.header) - 1)
+    kept = [at for at in columns if any(row.entries[at] for row in table.rows)]
+    return replace(
+        table,
+        header=(table.header[0], *(table.header[1 + at] for at in kept)),
+        keys=(table.keys[0], *(table.keys[1 + at] for at in kept)),
         rows=tuple(
-            Row(
-                model,
-                title,
-                title,
-                tuple(find_entry(contents, metric, model, c.shift, c.level) for c in columns),
-            )
-            for model, title in contents.titles.items()
+            row._replace(entries=tuple(row.entries[at] for at in kept)) for row in table.rows
         ),
     )
 
 
-def _clean_metrics(contents: Contents) -> Table:
-    """Lay out every metric on clean images, one row per metric, without aliases."""
-    found = set(contents.scores["metric"])
-    names = [name for name, m in METRICS.items() if m.alias_of is None and name in found]
-    note = (
-        f"; those of binned calibration errors are {CORRECTED}; those of the maximum calibration "
-        "error are indicative only"
-    )
-    return Table(
-        name="clean_metrics",
-        caption=_caption(contents, "Every metric on the clean test images", note),
-        header=("Metric", *contents.titles.values()),
-        keys=("metric", *contents.titles),
-        rows=tuple(
-            Row(
-                name,
-                METRICS[name].label,
-                describe_metric(name),
-                tuple(find_entry(contents, name, m, CLEAN, NO_LEVEL) for m in contents.titles),
-            )
-            for name in names
-        ),
-    )
-
-
-def _caption(contents: Contents, subject: str, note: str) -> str:
+def told_of(contents: Contents, subject: str, note: str = "") -> str:
+    """Caption numbers of the test images: the subject, their intervals, and how many there are."""
     return f"{subject}. In brackets: {contents.intervals}{note}. {contents.sample()}."
+
+
+def _lines(columns: Sequence[Column], views: Views, contents: Contents) -> Iterator[Row]:
+    for model, title in contents.titles.items():
+        for added, view in views.items():
+            entries = tuple(
+                find_defined(view, column.metric, model, column.shift, column.level)
+                for column in columns
+            )
+            if any(entries) or len(views) == 1:  # another run's seed is not this model's
+                yield Row(model, title + added, title + added, entries)
 
 
 def _numbers(entry: Entry | None) -> tuple[float, float, float]:

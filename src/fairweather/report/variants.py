@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 
-import numpy as np
-
-from fairweather.metrics import (
-    Estimate,
-    estimate_means,
-    paired_change,
-    paired_difference,
-    recipe_estimate,
-)
-from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.metric import Interval
+from fairweather.metrics import paired_change, paired_difference
 from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 from fairweather.report.contents import Contents
-from fairweather.report.correctness import FloatArray, Images, read_correct, read_images
+from fairweather.report.correctness import (
+    Images,
+    mean_estimates,
+    read_correct,
+    read_images,
+    shared_cells,
+)
 from fairweather.report.performance import COVERAGE, RISK
+from fairweather.report.section import Part, headed
 from fairweather.report.tables import Entry, Row, Table, find_entry
 from fairweather.types import Score
 
@@ -83,7 +79,7 @@ def _entries(
 ) -> list[Entry | None]:
     """Accuracy, its change to the model's own, and calibration error in one place."""
     _, shift, level = place
-    cells = {CLEAN: 1.0} if shift == CLEAN else _shared(contents, name, base)
+    cells = {CLEAN: 1.0} if shift == CLEAN else shared_cells(contents, (name, base))
     change = None
     if images and cells and name != base:
         change = _change(contents, name, base, cells, images)
@@ -99,21 +95,6 @@ def _deferral(contents: Contents, name: str, shift: str, level: str) -> list[Ent
     return [find_entry(contents, metric, name, shift, level) for metric in (RISK, COVERAGE)]
 
 
-def _shared(contents: Contents, *models: str) -> dict[str, float]:
-    """The shifted cells that all of these models have, with their weights in the mean."""
-    shared = [
-        [
-            cell
-            for level, cell in sweep.cells.items()
-            if all(contents.score("accuracy", model, sweep.name, level) for model in models)
-        ]
-        for sweep in contents.sweeps
-        if not sweep.is_attack
-    ]
-    kept = [cells for cells in shared if cells]
-    return {cell: 1 / (len(kept) * len(cells)) for cells in kept for cell in cells}
-
-
 def _change(
     contents: Contents, name: str, base: str, cells: Mapping[str, float], images: Images
 ) -> Score | None:
@@ -122,15 +103,9 @@ def _change(
     known = [each for each in columns if each is not None]
     if len(known) < len(columns):
         return None
-    first, second = _estimates(known, contents.bootstrap, contents.clusters)
+    first, second = mean_estimates(known, contents.bootstrap, contents.clusters)
     alike = len(first.of_seeds) == len(second.of_seeds)
     return (paired_change if alike else paired_difference)(first, second)
 
 
-def _estimates(
-    columns: list[FloatArray], resamples: int, clusters: Clusters | None
-) -> list[Estimate]:
-    every = np.concatenate(columns, axis=1)
-    shares: list[Interval] = ["share"] * every.shape[1]
-    by_seed = iter(estimate_means(every, shares, resamples, clusters=clusters))
-    return [recipe_estimate(list(islice(by_seed, each.shape[1]))) for each in columns]
+PART = Part(headed("Variants beside their own model"), lambda contents: [variants_table(contents)])

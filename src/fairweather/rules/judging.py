@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics import METRICS
-from fairweather.metrics.class_metrics import OfClasses, of_classes
+from fairweather.metrics.class_metrics import of_classes
 from fairweather.metrics.rows import find_row
+from fairweather.metrics.table import METRICS
 from fairweather.record import ABSENT_METRICS, MEAN, Condition
 from fairweather.report.contents import read_contents
 from fairweather.rules.numbers import (
+    Asked,
     Estimated,
     Rows,
-    cell_of,
     change_at,
     clusters_behind,
     conditions_of,
@@ -123,69 +124,62 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: On = "interval") -> list
         raise InputError("a check needs at least one rule, found none")
     tables = {"": read_rows(run)}
     for rule in rules:
-        if rule.slice not in tables:
-            tables[rule.slice] = _slice_rows(run, rule)
+        with _naming(rule):
+            if rule.slice not in tables:
+                tables[rule.slice] = read_slice_rows(run, rule.slice)
     clusters = {rule: clusters_behind(run, rule) for rule in rules}
     left_out = {rule: left_out_of(rule, tables[rule.slice]) for rule in rules}
     absent = read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
-    asked = [
-        each
-        for rule in rules
-        for each in _resolve(rule, tables[rule.slice], left_out[rule], absent)
-    ]
+    asked: list[Asked] = []
+    for rule in rules:
+        with _naming(rule):
+            asked += _resolve(run, rule, tables[rule.slice], left_out[rule], absent)
     changes = _changes(run, asked)
     verdicts = []
-    for rule, model, condition in asked:
-        try:
-            rows = tables[rule.slice][model]
-            changed = changes.get((rule.slice, model), {})
-            score = _score(rule, model, condition, rows, changed)
-            row = METRICS.get(rule.scored)
-            if not rule.change and row is not None and row.interval == "share":
-                score = with_exact_ends(score, condition)
+    for each in asked:
+        with _naming(each.rule):
+            score = _score(each, changes)
             if on == "interval" and score.too_few:
-                _refuse_one_cluster(run, rule, model, condition)
-                _refuse_few(run, rule, model, condition, rows)
-            rest = (on, left_out[rule], clusters[rule])
-            verdict = Verdict(rule, model, cell_of(condition), *score, *rest)
+                _refuse_one_cluster(each, clusters[each.rule])
+                _refuse_few(each)
+            rest = (on, left_out[each.rule], clusters[each.rule])
+            verdict = Verdict(each.rule, each.model, each.cell, *score, *rest)
             if math.isnan(verdict.judged):
-                raise InputError(
-                    f"{rule.scored} of {model} for {verdict.cell} is not a number"
-                    f"{why_undefined(rule, score)}"
-                )
-        except InputError as error:
-            raise _in_rule(rule, error) from None
+                raise InputError(f"{each} is not a number{why_undefined(each.rule, score)}")
         verdicts.append(verdict)
     return verdicts
 
 
+@contextmanager
+def _naming(rule: Rule) -> Iterator[None]:
+    """Name the rule in what is raised about it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"the rule '{rule}': {error}") from None
+
+
 def _resolve(
+    run: RunFolder,
     rule: Rule,
     models: Mapping[str, Rows],
     left_out: Collection[str],
     absent: Mapping[str, object],
-) -> list[tuple[Rule, str, Condition]]:
-    try:
-        asked = [
-            (rule, model, condition)
-            for model in models_of(rule, models)
-            for condition in (known_conditions if model in left_out else conditions_of)(
-                rule, models[model]
-            )
-        ]
-        for _, model, condition in asked:
-            _check_absent(rule, model, models[model], absent)
-            score_at(rule, model, condition, models[model])
-        _check_limit(rule)
-    except InputError as error:
-        raise _in_rule(rule, error) from None
+) -> list[Asked]:
+    """Find the models and conditions of a rule, and make sure that each has the number."""
+    asked = [
+        Asked(run, rule, model, condition, models[model])
+        for model in models_of(rule, models)
+        for condition in (known_conditions if model in left_out else conditions_of)(
+            rule, models[model]
+        )
+    ]
+    for each in asked:
+        if rule.scored in absent and not each.has(rule.scored):
+            raise InputError(f"{each.model} has no {rule.scored}: {absent[rule.scored]}")
+        score_at(each)
+    _check_limit(rule)
     return asked
-
-
-def _check_absent(rule: Rule, model: str, rows: Rows, absent: Mapping[str, object]) -> None:
-    """Refuse a metric that the model does not have, if it is known why."""
-    if rule.scored in absent and not any(rule.scored in scores for scores in rows.values()):
-        raise InputError(f"{model} has no {rule.scored}: {absent[rule.scored]}")
 
 
 def _check_limit(rule: Rule) -> None:
@@ -195,69 +189,65 @@ def _check_limit(rule: Rule) -> None:
     if rule.change:
         low, high = low - high, high - low
     if not low <= rule.limit <= high:
-        what = f"a {rule.change} of {rule.scored}" if rule.change else rule.scored
         hint = "; a share may be written as 5%" if rule.limit > high else ""
         raise InputError(
-            f"{what} is always in [{low:g}, {high:g}], but the limit is {rule.number}{hint}"
+            f"{rule.what} is always in [{low:g}, {high:g}], but the limit is {rule.number}{hint}"
         )
 
 
-def _slice_rows(run: RunFolder, rule: Rule) -> dict[str, Rows]:
-    try:
-        return read_slice_rows(run, rule.slice)
-    except InputError as error:
-        raise _in_rule(rule, error) from None
-
-
-def _changes(
-    run: RunFolder, asked: Sequence[tuple[Rule, str, Condition]]
-) -> dict[tuple[str, str], Estimated]:
+def _changes(run: RunFolder, asked: Sequence[Asked]) -> dict[tuple[str, str], Estimated]:
     """The estimates for drops and rises, by slice and model."""
     wanted: dict[tuple[str, str], set[Condition]] = {}
-    metrics = {rule.scored for rule, *_ in asked if rule.change}
-    for rule, model, condition in asked:
-        if rule.change:
-            wanted.setdefault((rule.slice, model), set()).add(condition)
+    changing = [each for each in asked if each.rule.change]
+    for each in changing:
+        wanted.setdefault((each.rule.slice, each.model), set()).add(each.condition)
     if not wanted:
         return {}
-    contents = read_contents(run)
+    metrics, contents = {each.rule.scored for each in changing}, read_contents(run)
     return {
         (of, model): estimate_again(run, contents, model, conditions, metrics, of)
         for (of, model), conditions in wanted.items()
     }
 
 
-def _score(rule: Rule, model: str, condition: Condition, rows: Rows, estimated: Estimated) -> Score:
+def _score(asked: Asked, changes: Mapping[tuple[str, str], Estimated]) -> Score:
+    rule = asked.rule
     if rule.change:
-        return change_at(rule, model, condition, estimated)
-    return score_at(rule, model, condition, rows)
+        return change_at(asked, changes[rule.slice, asked.model])
+    score, metric = score_at(asked), METRICS.get(rule.scored)
+    is_share = metric is not None and metric.interval == "share"
+    return with_exact_ends(score, asked.condition) if is_share else score
 
 
-def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, rows: Rows) -> None:
+def _refuse_few(asked: Asked) -> None:
     """Refuse a value with too few errors, and estimate how many images would be enough."""
-    kind = of_classes(rule.scored)
-    if kind is not None:
-        _refuse_rare(rule, model, condition, kind, rows)
+    rule = asked.rule
+    if kind := of_classes(rule.scored):
+        n = asked.rows[asked.condition][rule.scored].n
+        raise InputError(
+            f"{asked} cannot be judged on its interval: it needs at least {kind.fewest} images of "
+            "the class and of the others (images of one cluster count for less), found "
+            f"{n:,} of the class; take more images, or judge the value with --on value"
+        )
     metric = METRICS.get(rule.scored)
     if metric is None or not metric.fewest:
         return
-    what = f"a {rule.change} of {rule.scored}" if rule.change else rule.scored
-    begin = f"{what} of {model} for {cell_of(condition)} cannot be judged on its interval"
+    begin = f"{rule.what} of {asked.model} for {asked.cell} cannot be judged on its interval"
     end = "or judge the value with --on value"
-    rarest = None if metric.column is None else rarest_behind(run, rule, model, condition)
+    rarest = None if metric.column is None else rarest_behind(asked)
     if rarest is not None and rarest[1].pairs < rarest[1].fewest:
         name, (_, pairs, fewest) = rarest
         raise InputError(
             f"{begin}: a mean over classes needs at least {fewest} images of each class (of one "
             f"cluster, one counts), found {pairs} of {name}; take more images, {end}"
         )
-    several = MEAN in set(run.scores["seed"])
-    found = None if several else errors_behind(rule, condition, rows)
+    several = MEAN in set(asked.run.scores["seed"])
+    found = None if several else errors_behind(asked)
     if found is not None:
         few = f"{found.images:.3g} {found.which} of {found.n:,} images"
         images, n = found.images, found.n
     else:
-        least = least_carried(rule, condition, _estimated(run, rule, model, condition))
+        least = least_carried(asked)
         if least is None:
             raise InputError(
                 f"{begin}: it has too few errors, fewer than {metric.fewest}; take more images, "
@@ -283,36 +273,12 @@ def _refuse_few(run: RunFolder, rule: Rule, model: str, condition: Condition, ro
     )
 
 
-def _refuse_one_cluster(run: RunFolder, rule: Rule, model: str, condition: Condition) -> None:
+def _refuse_one_cluster(asked: Asked, clusters: Mapping[str, int]) -> None:
     """Refuse a value of images that all belong together, which has no interval."""
-    clusters = clusters_behind(run, rule)
     alone = next((name for name, count in clusters.items() if count < 2), None)
     if alone is not None:
         raise InputError(
-            f"{rule.scored} of {model} for {cell_of(condition)} cannot be judged on its interval: "
-            f"all images of {alone} belong to one cluster, and nothing is known of others; take "
-            "images of others, or judge the value with --on value"
+            f"{asked} cannot be judged on its interval: all images of {alone} belong to one "
+            "cluster, and nothing is known of others; take images of others, or judge the value "
+            "with --on value"
         )
-
-
-def _refuse_rare(rule: Rule, model: str, condition: Condition, kind: OfClasses, rows: Rows) -> None:
-    """Refuse a value of a class that has too few images for an interval."""
-    raise InputError(
-        f"{rule.scored} of {model} for {cell_of(condition)} cannot be judged on its interval: it "
-        f"needs at least {kind.fewest} images of the class and of the others (images of one "
-        f"cluster count for less), found {rows[condition][rule.scored].n:,} of the class; take "
-        "more images, or judge the value with --on value"
-    )
-
-
-def _estimated(run: RunFolder, rule: Rule, model: str, condition: Condition) -> Estimated:
-    """Estimate a value again to count its errors; return {} if predictions are missing."""
-    try:
-        found = read_contents(run)
-        return estimate_again(run, found, model, {condition}, {rule.scored}, rule.slice)
-    except InputError:
-        return {}
-
-
-def _in_rule(rule: Rule, error: InputError) -> InputError:
-    return InputError(f"the rule '{rule}': {error}")

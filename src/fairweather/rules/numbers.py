@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,34 @@ EVERY = "*"  # the cell of a rule for all shifted images, and clean ones
 Rows = Mapping[Condition, Mapping[str, Score]]
 Estimated = Mapping[Condition, Mapping[str, Estimate]]
 _CLEAN = Condition(CLEAN, NO_LEVEL)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A rule for one model in one state of the images.
+
+    Attributes:
+        run, rule, model, condition: which.
+        rows: the scores of the model.
+    """
+
+    run: RunFolder
+    rule: Rule
+    model: str
+    condition: Condition
+    rows: Rows
+
+    def __str__(self) -> str:
+        return f"{self.rule.scored} of {self.model} for {self.cell}"
+
+    @property
+    def cell(self) -> str:
+        """The condition as in a rule."""
+        return cell_of(self.condition)
+
+    def has(self, metric: str) -> bool:
+        """Tell whether the model has a metric anywhere, of all classes or of one."""
+        return _has(metric, self.rows)
 
 
 def cell_of(condition: Condition) -> str:
@@ -192,12 +221,13 @@ def conditions_of(rule: Rule, rows: Rows) -> list[Condition]:
     return [Condition(shift, _level(shift, sign, level, levels))]
 
 
-def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
-    """Find the row for a rule, a model and a condition.
+def score_at(asked: Asked) -> Score:
+    """Find the row for a rule.
 
     Raises `InputError` if it is missing, with the closest name or with the cells that have it.
     """
-    found = rows.get(condition, {}).get(rule.scored)
+    rule, model, rows = asked.rule, asked.model, asked.rows
+    found = rows.get(asked.condition, {}).get(rule.scored)
     if found is not None:
         return found
     having = [cell_of(each) for each, scores in rows.items() if rule.scored in scores]
@@ -211,9 +241,7 @@ def score_at(rule: Rule, model: str, condition: Condition, rows: Rows) -> Score:
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
         raise unknown_name("metric", rule.scored, known)
     few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
-    raise InputError(
-        f"{model} has no {rule.scored} for {cell_of(condition)}; it is available for {few}"
-    )
+    raise InputError(f"{model} has no {rule.scored} for {asked.cell}; it is available for {few}")
 
 
 def _is_of_sets(metric: str) -> bool:
@@ -295,17 +323,17 @@ class Errors(NamedTuple):
     fewest: int
 
 
-def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None:
+def errors_behind(asked: Asked) -> Errors | None:
     """Count the errors behind the value of a rule, if there are too few; else None.
 
     None also if the rows do not contain the count. For a change, a mean or the worst of several
     levels, the cell with the fewest errors is used.
     """
-    metric = METRICS[rule.scored]
+    metric, rows = METRICS[asked.rule.scored], asked.rows
     if metric.carried_by == "emptiest bin":
         return None
     found = []
-    for each in [*_cells_of(condition, rows), *([_CLEAN] if rule.change else [])]:
+    for each in [*_cells_of(asked.condition, rows), *([_CLEAN] if asked.rule.change else [])]:
         if "accuracy" in rows[each]:
             share, _, _, n = rows[each]["accuracy"]
             wrong = round((1 - share) * n, 3)  # the share has eight digits
@@ -316,27 +344,34 @@ def errors_behind(rule: Rule, condition: Condition, rows: Rows) -> Errors | None
     return least if least and least.images < least.fewest else None
 
 
-def least_carried(rule: Rule, condition: Condition, estimated: Estimated) -> Estimate | None:
-    """Return the estimate behind a rule that has the fewest errors; None if all have enough."""
+def least_carried(asked: Asked) -> Estimate | None:
+    """Return the estimate behind a rule that has the fewest errors.
+
+    None if all have enough, and if predictions are missing.
+    """
+    run, rule, condition = asked.run, asked.rule, asked.condition
+    try:
+        contents = read_contents(run)
+        estimated = estimate_again(
+            run, contents, asked.model, {condition}, {rule.scored}, rule.slice
+        )
+    except InputError:
+        return None
     sides = [_CLEAN, condition] if rule.change else [condition]
     found = [estimated.get(each, {}).get(rule.scored) for each in sides]
     few = [each for each in found if each is not None and each.too_few]
     return min(few, key=lambda each: each.errors, default=None)
 
 
-def rarest_behind(
-    run: RunFolder, rule: Rule, model: str, condition: Condition
-) -> tuple[str, Rarest] | None:
+def rarest_behind(asked: Asked) -> tuple[str, Rarest] | None:
     """Find the rarest class of the images of a rule; None if their predictions are missing."""
-    shift, part = CLEAN, TEST
-    if condition.shift == VALIDATION:
-        part = VAL
-    elif condition.shift.startswith(NATURAL):
-        shift = condition.shift
+    run, rule, shift = asked.run, asked.rule, asked.condition.shift
+    cell, part = (shift, TEST) if shift.startswith(NATURAL) else (CLEAN, TEST)
+    part = VAL if shift == VALIDATION else part
     try:
-        seed = next(each for each in read_contents(run).seeds_of(model) if each != SPREAD)
-        found = _read(run, run.predictions(model, seed, shift, part))
-        clusters = read_clusters(run, part if shift == CLEAN else shift)
+        seed = next(each for each in read_contents(run).seeds_of(asked.model) if each != SPREAD)
+        found = _read(run, run.predictions(asked.model, seed, cell, part))
+        clusters = read_clusters(run, part if cell == CLEAN else cell)
         if rule.slice:
             places = _places_of(run, rule.slice)
             found, clusters = found.take(places), clusters.select(places) if clusters else None
@@ -447,14 +482,16 @@ def _places_of(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
     return np.flatnonzero(groups.slices[column] == value)
 
 
-def change_at(rule: Rule, model: str, condition: Condition, estimated: Estimated) -> Score:
+def change_at(asked: Asked, estimated: Estimated) -> Score:
     """Compute a drop (clean minus shifted) or a rise (shifted minus clean), by image and seed."""
-    found = [estimated.get(each, {}).get(rule.scored) for each in (_CLEAN, condition)]
-    clean, shifted = found
+    rule = asked.rule
+    clean, shifted = (
+        estimated.get(each, {}).get(rule.scored) for each in (_CLEAN, asked.condition)
+    )
     if clean is None or shifted is None:
         raise InputError(
-            f"a {rule.change} of {rule.scored} for {cell_of(condition)} cannot be computed for "
-            f"{model}: it is not a metric of a single cell"
+            f"{rule.what} for {asked.cell} cannot be computed for {asked.model}: it is not a "
+            "metric of a single cell"
         )
     if rule.change == "drop":
         return paired_change(shifted, clean)

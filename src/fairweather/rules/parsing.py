@@ -1,4 +1,4 @@
-"""Read rules from text: `[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER`."""
+"""Read rules from text: `[MODEL:] METRICS[CELL|OF] [drop|rise] OPERATOR NUMBER`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-# What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class
+# What may be said behind the bar of METRICS[CELL|OF]: a class, a slice, the worst slice, or a class
 # in a slice.
 CLASS, WORST_SLICE = "class=", "worst "
 OF = (
@@ -28,7 +28,7 @@ OF = (
     "class=NAME|COLUMN=VALUE",
     "class=NAME|worst COLUMN",
 )
-FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
+FORM = "[MODEL:] METRICS[CELL|OF] [drop|rise] OPERATOR NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _LEVEL = re.compile(rf"({_NUMBER})(?:/(\d+))?")
@@ -84,6 +84,11 @@ class Rule:
         """
         named, _ = self._class_and_slice
         return f"{self.metric}/{named}" if named else self.metric
+
+    @property
+    def what(self) -> str:
+        """What is limited, in words."""
+        return f"a {self.change} of {self.scored}" if self.change else self.scored
 
     @property
     def slice(self) -> str:

@@ -81,20 +81,6 @@ def looks(positions: Sequence[int]) -> list[Look]:
     ]
 
 
-class Chart(NamedTuple):
-    """A chart of the page.
-
-    Attributes:
-        name: of its place in the page.
-        alt: what somebody who does not see it must know.
-        spec: Vega-Lite, without data that a chooser brings.
-    """
-
-    name: str
-    alt: str
-    spec: Spec
-
-
 def in_words(metric: str, score: Score) -> str:
     """Write a number with its interval, as a tooltip shows it."""
     return Entry(score, is_percent(metric)).in_words

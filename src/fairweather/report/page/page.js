@@ -248,7 +248,7 @@
     shown.addEventListener("load", () => { if (Math.max(shown.naturalWidth, shown.naturalHeight) <= 64) shown.classList.add("pixels"); });
     return item;
   }
-  const headings = new Map(data.shifts.flatMap((shift) => shift.cells.map(({ id, heading }) =>
+  const headings = new Map((data.shifts ?? []).flatMap((shift) => shift.cells.map(({ id, heading }) =>
     [id, heading ? `${shift.title}, ${whole(heading)}` : "Clean"])));
 
   function showPictures(model, shift) {

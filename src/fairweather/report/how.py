@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-
-from pydantic import JsonValue
+from collections.abc import Callable, Iterator, Mapping
 
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import find_row
-from fairweather.record import TEST, RunRecord, base_model
+from fairweather.record import TEST, RunRecord
 from fairweather.report.contents import Contents
+from fairweather.report.section import Part, Shown, Tables
 from fairweather.report.table_formats import escape_latex
-from fairweather.report.tables import ABSENT
-from fairweather.report.training_files import read_recipes, read_starts
 from fairweather.runs import fingerprint
 from fairweather.types import in_255ths
 
@@ -26,7 +23,7 @@ def formulas(contents: Contents) -> list[MetricRow]:
     return list({row.name: row for row in rows if row}.values())
 
 
-# ---- settings
+# ---- facts
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -52,40 +49,6 @@ def _plain(value: object) -> str:
     if isinstance(value, list):
         return "; ".join(map(_plain, value))
     return str(value)
-
-
-def settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
-    """Name each setting that has an effect for some model, with its value for every model."""
-    recipes, starts = read_recipes(contents), read_starts(contents)
-    models = []
-    for name in contents.titles:
-        base = base_model(name)
-        entry: dict[str, object] = dict(contents.models[base].settings)
-        recipe = _effective(recipes.get(base, {}))
-        tuning = {key: entry.pop(key, None) for key in ("sweep", "sweep_metric")}
-        start = {"started_from": starts.get(base, {})} if starts else {}
-        described = entry | start | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
-        models.append(dict(flatten(described)))
-    keys = dict.fromkeys(key for model in models for key in model)
-    # Where some models have parts of a setting, these parts show that the others have none of it.
-    parents = {key.rpartition(".")[0] for key in keys}
-    for key in (key for key in keys if key not in parents):
-        yield key, [model.get(key, ABSENT) for model in models]
-
-
-def _effective(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Leave out settings that have no effect beside the others, and write rotation as one."""
-    schedule = recipe.get("schedule")
-    idle = {
-        "momentum": recipe.get("optimizer") != "sgd",
-        "schedule_gamma": schedule not in ("exponential", "step"),
-        "schedule_step": schedule != "step",
-    }
-    kept = {key: value for key, value in recipe.items() if not idle.get(key)}
-    match kept.get("rotation"):
-        case {"degrees": degrees, "probability": probability}:
-            kept["rotation"] = f"{degrees:g}°, p = {probability:g}"
-    return kept
 
 
 # ---- citation
@@ -133,3 +96,46 @@ def _entry(kind: str, key: str, fields: Mapping[str, str]) -> str:
 def _safe(text: str) -> str:
     """Write text as BibTeX takes it: no braces, and what means something to LaTeX escaped."""
     return escape_latex(text.replace("{", "(").replace("}", ")"))
+
+
+def _by_run(
+    contents: Contents, facts: Callable[[RunRecord], Mapping[str, object]]
+) -> Mapping[str, object]:
+    """What is said of each run, by its label; of a single run without one."""
+    told = {label: facts(record) for label, record in contents.records.items()}
+    return told.get("", told)
+
+
+def _provenance(record: RunRecord) -> Mapping[str, object]:
+    facts = record.model_dump(mode="json", include={"provenance", "data"})
+    return {**facts["provenance"], "data": facts["data"]}
+
+
+def _description(record: RunRecord) -> Mapping[str, object]:
+    """Everything else in the record; the shifts have a list of their own."""
+    return record.model_dump(mode="json", exclude={"version", "provenance", "data", "sweeps"})
+
+
+def _shifts(contents: Contents, _: Tables) -> Shown | None:
+    return Shown("Shifts", template="shifts.html.j2") if contents.sweeps else None
+
+
+def _metrics(contents: Contents, _: Tables) -> Shown:
+    facts = {"formulas": formulas(contents)}
+    return Shown("Metrics", template="metrics.html.j2", facts=facts)
+
+
+def _citation(contents: Contents, _: Tables) -> Shown:
+    facts = {"citation": citation(contents)}
+    return Shown("How to cite", template="citation.html.j2", facts=facts)
+
+
+def _records(contents: Contents, _: Tables) -> Shown:
+    facts = {
+        "provenance": list(flatten(_by_run(contents, _provenance))),
+        "described": list(flatten(_by_run(contents, _description))),
+    }
+    return Shown("Provenance", template="provenance.html.j2", facts=facts)
+
+
+SHIFTS, METRICS, CITATION, RECORDS = map(Part, (_shifts, _metrics, _citation, _records))

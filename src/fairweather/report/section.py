@@ -1,0 +1,119 @@
+"""A section of the report: what it writes to files, and what the page shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from fairweather.report.contents import Contents
+from fairweather.report.figures import Figure, Spec
+from fairweather.report.table_formats import Body, Layout
+
+
+class FileTable(Protocol):
+    """A table that is written to files."""
+
+    @property
+    def name(self) -> str:
+        """Of its files, without the suffix."""
+        ...
+
+    def texts(self) -> dict[str, str]:
+        """Write the table out, by the suffix of the file."""
+        ...
+
+
+class Chart(NamedTuple):
+    """A chart of the page.
+
+    Attributes:
+        name: of its place in the page.
+        alt: what somebody who does not see it must know.
+        spec: Vega-Lite, without data that a chooser brings.
+    """
+
+    name: str
+    alt: str
+    spec: Spec
+
+
+Tables = Sequence[FileTable]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of a part of a section.
+
+    Attributes:
+        heading: above it; none if it is empty.
+        tables: those that stand there.
+        charts: those that its template draws.
+        notes: sentences below the heading.
+        anchor: its id, where the list of contents names it beside the section.
+        template: the name of a file in `page`.
+        facts: what the template says besides, where it knows them as `facts`.
+        carried: what the page's script reads besides.
+    """
+
+    heading: str = ""
+    tables: Tables = ()
+    charts: Sequence[Chart] = ()
+    notes: Sequence[str] = ()
+    anchor: str = ""
+    template: str = "part.html.j2"
+    facts: Mapping[str, object] = field(default_factory=dict)
+    carried: Mapping[str, object] = field(default_factory=dict)
+
+
+def nothing(_: Contents) -> Iterable[None]:
+    """A part that writes no tables, or no figures."""
+    return ()
+
+
+def headed(heading: str) -> Callable[[Contents, Tables], Shown | None]:
+    """Show the tables of a part below a heading; where there are none, nothing."""
+    return lambda _, tables: Shown(heading, tables) if tables else None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a section.
+
+    Attributes:
+        shown: what the page shows of it, given the part's tables; None where that is nothing.
+        tables: what it writes to tables; None among them is left out.
+        figures: what it writes to figures, likewise.
+    """
+
+    shown: Callable[[Contents, Tables], Shown | None]
+    tables: Callable[[Contents], Iterable[FileTable | None]] = nothing
+    figures: Callable[[Contents], Iterable[Figure | None]] = nothing
+
+
+class Brief(NamedTuple):
+    """What is said of a section in a terminal: sentences, and a table below them."""
+
+    sentences: Sequence[str]
+    layout: Layout
+    body: Body
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the report.
+
+    Attributes:
+        anchor: its id in the page.
+        title: its heading, and its name in the list of contents.
+        parts: in their order; each is in the file of its numbers.
+        accepts: whether it is about such a run at all; a section that shows nothing is left out
+            anyway.
+        brief: what `Run.overview` says of it; None for nothing.
+    """
+
+    anchor: str
+    title: str
+    parts: tuple[Part, ...]
+    accepts: Callable[[Contents], bool] = lambda _: True
+    brief: Callable[[Contents], Brief] | None = None
