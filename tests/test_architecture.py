@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "inference": LEAVES | {"metrics", "tasks", "variants"},
     "runs": LEAVES | {"tasks"},
     "scores": LEAVES | {"metrics", "runs", "tasks"},
-    "report": LEAVES | {"metrics", "runs", "scores", "variants"},
+    "report": LEAVES | {"metrics", "runs", "scores", "tasks", "variants"},
     "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},
     "tracking": LEAVES | {"metrics", "runs"},
