@@ -72,7 +72,7 @@ MAY_IMPORT = {
     "runs": LEAVES | {"tasks"},
     "scores": LEAVES | {"metrics", "runs", "tasks"},
     "report": LEAVES | {"metrics", "runs", "scores", "tasks", "variants"},
-    "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
+    "comparison": LEAVES | {"metrics", "runs", "scores", "report", "tasks"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},
     "tracking": LEAVES | {"metrics", "runs"},
     "cleaning": LEAVES | {"runs"},

@@ -37,11 +37,12 @@ from fairweather.record import (
     UNIT_COLUMNS,
     WORST,
     is_shifted,
+    mean_unit,
     worst_slice,
 )
 from fairweather.runs import RunFolder
 from fairweather.spreadsheet import frame_to_csv
-from fairweather.tasks import Unit
+from fairweather.tasks import Task, Unit
 from fairweather.types import AnyPredictions, Cell, Score
 
 Estimates = Mapping[str, Estimate]
@@ -68,7 +69,6 @@ def estimate_cells(
     fitted: Callable[[Cell], Fitted | None] = lambda _: None,
     clusters: Clusters | None = None,
     metrics: Sequence[str] | None = None,
-    unit: Unit | None = None,
 ) -> Iterator[tuple[Key, Estimates]]:
     """Estimate metrics of every cell of a run, on as many threads as torch has.
 
@@ -81,7 +81,6 @@ def estimate_cells(
             cell's model and seed, or None.
         clusters: which images belong together, if whole clusters are to be resampled.
         metrics: as in `estimate_metrics`.
-        unit: estimate those of a unit, on the same resamples of all images.
 
     Raises `InputError` if two cells were not predicted on the same images in the same order.
     """
@@ -98,14 +97,9 @@ def estimate_cells(
                 first.labels, predictions.labels
             ):
                 raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
-            part = predictions if unit is None else unit.part(predictions)
-            yield key_of(cell), part, fitted(cell)
+            yield key_of(cell), predictions, fitted(cell)
 
-    if unit is None:
-        shared = Resamples.draw(first.strata, resamples, seed, clusters)
-    else:
-        strata, among = unit.part(first).strata, len(first)
-        shared = Resamples.draw_part(strata, unit.places, among, resamples, seed, clusters)
+    shared = Resamples.draw(first.strata, resamples, seed, clusters)
     yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())
 
 
@@ -203,17 +197,68 @@ def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> d
     return {**table, **worst, **_over_seeds(worst)}
 
 
-def mean_of_units(
-    units: Sequence[Mapping[Key, Estimates]], images: int, clusters: Clusters | None
-) -> dict[Key, Estimates]:
-    """Add the mean over units of each metric, from what was estimated of each unit.
+def estimate_units(
+    task: Task,
+    first: AnyPredictions,
+    sets: Callable[[], Iterable[tuple[Key, AnyPredictions]]],
+    resamples: int,
+    clusters: Clusters | None = None,
+    metrics: Collection[str] | None = None,
+    *,
+    threads: int = 1,
+) -> dict[str, dict[Key, Estimates]]:
+    """Estimate metrics of whole images, of each unit, and of the mean over units.
 
-    Units may be known of different images, all of them of the same resamples. An area under a curve
-    has no resamples, and so no mean here.
+    All are estimated on the same resamples of the images.
 
     Args:
-        units: the estimates of each unit.
-        images, clusters: of all images.
+        task: which units there are.
+        first: predictions of the images.
+        sets: gives the key of each cell and its predictions, once for each unit.
+        resamples: how many resamples of the images.
+        clusters: which images belong together, if whole clusters are to be resampled.
+        metrics, threads: as in `estimate_metrics`.
+
+    Returns:
+        The estimates by what is in the column `unit` of scores.csv.
+
+    Raises `InputError` if a cell was not predicted on the same images in the same order.
+    """
+
+    def parts(unit: Unit) -> Iterator[tuple[Key, AnyPredictions, None]]:
+        for key, predictions in sets():
+            if not all(
+                np.array_equal(getattr(first, name), getattr(predictions, name))
+                for name in ("keys", "labels")
+            ):
+                raise InputError(f"{'/'.join(key)} was predicted on other images")
+            yield key, unit.part(predictions), None
+
+    found: dict[str, dict[Key, Estimates]] = {}
+    for unit in task.every_unit(first):
+        shared = draw_unit(unit, first, resamples, clusters)
+        found[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
+    _, *units = found
+    if units:
+        each = [found[name] for name in units]
+        found[mean_unit(units[0])] = _mean_of_units(each, len(first), clusters)
+    return found
+
+
+def draw_unit(
+    unit: Unit, first: AnyPredictions, resamples: int, clusters: Clusters | None
+) -> Resamples:
+    """Draw resamples of all images, given predictions of these, for those of a unit."""
+    strata = unit.part(first).strata
+    return Resamples.draw_part(strata, unit.places, len(first), resamples, clusters)
+
+
+def _mean_of_units(
+    units: Sequence[Mapping[Key, Estimates]], images: int, clusters: Clusters | None
+) -> dict[Key, Estimates]:
+    """The mean over units of each metric.
+
+    Units may be known of different images. An area under a curve has no resamples, and no mean.
     """
     count = None if clusters is None else clusters.count
 

@@ -20,7 +20,13 @@ from fairweather.data import list_source, share_tested
 from fairweather.data.source import WHOLE
 from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
-from fairweather.evaluation.inputs import asked_groups, check_loaded, in_words, read_labels
+from fairweather.evaluation.inputs import (
+    asked_groups,
+    check_loaded,
+    check_task,
+    in_words,
+    read_labels,
+)
 from fairweather.evaluation.request import PredictionsRequest, titles_of
 from fairweather.evaluation_options import EvaluationOptions
 from fairweather.inference import from_logits
@@ -217,6 +223,7 @@ def read_predictions(request: PredictionsRequest, progress: Notify | None = None
         sources, datasets = {}, {}
     else:
         source, dataset = _open_dataset(request, parts, progress)
+        check_task(dataset, request.options, ())
         how = ""
         digests = {part: each for part, each in digests_of(dataset).items() if part in parts}
         source = replace(source, digests=digests)

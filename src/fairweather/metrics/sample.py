@@ -168,17 +168,15 @@ class Resamples:
         places: IntArray,
         among: int,
         resamples: int,
-        seed: int,
-        clusters: Clusters | None,
+        clusters: Clusters | None = None,
     ) -> Resamples:
         """Draw resamples of all images, and keep those at some places, of the given strata.
 
-        >>> part, whole = (Resamples.draw_part(np.zeros(k), np.arange(k), 9, 2, 0, None)
-        ...                for k in (5, 9))
+        >>> part, whole = (Resamples.draw_part(np.zeros(k), np.arange(k), 9, 2) for k in (5, 9))
         >>> np.array_equal(part.counts, whole.counts[:, :5])
         True
         """
-        weights = draw_counts(among, resamples, seed, clusters)[:, places]
+        weights = draw_counts(among, resamples, clusters=clusters)[:, places]
         weights[~weights.any(axis=1)] = 1  # as hardly happens with five images: none was drawn
         return Resamples.of(strata, weights, clusters and clusters.select(places))
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import pandas as pd
+import torch
 
 from fairweather.attacks import ATTACKS
 from fairweather.metrics.clusters import Clusters
-from fairweather.record import IMAGE, UNIT_COLUMNS, mean_unit
+from fairweather.record import UNIT_COLUMNS, is_of_all_units
 from fairweather.scores import (
     Estimates,
     Key,
-    estimate_cells,
-    mean_of_units,
+    estimate_units,
+    key_of,
     unit_frame,
     with_means,
     with_worst,
     worst_slices,
 )
-from fairweather.tasks import Task, Unit
+from fairweather.tasks import Task
 from fairweather.types import AnyPredictions, Cell
 
 
@@ -42,15 +42,13 @@ def unit_rows(
     """
     tables: dict[str, dict[Key, Estimates]] = {}
     for cells, clusters in parts:
-        first = read(cells[0])
-        units, n = task.units(first), len(first)
-        image = Unit(IMAGE, np.arange(n), lambda predictions: predictions)
-        found = {
-            unit.name: dict(estimate_cells(cells, read, bootstrap, clusters=clusters, unit=unit))
-            for unit in (image, *units)
-        }
-        found[mean_unit(units[0].name)] = mean_of_units(
-            [found[unit.name] for unit in units], n, clusters
+        found = estimate_units(
+            task,
+            read(cells[0]),
+            lambda cells=cells: ((key_of(cell), read(cell)) for cell in cells),  # type: ignore[misc]
+            bootstrap,
+            clusters,
+            threads=torch.get_num_threads(),
         )
         for name, table in found.items():
             tables[name] = tables.get(name, {}) | table
@@ -59,8 +57,8 @@ def unit_rows(
     every = {
         name: with_worst(with_means(table.items(), apart), apart) for name, table in tables.items()
     }
-    singles = {unit.name: every[unit.name] for unit in units}
-    column = units[0].name.partition("=")[0]
+    single = {name: table for name, table in every.items() if not is_of_all_units(name)}
+    column = next(iter(single)).partition("=")[0]
     frames = [unit_frame(table, name) for name, table in every.items()]
-    frames.append(worst_slices(singles, column, UNIT_COLUMNS))
+    frames.append(worst_slices(single, column, UNIT_COLUMNS))
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)

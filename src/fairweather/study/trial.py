@@ -16,7 +16,7 @@ from fairweather.study.planning import has_own_statistics, model_spec
 from fairweather.study.schema import NetworkEntry, PretrainingEntry, Study
 from fairweather.training import Recipe, RotationTask, check_square
 from fairweather.training.selfsupervised import METHODS
-from fairweather.types import Attack, Dataset
+from fairweather.types import CLASSIFICATION, Attack, Dataset
 
 
 def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offline: bool) -> None:
@@ -34,6 +34,10 @@ def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offli
                 f"{dataset.name} has no {part} images: a study needs training and validation "
                 "images, since test images must not choose a checkpoint"
             )
+    if dataset.task != CLASSIFICATION:
+        raise InputError(
+            f"a study trains for {CLASSIFICATION}, and the task of {dataset.name} is {dataset.task}"
+        )
     if len(dataset.classes) < 2:
         raise InputError(
             f"{dataset.name} has only the class {dataset.classes[0]!r}: a study needs at least two"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fairweather.record import IMAGE
 from fairweather.types import AnyPredictions, Kind
 
 Labels = npt.NDArray[np.int64]
@@ -68,3 +69,8 @@ class Task:
     decided: str
     units: Callable[[AnyPredictions], tuple[Unit, ...]] = lambda _: ()
     most_stored: int = 100
+
+    def every_unit(self, predictions: AnyPredictions) -> tuple[Unit, ...]:
+        """Whole images, and then the units of the task."""
+        whole = np.arange(len(predictions), dtype=np.int64)
+        return (Unit(IMAGE, whole, lambda found: found), *self.units(predictions))
