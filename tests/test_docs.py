@@ -22,6 +22,7 @@ import fairweather as fw
 from fairweather import metrics, record
 from fairweather.cli import app
 from fairweather.metrics.across_shifts import OF_SHIFTS
+from fairweather.report.contents import read_contents
 from fairweather.rules import read_rules
 from fairweather.runs import RunFolder
 from fairweather.study import load_study
@@ -39,7 +40,7 @@ from . import (
     test_hostile_names,
     test_signals,
 )
-from .run_folders import outcomes
+from .run_folders import outcomes, run_record, write_run
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -270,8 +271,19 @@ def test_the_metric_of_the_manual_is_one():
     ).tolist() == pytest.approx(repeated)
 
 
+def test_the_section_of_the_manual_is_one(tmp_path):
+    names = {}
+    exec(blocks(page("extend"), "python")[2], names)
+    score = ("a", "0", "clean", "none", "accuracy", 0.8, 0.7, 0.9, 100)
+    contents = read_contents(write_run(tmp_path / "run", run_record({"a": "A"}), [score]))
+    [part] = names["SECTION"].parts
+    [table] = part.tables(contents)
+    assert table.body == [["A", "0.400"]]
+    assert part.shown(contents, [table]).heading == "Half of each accuracy"
+
+
 def test_the_model_of_the_manual_can_be_evaluated(tmp_path):
-    (tmp_path / "model.py").write_text(blocks(page("extend"), "python")[2])
+    (tmp_path / "model.py").write_text(blocks(page("extend"), "python")[3])
     model = fw.load_model(f"python:{tmp_path}/model.py:build")
     batch = torch.zeros(2, 3, 8, 8)
     batch[0, 1], batch[1, 2] = 0.5, 0.1

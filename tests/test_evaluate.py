@@ -849,7 +849,7 @@ def test_what_is_cheap_to_check_is_checked_before_weights_are_fetched(
     def fetched(*_, **__):
         raise AssertionError("weights were opened")
 
-    monkeypatch.setattr("fairweather.evaluation.inputs.open_model", fetched)
+    monkeypatch.setattr("fairweather.evaluation.inputs.open_with", fetched)
     arguments = {"shifts": "clean"} | options
     with pytest.raises(InputError, match=words):
         fw.evaluate("timm:resnet18", data.format(colour_folder), **arguments)

@@ -198,20 +198,25 @@ def test_damaged_fitted_files_are_made_again(study, run, tmp_path):
 # ---------------------------------------------------------------- without a run
 
 
-def test_a_calibration_has_its_kind_in_its_fingerprint_and_a_temperature_has_what_it_had():
+def test_what_is_fitted_has_its_variant_in_its_fingerprint_and_what_predicts_it_again():
     images = ImagesReference(part="val", digest="d")
 
     def depends(**changes):
         given = {"id": "a", "task": "a", "leaves": ("a.json",), "validation": "v", "stored": True}
-        given |= {"network": OpenedNetwork(digest="n"), "val": images, "batch_size": 8}
+        given |= {
+            "variant": "temperature",
+            "network": OpenedNetwork(digest="n"),
+            "val": images,
+            "batch_size": 8,
+        }
         return FitStep(**given | changes).depends()
 
-    assert depends() == {"version": VERSIONS["fit"]}
+    assert depends() == {"version": VERSIONS["fit"], "variant": "temperature"}
     network = {"kind": "opened", "digest": "n"}
     facts = {"data": "d", "network": network, "batch_size": 8, "precision": "fp32"}
     machine = {"device": "cpu", "threads": 1}
     again = depends(stored=False)
-    assert again == {"version": VERSIONS["fit"], **facts, **machine}
+    assert again == {"version": VERSIONS["fit"], "variant": "temperature", **facts, **machine}
     assert depends(variant="isotonic") == {"version": VERSIONS["fit"], "variant": "isotonic"}
     shifted = depends(stored=False, shifts=("clean", "gamma,exponent=2"), shift_seed=3)
     assert shifted["shifts"] == ["clean", "gamma,exponent=2"]

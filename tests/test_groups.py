@@ -176,7 +176,7 @@ def test_two_models_are_compared_over_patients_in_every_table(tmp_path):
     run = fw.evaluate(Brightness(), clinic, shifts, out=tmp_path / "a", bootstrap=100, device="cpu")
     found = read_run_comparison(run.path, copy_run(run, tmp_path / "b").path)
     assert "in 24 clusters" in found.caption
-    assert "over clusters" in found.classes.caption
+    assert "over clusters" in found.classes.below[0]
 
 
 def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, draw):

@@ -18,7 +18,8 @@ import torch
 import fairweather as fw
 from fairweather.devices import check_cores
 from fairweather.errors import InputError
-from fairweather.executors.jobs import Failed, Jobs
+from fairweather.executors import jobs
+from fairweather.executors.failed import Failed
 from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.progress import silent
 from fairweather.report.figures import render
@@ -184,19 +185,23 @@ def test_a_limit_that_keeps_charts_from_being_drawn_is_told_first(tmp_path, monk
 def test_a_job_that_is_killed_is_named_and_the_run_goes_on_later(
     study, alone, tmp_path, monkeypatch
 ):
-    start, started = Jobs.start, []
+    start, begun, finished = jobs.start_module, [], []
 
-    def killing(self, steps):
-        start(self, steps)
-        started.append(steps)
-        if len(started) == 7:
-            (job, *_) = self.busy
-            os.kill(job.process.pid, signal.SIGKILL)
+    def starting(module):
+        begun.append(start(module))
+        return begun[-1]
 
-    monkeypatch.setattr(Jobs, "start", killing)
+    def tell(event):
+        finished.extend([event] * (event.finished is not None))
+        if len(finished) == 5:
+            os.kill(begun[0].pid, signal.SIGKILL)
+            finished.append(None)
+
+    monkeypatch.setattr(jobs, "start_module", starting)
     with pytest.raises(InputError, match=r"ended with signal 9; .*continues"):
-        fw.run(study, out=tmp_path / "run", device="cpu", jobs=2)
+        fw.run(study, out=tmp_path / "run", device="cpu", jobs=2, progress=tell)
     monkeypatch.undo()
+    assert not (tmp_path / "run" / "claims").exists()
     same(fw.run(study, out=tmp_path / "run", device="cpu"), alone)  # with another number of jobs
 
 

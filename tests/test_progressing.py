@@ -31,6 +31,7 @@ def step(name, *reads, digest="one"):
         task="fit",
         reads=reads,
         leaves=(f"{name}.csv",),
+        variant="temperature",
         validation="",
         network=OpenedNetwork(digest=digest),
         val=ImagesReference(digest="d"),

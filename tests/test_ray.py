@@ -22,7 +22,7 @@ from fairweather.cli import main
 from fairweather.data.sent import describe, pieces, receive, splits_of
 from fairweather.errors import InputError
 from fairweather.executors import remote
-from fairweather.executors.jobs import JobFailedError
+from fairweather.executors.failed import JobFailedError
 from fairweather.executors.remote import (
     Broken,
     Joining,

@@ -18,8 +18,8 @@ from fairweather.cli import app
 from fairweather.errors import InputError, NeedsMissingError, TrainingDivergedError
 from fairweather.executor_options import minutes_of
 from fairweather.executors import slurm, submitted
+from fairweather.executors.failed import Failed, JobFailedError
 from fairweather.executors.followed import Followed
-from fairweather.executors.jobs import Failed, JobFailedError
 from fairweather.executors.logs import last_lines, log_of, logging_steps
 from fairweather.executors.remote import StepLog
 from fairweather.progress import silent
@@ -63,7 +63,7 @@ import os, pathlib, sys, time
 from fairweather import errors, report, steps
 from fairweather.executors import shared
 report._build_figures = lambda *_: []
-shared.LOOKED_AGAIN, shared.WAITED = 0.1, 0.5
+shared.LOOKED_AGAIN = 0.05
 here, train = pathlib.Path({here!r}), steps.DO["train"]
 {patch}
 """
@@ -545,7 +545,7 @@ def test_jobs_of_this_machine_run_nothing_of_the_current_folder(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     job = SimpleNamespace(place=submitted.new_place(run))  # which fails, since it is no function
-    request = executor_options.check_executor("slurm-local")
+    request = executor_options.job_request(executor_options.Sharing(executor="slurm-local"))
     (number,) = slurm._submit_array(request, run, job, 1)
     note = submitted.Submitted(
         executor="slurm-local", host="", folder="", study="", jobs={number: job.place}
@@ -645,7 +645,7 @@ def test_the_time_that_remains_is_divided_among_the_jobs(study, alone, tmp_path)
         run.forget(first)
         run.forget(second)
         said = []
-        followed = Followed(whole, run, said.append)
+        followed = Followed(whole, run, said.append, lambda _: "done")
         for name in (record := alone.folder.step(first)).files:
             shutil.copyfile(alone.folder.file(name), run.file(name))
         run.finish(record)
@@ -671,8 +671,7 @@ def test_a_finished_run_submits_nothing(study, alone, state):
         ({"executor": "slurm", "time": "soon"}, "time must be minutes"),
         ({"executor": "slurm", "time": "2:00"}, "two hours are 2:00:00"),
         ({"executor": "slurm", "setup": ["a\nb"]}, "setup must be one line"),
-        ({"executor": "slurm", "worker": True}, "three ways to share the work"),
-        ({"executor": "slurm", "steps": "1/2"}, "three ways to share the work"),
+        ({"executor": "slurm", "worker": True}, "different ways to share the work"),
         ({"executor": "slurm", "device": "cuda"}, "add --gpus 1"),
         ({"executor": "slurm", "device": "mps"}, "unknown device of a job 'mps'"),
         (

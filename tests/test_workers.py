@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 import fairweather as fw
 from fairweather import claims, steps
 from fairweather.cli import app
-from fairweather.errors import InputError, NeedsMissingError
-from fairweather.executors import Share
+from fairweather.errors import InputError
 from fairweather.executors.shared import what_workers_share
 from fairweather.runs import RunFolder, share_run
 
@@ -52,7 +51,7 @@ from fairweather import claims, report
 from fairweather.executors import shared
 report._build_figures, report.render_page = lambda *_: [], lambda *_: "a page"
 claims.RENEWED, claims.EXPIRES = 0.5, 6.0
-shared.LOOKED_AGAIN, shared.WAITED = 0.1, 0.5
+shared.LOOKED_AGAIN = 0.05
 {before}
 import fairweather as fw
 def tell(event):
@@ -282,22 +281,11 @@ def test_a_worker_and_another_command_do_not_meet(start, study, tmp_path):
         fw.run(study, out=folder, device="cpu", overrides=["ensemble=false"], worker=True)
 
 
-def test_parts_are_done_in_any_order_and_say_what_they_wait_for(study, alone, tmp_path):
-    folder, missing = tmp_path / "run", 0
-    arguments = ["run", str(study), "--out", str(folder), "--device", "cpu", "--quiet"]
-    done = []
-    for part in ("3/3", "1/3", "2/3") * 6:
-        result = CliRunner().invoke(app, [*arguments, "--steps", part])
-        assert result.exit_code in (0, 3), result.output
-        missing += result.exit_code == 3
-        if result.exit_code == 3:
-            assert f"part {part} is done as far as it could be; the rest needs" in result.stderr
-        done.append(len(RunFolder(folder).steps()))
-        if (folder / "report.html").is_file():
-            break
-    assert missing
-    assert done == sorted(done)
-    same(folder, alone)
+def test_parts_are_gone_and_the_way_to_share_is_named(study, tmp_path):
+    words = ["run", str(study), "--out", str(tmp_path / "run"), "--steps", "2/3"]
+    with pytest.raises(InputError, match=r"^--steps is gone: .* --worker"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_worker_that_joins_removes_what_killed_ones_were_writing(tmp_path):
@@ -329,14 +317,14 @@ def test_a_worker_on_another_kind_of_processor_joins_with_a_warning(study, alone
     assert "(Another, AVX512) than this one" in warnings[0]
 
 
-def test_a_part_waits_for_its_own_steps_that_another_process_has_claimed(
+def test_a_worker_waits_for_a_step_that_another_process_has_claimed(
     study, alone, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("fairweather.claims.EXPIRES", 4.0)
     folder = unfinished(alone, tmp_path, "models/basic/seed-0")
     (folder / "claims" / "steps" / "models" / "basic").mkdir(parents=True)
     (folder / "claims" / "steps" / "models" / "basic" / "seed-0.claim").write_text("killed")
-    fw.run(study, out=folder, device="cpu", steps="1/1")
+    fw.run(study, out=folder, device="cpu", worker=True)
     same(folder, alone)
 
 
@@ -354,30 +342,7 @@ def test_a_worker_stops_if_the_run_is_begun_anew_meanwhile(study, tmp_path, monk
     assert RunFolder(folder).steps() == []
 
 
-def test_every_step_is_in_one_part(alone):
-    steps = [step.id for step in alone.folder.steps()]
-    for of in (1, 2, 3, 7):
-        parts = [[step for step in steps if Share(n, of).has(step)] for n in range(1, of + 1)]
-        assert sorted(step for part in parts for step in part) == sorted(steps)
-    # By the id alone, so that machines agree.
-    assert [n for n in (1, 2, 3) if Share(n, 3).has("models/basic/seed-0")] == [3]
-
-
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "1/3/5", "-1/3", ""])
-def test_a_part_that_is_none_is_one_sentence(text, study, tmp_path):
-    with pytest.raises(InputError, match="steps must be a part such as 2/3"):
-        fw.run(study, out=tmp_path / "run", steps=text)
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_ways_to_share_exclude_each_other(study, tmp_path):
     with pytest.raises(InputError, match="choose one"):
-        fw.run(study, out=tmp_path / "run", steps="1/2", worker=True)
+        fw.run(study, out=tmp_path / "run", jobs=2, worker=True)
     assert not (tmp_path / "run").exists()
-
-
-def test_needs_that_are_missing_are_named(study, tmp_path):
-    share = Share(1, 3).part_of("scores")
-    others = "|".join(str(each) for each in {1, 2, 3} - {share})
-    with pytest.raises(NeedsMissingError, match=rf"needs \S+ \(part [{others}]/3\)"):
-        fw.run(study, out=tmp_path / "run", steps=f"{share}/3", device="cpu")

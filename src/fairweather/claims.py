@@ -39,20 +39,23 @@ class Claims:
 
     Args:
         file: gives the path of a file of the run folder by its name.
-        mark: what all processes in the folder must have in common; the others can read it.
+        mark: what all processes in the folder must have in common; the others can read it. None if
+            the lock of the folder is held for this process: nobody needs to know of it.
         renewed: seconds between renewals.
         expires: seconds without a renewal after which a claim is given up: its process has ended,
             or cannot reach the folder.
     """
 
-    def __init__(self, file: File, mark: str, *, renewed: float, expires: float) -> None:
-        self.file, self.mark, self.renewed, self.expires = file, mark, renewed, expires
+    def __init__(self, file: File, mark: str | None, *, renewed: float, expires: float) -> None:
+        self.file, self.renewed, self.expires = file, renewed, expires
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._mine: dict[str, Path] = {}
         _check_own(file)
         self._ended = threading.Event()
-        self._beacon = file(f"{PRESENT}/{self.name}")
-        _create(self._beacon, mark, within=self._root)
+        self.mark = mark or ""
+        hidden = "." if mark is None else ""
+        self._beacon = file(f"{PRESENT}/{hidden}{self.name}")
+        _create(self._beacon, self.mark, within=self._root)
         self._renewer = threading.Thread(target=self._renew, daemon=True)
         self._renewer.start()
 
@@ -140,7 +143,7 @@ class Claims:
 
 
 @contextmanager
-def claiming(file: File, mark: str) -> Iterator[Claims]:
+def claiming(file: File, mark: str | None) -> Iterator[Claims]:
     """Claim steps inside the `with` block; all claims are given back at its end."""
     claims = Claims(file, mark, renewed=RENEWED, expires=EXPIRES)
     try:

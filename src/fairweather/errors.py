@@ -81,7 +81,7 @@ class CollapsedError(InputError):
 
 
 class NeedsMissingError(RuntimeError):
-    """Steps could not be done, since other processes have not done yet what these need."""
+    """Steps could not be done, since the jobs that were to do them were cancelled."""
 
 
 class StoppedError(SystemExit):

@@ -1,27 +1,132 @@
-"""Which executor does the steps of a study, and what its jobs ask for, checked before the work."""
+"""Who does the steps of a run, and what jobs of a cluster ask for, checked before the work."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from fairweather.errors import InputError, missing_extra, unknown_name
 
 LOCAL, SLURM, SLURM_LOCAL, RAY = "local", "slurm", "slurm-local", "ray"
-EXECUTORS: Mapping[str, str] = {
-    LOCAL: "this machine",
-    SLURM: "jobs of a SLURM cluster",
-    SLURM_LOCAL: "the same jobs on this machine, to try them out",
-    RAY: "a Ray cluster on this machine",
-    f"{RAY}://ADDRESS": "the Ray cluster at this address",
-}
 PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
 LEAST_MINUTES = 5
 DEFAULT_TIME = "4:00:00"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_OF_ALL = frozenset({"executor", "jobs", "workers", "networks"})
+_OF_SLURM = frozenset({"partition", "gpus", "time", "setup"})
+
+
+# The options that each executor accepts; what it does stands in `fairweather.executors.EXECUTE`.
+EXECUTORS: Mapping[str, frozenset[str]] = {
+    LOCAL: _OF_ALL | {"worker", "devices", "nodes"},
+    SLURM: _OF_ALL | _OF_SLURM,
+    SLURM_LOCAL: _OF_ALL | _OF_SLURM,
+    RAY: _OF_ALL,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """Who does the steps of a run: the options of Python and of the command line, as given.
+
+    Attributes:
+        executor: `local`; `slurm` for jobs of a SLURM cluster, `slurm-local` for the same jobs on
+            this machine; `ray` for a Ray cluster on this machine, `ray://HOST:PORT` for another.
+        worker: work in the folder together with other processes that were started with it.
+        jobs: how many processes, jobs of a cluster or places of it at most; None for the default.
+        workers: processes that shift images ahead of the networks, likewise.
+        networks: at most so many are kept in memory; None for as many as fit.
+        devices: each of so many devices of this machine does steps of its own.
+        nodes: on how many machines torchrun or srun has started processes that train together.
+        partition, gpus, time, setup: what each job of SLURM asks for.
+
+    >>> Sharing(executor="ray://head:10001").kind
+    'ray'
+    """
+
+    executor: str = LOCAL
+    worker: bool = False
+    jobs: int | None = None
+    workers: int | None = None
+    networks: int | None = None
+    devices: int = 1
+    nodes: int = 1
+    partition: str | None = None
+    gpus: str | None = None
+    time: str | None = None
+    setup: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Its row in `EXECUTORS`."""
+        return self.executor.partition("://")[0]
+
+    @property
+    def address(self) -> str | None:
+        """Of a Ray cluster, such as `head:10001`; None for one on this machine."""
+        return self.executor.partition("://")[2] or None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether several processes divide the steps among themselves."""
+        return self.worker or self.starts_others
+
+    @property
+    def starts_others(self) -> bool:
+        """Whether other processes are started for steps, which open models and data by name."""
+        return self.kind != LOCAL or self.processes > 1
+
+    @property
+    def processes(self) -> int:
+        """How many processes of this machine do steps for this one, if not it itself: 1."""
+        return max(self.jobs or 1, self.devices)
+
+    def check(self) -> None:
+        """Raise `InputError` for what does not fit together, or cannot be had on this machine.
+
+        >>> Sharing(executor="slrum").check()
+        Traceback (most recent call last):
+        fairweather.errors.InputError: unknown executor 'slrum'; did you mean 'slurm'? known: ...
+        >>> Sharing(partition="gpu").check()
+        Traceback (most recent call last):
+        fairweather.errors.InputError: partition is for the jobs of SLURM: it needs executor slurm
+        """
+        for name, number, least in (
+            ("jobs", self.jobs, 1),
+            ("workers", self.workers, 0),
+            ("networks", self.networks, 1),
+            ("devices", self.devices, 1),
+        ):
+            if number is not None and number < least:
+                raise InputError(f"{name} must be at least {least}, found {number}")
+        if self.kind not in EXECUTORS or (
+            "://" in self.executor and not (self.kind == RAY and self.address)
+        ):
+            raise unknown_name("executor", self.executor, [*EXECUTORS, "ray://ADDRESS"])
+        for each in fields(self):
+            if getattr(self, each.name) != each.default:
+                self._check_accepts(each.name)
+        ways = {"worker": self.worker, "jobs": (self.jobs or 1) > 1, "devices": self.devices > 1}
+        if self.kind == LOCAL and sum(ways.values()) > 1:
+            found = " and ".join(name for name, is_asked in ways.items() if is_asked)
+            raise InputError(f"{found} are different ways to share the work: choose one")
+        if self.kind == RAY and importlib.util.find_spec("ray") is None:
+            raise missing_extra("ray", "ray", "runs on a Ray cluster")
+        if self.kind in (SLURM, SLURM_LOCAL):
+            job_request(self)
+
+    def _check_accepts(self, option: str) -> None:
+        if option in EXECUTORS[self.kind]:
+            return
+        if option in _OF_SLURM:
+            raise InputError(f"{option} is for the jobs of SLURM: it needs executor slurm")
+        raise InputError(
+            f"{option} and executor {self.executor} are different ways to share the work: choose "
+            "one"
+        )
 
 
 @dataclass(frozen=True)
@@ -48,61 +153,23 @@ class JobRequest:
         return self.executor == SLURM_LOCAL
 
 
-@dataclass(frozen=True)
-class RayRequest:
-    """A Ray cluster.
-
-    Attributes:
-        address: such as `head:10001`; None for one on this machine.
-    """
-
-    address: str | None
-
-
-def check_executor(
-    executor: str,
-    *,
-    partition: str | None = None,
-    gpus: str | None = None,
-    time: str | None = None,
-    setup: Sequence[str] = (),
-) -> JobRequest | RayRequest | None:
-    """Check the name of an executor and what its jobs ask for; None for this machine.
+def job_request(sharing: Sharing) -> JobRequest:
+    """What each job of SLURM asks for.
 
     Raises `InputError` for values that SLURM would refuse, and where SLURM or the extra is missing.
 
-    >>> check_executor("local") is None
-    True
-    >>> check_executor("slurm-local", gpus="1", time="1-12").minutes
+    >>> job_request(Sharing(executor="slurm-local", gpus="1", time="1-12")).minutes
     2160
-    >>> check_executor("ray://head:10001")
-    RayRequest(address='head:10001')
-    >>> check_executor("slrum")
-    Traceback (most recent call last):
-    fairweather.errors.InputError: unknown executor 'slrum'; did you mean 'slurm'? known: local, ...
     """
-    kind, colon, address = executor.partition("://")
-    if kind not in EXECUTORS or (colon and (kind != RAY or not address)):
-        raise unknown_name("executor", executor, EXECUTORS)
-    if kind in (LOCAL, RAY):
-        asked = {"partition": partition, "gpus": gpus, "time": time, "setup": setup or None}
-        for name, value in asked.items():
-            if value is not None:
-                raise InputError(f"{name} is for the jobs of SLURM: it needs executor slurm")
-        if kind == LOCAL:
-            return None
-        if importlib.util.find_spec("ray") is None:
-            raise missing_extra("ray", "ray", "runs on a Ray cluster")
-        return RayRequest(address or None)
     request = JobRequest(
-        executor,
-        "" if partition is None else _partition(partition),
-        "" if gpus is None else _gpu(gpus),
-        minutes_of(DEFAULT_TIME if time is None else time),
-        tuple(map(_command, setup)),
+        sharing.executor,
+        "" if sharing.partition is None else _partition(sharing.partition),
+        "" if sharing.gpus is None else _gpu(sharing.gpus),
+        minutes_of(DEFAULT_TIME if sharing.time is None else sharing.time),
+        tuple(map(_command, sharing.setup)),
     )
     if importlib.util.find_spec("submitit") is None:
-        raise missing_extra("submitit", "slurm", f"jobs of the executor {executor}")
+        raise missing_extra("submitit", "slurm", f"jobs of the executor {sharing.executor}")
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing and not request.is_here:
         raise InputError(

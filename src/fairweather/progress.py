@@ -31,6 +31,7 @@ class Event(NamedTuple):
         line: text for a person, printed on its own line even where no progress is shown.
         finished: the step that has just been done; `done` and `total` then count the run's steps.
         part: share of the next unit that is done too, in [0, 1): of an epoch that takes minutes.
+        step: id of the step of the run that is done now, whether just now or before.
     """
 
     task: str
@@ -40,6 +41,7 @@ class Event(NamedTuple):
     line: str = ""
     finished: Finished | None = None
     part: float = 0.0
+    step: str = ""
 
 
 Notify = Callable[[Event], None]

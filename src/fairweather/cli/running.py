@@ -14,7 +14,7 @@ from fairweather.cli.first_checks import check_study_name, go_offline
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError, check_writable
-from fairweather.executor_options import DEFAULT_TIME, LOCAL, check_executor
+from fairweather.executor_options import DEFAULT_TIME, LOCAL, Sharing
 
 if TYPE_CHECKING:
     from fairweather.steps.progressing import Outlook
@@ -134,14 +134,7 @@ def run(
             "shells or on other machines that see the folder.",
         ),
     ] = False,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/K",
-            help="Do only part I of K of the steps, such as 2/3; others do the other parts.",
-            show_default="all",
-        ),
-    ] = None,
+    steps: Annotated[str | None, typer.Option(hidden=True)] = None,
     devices: Annotated[
         int,
         typer.Option(
@@ -169,9 +162,17 @@ def run(
     check_study_name(study)
     if out is not None:
         check_writable(out)
-    check_executor(executor, partition=partition, gpus=gpus, time=time, setup=setup or ())
+    if steps is not None:
+        raise InputError("--steps is gone: give the command with --worker, once for each part")
+    Sharing(
+        executor=executor,
+        worker=worker,
+        partition=partition,
+        gpus=gpus,
+        time=time,
+        setup=tuple(setup or ()),
+    ).check()
     from fairweather import study as studies
-    from fairweather.record import PAGE
 
     checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
@@ -187,7 +188,6 @@ def run(
             workers=workers,
             networks=networks,
             worker=worker,
-            steps=steps,
             devices=devices,
             nodes=nodes,
             strategy=strategy,
@@ -199,9 +199,6 @@ def run(
             progress=show,
         )
     if helps:
-        return
-    if steps is not None and not (finished.path / PAGE).is_file():
-        typer.echo(f"part {steps} is done; another part makes the report in {finished.path}")
         return
     typer.echo(finished.overview() + "\n")
     print_places(finished.path)

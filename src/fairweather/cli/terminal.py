@@ -26,7 +26,7 @@ def resumable() -> Iterator[None]:
     """End with one line if the work stops before its end but can be continued.
 
     The status is 130 if the user interrupts it, 143 and 129 if the system ends it (SIGTERM, as
-    batch systems do, and SIGHUP), and 3 if it needs what others have not done yet.
+    batch systems do, and SIGHUP), and 3 if the jobs that did the steps were cancelled.
     """
     try:
         with _ended_in_order():

@@ -7,17 +7,16 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
-from fairweather.devices import Arithmetic, check_cores, resolve_device, workers_for
+from fairweather.devices import Arithmetic, resolve_device
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, check_writable, no_exit
 from fairweather.evaluation.given import (
@@ -48,7 +47,8 @@ from fairweather.evaluation.request import ModelName
 from fairweather.evaluation.request import PredictionsRequest as PredictionsRequest
 from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation_options import EvaluationOptions, check_options
-from fairweather.executors import execute, execute_side_by_side
+from fairweather.executor_options import Sharing
+from fairweather.executors import Work, carry_out, device_of
 from fairweather.finished_run import Run
 from fairweather.inference import untouched
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
@@ -64,13 +64,12 @@ from fairweather.prediction_files import (
 from fairweather.prediction_files.naming import PATTERN
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import CLEAN, RECORD, VALIDATION, RunRecord, predictions_file
-from fairweather.runs import RunFolder, check_takeable, open_run
+from fairweather.runs import RunFolder, check_takeable
 from fairweather.shift_lists import ShiftLike, clean_and
-from fairweather.steps import Plan, Worker
-from fairweather.steps.image_lists import write_image_lists
+from fairweather.steps import Plan
 from fairweather.steps.measuring import Measured, Measurement
 from fairweather.steps.plan import DATA
-from fairweather.steps.progressing import Outlook, begin
+from fairweather.steps.progressing import Outlook
 from fairweather.types import CLASSIFICATION, Dataset, Score
 
 # What is probably wrong if a model is no better than chance.
@@ -255,11 +254,17 @@ def run_request(
     if isinstance(request, PredictionsRequest):
         return _run_predictions(request, out, replace=replace, progress=progress)
     tell, options = progress or silent, request.options
-    device = resolve_device(options.device)
+    sharing = Sharing(jobs=options.jobs, workers=options.workers)
+    device = device_of(
+        sharing,
+        options.device,
+        threads=options.threads,
+        precision=options.precision,
+        written="--{name} {value}",
+    )
     Arithmetic(options.precision, options.cudnn_benchmark).check(device)
-    check_cores(options.jobs, options.threads or torch.get_num_threads())
     by_name = all(isinstance(each, str) for each in (request.model, *request.more))
-    if options.jobs > 1 and not (by_name and isinstance(request.dataset, str)):
+    if sharing.starts_others and not (by_name and isinstance(request.dataset, str)):
         raise InputError(
             "jobs: other processes open the model and the data by name, not as objects"
         )
@@ -276,30 +281,20 @@ def run_request(
     record = describe_evaluation(request, inputs, measurement, plan)
     path = out or Path("runs") / run_name(inputs)
     check_writable(path)
-    with open_run(path) as folder:
-        if not replace:
-            _check_same(folder, record)
-        begin(plan, folder, record, replace=replace)
-        write_image_lists(folder, inputs.datasets)
-        worker = Worker(
-            plan,
-            device=options.device,
-            offline=options.offline,
-            progress=tell,
-            datasets=inputs.datasets,
-            models={each.digest: each.model for each in inputs.models},
-            workers=workers_for(device, options.workers, options.jobs),
-            jobs=options.jobs,
-        )
-        with closing(worker):
-            # The clean accuracy first: it shows within moments whether the model is used correctly.
-            clusters = clusters_of(inputs.dataset.test.groups)
-            clean = _Clean(models, OF_MODELS, clusters)
-            _tell_clean(plan, folder, worker, tell, clean)
-            if options.jobs == 1:
-                execute(plan, folder, worker, tell)
-            else:
-                execute_side_by_side(plan, folder, worker, tell, jobs=options.jobs)
+    # The clean accuracy first: it shows within moments whether the model is used correctly.
+    clean = _Clean(models, OF_MODELS, clusters_of(inputs.dataset.test.groups))
+    work = Work(
+        path=path,
+        plan=plan.beginning_with(clean.steps),
+        record=record,
+        device=device,
+        offline=options.offline,
+        datasets=inputs.datasets,
+        replace=replace,
+        check=partial(_check_same, record=record),
+        models={each.digest: each.model for each in inputs.models},
+    )
+    carry_out(work, sharing, _telling_clean(RunFolder(path), clean, tell))
     return Run(path)
 
 
@@ -315,21 +310,19 @@ def _run_predictions(
     record = describe_given(request, inputs, measurement)
     path = out or Path("runs") / inputs.name
     check_writable(path)
-    with open_run(path) as folder:
-        begin(plan, folder, record, replace=replace)
-        write_image_lists(folder, inputs.datasets)
-        worker = Worker(
-            plan,
-            device=request.options.device,
-            offline=request.options.offline,
-            progress=tell,
-            datasets=inputs.datasets,
-            given=inputs.read,
-        )
-        with closing(worker):
-            clusters = clusters_of(inputs.datasets[DATA].test.groups) if inputs.datasets else None
-            _tell_clean(plan, folder, worker, tell, _Clean(models, OF_PREDICTIONS, clusters))
-            execute(plan, folder, worker, tell)
+    clusters = clusters_of(inputs.datasets[DATA].test.groups) if inputs.datasets else None
+    clean = _Clean(models, OF_PREDICTIONS, clusters)
+    work = Work(
+        path=path,
+        plan=plan.beginning_with(clean.steps),
+        record=record,
+        device=resolve_device(request.options.device),
+        offline=request.options.offline,
+        datasets=inputs.datasets,
+        replace=replace,
+        given=inputs.read,
+    )
+    carry_out(work, Sharing(), _telling_clean(RunFolder(path), clean, tell))
     return Run(path)
 
 
@@ -340,21 +333,29 @@ class _Clean(NamedTuple):
     advice: str
     clusters: Clusters | None
 
+    @property
+    def steps(self) -> dict[str, str]:
+        """The step that predicts them with each model, and the model's label."""
+        return {
+            predictions_file(each.name, each.seed, CLEAN).removesuffix(".parquet"): each.label
+            for each in self.models
+        }
 
-def _tell_clean(
-    plan: Plan,
-    folder: RunFolder,
-    worker: Worker,
-    tell: Notify,
-    clean: _Clean,
-) -> None:
-    """Predict clean images with each model, and tell how accurate it is."""
-    for model in clean.models:
-        file = predictions_file(model.name, model.seed, CLEAN)
-        execute(plan, folder, worker, tell, until=file.removesuffix(".parquet"))
-        of = model.label if len(clean.models) > 1 else ""
-        for line in clean_lines(folder, file, clean.advice, of, clean.clusters):
-            tell(Event("evaluate", 0, None, line=line))
+
+def _telling_clean(folder: RunFolder, clean: _Clean, tell: Notify) -> Notify:
+    """Tell how accurate each model is on clean images too, as soon as they are predicted."""
+    models = clean.steps
+    several = len(models) > 1
+
+    def told(event: Event) -> None:
+        tell(event)
+        label = models.pop(event.step, None)
+        if label is not None:
+            file, of = f"{event.step}.parquet", label if several else ""
+            for line in clean_lines(folder, file, clean.advice, of, clean.clusters):
+                tell(Event("evaluate", 0, None, line=line))
+
+    return told
 
 
 class _Planned(NamedTuple):

@@ -1,11 +1,113 @@
-"""Executors run the steps of a plan, each in its own way."""
+"""Executors do the steps of a run, each in its own way."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import closing
+
+import torch
+
+from fairweather.devices import check_cores, resolve_device, workers_for
+from fairweather.executor_options import LOCAL, RAY, SLURM, SLURM_LOCAL, Sharing
+from fairweather.executors.jobs import execute_by_jobs
 from fairweather.executors.local import execute as execute
-from fairweather.executors.local import execute_side_by_side as execute_side_by_side
-from fairweather.executors.shared import Share as Share
-from fairweather.executors.shared import execute_shared as execute_shared
-from fairweather.executors.together import assist as assist
-from fairweather.executors.together import execute_together as execute_together
-from fairweather.executors.together import started as started
+from fairweather.executors.shared import execute_shared, what_workers_share
+from fairweather.executors.slurm import device_on_slurm, execute_on_slurm
+from fairweather.executors.together import execute_in_group
+from fairweather.executors.work import Assigned
+from fairweather.executors.work import Work as Work
+from fairweather.progress import Notify
+from fairweather.runs import open_run, share_run
+from fairweather.steps.plan import TrainingStep
+
+Execute = Callable[[Work, Sharing, Notify], None]
+
+
+def device_of(
+    sharing: Sharing, device: str, *, threads: int | None, precision: str, written: str
+) -> torch.device:
+    """The device that the steps of a run will have.
+
+    Args:
+        sharing: who does them; it was checked.
+        device: `auto`, `cpu`, `cuda`, ...
+        threads: of each step; None for as many as this machine has cores.
+        precision: as it was asked for.
+        written: how an option is written, such as `--set {name}={value}`.
+
+    Raises `InputError` if this machine has not that device or too few cores, and if results depend
+    on what a machine of a cluster would choose by itself.
+    """
+    if sharing.kind in (SLURM, SLURM_LOCAL):
+        return device_on_slurm(sharing, device, threads, precision, written)
+    if sharing.kind == RAY:
+        from fairweather.executors.ray_cluster import check_address  # it needs the extra
+
+        check_address(sharing.address)
+    target = resolve_device(device)
+    if sharing.kind == LOCAL:
+        check_cores(sharing.processes, threads or torch.get_num_threads())
+        if sharing.devices > 1 and target.type == "cuda":
+            resolve_device(f"cuda:{sharing.devices - 1}")  # this machine must have all of them
+    return target
+
+
+def carry_out(work: Work, sharing: Sharing, tell: Notify) -> None:
+    """Begin or continue a run in its folder, and do all steps that are not done.
+
+    Args:
+        work: the run.
+        sharing: who does the steps; it was checked.
+        tell: called for every step, with its id, and for events within long ones.
+
+    Raises:
+        InputError: the folder cannot be used, a step refuses its input, or a process that did steps
+            was killed.
+        JobFailedError: a step failed in another process.
+        NeedsMissingError: jobs of a cluster were cancelled.
+    """
+    EXECUTE[sharing.kind](work, sharing, tell)
+
+
+def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
+    """Do the steps on this machine, alone or together with others."""
+    number = sharing.processes
+    workers = workers_for(work.device, sharing.workers, number)
+    with closing(work.worker(sharing, tell, workers=workers, jobs=number)) as worker:
+        if any(isinstance(step, TrainingStep) and step.is_shared for step in work.plan.steps):
+            execute_in_group(work, worker, sharing, tell)
+        elif sharing.worker:
+            mark = what_workers_share(work.plan, work.device)
+            with share_run(work.path, mark, work.prepare) as shared:
+                execute_shared(work.plan, shared, worker, tell)
+        else:
+            with open_run(work.path) as folder:
+                work.prepare(folder, others=False)
+                if number == 1:
+                    execute(work.plan, folder, worker, tell)
+                else:
+                    execute_by_jobs(_assigned(work, sharing, workers), folder, worker, tell)
+
+
+def _assigned(work: Work, sharing: Sharing, workers: int) -> list[Assigned]:
+    """What each process of this machine is told: one for each job, or for each device."""
+    number = sharing.processes
+    if sharing.devices > 1 and work.device.type == "cuda":  # each has the memory of its device
+        devices = [f"cuda:{place}" for place in range(number)]
+        return [work.assigned(sharing, workers=workers, device=each) for each in devices]
+    return [work.assigned(sharing, workers=workers, jobs=number)] * number
+
+
+def _execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
+    from fairweather.executors.ray_cluster import execute_on_ray  # it needs the extra
+
+    execute_on_ray(work, sharing, tell)
+
+
+# By the names in `executor_options.EXECUTORS`, which has the options of each.
+EXECUTE: Mapping[str, Execute] = {
+    LOCAL: _execute_here,
+    SLURM: execute_on_slurm,
+    SLURM_LOCAL: execute_on_slurm,
+    RAY: _execute_on_ray,
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from fairweather.executors.schedule import Schedule
 from fairweather.progress import Notify
@@ -15,10 +15,14 @@ class Followed(Schedule):
 
     Args:
         plan, run, tell: as in `Schedule`.
+        note: gives the note on a step that another process has done.
     """
 
-    def __init__(self, plan: Plan, run: RunFolder, tell: Notify) -> None:
+    def __init__(
+        self, plan: Plan, run: RunFolder, tell: Notify, note: Callable[[Step], str]
+    ) -> None:
         super().__init__(plan, run, tell)
+        self._note = note
         self._before = True  # steps that are done now were done before
         self.look(busy=1)
         self._before = False
@@ -50,9 +54,12 @@ class Followed(Schedule):
         found = self._waiting.get(step)
         return step if found is None else found.label
 
-    def _pass(self, step: Step, note: str) -> None:
-        super()._pass(step, note if self._before else "done")
+    def _find_done(self, step: Step) -> None:
         record = self.ledger.record(step.id)
-        if not self._before and record is not None:
-            self._speeds.add(record)
-            self.tell(self._finished(step, record, ""))
+        if self._before or record is None:
+            super()._find_done(step)
+            return
+        note = self._note(step)
+        self._pass(step, note)
+        self._speeds.add(record)
+        self.tell(self._finished(step, record, note))

@@ -1,57 +1,63 @@
-"""A process that does steps of a plan for another process; see `fairweather.executors.jobs`."""
+"""A process that claims steps and does them for its parent; see `fairweather.executors.jobs`."""
 
 from __future__ import annotations
 
 import os
-import queue
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 import cv2
 
-from fairweather.executors.jobs import Did, Failed, JobSettings, Order, Told
+from fairweather.claims import claiming
+from fairweather.executors.failed import Failed
+from fairweather.executors.jobs import Began, Told, lasting_steps
 from fairweather.executors.local import perform_here
-from fairweather.progress import Event
-from fairweather.runs import RunFolder
-from fairweather.steps import Worker
+from fairweather.executors.schedule import Outcome
+from fairweather.executors.shared import execute_shared
+from fairweather.executors.work import Assigned
+from fairweather.progress import Event, Notify
+from fairweather.runs import RunFolder, Shared
+from fairweather.steps import Step, Worker
+
+LOOKS = 0.1  # seconds between two looks at what the other jobs have done
 
 
 def main() -> None:
-    """Read settings and then orders from standard input; write answers to standard output."""
+    """Read from standard input what the run is, and work in its folder until all is done."""
     answers = _own_standard_output()
-    orders: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
-    settings = JobSettings.model_validate_json(orders.get())
-    steps = {step.id: step for step in settings.plan.steps}
-    cv2.setNumThreads(settings.plan.steps[0].threads)  # jobs share the cores
-    run = RunFolder(Path(settings.folder))
+    assigned = Assigned.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_input, daemon=True).start()
+    cv2.setNumThreads(assigned.plan.steps[0].threads)  # jobs share the cores
 
-    def answer(message: Told | Did | Failed) -> None:
+    def answer(message: Began | Told | Failed) -> None:
         answers.write(message.model_dump_json() + "\n")
         answers.flush()
 
-    def tell(event: Event) -> None:
-        answer(Told(event=event))
+    def perform(steps: Sequence[Step], worker: Worker, run: RunFolder, _: Notify) -> Outcome:
+        answer(Began(steps=tuple(step.id for step in steps)))
+        return perform_here(steps, worker, run, lambda event: answer(Told(event=event)))
 
-    worker = Worker(
-        settings.plan,
-        device=settings.device,
-        offline=settings.offline,
-        workers=settings.workers,
-        networks=settings.networks,
-        jobs=settings.jobs,
-    )
-    while True:
-        asked = [steps[name] for name in Order.model_validate_json(orders.get()).steps]
-        try:
-            outcome = perform_here(asked, worker, run, tell)
-        except Exception as error:  # raised again where the order came from
-            answer(Failed.of(error))
-        else:
-            done = tuple(outcome.done)
-            answer(Did(done=done, machine=outcome.machine, seconds=outcome.seconds))
+    def finished(event: Event) -> None:
+        if event.finished is not None:
+            answer(Told(event=event))
+
+    run = RunFolder(Path(assigned.folder))
+    try:
+        with claiming(run.file, None) as claims:
+            execute_shared(
+                assigned.plan,
+                Shared(run, claims),
+                assigned.worker(),
+                finished,
+                perform=perform,
+                only=lasting_steps(assigned.plan),
+                looks=LOOKS,
+            )
+    except Exception as error:  # raised again in the parent
+        answer(Failed.of(error))
 
 
 def _own_standard_output() -> TextIO:
@@ -61,13 +67,9 @@ def _own_standard_output() -> TextIO:
     return own
 
 
-def _listen(orders: queue.SimpleQueue[str]) -> None:
-    """Pass on orders; at the end of the input, end the process, whatever it does."""
-    try:
-        for line in sys.stdin:
-            orders.put(line)
-    finally:
-        os._exit(0)
+def _end_with_the_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
 
 
 if __name__ == "__main__":

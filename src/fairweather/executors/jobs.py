@@ -1,209 +1,150 @@
-"""Processes that do steps of a plan beside each other: the side of the process that starts them.
+"""Processes of this machine that claim steps and do them, for the process that starts them.
 
-A job is a process of its own with a pipe to and from it, over which lines of JSON travel: names of
-steps there, events and outcomes back. It ends as soon as its input ends, so none outlives the
-process that started it.
+That one holds the lock of the run folder and prepares it. A job is told once what the run is; it
+answers with lines of JSON, and ends as soon as its input ends, so none outlives its parent.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
+import shutil
 import threading
-import traceback
 from collections.abc import Sequence
-from typing import Literal, NoReturn
+from contextlib import suppress
+from typing import Literal
 
 import pydantic
 
-from fairweather import errors
 from fairweather.children import how_it_ended, start_module
+from fairweather.claims import CLAIMS
 from fairweather.errors import InputError
-from fairweather.executors.schedule import Outcome
+from fairweather.executors.failed import Failed
+from fairweather.executors.followed import Followed
+from fairweather.executors.local import finish_here
+from fairweather.executors.work import Assigned
 from fairweather.progress import Event, Notify
-from fairweather.record import Frozen, Machine
-from fairweather.steps import Done, Plan, Step
+from fairweather.record import Frozen
+from fairweather.runs import RunFolder
+from fairweather.steps import Plan, Worker
 
 
-class JobSettings(Frozen):
-    """What a job is started with.
+class Began(Frozen):
+    """The ids of steps that a job has begun to do together."""
 
-    Attributes:
-        plan: the plan whose steps it does.
-        folder: the run folder.
-        device, offline, workers, networks, jobs: as in `Worker`.
-    """
-
-    plan: Plan
-    folder: str
-    device: str
-    offline: bool
-    workers: int
-    networks: int | None
-    jobs: int
-
-
-class Order(Frozen):
-    """The ids of steps to be done together."""
-
+    kind: Literal["began"] = "began"
     steps: tuple[str, ...]
 
 
 class Told(Frozen):
-    """An event of a job."""
+    """An event within a step, or of its end."""
 
     kind: Literal["told"] = "told"
     event: Event
 
 
-class Did(Frozen):
-    """The outcome of an order."""
-
-    kind: Literal["did"] = "did"
-    done: tuple[Done, ...]
-    machine: Machine
-    seconds: float
-
-
-class Failed(Frozen):
-    """The error that ended an order.
-
-    Attributes:
-        type: the name of its type, if it is one of `fairweather.errors`; else empty.
-        text: the error in words.
-        traceback: where it came from.
-        system: number and file of an error of the system, such as a full disk.
-    """
-
-    kind: Literal["failed"] = "failed"
-    type: str
-    text: str
-    traceback: str
-    system: tuple[int, str | None] | None = None
-
-    @classmethod
-    def of(cls, error: Exception) -> Failed:
-        """Pack an error that is being handled."""
-        system = None
-        if isinstance(error, OSError) and error.errno is not None:
-            name = error.filename
-            system = (error.errno, None if name is None else os.fsdecode(name))
-        return cls(
-            type=type(error).__name__,
-            text=str(error),
-            traceback=traceback.format_exc(),
-            system=system,
-        )
-
-    def error(self, doing: str) -> Exception:
-        """The error again: an `InputError` as it was, any other as `JobFailedError`."""
-        known = getattr(errors, self.type, None)
-        if isinstance(known, type) and issubclass(known, InputError):
-            return known(self.text)
-        if self.system is not None:
-            number, name = self.system
-            return OSError(number, os.strerror(number), name)
-        return JobFailedError(f"{doing} failed:\n{self.traceback}")
-
-
-Answer: pydantic.TypeAdapter[Told | Did | Failed] = pydantic.TypeAdapter(Told | Did | Failed)
-
-
-class JobFailedError(RuntimeError):
-    """A process that did steps failed; the text says which steps, and why."""
+Answer: pydantic.TypeAdapter[Began | Told | Failed] = pydantic.TypeAdapter(Began | Told | Failed)
 
 
 class Job:
-    """A process that does steps, one order at a time."""
+    """A job, and what it is doing."""
 
-    def __init__(self, settings: JobSettings, answers: queue.SimpleQueue[tuple[Job, str]]) -> None:
+    def __init__(self, assigned: Assigned, answers: queue.SimpleQueue[tuple[Job, str]]) -> None:
+        self.doing: tuple[str, ...] = ()
         self.process = start_module("fairweather.executors.job")
-        self._listener = threading.Thread(target=self._listen, args=(answers,), daemon=True)
+        self._listener = threading.Thread(target=self._speak, args=(assigned, answers), daemon=True)
         self._listener.start()
-        self._write(settings.model_dump_json())
-
-    def send(self, steps: Sequence[Step]) -> None:
-        """Let it do these steps together."""
-        self._write(Order(steps=tuple(step.id for step in steps)).model_dump_json())
 
     def end(self) -> None:
-        """End it, whatever it does: its input ends."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended already
-            self.process.stdin.close()
+        """End it, whatever it does."""
+        self.process.kill()
         self.process.wait()
         self._listener.join()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it has not read all
+            self.process.stdin.close()
 
-    def _listen(self, answers: queue.SimpleQueue[tuple[Job, str]]) -> None:
+    @property
+    def work(self) -> str:
+        """What it is doing, for a message."""
+        more = f" and {len(self.doing) - 1} more" if len(self.doing) > 1 else ""
+        return f"{self.doing[0]}{more}" if self.doing else "nothing"
+
+    def check_end(self) -> None:
+        """Raise `InputError` unless it has ended in order."""
+        if status := self.process.wait():
+            raise InputError(
+                f"the process that did {self.work} ended with {how_it_ended(status)}; the same "
+                "command continues from what is finished"
+            )
+
+    def _speak(self, assigned: Assigned, answers: queue.SimpleQueue[tuple[Job, str]]) -> None:
+        """Tell it what the run is, which waits until it listens, and hear its answers."""
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        with suppress(BrokenPipeError):  # it has ended
+            self.process.stdin.write(assigned.model_dump_json() + "\n")
+            self.process.stdin.flush()
         with self.process.stdout:
             for line in self.process.stdout:
                 answers.put((self, line))
         answers.put((self, ""))  # it has ended
 
-    def _write(self, line: str) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `wait` tells that it has ended
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
 
+def execute_by_jobs(
+    assigned: Sequence[Assigned], run: RunFolder, worker: Worker, tell: Notify
+) -> None:
+    """Execute the steps of a plan as `execute` does, in several processes of this machine.
 
-class Jobs:
-    """Several jobs with the same settings; each is started when there is something for it to do."""
+    The results are the same to the byte.
 
-    def __init__(self, settings: JobSettings) -> None:
-        self.settings = settings
-        self.answers: queue.SimpleQueue[tuple[Job, str]] = queue.SimpleQueue()
-        self.idle: list[Job] = []
-        self.busy: dict[Job, Sequence[Step]] = {}
-
-    @property
-    def are_all_busy(self) -> bool:
-        """Whether no further steps can be started now."""
-        return len(self.busy) == self.settings.jobs
-
-    def start(self, steps: Sequence[Step]) -> None:
-        """Let a job that is idle do these steps together."""
-        job = self.idle.pop() if self.idle else Job(self.settings, self.answers)
-        self.busy[job] = steps
-        job.send(steps)
-
-    def wait(self, tell: Notify) -> tuple[Sequence[Step], Outcome]:
-        """Wait until a job has done its steps; give these and their outcome.
-
-        Raises the error of a job; see `Failed.error`.
-        """
-        while True:
-            job, line = self.answers.get()
-            if not line and job in self.idle:  # it is not needed: another is started instead
-                self.idle.remove(job)
-                job.end()
-                continue
-            if not line:
-                self._raise_ended(job)
-            match Answer.validate_json(line):
-                case Told(event=event):
-                    tell(event)
+    Args:
+        assigned: what each process is told; no more are started than there are steps to do.
+        run, tell: as in `execute`.
+        worker: does what is short and needs the others, such as the scores.
+    """
+    plan, lasting = assigned[0].plan, lasting_steps(assigned[0].plan)
+    short = {step.id for step in plan.steps} - lasting
+    notes: dict[str, str] = {}
+    followed = Followed(plan, run, tell, lambda step: notes.get(step.id, ""))
+    answers: queue.SimpleQueue[tuple[Job, str]] = queue.SimpleQueue()
+    jobs: list[Job] = []
+    try:
+        while any(step.id in lasting for step in followed.waiting):
+            begun = {step for job in jobs for step in job.doing}
+            idle = sum(not job.doing for job in jobs)
+            free = followed.free(begun | short)
+            wanted = assigned[len(jobs) :][: max(free - idle, 0)]
+            jobs.extend(Job(each, answers) for each in wanted)
+            if not jobs:
+                followed.check_finished()
+            job, line = answers.get()
+            match Answer.validate_json(line) if line else None:
+                case None:
+                    job.check_end()
+                    job.end()
+                    jobs.remove(job)
+                    followed.look(len(begun))
                 case Failed() as failed:
-                    raise failed.error(self._doing(job))
-                case Did(done=done, machine=machine, seconds=seconds):
-                    self.idle.append(job)
-                    return self.busy.pop(job), Outcome(done, machine, seconds)
-
-    def end(self) -> None:
-        """End all jobs, whatever they do."""
-        for job in (*self.idle, *self.busy):
+                    raise failed.error(job.work)
+                case Began(steps=steps):
+                    job.doing = steps
+                case Told(event=event) if event.finished is None:
+                    tell(event)
+                case Told(event=event):
+                    notes[event.step] = event.note
+                    job.doing = tuple(step for step in job.doing if step != event.step)
+                    followed.look(len(begun))
+    finally:
+        for job in jobs:
             job.end()
+        shutil.rmtree(run.file(CLAIMS), ignore_errors=True)  # of jobs that were killed
+    finish_here(followed, worker)
 
-    def _raise_ended(self, job: Job) -> NoReturn:
-        how = how_it_ended(job.process.wait())
-        raise InputError(
-            f"the process that did {self._doing(job)} ended with {how}; the same command continues "
-            "from what is finished"
-        )
 
-    def _doing(self, job: Job) -> str:
-        steps = self.busy.get(job, ())
-        more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
-        return f"{steps[0].id}{more}" if steps else "nothing"
+def lasting_steps(plan: Plan) -> set[str]:
+    """The ids of the steps that jobs do: those that take long, and all that they need."""
+    found = set[str]()
+    for step in reversed(plan.steps):
+        if not step.disposable or step.id in found:
+            found |= {step.id, *step.needs}
+    return found

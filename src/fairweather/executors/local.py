@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from fairweather.executors.jobs import Jobs, JobSettings
 from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.progress import Notify, silent
 from fairweather.runs import RunFolder, this_machine
@@ -33,58 +32,15 @@ def execute(
         progress: called for every step, and for events within long ones.
         until: id of a step; only this and the steps that it needs are executed.
     """
-    tell = progress or silent
-    schedule = Schedule(plan, run, tell, until=until)
+    only = None if until is None else plan.needed_for(until)
+    finish_here(Schedule(plan, run, progress or silent, only=only), worker)
+
+
+def finish_here(schedule: Schedule, worker: Worker) -> None:
+    """Do in this process what is left of a schedule."""
     while steps := schedule.take(worker):
-        schedule.finish(steps, perform_here(steps, worker, run, tell))
+        schedule.finish(steps, perform_here(steps, worker, schedule.run, schedule.tell))
     schedule.check_finished()
-
-
-def execute_side_by_side(
-    plan: Plan,
-    run: RunFolder,
-    worker: Worker,
-    progress: Notify | None = None,
-    *,
-    jobs: int,
-) -> None:
-    """Execute the steps of a plan as `execute` does, in several processes of this machine.
-
-    The results are the same to the byte. The processes open data and models by their names in the
-    plan; they end when this process ends, whatever ended it.
-
-    Args:
-        plan, run, progress: as in `execute`.
-        worker: its settings are those of every process.
-        jobs: the number of processes.
-    """
-    tell = progress or silent
-    schedule = Schedule(plan, run, tell, jobs=jobs)
-    running = Jobs(
-        JobSettings(
-            plan=plan,
-            folder=str(run.path.resolve()),
-            device=str(worker.device),
-            offline=worker.offline,
-            workers=worker.workers,
-            networks=worker.most_networks,
-            jobs=jobs,
-        )
-    )
-    try:
-        while True:
-            while not running.are_all_busy and (steps := schedule.take(worker)):
-                if not running.busy and steps[0].disposable:
-                    # Samples, scores and report are short, and need no process of their own.
-                    schedule.finish(steps, perform_here(steps, worker, run, tell))
-                else:
-                    running.start(steps)
-            if not running.busy:
-                schedule.check_finished()
-                return
-            schedule.finish(*running.wait(tell))
-    finally:
-        running.end()
 
 
 def perform_here(steps: Sequence[Step], worker: Worker, run: RunFolder, tell: Notify) -> Outcome:

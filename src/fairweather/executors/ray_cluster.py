@@ -20,7 +20,7 @@ import time
 import warnings
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +28,9 @@ from typing import Any, NamedTuple
 from fairweather.data.sent import SentData, describe, pieces, receive, splits_of
 from fairweather.devices import cores
 from fairweather.errors import InputError, missing_extra
+from fairweather.executor_options import Sharing
 from fairweather.executors import remote
-from fairweather.executors.jobs import Failed, JobFailedError
+from fairweather.executors.failed import Failed, JobFailedError
 from fairweather.executors.local import perform_here
 from fairweather.executors.logs import last_lines
 from fairweather.executors.remote import (
@@ -46,9 +47,10 @@ from fairweather.executors.remote import (
     StepLog,
 )
 from fairweather.executors.schedule import Outcome, Schedule
-from fairweather.progress import Event, Notify, silent
+from fairweather.executors.work import Work
+from fairweather.progress import Event, Notify
 from fairweather.record import Machine
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, open_run
 from fairweather.steps import Plan, PredictStep, Worker
 from fairweather.steps.training import drop_resume
 from fairweather.steps.worker import digests_of
@@ -332,38 +334,28 @@ class _Seated:
         return self.hello.host if self.hello is not None else "a node"
 
 
-def execute_on_ray(
-    plan: Plan,
-    run: RunFolder,
-    worker: Worker,
-    cluster: Cluster,
-    progress: Notify | None = None,
-    *,
-    jobs: int | None = None,
-    workers: int | None = None,
-) -> None:
-    """Execute the steps of a plan as `execute` does, on a Ray cluster.
+def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
+    """Do the steps of a run as `executors.local.execute` does, on a Ray cluster.
 
     The results are the same to the byte on equal processors or GPUs with equal versions. Short
     steps are done by this process. Predictions of many images are divided among seats that have
     nothing else to do, at multiples of the batch size.
 
-    Args:
-        plan, run, progress: as in `executors.local.execute`.
-        worker: has the data, and does the short steps.
-        cluster: where the other steps are done.
-        jobs: at most so many orders side by side; by default as many as there is room for.
-        workers: processes beside each step that shift images ahead; by default as `workers_for`.
-
     Raises:
         InputError: the cluster cannot do the steps, or has other versions.
         JobFailedError: a step failed, or the processes that did it died several times.
     """
-    driver = _Driver(plan, run, worker, cluster, progress or silent, jobs, workers)
-    try:
-        driver.work()
-    finally:
-        driver.end()
+    with (
+        closing(work.worker(sharing, tell, workers=0)) as worker,
+        connected(sharing.address) as cluster,
+        open_run(work.path) as run,
+    ):
+        work.prepare(run, others=False)
+        driver = _Driver(work.plan, run, worker, cluster, tell, sharing.jobs, sharing.workers)
+        try:
+            driver.work()
+        finally:
+            driver.end()
 
 
 class _Driver:

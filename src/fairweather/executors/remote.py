@@ -21,7 +21,7 @@ import cv2
 
 from fairweather.devices import cores, workers_for
 from fairweather.errors import InputError
-from fairweather.executors.jobs import Failed
+from fairweather.executors.failed import Failed
 from fairweather.executors.local import perform_here
 from fairweather.executors.logs import appending, log_of
 from fairweather.executors.schedule import left_by

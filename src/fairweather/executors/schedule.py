@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fairweather.progress import Event, Finished, Notify
@@ -41,12 +41,18 @@ class Schedule:
             the plan must be done, with its record in the folder.
         run: a folder that is open for writing and contains its record.
         tell: called for every step.
-        until: id of a step; only this and the steps that it needs are handed out.
+        only: ids of the steps that are handed out, with those that they need; by default, all.
         jobs: how many steps are done side by side, for the remaining time.
     """
 
     def __init__(
-        self, plan: Plan, run: RunFolder, tell: Notify, *, until: str | None = None, jobs: int = 1
+        self,
+        plan: Plan,
+        run: RunFolder,
+        tell: Notify,
+        *,
+        only: Collection[str] | None = None,
+        jobs: int = 1,
     ) -> None:
         self.jobs = jobs
         self.plan, self.run, self.tell = plan, run, tell
@@ -54,7 +60,7 @@ class Schedule:
         self._states: dict[str, State] = {
             need: "done" for step in plan.steps for need in step.needs if need not in own
         }
-        wanted = plan.needed_for(until) if until else own
+        wanted = own if only is None else only
         self._waiting = {step.id: step for step in plan.steps if step.id in wanted}
         self._totals, self._counts = Counter(step.task for step in plan.steps), Counter[str]()
         self._dependants = _dependants(plan)
@@ -116,8 +122,9 @@ class Schedule:
             )
             self.ledger.finish(record)
             self._speeds.add(record)
-            self._pass(step, "" if step.tells_progress else done.note)
-            self.tell(self._finished(step, record, outcome.where))
+            note = "" if step.tells_progress else done.note
+            self._pass(step, note)
+            self.tell(self._finished(step, record, note, outcome.where))
 
     def _is_ready(self, step: Step) -> bool:
         return all(need in self._states for need in step.needs)
@@ -128,8 +135,11 @@ class Schedule:
             return False
         del self._waiting[step.id]
         drop_resume(step, self.run)  # left if the run was killed just after the training
-        self._pass(step, "done before")
+        self._find_done(step)
         return True
+
+    def _find_done(self, step: Step) -> None:
+        self._pass(step, "done before")
 
     def _companions(self, step: Step, worker: Worker) -> list[Step]:
         """Other steps that predict the same shifted images and can be done now.
@@ -166,14 +176,16 @@ class Schedule:
             self._work -= work_of([step])
         self._counts[step.task] += 1
         if note or not step.tells_progress:
-            self.tell(Event(step.task, self._counts[step.task], self._totals[step.task], note))
+            count, total = self._counts[step.task], self._totals[step.task]
+            self.tell(Event(step.task, count, total, note, step=step.id))
 
-    def _finished(self, step: Step, record: StepRecord, where: str) -> Event:
+    def _finished(self, step: Step, record: StepRecord, note: str, where: str = "") -> Event:
         steps = len(self.plan.steps)
         left = self._speeds.seconds_of(self._work)
         label = f"{step.label} on {where}" if where else step.label
         finished = Finished(label, record.seconds, None if left is None else left / self.jobs)
-        return Event("steps", steps - len(self._remaining), steps, finished=finished)
+        done = steps - len(self._remaining)
+        return Event("steps", done, steps, note, finished=finished, step=step.id)
 
 
 def left_by(step: Step, done: Done, run: RunFolder) -> list[str]:

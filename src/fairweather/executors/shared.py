@@ -1,18 +1,15 @@
-"""Executes a plan, or a part of it, in a run folder that other processes work in too."""
+"""Executes a plan in a run folder that other processes work in too."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import torch
 
 from fairweather.claims import Claims
-from fairweather.errors import InputError, NeedsMissingError
+from fairweather.errors import InputError
 from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.progress import Event, Notify, silent
@@ -28,52 +25,10 @@ from fairweather.runs import (
 from fairweather.steps import Plan, Step, Worker
 
 LOOKED_AGAIN = 1.0  # seconds between two looks at what other processes have done
-WAITED = 10.0  # seconds, the longest time between two looks while there is nothing to do
 REMINDED = 60.0  # seconds between two lines that say what is waited for
 TRIED = 3  # how often files that others replace may be missing, one time after the other
 
 Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], Outcome]
-
-
-class Share(NamedTuple):
-    """One of several parts of a plan, divided by the ids of its steps, whatever is done.
-
-    Attributes:
-        number: which part, from 1.
-        of: how many parts there are.
-    """
-
-    number: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str) -> Share:
-        """Read a part such as 2/3.
-
-        >>> Share.parse("2/3")
-        Share(number=2, of=3)
-        >>> Share.parse("4/3")
-        Traceback (most recent call last):
-        fairweather.errors.InputError: steps must be a part such as 2/3, from 1/3 to 3/3, found
-        '4/3'
-        """
-        found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
-        number, of = map(int, found.groups()) if found else (1, 0)
-        if number > of:
-            most = of or 3
-            raise InputError(
-                f"steps must be a part such as 2/3, from 1/{most} to {most}/{most}, found {text!r}"
-            )
-        return cls(number, of)
-
-    def has(self, step: str) -> bool:
-        """Say whether a step belongs to this part."""
-        return self.part_of(step) == self.number
-
-    def part_of(self, step: str) -> int:
-        """The part that a step belongs to, by its id."""
-        digest = hashlib.sha256(step.encode()).digest()
-        return int.from_bytes(digest[:8], "big") % self.of + 1
 
 
 class SharedSchedule(Schedule):
@@ -82,14 +37,22 @@ class SharedSchedule(Schedule):
     Args:
         plan, run, tell: as in `Schedule`.
         claims: the claims of this process.
-        share: hand out only the steps of this part of the plan.
+        only: as in `Schedule`.
+        looks: seconds between two looks at what other processes have done.
     """
 
     def __init__(
-        self, plan: Plan, run: RunFolder, tell: Notify, claims: Claims, share: Share | None = None
+        self,
+        plan: Plan,
+        run: RunFolder,
+        tell: Notify,
+        claims: Claims,
+        *,
+        only: Collection[str] | None,
+        looks: float,
     ) -> None:
-        super().__init__(plan, run, tell)
-        self.claims, self.share = claims, share
+        super().__init__(plan, run, tell, only=only)
+        self.claims, self.looks = claims, looks
         self._steps = {step.id: step for step in plan.steps}
         self._begun: dict[str, str] = {}  # the fingerprint of each step that was handed out
         self._looked = time.monotonic()
@@ -99,16 +62,14 @@ class SharedSchedule(Schedule):
     def take(self, worker: Worker) -> list[Step] | None:
         """Give steps to be done together; None if others do all that could be done now."""
         self._check_record()
-        if time.monotonic() - self._looked >= LOOKED_AGAIN:
+        if time.monotonic() - self._looked >= self.looks:
             self.ledger.look_again(self._waiting, set(self.run.step_ids()))
             self.owners = self.claims.owners()
             self._looked = time.monotonic()
         return super().take(worker)
 
     def is_free(self, step: Step) -> bool:
-        """Claim a ready step, unless it is of another part or another process is doing it."""
-        if self.share is not None and not self.share.has(step.id):
-            return False
+        """Claim a ready step, unless another process is doing it."""
         if step.id in self.owners or not self.claims.take(step.id):
             return False
         # Another process may have done it just before. Listing a folder makes NFS ask its server.
@@ -151,21 +112,6 @@ class SharedSchedule(Schedule):
                 if self.ledger.record(need) is None and need in self._steps:
                     self._states.pop(need, None)
                     self._waiting[need] = self._steps[need]
-
-    @property
-    def held_up(self) -> bool:
-        """Whether a step of this part could be done, if another process had not claimed it."""
-        assert self.share is not None
-        return any(self.share.has(step.id) and self._is_ready(step) for step in self.waiting)
-
-    def missing(self) -> Iterator[tuple[str, int]]:
-        """The steps of other parts that steps of this part wait for, and their parts."""
-        assert self.share is not None
-        mine = [step for step in self.waiting if self.share.has(step.id)]
-        needs = dict.fromkeys(need for step in mine for need in step.needs)
-        for need in needs:
-            if need in self._waiting and not self.share.has(need):
-                yield need, self.share.part_of(need)
 
     def _check_record(self) -> None:
         """Raise `InputError` if the run is another one now.
@@ -220,9 +166,10 @@ def execute_shared(
     worker: Worker,
     progress: Notify | None = None,
     *,
-    share: Share | None = None,
     perform: Perform = perform_here,
+    only: Collection[str] | None = None,
     patience: float | None = None,
+    looks: float | None = None,
 ) -> None:
     """Execute the steps of a plan together with other processes that call this in the same folder.
 
@@ -232,20 +179,19 @@ def execute_shared(
     Args:
         plan, worker, progress: as in `executors.local.execute`.
         shared: the folder, which contains its record, and the claims of this process.
-        share: do only this part of the plan, and do not wait for the others.
         perform: does steps that were handed out.
+        only: ids of the steps that are done; by default, all.
         patience: seconds after which to leave the rest to the others, if these do all that can be
             done now; by default, wait until all is done.
-
-    Raises:
-        NeedsMissingError: steps of the part need steps of other parts that are not done.
+        looks: seconds between two looks at what the others have done; they become ten times longer
+            while nothing changes.
     """
-    tell = progress or silent
+    tell, looks = progress or silent, looks or LOOKED_AGAIN
     run, claims, warnings = shared
     for words in warnings:
         tell(Event("wait", 0, None, line=f"{'warning':14} {words}"))
-    schedule = SharedSchedule(plan, run, tell, claims, share)
-    failed, wait, reminded, busy = 0, LOOKED_AGAIN, float("-inf"), time.monotonic()
+    schedule = SharedSchedule(plan, run, tell, claims, only=only, looks=looks)
+    failed, wait, reminded, busy = 0, looks, float("-inf"), time.monotonic()
     while schedule.waiting:
         if steps := schedule.take(worker):
             try:
@@ -256,31 +202,16 @@ def execute_shared(
                 failed += 1
                 if failed == TRIED:
                     raise
-                time.sleep(LOOKED_AGAIN)
-            wait, busy = LOOKED_AGAIN, time.monotonic()
+                time.sleep(looks)
+            wait, busy = looks, time.monotonic()
             continue
-        if share is not None and not schedule.held_up:
-            _check_needs(schedule, share, run)
-            return
         if patience is not None and schedule.owners and time.monotonic() - busy > patience:
             return
         if time.monotonic() - reminded > REMINDED:
             tell(Event("wait", 0, None, line=_waits_for(schedule)))
             reminded = time.monotonic()
         time.sleep(wait)
-        wait = min(2 * wait, WAITED)
-
-
-def _check_needs(schedule: SharedSchedule, share: Share, run: RunFolder) -> None:
-    missing = list(schedule.missing())
-    if missing:
-        step, part = missing[0]
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise NeedsMissingError(
-            f"part {share.number}/{share.of} is done as far as it could be; the rest needs {step} "
-            f"(part {part}/{share.of}){more}, not done in {run.path}: do the other parts in this "
-            "folder, or copy their files into it, and then give this command again"
-        )
+        wait = min(2 * wait, 10 * looks)
 
 
 def _waits_for(schedule: SharedSchedule) -> str:

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
@@ -28,9 +28,9 @@ from fairweather import claims
 from fairweather.children import safe_path
 from fairweather.devices import cores, resolve_device, workers_for
 from fairweather.errors import InputError, NeedsMissingError, StoppedError, unknown_name
-from fairweather.executor_options import JobRequest
+from fairweather.executor_options import JobRequest, Sharing, job_request
+from fairweather.executors.failed import Failed
 from fairweather.executors.followed import Followed
-from fairweather.executors.jobs import Failed, JobSettings
 from fairweather.executors.logs import last_lines, logging_steps
 from fairweather.executors.shared import execute_shared, what_workers_share
 from fairweather.executors.submitted import (
@@ -50,10 +50,11 @@ from fairweather.executors.submitted import (
     states,
     write_note,
 )
+from fairweather.executors.work import Assigned, Work
 from fairweather.progress import Event, Notify, duration
 from fairweather.record import Frozen, RunRecord
 from fairweather.runs import RunFolder, Shared, fingerprint, share_run
-from fairweather.steps import Plan, Worker
+from fairweather.steps import Plan
 
 if TYPE_CHECKING:
     from submitit import Executor
@@ -71,16 +72,6 @@ SEEN = 90.0  # seconds after which a file of another machine is seen, on a slow 
 LISTED = 120.0  # seconds after which a job that does not stand in the note must have been cancelled
 LEFT = 60.0  # seconds that a job waits longer for others than a claim lasts
 ENDED = 30.0  # seconds that jobs have to end once nothing is left to do
-
-
-class Assigned(JobSettings):
-    """What every job is given: all settings of a worker.
-
-    Attributes:
-        record: the record that the run must have.
-    """
-
-    record: RunRecord
 
 
 class Ended(Frozen):
@@ -122,62 +113,49 @@ class ArrayJob:
         return DelayedSubmission(self)
 
 
-def device_of_jobs(request: JobRequest, device: str) -> torch.device:
-    """The device of every job, which this machine need not have.
-
-    Raises `InputError` for a device that jobs do not have.
-    """
+def device_on_slurm(
+    sharing: Sharing, device: str, threads: int | None, precision: str, written: str
+) -> torch.device:
+    """The device of every job, which this machine need not have; as `executors.device_of`."""
+    request = job_request(sharing)
     if device == "auto":
         device = "cuda" if request.gpu else "cpu"
     if device not in ("cpu", "cuda"):
         raise unknown_name("device of a job", device, ["auto", "cpu", "cuda"])
     if device == "cuda" and not request.gpu:
         raise InputError("device cuda needs a GPU in each job: add --gpus 1")
-    return resolve_device(device) if request.is_here else torch.device(device)
-
-
-def check_fixed(request: JobRequest, *, threads: int | None, precision: str) -> None:
-    """Raise `InputError` if a study takes from this machine what is another on that of a job."""
-    fixes = ["--set threads=8"] if threads is None else []
-    fixes += ["--set precision=bf16"] if precision == "auto" and request.gpu else []
-    if fixes and not request.is_here:
+    if request.is_here:
+        return resolve_device(device)
+    free = {"threads": "8"} if threads is None else {}
+    free |= {"precision": "bf16"} if precision == "auto" and request.gpu else {}
+    if free:
+        fixes = " ".join(written.format(name=name, value=value) for name, value in free.items())
         raise InputError(
             "the jobs run on other machines than this one, and the results depend on "
-            f"{' and '.join(each.split()[1].partition('=')[0] for each in fixes)}: say which, such "
-            f"as {' '.join(fixes)}; each job asks for so many cores as it has threads"
+            f"{' and '.join(free)}: say which, such as {fixes}; each job asks for so many cores as "
+            "it has threads"
         )
+    return torch.device(device)
 
 
-def jobs_at_a_time(request: JobRequest, asked: int | None, threads: int) -> int:
+def _jobs_at_a_time(request: JobRequest, asked: int | None, threads: int) -> int:
     """How many jobs there are at most: as asked, or as many as fit, on this machine its cores."""
     if asked is not None:
         return asked
     return min(MOST_JOBS, max(cores() // threads, 1)) if request.is_here else MOST_JOBS
 
 
-def workers_in_job(request: JobRequest, device: torch.device, asked: int | None, jobs: int) -> int:
+def _workers_in_job(request: JobRequest, device: torch.device, asked: int | None, jobs: int) -> int:
     """How many processes of a job shift images ahead; for each, a job asks for a core."""
     if request.is_here:
         return workers_for(device, asked, jobs)
     return asked if asked is not None else MOST_WORKERS * (device.type == "cuda")
 
 
-def execute_on_slurm(
-    assigned: Assigned,
-    request: JobRequest,
-    prepare: Callable[[RunFolder, bool], None],
-    tell: Notify,
-    *,
-    jobs: int,
-) -> None:
-    """Execute the steps of a plan by jobs, and return when all are done and the jobs have ended.
+def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
+    """Do the steps of a run by jobs, and return when all are done and the jobs have ended.
 
-    Args:
-        assigned: what every job is given.
-        request: what each job asks for.
-        prepare: as in `runs.share_run`.
-        tell: called for every step that a job has done.
-        jobs: at most so many are there at a time; no more than there are steps to be done.
+    At most so many jobs as `sharing` says are there at a time; no more than there are steps to do.
 
     Raises:
         InputError: a job has raised it, more than `LOST` jobs were killed, or jobs for another plan
@@ -185,11 +163,16 @@ def execute_on_slurm(
         JobFailedError: jobs failed otherwise.
         NeedsMissingError: `fairweather cancel` has ended the jobs.
     """
+    request, plan = job_request(sharing), work.plan
+    jobs = _jobs_at_a_time(request, sharing.jobs, plan.steps[0].threads)
+    workers = _workers_in_job(request, work.device, sharing.workers, jobs)
+    sharers = jobs if request.is_here else 1
+    assigned = work.assigned(sharing, workers=workers, jobs=sharers, device=work.device.type)
     run = RunFolder(Path(assigned.folder))
-    there = run.path.is_dir() and _are_there(run, assigned.plan, request)
-    mark = what_workers_share(assigned.plan, None)
+    there = run.path.is_dir() and _are_there(run, plan, request)
+    mark = what_workers_share(plan, None)
     with share_run(
-        run.path, mark, lambda folder, others: prepare(folder, others or there)
+        run.path, mark, lambda folder, others: work.prepare(folder, others or there)
     ) as shared:
         driver = _Driver(assigned, shared, request, tell, jobs)
         try:
@@ -231,7 +214,7 @@ class _Driver:
     ) -> None:
         self.assigned, self.request, self.tell, self.most = assigned, request, tell, most
         self.run, self.claims = shared.run, shared.claims
-        self.followed = Followed(assigned.plan, shared.run, tell)
+        self.followed = Followed(assigned.plan, shared.run, tell, lambda _: "done")
         self.ended: set[str] = set()
         self.missing: dict[str, float] = {}  # jobs that SLURM does not have: since when
         self.lost = 0
@@ -576,15 +559,7 @@ def _work(assigned: Assigned, job: str) -> None:
                 "anew with other settings"
             )
 
-    worker = Worker(
-        plan,
-        device=assigned.device,
-        offline=assigned.offline,
-        progress=_print,
-        workers=assigned.workers,
-        networks=assigned.networks,
-        jobs=assigned.jobs,
-    )
+    worker = assigned.worker(_print)
     with closing(worker), share_run(path, what_workers_share(plan, device), check) as shared:
         execute_shared(
             plan,

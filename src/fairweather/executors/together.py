@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import subprocess  # nosec B404 # for its types: children.start_module starts them
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 from fairweather.children import how_it_ended, start_module
 from fairweather.errors import InputError
+from fairweather.executor_options import Sharing
 from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Schedule
+from fairweather.executors.work import Work
 from fairweather.fabric import find_free_network_port
-from fairweather.group import Group, Local, joined
+from fairweather.group import Group, Local, joined, launched
 from fairweather.progress import Notify, silent
 from fairweather.record import Frozen
-from fairweather.runs import RunFolder, fingerprint
+from fairweather.runs import RunFolder, fingerprint, open_run
 from fairweather.steps import Plan, Step, Worker, perform
 from fairweather.steps.plan import TrainingStep
 
@@ -43,6 +46,36 @@ class RankSettings(Frozen):
     rank: int
     size: int
     port: int
+
+
+def execute_in_group(work: Work, worker: Worker, sharing: Sharing, tell: Notify) -> None:
+    """Do a run in this and other processes, which train together; the first one does the rest.
+
+    Args:
+        work, tell: as in `executors.carry_out`.
+        worker: of this process.
+        sharing: says on how many machines torchrun or srun has started the others; if they were
+            not started, they are started here.
+    """
+    plan, environment = work.plan, launched()
+    size = max(step.processes for step in plan.steps if isinstance(step, TrainingStep))
+    if environment is None:
+        with open_run(work.path) as opened:
+            work.prepare(opened, others=False)
+            with started(plan, opened, worker, size) as worker.group:
+                execute_together(plan, opened, worker, tell)
+        return
+    # First they join, so that the others hear of it if the folder cannot be opened.
+    places, nodes = size // sharing.nodes, sharing.nodes
+    with joined(environment, places, nodes, worker.device) as worker.group, ExitStack() as stack:
+        with worker.group.agreeing():
+            if worker.group.is_first:
+                opened = stack.enter_context(open_run(work.path))
+                work.prepare(opened, others=False)
+        if worker.group.is_first:
+            execute_together(plan, opened, worker, tell)
+        else:
+            assist(plan, RunFolder(work.path), worker)
 
 
 def execute_together(

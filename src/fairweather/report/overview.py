@@ -93,12 +93,18 @@ class Inks(NamedTuple):
         models: of each title, in the order of the titles.
         fills: the same of the points; those of variants are as the paper.
         ink, rule: of axes and of the line at 0.
+        loud: the expression that says whether a row stands out.
+        named: the expression that says whether the rows have their titles.
+        numbered: the expression that says whether there is room for the numbers.
     """
 
     models: Sequence[str]
     fills: Sequence[str]
     ink: str
     rule: str
+    loud: str = "true"
+    named: str = "true"
+    numbered: str = "true"
 
 
 def readings(contents: Contents, model: str) -> list[Reading]:
@@ -153,7 +159,7 @@ def overview_figure(contents: Contents, order: Sequence[str]) -> Figure | None:
     panels = []
     legend = alt.Legend(title=None, orient="top", symbolFillColor=INK, symbolStrokeColor=INK)
     for measure, width in zip(TITLES, WIDTHS, strict=True):
-        chart = forest(contents, read, measure, inks, legend)
+        chart = forest(contents, read, measure, inks, legend=legend)
         if chart is not None:
             heading = alt.Title(_HEADINGS[measure], fontSize=13, anchor="start", offset=10)
             panels.append(chart.properties(width=width, title=heading))
@@ -205,12 +211,9 @@ def forest(
     read: Sequence[Reading],
     measure: Measure,
     inks: Inks,
-    legend: alt.Legend | None,
     *,
+    legend: alt.Legend | None = None,
     emphasis: alt.Parameter | None = None,
-    loud: str = "true",
-    named: str = "true",
-    numbered: str = "true",
 ) -> alt.LayerChart | None:
     """Build the chart of one measure, a row for each model; None where nothing was measured.
 
@@ -221,9 +224,6 @@ def forest(
         inks: its colours.
         legend: of the states.
         emphasis: a parameter to add, for the expressions to read.
-        loud: the expression that says whether a row stands out.
-        named: the expression that says whether the rows have their titles.
-        numbered: the expression that says whether there is room for the numbers.
     """
     titles = list(dict.fromkeys(each.title for each in read))
     states = [state for state in STATES if state in {each.state for each in read}]
@@ -234,7 +234,7 @@ def forest(
     step = next((pixels for most, pixels in STEPS if len(titles) <= most), STEP)
     height = max(step * len(states), 14 * max(map(len, lines))) + GAP
     axis = alt.Axis(
-        labelExpr=f"({named}) ? {_names(lines)}[datum.value] : ''",
+        labelExpr=f"({inks.named}) ? {_names(lines)}[datum.value] : ''",
         labelLimit=LABELS,
         labelLineHeight=13,
         labelFontSize=12,
@@ -263,13 +263,13 @@ def forest(
     scale, ticks = _axis(rows, measure)
     x = alt.X("value:Q", title=TITLES[measure], scale=scale, axis=ticks)
     base = alt.Chart().encode(y=y, yOffset=offset)
-    seen = either(alt.OpacityValue, loud, 1, 0.15)
+    seen = either(alt.OpacityValue, inks.loud, 1, 0.15)
     path = base.mark_line(strokeWidth=1, strokeDash=[2, 3]).encode(
         x=x,
         stroke=painted["stroke"],
         detail=alt.Detail("at:O"),
         order=alt.Order("step:Q"),
-        opacity=either(alt.OpacityValue, loud, 0.7, 0.1),
+        opacity=either(alt.OpacityValue, inks.loud, 0.7, 0.1),
     )
     ends = (
         base.transform_filter("isValid(datum.low)")
@@ -298,9 +298,7 @@ def forest(
         ],
     )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=inks.rule, strokeWidth=1.5)
-    numbers = (
-        _numbers(base, measure, inks.ink, scale, numbered) if len(titles) <= MOST_NUMBERED else []
-    )
+    numbers = _numbers(base, measure, inks, scale) if len(titles) <= MOST_NUMBERED else []
     at_zero = zero.encode(x=alt.X("zero:Q", title=TITLES[measure], scale=scale, axis=ticks))
     line = [at_zero] if measure == "gap" else []
     spots = spots.add_params(emphasis) if emphasis else spots
@@ -311,9 +309,7 @@ def forest(
     )
 
 
-def _numbers(
-    base: alt.Chart, measure: Measure, ink: str, scale: alt.Scale, shown: str
-) -> list[alt.Chart]:
+def _numbers(base: alt.Chart, measure: Measure, inks: Inks, scale: alt.Scale) -> list[alt.Chart]:
     """Write each number beside its interval: inside the axis, and away from the line at 0."""
     number = "format(100 * datum.value, '.1f')"
     beside = base.transform_calculate(
@@ -326,10 +322,10 @@ def _numbers(
     sides = (("datum.left", "right", -8), ("!datum.left", "left", 8))
     for side, align, dx in sides:
         text = beside.transform_filter(side).mark_text(
-            align=align, dx=dx, baseline="middle", fontSize=11, color=ink
+            align=align, dx=dx, baseline="middle", fontSize=11, color=inks.ink
         )
         at = alt.X("end:Q", title=TITLES[measure], scale=scale)
-        seen = either(alt.OpacityValue, shown, 1, 0)
+        seen = either(alt.OpacityValue, inks.numbered, 1, 0)
         found.append(text.encode(x=at, text=alt.Text("number:N"), opacity=seen))
     return found
 
@@ -429,27 +425,15 @@ def overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, C
     """Draw accuracy, and confidence − accuracy, of each model in each state, in this order."""
     read = [each for model in order for each in readings(contents, model)]
     look = looks(contents.positions)
-    inks = Inks(
-        models=[f"var(--m{each.color})" for each in look],
-        fills=[PAPER if each.variant else f"var(--m{each.color})" for each in look],
-        ink=drawing.INK,
-        rule=drawing.RULE,
-    )
+    models = [f"var(--m{each.color})" for each in look]
+    fills = [PAPER if each.variant else ink for each, ink in zip(look, models, strict=True)]
+    inks = Inks(models, fills, drawing.INK, drawing.RULE, loud=LOUD)
+    # Beside each other, the two charts share the titles of their rows.
+    beside = f"windowSize()[0] >= {NARROW}"
+    of_each = {"accuracy": inks, "gap": inks._replace(named=f"!({beside})", numbered=beside)}
     found: dict[Measure, Chart] = {}
     for measure in TITLES:
-        # Beside each other, the two charts share the titles of their rows.
-        beside = f"windowSize()[0] >= {NARROW}"
-        chart = forest(
-            contents,
-            read,
-            measure,
-            inks,
-            None,
-            emphasis=FOCUS,
-            loud=LOUD,
-            named="true" if measure == "accuracy" else f"!({beside})",
-            numbered="true" if measure == "accuracy" else beside,
-        )
+        chart = forest(contents, read, measure, of_each[measure], emphasis=FOCUS)
         if chart is not None:
             spec = spec_of(chart.properties(width="container"))
             words = alt_text(contents, read, measure)

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pydantic
@@ -28,7 +28,6 @@ PICTURE_COLUMNS = pa.schema(
 )
 # Under attack, each model sees other images.
 ATTACKED_COLUMNS = pa.schema([pa.field("model", pa.string(), nullable=False), *PICTURE_COLUMNS])
-_Labels = Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
 
 
 class Mixup(NamedTuple):
@@ -50,8 +49,7 @@ class Samples(NamedTuple):
     """The few pictures of a run.
 
     Attributes:
-        strip: keys of test images of different classes, with a picture in every cell; none in a run
-            of an earlier version, which does not store them.
+        strip: keys of test images of different classes, with a picture in every cell.
         labels: the names of their classes.
         strips: those pictures by the id of the shift, in the order of `labels`.
         pictures: WebP by the id of the shift and the image's key.
@@ -81,23 +79,12 @@ class _Mixture(pydantic.BaseModel):
     weight: Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
-class _Stated(pydantic.BaseModel):
-    """What every version says."""
+class _Index(pydantic.BaseModel):
+    """The content of the index: keys; the pictures themselves are in one file."""
 
-    version: int = 1
-    labels: _Labels
+    version: Literal[2]
+    labels: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
     mixup: _Mixture | None = None
-
-
-class _Strips(_Stated):
-    """Version 1: for each cell the name of a PNG, the pictures side by side."""
-
-    strips: dict[str, str]
-
-
-class _Keys(_Stated):
-    """Version 2: keys; the pictures themselves are in one file."""
-
     strip: tuple[int, ...]
     lost: dict[str, tuple[CellImage, ...]] | None
     mistakes: dict[str, dict[str, tuple[CellImage, ...]]]
@@ -111,33 +98,21 @@ class _Keys(_Stated):
 def read_samples(run: RunFolder) -> Samples | None:
     """Read the pictures, or None where the run has none.
 
-    A run of an earlier version has the strips alone. Raises `InputError` where the index or a
-    picture is damaged, or the file with the pictures of the index is missing.
+    Raises `InputError` where the index or a picture is damaged, or the file with the pictures of
+    the index is missing.
     """
     path = run.file(INDEX)
     if not path.is_file():
         return None
-    text = path.read_bytes()
     try:
-        version = _Stated.model_validate_json(text).version
-        if version == 1:
-            return _read_strips(run, _Strips.model_validate_json(text))
-        if version == INDEX_VERSION:
-            return _read_keys(run, _Keys.model_validate_json(text))
+        return _read(run, _Index.model_validate_json(path.read_bytes()))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all"
         raise InputError(f"{path} cannot be read: {where}: {first['msg']}") from None
-    raise InputError(f"{path} must be of version 1 or {INDEX_VERSION}, found version {version}")
 
 
-def _read_strips(run: RunFolder, index: _Strips) -> Samples:
-    count = len(index.labels)
-    strips = {cell: _read_side_by_side(run, name, count) for cell, name in index.strips.items()}
-    return Samples((), index.labels, strips, {}, {}, {}, _read_mixup(run, index))
-
-
-def _read_keys(run: RunFolder, index: _Keys) -> Samples:
+def _read(run: RunFolder, index: _Index) -> Samples:
     if len(index.strip) != len(index.labels):
         counts = f"{len(index.labels)} labels for {len(index.strip)} images"
         raise InputError(f"{run.path / INDEX} must name each image of the strip, found {counts}")
@@ -216,7 +191,7 @@ def _is_webp(content: bytes) -> bool:
         return False
 
 
-def _read_mixup(run: RunFolder, index: _Stated) -> Mixup | None:
+def _read_mixup(run: RunFolder, index: _Index) -> Mixup | None:
     if index.mixup is None:
         return None
     first, second, mixture = _read_side_by_side(run, index.mixup.file, 3)

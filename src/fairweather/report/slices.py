@@ -204,33 +204,24 @@ def _table(
     places = PLACES if shifted else PLACES[:2]
     first = (CLEAN, NO_LEVEL, names[0], "accuracy")
     models = [model for model in contents.titles if (model, *first) in read.scores]
-    found = {
-        model: list(
-            _contrasts(
-                contents,
-                model,
-                values,
-                [read.scores[model, CLEAN, NO_LEVEL, name, "accuracy"] for name in names],
-                images,
-            )
-        )
-        for model in models
+    contrasts: dict[tuple[str, str], _Contrast | None] = {}
+    for model in models:
+        scores = [read.scores[model, CLEAN, NO_LEVEL, name, "accuracy"] for name in names]
+        found = zip(names, _contrasts(contents, model, values, scores, images), strict=True)
+        contrasts |= {(model, name): each for name, each in found}
+    # Of two slices, both are the same test.
+    told = {name: names[0] if len(names) == 2 else name for name in names}
+    alone = {
+        at: each.p
+        for at, each in contrasts.items()
+        if each is not None and each.p is not None and told[at[1]] == at[1]
     }
-    every = [each for of in found.values() for each in of]
-    tested = [each for each in every if each is not None and each.p is not None]
-    if len(names) == 2:  # both are the same test
-        tested = tested[::2]
-    alone = [each.p for each in tested if each.p is not None]
-    adjusted = holm(alone).tolist() if alone else []
-    p_of = {id(each): p for each, p in zip(tested, adjusted, strict=True)}
+    adjusted = dict(zip(alone, holm(list(alone.values())).tolist(), strict=True)) if alone else {}
     rows = []
     for model in models:
-        differences = found[model]
-        for name, difference in zip(names, differences, strict=True):
-            mirrored = differences[0] if len(names) == 2 else difference
-            p = p_of.get(id(mirrored), math.nan)
-            gap = None if difference is None else difference.gap
-            rows.append(_row(contents, model, name, places, read, gap, p))
+        for name in names:
+            each, p = contrasts[model, name], adjusted.get((model, told[name]), math.nan)
+            rows.append(_row(contents, model, name, places, read, each and each.gap, p))
         worst = worst_slice(column)
         if (model, CLEAN, NO_LEVEL, worst, "accuracy") in read.scores:
             rows.append(_row(contents, model, worst, places, read, None, math.nan))
@@ -240,7 +231,7 @@ def _table(
         places,
         tuple(rows),
         _found(rows),
-        _caption(contents, column, len(tested), rows),
+        _caption(contents, column, len(alone), rows),
         groups.cluster,
     )
 

@@ -1,4 +1,4 @@
-"""Read rules from text: `[MODEL:] METRICS[CELL|OF] [drop|rise] OPERATOR NUMBER`."""
+"""Read rules from text: `[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-# What may be said behind the bar of METRICS[CELL|OF]: a class, a slice, the worst slice, or a class
+# What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class
 # in a slice.
 CLASS, WORST_SLICE = "class=", "worst "
 OF = (
@@ -28,7 +28,7 @@ OF = (
     "class=NAME|COLUMN=VALUE",
     "class=NAME|worst COLUMN",
 )
-FORM = "[MODEL:] METRICS[CELL|OF] [drop|rise] OPERATOR NUMBER"
+FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
 EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _LEVEL = re.compile(rf"({_NUMBER})(?:/(\d+))?")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -426,7 +426,7 @@ class FitStep(Step):
     """
 
     kind: Literal["fit"] = "fit"
-    variant: str = "temperature"
+    variant: str
     validation: str
     more: tuple[str, ...] = ()
     shifts: tuple[str, ...] = (CLEAN,)
@@ -439,10 +439,8 @@ class FitStep(Step):
     groups: str | None = None
 
     def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        # Only where it is another one, so that temperatures that were fitted before stay so.
-        chosen = {} if self.variant == "temperature" else {"variant": self.variant}
         if self.stored:
-            return chosen
+            return {"variant": self.variant}
         shifted = {"shifts": self.shifts, "seed": self.shift_seed, "libraries": LIBRARIES}
         return {
             "data": self.val.digest,
@@ -451,7 +449,7 @@ class FitStep(Step):
             **_arithmetic_facts(self.arithmetic),
             **self.machine(),
             **({} if self.shifts == (CLEAN,) else shifted),
-            **chosen,
+            "variant": self.variant,
         }
 
 
@@ -820,6 +818,12 @@ class Plan(Frozen):
             if each.id in wanted:
                 wanted.update(each.needs)
         return wanted
+
+    def beginning_with(self, steps: Iterable[str]) -> Plan:
+        """The same plan with these steps, and all that they need, before the others."""
+        first = set[str]().union(*map(self.needed_for, steps))
+        ordered = sorted(self.steps, key=lambda step: step.id not in first)
+        return self.model_copy(update={"steps": tuple(ordered)})
 
 
 def in_order(

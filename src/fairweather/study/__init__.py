@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 import torch
 
-from fairweather.devices import check_cores, resolve_device, workers_for
+from fairweather.devices import resolve_device
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError, check_writable
-from fairweather.executor_options import JobRequest, RayRequest, check_executor
-from fairweather.executors import Share, execute, execute_shared, execute_side_by_side
-from fairweather.executors.shared import what_workers_share
-from fairweather.executors.slurm import (
-    Assigned,
-    check_fixed,
-    device_of_jobs,
-    execute_on_slurm,
-    jobs_at_a_time,
-    workers_in_job,
-)
+from fairweather.executor_options import Sharing
+from fairweather.executors import Work, carry_out, device_of
 from fairweather.finished_run import Run
 from fairweather.group import check_launched, launched
 from fairweather.progress import Event, Notify
 from fairweather.record import STUDY
-from fairweather.runs import RunFolder, check_takeable, open_run, share_run
-from fairweather.steps import Worker
-from fairweather.steps.image_lists import write_image_lists
+from fairweather.runs import RunFolder, check_takeable
 from fairweather.steps.measuring import facts_of, survey
 from fairweather.steps.plan import DATA
-from fairweather.steps.progressing import Outlook, begin
+from fairweather.steps.progressing import Outlook
 from fairweather.steps.worker import check_natural, digests_of, open_data
 from fairweather.study.loading import check_study as check_study
 from fairweather.study.loading import load_study as load_study
 from fairweather.study.loading import packaged_studies as packaged_studies
 from fairweather.study.loading import study_facts as study_facts
 from fairweather.study.planning import data_sources, describe_study, plan_study
-from fairweather.study.processes import for_processes, own_device, run_together
+from fairweather.study.processes import for_processes, own_device
 from fairweather.study.processes import helps_another as helps_another
 from fairweather.study.schema import PRETRAINING
 from fairweather.study.schema import Study as Study
@@ -61,7 +49,6 @@ def run(
     workers: int | None = None,
     networks: int | None = None,
     worker: bool = False,
-    steps: str | None = None,
     devices: int = 1,
     nodes: int = 1,
     strategy: str = "ddp",
@@ -95,7 +82,6 @@ def run(
             by default as many as fit.
         worker: work in the folder together with other processes, on this or on other machines that
             see the folder, each started with `worker`.
-        steps: do only a part of the steps, such as `2/3`; the other parts are for others.
         devices: how many processes of each machine train a network together, each with a device of
             its own; by default what the study's `processes` says. On one machine they are started
             here, otherwise by torchrun or srun, and all of them call this.
@@ -114,42 +100,40 @@ def run(
         InputError: the data, a model, the folder or the cluster does not fit the study, the machine
             has too few cores for the jobs, or a process that did steps was killed.
         JobFailedError: a process that did steps failed.
-        NeedsMissingError: steps of the part need steps of other parts that are not done, or jobs of
-            a cluster were cancelled.
+        NeedsMissingError: jobs of a cluster were cancelled.
     """
-    counts = (("jobs", jobs, 1), ("workers", workers, 0), ("networks", networks, 1))
-    for name, number, least in counts:
-        if number is not None and number < least:
-            raise InputError(f"{name} must be at least {least}, found {number}")
-    request = check_executor(executor, partition=partition, gpus=gpus, time=time, setup=setup)
-    if worker + (steps is not None) + (request is not None or (jobs or 1) > 1) > 1:
-        ways = "worker, steps and jobs" if request is None else f"worker, steps and {executor}"
-        raise InputError(f"{ways} are three ways to share the work: choose one")
-    share = None if steps is None else Share.parse(steps)
-    if isinstance(request, RayRequest):
-        from fairweather.executors.ray_cluster import check_address
-
-        check_address(request.address)
+    sharing = Sharing(
+        executor=executor,
+        worker=worker,
+        jobs=jobs,
+        workers=workers,
+        networks=networks,
+        nodes=nodes,
+        partition=partition,
+        gpus=gpus,
+        time=time,
+        setup=tuple(setup),
+    )
+    sharing.check()
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
-    threads = checked.threads or torch.get_num_threads()
     checked, devices = for_processes(checked, devices, nodes, strategy)
-    together = worker or steps is not None or (jobs or 1) > 1 or request is not None
-    if checked.processes > 1 and together:
+    if checked.processes > 1 and sharing.is_divided:
         raise InputError(
             f"{checked.processes} processes train each network together; that goes without "
-            "worker, steps, jobs and executor"
+            "worker, jobs and executor"
         )
-    if isinstance(request, JobRequest):
-        target = device_of_jobs(request, device)
-        check_fixed(request, threads=checked.threads, precision=checked.precision)
-    else:
-        target = resolve_device(device)
-    if request is None:
-        check_cores(jobs or 1, threads)
-        if not worker and steps is None:
-            check_launched(launched(), devices, nodes)
-        if checked.processes > 1:
-            target = own_device(target, devices, threads, checked.sync_batchnorm)
+    target = device_of(
+        sharing,
+        device,
+        threads=checked.threads,
+        precision=checked.precision,
+        written="--set {name}={value}",
+    )
+    if not sharing.is_divided:
+        check_launched(launched(), devices, nodes)
+    if checked.processes > 1:
+        threads = checked.threads or torch.get_num_threads()
+        target = own_device(target, devices, threads, checked.sync_batchnorm)
     path, tell = place_of_run(checked, out), teller(progress)
     check_takeable(path)
     check_writable(path)
@@ -161,67 +145,17 @@ def run(
     tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
     facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
     plan = plan_study(checked, facts, target, offline=offline)
-    record = describe_study(checked, plan, own, target)
-
-    def prepare(folder: RunFolder, others: bool) -> None:
-        kept, known = record, others and folder.has_record
-        if known:  # where and when the run was begun stays as it is
-            kept = record.model_copy(update={"provenance": folder.record.provenance})
-        if not known or kept != folder.record:
-            begin(plan, folder, kept, replace=replace)
-            folder.write(STUDY, dump_yaml(checked.model_dump(mode="json")))
-            write_image_lists(folder, datasets)
-
-    if isinstance(request, JobRequest):
-        most = jobs_at_a_time(request, jobs, plan.steps[0].threads)
-        assigned = Assigned(
-            plan=plan,
-            record=record,
-            folder=str(path.absolute()),
-            device=target.type,
-            offline=offline,
-            workers=workers_in_job(request, target, workers, most),
-            networks=networks,
-            jobs=most if request.is_here else 1,
-        )
-        execute_on_slurm(assigned, request, prepare, tell, jobs=most)
-        return Run(path)
-    here = jobs or 1
-    worker_here = Worker(
-        plan,
-        device=str(target),
+    work = Work(
+        path=path,
+        plan=plan,
+        record=describe_study(checked, plan, own, target),
+        device=target,
         offline=offline,
-        progress=tell,
         datasets=datasets,
-        workers=workers_for(target, workers, here) if request is None else 0,
-        networks=networks,
-        jobs=here,
+        replace=replace,
+        files={STUDY: dump_yaml(checked.model_dump(mode="json"))},
     )
-
-    with closing(worker_here):
-        if checked.processes > 1:
-            run_together(plan, RunFolder(path), worker_here, prepare, tell, (devices, nodes))
-            return Run(path)
-        if worker or share is not None:
-            mark = what_workers_share(plan, target)
-            with share_run(path, mark, prepare) as shared:
-                execute_shared(plan, shared, worker_here, tell, share=share)
-            return Run(path)
-        if request is not None:
-            from fairweather.executors import ray_cluster
-
-            with ray_cluster.connected(request.address) as cluster, open_run(path) as folder:
-                prepare(folder, False)
-                ray_cluster.execute_on_ray(
-                    plan, folder, worker_here, cluster, tell, jobs=jobs, workers=workers
-                )
-            return Run(path)
-        with open_run(path) as folder:
-            prepare(folder, False)
-            if here == 1:
-                execute(plan, folder, worker_here, tell)
-            else:
-                execute_side_by_side(plan, folder, worker_here, tell, jobs=here)
+    carry_out(work, sharing, tell)
     return Run(path)
 
 

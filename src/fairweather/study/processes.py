@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-
 import torch
 
 from fairweather.devices import check_cores, resolve_device
 from fairweather.errors import InputError, unknown_name
-from fairweather.executors import assist, execute_together, started
-from fairweather.group import joined, launched
-from fairweather.progress import Notify
-from fairweather.runs import RunFolder, open_run
-from fairweather.steps import Plan, Worker
+from fairweather.group import launched
 from fairweather.study.schema import Study
 
 
@@ -58,32 +51,3 @@ def own_device(
         raise InputError("sync_batchnorm needs cuda devices; this device is cpu")
     check_cores(devices, threads, "processes")
     return device
-
-
-def run_together(
-    plan: Plan,
-    folder: RunFolder,
-    worker: Worker,
-    prepare: Callable[[RunFolder, bool], None],
-    tell: Notify,
-    places: tuple[int, int],
-) -> None:
-    """Run a plan in this and other processes, which train together; the first one does the rest."""
-    environment = launched()
-    devices, nodes = places
-    if environment is None:
-        with open_run(folder.path) as opened:
-            prepare(opened, False)
-            with started(plan, opened, worker, devices) as worker.group:
-                execute_together(plan, opened, worker, tell)
-        return
-    # First they join, so that the others hear of it if the folder cannot be opened.
-    with joined(environment, devices, nodes, worker.device) as worker.group, ExitStack() as stack:
-        with worker.group.agreeing():
-            if worker.group.is_first:
-                opened = stack.enter_context(open_run(folder.path))
-                prepare(opened, False)
-        if worker.group.is_first:
-            execute_together(plan, opened, worker, tell)
-        else:
-            assist(plan, folder, worker)

@@ -292,7 +292,8 @@ class Study(Strict):
             (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with
             `method: isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and
             `conformal` prediction sets. One with parameters is written as a mapping, such as
-            `conformal: {method: aps, coverage: 0.9, classwise: false}`.
+            `conformal: {method: aps, coverage: 0.9, classwise: false}`. What is fitted may be `of`
+            a network that adapts: `temperature: {of: batchnorm}`.
         fit_on: shifts of the validation images, written like `shifts`, and mostly `clean` too, such
             as `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these
             images together as well, as further rows `MODEL+...-fit_on`. None of these shifts may be

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,6 @@ LEAST_SCALE, MOST_SCALE = 1 / 32, 32.0
 # In nats. It changes odds by a factor of nine million, which no number of validation images shows:
 # the likelihood may grow for ever, as where a class has no images or all answers are right.
 MOST_BIAS = 16.0
-# From logits and labels to the fields of a fitted calibration besides those of its effect.
-Numbers = Callable[[FloatArray, npt.NDArray[np.integer]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,7 @@ class Calibration(PostHoc):
     """
 
     described: ClassVar[str]
+    fitted: ClassVar[type[Fitted]]
     fit_on: bool = False
 
     def __post_init__(self) -> None:
@@ -79,7 +78,18 @@ class Calibration(PostHoc):
         Args:
             logits: float `[n, classes]`, finite, of images that the model was not trained on.
             labels: int `[n]`, each in `[0, classes)`.
+
+        Raises:
+            InputError: logits or labels are not so.
         """
+        rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+        before = mean_nll(rows, truth)  # checks both
+        effect = {"images": len(rows), "nll_before": before, "nll_after": before}
+        fitted = self.fitted.model_validate({**effect, **self.numbers(rows, truth)})
+        return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})
+
+    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+        """Fit the fields of a `Calibrator`, besides those of its effect, to logits and labels."""
         raise NotImplementedError
 
 
@@ -96,15 +106,6 @@ class Calibrator(Fitted):
     nll_before: float = Field(ge=0, allow_inf_nan=False)
     nll_after: float = Field(ge=0, allow_inf_nan=False)
     kind: str
-
-    @classmethod
-    def fit(cls, logits: npt.ArrayLike, labels: npt.ArrayLike, numbers: Numbers) -> Self:
-        """Fit the numbers, and note their effect; raises `InputError` for wrong ones."""
-        rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-        before = mean_nll(rows, truth)  # checks both
-        found = numbers(rows, truth)
-        fitted = cls(images=len(rows), nll_before=before, nll_after=before, **found)
-        return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})
 
     @property
     def note(self) -> str:  # noqa: D102 - as its base says

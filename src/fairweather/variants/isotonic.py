@@ -18,7 +18,7 @@ from fairweather.variants.calibration import (
     check_classes,
     with_one_winner,
 )
-from fairweather.variants.fitted import FloatArray, Logits
+from fairweather.variants.fitted import Fitted, FloatArray, Logits
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -119,14 +119,10 @@ class Isotonic(Calibration):
 
     kind: ClassVar[str] = "isotonic"
     described: ClassVar[str] = "isotonic regression"
-    fitted: ClassVar[type[FittedIsotonic]] = FittedIsotonic
+    fitted: ClassVar[type[Fitted]] = FittedIsotonic
 
-    def fit_logits(  # noqa: D102 - as its base says
-        self, logits: npt.ArrayLike, labels: npt.ArrayLike
-    ) -> FittedIsotonic:
-        return FittedIsotonic.fit(logits, labels, _numbers)
-
-
-def _numbers(rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
-    columns = enumerate(scipy.special.softmax(rows, axis=1).T)
-    return {"steps": tuple(fit_steps(column, truth == label) for label, column in columns)}
+    def numbers(  # noqa: D102 - as its base says
+        self, rows: FloatArray, truth: npt.NDArray[np.integer]
+    ) -> dict[str, Any]:
+        columns = enumerate(scipy.special.softmax(rows, axis=1).T)
+        return {"steps": tuple(fit_steps(column, truth == label) for label, column in columns)}

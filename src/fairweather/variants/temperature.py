@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat
 
 from fairweather.metrics import per_image
 from fairweather.variants.calibration import LEAST_SCALE, MOST_SCALE, Calibration
-from fairweather.variants.fitted import Divided
+from fairweather.variants.fitted import Divided, Fitted
 
 
 class FittedTemperature(Divided):
@@ -41,7 +41,7 @@ class Temperature(Calibration):
 
     kind: ClassVar[str] = "temperature"
     described: ClassVar[str] = "temperature scaling"
-    fitted: ClassVar[type[FittedTemperature]] = FittedTemperature
+    fitted: ClassVar[type[Fitted]] = FittedTemperature
 
     def fit_logits(  # noqa: D102 - as its base says
         self, logits: npt.ArrayLike, labels: npt.ArrayLike

@@ -22,7 +22,7 @@ from fairweather.variants.calibration import (
     minimise,
     with_one_winner,
 )
-from fairweather.variants.fitted import FloatArray, Logits
+from fairweather.variants.fitted import Fitted, FloatArray, Logits
 from fairweather.variants.isotonic import Steps, fit_steps
 from fairweather.variants.variant import FIT_ON
 
@@ -101,7 +101,7 @@ class TopVersusAll(Calibration):
 
     kind: ClassVar[str] = "top_versus_all"
     described: ClassVar[str] = "top-versus-all"
-    fitted: ClassVar[type[FittedTopVersusAll]] = FittedTopVersusAll
+    fitted: ClassVar[type[Fitted]] = FittedTopVersusAll
     method: Literal["isotonic", "logistic"] = "isotonic"
 
     def __post_init__(self) -> None:
@@ -118,12 +118,9 @@ class TopVersusAll(Calibration):
     def title(self) -> str:  # noqa: D102 - as its base says
         return super().title.replace(self.described, f"{self.described} ({self.method})")
 
-    def fit_logits(  # noqa: D102 - as its base says
-        self, logits: npt.ArrayLike, labels: npt.ArrayLike
-    ) -> FittedTopVersusAll:
-        return FittedTopVersusAll.fit(logits, labels, self._numbers)
-
-    def _numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+    def numbers(  # noqa: D102 - as its base says
+        self, rows: FloatArray, truth: npt.NDArray[np.integer]
+    ) -> dict[str, Any]:
         logs = scipy.special.log_softmax(rows, axis=1)
         right = rows.argmax(axis=1) == truth
         return {"classes": rows.shape[1], "curve": CURVES[self.method](logs, right)}

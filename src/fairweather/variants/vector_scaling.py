@@ -19,7 +19,7 @@ from fairweather.variants.calibration import (
     check_classes,
     minimise,
 )
-from fairweather.variants.fitted import FloatArray, Logits
+from fairweather.variants.fitted import Fitted, FloatArray, Logits
 from fairweather.variants.temperature import fit_temperature
 
 _Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -72,32 +72,31 @@ class VectorScaling(Calibration):
 
     kind: ClassVar[str] = "vector_scaling"
     described: ClassVar[str] = "vector scaling"
-    fitted: ClassVar[type[FittedVectorScaling]] = FittedVectorScaling
+    fitted: ClassVar[type[Fitted]] = FittedVectorScaling
 
-    def fit_logits(  # noqa: D102 - as its base says
-        self, logits: npt.ArrayLike, labels: npt.ArrayLike
-    ) -> FittedVectorScaling:
-        return FittedVectorScaling.fit(logits, labels, _numbers)
+    def numbers(  # noqa: D102 - as its base says
+        self, rows: FloatArray, truth: npt.NDArray[np.integer]
+    ) -> dict[str, Any]:
+        warm = fit_temperature(rows, truth)
+        n, classes = rows.shape
+        images = np.arange(n)
+        # In units in which the scales of logits and biases have gradients of about the same size.
+        unit = float(rows.std()) or 1.0
+        units = rows / unit
 
+        def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+            scaled = units * parameters[:classes] + parameters[classes:]
+            log_probabilities = scipy.special.log_softmax(scaled, axis=1)
+            excess = np.exp(log_probabilities)
+            excess[images, truth] -= 1
+            gradient = np.concatenate([(excess * units).sum(axis=0), excess.sum(axis=0)]) / n
+            return -float(log_probabilities[images, truth].mean()), gradient
 
-def _numbers(rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
-    warm = fit_temperature(rows, truth)
-    n, classes = rows.shape
-    images = np.arange(n)
-    # In units in which the scales of logits and biases have gradients of about the same size.
-    unit = float(rows.std()) or 1.0
-    units = rows / unit
-
-    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
-        scaled = units * parameters[:classes] + parameters[classes:]
-        log_probabilities = scipy.special.log_softmax(scaled, axis=1)
-        excess = np.exp(log_probabilities)
-        excess[images, truth] -= 1
-        gradient = np.concatenate([(excess * units).sum(axis=0), excess.sum(axis=0)]) / n
-        return -float(log_probabilities[images, truth].mean()), gradient
-
-    scales = [(LEAST_SCALE * unit, MOST_SCALE * unit)] * classes
-    start = np.concatenate([np.full(classes, unit / warm.value), np.zeros(classes)])
-    found = minimise(loss, start, [*scales, *[(-MOST_BIAS, MOST_BIAS)] * classes])
-    biases = found[classes:] - found[classes:].mean()
-    return {"scales": tuple((found[:classes] / unit).tolist()), "biases": tuple(biases.tolist())}
+        scales = [(LEAST_SCALE * unit, MOST_SCALE * unit)] * classes
+        start = np.concatenate([np.full(classes, unit / warm.value), np.zeros(classes)])
+        found = minimise(loss, start, [*scales, *[(-MOST_BIAS, MOST_BIAS)] * classes])
+        biases = found[classes:] - found[classes:].mean()
+        return {
+            "scales": tuple((found[:classes] / unit).tolist()),
+            "biases": tuple(biases.tolist()),
+        }

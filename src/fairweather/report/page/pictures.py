@@ -78,7 +78,7 @@ def gallery(
 ) -> Gallery | None:
     """List the pictures, and what they are shown for by their place in the list.
 
-    None where the run keeps none, or keeps them as versions before this one did.
+    None where the run keeps none.
     """
     if samples is None or not samples.pictures:
         return None
