@@ -12,6 +12,7 @@ import pydantic
 import torch
 from torch import nn
 
+from fairweather.attacks import ATTACKS
 from fairweather.data import SOURCES, list_source, share_tested
 from fairweather.data.folder import UNLABELLED
 from fairweather.data.known import verification
@@ -386,8 +387,9 @@ def check_task(
     if task.name == CLASSIFICATION:
         return
     asked = [name for name in OF_CLASSES if getattr(options, name)]
-    asked += [each.name for each in shifts if isinstance(each, Attack)]
-    asked += [each.kind for each in options.all_variants if each.accepts not in task.kinds]
+    declared = [(each.name, ATTACKS[each.name].accepts) for each in shifts if each.name in ATTACKS]
+    declared += [(each.kind, each.accepts) for each in options.all_variants]
+    asked += [name for name, accepts in declared if accepts not in task.kinds]
     if asked:
         raise InputError(
             f"{asked[0]} is for classification, and the task of {dataset.name} is {task.name}"

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 import pandas as pd
+import torch
 
 from fairweather.attacks import ATTACKS, masking_warning
 from fairweather.errors import InputError
@@ -38,10 +39,12 @@ from fairweather.record import (
     SLICES,
     SPREAD,
     TEST,
+    UNIT_COLUMNS,
     VAL,
     VALIDATION,
     WARNINGS,
     WORST_PRIORS,
+    is_of_all_units,
     predictions_file,
     slice_of,
 )
@@ -50,11 +53,14 @@ from fairweather.scores import (
     Estimates,
     Key,
     estimate_cells,
+    estimate_units,
+    key_of,
     read_clusters,
     seed_spread,
     slice_frame,
     to_csv,
     to_frame,
+    unit_frame,
     with_means,
     with_worst,
     worst_slices,
@@ -65,7 +71,6 @@ from fairweather.steps.derived import derived_rows
 from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
 from fairweather.steps.predicting import are_changed, shift_of
-from fairweather.steps.unit_rows import unit_rows
 from fairweather.steps.worker import Worker
 from fairweather.types import CLASSIFICATION, Attack, Cell, Predictions, Score, Shift
 from fairweather.variants.conformal import FittedSets
@@ -97,13 +102,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     of_parts = [(cells, clusters[TEST])]
     of_parts += [(each, clusters[name]) for name, each in apart.items()]
     if step.task_name != CLASSIFICATION:
-        frame = unit_rows(
-            of_parts,
-            lambda cell: folder.read_cell(file_of(cell)),
-            folder.task,
-            step.bootstrap,
-            tell,
-        )
+        frame = _unit_rows(of_parts, folder, step.bootstrap, tell)
         folder.write(SCORES, to_csv(_with_counts(_with_spread(frame), clusters)))
         for file in (WARNINGS, ABSENT_METRICS):
             folder.write(file, "{}\n")
@@ -149,6 +148,39 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     for title, warning in warnings.items():
         progress(Event(f"attacks on {title}", 1, 1, warning))
     return Done()
+
+
+def _unit_rows(
+    parts: Sequence[tuple[Sequence[Cell], Clusters | None]],
+    folder: RunFolder,
+    bootstrap: int,
+    tell: Callable[[int], None],
+) -> pd.DataFrame:
+    """Make the rows of whole images and of each unit, of the mean over units, and of the worst."""
+    tables: dict[str, dict[Key, Estimates]] = {}
+    for cells, clusters in parts:
+        found = estimate_units(
+            folder.task,
+            folder.read_cell(file_of(cells[0])),
+            lambda cells=cells: (  # type: ignore[misc]
+                (key_of(cell), folder.read_cell(file_of(cell))) for cell in cells
+            ),
+            bootstrap,
+            clusters,
+            threads=torch.get_num_threads(),
+        )
+        for name, table in found.items():
+            tables[name] = tables.get(name, {}) | table
+        tell(len(cells))
+    apart = list(ATTACKS)
+    every = {
+        name: with_worst(with_means(table.items(), apart), apart) for name, table in tables.items()
+    }
+    single = {name: table for name, table in every.items() if not is_of_all_units(name)}
+    column = next(iter(single)).partition("=")[0]
+    frames = [unit_frame(table, name) for name, table in every.items()]
+    frames.append(worst_slices(single, column, UNIT_COLUMNS))
+    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
 def file_of(cell: Cell) -> str:

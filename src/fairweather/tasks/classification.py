@@ -10,25 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from fairweather.errors import InputError
 from fairweather.metrics.columns import per_image
 from fairweather.tasks.task import Labels, Logits, Strata, Task
 from fairweather.types import CLASSIFICATION, Predictions
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
-
-
-def check_labels(labels: Labels, classes: tuple[str, ...]) -> None:
-    """Raise `InputError` unless labels are places in the names of classes, int64 `[N]`.
-
-    >>> check_labels(np.array([0, 1]), ("cat", "dog"))
-    """
-    if labels.ndim != 1:
-        raise InputError(f"each image must have one label, found labels {list(labels.shape)}")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
-        span = f"{labels.min()} to {labels.max()}"
-        raise InputError(f"labels go from {span}, but there are {len(classes)} classes")
 
 
 def mean_log_probability(logits: Iterable[Logits | None]) -> Logits:
@@ -65,7 +52,6 @@ TASK = Task(
     name=CLASSIFICATION,
     predictions=Predictions,
     columns=_columns,
-    check=check_labels,
     strata=Strata,  # the images of each class
     kinds=(Predictions.kind,),
     together=mean_log_probability,

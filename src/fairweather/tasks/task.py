@@ -50,11 +50,12 @@ class Task:
         name: as in record.json.
         predictions: the type of what is stored, a frozen dataclass like `AnyPredictions`.
         columns: makes its columns from logits `[N, C]` and labels.
-        check: raises `InputError` for labels that are none, given the names of classes.
         strata: groups images by their labels and the names of classes.
         kinds: what its predictions and those of its units are; metrics accept one of them.
         together: the logits of an ensemble, from those of each member.
         decided: the metric that is the share of right decisions, whose differences are tested.
+        check: raises `InputError` for labels that are none, given the names of classes; `Images`
+            check single ones.
         units: what is judged by itself, from predictions; empty if that is only the image.
         most_stored: with more classes, logits are not stored.
     """
@@ -62,11 +63,11 @@ class Task:
     name: str
     predictions: type[Any]
     columns: Callable[[Logits, Labels], Mapping[str, npt.NDArray[Any]]]
-    check: Callable[[Labels, tuple[str, ...]], None]
     strata: Callable[[Labels, tuple[str, ...]], Strata]
     kinds: tuple[Kind, ...]
     together: Callable[[Iterable[Logits | None]], Logits]
     decided: str
+    check: Callable[[Labels, tuple[str, ...]], None] = lambda labels, classes: None
     units: Callable[[AnyPredictions], tuple[Unit, ...]] = lambda _: ()
     most_stored: int = 100
 
