@@ -26,12 +26,13 @@ from fairweather.metrics.clusters import clusters_of
 from fairweather.models import (
     Opened,
     check_model,
-    check_model_options,
+    check_module_options,
     describe_preprocessing,
     given_options,
     open_module,
     open_with,
     prepared_at,
+    trained_in,
 )
 from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
 from fairweather.models.outputs import (
@@ -351,7 +352,7 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
         if isinstance(model, str):
             check_model(model, **given_options(options))
         else:
-            check_model_options("module", _of_this_process(model), **given_options(options))
+            check_module_options(_of_this_process(model), **given_options(options))
     read_labels(options)
     request.fit_on_shifts()
     for other in (*options.ood, *natural_sources(options.natural).values()):
@@ -554,9 +555,8 @@ def _own_data(request: Request) -> DataSource | None:
 
 def _data_of_run(request: Request) -> DataSource | None:
     """How the run that trained the model loaded its data; None for a model from elsewhere."""
-    source = str(request.model)
-    folder = Path(source.removeprefix("run:")).parent.parent.parent
-    if not source.startswith("run:"):
+    folder = trained_in(str(request.model))
+    if folder is None:
         return None
     try:
         return DataSource(**open_finished_run(folder).record.data.arguments)  # type: ignore[arg-type]

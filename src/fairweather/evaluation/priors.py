@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, check_name, is_there, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.types import Images
 from fairweather.yamlfile import read_yaml
 
@@ -20,7 +20,7 @@ def read_priors(path: Path) -> dict[str, dict[str, float]]:
 
     Raises `InputError` if the file is missing or has another form.
     """
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"priors: there is no file {path}")
     return check_priors(read_yaml(path), str(path))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fairweather.data import survey_data
 from fairweather.devices import FP32, Arithmetic
+from fairweather.effects import facts
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.ood_scores import MOST_FEATURES
 from fairweather.progress import Notify
@@ -195,7 +196,7 @@ def data_record(
         digests=digests,
         mean=dataset.mean,
         std=dataset.std,
-        arguments=source.recorded(),
+        arguments=facts(source),
         notes=json.loads(json.dumps(notes)),
         task=dataset.task,
     )
