@@ -400,7 +400,7 @@ def test_clean_metrics_has_a_row_a_metric_without_aliases(run, names):
         m
         for m in METRICS.values()
         if m.alias_of is None
-        and m.accepts.labels == "single"
+        and not m.accepts.ordered
         and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert len(header) == 1 + len(MODELS)
@@ -473,7 +473,7 @@ def test_csv_of_all_metrics_has_a_row_a_metric_like_the_table(run, names):
         m.name
         for m in METRICS.values()
         if m.alias_of is None
-        and m.accepts.labels == "single"
+        and not m.accepts.ordered
         and not (m.accepts.fitted or m.accepts.sets)
     ]
     assert list(rows[0])[:6] == ["metric", "title", "basic", "basic low", "basic high", "mixup_aug"]
