@@ -11,7 +11,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,12 +20,10 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError, unknown_name
-from fairweather.executors.remote import SHARD_WORK, Order, shards_of
 from fairweather.record import base_model, fitted_file, predictions_file
 from fairweather.runs import read_json
 from fairweather.steps import predicting
-from fairweather.steps.plan import Forward
-from fairweather.study import check_study, plan
+from fairweather.study import check_study
 from fairweather.types import Images
 from fairweather.variants import VARIANTS, all_variants, read_variant
 from fairweather.variants.batchnorm import BatchNorm
@@ -54,7 +52,6 @@ class EntropyMinimisation(Adapting):
     """
 
     kind: ClassVar[str] = "tent"
-    begins_anew: ClassVar[Literal["batch", "cell"]] = "cell"
     optimiser: str = "adam"
     learning_rate: float = 0.01
 
@@ -233,26 +230,6 @@ def test_killed_between_cells_it_goes_on_and_writes_the_same_bytes(run, colour_f
     again = fw.run(study_of(colour_folder), out=out, device="cpu")
     same(run.path, again.path)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-def test_a_cell_is_not_divided_among_workers_unless_each_batch_begins_anew(colour_folder):
-    steps = plan(study_of(colour_folder), device="cpu").plan.steps
-    clean = {
-        step.model: step.model_copy(update={"work": 2 * SHARD_WORK})
-        for step in steps
-        if step.kind == "predict"
-        and isinstance(step.how, Forward)
-        and (step.shift, step.images.part) == ("clean", "test")
-    }
-    divided = {name: len(shards_of(Order((step,)), 2, 60)) for name, step in clean.items()}
-    assert divided == {
-        "basic": 2,
-        "basic+batchnorm": 2,
-        "basic+tent": 1,
-        "basic+tent-sgd": 1,
-    }
-    both = Order((clean["basic"], clean["basic+tent"]))
-    assert shards_of(both, 2, 60) == [both]
 
 
 # ---------------------------------------------------------------- an evaluation, and composition

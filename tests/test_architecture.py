@@ -8,6 +8,7 @@ import pytest
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
 LEAVES = {
     "errors",
+    "effects",
     "facts",
     "options",
     "types",
@@ -34,6 +35,7 @@ LEAVES = {
 MAY_IMPORT = {
     "errors": set(),
     "facts": set(),
+    "effects": {"facts"},
     "options": {"errors"},
     "types": {"errors", "options"},
     "record": {"errors", "types"},

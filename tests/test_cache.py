@@ -18,7 +18,7 @@ from loky import get_reusable_executor
 from PIL import Image, ImageFile
 
 from fairweather.data import decode, digest, load_data
-from fairweather.data.cache import cached_images, content_digests
+from fairweather.data.cache import Entry, cached_images, content_digests
 from fairweather.data.pixelfile import open_sealed, seal
 from fairweather.data.source import Item, Listing
 from fairweather.data.split import Part
@@ -28,7 +28,6 @@ from fairweather.pool import submit
 from fairweather.progress import Event
 
 from .conftest import keep_lines
-from .endless import needs_endless, pipe, put
 from .forking import Program
 from .started import started
 
@@ -94,7 +93,7 @@ def part_of(items, files=(), classes=1):
 def cached(items, *, name="test", size=None, skip_unreadable=False, content="content"):
     part = part_of(items)
     square = size and Square(size, resize=size)
-    return cached_images(part, name, content, square=square, skip_unreadable=skip_unreadable)
+    return cached_images(Entry(part, name, content, square), skip_unreadable=skip_unreadable)
 
 
 def squares(*values, side=8):
@@ -327,7 +326,7 @@ def test_items_are_read_as_processes_need_them(two_processes):
 
     part = Part(Listing(np.zeros(1000, np.int64), items, ()), np.arange(1000))
     with pytest.raises(InputError, match="bad: "):
-        cached_images(part, "test", "content", square=None, skip_unreadable=False)
+        cached_images(Entry(part, "test", "content"), skip_unreadable=False)
     assert len(read) <= 1 + 16 * (2 * 2 + 2)
 
 
@@ -377,7 +376,7 @@ SLOW = """
     import pathlib, sys, time
     import numpy as np
     from fairweather.data import decode
-    from fairweather.data.cache import cached_images
+    from fairweather.data.cache import Entry, cached_images
     from fairweather.data.source import Item, Listing
     from fairweather.data.split import Part
     from fairweather.pixels import Square
@@ -395,7 +394,7 @@ SLOW = """
 
     part = Part(Listing(np.zeros(100, np.int64), read, ()), np.arange(100))
     square = Square(8, resize=8)
-    cached_images(part, "test", "content", square=square, skip_unreadable=False)
+    cached_images(Entry(part, "test", "content", square), skip_unreadable=False)
     print("done", flush=True)
 """
 
@@ -433,43 +432,6 @@ def test_damaged_pixels_in_the_cache_change_no_digest_and_are_told(folder, cache
     assert all("damaged" in line and "decoded again" in line for line in lines)
     assert digests(load(folder, progress=keep_lines(lines))) == before
     assert len(lines) == len(list(cache.glob("*.pixels")))
-
-
-def test_no_link_in_the_cache_is_followed(folder, cache, tmp_path):
-    before = digests(load(folder))
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    for path in sorted(cache.iterdir()):
-        victim = outside / path.name
-        if path.suffix == ".pixels":  # whole and of as many images, but of others
-            victim.write_bytes(bytes(40 * 3 * 8 * 8))
-            seal(victim, (40, 3, 8, 8), {})
-            guessed = path.with_suffix(".00000000.partial")
-            guessed.symlink_to(victim)
-        else:
-            victim.write_bytes(b"mine")
-        path.unlink()
-        path.symlink_to(victim)
-    old = cache / f"{'a' * 64}.00000000.partial"  # as a process left it that was killed long ago
-    old.symlink_to(outside)
-    os.utime(old, (0, 0), follow_symlinks=False)
-    theirs = {each: each.read_bytes() for each in outside.iterdir()}
-    assert len(theirs) == 4
-    lines = []
-    assert digests(load(folder, progress=keep_lines(lines))) == before
-    assert len(lines) == 2
-    assert {each: each.read_bytes() for each in outside.iterdir()} == theirs
-    assert not any(path.is_symlink() for path in cache.iterdir())
-    assert files_of(cache) == [".lock", ".lock", ".pixels", ".pixels"]
-
-
-@needs_endless
-def test_a_pipe_in_the_cache_is_replaced_and_not_waited_for(folder, cache):
-    before = digests(load(folder))
-    for path in cache.glob("*.pixels"):
-        put(pipe, path)
-    assert digests(load(folder)) == before
-    assert all(path.is_file() for path in cache.glob("*.pixels"))
 
 
 def test_no_flipped_bit_of_the_record_moves_an_image(tmp_path):

@@ -171,6 +171,7 @@ def test_list_names_everything():
         "paper_pets",
         "macro_auc",
         "ppv/CLASS",
+        "onnx:FILE",
         "parquet:PATH",
     ):
         assert name in done.stdout

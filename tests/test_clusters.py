@@ -30,6 +30,7 @@ from fairweather.metrics.clusters import (
 from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.hidden import hidden_in_classes
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
+from fairweather.metrics.one_vs_rest import F1, NPV, PPV, SENSITIVITY, SPECIFICITY
 from fairweather.metrics.recipes import cross, cross_difference
 from fairweather.metrics.sample import Sample, bootstrap_weights, draw_counts
 from fairweather.record import Condition
@@ -207,8 +208,8 @@ def test_the_interval_of_a_share_is_that_of_a_slow_reference(rows):
     assert np.transpose(some) == pytest.approx(along[::2])
 
 
-@pytest.mark.parametrize("name", ["sensitivity", "specificity", "ppv", "npv", "f1"])
-def test_one_cluster_for_each_image_hides_as_much_as_none(name):
+@pytest.mark.parametrize("share", [SENSITIVITY, SPECIFICITY, PPV, NPV, F1])
+def test_one_cluster_for_each_image_hides_as_much_as_none(share):
     """One class is rare and never called, one is called without images, and two are not there."""
     labels = np.repeat([0, 1, 2], [20, 23, 4])
     predicted = np.where(labels == 2, 0, labels)
@@ -220,7 +221,7 @@ def test_one_cluster_for_each_image_hides_as_much_as_none(name):
     prepared = Resamples.draw(labels, 1).prepare(found)
     once = Sample(prepared, prepared.order, np.ones((1, 47)))
     hidden = [
-        hidden_in_classes(name, "macro", once, 0.5, 1.0, clusters)
+        hidden_in_classes(share, "macro", once, 0.5, 1.0, clusters)
         for clusters in (None, Clusters(np.arange(47)))
     ]
     assert tuple(hidden[1]) == pytest.approx(tuple(hidden[0]))

@@ -161,12 +161,13 @@ def test_equal_images_with_different_labels_are_warned_of(parts):
 
 
 def test_the_option_leaves_a_record_of_a_run_as_it_was():
+    from fairweather.effects import facts
     from fairweather.steps.plan import DataSource
 
-    plain = DataSource(source="mnist5k").recorded()
+    plain = facts(DataSource(source="mnist5k"))
     assert "allow_duplicates" not in plain
     allowed = DataSource(source="mnist5k", allow_duplicates=True)
-    assert DataSource(**allowed.recorded()) == allowed
+    assert DataSource(**facts(allowed)) == allowed
 
 
 def test_hashes_do_not_depend_on_the_batch(monkeypatch):

@@ -10,8 +10,6 @@ from fairweather.data import list_source
 from fairweather.data.corrupted import CORRUPTIONS
 from fairweather.shifts.imagenet_c import CORRUPTIONS as OURS
 
-from .endless import in_the_place_of_a_file, needs_endless, put
-
 N = 20
 WNIDS = ("n01440764", "n01443537", "n02084071")
 
@@ -129,15 +127,6 @@ def test_damaged_files_are_one_sentence(cifar):
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"cannot be read as a \.npy file"):
         list_source(f"cifar-10-c:{cifar}/fog/1")
-
-
-@needs_endless
-@in_the_place_of_a_file
-@pytest.mark.parametrize("file", ["fog.npy", "labels.npy"])
-def test_a_file_that_never_ends_is_refused_and_not_read(cifar, make, file):
-    put(make, cifar / file)
-    with pytest.raises(InputError, match=f"{file}' is neither a file nor a folder"):
-        list_source(f"cifar-10-c:{cifar}/fog/3")
 
 
 def test_imagenet_c_is_decoded_as_it_is(imagenet):

@@ -36,7 +36,6 @@ from fairweather.runs import RunFolder, open_finished_run, open_run
 from fairweather.steps.predicting import read_fitted
 from fairweather.variants.temperature import FittedTemperature
 
-from .endless import in_the_place_of_a_file, needs_endless, put
 from .run_folders import (
     change_record,
     copy_run,
@@ -127,23 +126,6 @@ def test_what_is_whole_is_read(whole):
     for read in READERS.values():
         read(whole)
     assert whole.has_left(whole.step(TRAINED))
-
-
-@needs_endless
-@in_the_place_of_a_file
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda run: run.read_columns(CLEAN, ["labels"]),
-        lambda run: run.read_predictions(CLEAN),
-        lambda run: run.ood_scores(CLEAN),
-    ],
-)
-def test_predictions_that_never_end_are_refused_and_not_read(whole, tmp_path, read, make):
-    run = copy_run(whole, tmp_path / "run")
-    put(make, run.path / CLEAN)
-    with pytest.raises(InputError, match=r"clean\.parquet"):
-        read(run)
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

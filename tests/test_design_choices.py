@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import cache
 
 import numpy as np
+import pydantic
 import pytest
 import safetensors.torch
 import timm
@@ -14,6 +15,7 @@ import torchvision
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from fairweather.effects import facts
 from fairweather.errors import InputError
 from fairweather.models import (
     ModelSpec,
@@ -23,7 +25,6 @@ from fairweather.models import (
     load_model,
     model_json,
     resolve_statistics,
-    spec_facts,
 )
 from fairweather.models.backbones import scaled
 from fairweather.models.design import CHOICES, group_count, group_norm, make_choices
@@ -306,11 +307,11 @@ def test_a_specification_of_before_is_still_what_it_was(tmp_path):
         "weights": "none",
         "stem": "imagenet",
         "input_size": 24,
-        "mean": (0.1, 0.2, 0.3),
-        "std": (0.4, 0.5, 0.6),
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
     }
-    assert spec_facts(spec) == before
-    assert list(spec_facts(spec)) == list(before)
+    assert facts(spec) == before
+    assert list(facts(spec)) == list(before)
     written = json.dumps({"spec": before, "note": "for people"}, indent=2) + "\n"
     assert model_json(spec, {"note": "for people"}) == written
     model = build(spec, seed=5).eval()
@@ -321,14 +322,15 @@ def test_a_specification_of_before_is_still_what_it_was(tmp_path):
 
 def test_what_is_chosen_stands_in_the_facts_and_a_digest_does_not():
     spec = ModelSpec(TINY_RESNET, 3, norm="group", pooling="max", width=0.5)
-    assert {"norm": "group", "pooling": "max", "width": 0.5}.items() <= spec_facts(spec).items()
-    assert spec_facts(ModelSpec("a:b", 3, "w.pth", weights_sha256="0" * 64)) == spec_facts(
+    assert {"norm": "group", "pooling": "max", "width": 0.5}.items() <= facts(spec).items()
+    assert facts(ModelSpec("a:b", 3, "w.pth", weights_sha256="0" * 64)) == facts(
         ModelSpec("a:b", 3, "w.pth")
     )
-    assert set(asdict(spec)) - set(spec_facts(ModelSpec("a:b"))) == {
+    assert set(asdict(spec)) - set(facts(ModelSpec("a:b"))) == {
         *("norm", "pooling", "width", "weights_sha256"),
     }
-    assert ModelSpec(**spec_facts(resolve_statistics(spec))) == resolve_statistics(spec)
+    read = pydantic.TypeAdapter(ModelSpec).validate_python(facts(resolve_statistics(spec)))
+    assert read == resolve_statistics(spec)
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def test_the_section_of_the_manual_is_one(tmp_path):
 
 
 def test_the_model_of_the_manual_can_be_evaluated(tmp_path):
-    (tmp_path / "model.py").write_text(blocks(page("extend"), "python")[3])
+    (tmp_path / "model.py").write_text(blocks(page("extend"), "python")[-1])
     model = fw.load_model(f"python:{tmp_path}/model.py:build")
     batch = torch.zeros(2, 3, 8, 8)
     batch[0, 1], batch[1, 2] = 0.5, 0.1

@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 
-from fairweather.data import medmnist_facts
+from fairweather.data import cifar10, fashion_mnist, medmnist_facts, oxford_pets
 from fairweather.shifts.imagenet_c.constants import CONSTANTS
 from fairweather.shifts.medmnist_c import hershey
 from fairweather.shifts.medmnist_c.constants import FAMILIES, PARAMETERS, published
@@ -23,6 +23,11 @@ MEDMNIST_C = (
     {dataset: family.grey for dataset, family in FAMILIES.items()},
     PARAMETERS,
 )
+KNOWN_SETS = (
+    *(cifar10.CLASSES, cifar10.ARCHIVE_MD5, cifar10.BATCHES),
+    *(fashion_mnist.CLASSES, fashion_mnist.COMPRESSED_MD5, fashion_mnist.CONTENT_MD5),
+    oxford_pets.ARCHIVES,
+)
 MEDMNIST = (medmnist_facts.SETS, medmnist_facts.REFUSED, medmnist_facts.NATURAL_SHIFT)
 
 
@@ -32,9 +37,10 @@ MEDMNIST = (medmnist_facts.SETS, medmnist_facts.REFUSED, medmnist_facts.NATURAL_
         (CONSTANTS, "f12bf7da18b4ee948a03bd4330cab9fc943e46a3895ae2d06daacb8a2c10a2ce"),
         (MEDMNIST_C, "9ea637b2f3cd677f2e16481062434db781ea379ca029f17d476bba716f098ff4"),
         (MEDMNIST, "3d68138e3fac1ef82f84b6123a0fa3a95d2223380b5297faf8043d705cf67db4"),
+        (KNOWN_SETS, "f752a74fbe286b5aa90a8837d291585c1e261e2d1560c41dbf31c58f81e2625c"),
         (hershey._LETTERS, "0e821ca3b475f4bd1c2e8ac3d4606a1c3233e821c7f81f32368559b2f71f22de"),
     ],
-    ids=["imagenet_c", "medmnist_c", "medmnist", "letters"],
+    ids=["imagenet_c", "medmnist_c", "medmnist", "known sets", "letters"],
 )
 def test_every_digit_is_as_published(facts, digest):
     assert hashlib.sha256(repr(facts).encode()).hexdigest() == digest

@@ -23,6 +23,7 @@ from pydicom.uid import (
 
 import fairweather as fw
 from fairweather.data import load_data
+from fairweather.effects import facts
 from fairweather.evaluation.opened import data_source
 from fairweather.evaluation.request import Request
 from fairweather.evaluation_options import EvaluationOptions
@@ -168,7 +169,7 @@ def test_a_scale_is_for_gray_images():
 
 
 def test_a_model_of_a_run_sees_new_images_with_the_scale_of_its_training(monkeypatch):
-    trained = DataSource(source="folder:old", scale="0..4095").recorded()
+    trained = facts(DataSource(source="folder:old", scale="0..4095"))
     record = SimpleNamespace(data=SimpleNamespace(arguments=trained))
     run = SimpleNamespace(record=record)
     monkeypatch.setattr("fairweather.evaluation.opened.open_finished_run", lambda folder: run)

@@ -4,7 +4,6 @@ import errno
 import gzip
 import hashlib
 import io
-import os
 import pickle
 import shutil
 import struct
@@ -22,10 +21,7 @@ from fairweather.data.cifar10 import list_cifar10, read_batch
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.oxford_pets import list_oxford_pets
 from fairweather.data.source import Request
-from fairweather.download import fetch
 from fairweather.errors import InputError
-
-from .endless import in_the_place_of_a_file, needs_endless, put
 
 LISTS = {
     "cifar10": list_cifar10,
@@ -813,56 +809,8 @@ def test_addresses_and_checksums_are_those_of_torchvision():
     assert dict(torchvision_sets.OxfordIIITPet._RESOURCES) == pets
 
 
-@needs_endless
-@in_the_place_of_a_file
-@pytest.mark.parametrize(
-    ("name", "write", "files"),
-    [
-        ("cifar10", write_cifar, ("data_batch_1", "test_batch")),
-        (
-            "fashion-mnist",
-            lambda folder: write_fashion(folder, compress=False),
-            ("train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-        ),
-        (
-            "fashion-mnist",
-            lambda folder: write_fashion(folder, compress=True),
-            ("train-labels-idx1-ubyte.gz",),
-        ),
-        ("oxford-iiit-pet", write_pets, ("annotations/trainval.txt", "annotations/test.txt")),
-    ],
-    ids=["cifar10", "fashion-mnist", "fashion-mnist.gz", "oxford-iiit-pet"],
-)
-def test_a_file_of_a_set_that_never_ends_is_refused_and_not_read(
-    tmp_path, make, name, write, files
-):
-    for number, file in enumerate(files):
-        folder = write(tmp_path / str(number))
-        put(make, folder / file)
-        with pytest.raises(InputError, match=f"{file}' is neither a file nor a folder"):
-            LISTS[name](unverified(folder))
-
-
-@needs_endless
-def test_a_file_that_becomes_a_pipe_later_is_not_read_either(tmp_path):
-    folder = write_cifar(tmp_path)
-    listing = list_cifar10(unverified(folder)).splits["test"]
-    put(os.mkfifo, folder / "test_batch")
-    with pytest.raises(InputError, match="neither a file nor a folder"):
-        read_all(listing)
-
-
 def test_files_of_a_set_may_be_links(tmp_path):
     (tmp_path / "set").mkdir()
     for path in write_cifar(tmp_path / "elsewhere").iterdir():
         (tmp_path / "set" / path.name).symlink_to(path)
     assert len(read_all(list_cifar10(unverified(tmp_path / "set")).splits["test"])) == 10
-
-
-@needs_endless
-@in_the_place_of_a_file
-def test_a_file_that_never_ends_is_not_taken_for_a_download(tmp_path, make):
-    path = tmp_path / "digits.npz"
-    put(make, path)
-    with pytest.raises(InputError, match="neither a file nor a folder"):
-        fetch("https://example.org/digits.npz", path, md5="0" * 32, offline=True)

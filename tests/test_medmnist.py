@@ -18,8 +18,6 @@ from fairweather.data.medmnist_facts import ADDRESS, REFUSED, RESOLUTIONS, SETS,
 from fairweather.data.source import Request
 from fairweather.errors import InputError
 
-from .endless import in_the_place_of_a_file, needs_endless, put
-
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
@@ -206,17 +204,6 @@ def test_the_folder_must_be_a_folder_that_is_there(tmp_path):
         list_medmnist("pathmnist", Request(path, verify=False))
     with pytest.raises(InputError, match="nowhere"):
         list_medmnist("pathmnist", Request(tmp_path / "nowhere", verify=False))
-
-
-@needs_endless
-@in_the_place_of_a_file
-@pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("where", ["root", "home/.medmnist", "cache/data/medmnist"])
-def test_a_file_that_never_ends_is_refused_and_not_read(tmp_path, make, verify, where):
-    put(make, tmp_path / where / "pathmnist.npz")
-    root = tmp_path / "root" if where == "root" else None
-    with pytest.raises(InputError, match=r"pathmnist\.npz' is neither a file nor a folder"):
-        list_medmnist("pathmnist", Request(root, offline=True, verify=verify))
 
 
 def test_a_folder_with_the_name_of_a_file_is_passed_over(tmp_path):

@@ -662,8 +662,8 @@ def test_files_that_are_no_models(exported, tmp_path):
     ("arguments", "message"),
     [
         ({"mean": MEAN}, "go together"),
-        ({"mean": MEAN, "std": (1, 1)}, "three numbers each"),
-        ({"mean": MEAN, "std": (1, 0, 1)}, "three numbers each, std > 0"),
+        ({"mean": MEAN, "std": (1, 1)}, "std needs three numbers, one per channel"),
+        ({"mean": MEAN, "std": (1, 0, 1)}, "std must be > 0"),
         ({"input_size": 4}, "input_size must be >= 8"),
     ],
 )

@@ -13,34 +13,27 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
 
 import fairweather as fw
 from fairweather.cli import main
-from fairweather.data.sent import describe, pieces, receive, splits_of
 from fairweather.errors import InputError
 from fairweather.executors import remote
-from fairweather.executors.failed import JobFailedError
+from fairweather.executors.failed import Failed, JobFailedError
 from fairweather.executors.remote import (
-    Broken,
-    Joining,
     Lacking,
-    Order,
     Product,
+    SentData,
     SentState,
     Site,
     SiteSettings,
     files_for,
-    shards_of,
-    store,
 )
 from fairweather.runs import RunFolder
-from fairweather.steps import Plan, PredictStep, pixels_of
+from fairweather.steps import Plan
 from fairweather.steps.plan import DATA
-from fairweather.steps.worker import digests_of, open_data
-from fairweather.streams import WHOLE, Shard
+from fairweather.steps.worker import open_data
 from fairweather.study import plan
 
 from .conftest import TINY_RESNET
@@ -102,9 +95,14 @@ def site(planned, folder, seconds=0.0):
     return Site(settings, folder)
 
 
-def do(there, order, run):
-    files = files_for(order, run)
-    return there.do(order, files, lambda name: run.file(name).read_bytes())
+def do(there, step, run):
+    files = files_for([step], run)
+    return there.do([step], files, lambda name: run.file(name).read_bytes())
+
+
+def write(product, run):
+    for name, content in product.files.items():
+        run.write(name, content)
 
 
 def test_a_site_writes_what_the_run_contains(planned, alone, tmp_path):
@@ -112,10 +110,9 @@ def test_a_site_writes_what_the_run_contains(planned, alone, tmp_path):
     for step in planned.steps:
         if remote.is_light(step):
             continue
-        order = Order((step,))
-        product = do(there, order, alone.folder)
+        product = do(there, step, alone.folder)
         assert isinstance(product, Product), product
-        store(order, [product], back)
+        write(product, back)
         for name in alone.folder.step(step.id).files:
             if name.endswith("history.csv"):  # it has times
                 continue
@@ -125,46 +122,21 @@ def test_a_site_writes_what_the_run_contains(planned, alone, tmp_path):
         assert {name for name in left if not name.startswith("steps/")} <= read | {"record.json"}
 
 
-@pytest.mark.parametrize("most", [pytest.param(2, marks=pytest.mark.nightly), 3])
-def test_shards_joined_are_the_whole_to_the_byte(planned, alone, tmp_path, most, monkeypatch):
-    monkeypatch.setattr(remote, "SHARD_WORK", 1)
-    there, back, joining = site(planned, tmp_path / "site"), RunFolder(tmp_path), Joining()
-    groups = {}
-    for step in planned.steps:
-        if isinstance(step, PredictStep) and not remote.is_light(step):
-            groups.setdefault(pixels_of(step) or step.id, []).append(step)
-    assert max(map(len, groups.values())) > 2  # plain and adapted networks together
-    for steps in groups.values():
-        images, joined = len(there.worker.images(steps[0].images)), None
-        shards = shards_of(Order(tuple(steps)), most, images)
-        assert len(shards) == min(most, -(-images // 16))
-        for shard in reversed(shards):
-            assert joined is None
-            product = do(there, shard, alone.folder)
-            assert isinstance(product, Product), product
-            joined = joining.add(shard, product)
-        store(shards[0], joined, back)
-        for step in steps:
-            file = step.leaves[0]
-            assert back.file(file).read_bytes() == alone.folder.file(file).read_bytes(), file
-    assert not joining.parts
-
-
 def test_a_training_sends_its_state_and_another_site_goes_on_from_it(planned, alone, tmp_path):
     step = planned.step("models/basic/seed-0")
     there, run = site(planned, tmp_path / "one"), RunFolder(tmp_path / "run")
     shutil.copytree(alone.path, run.path)
-    do(there, Order((step,)), run)
+    do(there, step, run)
     states = [item for item in there.news.take() if isinstance(item, SentState)]
     assert len(states) == 2  # one for each epoch
     assert {state.name for state in states} == {remote.state_of(step)}
     run.write(states[0].name, states[0].content)
-    product = do(site(planned, tmp_path / "other"), Order((step,)), run)
+    product = do(site(planned, tmp_path / "other"), step, run)
     assert product.done[0].share == 0.5
     for name in (each for each in product.files if each.endswith(".safetensors")):
         assert product.files[name] == alone.folder.file(name).read_bytes()
     rare = site(planned, tmp_path / "rare", seconds=3600)
-    do(rare, Order((step,)), alone.folder)
+    do(rare, step, alone.folder)
     assert not [item for item in rare.news.take() if isinstance(item, SentState)]
 
 
@@ -172,28 +144,19 @@ def test_a_site_without_the_data_says_so_and_takes_them(
     planned, alone, study, tmp_path, monkeypatch
 ):
     dataset = open_data(planned.data[DATA])
-    sent, digests = describe(dataset, digests_of(dataset)), digests_of(dataset)
+    sent = pickle.loads(pickle.dumps(SentData.of(dataset)))
     monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "cache"))
     hidden = study.parent / "colours"
     hidden.rename(study.parent / "hidden")
     try:
         there = site(planned, tmp_path / "site")
-        order = Order((planned.step("predictions/basic/seed-0/test/clean"),))
-        lacking = do(there, order, alone.folder)
+        step = planned.step("predictions/basic/seed-0/test/clean")
+        lacking = do(there, step, alone.folder)
         assert isinstance(lacking, Lacking)
         assert (lacking.data, "colours" in lacking.why) == (DATA, True)
-        asked = []
-
-        def pieces_of(part):
-            asked.append(part)
-            return pieces(splits_of(dataset)[part])
-
-        received = [receive(sent, pieces_of) for _ in range(2)]
-        assert asked == ["train", "val", "test"]  # once for all processes of a machine
-        assert [digests_of(each) for each in received] == [digests] * 2
-        there.give(DATA, received[0])
-        product = do(there, order, alone.folder)
-        name = order.steps[0].leaves[0]
+        there.worker.take_data(DATA, sent.dataset())
+        product = do(there, step, alone.folder)
+        name = step.leaves[0]
         assert product.files[name] == alone.folder.file(name).read_bytes()
     finally:
         (study.parent / "hidden").rename(hidden)
@@ -202,35 +165,25 @@ def test_a_site_without_the_data_says_so_and_takes_them(
 def test_data_that_are_not_those_of_the_plan_are_not_taken(planned, tmp_path, toy_images):
     other = fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3)
     with pytest.raises(InputError, match="have changed since the plan was made"):
-        site(planned, tmp_path / "site").give(DATA, other)
+        site(planned, tmp_path / "site").worker.take_data(DATA, other)
 
 
-def test_large_pixels_travel_in_pieces(toy_images, monkeypatch):
-    monkeypatch.setattr("fairweather.data.sent.PIECE", 10 * toy_images.images[:1].nbytes)
-    found = list(pieces(toy_images))
-    assert [len(piece) for piece in found] == [10] * 9 + [6]
-    assert (np.concatenate(found) == toy_images.images.numpy()).all()
+def test_pixels_that_were_sent_are_shared_and_not_copied(toy_images):
+    sent = SentData.of(fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3))
+    (pixels, *_) = sent.parts["test"]
+    pixels.flags.writeable = False  # as Ray gives them
+    received = sent.dataset().test
+    assert received.images.data_ptr() == toy_images.images.data_ptr()
+    assert received.keys.tolist() == toy_images.keys.tolist()
 
 
 def test_a_site_packs_an_error(planned, alone, tmp_path):
     step = planned.step("predictions/basic/seed-0/test/clean")
     step = step.model_copy(update={"shift": "gausian_blur"})
-    broken = do(site(planned, tmp_path / "site"), Order((step,)), alone.folder)
-    assert isinstance(broken, Broken)
+    broken = do(site(planned, tmp_path / "site"), step, alone.folder)
+    assert isinstance(broken, Failed)
     with pytest.raises(InputError, match="did you mean 'gaussian_blur'"):
-        raise broken.error.error("training")
-
-
-def test_predictions_are_divided_only_if_there_is_enough_to_do(planned):
-    train = Order((planned.step("models/basic/seed-0"),))
-    small = planned.step("predictions/basic/seed-0/test/clean")
-    large = small.model_copy(update={"work": 3 * remote.SHARD_WORK, "batch_size": 256})
-    assert shards_of(train, 4, 0) == [train]
-    assert shards_of(Order((small,)), 4, 60) == [Order((small,))]
-    found = shards_of(Order((large,)), 4, 3 * remote.SHARD_WORK)
-    assert [order.shard for order in found] == [Shard(number, 3) for number in range(3)]
-    assert len(shards_of(Order((large,)), 4, 300)) == 2  # no more than there are batches
-    assert [order.shard for order in shards_of(Order((large,)), 1, 9999)] == [WHOLE]
+        raise broken.error("training")
 
 
 # ---------------------------------------------------------------- the driver, without Ray
@@ -293,14 +246,13 @@ class Beside(ray_cluster.Seat):
         return ray_cluster.Ready(self.site.machine, self.site.worker.room)
 
 
-def test_two_seats_share_predictions(study, alone, tmp_path, monkeypatch):
+def test_two_seats_divide_the_steps(study, alone, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_cluster, "Seat", Beside)
     monkeypatch.setattr(ray_cluster, "NEWS_WAIT", 0.1)
-    monkeypatch.setattr(remote, "SHARD_WORK", 1)
     events, folder = [], tmp_path / "run"
     shutil.copytree(alone.path, folder)
     for step in RunFolder(folder).step_ids():
-        if "gaussian_noise" in step:
+        if "gaussian_noise" in step or "fgsm" in step:
             RunFolder(folder).forget(step)
     with ThreadPoolExecutor() as pool:
         monkeypatch.setattr(ray_cluster, "ray", threads := Threads(pool))
@@ -308,8 +260,7 @@ def test_two_seats_share_predictions(study, alone, tmp_path, monkeypatch):
     same(folder, alone)
     assert len(threads.seats) == 2
     _, labels = lines_and_labels(events)
-    # Two seeds, and these and their ensemble with adapted batch norm.
-    assert sum(label.endswith(" on 2 workers") for label in labels) == 5
+    assert len([label for label in labels if " on " in label]) > len(threads.seats)
     assert not any(seat.folder.exists() for seat in threads.seats)
 
 
@@ -331,7 +282,7 @@ class Prepared(ray_cluster.Seat):
             opening.open_data = blind
         return super().begin(settings, working_folder)
 
-    def do(self, order, files):
+    def do(self, steps, files):
         import fairweather.inference.batches as predicting
         import fairweather.steps.training as training
 
@@ -358,7 +309,7 @@ class Prepared(ray_cluster.Seat):
 
         predicting.logits_of, training.Resumption.write = dying, dying_training
         try:
-            return super().do(order, files)
+            return super().do(steps, files)
         finally:
             predicting.logits_of, training.Resumption.write = logits_of, write
 
@@ -400,7 +351,6 @@ def cluster(tmp_path_factory):
 def seats(cluster, study, monkeypatch):
     """Say beside the data what the seats shall do."""
     monkeypatch.setattr(ray_cluster, "Seat", Prepared)
-    monkeypatch.setattr(remote, "SHARD_WORK", 1)
     monkeypatch.setattr(remote, "STATE_SENT", 0.0)
 
     def say(name, text=""):
@@ -453,7 +403,7 @@ def test_two_workers_of_which_one_is_killed_while_it_predicts_do_what_one_proces
     same(folder, alone)
     lines, labels = lines_and_labels(events)
     assert len([line for line in lines if "ended that did predict" in line]) == 1, lines
-    assert any(label.endswith(" on 2 workers") for label in labels), labels  # in shards
+    assert labels
     logs = "".join(path.read_text() for path in folder.glob("logs/steps/**/*.log"))
     assert "the last words" in logs
     assert "the process ended" in logs

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fairweather.attacks import make_attack, make_training_attack
+from fairweather.effects import facts
 from fairweather.errors import InputError, TrainingDivergedError
 from fairweather.training import (
     Adversarial,
@@ -20,7 +21,6 @@ from fairweather.training import (
     RandomErasing,
     Recipe,
     fit,
-    recipe_facts,
     selected_epoch,
 )
 from fairweather.training.augmix import jensen_shannon
@@ -204,10 +204,10 @@ def test_options_check_their_values(make, words):
 
 
 def test_later_keys_stand_in_a_fingerprint_only_where_they_do_something():
-    first = recipe_facts(Recipe())
+    first = facts(Recipe())
     assert list(first)[-1] == "select"
-    assert recipe_facts(Recipe(ema_decay=0.5)) == first | {"ema_decay": 0.5}
-    assert recipe_facts(Recipe(augmix=AugMix()))["augmix"]["severity"] == 3.0
+    assert facts(Recipe(ema_decay=0.5)) == first | {"ema_decay": 0.5}
+    assert facts(Recipe(augmix=AugMix()))["augmix"]["severity"] == 3.0
 
 
 def test_soft_labels_sum_to_one_whatever_mixes(toy_images):

@@ -20,16 +20,13 @@ from fairweather.executor_options import minutes_of
 from fairweather.executors import slurm, submitted
 from fairweather.executors.failed import Failed, JobFailedError
 from fairweather.executors.followed import Followed
-from fairweather.executors.logs import last_lines, log_of, logging_steps
-from fairweather.executors.remote import StepLog
-from fairweather.progress import silent
+from fairweather.executors.logs import last_lines
 from fairweather.record import RECORD
 from fairweather.runs import RunFolder
 from fairweather.study import plan
 
 from . import fake_slurm
 from .conftest import TINY_RESNET
-from .endless import in_the_place_of_a_file, needs_endless, put
 from .forking import Program
 from .named_evaluation import named_evaluation
 from .same_bytes import same
@@ -355,20 +352,6 @@ def test_what_a_job_refuses_ends_the_command_with_its_sentence(start, state, tmp
 
 
 # ---- without jobs
-
-
-@in_the_place_of_a_file
-@needs_endless
-def test_a_log_that_is_no_file_is_not_written_to(tmp_path, make):
-    run, step = RunFolder(tmp_path / "run"), SimpleNamespace(id="scores")
-    put(make, run.path / log_of("scores"))
-    order = SimpleNamespace(steps=(step,), title="scores")
-    for write in (
-        lambda: StepLog(order, run).begin("here"),  # what Ray's processes print
-        lambda: logging_steps("job 1")([step], None, run, silent),  # what jobs of SLURM do
-    ):
-        with pytest.raises(InputError, match=r"scores\.log"):
-            write()
 
 
 @pytest.fixture

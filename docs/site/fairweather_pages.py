@@ -96,7 +96,7 @@ class CommandLine(Sections):
         made += [paragraph(" ".join(part.split())) for part in (command.help or "").split("\n\n")]
         rows = []
         for parameter in command.get_params(context):
-            if parameter.name == "help":
+            if parameter.name == "help" or getattr(parameter, "hidden", False):
                 continue
             record = parameter.get_help_record(context)
             names, said = record or (parameter.human_readable_name, parameter.help or "")

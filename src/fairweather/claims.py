@@ -4,9 +4,6 @@ Claims are no locks: two processes may both believe that a claim is theirs, for 
 file system shows changes late. So nothing may depend on them but time: a step that is done twice
 writes the same bytes on like machines, and whoever records a step looks first whether its claim is
 still its own.
-
-A run folder may come from anybody. A claim is a small text file in it, and what is none was never
-renewed: it is not waited for, and what it leads to is not read.
 """
 
 from __future__ import annotations
@@ -14,22 +11,16 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from fairweather.errors import InputError
-
 CLAIMS = "claims"  # folder in the run folder
 PRESENT, STEPS = f"{CLAIMS}/workers", f"{CLAIMS}/steps"  # a file for each process, and each step
 # Seconds. NFS may show the time of a file a minute late, so a claim must be older to be given up.
 RENEWED, EXPIRES = 20.0, 180.0
-MOST = 65_536  # bytes of a claim; it holds a name, or a few facts
-# No link is followed, and a pipe is not waited for, where the system knows how.
-_WARILY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 File = Callable[[str], Path]  # gives a path in the run folder, and refuses links out of it
 
@@ -50,7 +41,6 @@ class Claims:
         self.file, self.renewed, self.expires = file, renewed, expires
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._mine: dict[str, Path] = {}
-        _check_own(file)
         self._ended = threading.Event()
         self.mark = mark or ""
         hidden = "." if mark is None else ""
@@ -158,7 +148,6 @@ def present(file: File) -> Mapping[str, str]:
     >>> present(Path("runs/nobody").joinpath)
     {}
     """
-    _check_own(file)
     place = file(PRESENT)
     clock = place / f".{secrets.token_hex(4)}"
     try:
@@ -220,46 +209,24 @@ _GONE = _Seen("", float("inf"))
 _NO_CLAIM = _Seen("", float("-inf"))
 
 
-def _check_own(file: File) -> None:
-    """Raise `InputError` if a folder of claims is a link: what is old in these is removed."""
-    for name in (CLAIMS, PRESENT, STEPS):
-        if (path := file(name)).is_symlink():
-            raise InputError(f"{str(path)!r} is a link and not a folder of claims; remove it")
-
-
 def _files(folder: Path) -> list[Path]:
     """All files below a folder whose folders others may remove meanwhile."""
     return [Path(root, name) for root, _, names in os.walk(folder) for name in names]
 
 
 def _look(path: Path) -> _Seen:
-    # Opening a file makes NFS ask its server; asking for its time alone may give an old one.
-    try:
-        number = os.open(path, os.O_RDONLY | _WARILY)
-        try:
-            found = os.fstat(number)
-            content = os.read(number, MOST + 1) if stat.S_ISREG(found.st_mode) else None
-        finally:
-            os.close(number)
-    except FileNotFoundError:
-        return _GONE
-    except OSError:
-        return _unread(path)
-    if content is None or len(content) > MOST:
+    if path.is_symlink():  # no worker made it
         return _NO_CLAIM
     try:
-        return _Seen(content.decode(), found.st_mtime)
-    except UnicodeDecodeError:
-        return _NO_CLAIM
-
-
-def _unread(path: Path) -> _Seen:
-    """What is known of a file that cannot be opened: another user's, a link, or a socket."""
-    try:
-        found = path.lstat()
+        # Opening a file makes NFS ask its server; asking for its time alone may give an old one.
+        with path.open(encoding="utf-8") as file:
+            return _Seen(file.read(), os.fstat(file.fileno()).st_mtime)
     except FileNotFoundError:
         return _GONE
-    return _Seen("?", found.st_mtime) if stat.S_ISREG(found.st_mode) else _NO_CLAIM
+    except PermissionError:  # another user's
+        return _Seen("?", path.lstat().st_mtime)
+    except (OSError, UnicodeDecodeError):
+        return _NO_CLAIM
 
 
 def _remove(path: Path, seen: _Seen) -> bool:
@@ -291,7 +258,7 @@ def _create(path: Path, text: str, *, within: Path) -> bool:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, FileExistsError):
-            if _is_no_folder(path.parent):
+            if path.parent.is_file():
                 raise
             continue
         try:
@@ -310,11 +277,3 @@ def _create(path: Path, text: str, *, within: Path) -> bool:
                 path.unlink(missing_ok=True)
                 raise
         return True
-
-
-def _is_no_folder(path: Path) -> bool:
-    """Say whether something else is there, such as a link that leads nowhere."""
-    try:
-        return not stat.S_ISDIR(path.lstat().st_mode)
-    except FileNotFoundError:
-        return False

@@ -25,7 +25,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import filelock
 
-from fairweather.errors import DISK_FULL, InputError, check_has_end
+from fairweather.errors import DISK_FULL, InputError
 from fairweather.folders import cannot_store
 from fairweather.progress import Event, Notify
 
@@ -88,7 +88,6 @@ def fetch(
     fairweather.errors.InputError: 'digits.npz' does not exist and downloads are off: put the file
     from https://example.org/digits.npz there, or allow downloads
     """
-    check_has_end(path)
     wanted = {"md5": md5, "sha256": sha256}
     # A file that is there needs nobody to vouch for it any more.
     _check_address(url, checked=any(wanted.values()) or path.is_file())
@@ -182,8 +181,6 @@ def _fetch(
         if path.exists():
             return _checked(path, wanted)
         part = path.with_name(f"{path.name}.part")
-        if part.is_symlink() or _mark_path(part).is_symlink():
-            _discard(part)  # remove the links: the files that they point to are not ours to write
         _download(url, part, any(wanted.values()), progress)
         if wrong := _wrong_digest(part, wanted):
             _discard(part)

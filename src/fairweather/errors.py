@@ -6,7 +6,6 @@ import difflib
 import errno
 import os
 import re
-import stat
 import tokenize
 import unicodedata
 import zipfile
@@ -222,6 +221,16 @@ def check_apart(names: Iterable[str], what: str) -> None:
             )
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind if it says nothing.
+
+    >>> first_line(ValueError("no such layer.\\nTraceback: ...")), first_line(KeyError())
+    ('no such layer', 'KeyError')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def one_line(told: str) -> str:
     """Write a message as one line for a terminal, whatever names and other messages are in it.
 
@@ -307,38 +316,6 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
-
-
-def check_has_end(path: Path) -> None:
-    """Raise `InputError` for a pipe or a device: opening it may wait, and reading it never end.
-
-    Links are followed. What is missing or a folder is told by whoever needs a file there.
-
-    >>> check_has_end(Path("/dev/null"))
-    Traceback (most recent call last):
-    fairweather.errors.InputError: '/dev/null' is neither a file nor a folder
-    """
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):  # whoever opens it says why that cannot be done
-        return
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise neither_file_nor_folder(path)
-
-
-def is_there(file: Path) -> bool:
-    """Say whether there is a file that has an end; raises `InputError` for a pipe or a device.
-
-    >>> is_there(Path("nowhere.yaml"))
-    False
-    """
-    check_has_end(file)
-    return file.is_file()
-
-
-def neither_file_nor_folder(path: Path) -> InputError:
-    """Build the error for a pipe or a device."""
-    return InputError(f"{str(path)!r} is neither a file nor a folder")
 
 
 def check_writable(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fairweather.errors import InputError, check_has_end, one_line
+from fairweather.errors import InputError, one_line
 
 
 def read_schema(path: Path) -> pa.Schema:
@@ -57,7 +57,6 @@ def _chosen(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    check_has_end(path)
     try:
         with pq.ParquetFile(path) as file:
             yield file

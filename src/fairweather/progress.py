@@ -23,6 +23,10 @@ class Finished(NamedTuple):
 class Event(NamedTuple):
     """How much of a task is done, and a short note about it.
 
+    Functions that take long have an argument `progress`. True, the default, shows bars on a
+    terminal and in a notebook, and lines elsewhere; False shows nothing; a function is called with
+    every event.
+
     Attributes:
         task: what is being done; events of the same task belong together.
         done: how much of it is done: images, cells, epochs, or megabytes of a download.

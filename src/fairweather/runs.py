@@ -32,7 +32,7 @@ import pyarrow.parquet
 from pydantic import JsonValue
 
 from fairweather.claims import CLAIMS, Claims, are_claims, claiming, present
-from fairweather.errors import InputError, check_has_end, check_text, hide_passwords, naming
+from fairweather.errors import InputError, check_text, hide_passwords, naming
 from fairweather.record import (
     COLUMNS,
     JOINED,
@@ -137,8 +137,6 @@ def stays_inside(name: str) -> bool:
 
 def _has_links(folder: Path, name: str) -> bool:
     """Whether a plain name may pass through a link; only then need whole paths be resolved."""
-    if os.name == "nt":  # its junctions are not seen as links
-        return True
     steps = accumulate([os.fspath(folder), *name.split("/")], os.path.join)
     return any(map(os.path.islink, islice(steps, 1, None)))
 
@@ -493,10 +491,7 @@ class RunFolder:
             flat = pa.array(np.ascontiguousarray(predictions.logits).reshape(-1))
             columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes))
         columns |= _score_columns(predictions)
-        metadata = {"fairweather": json.dumps({"version": 1, "classes": predictions.classes})}
-        sink = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(pa.table(columns, metadata=metadata), sink)
-        self.write(name, sink.getvalue().to_pybytes())
+        self._write_table(name, columns, classes=predictions.classes)
 
     def write_groups(self, name: str, groups: StoredGroups) -> None:
         """Write which images belong together as parquet, with numbers for the clusters."""
@@ -507,9 +502,13 @@ class RunFolder:
             f"slice/{slice_}": pa.array(list(values)).dictionary_encode()
             for slice_, values in groups.slices.items()
         }
-        metadata = {"fairweather": json.dumps({"version": 1, "cluster": groups.cluster})}
+        self._write_table(name, columns, cluster=groups.cluster)
+
+    def _write_table(self, name: str, columns: Mapping[str, pa.Array], **described: object) -> None:
+        """Write columns as parquet, with what they are in its metadata, if that is given."""
+        metadata = {"fairweather": json.dumps({"version": 1, **described})} if described else None
         sink = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(pa.table(columns, metadata=metadata), sink)
+        pyarrow.parquet.write_table(pa.table(dict(columns), metadata=metadata), sink)
         self.write(name, sink.getvalue().to_pybytes())
 
     def groups(self, part: str = TEST) -> StoredGroups | None:
@@ -539,9 +538,7 @@ class RunFolder:
         """Write predictions without labels and metrics, of another data set, as parquet."""
         columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED}
         columns |= _score_columns(predictions)
-        sink = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(pa.table(columns), sink)
-        self.write(name, sink.getvalue().to_pybytes())
+        self._write_table(name, columns)
 
 
 def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -566,7 +563,6 @@ def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn an error with a file that is none of predictions into an `InputError`."""
-    check_has_end(path)
     try:
         yield
     except FileNotFoundError:

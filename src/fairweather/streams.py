@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
 from fairweather.devices import is_out_of_memory
 from fairweather.types import Images, Index, Shift
-
-T = TypeVar("T")
 
 
 class Makers(Protocol):
@@ -37,50 +35,7 @@ def slices(images: int, batch_size: int) -> list[slice]:
     >>> slices(5, 2)
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    return Shard(0, 1).slices(images, batch_size)
-
-
-class Shard(NamedTuple):
-    """One of several shares of the batches of a data set, consecutive and of nearly equal number.
-
-    Attributes:
-        number: which of them, from 0.
-        of: how many there are.
-    """
-
-    number: int
-    of: int
-
-    def share(self, batches: Sequence[T]) -> Sequence[T]:
-        """The batches of this shard.
-
-        >>> Shard(0, 2).share("abcde"), Shard(1, 2).share("abcde")
-        ('ab', 'cde')
-        """
-        first, end = (number * len(batches) // self.of for number in (self.number, self.number + 1))
-        return batches[first:end]
-
-    def slices(self, images: int, batch_size: int, fitting: int | None = None) -> list[slice]:
-        """Cut the images of this shard into consecutive batches.
-
-        Args:
-            images: number of all images.
-            batch_size: the shards begin at its multiples, so that they have the batches of the
-                whole.
-            fitting: a smaller size for which the memory is sufficient.
-
-        >>> Shard(1, 2).slices(11, 3), Shard(1, 2).slices(11, 3, fitting=2)
-        ([slice(6, 9, None), slice(9, 11, None)], [slice(6, 8, None), slice(8, 10, None), \
-slice(10, 11, None)])
-        """
-        own, size = self.share(range(0, images, batch_size)), fitting or batch_size
-        if not own:
-            return []
-        end = min(own[-1] + batch_size, images)
-        return [slice(start, min(start + size, end)) for start in range(own[0], end, size)]
-
-
-WHOLE = Shard(0, 1)
+    return [slice(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
 
 
 def shifted_batches(

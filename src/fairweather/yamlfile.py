@@ -6,18 +6,17 @@ import math
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
-from fairweather.errors import InputError, check_has_end, check_text, one_line
+from fairweather.errors import InputError, check_text, one_line
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 _FLOAT = re.compile(rf"^(?:[-+]?(?:\d+\.\d*|\.\d+)|{_NUMBER}[eE][-+]?\d+|[-+]?\.inf|\.nan)$")
 _TAGS = "tag:yaml.org,2002:"
 _FRACTION_TAG, _MERGE_TAG = "tag:fairweather,2026:fraction", f"{_TAGS}merge"
-# What is data: the scalars that plain text may be, by their tags, and with these their first
-# letters; then text, and what contains others. A file can name any tag; another one is refused.
+# The scalars that plain text may be, by their tags, and with these their first letters.
 _SCALARS: Mapping[str, tuple[re.Pattern[str], list[str]]] = {
     f"{_TAGS}null": (re.compile(r"^(?:~|null|)$"), ["~", "n", ""]),
     f"{_TAGS}bool": (re.compile(r"^(?:true|false)$"), list("tf")),
@@ -26,15 +25,8 @@ _SCALARS: Mapping[str, tuple[re.Pattern[str], list[str]]] = {
     _FRACTION_TAG: (re.compile(rf"^{_NUMBER}/\d+$"), list("-+.0123456789")),
     _MERGE_TAG: (re.compile(r"^<<$"), ["<"]),
 }
-_KINDS: Mapping[str, type[yaml.Node]] = {
-    f"{_TAGS}str": yaml.ScalarNode,
-    f"{_TAGS}seq": yaml.SequenceNode,
-    f"{_TAGS}map": yaml.MappingNode,
-}
-# A few lines of anchors can stand for billions of values, and a thousand brackets for more calls
-# than Python makes.
-MOST_VALUES, DEEPEST = 1_000_000, 50
-MOST_DIGITS = 400  # of a fraction's numbers; Python refuses to read 4,300
+# What is data. A file can name any tag; another one is refused.
+_KNOWN = {None, *_SCALARS, *(f"{_TAGS}{kind}" for kind in ("str", "seq", "map"))}
 MOST_LETTERS = 200  # of the name of a text in a message
 LARGEST = 2**63  # of whole numbers, which become those of 64 bits
 
@@ -45,16 +37,21 @@ class _Loader(yaml.SafeLoader):
     # YAML 1.1 reads `no` as false, `1:30` as 90, `2024-01-01` as a date and `1e-3` as text.
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - PyYAML's own protocol
 
-    def get_single_node(self) -> yaml.Node | None:
-        """Compose the one document, and refuse what is more than plain data."""
-        node = super().get_single_node()
-        if node is not None:
-            _count(node, {})
-        return node
+    yaml_constructors = {  # noqa: RUF012 - likewise
+        tag: each for tag, each in yaml.SafeLoader.yaml_constructors.items() if tag in _KNOWN
+    }
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._flat: set[int] = set()  # the mappings that have been here
+
+    def construct_document(self, node: yaml.Node) -> object:
+        """Construct all at once: PyYAML then refuses a value that contains itself."""
+        return self.construct_object(node, deep=True)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        """Give the text of a scalar; raises `InputError` if it cannot be shown."""
+        return check_text(super().construct_scalar(node), f"the text{_place(node.start_mark)}")
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Bring in what a mapping merges; raises `InputError` if a key is written twice in it.
@@ -86,25 +83,21 @@ class _Loader(yaml.SafeLoader):
 
     def construct_fraction(self, node: yaml.ScalarNode) -> float:
         """Read `8/255`."""
-        above, below = node.value.split("/")
-        if max(len(above), len(below)) > MOST_DIGITS:
-            raise _too_large(node)
-        if int(below) == 0:
+        above, below = map(float, self.construct_scalar(node).split("/"))
+        if below == 0:
             raise InputError(f"{node.value} divides by zero{_place(node.start_mark)}")
-        try:
-            return _finite(float(above) / int(below), node)
-        except OverflowError:
-            raise _too_large(node) from None
+        return _finite(above / below, node)
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
         """Read `12`."""
-        if len(node.value) > MOST_DIGITS or not -LARGEST <= int(node.value) < LARGEST:
+        text = self.construct_scalar(node)
+        if len(text) > len(str(-LARGEST)) or not -LARGEST <= int(text) < LARGEST:
             raise _too_large(node)
-        return int(node.value)
+        return int(text)
 
     def construct_float(self, node: yaml.ScalarNode) -> float:
         """Read `1e-3` as well as `0.001`."""
-        text = node.value.lower()
+        text = self.construct_scalar(node).lower()
         if text.endswith((".inf", ".nan")):
             return float(text.replace(".", ""))
         return _finite(float(text), node)
@@ -136,11 +129,12 @@ def parse_yaml(text: str, name: str = "the study") -> Any:  # noqa: ANN401 - any
         raise InputError(f"{name} is not YAML: {one_line(str(error))}") from None
     except RecursionError:
         raise InputError(f"{name} is nested too deeply") from None
+    except (KeyError, ValueError):
+        raise InputError(f"{name} is not YAML: a value does not fit its tag") from None
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - any YAML value
     """Parse a YAML file safely."""
-    check_has_end(path)
     try:
         return parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
@@ -158,47 +152,6 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
-class _Size(NamedTuple):
-    """How many values a node stands for, and how deep they are nested."""
-
-    values: int
-    height: int
-
-
-_BEGUN = _Size(0, 0)  # a node that is being counted
-
-
-def _count(node: yaml.Node, counted: dict[int, _Size], depth: int = 1) -> _Size:
-    """Count the values that a node stands for, each alias as all that it repeats.
-
-    Raises `InputError` for anything but plain data: too many values, values too deep, one that
-    contains itself, or a tag of another kind.
-    """
-    if depth > DEEPEST:
-        raise InputError(f"it is nested too deeply{_place(node.start_mark)}")
-    _check_tag(node)
-    if isinstance(node, yaml.ScalarNode):
-        check_text(node.value, f"the text{_place(node.start_mark)}")
-        return _Size(1, 1)
-    if id(node) in counted:
-        if counted[id(node)] is _BEGUN:
-            raise InputError(f"a value contains itself{_place(node.start_mark)}")
-        return counted[id(node)]
-    counted[id(node)] = _BEGUN
-    pairs = isinstance(node, yaml.MappingNode)
-    inner = [each for pair in node.value for each in pair] if pairs else node.value
-    sizes = [_count(each, counted, depth + 1) for each in inner]
-    size = _Size(
-        1 + sum(each.values for each in sizes), 1 + max((s.height for s in sizes), default=0)
-    )
-    if size.values > MOST_VALUES:
-        raise InputError(f"it has more than {MOST_VALUES:,} values{_place(node.start_mark)}")
-    if size.height > DEEPEST:  # aliases bring their own height
-        raise InputError(f"it is nested too deeply{_place(node.start_mark)}")
-    counted[id(node)] = size
-    return size
-
-
 def _merged_by(node: yaml.Node) -> list[yaml.MappingNode]:
     """The mappings that stand behind `<<`: one, or a list of them."""
     found: list[yaml.MappingNode] = []
@@ -208,25 +161,6 @@ def _merged_by(node: yaml.Node) -> list[yaml.MappingNode]:
             raise yaml.constructor.ConstructorError(None, None, problem, each.start_mark)
         found.append(each)
     return found
-
-
-def _check_tag(node: yaml.Node) -> None:
-    tag = node.tag
-    if tag in _KINDS:
-        fits = isinstance(node, _KINDS[tag])
-    elif tag in _SCALARS:
-        pattern, _ = _SCALARS[tag]
-        whole, _ = _SCALARS[f"{_TAGS}int"]
-        fits = isinstance(node, yaml.ScalarNode) and bool(
-            pattern.match(node.value) or (tag == f"{_TAGS}float" and whole.match(node.value))
-        )
-    else:
-        fits = False
-    if not fits:
-        shown = tag.replace(_TAGS, "!!") if tag.startswith(_TAGS) else tag
-        known = tag in _KINDS or tag in _SCALARS
-        problem = f"a value {'does not fit' if known else 'has'} the tag {shown}"
-        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def _finite(value: float, node: yaml.ScalarNode) -> float:

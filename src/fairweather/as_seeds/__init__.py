@@ -38,8 +38,7 @@ def join_seeds(
         runs: run folders of studies, two or more, in any order.
         out: the folder of the joined run, by default `runs/RUN+RUN`; an earlier joined run of the
             same folders is updated.
-        progress: show how far it is; False shows nothing, and a function is called with every
-            `Event`.
+        progress: show how far it is (`Event` says how).
 
     Raises:
         InputError: the runs differ in data, shifts, settings, versions or the recipe of a model

@@ -51,8 +51,7 @@ def pack_run(
         shifts: which shifts and attacks to keep, by the names in scores.csv; by default all.
         variants: which of the run's variants to keep, by what stands behind `MODEL+`; by default
             all, `()` for none.
-        progress: show how far it is; False shows nothing, and a function is called with every
-            `Event`.
+        progress: show how far it is (`Event` says how).
 
     Raises:
         InputError: a name is unknown, the run is no study or is unfinished, a file is damaged, or

@@ -14,7 +14,7 @@ from fairweather.cli.options import JSON, Replace, takes
 from fairweather.cli.running import print_places, show_outlook
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
-from fairweather.errors import InputError, check_writable, is_there
+from fairweather.errors import InputError, check_writable
 from fairweather.evaluation_options import EvaluationOptions, check_options
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
@@ -111,7 +111,7 @@ def evaluate(
 def _by_name(models: list[str]) -> list[str] | dict[str, str]:
     """The sources of models, by their names if they are written NAME=SOURCE."""
     pairs = [NAMED.fullmatch(each) for each in models]
-    named = {each[1]: each[2] for each in pairs if each is not None and not is_there(Path(each[0]))}
+    named = {each[1]: each[2] for each in pairs if each is not None and not Path(each[0]).is_file()}
     if not named:
         return models
     if len(named) < len(models):
@@ -126,7 +126,7 @@ def _classes(text: str) -> list[str]:
     """The names of classes: the lines of a file, or what stands between commas."""
     file = Path(text)
     try:
-        named = is_there(file)
+        named = file.is_file()
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

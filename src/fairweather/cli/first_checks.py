@@ -6,7 +6,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from fairweather.errors import InputError, is_there, unknown_name
+from fairweather.errors import InputError, unknown_name
 
 
 def check_study_name(study: str) -> None:
@@ -16,7 +16,7 @@ def check_study_name(study: str) -> None:
     Traceback (most recent call last):
     fairweather.errors.InputError: unknown study 'quickstrat'; did you mean 'quickstart'? known: ...
     """
-    if is_there(Path(study)):
+    if Path(study).is_file():
         return
     files = (resources.files("fairweather") / "studies").iterdir()
     packaged = [each.name.removesuffix(".yaml") for each in files if each.name.endswith(".yaml")]

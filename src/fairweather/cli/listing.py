@@ -2,51 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated
 
 import typer
 
 from fairweather.errors import unknown_name
 
-SECTIONS = ("studies", "shifts", "attacks", "suites", "metrics", "data", "pretraining")
+Entries = Iterable[tuple[str, str]]
 
 
 def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="studies, shifts, attacks, suites, metrics, data or pretraining; all by default."
+            help="studies, shifts, attacks, suites, metrics, models, data or pretraining; all by "
+            "default."
         ),
     ] = "all",
 ) -> None:
-    """List all studies, shifts, attacks, suites, metrics, data sources and pre-training methods."""
+    """List all that is taken by name: studies, shifts, metrics, sources of models and data."""
     if what not in ("all", *SECTIONS):
         raise unknown_name("list", what, ["all", *SECTIONS])
-    for title, entries in zip(SECTIONS, _sections(), strict=True):
+    for title, entries in SECTIONS.items():
         if what in ("all", title):
             typer.echo(f"{title}:")
-            for name, description in entries:
-                typer.echo(f"  {name:<42}{description}")
+            for name, description in entries():
+                typer.echo(f"  {name:<41} {description}")
 
 
-def _sections() -> list[list[tuple[str, str]]]:
-    """Names with descriptions, in the order of `SECTIONS`."""
+def _shifts() -> Entries:
+    from fairweather.shifts import SHIFTS
+
+    return [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()]
+
+
+def _attacks() -> Entries:
     from fairweather.attacks import ATTACKS
-    from fairweather.data import SOURCES
+
+    return [(name, f"{kind.title}: {kind.level_title}") for name, kind in ATTACKS.items()]
+
+
+def _suites() -> Entries:
+    from fairweather.shifts import SUITES
+
+    return [(name, _few(sweeps)) for name, sweeps in SUITES.items()]
+
+
+def _metrics() -> Entries:
     from fairweather.metrics.rows import every_row
-    from fairweather.shifts import SHIFTS, SUITES
+
+    return [(row.name, row.label) for row in every_row()]
+
+
+def _models() -> Entries:
+    from fairweather.models import SOURCES
+
+    return [(source.form, source.title) for source in SOURCES.values()]
+
+
+def _data() -> Entries:
+    from fairweather.data import SOURCES
+
+    return [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()]
+
+
+def _pretraining() -> Entries:
     from fairweather.training.selfsupervised import METHODS
 
-    return [
-        list(_study_entries()),
-        [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()],
-        [(name, f"{kind.title}: {kind.level_title}") for name, kind in ATTACKS.items()],
-        [(name, _few(sweeps)) for name, sweeps in SUITES.items()],
-        [(row.name, row.label) for row in every_row()],
-        [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()],
-        [(name, method.title) for name, method in METHODS.items()],
-    ]
+    return [(name, method.title) for name, method in METHODS.items()]
 
 
 def _few(sweeps: Iterable[str], most: int = 4) -> str:
@@ -55,7 +79,7 @@ def _few(sweeps: Iterable[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _study_entries() -> Iterator[tuple[str, str]]:
+def _studies() -> Iterator[tuple[str, str]]:
     from fairweather.study import packaged_studies, study_facts
     from fairweather.yamlfile import parse_yaml
 
@@ -63,3 +87,15 @@ def _study_entries() -> Iterator[tuple[str, str]]:
         yield name, parse_yaml(text).get("title", "")
         for fact, words in study_facts(text).items():
             yield "", f"{fact}: {words}"
+
+
+SECTIONS: Mapping[str, Callable[[], Entries]] = {
+    "studies": _studies,
+    "shifts": _shifts,
+    "attacks": _attacks,
+    "suites": _suites,
+    "metrics": _metrics,
+    "models": _models,
+    "data": _data,
+    "pretraining": _pretraining,
+}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import numpy as np
 import torch
 
-from fairweather.data.cache import CachedImages, cached_images, content_digests, is_decoded
+from fairweather.data.cache import CachedImages, Entry, cached_images, content_digests
 from fairweather.data.cifar10 import list_cifar10
 from fairweather.data.copies import Copies, find_copies, name_of
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
@@ -149,9 +149,7 @@ def load_data(
             16-bit images are scaled over all 16 bits, and DICOM files by their window.
         offline: do not download missing files.
         progress: show how far it is, and lines for a person to read, such as whether the files of
-            a named set were verified. False shows nothing; a function is called with every
-            `Event`: the name of a task (`decode train`), how much of it is done, and how much there
-            is (None if that is not known).
+            a named set were verified (`Event` says how).
 
     Raises:
         InputError: an option, a name, a file or a label is wrong; the message is one sentence.
@@ -176,15 +174,8 @@ def load(
     with explained_reading():
         contents = content_digests(divided)
     for name, part in divided.items():
-        cached = cached_images(
-            part,
-            name,
-            contents[name],
-            square=square,
-            skip_unreadable=asked.skip_unreadable,
-            scale=values,
-            progress=tell,
-        )
+        entry = Entry(part, name, contents[name], square, values)
+        cached = cached_images(entry, skip_unreadable=asked.skip_unreadable, progress=tell)
         if cached.skipped and not cached.readable.any():
             raise unreadable_error(cached.skipped[0], cached.reason)
         splits[name] = _labelled(cached, part, listed.classes, name)
@@ -286,7 +277,8 @@ def survey_data(
         {name: len(part.keys) for name, part in divided.items()},
         listed.notes,
         all(
-            is_decoded(part, name, contents[name], square, values) for name, part in divided.items()
+            Entry(part, name, contents[name], square, values).is_decoded
+            for name, part in divided.items()
         ),
     )
 

@@ -7,8 +7,9 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,15 +48,46 @@ class CachedImages(NamedTuple):
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Entry:
+    """The images of a split and how they are decoded, which determine their file in the cache.
+
+    Attributes:
+        part: a listing and keys into it.
+        name: of the split. Splits of one file share its content, and may share their keys.
+        content: digest of the listing's files (`content_digests`).
+        square, scale: see `decode_image`.
+    """
+
+    part: Part
+    name: str
+    content: str
+    square: Square | None = None
+    scale: Scale | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file in the cache folder, which need not exist."""
+        facts = {
+            "version": VERSION,
+            "part": self.name,
+            "content": self.content,
+            "keys": hashlib.sha256(self.part.keys.astype("<i8").tobytes()).hexdigest(),
+            "size": _square_fact(self.square),
+            **({} if self.scale is None else {"scale": list(self.scale)}),
+            **decoder_facts(),
+        }
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return cache_folder() / "images" / f"{key}.pixels"
+
+    @property
+    def is_decoded(self) -> bool:
+        """Say whether the images are decoded in the cache."""
+        return self.path.is_file()
+
+
 def cached_images(
-    part: Part,
-    name: str,
-    content: str,
-    *,
-    square: Square | None,
-    skip_unreadable: bool,
-    scale: Scale | None = None,
-    progress: Notify | None = None,
+    entry: Entry, *, skip_unreadable: bool, progress: Notify | None = None
 ) -> CachedImages:
     """Map the decoded images of a split, and decode them first if they are not in the cache.
 
@@ -63,26 +95,21 @@ def cached_images(
     it is complete. A lock makes sure that only one process decodes the same images.
 
     Args:
-        part: a listing and keys into it.
-        name: of the split. Splits of one file share its content, and may share their keys.
-        content: digest of the listing's files (`content_digests`).
-        square, scale: see `decode_image`.
+        entry: the images and how they are decoded.
         skip_unreadable: leave unreadable images out.
         progress: called with the number of decoded images and their total, every 256 images.
 
     Raises:
         InputError: see `decode_images`; or the cache folder cannot be read or written.
     """
-    path = _place(part, name, content, square, scale)
-    folder = path.parent
-    with explained(folder):
+    path, part, name = entry.path, entry.part, entry.name
+    with explained(path.parent):
         stored = open_sealed(path, len(part.keys))
     if stored is None:
         if progress is not None and path.is_file():
             line = f"the decoded {name} images in the cache are damaged, or of an earlier version"
             progress(Event(f"decode {name}", 0, None, line=f"{line}: they are decoded again"))
-        items = _items(part, name, progress)
-        stored = _decode_once(items, len(part.keys), path, square, skip_unreadable, scale)
+        stored = _decode_once(entry, path, skip_unreadable, progress)
     readable = np.ones(len(part.keys), dtype=np.bool_)
     readable[list(stored.unreadable)] = False
     if not stored.unreadable:
@@ -95,17 +122,6 @@ def cached_images(
     found = part.listing.read(lost) if names is None else ()
     skipped = [item.name for item in found] if names is None else [names[key] for key in lost]
     return CachedImages(stored.images, readable, skipped, reason)
-
-
-def is_decoded(
-    part: Part, name: str, content: str, square: Square | None, scale: Scale | None = None
-) -> bool:
-    """Say whether the images of a split are decoded in the cache; arguments as `cached_images`."""
-    return _place(part, name, content, square, scale).is_file()
-
-
-def _place(part: Part, name: str, content: str, square: Square | None, scale: Scale | None) -> Path:
-    return cache_folder() / "images" / f"{_key(part, name, content, square, scale)}.pixels"
 
 
 def content_digests(parts: Mapping[str, Part]) -> dict[str, str]:
@@ -136,21 +152,6 @@ def _digest_file(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _key(
-    part: Part, name: str, content: str, square: Square | None, scale: Scale | None = None
-) -> str:
-    facts = {
-        "version": VERSION,
-        "part": name,
-        "content": content,
-        "keys": hashlib.sha256(part.keys.astype("<i8").tobytes()).hexdigest(),
-        "size": _square_fact(square),
-        **({} if scale is None else {"scale": list(scale)}),
-        **decoder_facts(),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def _square_fact(square: Square | None) -> int | list[object] | None:
     if square is None or square == Square(square.size, resize=square.size):
         return square and square.size  # as keys were made before there were preparations
@@ -169,34 +170,22 @@ def _items(part: Part, name: str, progress: Notify | None) -> Iterator[Item]:
 
 
 def _decode_once(
-    items: Iterable[Item],
-    count: int,
-    path: Path,
-    square: Square | None,
-    skip_unreadable: bool,
-    scale: Scale | None,
+    entry: Entry, path: Path, skip_unreadable: bool, progress: Notify | None
 ) -> PixelFile:
-    folder = path.parent
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with explained(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock = lock_of(path)
         lock.acquire()
     try:
-        with explained(folder):  # another process may have decoded them while this one waited
-            stored = open_sealed(path, count)
-        return stored or _decode(items, count, path, square, skip_unreadable, scale)
+        with explained(path.parent):  # another process may have decoded them meanwhile
+            stored = open_sealed(path, len(entry.part.keys))
+        return stored or _decode(entry, path, skip_unreadable, progress)
     finally:
         lock.release()
 
 
-def _decode(
-    items: Iterable[Item],
-    count: int,
-    path: Path,
-    square: Square | None,
-    skip_unreadable: bool,
-    scale: Scale | None,
-) -> PixelFile:
+def _decode(entry: Entry, path: Path, skip_unreadable: bool, progress: Notify | None) -> PixelFile:
+    count = len(entry.part.keys)
     partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
     with explained(path.parent):
         for leftover in path.parent.glob("*.partial"):  # of killed processes
@@ -207,7 +196,12 @@ def _decode(
         partial.touch(exist_ok=False)
     try:
         decoded = decode_images(
-            items, count, partial, square=square, skip_unreadable=skip_unreadable, scale=scale
+            _items(entry.part, entry.name, progress),
+            count,
+            partial,
+            square=entry.square,
+            skip_unreadable=skip_unreadable,
+            scale=entry.scale,
         )
         with explained(path.parent):
             seal(partial, *decoded)

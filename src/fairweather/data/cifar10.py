@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle  # nosec B403 # its unpickler here makes nothing but arrays
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,28 +22,17 @@ from fairweather.data.known import (
 from fairweather.data.source import Item, Listing, Request, Source
 from fairweather.download import fetch
 from fairweather.errors import InputError
+from fairweather.facts import read_facts
 
 NAME = "cifar10"
-# The order of label_names in the official batches.meta.
-CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
 FOLDER = "cifar-10-batches-py"
 PLACES = (".", FOLDER, f"{NAME}/{FOLDER}")
 # URL and MD5s: torchvision.datasets.CIFAR10 (url, tgz_md5, train_list, test_list).
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
-BATCHES = {
-    "train": {
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    },
-    "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
-}
+_FACTS = read_facts("fairweather.data", "known_sets")[NAME]
+CLASSES = tuple(_FACTS["classes"])  # in the order of label_names in the official batches.meta
+ARCHIVE_MD5: str = _FACTS["archive_md5"]
+BATCHES: Mapping[str, Mapping[str, str]] = _FACTS["batches_md5"]
 PLANES = (3, 32, 32)
 BYTES = 3 * 32 * 32
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,30 +23,19 @@ from fairweather.data.known import (
 from fairweather.data.source import Item, Listing, Request, Source
 from fairweather.download import fetch
 from fairweather.errors import InputError
+from fairweather.facts import read_facts
 
 NAME = "fashion-mnist"
-CLASSES = (
-    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-)
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 PLACES = (".", "FashionMNIST/raw", "raw", NAME)
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_FACTS = read_facts("fairweather.data", "known_sets")[NAME]
+CLASSES = tuple(_FACTS["classes"])
 # Of the compressed files, as downloaded: torchvision.datasets.FashionMNIST.resources.
-COMPRESSED_MD5 = {
-    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
-}
+COMPRESSED_MD5: Mapping[str, str] = _FACTS["compressed_md5"]
 # Of the files after decompression. Debian has compressed the same bytes again; torchvision stores
 # them uncompressed.
-CONTENT_MD5 = {
-    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
-}
+CONTENT_MD5: Mapping[str, str] = _FACTS["content_md5"]
 PREFIXES = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTES = 0x08  # the third byte of an idx file; the fourth is the number of dimensions
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,16 +12,16 @@ from fairweather.data.source import (
     SPLIT_NAMES,
     SPLITS,
     WHOLE,
-    Item,
     Listing,
     Request,
     Source,
     check_exists,
     check_same_classes,
+    listing_of_files,
     names_below,
     required_path,
 )
-from fairweather.errors import InputError, neither_file_nor_folder
+from fairweather.errors import InputError
 
 UNLABELLED = "unlabelled"  # the one class of images without labels
 
@@ -114,12 +113,7 @@ def _list_split(folders: list[Path], root: Path) -> Listing:
 
 
 def _listing(paths: tuple[Path, ...], labels: npt.NDArray[np.int64], root: Path) -> Listing:
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
-        for key in keys:
-            yield Item(str(paths[key]), paths[key])
-
-    names = names_below(root, paths)
-    return Listing(labels, read, paths, file_per_image=True, names=names)
+    return listing_of_files(labels, paths, names_below(root, paths))
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -138,11 +132,11 @@ def _visible_files(folder: Path) -> Iterator[Path]:
         entry = next(left[-1], None)
         if entry is None:
             left.pop()
-        elif stat.S_ISDIR(mode := entry.stat().st_mode):
+        elif entry.is_dir():
             if entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve()):
                 raise InputError(f"{str(entry)!r} is a link to a folder that contains it")
             left.append(iter(_visible(entry)))
-        elif stat.S_ISREG(mode):
+        elif entry.is_file():
             yield entry
         else:
-            raise neither_file_nor_folder(entry)
+            raise InputError(f"{str(entry)!r} cannot be read: it is no file")

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from fairweather.data.source import check_exists
-from fairweather.errors import InputError, is_there
+from fairweather.errors import InputError
 from fairweather.folders import cache_folder, cannot_store
 
 MOST_NAMES = 5
@@ -52,9 +52,9 @@ def find_folder(name: str, root: Path, places: Sequence[str], marks: Sequence[st
 
 
 def read_file(name: str, file: str, folder: Path) -> bytes:
-    """Read a file of a set; raises `InputError` if it is missing, or no file."""
+    """Read a file of a set; raises `InputError` if there is none."""
     path = folder / file
-    if not is_there(path):
+    if not path.is_file():
         raise missing_file(name, file, folder)
     return path.read_bytes()
 

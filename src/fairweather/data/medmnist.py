@@ -10,7 +10,7 @@ from fairweather.data.medmnist_facts import ADDRESS, NATURAL_SHIFT, RESOLUTIONS,
 from fairweather.data.npz import list_archive
 from fairweather.data.source import SPLITS, Request, Source, check_exists
 from fairweather.download import fetch, file_digest
-from fairweather.errors import InputError, is_there
+from fairweather.errors import InputError
 
 
 def list_medmnist(name: str, request: Request) -> Source:
@@ -55,7 +55,7 @@ def _obtain(file: str, published: str, request: Request) -> tuple[Path, str]:
             raise InputError(f"{str(request.path)!r} is a file; root is the folder of {file}")
         target = request.path
         places.insert(0, target)
-    path = next((place / file for place in places if is_there(place / file)), None)
+    path = next((place / file for place in places if (place / file).is_file()), None)
     if path is None:
         url, expected = ADDRESS.format(file=file), published if request.verify else None
         path = target / file

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fairweather.data.known import (
     find_folder,
@@ -20,24 +19,22 @@ from fairweather.data.known import (
     unpack,
 )
 from fairweather.data.source import (
-    Item,
     Listing,
     Request,
     Source,
     check_same_classes,
+    listing_of_files,
     names_below,
 )
 from fairweather.download import fetch
 from fairweather.errors import InputError
+from fairweather.facts import read_facts
 
 NAME = "oxford-iiit-pet"
 PLACES = (".", NAME)
 URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 # MD5s: torchvision.datasets.OxfordIIITPet. Each archive has one folder that is called like it.
-ARCHIVES = {
-    "annotations": "95a8c909bbe2e81eed6a22bccdf3f68f",
-    "images": "5c4f3ee8e5d25df40f4fd59a7f44e54c",
-}
+ARCHIVES: Mapping[str, str] = read_facts("fairweather.data", "known_sets")[NAME]["archives_md5"]
 LISTS = {"train": "trainval", "test": "test"}
 BREEDS = 37
 SPECIES = 2
@@ -171,11 +168,5 @@ def _check_apart(train: Listing, test: Listing) -> None:
 
 def _list_split(pets: list[_Pet], images: Path) -> Listing:
     paths = tuple(images / f"{pet.name}.jpg" for pet in pets)
-
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
-        for key in keys:
-            yield Item(str(paths[key]), paths[key])
-
     labels = np.array([pet.label for pet in pets], dtype=np.int64)
-    names = names_below(images.parent, paths)
-    return Listing(labels, read, paths, file_per_image=True, names=names)
+    return listing_of_files(labels, paths, names_below(images.parent, paths))

@@ -15,7 +15,6 @@ import math
 import mmap
 import os
 import shutil
-import stat
 import struct
 import sys
 from collections.abc import Container, Iterator, Mapping
@@ -112,29 +111,19 @@ def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> N
 
 
 def lock_of(path: Path) -> FileLock:
-    """The lock of the process that fills a file; a link in its place is removed, not followed."""
-    place = path.with_suffix(".lock")
-    if place.is_symlink():
-        place.unlink(missing_ok=True)
-    return FileLock(place)
+    """The lock of the process that fills a file."""
+    return FileLock(path.with_suffix(".lock"))
 
 
 def open_sealed(path: Path, count: int) -> PixelFile | None:
     """Map the file at `path`, made of `count` images; None if it is missing, cut or damaged.
 
     The map is private and reserves no memory: writing to it changes memory alone, and it may be
-    larger than memory, since the system drops unchanged pages and reads them again. A link counts
-    as missing, since what it leads to is not of this cache, and so does a pipe.
+    larger than memory, since the system drops unchanged pages and reads them again.
     """
-    try:
-        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP):
-            return None
-        raise
-    with os.fdopen(number, "rb") as file:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            return None
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
         record = _read_record(file)
         if record is None:
             return None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.errors import InputError, check_has_end
+from fairweather.errors import InputError
 from fairweather.options import SPLITS as SPLITS
 from fairweather.progress import Notify
 from fairweather.types import Groups
@@ -97,6 +97,18 @@ class Listing(NamedTuple):
         return None if self.groups is None else self.groups.clusters
 
 
+def listing_of_files(
+    labels: npt.NDArray[np.int64], paths: tuple[Path, ...], names: tuple[str, ...]
+) -> Listing:
+    """List images that have a file each, by key."""
+
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for key in keys:
+            yield Item(str(paths[key]), paths[key])
+
+    return Listing(labels, read, paths, file_per_image=True, names=names)
+
+
 class Source(NamedTuple):
     """The result of a source function.
 
@@ -141,8 +153,7 @@ def names_below(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 def check_exists(path: Path) -> None:
     """Raise `InputError` with the closest name in its folder unless a file or folder exists."""
-    check_has_end(path)
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     closest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from fairweather.data.source import (
     SPLIT_NAMES,
     SPLITS,
     WHOLE,
-    Item,
     Listing,
     Request,
     Source,
     check_exists,
+    listing_of_files,
     required_path,
 )
 from fairweather.errors import InputError, unknown_name
@@ -194,10 +194,4 @@ def _classes(labels: set[str]) -> tuple[str, ...]:
 
 
 def _list_split(folder: Path, names: Sequence[str], labels: npt.NDArray[np.int64]) -> Listing:
-    paths = tuple(folder / name for name in names)
-
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
-        for key in keys:
-            yield Item(str(paths[key]), paths[key])
-
-    return Listing(labels, read, paths, file_per_image=True, names=tuple(names))
+    return listing_of_files(labels, tuple(folder / name for name in names), tuple(names))

@@ -86,8 +86,7 @@ def estimate(
         with_labels: also count how many are right, if their labels are the run's classes.
         device: `auto`, `cpu`, `cuda`, ...
         offline: do not download missing files.
-        progress: show how far it is; False shows nothing, and a function is called with every
-            `Event`.
+        progress: show how far it is (`Event` says how).
 
     Raises:
         InputError: there is no such run, model or seed, or images cannot be read, or labels are
@@ -139,14 +138,7 @@ def estimate(
         seed=of.seed,
         data=new.name,
         images=len(seen),
-        value=told.value,
-        low=told.low,
-        high=told.high,
-        reason=told.reason,
-        method=told.method,
-        shifts=told.shifts,
-        cells=told.cells,
-        held=told.held,
+        **told._asdict(),
         natural=sum(each.shift.startswith(NATURAL) for each in known),
         unlike_p=unlike,
         outputs_p=answers,

@@ -74,8 +74,7 @@ def evaluate(
         replace: replace finished work in the folder that was made with other settings; without it,
             such a call is refused.
         progress: show how far it is, and lines for a person to read: preprocessing, label mapping,
-            clean accuracy, and a warning if that is not better than chance. False shows nothing; a
-            function is called with every `Event`.
+            clean accuracy, and a warning if that is not better than chance (`Event` says how).
         options: `EvaluationOptions` describes each; `help(fw.evaluate)` names them.
 
     Returns:

@@ -34,12 +34,13 @@ from fairweather.inference import check_logits
 from fairweather.models import (
     Opened,
     check_model,
-    check_model_options,
+    check_module_options,
     describe_preprocessing,
     given_options,
     open_module,
     open_with,
     prepared_at,
+    trained_in,
 )
 from fairweather.models.labels import LabelMap, match_labels, relabel
 from fairweather.models.onnx_network import OnnxNetwork
@@ -384,7 +385,7 @@ def check_first(request: Request, settings: Settings, progress: Notify) -> dict[
         if isinstance(model, str):
             check_model(model, **given_options(options))
         else:
-            check_model_options("module", _of_this_process(model), **given_options(options))
+            check_module_options(_of_this_process(model), **given_options(options))
     label_map(options)
     for other in (*options.ood, *natural_sources(options.natural).values()):
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
@@ -515,9 +516,8 @@ def _own_data(request: Request) -> DataSource | None:
 
 def _data_of_run(request: Request) -> DataSource | None:
     """How the run that trained the model loaded its data; None for a model from elsewhere."""
-    source = str(request.model)
-    folder = Path(source.removeprefix("run:")).parent.parent.parent
-    if not source.startswith("run:"):
+    folder = trained_in(str(request.model))
+    if folder is None:
         return None
     try:
         return DataSource(**open_finished_run(folder).record.data.arguments)  # type: ignore[arg-type]

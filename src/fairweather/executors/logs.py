@@ -5,10 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import TextIO
 
-from fairweather.errors import check_has_end
 from fairweather.executors.local import perform_here
 from fairweather.executors.schedule import Outcome
 from fairweather.executors.shared import Perform
@@ -29,6 +26,18 @@ def log_of(step: str) -> str:
     return f"{STEP_LOGS}/{step}.log"
 
 
+def write_log(run: RunFolder, steps: Sequence[Step], text: str) -> None:
+    """Append lines to the logs of steps that are done together.
+
+    Raises `InputError` for a pipe in the place of a log.
+    """
+    for step in steps:
+        path = run.file(log_of(step.id))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text.rstrip()}\n")
+
+
 def logging_steps(by: str) -> Perform:
     """Do steps, and write how far they are to `logs/steps/ID.log` in the run folder.
 
@@ -37,44 +46,29 @@ def logging_steps(by: str) -> Perform:
     """
 
     def perform(steps: Sequence[Step], worker: Worker, run: RunFolder, tell: Notify) -> Outcome:
-        with ExitStack() as stack:
-            files = [stack.enter_context(appending(run, log_of(step.id))) for step in steps]
+        written = time.monotonic()
 
-            def write(text: str) -> None:
-                for file in files:
-                    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-                    file.flush()
+        def told(event: Event) -> None:
+            nonlocal written
+            if time.monotonic() - written >= BETWEEN_LINES:
+                written = time.monotonic()
+                text = f"{event.task}  {event.done} of {event.total}  {event.note}"
+                write_log(run, steps, text)
+            tell(event)
 
-            written = time.monotonic()
-
-            def told(event: Event) -> None:
-                nonlocal written
-                if time.monotonic() - written >= BETWEEN_LINES:
-                    written = time.monotonic()
-                    write(f"{event.task}  {event.done} of {event.total}  {event.note}".rstrip())
-                tell(event)
-
-            write(f"begun by {by}")
-            try:
-                outcome = perform_here(steps, worker, run, told)
-            except Exception:
-                write(f"failed\n{traceback.format_exc()}")
-                raise
-            except BaseException as end:  # the job is ended, or moved to another machine
-                write(f"ended by {type(end).__name__}")
-                raise
-            write(f"done in {outcome.seconds:.1f} s")
+        write_log(run, steps, f"begun by {by}")
+        try:
+            outcome = perform_here(steps, worker, run, told)
+        except Exception:
+            write_log(run, steps, f"failed\n{traceback.format_exc()}")
+            raise
+        except BaseException as end:  # the job is ended, or moved to another machine
+            write_log(run, steps, f"ended by {type(end).__name__}")
+            raise
+        write_log(run, steps, f"done in {outcome.seconds:.1f} s")
         return outcome
 
     return perform
-
-
-def appending(run: RunFolder, name: str) -> TextIO:
-    """Open a log in a run folder for more lines; raises `InputError` for a pipe in its place."""
-    path = run.file(name)
-    check_has_end(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a", encoding="utf-8")
 
 
 def last_lines(run: RunFolder, name: str, lines: int = 10) -> str:

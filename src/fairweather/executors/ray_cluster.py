@@ -1,9 +1,10 @@
-"""Executes the steps of a plan on a Ray cluster; what travels is in `fairweather.executors.remote`.
+"""Does the steps of a run on a Ray cluster; what travels is in `fairweather.executors.remote`.
 
-A seat is an actor of Ray, a process with the CPUs or the GPU of one step. It does one order after
-the other and keeps data and networks open. A second thread of it tells what is new meanwhile. Only
-this process writes the run folder. Ray repeats nothing by itself: the order of a seat that died is
-given to another one, with the last state of its training.
+A seat is an actor of Ray, a process with the CPUs or the GPU of one step. It gets steps with the
+files that they read, gives back the files that they wrote, and keeps data and networks open. A
+second thread of it tells what is new meanwhile. Only this process writes the run folder. Ray
+repeats nothing by itself: what a seat that died was doing is given to another one, with the last
+state of its training.
 """
 
 from __future__ import annotations
@@ -18,42 +19,35 @@ import tempfile
 import threading
 import time
 import warnings
-from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairweather.data.sent import SentData, describe, pieces, receive, splits_of
 from fairweather.devices import cores
 from fairweather.errors import InputError, missing_extra
 from fairweather.executor_options import Sharing
 from fairweather.executors import remote
 from fairweather.executors.failed import Failed, JobFailedError
 from fairweather.executors.local import perform_here
-from fairweather.executors.logs import last_lines
+from fairweather.executors.logs import last_lines, log_of, write_log
 from fairweather.executors.remote import (
     Answer,
-    Broken,
-    Joining,
     Lacking,
     NewsItem,
-    Order,
-    Product,
+    SentData,
     SentState,
     Site,
     SiteSettings,
-    StepLog,
 )
 from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.executors.work import Work
 from fairweather.progress import Event, Notify
 from fairweather.record import Machine
 from fairweather.runs import RunFolder, open_run
-from fairweather.steps import Plan, PredictStep, Worker
+from fairweather.steps import Plan, Step, Worker
 from fairweather.steps.training import drop_resume
-from fairweather.steps.worker import digests_of
 
 try:
     import ray
@@ -63,20 +57,30 @@ except ImportError:
     raise missing_extra("ray", "ray", "runs on a Ray cluster") from None
 
 Reference = Any  # Ray's handle of a result; of another class where a client is connected
-Said = Any  # what a method of a seat returns
 PORT = 10001  # of Ray's clients on the head of a cluster
 ANSWERED = 10.0  # seconds within which a cluster must answer
-TRIED = 3  # how often an order is given to a seat if seats die
+TRIED = 3  # how often steps are given to a seat if seats die
 WAITED = 10.0  # seconds, the longest time without a look at the cluster
 COUNTED = 5.0  # seconds between two looks at what the cluster has
 REMINDED = 60.0  # seconds between two lines that say what is waited for
 NEWS_WAIT, NEWS_GATHERED = 20.0, 0.2  # seconds until a seat answers that nothing is new; after news
 CLEARED = 10.0  # seconds for what seats leave behind to be removed or read
-SMALL = 2**16  # bytes; smaller files travel with the order
-KEPT = 2**31  # bytes of files that are kept for the next orders in Ray's memory
+SMALL = 2**16  # bytes; smaller files travel with the steps
+KEPT = 16  # larger files that are kept for the next steps in Ray's memory
 
 
 # ---------------------------------------------------------------- the far side
+
+
+class Ready(NamedTuple):
+    """What a seat says once it can do steps.
+
+    Attributes:
+        machine, room: of its worker: its machine, and bytes that networks may take.
+    """
+
+    machine: Machine
+    room: int
 
 
 class Hello(NamedTuple):
@@ -95,15 +99,8 @@ class Hello(NamedTuple):
     versions: dict[str, str]
 
 
-class Ready(NamedTuple):
-    """What a seat says once it can do orders: its machine, and bytes that networks may take."""
-
-    machine: Machine
-    room: int
-
-
 class Seat:
-    """A process of Ray that does orders; its methods are called from far away.
+    """A process of Ray that does steps; its methods are called from far away.
 
     Args:
         parent: the folder that its own folder is made in; None for that of temporary files.
@@ -111,23 +108,22 @@ class Seat:
 
     def __init__(self, parent: str | None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fairweather-", dir=parent))
+        self.log = self.folder / "log"
 
     def hello(self) -> Hello:
         """Say where this is, and with which versions."""
         node = ray.get_runtime_context().get_node_id()
-        versions = remote.versions()
-        return Hello(socket.gethostname(), node, os.getpid(), str(self.folder), versions)
+        return Hello(socket.gethostname(), node, os.getpid(), str(self.folder), remote.versions())
 
     def begin(self, settings: SiteSettings, working_folder: str) -> Ready | Failed:
-        """Get ready for orders."""
+        """Get ready for steps."""
         try:
             with suppress(OSError):  # relative paths mean the same if the folder is there
                 os.chdir(working_folder)
-            log = self.folder / "log"
-            descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             for own in (1, 2):
                 os.dup2(descriptor, own)
-            self.site = Site(settings, self.folder / "run", log)
+            self.site = Site(settings, self.folder / "run")
             return Ready(self.site.machine, self.site.worker.room)
         except Exception as error:  # raised again where this was asked from
             return Failed.of(error)
@@ -137,30 +133,29 @@ class Seat:
         return self.site.news.take(NEWS_WAIT, NEWS_GATHERED)
 
     def do(
-        self, order: Order, files: Mapping[str, tuple[str, bytes | Reference]]
-    ) -> tuple[Answer, list[NewsItem]]:
-        """Do an order; gives the rest of the news too.
+        self, steps: Sequence[Step], files: Mapping[str, tuple[str, bytes | Reference]]
+    ) -> tuple[Answer, list[NewsItem], str]:
+        """Do steps together; gives the rest of the news too, and what was printed.
 
         Args:
-            order: what to do.
-            files: version and content, or a reference to it, of each file.
+            steps: what to do.
+            files: version and content, or a reference to it, of each file that they read.
         """
 
         def fetch(name: str) -> bytes:
             content = files[name][1]
-            if isinstance(content, bytes):
-                return content
-            fetched: Any = ray.get(content)
-            return bytes(fetched)
+            return content if isinstance(content, bytes) else bytes(ray.get(content))
 
+        if self.log.exists():
+            os.truncate(self.log, 0)
         versions = {name: version for name, (version, _) in files.items()}
-        answer = self.site.do(order, versions, fetch)
-        return answer, self.site.news.take()
+        answer = self.site.do(steps, versions, fetch)
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        return answer, self.site.news.take(), text[-remote.LOG_KEPT :]
 
-    def give(self, name: str, sent: SentData, references: Mapping[str, list[Any]]) -> None:
-        """Take a data set; the pixels are fetched by the first seat of a machine."""
-        dataset = receive(sent, lambda part: (ray.get(each) for each in references[part]))
-        self.site.give(name, dataset)
+    def give(self, name: str, sent: SentData) -> None:
+        """Take a data set, whose pixels all seats of a machine share."""
+        self.site.worker.take_data(name, sent.dataset())
 
     def clear(self) -> None:
         """Remove its own folder, just before the process is ended."""
@@ -304,7 +299,6 @@ def _connect(name: str, folder: str, **arguments: str | int) -> None:
             signal.signal(signal.SIGTERM, before)
 
 
-@dataclass(eq=False)
 class _Seated:
     """A seat as this process sees it.
 
@@ -312,22 +306,18 @@ class _Seated:
         number: from 1.
         actor: Ray's handle.
         hello, ready: what it has said.
-        order: what it is doing.
+        steps: what it is doing.
         given: names of the data sets that were sent to it.
-        orders: how many orders it has begun.
+        begun: how often it was given steps.
     """
 
-    number: int
-    actor: Any
-    hello: Hello | None = None
-    ready: Ready | None = None
-    order: Order | None = None
-    given: set[str] = field(default_factory=set)
-    orders: int = 0
-
-    @property
-    def is_idle(self) -> bool:
-        return self.ready is not None and self.order is None
+    def __init__(self, number: int, actor: Any) -> None:  # noqa: ANN401 - of Ray
+        self.number, self.actor = number, actor
+        self.hello: Hello | None = None
+        self.ready: Ready | None = None
+        self.steps: Sequence[Step] = ()
+        self.given: set[str] = set()
+        self.begun = 0
 
     @property
     def host(self) -> str:
@@ -338,8 +328,7 @@ def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
     """Do the steps of a run as `executors.local.execute` does, on a Ray cluster.
 
     The results are the same to the byte on equal processors or GPUs with equal versions. Short
-    steps are done by this process. Predictions of many images are divided among seats that have
-    nothing else to do, at multiples of the batch size.
+    steps are done by this process.
 
     Raises:
         InputError: the cluster cannot do the steps, or has other versions.
@@ -351,7 +340,7 @@ def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
         open_run(work.path) as run,
     ):
         work.prepare(run, others=False)
-        driver = _Driver(work.plan, run, worker, cluster, tell, sharing.jobs, sharing.workers)
+        driver = _Driver(work.plan, run, worker, cluster, tell, sharing)
         try:
             driver.work()
         finally:
@@ -359,7 +348,16 @@ def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
 
 
 class _Driver:
-    """Hands out orders to seats, and takes in what comes of them."""
+    """Hands out steps to seats, and takes in what comes of them.
+
+    Attributes:
+        ready: steps that wait for a seat.
+        awaited: what seats have been asked, with what takes in the answer.
+        died: how often seats have died that did a step, by its id, or while they started.
+        files: references to files that were sent, by version; the latest last.
+        sent: data sets that were sent, and on which nodes this was told.
+        places: how many steps the cluster has room for, as far as they were asked for.
+    """
 
     def __init__(
         self,
@@ -368,33 +366,29 @@ class _Driver:
         worker: Worker,
         cluster: Cluster,
         tell: Notify,
-        jobs: int | None,
-        workers: int | None,
+        sharing: Sharing,
     ) -> None:
         self.run, self.worker, self.cluster, self.tell = run, worker, cluster, tell
-        self.jobs = jobs
+        self.most = sharing.jobs
         self.schedule = Schedule(plan, run, tell)
-        first = plan.steps[0]
-        self.device, self.threads = worker.device.type, first.threads
+        self.device, self.threads = worker.device.type, plan.steps[0].threads
         cluster.check(self.threads, self.device)
         self.settings = SiteSettings(
             plan=Plan.model_construct(data=plan.data, models=plan.models, steps=()),
             threads=self.threads,
             device=self.device,
             offline=worker.offline,
-            workers=workers,
+            workers=sharing.workers,
             networks=worker.most_networks,
             jobs=max(cluster.places_of_nodes(self.threads, self.device)),
             state_sent=remote.STATE_SENT,
         )
-        self.ready: deque[Order] = deque()
+        self.ready = deque[Sequence[Step]]()
         self.seats: list[_Seated] = []
-        self.awaited: dict[Any, tuple[_Seated, str]] = {}
-        self.joining = Joining()
+        self.awaited: dict[Reference, tuple[_Seated, Callable[[_Seated, Any], None]]] = {}
         self.died = Counter[str]()
-        self.files: OrderedDict[str, tuple[int, Any]] = OrderedDict()
-        self.sent: dict[str, tuple[SentData, dict[str, list[Any]]]] = {}
-        self.told: set[tuple[str, str]] = set()
+        self.files: dict[str, Reference] = {}
+        self.sent: dict[str, tuple[Reference, set[str]]] = {}
         self.started, self.places, self.counted = 0, 0, float("-inf")
         self.reminded = time.monotonic()
 
@@ -404,26 +398,29 @@ class _Driver:
         """Do all steps."""
         while True:
             self._count_places()
-            self._take_orders()
-            if not self.ready and not self._busy():
+            self._take_steps()
+            busy = self._busy()
+            if not self.ready and not busy:
                 self.schedule.check_finished()
                 return
-            self._divide_orders()
-            self._hand_out()
-            self._start_seats()
+            for seat in self.seats:
+                if self.ready and seat.ready is not None and not seat.steps:
+                    self._send(seat, self.ready.popleft())
+            while len(self.seats) < min(self.places, len(busy) + len(self.ready)):
+                self._start_seat()
             self._wait()
 
     def _busy(self) -> list[_Seated]:
-        return [seat for seat in self.seats if seat.order is not None]
+        return [seat for seat in self.seats if seat.steps]
 
     def _count_places(self) -> None:
         if time.monotonic() - self.counted > COUNTED:
             there = self.cluster.places(self.threads, self.device)
-            self.places = there if self.jobs is None else min(self.jobs, there)
+            self.places = there if self.most is None else min(self.most, there)
             self.counted = time.monotonic()
         self.schedule.jobs = max(sum(seat.ready is not None for seat in self.seats), 1)
 
-    def _take_orders(self) -> None:
+    def _take_steps(self) -> None:
         """Take what can be done now, as far as there are places for it, and do what is short."""
         while len(self.ready) < max(self.places - len(self._busy()), 1):
             steps = self.schedule.take(self.worker)
@@ -432,84 +429,60 @@ class _Driver:
             if all(remote.is_light(step) for step in steps):
                 self.schedule.finish(steps, perform_here(steps, self.worker, self.run, self.tell))
             else:
-                self.ready.append(Order(tuple(steps)))
+                self.ready.append(steps)
 
-    def _divide_orders(self) -> None:
-        """Divide predictions if there are more places than orders."""
-        free = self.places - len(self._busy())
-        machines = {seat.ready.machine for seat in self.seats if seat.ready is not None}
-        if not self.ready or len(self.ready) >= free or len(machines) > 1:
-            return  # of different machines, the bytes of one file could differ
-        each, more = divmod(free, len(self.ready))
-        divided: list[Order] = []
-        for number, order in enumerate(self.ready):
-            first = order.steps[0]
-            images = len(self.worker.images(first.images)) if isinstance(first, PredictStep) else 0
-            divided += remote.shards_of(order, each + (number < more), images)
-        self.ready = deque(divided)
-
-    def _hand_out(self) -> None:
-        for seat in self.seats:
-            if seat.is_idle and self.ready:
-                self._send(seat, self.ready.popleft())
-
-    def _send(self, seat: _Seated, order: Order) -> None:
-        seat.order = order
-        seat.orders += 1
-        versions = remote.files_for(order, self.run)
+    def _send(self, seat: _Seated, steps: Sequence[Step]) -> None:
+        seat.steps = steps
+        seat.begun += 1
         files = {
-            name: (version, self._content(name, version)) for name, version in versions.items()
+            name: (version, self._content(name, version))
+            for name, version in remote.files_for(steps, self.run).items()
         }
-        self._log(order).begin(f"{seat.host} (process {seat.hello and seat.hello.process})")
-        self._await(seat, "do", seat.actor.do.remote(order, files))
-        self.tell(Event(f"worker {seat.number} on {seat.host}", seat.orders, None, order.title))
+        write_log(
+            self.run, steps, f"begun on {seat.host} (process {seat.hello and seat.hello.process})"
+        )
+        self._ask(seat, seat.actor.do.remote(steps, files), self._take_in)
+        self.tell(Event(f"worker {seat.number} on {seat.host}", seat.begun, None, title(steps)))
 
     def _content(self, name: str, version: str) -> bytes | Reference:
         """The content of a file of the run, or Ray's reference to it."""
         path = self.run.file(name)
         if path.stat().st_size < SMALL:
             return path.read_bytes()
-        if version not in self.files:
-            content = path.read_bytes()
-            self.files[version] = (len(content), ray.put(content))
-            while len(self.files) > 1 and sum(size for size, _ in self.files.values()) > KEPT:
-                self.files.popitem(last=False)
-        self.files.move_to_end(version)
-        return self.files[version][1]
+        self.files[version] = self.files.pop(version, None) or ray.put(path.read_bytes())
+        if len(self.files) > KEPT:
+            del self.files[next(iter(self.files))]
+        return self.files[version]
 
-    def _log(self, order: Order) -> StepLog:
-        return StepLog(order, self.run)
+    def _start_seat(self) -> None:
+        self.started += 1
+        options: dict[str, Any] = {"num_cpus": self.threads, "max_concurrency": 3}
+        if self.device == "cuda":
+            options["num_gpus"] = 1
+        try:
+            actor: Any = ray.remote(Seat).options(**options).remote(self.cluster.folder)
+        except ModuleNotFoundError as error:  # on the head, if this is a client
+            raise self.cluster.without_package(str(error)) from None
+        seat = _Seated(self.started, actor)
+        self.seats.append(seat)
+        self._ask(seat, actor.hello.remote(), self._greet)
 
-    def _start_seats(self) -> None:
-        wanted = min(self.places, len(self._busy()) + len(self.ready))
-        while len(self.seats) < wanted:
-            self.started += 1
-            options: dict[str, Any] = {"num_cpus": self.threads, "max_concurrency": 3}
-            if self.device == "cuda":
-                options["num_gpus"] = 1
-            try:
-                actor: Any = ray.remote(Seat).options(**options).remote(self.cluster.folder)
-            except ModuleNotFoundError as error:  # on the head, if this is a client
-                raise self.cluster.without_package(str(error)) from None
-            seat = _Seated(self.started, actor)
-            self.seats.append(seat)
-            self._await(seat, "hello", actor.hello.remote())
-
-    def _await(self, seat: _Seated, what: str, reference: Reference) -> None:
-        self.awaited[reference] = (seat, what)
+    def _ask(self, seat: _Seated, answer: Reference, then: Callable[[_Seated, Any], None]) -> None:
+        self.awaited[answer] = (seat, then)
 
     # ---- taking in
 
     def _wait(self) -> None:
         """Wait until a seat says something, and take it in."""
+        busy = self._busy()
         own = self.cluster.folder is not None  # no other node will join
-        if own and not self._busy() and not self.cluster.places(self.threads, self.device):
+        if own and not busy and not self.cluster.places(self.threads, self.device):
             raise JobFailedError(
                 "Ray's processes on this machine have ended; the same command continues from what "
                 "is finished"
             )
-        if not self._busy() and time.monotonic() - self.reminded > REMINDED:
-            line = f"{'waiting':14} for {self.cluster.name} to have room for {self.ready[0].title}"
+        if not busy and time.monotonic() - self.reminded > REMINDED:
+            line = f"{'waiting':14} for {self.cluster.name} to have room for {title(self.ready[0])}"
             self.tell(Event("wait", 0, None, line=line))
             self.reminded = time.monotonic()
         if not self.awaited:
@@ -518,144 +491,116 @@ class _Driver:
         ray.wait(list(self.awaited), num_returns=1, timeout=WAITED)
         every = list(self.awaited)
         found, _ = ray.wait(every, num_returns=len(every), timeout=0)
-        # News first: they are older than the end of the order.
-        for reference in sorted(found, key=lambda each: self.awaited[each][1] != "news"):
-            if reference not in self.awaited:
+        # News first: they are older than the end of the steps.
+        for answer in sorted(found, key=lambda each: self.awaited[each][1] != self._hear_more):
+            if answer not in self.awaited:
                 continue  # of a seat that has died
-            seat, what = self.awaited.pop(reference)
+            seat, then = self.awaited.pop(answer)
             try:
-                said = ray.get(reference)
+                said = ray.get(answer)
             except RayError as error:
                 self._lose(seat, error)
                 continue
-            self._take_in(seat, what, said)
-
-    def _take_in(self, seat: _Seated, what: str, said: Said) -> None:
-        match what:
-            case "hello":
-                self._greet(seat, said)
-            case "begin":
-                if isinstance(said, Failed):
-                    raise said.error(f"beginning on {seat.host}")
-                seat.ready = said
-                self.worker.room = min(self.worker.room, seat.ready.room)
-                self._await(seat, "news", seat.actor.news.remote())
-            case "news":
-                for item in said:
-                    self._hear(seat, item)
-                self._await(seat, "news", seat.actor.news.remote())
-            case "give":
-                assert seat.order is not None
-                self._send(seat, seat.order)
-            case "do":
-                answer, rest = said
-                for item in rest:
-                    self._hear(seat, item)
-                self._answered(seat, answer)
+            then(seat, said)
 
     def _greet(self, seat: _Seated, hello: Hello) -> None:
         seat.hello = hello
         remote.check_versions(hello.versions, f"{hello.host}, of {self.cluster.name},")
-        self._await(seat, "begin", seat.actor.begin.remote(self.settings, str(Path.cwd())))
+        self._ask(seat, seat.actor.begin.remote(self.settings, str(Path.cwd())), self._begin)
 
-    def _hear(self, seat: _Seated, item: NewsItem) -> None:
-        if seat.order is None:
-            return
-        if isinstance(item, SentState):
-            if item.name in map(remote.state_of, seat.order.steps):
-                self.run.write(item.name, item.content)
-            return
-        if item.note and not item.part:
-            self._log(seat.order).add(f"{item.task}: {item.done} of {item.total}, {item.note}")
-        where = f"on {seat.host}"
-        self.tell(item._replace(note=f"{where}; {item.note}" if item.note else where))
+    def _begin(self, seat: _Seated, said: Ready | Failed) -> None:
+        if isinstance(said, Failed):
+            raise said.error(f"beginning on {seat.host}")
+        seat.ready = said
+        self.worker.room = min(self.worker.room, said.room)
+        self._hear_more(seat, [])
 
-    def _answered(self, seat: _Seated, answer: Answer) -> None:
-        order = seat.order
-        assert order is not None
-        log = self._log(order)
-        match answer:
-            case Lacking(data=name, why=why):
-                self._give(seat, name, why)
+    def _hear_more(self, seat: _Seated, news: Sequence[NewsItem]) -> None:
+        self._hear(seat, news)
+        self._ask(seat, seat.actor.news.remote(), self._hear_more)
+
+    def _hear(self, seat: _Seated, news: Sequence[NewsItem]) -> None:
+        for item in news:
+            if not seat.steps:
                 return
-            case Broken(error=error, printed=printed):
-                log.add(printed)
-                log.add(error.traceback)
-                raise error.error(f"{order.title} on {seat.host} (its log is {log.path})")
-            case Product(printed=printed):
-                log.add(printed)
-                log.add(f"done in {answer.seconds:.1f} s")
-        seat.order = None
-        products = self.joining.add(order, answer)
-        if products is None:
+            if isinstance(item, SentState):
+                if item.name in map(remote.state_of, seat.steps):
+                    self.run.write(item.name, item.content)
+                continue
+            if item.note and not item.part:
+                text = f"{item.task}: {item.done} of {item.total}, {item.note}"
+                write_log(self.run, seat.steps, text)
+            where = f"on {seat.host}"
+            self.tell(item._replace(note=f"{where}; {item.note}" if item.note else where))
+
+    def _take_in(self, seat: _Seated, said: tuple[Answer, list[NewsItem], str]) -> None:
+        answer, rest, printed = said
+        self._hear(seat, rest)
+        if isinstance(answer, Lacking):
+            self._give(seat, answer)
             return
-        machines = {product.machine for product in products}
-        if len(machines) > 1:  # a seat has died, and another machine took its place
-            self.ready.append(Order(order.steps))
-            return
-        done = remote.store(order, products, self.run)
-        seconds = sum(product.seconds for product in products)
-        where = seat.host if len(products) == 1 else f"{len(products)} workers"
-        self.schedule.finish(order.steps, Outcome(done, machines.pop(), seconds, where))
-        for step in order.steps:
+        steps, seat.steps = seat.steps, ()
+        if isinstance(answer, Failed):
+            write_log(self.run, steps, f"{printed}{answer.traceback}")
+            log = self.run.file(log_of(steps[0].id))
+            raise answer.error(f"{title(steps)} on {seat.host} (its log is {log})")
+        write_log(self.run, steps, f"{printed}done in {answer.seconds:.1f} s")
+        for name, content in answer.files.items():
+            self.run.write(name, content)
+        outcome = Outcome(answer.done, answer.machine, answer.seconds, seat.host)
+        self.schedule.finish(steps, outcome)
+        for step in steps:
             drop_resume(step, self.run)
 
-    def _give(self, seat: _Seated, name: str, why: str) -> None:
+    def _give(self, seat: _Seated, lacking: Lacking) -> None:
         """Send a data set to a seat that can neither find nor fetch it."""
         assert seat.hello is not None
+        name = lacking.data
         if name in seat.given:
-            raise InputError(f"{seat.host}: {why}")
-        dataset = self.worker.dataset(name)
+            raise InputError(f"{seat.host}: {lacking.why}")
         if name not in self.sent:
-            described = describe(dataset, digests_of(dataset))
-            references = {
-                part: [ray.put(piece) for piece in pieces(images)]
-                for part, images in splits_of(dataset).items()
-            }
-            self.sent[name] = (described, references)
-        described, references = self.sent[name]
-        if (name, seat.hello.node) not in self.told:
-            size = f"{described.bytes / 1e6:,.1f} MB of pixels"
+            self.sent[name] = (ray.put(SentData.of(self.worker.dataset(name))), set())
+        reference, nodes = self.sent[name]
+        if seat.hello.node not in nodes:
+            nodes.add(seat.hello.node)
+            dataset = self.worker.dataset(name)
+            size = f"{SentData.of(dataset).bytes / 1e6:,.1f} MB of pixels"
             line = f"{'note':14} {dataset.name} is not on {seat.host}: {size} are sent there"
             self.tell(Event("send data", 1, 1, line=line))
-            self.told.add((name, seat.hello.node))
         seat.given.add(name)
-        self._await(seat, "give", seat.actor.give.remote(name, described, references))
+        again = seat.actor.give.remote(name, reference)
+        self._ask(seat, again, lambda seat, _: self._send(seat, seat.steps))
 
     # ---- seats that end
 
     def _lose(self, seat: _Seated, error: RayError) -> None:
         """Take leave of a seat that died; what it was doing is done again by another one."""
-        self._forget(seat)
+        self.seats.remove(seat)
+        self.awaited = {ref: each for ref, each in self.awaited.items() if each[0] is not seat}
+        self.counted = float("-inf")
         with suppress(Exception):
             ray.kill(seat.actor)
         reason = " ".join(str(error).split())
         if missing := re.search(r"No module named '[^']*'", reason):
             raise self.cluster.without_package(missing[0])
-        printed = self._remains(seat)
-        what = "start" if seat.order is None else f"{seat.order.steps[0].id} {seat.order.shard}"
+        printed, steps = self._remains(seat), seat.steps
+        what = steps[0].id if steps else "start"
         self.died[what] += 1
-        if seat.order is None:
+        if not steps:
             if self.died[what] >= TRIED * max(self.places, 1):
                 raise JobFailedError(f"processes of {self.cluster.name} end at once: {reason}")
             return
-        log = self._log(seat.order)
-        log.add(printed)
-        log.add(f"the process ended: {reason}")
+        write_log(self.run, steps, f"{printed}the process ended: {reason}")
         if self.died[what] >= TRIED:
+            log = log_of(what)
             raise JobFailedError(
-                f"the process that did {seat.order.title} ended {TRIED} times, the last time on "
-                f"{seat.host}; the same command continues; the last lines of {log.path}:\n"
-                f"{last_lines(self.run, log.name).rstrip()}"
+                f"the process that did {title(steps)} ended {TRIED} times, the last time on "
+                f"{seat.host}; the same command continues; the last lines of {self.run.file(log)}:"
+                f"\n{last_lines(self.run, log).rstrip()}"
             )
-        line = f"{'note':14} the process on {seat.host} ended that did {seat.order.title}: "
+        line = f"{'note':14} the process on {seat.host} ended that did {title(steps)}: "
         self.tell(Event("lost", 1, 1, line=f"{line}it is done again"))
-        self.ready.appendleft(seat.order)
-        self.counted = float("-inf")
-
-    def _forget(self, seat: _Seated) -> None:
-        self.seats.remove(seat)
-        self.awaited = {ref: each for ref, each in self.awaited.items() if each[0] is not seat}
+        self.ready.appendleft(steps)
 
     def _remains(self, seat: _Seated) -> str:
         """What the process of a seat that died had printed; its folder is removed."""
@@ -689,3 +634,9 @@ class _Driver:
         for seat in self.seats:
             with suppress(Exception):
                 ray.kill(seat.actor)
+
+
+def title(steps: Sequence[Step]) -> str:
+    """What steps do that are done together, in a few words."""
+    more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+    return f"{steps[0].label}{more}"

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from fairweather.errors import InputError, check_has_end
+from fairweather.errors import InputError
 from fairweather.executor_options import EXECUTORS, SLURM
 from fairweather.record import Frozen
 from fairweather.runs import RunFolder, locked
@@ -63,7 +63,6 @@ class Submitted(Frozen):
 def read_note(run: RunFolder) -> Submitted | None:
     """What was submitted for a run and was not ended; raises `InputError` for a damaged file."""
     path = run.file(NOTE)
-    check_has_end(path)
     try:
         found = Submitted.model_validate_json(path.read_bytes())
     except FileNotFoundError:

@@ -58,8 +58,7 @@ def export(
         part: the split: `train`, `val` or `test`.
         format: `png` or `npz`.
         seed: seed of the random shifts; `predict` with this seed uses the same pixels.
-        progress: show how many images are written; False shows nothing, and a function is called
-            with every `Event`.
+        progress: show how many images are written (`Event` says how).
 
     Raises:
         InputError: the folder contains something else or is in use, there are no shifts, the split

@@ -13,7 +13,7 @@ from typing import Literal
 import filelock
 import torch
 
-from fairweather.errors import InputError, check_has_end, naming
+from fairweather.errors import InputError, naming
 from fairweather.exporting.layouts import Written
 from fairweather.record import Frozen
 from fairweather.runs import LOCK, PARTIAL, inside, provenance, write_atomically
@@ -198,7 +198,6 @@ def _is_beginning(path: Path) -> bool:
 
 def _parse(path: Path) -> ExportRecord | None:
     """Read the manifest; return None if there is none, or if it is not of an export."""
-    check_has_end(path)
     try:
         return ExportRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):

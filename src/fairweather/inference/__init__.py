@@ -13,7 +13,6 @@ from fairweather.inference.batches import predict_each as predict_each
 from fairweather.inference.batches import tells_images as tells_images
 from fairweather.inference.features import Outputs as Outputs
 from fairweather.inference.features import outputs_of as outputs_of
-from fairweather.inference.shared import join_adapted as join_adapted
 from fairweather.inference.shared import predict_shared as predict_shared
 from fairweather.inference.together import mean_log_probability as mean_log_probability
 from fairweather.inference.untouched import untouched as untouched

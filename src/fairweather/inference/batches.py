@@ -103,8 +103,7 @@ def predict(
         seed: seed of random shifts and attacks; use the same for all models.
         temperature: the logits are divided by it; attacks use the model without it.
         when_halved: called with the new batch size when memory has run out.
-        progress: show how far it is; False shows nothing, and a function is called with every
-            `Event`.
+        progress: show how far it is (`Event` says how).
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])

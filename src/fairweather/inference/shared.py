@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference.batches import Reader, WhenHalved, join, predict_each, select
-from fairweather.streams import WHOLE, Makers, Shard
+from fairweather.inference.batches import Reader, WhenHalved, predict_each, select
+from fairweather.streams import Makers, slices
 from fairweather.types import Attack, Images, Predictions, Shift
 
 # Bytes. Plain and adapted models need different batches of the same shifted images, so these are
@@ -33,7 +32,6 @@ def predict_shared(
     seed: int = 0,
     makers: Makers | None = None,
     when_halved: WhenHalved | None = None,
-    shard: Shard = WHOLE,
     tell: Callable[[float], None] | None = None,
 ) -> list[Predictions]:
     """Predict with several models, as one by one; models that adapt have batches of their own.
@@ -49,8 +47,6 @@ def predict_shared(
         fitting: a smaller number for which the memory is sufficient; models that adapt have
             `batch_size` all the same.
         when_halved, tell: as in `predict_each`, of models that do not adapt.
-        shard: predict only these batches; the predictions of models that adapt are then in the
-            order of their batches, for `join_adapted`.
 
     Returns:
         The predictions of each model, in the order of the images.
@@ -62,7 +58,7 @@ def predict_shared(
     plain = [each for each in readers if not each.adapts]
     adapted = [each for each in readers if each.adapts]
     keep, changes = None, shift.level is not None
-    if shard.of == 1 and changes and plain and adapted and images.images.nbytes <= MOST_KEPT:
+    if changes and plain and adapted and images.images.nbytes <= MOST_KEPT:
         keep = torch.empty_like(images.images)
     found: dict[bool, Sequence[Predictions]] = {}
     if plain:
@@ -70,7 +66,7 @@ def predict_shared(
             plain,
             images,
             shift,
-            batches=shard.slices(len(images), batch_size, fitting),
+            batches=slices(len(images), fitting or batch_size),
             device=device,
             arithmetic=arithmetic,
             seed=seed,
@@ -82,31 +78,22 @@ def predict_shared(
     if adapted:
         if len(images) < 2 or batch_size < 2:
             raise InputError("a model that adapts needs at least two images in a batch")
-        chunks = np.array_split(_order(len(images)), math.ceil(len(images) / batch_size))
+        order = np.random.default_rng(0).permutation(len(images))
+        chunks = np.array_split(order, math.ceil(len(images) / batch_size))
         parts = predict_each(
             adapted,
             images if keep is None else replace(images, images=keep),
             shift if keep is None else None,
-            batches=[torch.from_numpy(chunk) for chunk in shard.share(chunks)],
+            batches=[torch.from_numpy(chunk) for chunk in chunks],
             device=device,
             arithmetic=arithmetic,
             seed=seed,
             makers=makers,
             when_halved=_refuse_smaller,
         )
-        found[True] = [join_adapted([each]) for each in parts] if shard.of == 1 else parts
+        found[True] = [select(each, np.argsort(order)) for each in parts]
     of_kind = {adapts: iter(each) for adapts, each in found.items()}
     return [next(of_kind[reader.adapts]) for reader in readers]
-
-
-def join_adapted(shards: Sequence[Predictions]) -> Predictions:
-    """Join the predictions of an adapted model on all shards, and bring them in image order."""
-    joined = join(shards)
-    return select(joined, np.argsort(_order(len(joined))))
-
-
-def _order(images: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(0).permutation(images)
 
 
 def _refuse_smaller(_: int) -> None:

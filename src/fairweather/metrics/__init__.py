@@ -7,216 +7,112 @@ repeated that often.
 
 from __future__ import annotations
 
+from fairweather.metrics.across_shifts import effective_robustness as effective_robustness
+from fairweather.metrics.across_shifts import flip_rate as flip_rate
+from fairweather.metrics.across_shifts import mce_alexnet as mce_alexnet
+from fairweather.metrics.across_shifts import mean_corruption_error as mean_corruption_error
 from fairweather.metrics.across_shifts import (
-    effective_robustness,
-    flip_rate,
-    mce_alexnet,
-    mean_corruption_error,
-    relative_mean_corruption_error,
+    relative_mean_corruption_error as relative_mean_corruption_error,
 )
+from fairweather.metrics.calibration import BrierDecomposition as BrierDecomposition
+from fairweather.metrics.calibration import ReliabilityBins as ReliabilityBins
 from fairweather.metrics.calibration import (
-    BrierDecomposition,
-    ReliabilityBins,
-    adaptive_rms_calibration_error,
-    brier_decomposition,
-    confidence_gap,
-    debiased_calibration_error,
-    expected_calibration_error,
-    maximum_calibration_error,
-    reliability_bins,
-    rms_calibration_error,
+    adaptive_rms_calibration_error as adaptive_rms_calibration_error,
 )
-from fairweather.metrics.classification import (
-    accuracy,
-    balanced_accuracy,
-    brier_score,
-    macro_auc,
-    negative_log_likelihood,
-    top5_accuracy,
-)
-from fairweather.metrics.classwise import classwise_calibration_error
-from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import PerImage, per_image, softmax, wilson_interval
-from fairweather.metrics.conformal import (
-    class_scores,
-    classwise_quantiles,
-    conformal_coverage,
-    conformal_quantile,
-    conformal_set_size,
-    prediction_sets,
-    set_columns,
-    size_stratified_coverage,
-)
-from fairweather.metrics.detection import detection_auroc, detection_score, false_positive_rate_at
-from fairweather.metrics.estimating import difference_of_confidences, seed_agreement
-from fairweather.metrics.intervals import (
-    Estimate,
-    estimate_means,
-    evaluate_metrics,
-    evaluate_resamples,
-    mean_estimate,
-    recipe_estimate,
-    score,
-    to_score,
-    worst_estimate,
-)
-from fairweather.metrics.label_shift import (
-    effective_images,
-    peaked_priors,
-    prior_weights,
-    under_priors,
-    worst_prior,
-)
-from fairweather.metrics.metric import Accepts, Metric
-from fairweather.metrics.one_vs_rest import (
-    ClassCounts,
-    class_counts,
-    macro_pr_auc,
-    quadratic_kappa,
-)
-from fairweather.metrics.ood_scores import (
-    OodScore,
-    energy,
-    knn_distance,
-    max_logit,
-    softmax_entropy,
-)
-from fairweather.metrics.paired import (
-    McNemar,
-    SeedSummary,
-    holm,
-    mcnemar_exact,
-    paired_change,
-    paired_difference,
-    seed_summary,
-)
-from fairweather.metrics.sample import Resamples, Sample, bootstrap_weights
-from fairweather.metrics.searching import coverage_interval
-from fairweather.metrics.selective import (
-    Fitted,
-    Guaranteed,
-    RiskCoverage,
-    area_under_risk_coverage,
-    atc_accuracy,
-    atc_threshold,
-    average_confidence,
-    confidence_auroc,
-    coverage_above,
-    coverage_at_risk,
-    fewest_for_risk,
-    fit_on,
-    guaranteed_threshold,
-    risk_above,
-    risk_coverage_curve,
-    threshold_at_risk,
-    thresholds_to_try,
-)
-from fairweather.metrics.table import METRICS, absent_metrics
-from fairweather.metrics.two_sample import (
-    differ_p,
-    features_differ_p,
-    one_of_each,
-    outputs_differ_p,
-)
+from fairweather.metrics.calibration import brier_decomposition as brier_decomposition
+from fairweather.metrics.calibration import confidence_gap as confidence_gap
+from fairweather.metrics.calibration import debiased_calibration_error as debiased_calibration_error
+from fairweather.metrics.calibration import expected_calibration_error as expected_calibration_error
+from fairweather.metrics.calibration import maximum_calibration_error as maximum_calibration_error
+from fairweather.metrics.calibration import reliability_bins as reliability_bins
+from fairweather.metrics.calibration import rms_calibration_error as rms_calibration_error
+from fairweather.metrics.classification import accuracy as accuracy
+from fairweather.metrics.classification import balanced_accuracy as balanced_accuracy
+from fairweather.metrics.classification import brier_score as brier_score
+from fairweather.metrics.classification import macro_auc as macro_auc
+from fairweather.metrics.classification import negative_log_likelihood as negative_log_likelihood
+from fairweather.metrics.classification import top5_accuracy as top5_accuracy
+from fairweather.metrics.classwise import classwise_calibration_error as classwise_calibration_error
+from fairweather.metrics.clusters import Clusters as Clusters
+from fairweather.metrics.columns import PerImage as PerImage
+from fairweather.metrics.columns import per_image as per_image
+from fairweather.metrics.columns import softmax as softmax
+from fairweather.metrics.columns import wilson_interval as wilson_interval
+from fairweather.metrics.conformal import class_scores as class_scores
+from fairweather.metrics.conformal import classwise_quantiles as classwise_quantiles
+from fairweather.metrics.conformal import conformal_coverage as conformal_coverage
+from fairweather.metrics.conformal import conformal_quantile as conformal_quantile
+from fairweather.metrics.conformal import conformal_set_size as conformal_set_size
+from fairweather.metrics.conformal import prediction_sets as prediction_sets
+from fairweather.metrics.conformal import set_columns as set_columns
+from fairweather.metrics.conformal import size_stratified_coverage as size_stratified_coverage
+from fairweather.metrics.detection import detection_auroc as detection_auroc
+from fairweather.metrics.detection import detection_score as detection_score
+from fairweather.metrics.detection import false_positive_rate_at as false_positive_rate_at
+from fairweather.metrics.estimating import difference_of_confidences as difference_of_confidences
+from fairweather.metrics.estimating import seed_agreement as seed_agreement
+from fairweather.metrics.intervals import Estimate as Estimate
+from fairweather.metrics.intervals import estimate_means as estimate_means
+from fairweather.metrics.intervals import evaluate_metrics as evaluate_metrics
+from fairweather.metrics.intervals import evaluate_resamples as evaluate_resamples
+from fairweather.metrics.intervals import mean_estimate as mean_estimate
+from fairweather.metrics.intervals import recipe_estimate as recipe_estimate
+from fairweather.metrics.intervals import score as score
+from fairweather.metrics.intervals import to_score as to_score
+from fairweather.metrics.intervals import worst_estimate as worst_estimate
+from fairweather.metrics.label_shift import effective_images as effective_images
+from fairweather.metrics.label_shift import peaked_priors as peaked_priors
+from fairweather.metrics.label_shift import prior_weights as prior_weights
+from fairweather.metrics.label_shift import under_priors as under_priors
+from fairweather.metrics.label_shift import worst_prior as worst_prior
+from fairweather.metrics.metric import Accepts as Accepts
+from fairweather.metrics.metric import Metric as Metric
+from fairweather.metrics.one_vs_rest import ClassCounts as ClassCounts
+from fairweather.metrics.one_vs_rest import class_counts as class_counts
+from fairweather.metrics.one_vs_rest import macro_pr_auc as macro_pr_auc
+from fairweather.metrics.one_vs_rest import quadratic_kappa as quadratic_kappa
+from fairweather.metrics.ood_scores import OodScore as OodScore
+from fairweather.metrics.ood_scores import energy as energy
+from fairweather.metrics.ood_scores import knn_distance as knn_distance
+from fairweather.metrics.ood_scores import max_logit as max_logit
+from fairweather.metrics.ood_scores import softmax_entropy as softmax_entropy
+from fairweather.metrics.paired import McNemar as McNemar
+from fairweather.metrics.paired import SeedSummary as SeedSummary
+from fairweather.metrics.paired import holm as holm
+from fairweather.metrics.paired import mcnemar_exact as mcnemar_exact
+from fairweather.metrics.paired import paired_change as paired_change
+from fairweather.metrics.paired import paired_difference as paired_difference
+from fairweather.metrics.paired import seed_summary as seed_summary
+from fairweather.metrics.sample import Resamples as Resamples
+from fairweather.metrics.sample import Sample as Sample
+from fairweather.metrics.sample import bootstrap_weights as bootstrap_weights
+from fairweather.metrics.searching import coverage_interval as coverage_interval
+from fairweather.metrics.selective import Fitted as Fitted
+from fairweather.metrics.selective import Guaranteed as Guaranteed
+from fairweather.metrics.selective import RiskCoverage as RiskCoverage
+from fairweather.metrics.selective import area_under_risk_coverage as area_under_risk_coverage
+from fairweather.metrics.selective import atc_accuracy as atc_accuracy
+from fairweather.metrics.selective import atc_threshold as atc_threshold
+from fairweather.metrics.selective import average_confidence as average_confidence
+from fairweather.metrics.selective import confidence_auroc as confidence_auroc
+from fairweather.metrics.selective import coverage_above as coverage_above
+from fairweather.metrics.selective import coverage_at_risk as coverage_at_risk
+from fairweather.metrics.selective import fewest_for_risk as fewest_for_risk
+from fairweather.metrics.selective import fit_on as fit_on
+from fairweather.metrics.selective import guaranteed_threshold as guaranteed_threshold
+from fairweather.metrics.selective import risk_above as risk_above
+from fairweather.metrics.selective import risk_coverage_curve as risk_coverage_curve
+from fairweather.metrics.selective import threshold_at_risk as threshold_at_risk
+from fairweather.metrics.selective import thresholds_to_try as thresholds_to_try
+from fairweather.metrics.table import METRICS as METRICS
+from fairweather.metrics.table import absent_metrics as absent_metrics
+from fairweather.metrics.two_sample import differ_p as differ_p
+from fairweather.metrics.two_sample import features_differ_p as features_differ_p
+from fairweather.metrics.two_sample import one_of_each as one_of_each
+from fairweather.metrics.two_sample import outputs_differ_p as outputs_differ_p
 
-__all__ = [
-    "METRICS",
-    "Accepts",
-    "BrierDecomposition",
-    "ClassCounts",
-    "Clusters",
-    "Estimate",
-    "Fitted",
-    "Guaranteed",
-    "McNemar",
-    "Metric",
-    "OodScore",
-    "PerImage",
-    "ReliabilityBins",
-    "Resamples",
-    "RiskCoverage",
-    "Sample",
-    "SeedSummary",
-    "absent_metrics",
-    "accuracy",
-    "adaptive_rms_calibration_error",
-    "area_under_risk_coverage",
-    "atc_accuracy",
-    "atc_threshold",
-    "average_confidence",
-    "balanced_accuracy",
-    "bootstrap_weights",
-    "brier_decomposition",
-    "brier_score",
-    "class_counts",
-    "class_scores",
-    "classwise_calibration_error",
-    "classwise_quantiles",
-    "confidence_auroc",
-    "confidence_gap",
-    "conformal_coverage",
-    "conformal_quantile",
-    "conformal_set_size",
-    "coverage_above",
-    "coverage_at_risk",
-    "coverage_interval",
-    "debiased_calibration_error",
-    "detection_auroc",
-    "detection_score",
-    "differ_p",
-    "difference_of_confidences",
-    "effective_images",
-    "effective_robustness",
-    "energy",
-    "estimate_means",
-    "evaluate_metrics",
-    "evaluate_resamples",
-    "expected_calibration_error",
-    "false_positive_rate_at",
-    "features_differ_p",
-    "fewest_for_risk",
-    "fit_on",
-    "flip_rate",
-    "guaranteed_threshold",
-    "holm",
-    "knn_distance",
-    "macro_auc",
-    "macro_pr_auc",
-    "max_logit",
-    "maximum_calibration_error",
-    "mce_alexnet",
-    "mcnemar_exact",
-    "mean_corruption_error",
-    "mean_estimate",
-    "negative_log_likelihood",
-    "one_of_each",
-    "outputs_differ_p",
-    "paired_change",
-    "paired_difference",
-    "peaked_priors",
-    "per_image",
-    "prediction_sets",
-    "prior_weights",
-    "quadratic_kappa",
-    "recipe_estimate",
-    "relative_mean_corruption_error",
-    "reliability_bins",
-    "risk_above",
-    "risk_coverage_curve",
-    "rms_calibration_error",
-    "score",
-    "seed_agreement",
-    "seed_summary",
-    "set_columns",
-    "size_stratified_coverage",
-    "softmax",
-    "softmax_entropy",
-    "threshold_at_risk",
-    "thresholds_to_try",
-    "to_score",
-    "top5_accuracy",
-    "under_priors",
-    "wilson_interval",
-    "worst_estimate",
-    "worst_prior",
-]
+# All that is imported above.
+__all__ = sorted(
+    (name for name, value in vars().items() if callable(value) or name.isupper()),
+    key=lambda name: (not name.isupper(), name),
+)

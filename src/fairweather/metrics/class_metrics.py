@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +26,15 @@ from fairweather.metrics.metric import (
     MetricRow,
     by_name,
 )
+from fairweather.metrics.one_vs_rest import (
+    F1,
+    NPV,
+    PPV,
+    SENSITIVITY,
+    SPECIFICITY,
+    CallShare,
+    ClassCounts,
+)
 from fairweather.metrics.sample import Prepared, Sample, calls_of
 from fairweather.types import Predictions, shortest
 
@@ -34,31 +42,23 @@ OF_LOGITS = Accepts(logits=True)
 AT = "@"  # between the class and its operating point
 
 
-class Tally(NamedTuple):
-    """How many images of a cell are of a class, are called so, are both, and how many there are."""
-
-    images: int
-    called: int
-    hits: int
-    total: int
-
-
 @dataclass(frozen=True)
 class OfClasses(MetricRow):
     """A metric that every class has: one row of `CLASS_METRICS`.
 
     Attributes:
-        counted: how many images its value is a share of, which makes it more or less precise.
-        evaluate: from a `Sample` and a label to `[B]`; None if it is a property of `ClassCounts`,
-            which depends on the probability from which on the class is called.
+        of: the share of images that it is, which depends on the probability from which on the class
+            is called; or, from a `Sample` and a label to `[B]`, what does not depend on it.
+        counted: of what is no such share, how many images make it more or less precise: those of
+            the class by default.
         fewest: with fewer such images there is no interval.
         column, bias: of an area, what each image adds to it, and how much too high it is; see
             `Metric`.
     """
 
-    counted: Callable[[Tally], int]
-    evaluate: Callable[[Sample, int], FloatArray] | None = None
+    of: CallShare | Callable[[Sample, int], FloatArray]
     _: KW_ONLY
+    counted: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
     higher_is_better: bool | None = True
     interval: Interval = "conditional"
     accepts: Accepts = OF_LOGITS
@@ -66,10 +66,14 @@ class OfClasses(MetricRow):
     column: Callable[[Prepared, int], FloatArray] | None = None
     bias: Callable[[Prepared, int], FloatArray] | None = None
 
+    def whole(self, counts: ClassCounts) -> FloatArray:
+        """Count the images that its value is a share of."""
+        return self.of.whole(counts) if isinstance(self.of, CallShare) else self.counted(counts)
+
     @property
     def has_points(self) -> bool:
         """Tell whether it is of the calls of the class, and so also of operating points."""
-        return self.evaluate is None
+        return isinstance(self.of, CallShare)
 
 
 CLASS_METRICS: dict[str, OfClasses] = by_name(
@@ -77,34 +81,34 @@ CLASS_METRICS: dict[str, OfClasses] = by_name(
         "sensitivity",
         "Sensitivity",
         "share of the images of the class that are called so (recall)",
-        lambda tally: tally.images,
+        SENSITIVITY,
     ),
     OfClasses(
         "specificity",
         "Specificity",
         "share of the images of other classes that are not called so",
-        lambda tally: tally.total - tally.images,
+        SPECIFICITY,
     ),
     OfClasses(
         "ppv",
         "PPV",
         "share of the images called so that are of the class (positive predictive value, "
         "precision); it depends on how frequent the class is among the images",
-        lambda tally: tally.called,
+        PPV,
     ),
     OfClasses(
         "npv",
         "NPV",
         "share of the images not called so that are of other classes (negative predictive value); "
         "it depends on how frequent the class is among the images",
-        lambda tally: tally.total - tally.called,
+        NPV,
     ),
     OfClasses(
         "f1",
         "F1",
         "2 × right calls / (images of the class + images called so), the harmonic mean of "
         "sensitivity and PPV",
-        lambda tally: tally.images + tally.called - tally.hits,
+        F1,
         interval="overlap",
     ),
     OfClasses(
@@ -112,8 +116,8 @@ CLASS_METRICS: dict[str, OfClasses] = by_name(
         "AUC",
         "probability that an image of the class has a higher probability of it than one of another "
         "class; ties count half",
-        lambda tally: min(tally.images, tally.total - tally.images),
         lambda s, label: _of_present(s.areas, s.prepared, label, np.nan),
+        counted=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared, label: _of_present(prepared.auc_columns, prepared, label, 0.0),
@@ -123,8 +127,8 @@ CLASS_METRICS: dict[str, OfClasses] = by_name(
         "PR-AUC",
         "average precision: the mean over the images of the class of the precision among all "
         "images with at least their probability",
-        lambda tally: min(tally.images, tally.total - tally.images),
         lambda s, label: _of_present(s.precisions, s.prepared, label, np.nan),
+        counted=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared, label: _of_present(
@@ -137,7 +141,6 @@ CLASS_METRICS: dict[str, OfClasses] = by_name(
         "Coverage of prediction sets",
         "share of the images of the class whose prediction set contains it; only of conformal "
         "variants",
-        lambda tally: tally.images,
         lambda s, label: _share_of_label("covered", s, label),
         accepts=Accepts(logits=True, sets=True),
     ),
@@ -170,9 +173,12 @@ class ClassMetric(Metric):
         """
         truth = predictions.labels == self.class_label
         calls = calls_of(predictions, self.class_label, self.threshold)
-        images, called, hits = (int(each.sum()) for each in (truth, calls, truth & calls))
+        every = np.ones_like(truth)
+        counts = ClassCounts(
+            *(np.array([each.sum()]) for each in (truth & calls, truth, calls, every))
+        )
         evenness = 1.0 if clusters is None else clusters.evenness(truth)
-        return self.kind.counted(Tally(images, called, hits, len(truth))) * evenness
+        return float(self.kind.whole(counts)[0]) * evenness
 
     def pairs(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
         """Count the `disjoint_pairs` of the class and the others."""
@@ -212,7 +218,9 @@ def class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
         if named not in classes or threshold is None or not kind.has_points:
             return None
     place = list(classes).index(named)
-    of_kind = kind.evaluate or partial(_counted, name.partition("/")[0], threshold)
+    of_kind = kind.of
+    if isinstance(of_kind, CallShare):
+        of_kind = partial(_counted, of_kind, threshold)
     column, bias = kind.column, kind.bias
     return ClassMetric(
         name,
@@ -288,10 +296,9 @@ def read_threshold(text: str) -> float | None:
     return threshold if 0 < threshold < 1 else None
 
 
-def _counted(name: str, threshold: float | None, s: Sample, label: int) -> FloatArray:
-    if threshold is None:
-        return np.asarray(getattr(s.counts, name)[label])
-    return np.asarray(getattr(s.counts_at(label, threshold), name)[0])
+def _counted(of: CallShare, threshold: float | None, s: Sample, label: int) -> FloatArray:
+    counts = s.counts.only(label) if threshold is None else s.counts_at(label, threshold)
+    return np.asarray(of.value(counts)[0])
 
 
 def _of_present(columns: FloatArray, prepared: Prepared, label: int, absent: float) -> FloatArray:

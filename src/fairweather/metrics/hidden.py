@@ -19,6 +19,7 @@ import numpy as np
 from fairweather.metrics.calibration import BinSums
 from fairweather.metrics.clusters import Clusters, as_precise
 from fairweather.metrics.columns import ROUNDING, Z95, FloatArray, clopper_pearson, ratio
+from fairweather.metrics.one_vs_rest import SENSITIVITY, CallShare
 from fairweather.metrics.sample import Sample
 
 # With fewer images on the rarer side of a share, resamples show too little of its uncertainty.
@@ -59,30 +60,29 @@ Hides = Callable[[Sample, float, float, Clusters | None], Hidden]
 
 
 def hidden_in_classes(
-    name: str, how: str, s: Sample, value: float, worth: float, clusters: Clusters | None
+    of: CallShare, how: str, s: Sample, value: float, worth: float, clusters: Clusters | None
 ) -> Hidden:
-    """What a mean over classes hides, of a property of `ClassCounts`.
+    """What a mean over classes hides, of a share of each class.
 
     A share without a denominator, such as the PPV of a class that is never called, may be anything.
     So may be that of a class without images, as long as other classes are as rare.
 
     Args:
-        name: such as "ppv".
+        of: such as `PPV`.
         how: "macro" or "weighted".
     """
     counts = s.counts
     images, called = counts.images[:, 0], counts.called[:, 0]
-    share = getattr(counts, name)[:, 0]
-    alone = worth * _independent(name, s, clusters)
-    whole = counts.whole(name)[:, 0] * alone
-    there = images > 0 if name == "sensitivity" else images + called > 0
+    share = of.value(counts)[:, 0]
+    alone = worth * _independent(of, s, clusters)
+    whole = of.whole(counts)[:, 0] * alone
+    there = images > 0 if of is SENSITIVITY else images + called > 0
     known = there & ~np.isnan(share)
     found = np.where(known, share, 0.5)
-    bent = name == "f1"  # 2x / (1 + x) of a share x
-    x = found / (2 - found) if bent else found
+    x = found / (2 - found) if of.bent else found
     low, high = clopper_pearson(x, np.where(known, whole, 1))
     shown = Z95**2 * x * (1 - x) / np.where(known, whole, 1)
-    if bent:
+    if of.bent:
         low, high = 2 * low / (1 + low), 2 * high / (1 + high)
         shown *= (2 / (1 + x) ** 2) ** 2
     few = known & (np.minimum(x, 1 - x) * whole < VERY_FEW)
@@ -93,19 +93,19 @@ def hidden_in_classes(
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
     below, above = (float((weight**2 * each).sum()) for each in squares)
-    own = images * worth * _independent("sensitivity", s, clusters)
+    own = images * worth * _independent(SENSITIVITY, s, clusters)
     absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
     if how == "weighted" or not absent:
         return Hidden(below, above)
     classes = int(there.sum()) + absent
-    if name in ("specificity", "npv"):  # near 1 for a class that is neither there nor called
+    if of.among == "others":  # near 1 for a class that is neither there nor called
         return Hidden(below, above + (absent * (1 - value) / classes) ** 2)
     return Hidden(
         below + absent * (value / classes) ** 2, above + absent * ((1 - value) / classes) ** 2
     )
 
 
-def _independent(name: str, s: Sample, clusters: Clusters | None) -> FloatArray | float:
+def _independent(of: CallShare, s: Sample, clusters: Clusters | None) -> FloatArray | float:
     """The clusters with images of each class, or called so, per image of it; `[classes]`.
 
     Without such images, those of all images.
@@ -114,12 +114,12 @@ def _independent(name: str, s: Sample, clusters: Clusters | None) -> FloatArray 
         return 1.0
     p = s.predictions
     of_all = clusters.count / len(p)
-    if name in ("specificity", "npv"):  # of all other images
+    if of.among == "others":
         return of_all
-    group = p.predicted if name == "ppv" else p.labels
+    group = p.predicted if of.among == "call" else p.labels
     pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
-    found, of = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
-    return np.where(of > 0, ratio(found.astype(np.float64), of.astype(np.float64)), of_all)
+    found, every = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
+    return np.where(every > 0, ratio(found.astype(np.float64), every.astype(np.float64)), of_all)
 
 
 def hidden_among_answered(

@@ -227,36 +227,33 @@ def evaluate_resamples(
     for metric in drawn:
         if metric.varies is not None:
             replicates[metric.name] += metric.varies(prepared, len(resamples.counts))
-    estimates = {
-        metric.name: Estimate(
-            value=float(values[metric.name][0]),
-            replicates=replicates[metric.name] + (values[metric.name] - moved[metric.name]),
+    estimates = {}
+    for metric in computed:
+        value = values[metric.name]
+        known = Estimate(
+            value=float(value[0]),
+            replicates=np.empty(0),
             n=metric.images(predictions),
             interval=metric.interval,
             errors=metric.errors(predictions, resamples.clusters),
             fewest=metric.fewest,
-            hidden=metric.hidden(once, float(values[metric.name][0]), 1.0, clusters),
-            ends=metric.ends(predictions, resamples.clusters),
         )
-        for metric in drawn
-    }
-    for metric in computed:
         if metric.column is not None:
-            estimates[metric.name] = Estimate(
-                value=float(values[metric.name][0]),
-                replicates=np.empty(0),
-                n=metric.images(predictions),
-                interval=metric.interval,
-                errors=metric.errors(predictions, resamples.clusters),
-                fewest=metric.fewest,
+            known = replace(
+                known,
                 column=column_of_units(metric.column(prepared), prepared.clusters),
                 pairs=metric.pairs(predictions, resamples.clusters),
                 bias=0.0 if metric.bias is None else metric.bias(prepared),
             )
-    if resamples.clusters is not None:
-        estimates = {
-            name: of_clusters(estimate, resamples.clusters) for name, estimate in estimates.items()
-        }
+        else:
+            known = replace(
+                known,
+                replicates=replicates[metric.name] + (value - moved[metric.name]),
+                hidden=metric.hidden(once, known.value, 1.0, clusters),
+                ends=metric.ends(predictions, resamples.clusters),
+            )
+        within = resamples.clusters
+        estimates[metric.name] = known if within is None else of_clusters(known, within)
     return {
         metric.name: estimates[metric.alias_of or metric.name] for metric in [*metrics, *of_classes]
     }

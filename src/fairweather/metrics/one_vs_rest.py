@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,17 +69,6 @@ class ClassCounts(NamedTuple):
         """Harmonic mean of sensitivity and PPV; NaN if the class has no images and no calls."""
         return ratio(2 * self.hits, self.images + self.called)
 
-    def whole(self, name: str) -> FloatArray:
-        """What a property is a share of; for F1, the images of the class or called so."""
-        wholes = {
-            "sensitivity": self.images,
-            "specificity": self.total - self.images,
-            "ppv": self.called,
-            "npv": self.total - self.called,
-            "f1": self.images + self.called - self.hits,
-        }
-        return wholes[name]
-
     @property
     def kappa(self) -> FloatArray:
         """Cohen's kappa, `[B]`; NaN if chance alone would agree everywhere."""
@@ -104,6 +94,29 @@ class ClassCounts(NamedTuple):
         defined = ~np.isnan(values)
         share = np.where(defined, self.images, 0)
         return ratio((share * np.where(defined, values, 0)).sum(axis=0), share.sum(axis=0))
+
+
+class CallShare(NamedTuple):
+    """A share of images that says how right the calls of a class are.
+
+    Attributes:
+        value: from the counts to `[classes, B]`.
+        whole: how many images it is a share of; for F1, those of the class or called so.
+        among: whose images these are: of the label, of the call, or all others; for F1, the first.
+        bent: is it 2x / (1 + x) of a share x, as F1.
+    """
+
+    value: Callable[[ClassCounts], FloatArray]
+    whole: Callable[[ClassCounts], FloatArray]
+    among: Literal["label", "call", "others"]
+    bent: bool = False
+
+
+SENSITIVITY = CallShare(lambda c: c.sensitivity, lambda c: c.images, "label")
+SPECIFICITY = CallShare(lambda c: c.specificity, lambda c: c.total - c.images, "others")
+PPV = CallShare(lambda c: c.ppv, lambda c: c.called, "call")
+NPV = CallShare(lambda c: c.npv, lambda c: c.total - c.called, "others")
+F1 = CallShare(lambda c: c.f1, lambda c: c.images + c.called - c.hits, "label", bent=True)
 
 
 def class_counts(

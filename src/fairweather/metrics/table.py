@@ -28,7 +28,15 @@ from fairweather.metrics.hidden import (
     hidden_squares,
 )
 from fairweather.metrics.metric import Accepts, Ends, Evaluate, Metric, by_name
-from fairweather.metrics.one_vs_rest import kappa_of_sums
+from fairweather.metrics.one_vs_rest import (
+    F1,
+    NPV,
+    PPV,
+    SENSITIVITY,
+    SPECIFICITY,
+    CallShare,
+    kappa_of_sums,
+)
 from fairweather.metrics.ordered import rank_area
 from fairweather.metrics.sample import Prepared, Sample
 from fairweather.metrics.searching import coverage_interval
@@ -119,8 +127,8 @@ def _calibration_rows(
     return equal_width, row("equal-mass", lambda s: s.ordered.equal_mass), alias
 
 
-def _means_over_classes(name: str, label: str, formula: str) -> tuple[Metric, ...]:
-    """The plain mean over classes of a property of `ClassCounts`, and the mean by images."""
+def _means_over_classes(name: str, label: str, formula: str, of: CallShare) -> tuple[Metric, ...]:
+    """The plain mean over classes of a share of each, and the mean by images."""
 
     def row(how: str, formula: str, mean: Evaluate) -> Metric:
         return Metric(
@@ -131,15 +139,15 @@ def _means_over_classes(name: str, label: str, formula: str) -> tuple[Metric, ..
             higher_is_better=True,
             interval="classes",
             accepts=Accepts(classes=2),
-            hides=partial(hidden_in_classes, name, how),
+            hides=partial(hidden_in_classes, of, how),
         )
 
     return (
-        row("macro", formula, lambda s: s.counts.macro(getattr(s.counts, name))),
+        row("macro", formula, lambda s: s.counts.macro(of.value(s.counts))),
         row(
             "weighted",
             "the same, each class counted as often as it has images",
-            lambda s: s.counts.weighted(getattr(s.counts, name)),
+            lambda s: s.counts.weighted(of.value(s.counts)),
         ),
     )
 
@@ -174,7 +182,7 @@ METRICS: dict[str, Metric] = by_name(
         higher_is_better=True,
         unit="%",
         interval="classes",
-        hides=partial(hidden_in_classes, "sensitivity", "macro"),
+        hides=partial(hidden_in_classes, SENSITIVITY, "macro"),
     ),
     Metric(
         "macro_auc",
@@ -204,23 +212,27 @@ METRICS: dict[str, Metric] = by_name(
         "specificity",
         "specificity",
         "mean over the classes of the share of the images of other classes that are not called so",
+        SPECIFICITY,
     ),
     *_means_over_classes(
         "ppv",
         "PPV",
         "mean over the classes that are called of the share of these calls that is right "
         "(positive predictive value, precision)",
+        PPV,
     ),
     *_means_over_classes(
         "npv",
         "NPV",
         "mean over the classes of the share of other classes among the images not called so "
         "(negative predictive value)",
+        NPV,
     ),
     *_means_over_classes(
         "f1",
         "F1",
         "mean over the classes of 2 × right calls / (images of the class + images called so)",
+        F1,
     ),
     Metric(
         "cohen_kappa",

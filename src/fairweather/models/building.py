@@ -17,16 +17,17 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from fairweather import effects
 from fairweather.download import file_digest
-from fairweather.errors import InputError, is_there
+from fairweather.errors import InputError
 from fairweather.models.backbones import find_library
 from fairweather.models.checkpoints import Checkpoint, read_checkpoint
 from fairweather.models.classifier import Classifier
 from fairweather.models.design import make_choices
 from fairweather.models.fitting import Fitted, describe_checkpoint
-from fairweather.models.preprocessing import Statistics
+from fairweather.models.preprocessing import NOTHING, Statistics
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS, fit_state
-from fairweather.models.specification import PUBLISHED, ModelSpec, check_spec, spec_facts
+from fairweather.models.specification import PUBLISHED, ModelSpec, check_spec
 from fairweather.models.weights import LITE0, load_into, rename_in_order, weights_file
 
 # The published weights that are files, and the backbone of each.
@@ -72,7 +73,7 @@ def assemble(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Built:
         checkpoint = pretrained(spec, offline)
         head = library.head(network)
         fitted = fit_state(checkpoint.state, network, head)
-        head_loaded = load_into(network, fitted.state, head).head_loaded
+        head_loaded = load_into(network, fitted.state, head)
         if spec.classes is None and not head_loaded:
             raise InputError(
                 f"the head of {spec.backbone} is not in its weights: give the number of classes"
@@ -119,7 +120,7 @@ def _statistics(spec: ModelSpec, held: Statistics | None) -> Statistics:
     if spec.mean is not None and spec.std is not None:
         return Statistics(spec.mean, spec.std)
     if spec.weights == "none":
-        return Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return NOTHING
     library, name = find_library(spec.backbone)
     return held or library.preprocessing(name).statistics
 
@@ -140,7 +141,7 @@ def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
 
 def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     """Write the text of model.json: what `load_checkpoint` needs, and facts for people."""
-    return json.dumps({"spec": spec_facts(resolve_statistics(spec)), **facts}, indent=2) + "\n"
+    return json.dumps({"spec": effects.facts(resolve_statistics(spec)), **facts}, indent=2) + "\n"
 
 
 class _LeavesParameters(TorchFunctionMode):
@@ -174,7 +175,7 @@ def load_checkpoint(folder: Path) -> Classifier:
     """
     described, weights = folder / "model.json", folder / "model.safetensors"
     for needed in (described, weights):
-        if not is_there(needed):
+        if not needed.is_file():
             raise InputError(f"{folder} does not hold a finished model: {needed} is missing")
     try:
         spec = _SPEC.validate_python(json.loads(described.read_text(encoding="utf-8"))["spec"])

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +16,14 @@ import torch
 from torch import nn
 
 from fairweather.download import file_digest
-from fairweather.errors import InputError, missing_extra
+from fairweather.errors import InputError, first_line, missing_extra
 from fairweather.models.classifier import Classifier
 from fairweather.models.hf_processor import Processing, Processor, read_processor
 from fairweather.models.hf_vetting import TIMM, vetted
 from fairweather.models.opened import Opened, folder_name
+from fairweather.models.source import Source
+from fairweather.models.weights import few
+from fairweather.record import DESCRIPTION
 from fairweather.types import class_names
 
 Find = Callable[[str], Path | None]
@@ -31,7 +34,6 @@ Config = Any
 # In the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-MOST_KEYS = 5  # of one kind in a message
 
 
 class Logits(nn.Module):
@@ -156,7 +158,7 @@ def _unreachable(repo: str, offline: bool, error: Exception) -> InputError:
             f"offline, and hf:{repo} is not in the local cache: allow downloads once, or give a "
             "folder that save_pretrained wrote"
         )
-    reason = _reason(error)
+    reason = first_line(error)
     if isinstance(error, errors.LocalEntryNotFoundError):
         reason = "the hub cannot be reached"
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -187,7 +189,7 @@ def _shards(repo: str, index: Path, suffix: str) -> list[str]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         others = [name for name in names if Path(name).name != name or Path(name).suffix != suffix]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"hf:{repo}: {index.name} is damaged ({_reason(error)})") from error
+        raise InputError(f"hf:{repo}: {index.name} is damaged ({first_line(error)})") from error
     if others:
         raise InputError(
             f"hf:{repo}: {index.name} names {others[0]!r}, which is not the name of a {suffix} "
@@ -210,7 +212,7 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
     # A configuration or a damaged file can raise any error in the library.
     except Exception as error:
         raise InputError(
-            f"hf:{repo} cannot be loaded without executing code ({_reason(error)})"
+            f"hf:{repo} cannot be loaded without executing code ({first_line(error)})"
         ) from error
     misfits = {
         "missing": [k for k in found["missing_keys"] if not k.endswith("num_batches_tracked")],
@@ -218,15 +220,9 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
         "of another shape": [key for key, *_ in found["mismatched_keys"]],
     }
     if any(misfits.values()):
-        listed = "; ".join(f"{what} {_few(keys)}" for what, keys in misfits.items() if keys)
+        listed = "; ".join(f"{what} {few(sorted(keys))}" for what, keys in misfits.items() if keys)
         raise InputError(f"the weights of hf:{repo} do not fit {type(network).__name__}: {listed}")
     return network.float()
-
-
-def _few(keys: Iterable[str]) -> str:
-    names = sorted(keys)
-    more = f" and {len(names) - MOST_KEYS} more" if len(names) > MOST_KEYS else ""
-    return ", ".join(names[:MOST_KEYS]) + more
 
 
 def _load_processor(transformers: ModuleType, repo: str, place: Path) -> Processor:
@@ -236,7 +232,7 @@ def _load_processor(transformers: ModuleType, repo: str, place: Path) -> Process
         )
     except Exception as error:
         raise InputError(
-            f"the image processor of hf:{repo} cannot be loaded ({_reason(error)})"
+            f"the image processor of hf:{repo} cannot be loaded ({first_line(error)})"
         ) from error
 
 
@@ -248,7 +244,7 @@ def _read_settings(repo: str, processor: Processor) -> Processing:
     # It is tried on an image: wrong settings raise whatever the library or numpy stumble over.
     except Exception as error:
         raise InputError(
-            f"the image processor of hf:{repo} cannot be used ({_reason(error)})"
+            f"the image processor of hf:{repo} cannot be used ({first_line(error)})"
         ) from error
 
 
@@ -291,11 +287,6 @@ def _digest(files: list[Path]) -> str:
     return hashlib.sha256(digests.encode()).hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
 @contextmanager
 def _quietly(logging: ModuleType) -> Iterator[None]:
     """Stop transformers from printing and warning; its settings are restored afterwards."""
@@ -313,3 +304,17 @@ def _quietly(logging: ModuleType) -> Iterator[None]:
             if bars:
                 logging.enable_progress_bar()
             (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()
+
+
+def _guess(text: str) -> str | None:
+    config, of_run = (Path(text).expanduser() / name for name in ("config.json", DESCRIPTION))
+    return f"hf:{text}" if config.is_file() and not of_run.is_file() else None
+
+
+HF = Source(
+    "hf:REPO",
+    "a classifier of Hugging Face transformers, from the hub or a folder",
+    open_hf,
+    settings=("offline",),
+    guess=_guess,
+)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fairweather.errors import InputError, check_has_end, unknown_name
+from fairweather.errors import InputError, unknown_name
 from fairweather.yamlfile import parse_yaml
 
 HEADER = ("data", "model")  # of a CSV that has one
@@ -34,7 +34,6 @@ def read_label_file(path: Path) -> dict[str, object]:
     suffix = path.suffix.lower()
     if suffix not in readers:
         raise unknown_name("kind of label file", path.suffix, readers)
-    check_has_end(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:

@@ -16,11 +16,10 @@ from fairweather.models.gray import NOTE, GrayInput, takes_gray
 from fairweather.models.normalisation import check_not_normalised_twice, held_normalisation
 from fairweather.models.opened import Opened
 from fairweather.models.outputs import LogProbabilities, asked_for
-from fairweather.models.preprocessing import UNKNOWN, Statistics
+from fairweather.models.preprocessing import NOTHING, UNKNOWN, preparation_facts
 from fairweather.models.weights import state_digest
 from fairweather.types import Preparation
 
-NOTHING = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 NONE = "no normalisation: the model gets images in [0, 1]"
 
 
@@ -85,10 +84,8 @@ def open_module(
     if framed:
         framed.network = network
     preparation = None if input_size is None else Preparation(input_size)
-    facts["preparation"] = {
-        **(preparation._asdict() if preparation else {}),
-        "from": "the size given" if preparation else UNKNOWN,
-    }
+    origin = "the size given" if preparation else UNKNOWN
+    facts["preparation"] = preparation_facts(preparation, origin)
     digest = hashlib.sha256(f"{code} {state}".encode()).hexdigest()
     return Opened((framed or network).eval(), name, digest, classes, preparation, facts, taken)
 

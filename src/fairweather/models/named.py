@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,18 +11,28 @@ from torch import nn
 
 from fairweather.download import file_digest
 from fairweather.errors import InputError
-from fairweather.models.backbones import Library, find_library
+from fairweather.models.backbones import LIBRARIES, Library, find_library
 from fairweather.models.building import given_statistics, pretrained
 from fairweather.models.checkpoints import Checkpoint
 from fairweather.models.classifier import Classifier
 from fairweather.models.fitting import describe_checkpoint
 from fairweather.models.gray import NOTE, GrayInput, has_one_channel, narrow_as
 from fairweather.models.opened import Opened, folder_name
-from fairweather.models.preprocessing import UNKNOWN, Preprocessing, Statistics, at_size
+from fairweather.models.preprocessing import (
+    UNKNOWN,
+    Preprocessing,
+    Statistics,
+    at_size,
+    in_words,
+    preparation_facts,
+)
 from fairweather.models.selfsupervised import fit_state
+from fairweather.models.source import Source
 from fairweather.models.specification import ModelSpec
 from fairweather.models.weights import load_whole, state_digest, weights_file
 from fairweather.models.wnids import CLASSES, imagenet
+
+OF_NAMED = ("weights", "classes", "mean", "std", "input_size")
 
 
 def open_named(
@@ -72,8 +83,7 @@ def open_named(
         "outputs": outputs,
         "normalisation": {"mean": statistics.mean, "std": statistics.std, "from": origin},
         "preparation": {
-            **(preparation._asdict() if preparation else {}),
-            "from": prepared_by,
+            **preparation_facts(preparation, prepared_by),
             **({"remark": published.remark} if published and published.remark else {}),
         },
         "checkpoint": understood,
@@ -155,8 +165,8 @@ def _statistics(
     held = checkpoint.statistics if checkpoint else None
     if given and held and not _close(given, held):
         raise InputError(
-            f"{weights} contains its own normalisation, mean {_words(held.mean)} and std "
-            f"{_words(held.std)}, and images must not be normalised twice: leave mean and std out"
+            f"{weights} contains its own normalisation, mean {in_words(held.mean)} and std "
+            f"{in_words(held.std)}, and images must not be normalised twice: leave mean and std out"
         )
     if given:
         return given, "given"
@@ -183,10 +193,6 @@ def _close(one: Statistics, other: Statistics) -> bool:
     return all(abs(a - b) < 1e-5 for a, b in pairs)
 
 
-def _words(numbers: Sequence[float]) -> str:
-    return " ".join(f"{number:.4g}" for number in numbers)
-
-
 def _head(library: Library, network: nn.Module) -> str | None:
     try:
         return library.head(network)
@@ -205,3 +211,24 @@ def _outputs(library: Library, network: nn.Module) -> int | None:
     return (
         len(weight) if isinstance(weight, torch.Tensor) else getattr(network, "num_classes", None)
     )
+
+
+def _source(kind: str, title: str) -> Source:
+    library = LIBRARIES[kind]
+
+    def guess(text: str) -> str | None:
+        return f"{kind}:{text}" if library.knows(text) and not Path(text).exists() else None
+
+    return Source(
+        f"{kind}:NAME",
+        title,
+        lambda name, **given: open_named(f"{kind}:{name}", **given),
+        options=OF_NAMED,
+        settings=("offline", "seed"),
+        check=lambda name, _: library.check(name),
+        guess=guess,
+    )
+
+
+TORCHVISION = _source("torchvision", "a network of torchvision, with its published weights")
+TIMM = _source("timm", "a network of timm, with its published weights")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fairweather.errors import InputError
+from fairweather.models.preprocessing import in_words
 
 MEANS = re.compile(r"(^|_)(means?|mu)$")
 DEVIATIONS = re.compile(r"(^|_)(stds?|sigma)$")
@@ -35,7 +36,7 @@ def held_normalisation(module: nn.Module) -> str | None:
         # Noise has a mean and a deviation too: one number each does not make a normalisation.
         of_channels = len(mean or ()) == 3 or len(std or ()) == 3 or _called_normalize(part)
         if mean and std and of_channels and not _changes_nothing(mean, std):
-            return f"{place} with mean {_words(mean)} and std {_words(std)}"
+            return f"{place} with mean {in_words(mean)} and std {in_words(std)}"
         near_the_top = name and (name == first or "." not in name)
         if near_the_top and not mean and _called_normalize(part):
             return place
@@ -89,7 +90,3 @@ def _kept_transform(part: nn.Module) -> str | None:
         if isinstance(steps, list) and any(CALLED.search(type(step).__name__) for step in steps):
             return name
     return None
-
-
-def _words(numbers: tuple[float, ...]) -> str:
-    return " ".join(f"{number:.4g}" for number in numbers)

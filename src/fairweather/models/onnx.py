@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from fairweather.download import file_digest
-from fairweather.errors import InputError, is_there, missing_extra
+from fairweather.errors import InputError, missing_extra
+from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
+from fairweather.models.foreign import refuse_foreign
 from fairweather.models.gray import NOTE
 from fairweather.models.onnx_graph import (
     ImageInput,
@@ -37,11 +39,10 @@ from fairweather.models.outputs import (
     like_sigmoids,
     single_output,
 )
-from fairweather.types import SMALLEST_SIDE, Preparation, is_finite
+from fairweather.models.preprocessing import NOTHING, Statistics, in_words
+from fairweather.models.source import OF_ANY, Source, closest_file
+from fairweather.types import SMALLEST_SIDE, Preparation
 
-Statistics = tuple[Sequence[float], Sequence[float]]
-
-NOTHING: Statistics = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 USUAL_SIZE = 224  # pixels: a graph that takes any size is tried on these
 
 
@@ -75,7 +76,7 @@ def open_onnx(
     """
     path = Path(path).expanduser()
     _check_packages()
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"onnx:{path}: there is no such file")
     model = read_graph(path)
     files = [path, *external_files(model, path)]
@@ -131,22 +132,17 @@ def _given_statistics(
     images: ImageInput,
     steps: Steps,
 ) -> Statistics:
-    if (mean is None) != (std is None):
-        raise InputError("mean and std go together: give both or neither")
-    if mean is None or std is None:
+    given = given_statistics(mean, std)
+    if given is None:
         return NOTHING
-    finite = all(map(is_finite, [*mean, *std]))
-    if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
-        found = f"mean {list(mean)} and std {list(std)}"
-        raise InputError(f"mean and std need three numbers each, std > 0, found {found}")
     if steps.normalise:
         raise InputError(
-            f"onnx:{path} contains its own normalisation (mean {_rounded(steps.mean)}, std "
-            f"{_rounded(steps.std)}): leave mean and std out"
+            f"onnx:{path} contains its own normalisation (mean {in_words(steps.mean)}, std "
+            f"{in_words(steps.std)}): leave mean and std out"
         )
     if images.dtype is np.uint8:
         raise InputError(f"onnx:{path} takes 8-bit images as they are: leave mean and std out")
-    return mean, std
+    return given
 
 
 def _size(path: Path, images: ImageInput, input_size: int | None) -> int | None:
@@ -193,7 +189,7 @@ def _normalisation_facts(given: Statistics, steps: Steps) -> dict[str, object]:
     if steps.normalise:
         return {"mean": steps.mean, "std": steps.std, "from": "the graph itself"}
     if given != NOTHING:
-        return {"mean": tuple(given[0]), "std": tuple(given[1]), "from": "given"}
+        return {"mean": given.mean, "std": given.std, "from": "given"}
     origin = (
         "no normalisation: the graph has none, and mean and std were not given; images are in "
         f"[0, {steps.scale}]"
@@ -208,5 +204,19 @@ def _digest(files: Sequence[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _rounded(values: Sequence[float]) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
+def _check(place: str, _: str | None) -> None:
+    path = Path(place)
+    if path.suffix.lower() != ".pb" or path.name == "saved_model.pb":  # TensorFlow's own name
+        refuse_foreign(path)  # some programs write ONNX files as .pb
+    if not path.expanduser().is_file():
+        raise InputError(f"onnx:{place}: there is no such file{closest_file(path)}")
+
+
+ONNX = Source(
+    "onnx:FILE",
+    "an ONNX file",
+    open_onnx,
+    options=OF_ANY,
+    check=_check,
+    guess=lambda text: f"onnx:{text}" if Path(text).suffix == ".onnx" else None,
+)

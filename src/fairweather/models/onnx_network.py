@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fairweather.devices import is_out_of_memory
-from fairweather.errors import InputError
+from fairweather.errors import InputError, first_line
 from fairweather.models.gray import to_gray
 from fairweather.models.onnx_graph import ImageInput
 
@@ -139,6 +139,5 @@ def _parts(array: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # Of "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : the sentence", the sentence.
-    return lines[0].rpartition(" : ")[2].rstrip(".") if lines else type(error).__name__
+    return first_line(error).rpartition(" : ")[2]

@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fairweather.errors import InputError, check_text, is_there
-from fairweather.models.backbones import LIBRARIES, find_library
+from fairweather.errors import InputError, check_text
 from fairweather.models.building import given_statistics
-from fairweather.models.named import open_named
+from fairweather.models.foreign import refuse_foreign
+from fairweather.models.hf import HF
+from fairweather.models.named import TIMM, TORCHVISION
+from fairweather.models.onnx import ONNX
 from fairweather.models.opened import Opened
-from fairweather.models.python_file import open_python
-from fairweather.models.run_folder import open_run
+from fairweather.models.python_file import PYTHON
+from fairweather.models.run_folder import RUN
+from fairweather.models.source import OF_ANY, Source
 from fairweather.models.specification import check_counts
+from fairweather.models.weights_file import FILE
 from fairweather.options import ModelOptions, takes
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-FORMS: Mapping[str, str] = {
-    "torchvision": "torchvision:NAME",
-    "timm": "timm:NAME",
-    "hf": "hf:REPO",
-    "onnx": "onnx:FILE",
-    "run": "run:FOLDER/models/NAME/seed-S",
-    "python": "python:FILE.py:FUNCTION",
-    "file": f"FILE ({', '.join(SUFFIXES)}) with an architecture",
-}
-# Formats of other programs: what they are, and how an ONNX file is made of them.
-_TF2ONNX = "pip install tf2onnx; python -m tf2onnx.convert"
-CONVERTERS: Mapping[str, tuple[str, str]] = {
-    ".tflite": ("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{path}} --output {{onnx}}"),
-    ".h5": ("a Keras model", f"{_TF2ONNX} --keras {{path}} --output {{onnx}}"),
-    ".keras": ("a Keras model", f"{_TF2ONNX} --keras {{path}} --output {{onnx}}"),
-    ".pb": ("a TensorFlow model", f"{_TF2ONNX} --saved-model {{folder}} --output {{onnx}}"),
-    ".mlmodel": ("a Core ML model", "torch.onnx.export of the network that it was made from"),
-    ".mlpackage": ("a Core ML model", "torch.onnx.export of the network that it was made from"),
-    ".engine": ("a TensorRT engine", "or take the ONNX file that it was built from"),
-    ".trt": ("a TensorRT engine", "or take the ONNX file that it was built from"),
-}
-# The options that each source takes, besides `offline` and `seed`.
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "torchvision": ("weights", "classes", "mean", "std", "input_size"),
-    "timm": ("weights", "classes", "mean", "std", "input_size"),
-    "hf": (),
-    "onnx": ("mean", "std", "input_size", "outputs"),
-    "run": (),
-    "python": ("mean", "std", "input_size", "outputs"),
-    "module": ("mean", "std", "input_size", "outputs"),  # of this process
-    "file": ("architecture", "classes", "mean", "std", "input_size"),
+# By the kind before the colon; `file` has none.
+SOURCES: dict[str, Source] = {
+    "torchvision": TORCHVISION,
+    "timm": TIMM,
+    "hf": HF,
+    "onnx": ONNX,
+    "run": RUN,
+    "python": PYTHON,
+    "file": FILE,
 }
 
 
@@ -104,27 +85,10 @@ def open_with(
     seed: int = 0,
 ) -> Opened:
     """Open a classifier as `open_model` does."""
-    kind, rest = _kind(source)
-    every = {**given_options(options), "classes": classes}
-    check_model(source, **every)
-    given: dict[str, Any] = {name: every[name] for name in OPTIONS[kind]}
-    if kind == "hf":
-        from fairweather.models.hf import open_hf  # imported where it is needed: an extra
-
-        return open_hf(rest, offline=offline)
-    if kind == "onnx":
-        from fairweather.models.onnx import open_onnx  # likewise
-
-        return open_onnx(Path(rest), **given)
-    if kind == "run":
-        return open_run(Path(rest))
-    if kind == "python":
-        return open_python(rest, **given, seed=seed)
-    if kind == "file":
-        architecture = given.pop("architecture")
-        opened = open_named(architecture, weights=source, **given, offline=offline, seed=seed)
-        return replace(opened, facts={**opened.facts, "source": source})
-    return open_named(source, **given, offline=offline, seed=seed)
+    found, place = find_source(source)
+    every = {**given_options(options), "classes": classes, "offline": offline, "seed": seed}
+    check_model(source, **given_options(options), classes=classes)
+    return found.open(place, **{name: every[name] for name in (*found.options, *found.settings)})
 
 
 def given_options(options: ModelOptions) -> dict[str, Any]:
@@ -143,92 +107,45 @@ def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of
     Traceback (most recent call last):
     fairweather.errors.InputError: unknown timm model 'resnet5'; did you mean 'resnet50'? ...
     """
-    kind, rest = _kind(check_text(source, "the model"))
-    check_model_options(kind, source, **options)
-    if kind in LIBRARIES:
-        LIBRARIES[kind].check(rest)
-    elif kind == "onnx" and not is_there(Path(rest).expanduser()):
-        raise InputError(f"onnx:{rest}: there is no such file{_closest_file(Path(rest))}")
-    elif kind == "run" and not Path(rest).expanduser().is_dir():
-        raise InputError(f"run:{rest}: there is no such folder{_closest_file(Path(rest))}")
-    elif kind == "file":
-        if options.get("architecture") is None:
-            raise InputError(
-                f"{source} holds only weights: name the network that they belong to with the "
-                "architecture timm:NAME or torchvision:NAME"
-            )
-        find_library(options["architecture"])
-        if not is_there(Path(rest).expanduser()):
-            raise InputError(f"weights: there is no file {rest}{_closest_file(Path(rest))}")
+    found, place = find_source(check_text(source, "the model"))
+    _check_options(source, found.options, options)
+    found.check(place, options.get("architecture"))
 
 
-def _closest_file(path: Path) -> str:
-    folder = path.expanduser().parent
-    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+def check_module_options(what: str, **options: Any) -> None:  # noqa: ANN401 - those of `open_model`
+    """Raise `InputError` for options that a module of this process does not take."""
+    _check_options(what, OF_ANY, options)
 
 
-def _kind(source: str) -> tuple[str, str]:
-    kind, colon, rest = source.partition(":")
-    is_kind = bool(colon) and kind in FORMS and kind != "file"
-    path = Path(rest if kind == "onnx" else source)
-    foreign = path.suffix.lower() in CONVERTERS
-    if kind == "onnx" and path.suffix.lower() == ".pb":  # some programs write ONNX files so
-        foreign = path.name == "saved_model.pb"  # TensorFlow's own name
-    if foreign and (not is_kind or kind == "onnx"):
-        raise _other_format(path)
-    if is_kind:
-        return kind, rest
-    if source.endswith(SUFFIXES) or path.expanduser().is_file():
-        if near := _near_file(path):
-            raise _unknown(source, near)
-        return "file", source
-    raise _unknown(source, _near(source))
+def find_source(text: str) -> tuple[Source, str]:
+    """Find the source that a text names, and what stands behind its kind.
+
+    >>> find_source("timm:resnet18")[1]
+    'resnet18'
+    """
+    kind, colon, place = text.partition(":")
+    if colon and kind in SOURCES and SOURCES[kind].takes is None:
+        return SOURCES[kind], place
+    refuse_foreign(Path(text))
+    near = None
+    if not colon or Path(text).expanduser().exists():
+        near = next(filter(None, (source.guess(text) for source in SOURCES.values())), None)
+    if near is None:
+        for source in SOURCES.values():
+            if source.takes is not None and source.takes(text):
+                return source, text
+        kinds = [name for name, source in SOURCES.items() if source.takes is None]
+        close = difflib.get_close_matches(kind.lower(), kinds if colon else [], n=1)
+        near = f"{close[0]}:{place}" if close else None
+    hint = f"; did you mean {near!r}?" if near else ";"
+    known = ", ".join(source.form for source in SOURCES.values())
+    raise InputError(f"unknown model source {text!r}{hint} known: {known}")
 
 
-def check_model_options(kind: str, source: str, **options: Any) -> None:  # noqa: ANN401 - as above
-    """Raise `InputError` for options that models of a kind do not take, and for wrong ones."""
+def _check_options(source: str, allowed: Sequence[str], options: dict[str, Any]) -> None:
     check_counts(options.get("classes"), options.get("input_size"))
     given = {name for name, value in options.items() if value not in (None, "auto")}
-    allowed = OPTIONS[kind]
     if wrong := sorted(given - set(allowed)):
         may = f"it takes only {', '.join(allowed)}" if allowed else "it takes no options"
         raise InputError(f"{' and '.join(wrong)} cannot be given for {source}: {may}")
     given_statistics(options.get("mean"), options.get("std"))
-
-
-def _other_format(path: Path) -> InputError:
-    what, how = CONVERTERS[path.suffix.lower()]
-    onnx = path.with_suffix(".onnx")
-    told = how.format(path=path, folder=path.parent, onnx=onnx)
-    return InputError(
-        f"{path} is {what}, which cannot be opened: convert it to ONNX ({told}), then give "
-        f"onnx:{onnx}"
-    )
-
-
-def _unknown(source: str, near: str | None) -> InputError:
-    hint = f"; did you mean {near!r}?" if near else ";"
-    return InputError(f"unknown model source {source!r}{hint} known: {', '.join(FORMS.values())}")
-
-
-def _near_file(path: Path) -> str | None:
-    if path.suffix == ".onnx":
-        return f"onnx:{path}"
-    return f"python:{path}:FUNCTION" if path.suffix == ".py" else None
-
-
-def _near(source: str) -> str | None:
-    """Guess what was meant: a misspelt kind, or a name or folder without its kind."""
-    kind, colon, rest = source.partition(":")
-    if colon:
-        close = difflib.get_close_matches(kind.lower(), [k for k in FORMS if k != "file"], n=1)
-        return f"{close[0]}:{rest}" if close else None
-    folder = Path(source).expanduser()
-    for file, library in (("model.json", "run"), ("config.json", "hf")):
-        if (folder / file).is_file():
-            return f"{library}:{source}"
-    known = (name for name, library in LIBRARIES.items() if library.knows(source))
-    found = next(known, None)
-    return f"{found}:{source}" if found else _near_file(folder)

@@ -26,6 +26,9 @@ class Statistics(NamedTuple):
     std: tuple[float, float, float]
 
 
+NOTHING = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # images stay as they are
+
+
 class Preprocessing(NamedTuple):
     """The preprocessing of a model's own configuration; `origin` and `remark` are for people."""
 
@@ -96,6 +99,15 @@ def describe_preprocessing(opened: Opened) -> str:
     return f"{first}{'' if once else _aside(says)}, {second}{_aside(also_says)}"
 
 
+def in_words(numbers: Iterable[float]) -> str:
+    """Write numbers for a message.
+
+    >>> in_words((0.5, 1 / 3))
+    '0.5 0.3333'
+    """
+    return " ".join(f"{number:.4g}" for number in numbers)
+
+
 def three(values: Iterable[float | torch.Tensor]) -> tuple[float, float, float]:
     """Give three numbers as a tuple of floats."""
     red, green, blue = (float(value) for value in values)
@@ -109,6 +121,11 @@ def _without_padding(published: Preprocessing) -> Preprocessing:
         return published
     remark = f"resized to {preparation.size}, not padded from {preparation.resize}"
     return published._replace(preparation=preparation._replace(resize=None), remark=remark)
+
+
+def preparation_facts(preparation: Preparation | None, origin: str) -> dict[str, object]:
+    """How images are prepared, and where this is from, as `Opened.facts` has it."""
+    return {**(preparation._asdict() if preparation else {}), "from": origin}
 
 
 def _fact(opened: Opened, key: str) -> Mapping[str, Any]:
@@ -131,5 +148,5 @@ def _prepared_words(preparation: Preparation | None) -> str:
 def _normalised_words(normalisation: Mapping[str, Any]) -> str:
     if normalisation.get("mean") is None:
         return "normalisation unknown"
-    mean, std = (" ".join(f"{v:.4g}" for v in normalisation[key]) for key in ("mean", "std"))
+    mean, std = (in_words(normalisation[key]) for key in ("mean", "std"))
     return f"mean {mean}, std {std}"

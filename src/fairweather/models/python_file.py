@@ -15,9 +15,10 @@ from typing import NamedTuple, TypeVar, cast
 import torch
 from torch import nn
 
-from fairweather.errors import InputError, StoppedError, is_there, unknown_name
+from fairweather.errors import InputError, StoppedError, unknown_name
 from fairweather.models.module import open_module
 from fairweather.models.opened import Opened, folder_name
+from fairweather.models.source import OF_ANY, Source
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ def module_from_file(path: Path, function: str, seed: int) -> FromFile:
     Raises `InputError` if the file raises an error (with file and line, and the original error as
     its cause), has no such function, or returns something else than a module.
     """
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"python: there is no file {path}")
     code = path.read_bytes()
     digest = hashlib.sha256(code).hexdigest()
@@ -149,3 +150,13 @@ def _imports_from(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+PYTHON = Source(
+    "python:FILE.py:FUNCTION",
+    "a model that a function of your own file returns",
+    open_python,
+    options=OF_ANY,
+    settings=("seed",),
+    guess=lambda text: f"python:{text}:FUNCTION" if Path(text).suffix == ".py" else None,
+)

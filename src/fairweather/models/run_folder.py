@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from fairweather.download import file_digest
+from fairweather.errors import InputError
 from fairweather.models.building import load_checkpoint
 from fairweather.models.opened import Opened, folder_name
-from fairweather.models.preprocessing import UNKNOWN
+from fairweather.models.preprocessing import UNKNOWN, preparation_facts
+from fairweather.models.source import Source, closest_file
 from fairweather.record import DESCRIPTION, RECORD, WEIGHTS
 from fairweather.runs import RunFolder, read_json
 from fairweather.types import Preparation
 
 
-def open_run(folder: Path) -> Opened:
+def open_run(place: str) -> Opened:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
     Images are prepared at the size of the run's training images, if the record of the run is there
@@ -22,7 +24,7 @@ def open_run(folder: Path) -> Opened:
     Raises `InputError` if the folder does not hold a finished model, or the record or a file of the
     model is not what the run wrote.
     """
-    folder = folder.expanduser()
+    folder = Path(place).expanduser()
     _check_unchanged(folder.resolve())
     model = load_checkpoint(folder)
     written = read_json(folder / DESCRIPTION)
@@ -36,7 +38,7 @@ def open_run(folder: Path) -> Opened:
             "std": model.std.flatten().tolist(),
             "from": "the run",
         },
-        "preparation": {**(preparation._asdict() if preparation else {}), "from": origin},
+        "preparation": preparation_facts(preparation, origin),
         "spec": written["spec"],
     }
     classes = written.get("classes")
@@ -78,3 +80,31 @@ def _preparation(folder: Path) -> tuple[Preparation | None, str]:
     if height != width:
         return None, f"the run's images, {height} x {width}"
     return Preparation(height), "the run's images"
+
+
+def trained_in(source: str) -> Path | None:
+    """The folder of the run that trained a model, by its source; None for a model from elsewhere.
+
+    >>> trained_in("run:outputs/quickstart/models/basic/seed-0"), trained_in("timm:resnet18")
+    (PosixPath('outputs/quickstart'), None)
+    """
+    kind, _, place = source.partition(":")
+    return Path(place).parent.parent.parent if kind == "run" else None
+
+
+def _check(place: str, _: str | None) -> None:
+    if not Path(place).expanduser().is_dir():
+        raise InputError(f"run:{place}: there is no such folder{closest_file(Path(place))}")
+
+
+def _guess(text: str) -> str | None:
+    return f"run:{text}" if (Path(text).expanduser() / DESCRIPTION).is_file() else None
+
+
+RUN = Source(
+    "run:FOLDER/models/NAME/seed-S",
+    "a model that a run of fairweather trained",
+    open_run,
+    check=_check,
+    guess=_guess,
+)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pydantic
 
+from fairweather.effects import Untold
 from fairweather.errors import InputError
 from fairweather.models.design import Norm, Pooling, Stem
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS
 from fairweather.types import LARGEST_SIDE, SMALLEST_SIDE
 
 PUBLISHED = ("imagenet", "lite0", *PUBLISHED_WEIGHTS)
-# Keys that the first model.json did not have: left out where they have the default, so that the
-# fingerprints of older runs stay the same.
-LATER = ("norm", "pooling", "width")
 # Channels grow with the width, and weights with its square: no published ResNet is wider than 4.
 MOST_WIDTH = 10
 MOST_CLASSES = 1_000_000
@@ -55,22 +53,8 @@ class ModelSpec:
     norm: Norm = "batch"
     pooling: Pooling = "average"
     width: float = 1.0
-    weights_sha256: str | None = None
-
-
-def spec_facts(spec: ModelSpec) -> dict[str, Any]:
-    """Give a specification as a dictionary, for JSON and for fingerprints.
-
-    The SHA-256 that the weights must have is left out: it does not change the model, and where the
-    real checksum of the weights matters, it is recorded on its own.
-
-    >>> list(spec_facts(ModelSpec("timm:resnet18", width=0.5)))[-2:]
-    ['std', 'width']
-    """
-    defaults = {field.name: field.default for field in fields(ModelSpec) if field.name in LATER}
-    facts = asdict(spec)
-    del facts["weights_sha256"]
-    return {key: value for key, value in facts.items() if value != defaults.get(key, ...)}
+    # Where the real checksum of the weights matters, it is recorded on its own.
+    weights_sha256: Untold[str | None] = None
 
 
 def check_counts(classes: int | None, input_size: int | None) -> None:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import torch
 from torch import nn
 
 from fairweather.download import fetch, file_digest
-from fairweather.errors import InputError, is_there, missing_extra, unknown_name
+from fairweather.errors import InputError, missing_extra, unknown_name
 from fairweather.folders import cache_folder
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS
 
 LITE0 = "timm:tf_efficientnet_lite0"
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-
-
-class Loaded(NamedTuple):
-    """Whether the head came from the state dict, or is newly initialised."""
-
-    head_loaded: bool
 
 
 def lite0_file() -> Path:
@@ -61,7 +54,7 @@ def weights_file(weights: str, *, sha256: str | None = None, offline: bool = Fal
         path = cache_folder() / "weights" / place / name
         return fetch(address, path, sha256=sha256, offline=offline)
     path = lite0_file() if weights == "lite0" else Path(weights).expanduser()
-    if not is_there(path) and not path.suffix:
+    if not path.is_file() and not path.suffix:
         known = [
             "none",
             "imagenet",
@@ -93,8 +86,10 @@ def rename_in_order(
     return renamed
 
 
-def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) -> Loaded:
-    """Load a state dict; a head that is missing or has another width stays newly initialised.
+def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) -> bool:
+    """Load a state dict, and say whether the head came with it; else it stays newly initialised.
+
+    A head is left as it is that is missing or has another width.
 
     Raises `InputError` with the keys if anything else is missing, unexpected or of another shape.
     """
@@ -105,7 +100,7 @@ def load_into(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) 
     _check_fit(type(network).__name__, own, state, wanted)
     chosen = {key: state[key] for key in wanted if key in state}
     network.load_state_dict(chosen, strict=False)
-    return Loaded(head_loaded=head_fits)
+    return head_fits
 
 
 def load_whole(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
@@ -149,10 +144,11 @@ def _check_fit(
         found = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
         raise InputError(
             f"weights do not fit {what}: "
-            + "; ".join(f"{words} {_few(keys)}" for words, keys in found if keys)
+            + "; ".join(f"{words} {few(keys)}" for words, keys in found if keys)
         )
 
 
-def _few(keys: list[str], most: int = 5) -> str:
+def few(keys: Sequence[str], most: int = 5) -> str:
+    """Join keys for a message; of more than five, only the first five."""
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(keys[:most]) + more

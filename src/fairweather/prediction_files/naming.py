@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairweather.errors import InputError, check_apart, check_name, is_there, unknown_name
+from fairweather.errors import InputError, check_apart, check_name, unknown_name
 from fairweather.models.opened import folder_name
 from fairweather.prediction_files.tables import READERS, Content, first_line
 from fairweather.record import CLEAN, VALIDATION
@@ -64,7 +64,7 @@ def find_predictions(path: Path) -> list[PredictionsOf]:
                 f"called {PATTERN}, such as resnet-seed0-fog,3.csv"
             )
         return _distinct(named(each.stem, each, each.name) for each in files)
-    if not is_there(path):
+    if not path.is_file():
         raise InputError(f"predictions: there is no file or folder {str(path)!r}")
     if path.suffix.lower() in (".yaml", ".yml"):
         return _distinct(_from_mapping(read_yaml(path), path))

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from fairweather.errors import UNREADABLE_ARRAYS, InputError, is_there, unknown_name
+from fairweather.errors import UNREADABLE_ARRAYS, InputError, unknown_name
 from fairweather.parquet_files import read_table
 from fairweather.prediction_files.rows import (
     INDEX,
@@ -71,7 +71,7 @@ def read_rows(content: Content, place: str, asked: Asked, classes: int | None = 
     suffix = content.suffix.lower()
     if suffix not in READERS:
         raise unknown_name(f"kind of file of predictions, {place},", content.suffix, READERS)
-    if not is_there(content):
+    if not content.is_file():
         raise InputError(f"predictions: there is no file {str(content)!r}")
     return READERS[suffix](content, place, asked, classes)
 

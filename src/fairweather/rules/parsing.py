@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairweather.errors import InputError, is_there, unknown_name
+from fairweather.errors import InputError, unknown_name
 from fairweather.yamlfile import read_yaml
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
@@ -158,7 +158,7 @@ def level_number(text: str) -> float | None:
 def _read(text: str) -> Iterator[Rule]:
     if any(sign in text for sign in "[<>≤≥"):  # paths rarely contain these
         yield _parse(text)
-    elif is_there(Path(text)):
+    elif Path(text).is_file():
         yield from map(_parse, _texts_of(Path(text)))
     else:
         raise InputError(f"{text!r} is neither a rule, such as {EXAMPLE}, nor a file of rules")

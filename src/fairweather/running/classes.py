@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, check_name, is_there, unknown_name
+from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.inference import MOST_STORED_CLASSES
 from fairweather.yamlfile import read_yaml
 
@@ -42,7 +42,7 @@ def read_priors(asked: Path | Mapping[str, object] | None) -> Asked:
     """
     if not isinstance(asked, Path):
         return _checked(asked, "priors") if asked else {}
-    if not is_there(asked):
+    if not asked.is_file():
         raise InputError(f"priors: there is no file {asked}")
     return _checked(read_yaml(asked), str(asked))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from fairweather.effects import facts
 from fairweather.record import (
     ENSEMBLE,
     NATURAL,
@@ -79,7 +80,7 @@ def _data(inputs: Inputs, measurement: Measurement) -> DataRecord:
         digests=digests,
         mean=dataset.mean,
         std=dataset.std,
-        arguments=inputs.sources[DATA].recorded(),
+        arguments=facts(inputs.sources[DATA]),
         notes=json.loads(json.dumps({**dataset.notes, **ordered})),
     )
 

@@ -17,21 +17,13 @@ from fairweather.steps.plan import ReportStep
 from fairweather.steps.plan import Step as Step
 from fairweather.steps.plan import fingerprint_of as fingerprint_of
 from fairweather.steps.plan import in_order as in_order
-from fairweather.steps.predicting import Predicted as Predicted
-from fairweather.steps.predicting import (
-    do_fit,
-    do_predict,
-    do_predictions,
-    predict_shard,
-)
+from fairweather.steps.predicting import do_fit, do_predict, do_predictions
 from fairweather.steps.predicting import pixels_of as pixels_of
-from fairweather.steps.predicting import store_shards as store_shards
 from fairweather.steps.sampling import do_sample
 from fairweather.steps.scoring import do_score
 from fairweather.steps.training import do_choose, do_pretrain, do_train
 from fairweather.steps.worker import Worker as Worker
 from fairweather.steps.worker import using_threads
-from fairweather.streams import Shard
 
 # Each takes its own kind of step, hence `Any`.
 Do = Callable[[Any, Worker, RunFolder, Notify], Done]
@@ -72,14 +64,3 @@ def perform_together(
     """Run predictions that share their shifted images (`pixels_of`); otherwise as `perform`."""
     with using_threads(steps[0].threads):
         return do_predictions(steps, worker, folder, progress)
-
-
-def perform_shard(
-    steps: Sequence[PredictStep], worker: Worker, folder: RunFolder, progress: Notify, shard: Shard
-) -> list[Predicted]:
-    """Run one shard of predictions that share their images, or of one; `store_shards` joins them.
-
-    Nothing is written.
-    """
-    with using_threads(steps[0].threads):
-        return predict_shard(steps, worker, folder, progress, shard)

@@ -9,9 +9,8 @@ else. It records nothing: the executor of the plan does this.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -21,10 +20,11 @@ import pydantic.dataclasses
 from pydantic import JsonValue
 
 from fairweather.devices import FP32, Arithmetic
+from fairweather.effects import VERSION, Effect, Untold, Within, facts
 from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
-from fairweather.models import ModelSpec, spec_facts
+from fairweather.models import ModelSpec
 from fairweather.options import LoadOptions, ModelOptions
 from fairweather.record import (
     CLEAN,
@@ -39,7 +39,7 @@ from fairweather.record import (
     StepKind,
 )
 from fairweather.runs import fingerprint
-from fairweather.training import Recipe, recipe_facts
+from fairweather.training import Recipe
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.variants import read_variant
 from fairweather.variants.variant import Adapting
@@ -59,8 +59,8 @@ VERSIONS = {
     "sample": 3,
     "report": 11,
 }
-# Arguments of `load_data` that were added later, with their defaults.
-LATER: dict[str, JsonValue] = {"allow_duplicates": False, "scale": None, "groups": None}
+# The fields that change the result of a network; of other steps they do not.
+MACHINE = ("device", "threads")
 # With other versions of these, shifts may change the same images differently.
 LIBRARIES: dict[str, JsonValue] = {
     "opencv": cv2.__version__,  # of whichever distribution is installed
@@ -83,22 +83,8 @@ class DataSource(LoadOptions):
     """
 
     source: str
-    labelled: bool = True
-    digests: dict[str, str] = field(default_factory=dict)
-
-    def recorded(self) -> dict[str, JsonValue]:
-        """The arguments of `load_data` for the record of a run.
-
-        Those that were added later are left out at their default, so that a record stays the same.
-        """
-        left_out = {"digests", "labelled"}
-        left_out |= {name for name in LATER if getattr(self, name) == LATER[name]}
-        adapter = pydantic.TypeAdapter(DataSource)
-        found: dict[str, JsonValue] = adapter.dump_python(self, mode="json", exclude=left_out)
-        if self.groups is not None:
-            given = self.groups if self.groups.natural else self.groups[:-1]
-            found["groups"] = json.loads(json.dumps(given))
-        return found
+    labelled: Untold[bool] = True
+    digests: Untold[dict[str, str]] = field(default_factory=dict)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
@@ -128,6 +114,11 @@ class ImagesReference(Frozen):
     part: str = TEST
     digest: str | None = None
 
+    @property
+    def fact(self) -> str | None:
+        """What of it matters: the images themselves."""
+        return self.digest
+
 
 class Trained(Frozen):
     """A network that the run trained: a folder with its weights and description."""
@@ -149,6 +140,11 @@ class Together(Frozen):
 
     kind: Literal["together"] = "together"
     members: tuple[Trained | Interpolated, ...]
+
+    @property
+    def fact(self) -> str:
+        """What it is; its files tell the members."""
+        return self.kind
 
 
 class OpenedNetwork(Frozen):
@@ -211,16 +207,16 @@ class Step(Frozen):
             batches.
     """
 
-    id: str
-    task: str
-    needs: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
-    leaves: tuple[str, ...]
-    may_leave: tuple[str, ...] = ()
+    id: Untold[str]
+    task: Untold[str]
+    needs: Untold[tuple[str, ...]] = ()
+    reads: Untold[tuple[str, ...]] = ()
+    leaves: Untold[tuple[str, ...]]
+    may_leave: Untold[tuple[str, ...]] = ()
     threads: int = 1
     device: str = "cpu"
-    work: int = 0
-    memory: int = 0
+    work: Untold[int] = 0
+    memory: Untold[int] = 0
 
     kind: StepKind
     tells_progress: ClassVar[bool] = False  # it sends events while it runs
@@ -232,35 +228,42 @@ class Step(Frozen):
         return self.task
 
     @property
+    def references(self) -> list[ImagesReference]:
+        """The splits whose images it reads."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        each = [v if isinstance(v, tuple) else (v,) for v in values]
+        return [v for several in each for v in several if isinstance(v, ImagesReference)]
+
+    @property
     def data(self) -> list[str]:
         """The names of the data sets of the plan whose images it reads."""
-        values = [getattr(self, name) for name in type(self).model_fields]
-        named = dict.fromkeys(v.data for v in values if isinstance(v, ImagesReference))
+        named = [each.data for each in self.references]
         # Images of another data set get the classes of the run's own.
         return list(dict.fromkeys([*([DATA] if named else []), *named]))
 
     def depends(self) -> dict[str, JsonValue]:
         """What it depends on besides the files that it reads; None for values not known yet."""
-        # Through JSON, since it is compared with the record, which is JSON.
-        plain: dict[str, JsonValue] = json.loads(
-            json.dumps({"version": VERSIONS[self.kind], **self.inputs()})
-        )
-        return plain
+        changed: dict[str, JsonValue] = {"defaults": VERSION} if VERSION > 1 else {}
+        return {"version": VERSIONS[self.kind], **changed, **self.inputs()}
 
-    def inputs(self) -> Mapping[str, object]:
+    def inputs(self) -> dict[str, JsonValue]:
         """The part of `depends` that is special to each kind of step."""
-        raise NotImplementedError
+        # Its kind stands in the fingerprint itself.
+        return {**facts(self, ["kind", *self.idle()]), **self.made_with()}
+
+    def idle(self) -> Collection[str]:
+        """The fields that have no effect beside the values of the others."""
+        return MACHINE
+
+    def made_with(self) -> dict[str, JsonValue]:
+        """What its result is made with besides its fields: metrics, and versions of libraries."""
+        return {}
 
     @property
     def is_known(self) -> bool:
         """Whether `depends` is fully known: all images are decoded and weights downloaded."""
-        values = [getattr(self, name) for name in type(self).model_fields]
-        decoded = all(v.digest is not None for v in values if isinstance(v, ImagesReference))
+        decoded = all(each.digest is not None for each in self.references)
         return decoded and getattr(self, "weights", "") is not None
-
-    def machine(self) -> dict[str, JsonValue]:
-        """The properties of the machine that can change its result."""
-        return {"device": self.device, "threads": self.threads}
 
 
 class TrainingStep(Step):
@@ -280,11 +283,8 @@ class TrainingStep(Step):
         """Whether several processes are needed."""
         return self.processes > 1
 
-    def machine(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
-        several: dict[str, JsonValue] = {}
-        if self.processes > 1:
-            several = {"processes": self.processes, "sync_batchnorm": self.sync_batchnorm}
-        return {**super().machine(), **several}
+    def idle(self) -> Collection[str]:
+        return ("processes", "sync_batchnorm") if self.processes == 1 else ()
 
 
 class PretrainStep(TrainingStep):
@@ -292,37 +292,23 @@ class PretrainStep(TrainingStep):
 
     Attributes:
         images: the images that it is trained on.
-        train, val: the run's own images, for the k-NN accuracy of the features.
+        probe: the run's own training and validation images, for the k-NN accuracy of the features.
         spec: specification of the network, with its statistics as in `TrainStep`.
         weights: digest of the weights that it starts from; None until these are downloaded.
     """
 
     kind: Literal["pretrain"] = "pretrain"
     tells_progress: ClassVar[bool] = True
-    folder: str
-    title: str
+    folder: Untold[str]
+    title: Untold[str]
     seed: int
     images: ImagesReference
-    train: ImagesReference
-    val: ImagesReference
+    probe: tuple[ImagesReference, ImagesReference]
     spec: ModelSpec
     own_statistics: bool
     weights: str | None
     recipe: Pretraining
     precision: str
-
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        return {
-            "images": self.images.digest,
-            "probe": [self.train.digest, self.val.digest],
-            "spec": spec_facts(self.spec),
-            "own_statistics": self.own_statistics,
-            "weights": self.weights,
-            "recipe": _plain(self.recipe),
-            "seed": self.seed,
-            "precision": self.precision,
-            **self.machine(),
-        }
 
 
 class TrainStep(TrainingStep):
@@ -338,54 +324,34 @@ class TrainStep(TrainingStep):
         choice: the file with the recipe that a sweep has chosen.
         tries: folders of the sweep's tries; the one with this recipe is copied.
         train_shifts: ids of the shifts of the training images.
-        label_seed: random seed of the labels that are left out or wrong.
+        label_seed: random seed of the labels that are left out or wrong; None if none are.
         may_diverge: if the training diverges, write a note instead of a model, since there are
             other tries.
     """
 
     kind: Literal["train"] = "train"
     tells_progress: ClassVar[bool] = True
-    folder: str
+    folder: Untold[str]
     seed: int
     train: ImagesReference
     val: ImagesReference
     spec: ModelSpec
     own_statistics: bool
-    start: str | None = None
+    start: Untold[str | None] = None
     weights: str | None
     recipe: Recipe | None
-    choice: str | None = None
-    tries: tuple[str, ...] = ()
+    choice: Untold[str | None] = None
+    tries: Untold[tuple[str, ...]] = ()
     train_shifts: tuple[str, ...] = ()
     label_fraction: float = 1.0
     label_noise: float = 0.0
-    label_seed: int = 0
+    label_seed: int | None = None
     precision: str
-    may_diverge: bool = False
+    may_diverge: Untold[bool] = False
 
     @property
-    def is_shared(self) -> bool:  # noqa: D102 - as its base says
+    def is_shared(self) -> bool:
         return super().is_shared and not self.tries  # the files of a try are only copied
-
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        changes_labels = self.label_fraction < 1 or self.label_noise > 0
-        # Keys of recipes and networks that were added later are here only if not at their default,
-        # so that trainings that were finished before stay finished.
-        return {
-            "train": self.train.digest,
-            "val": self.val.digest,
-            "spec": spec_facts(self.spec),
-            "own_statistics": self.own_statistics,
-            "weights": self.weights,
-            "recipe": self.recipe and recipe_facts(self.recipe),
-            "train_shifts": list(self.train_shifts),
-            "label_fraction": self.label_fraction,
-            "label_noise": self.label_noise,
-            "label_seed": self.label_seed if changes_labels else None,
-            "seed": self.seed,
-            "precision": self.precision,
-            **self.machine(),
-        }
 
 
 class ChooseStep(Step):
@@ -400,13 +366,10 @@ class ChooseStep(Step):
 
     kind: Literal["choose"] = "choose"
     disposable: ClassVar[bool] = True
-    title: str
+    title: Untold[str]
     values: tuple[dict[str, JsonValue], ...]
-    folders: tuple[str, ...]
+    folders: Untold[tuple[str, ...]]
     metric: Literal["accuracy", "nll"]
-
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        return {"values": list(self.values), "metric": self.metric}
 
 
 class FitStep(Step):
@@ -425,30 +388,25 @@ class FitStep(Step):
 
     kind: Literal["fit"] = "fit"
     variant: str
-    validation: str
-    more: tuple[str, ...] = ()
+    validation: Untold[str]
+    more: Untold[tuple[str, ...]] = ()
     shifts: tuple[str, ...] = (CLEAN,)
-    shift_seed: int = 0
+    shift_seed: Annotated[int, Effect("seed")] = 0
     network: Network | None
-    val: ImagesReference
+    val: Annotated[ImagesReference, Effect("data")]
     stored: bool
     batch_size: int
-    arithmetic: Arithmetic = FP32
-    groups: str | None = None
+    arithmetic: Within[Arithmetic] = FP32
+    groups: Untold[str | None] = None
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def idle(self) -> Collection[str]:
         if self.stored:
-            return {"variant": self.variant}
-        shifted = {"shifts": self.shifts, "seed": self.shift_seed, "libraries": LIBRARIES}
-        return {
-            "data": self.val.digest,
-            "network": self.network and _network_facts(self.network),
-            "batch_size": self.batch_size,
-            **_arithmetic_facts(self.arithmetic),
-            **self.machine(),
-            **({} if self.shifts == (CLEAN,) else shifted),
-            "variant": self.variant,
-        }
+            of_networks = ("network", "val", "batch_size", "arithmetic", *MACHINE)
+            return ("stored", "shifts", "shift_seed", *of_networks)
+        return ("stored", *(("shift_seed",) if self.shifts == (CLEAN,) else ()))
+
+    def made_with(self) -> dict[str, JsonValue]:
+        return {} if self.stored or self.shifts == (CLEAN,) else {"libraries": LIBRARIES}
 
 
 class FeaturesStep(Step):
@@ -464,22 +422,14 @@ class FeaturesStep(Step):
     kind: Literal["features"] = "features"
     tells_progress: ClassVar[bool] = True
     network: Network
-    images: ImagesReference
+    images: Annotated[ImagesReference, Effect("data")]
     most: int = MOST_FEATURES
     seed: int
     batch_size: int
-    arithmetic: Arithmetic = FP32
+    arithmetic: Within[Arithmetic] = FP32
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        return {
-            "data": self.images.digest,
-            "network": _network_facts(self.network),
-            "most": self.most,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            **_arithmetic_facts(self.arithmetic),
-            **self.machine(),
-        }
+    def idle(self) -> Collection[str]:
+        return ()
 
 
 class Way(Frozen):
@@ -491,10 +441,6 @@ class Way(Frozen):
     def reads(self) -> list[str]:
         """The files that it reads."""
         return []
-
-    def facts(self) -> dict[str, JsonValue]:
-        """What the predictions depend on, besides these files."""
-        return {"way": self.way}
 
 
 class Forward(Way):
@@ -508,10 +454,10 @@ class Forward(Way):
     way: Literal["forward"] = "forward"
     network: Network
     variant: str | None = None
-    fitted: str | None = None
+    fitted: Untold[str | None] = None
 
     @property
-    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+    def reads(self) -> list[str]:
         return [*network_files(self.network), *([self.fitted] if self.fitted else [])]
 
     @property
@@ -519,35 +465,28 @@ class Forward(Way):
         """What adapts the network to the images."""
         return None if self.variant is None else read_variant(self.variant).adapting
 
-    def facts(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
-        adapted: dict[str, JsonValue] = {"adapted": self.adapting.text} if self.adapting else {}
-        return {**super().facts(), "network": _network_facts(self.network), **adapted}
-
 
 class Applied(Way):
     """Change stored predictions by what is fitted for a variant; keep them if nothing is."""
 
     way: Literal["applied"] = "applied"
-    of: str
+    of: Untold[str]
     variant: str
-    fitted: str | None
+    fitted: Untold[str | None]
 
     @property
-    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+    def reads(self) -> list[str]:
         return [self.of, *([self.fitted] if self.fitted else [])]
-
-    def facts(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
-        return {**super().facts(), "variant": self.variant}
 
 
 class Averaged(Way):
     """Average the probabilities of stored logits."""
 
     way: Literal["averaged"] = "averaged"
-    members: tuple[str, ...]
+    members: Untold[tuple[str, ...]]
 
     @property
-    def reads(self) -> list[str]:  # noqa: D102 - as its base says
+    def reads(self) -> list[str]:
         return list(self.members)
 
 
@@ -555,10 +494,7 @@ class Given(Way):
     """Take predictions that were made elsewhere, known by the digest of their content."""
 
     way: Literal["given"] = "given"
-    digest: str
-
-    def facts(self) -> dict[str, JsonValue]:  # noqa: D102 - as its base says
-        return {**super().facts(), "given": self.digest}
+    digest: Annotated[str, Effect("given")]
 
 
 AnyWay = Forward | Applied | Averaged | Given
@@ -579,47 +515,36 @@ class PredictStep(Step):
     """
 
     kind: Literal["predict"] = "predict"
-    model: str
-    seed: int | str
-    images: ImagesReference
+    model: Untold[str]
+    seed: Untold[int | str]
+    images: Annotated[ImagesReference, Effect("data")]
     shift: str
-    shift_seed: int
+    shift_seed: Annotated[int, Effect("seed")]
     labelled: bool = True
     batch_size: int
-    arithmetic: Arithmetic = FP32
-    how: Annotated[AnyWay, pydantic.Field(discriminator="way")]
+    arithmetic: Within[Arithmetic] = FP32
+    how: Annotated[AnyWay, pydantic.Field(discriminator="way"), Effect("")]
     ood_scores: bool = False
-    known: str | None = None
+    known: Untold[str | None] = None
 
     @property
-    def label(self) -> str:  # noqa: D102 - as its base says
+    def label(self) -> str:
         cell = self.id.removeprefix(f"predictions/{self.model}/seed-{self.seed}/")
         return f"{self.task}, {cell}"
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether a batch depends on those before it, so that one worker must predict them all."""
-        adapting = self.how.adapting if isinstance(self.how, Forward) else None
-        return adapting is not None and adapting.begins_anew == "cell"
+    def idle(self) -> Collection[str]:
+        if isinstance(self.how, Forward):
+            return ()
+        unseen = () if isinstance(self.how, Given) else ("images",)
+        return (*MACHINE, "shift", "shift_seed", "batch_size", "arithmetic", *unseen)
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        # Only where they are asked for, so that other predictions stay finished.
-        scores = {"ood_scores": [*OOD_SCORES, NEIGHBOURS]} if self.ood_scores else {}
-        if isinstance(self.how, Given):
-            return {"data": self.images.digest, **self.how.facts()}
-        if not isinstance(self.how, Forward):
-            return {**self.how.facts(), **scores}
-        return {
-            "data": self.images.digest,
-            **self.how.facts(),
-            "shift": self.shift,
-            "seed": self.shift_seed,
-            "batch_size": self.batch_size,
-            **_arithmetic_facts(self.arithmetic),
-            **({} if self.shift == "clean" else {"libraries": LIBRARIES}),
-            **self.machine(),
-            **scores,
-        }
+    def made_with(self) -> dict[str, JsonValue]:
+        found: dict[str, JsonValue] = {}
+        if self.ood_scores:
+            found["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
+        if self.shift != CLEAN and isinstance(self.how, Forward):
+            found["libraries"] = LIBRARIES
+        return found
 
 
 class GroupStep(Step):
@@ -636,15 +561,8 @@ class GroupStep(Step):
     digests: tuple[str | None, ...]
 
     @property
-    def data(self) -> list[str]:  # noqa: D102 - as its base says
-        return [DATA]
-
-    @property
-    def is_known(self) -> bool:  # noqa: D102 - as its base says
+    def is_known(self) -> bool:
         return None not in self.digests
-
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        return {"digests": list(self.digests), "images": [each.digest for each in self.images]}
 
 
 class Row(Frozen):
@@ -686,7 +604,7 @@ class ScoreStep(Step):
     disposable: ClassVar[bool] = True
     rows: tuple[Row, ...]
     titles: dict[str, str]
-    validation: bool
+    validation: Untold[bool]
     natural_shift: bool
     ordered: bool = False
     others: tuple[str, ...] = ()
@@ -696,26 +614,12 @@ class ScoreStep(Step):
     operating_points: dict[str, float] = pydantic.Field(default_factory=dict)
     in_units_of_alexnet: bool = False
     slices: tuple[str, ...] = ()
-    sets: dict[str, str] = pydantic.Field(default_factory=dict)
+    sets: Untold[dict[str, str]] = pydantic.Field(default_factory=dict)
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
+    def made_with(self) -> dict[str, JsonValue]:
         # Those of prediction sets only where there are some, so that other scores stay finished.
         rows = (*METRICS.values(), *CLASS_METRICS.values())
-        return {
-            "metrics": [row.name for row in rows if self.sets or not row.accepts.sets],
-            "rows": [row.model_dump(mode="json", exclude_defaults=True) for row in self.rows],
-            "titles": dict(self.titles),
-            "bootstrap": self.bootstrap,
-            "natural_shift": self.natural_shift,
-            "ordered": self.ordered,
-            "others": list(self.others),
-            "priors": {name: list(values) for name, values in self.priors.items()},
-            "operating_points": dict(self.operating_points),
-            "in_units_of_alexnet": self.in_units_of_alexnet,
-            # Only where there are some, so that the scores of other runs stay finished.
-            **({"natural": list(self.natural)} if self.natural else {}),
-            **({"slices": list(self.slices)} if self.slices else {}),
-        }
+        return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
 
 
 class SampleStep(Step):
@@ -731,32 +635,20 @@ class SampleStep(Step):
 
     kind: Literal["sample"] = "sample"
     disposable: ClassVar[bool] = True
-    images: ImagesReference
+    images: Annotated[ImagesReference, Effect("data")]
     train: ImagesReference | None
     models: dict[str, tuple[str, int | str]]
     shifts: tuple[str, ...]
-    shift_seed: int
+    shift_seed: Annotated[int, Effect("seed")]
     mixup: bool
     attacks: tuple[str, ...] = ()
     networks: dict[str, Network] = pydantic.Field(default_factory=dict)
 
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        # Only where there are attacks, so that the samples of other runs stay finished.
-        attacked = {
-            "attacks": list(self.attacks),
-            "networks": {name: _network_facts(each) for name, each in self.networks.items()},
-            **self.machine(),
-        }
-        return {
-            **(attacked if self.attacks else {}),
-            "data": self.images.digest,
-            "train": self.train.digest if self.train else None,
-            "models": {name: list(model) for name, model in self.models.items()},
-            "shifts": list(self.shifts),
-            "seed": self.shift_seed,
-            "mixup": self.mixup,
-            "libraries": LIBRARIES,
-        }
+    def idle(self) -> Collection[str]:
+        return () if self.attacks else MACHINE
+
+    def made_with(self) -> dict[str, JsonValue]:
+        return {"libraries": LIBRARIES}
 
 
 class ReportStep(Step):
@@ -764,9 +656,6 @@ class ReportStep(Step):
 
     kind: Literal["report"] = "report"
     disposable: ClassVar[bool] = True
-
-    def inputs(self) -> Mapping[str, object]:  # noqa: D102 - as its base says
-        return {}
 
 
 AnyStep = Annotated[
@@ -869,20 +758,3 @@ def pretraining_files(folder: str, recipe: Pretraining) -> list[str]:
     names = [WEIGHTS, DESCRIPTION, HISTORY]
     names += [CORRELATION] if recipe.method == "barlow_twins" else []
     return [f"{folder}/{name}" for name in names]
-
-
-def _network_facts(network: AnyNetwork) -> JsonValue:
-    """The facts of a network besides its files; those tell the members of an ensemble."""
-    return "together" if isinstance(network, Together) else _plain(network)
-
-
-def _arithmetic_facts(arithmetic: Arithmetic) -> dict[str, JsonValue]:
-    """The facts of the arithmetic; cuDNN's choice only if asked for, since it was added later."""
-    chosen: dict[str, JsonValue] = {"cudnn_benchmark": True} if arithmetic.cudnn_benchmark else {}
-    return {"precision": arithmetic.precision, **chosen}
-
-
-def _plain(value: object) -> JsonValue:
-    """A typed value as plain JSON values."""
-    plain: JsonValue = pydantic.TypeAdapter(type(value)).dump_python(value, mode="json")
-    return plain

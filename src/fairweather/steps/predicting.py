@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +13,6 @@ from fairweather.inference import (
     Reader,
     from_logits,
     join,
-    join_adapted,
     mean_log_probability,
     predict_shared,
     tells_images,
@@ -38,7 +36,6 @@ from fairweather.steps.plan import (
     Step,
 )
 from fairweather.steps.worker import Worker
-from fairweather.streams import WHOLE, Shard
 from fairweather.types import Attack, Predictions, Shift
 from fairweather.variants import read_variant
 from fairweather.variants.fitted import UNCHANGED, Fitted
@@ -126,38 +123,10 @@ def do_predictions(
     steps: Sequence[PredictStep], worker: Worker, folder: RunFolder, progress: Notify
 ) -> list[Done]:
     """Predict the same shifted images with several networks; `pixels_of` all steps is the same."""
-    found = predict_shard(steps, worker, folder, progress, WHOLE)
-    return [store_shards(step, [part], folder) for step, part in zip(steps, found, strict=True)]
-
-
-class Predicted(NamedTuple):
-    """The predictions of a step on one shard of its batches.
-
-    Attributes:
-        predictions: as `predict_shared` gives them.
-        halved_to: the batch size that was used, if memory has run out; else None.
-    """
-
-    predictions: Predictions
-    halved_to: int | None
-
-
-def predict_shard(
-    steps: Sequence[PredictStep],
-    worker: Worker,
-    folder: RunFolder,
-    progress: Notify,
-    shard: Shard,
-) -> list[Predicted]:
-    """Predict a shard of the batches: with several networks, or those of one attack.
-
-    A batch has the same images as without shards, so that its predictions are the same.
-    """
     first = steps[0]
     readers = [_reader(step, worker, folder) for step in steps]
     task = first.label if len(steps) == 1 else f"{first.label} and {len(steps) - 1} more"
     images = worker.images(first.images)
-    batches = shard.slices(len(images), first.batch_size)
     found = predict_shared(
         readers,
         images,
@@ -169,24 +138,13 @@ def predict_shard(
         seed=first.shift_seed,
         makers=worker.shifters,
         when_halved=_halve(worker, progress),
-        shard=shard,
-        tell=tells_images(task, sum(len(images.keys[at]) for at in batches), progress),
+        tell=tells_images(task, len(images), progress),
     )
     return [
         # Batches of adapted networks are never halved.
-        Predicted(predictions, None if reader.adapts else _halved_to(step, worker))
+        _store(step, predictions, folder, None if reader.adapts else _halved_to(step, worker))
         for step, reader, predictions in zip(steps, readers, found, strict=True)
     ]
-
-
-def store_shards(step: PredictStep, shards: Sequence[Predicted], folder: RunFolder) -> Done:
-    """Join the predictions of all shards of a step, in their order, and store them."""
-    assert isinstance(step.how, Forward)
-    parts = [each.predictions for each in shards]
-    in_batches = step.how.adapting is not None and len(parts) > 1
-    sizes = [each.halved_to for each in shards if each.halved_to is not None]
-    joined = join_adapted(parts) if in_batches else join(parts)
-    return _store(step, joined, folder, min(sizes, default=None))
 
 
 def _store(

@@ -165,6 +165,8 @@ class _Told:
 def training_images(step: TrainStep, train: Images) -> Images:
     """The training images with the labels that this model gets."""
     # The true labels decide which images stay, so that these are the same for any label noise.
+    if step.label_seed is None:
+        return train
     noisy = with_wrong_labels(train, step.label_noise, step.label_seed)
     if step.label_fraction == 1:
         return noisy  # not a copy: the pixels may be larger than memory
@@ -283,7 +285,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
     with worker.group.agreeing():
         dataset, images = worker.dataset(step.images.data), worker.images(step.images)
         # Features are judged on the run's own images, also if others were used for pre-training.
-        probe = Probe(worker.images(step.train), worker.images(step.val))
+        probe = Probe(*map(worker.images, step.probe))
         spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
         resume = Resumption(step.folder, _fingerprint(step, folder), worker.group)
         classifier = models.build(spec, step.seed, offline=worker.offline)

@@ -85,8 +85,7 @@ def run(
         partition, gpus, time, setup: what each job of SLURM asks for: a partition; a GPU as `1` or
             `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours, after
             which a job is submitted again and goes on; shell commands that come first.
-        progress: show how far it is; False shows nothing, and a function is called with every
-            `Event`.
+        progress: show how far it is (`Event` says how).
 
     Raises:
         InputError: the data, a model, the folder or the cluster does not fit the study, the machine

@@ -13,7 +13,7 @@ from typing import Any
 
 import pydantic
 
-from fairweather.errors import InputError, is_there, unknown_name
+from fairweather.errors import InputError, unknown_name
 from fairweather.study.schema import (
     PRETRAINING,
     DataEntry,
@@ -121,7 +121,7 @@ def check_study(raw: object) -> Study:
 def _read_study(study: str | Path) -> dict[str, Any]:
     packaged = packaged_studies()
     path = Path(study)
-    if is_there(path):
+    if path.is_file():
         raw = read_yaml(path)
     elif str(study) in packaged:
         raw = parse_yaml(packaged[str(study)], str(study))

@@ -201,6 +201,11 @@ class ModelEntry(NetworkEntry):
             )
 
     @property
+    def changes_labels(self) -> bool:
+        """Whether labels of the training images are left out, or wrong."""
+        return self.label_fraction < 1 or self.label_noise > 0
+
+    @property
     def pretraining(self) -> str | None:
         """The name of the study's pre-training that it starts from, or None."""
         if not self.weights.startswith(PRETRAINING):
@@ -408,8 +413,7 @@ class Study(Strict):
                     "images of the study; leave data out to use the study's training images"
                 )
         for name, entry in self.models.items():
-            hidden = entry.label_fraction < 1 or entry.label_noise > 0
-            if hidden and entry.pretraining is not None:
+            if entry.changes_labels and entry.pretraining is not None:
                 start = self.pretraining[entry.pretraining]
                 if start.data is None and start.recipe.method == "supervised":
                     raise InputError(

@@ -12,7 +12,6 @@ from fairweather.training.recipe import RandAugment as RandAugment
 from fairweather.training.recipe import RandomErasing as RandomErasing
 from fairweather.training.recipe import Recipe as Recipe
 from fairweather.training.recipe import Rotation as Rotation
-from fairweather.training.recipe import recipe_facts as recipe_facts
 from fairweather.training.supervised import Epoch as Epoch
 from fairweather.training.supervised import fit as fit
 from fairweather.training.supervised import selected_epoch as selected_epoch

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Literal
 
 from fairweather.errors import InputError
 
@@ -338,18 +338,3 @@ class Recipe:
 
 
 RECIPE_KEYS = tuple(field.name for field in fields(Recipe))
-# The keys of the first version of recipes. Fingerprints of earlier runs contain exactly these, and
-# must stay the same.
-_FIRST_KEYS = RECIPE_KEYS[: RECIPE_KEYS.index("probe_epochs")]
-
-
-def recipe_facts(recipe: Recipe) -> dict[str, Any]:
-    """Write a recipe as plain values for a fingerprint; later keys only if not at their default.
-
-    >>> "cutmix" in recipe_facts(Recipe()), recipe_facts(Recipe(cutmix=1.0))["cutmix"]
-    (False, 1.0)
-    """
-    values, defaults = asdict(recipe), asdict(Recipe())
-    return {
-        key: value for key, value in values.items() if key in _FIRST_KEYS or value != defaults[key]
-    }

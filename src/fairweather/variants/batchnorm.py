@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError
 from fairweather.variants.variant import Adapting
@@ -28,13 +28,12 @@ class BatchNorm(Adapting):
     """
 
     kind: ClassVar[str] = "batchnorm"
-    begins_anew: ClassVar[Literal["batch", "cell"]] = "batch"
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         return "batch norm of the test batch"
 
-    def adapt(self, network: nn.Module) -> nn.Module:  # noqa: D102 - as its base says
+    def adapt(self, network: nn.Module) -> nn.Module:
         from torch import nn
 
         adapted = copy.deepcopy(network)

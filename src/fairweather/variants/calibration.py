@@ -49,26 +49,24 @@ class Calibration(PostHoc):
             )
 
     @property
-    def own_name(self) -> str:  # noqa: D102 - as its base says
+    def own_name(self) -> str:
         return f"{self.kind}{FIT_ON}" if self.fit_on else self.kind
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         return f"{self.described} {FITTED_UNDER_SHIFTS}" if self.fit_on else self.described
 
     @property
-    def uses_fit_on(self) -> bool:  # noqa: D102 - as its base says
+    def uses_fit_on(self) -> bool:
         return self.fit_on
 
-    def with_fit_on(self) -> Sequence[Variant]:  # noqa: D102 - as its base says
+    def with_fit_on(self) -> Sequence[Variant]:
         return [self, replace(self, fit_on=True)]
 
-    def file(self, model: str, seed: int | str) -> str:  # noqa: D102 - as its base says
+    def file(self, model: str, seed: int | str) -> str:
         return fitted_file(model, seed, self.name)
 
-    def fit(  # noqa: D102 - as its base says
-        self, predictions: Predictions, clusters: Clusters | None
-    ) -> Fitted:
+    def fit(self, predictions: Predictions, clusters: Clusters | None) -> Fitted:
         assert predictions.logits is not None
         return self.fit_logits(predictions.logits, predictions.labels)
 
@@ -108,7 +106,7 @@ class Calibrator(Fitted):
     kind: str
 
     @property
-    def note(self) -> str:  # noqa: D102 - as its base says
+    def note(self) -> str:
         return f"{self.kind}: NLL {self.nll_before:.3g}, then {self.nll_after:.3g}"
 
 

@@ -81,15 +81,13 @@ class FittedSets(Fitted):
         )
 
     @property
-    def note(self) -> str:  # noqa: D102 - as its base says
+    def note(self) -> str:
         return f"sets from {sum(self.images):,} images"
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
         return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
 
-    def columns(  # noqa: D102 - as its base says
-        self, logits: Logits, labels: npt.NDArray[np.int64]
-    ) -> dict[str, Any]:
+    def columns(self, logits: Logits, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
         parts = [
             set_columns(softmax(logits[at]), labels[at], self.thresholds, self.method)
             for at in _blocks(logits)
@@ -140,25 +138,25 @@ class Conformal(PostHoc):
             )
 
     @property
-    def own_name(self) -> str:  # noqa: D102 - as its base says
+    def own_name(self) -> str:
         each = "-classwise" if self.classwise else ""
         weighed = "-images" if self.weigh == "images" else ""
         return f"{self.kind}-{self.method}-{shortest(self.coverage)}{each}{weighed}"
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         each = " in each class" if self.classwise else ""
         weighed = " of images" if self.weigh == "images" else ""
         return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{weighed}{each}"
 
     @property
-    def sets(self) -> Conformal:  # noqa: D102 - as its base says
+    def sets(self) -> Conformal:
         return self
 
-    def file(self, model: str, seed: int | str) -> str:  # noqa: D102 - as its base says
+    def file(self, model: str, seed: int | str) -> str:
         return sets_file(model, self.name, seed)
 
-    def check_images(  # noqa: D102 - as its base says
+    def check_images(
         self,
         keys: npt.NDArray[np.int64],
         labels: npt.NDArray[np.integer],

@@ -70,5 +70,5 @@ class Divided(Fitted):
 
     value: float
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
         return np.asarray(logits / np.float32(self.value), dtype=np.float32)

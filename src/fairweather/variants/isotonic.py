@@ -83,7 +83,7 @@ class FittedIsotonic(Calibrator):
     kind: Literal["isotonic"] = "isotonic"
     steps: tuple[Steps, ...] = Field(min_length=1)
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
         rows = check_classes(logits, len(self.steps))
         found = self.probabilities(scipy.special.softmax(rows, axis=1))
         return with_one_winner(np.log(found), rows)
@@ -121,8 +121,6 @@ class Isotonic(Calibration):
     described: ClassVar[str] = "isotonic regression"
     fitted: ClassVar[type[Fitted]] = FittedIsotonic
 
-    def numbers(  # noqa: D102 - as its base says
-        self, rows: FloatArray, truth: npt.NDArray[np.integer]
-    ) -> dict[str, Any]:
+    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
         columns = enumerate(scipy.special.softmax(rows, axis=1).T)
         return {"steps": tuple(fit_steps(column, truth == label) for label, column in columns)}

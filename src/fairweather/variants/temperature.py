@@ -31,7 +31,7 @@ class FittedTemperature(Divided):
     nll_after: float
 
     @property
-    def note(self) -> str:  # noqa: D102 - as its base says
+    def note(self) -> str:
         return f"temperature {self.value:.3g}"
 
 
@@ -43,9 +43,7 @@ class Temperature(Calibration):
     described: ClassVar[str] = "temperature scaling"
     fitted: ClassVar[type[Fitted]] = FittedTemperature
 
-    def fit_logits(  # noqa: D102 - as its base says
-        self, logits: npt.ArrayLike, labels: npt.ArrayLike
-    ) -> FittedTemperature:
+    def fit_logits(self, logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedTemperature:
         return fit_temperature(logits, labels)
 
 

@@ -19,9 +19,9 @@ class Thresholds(PostHoc):
     differs: ClassVar[str] = "only the threshold of its confidence differs"
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         return f"thresholds {FITTED_UNDER_SHIFTS}"
 
     @property
-    def uses_fit_on(self) -> bool:  # noqa: D102 - as its base says
+    def uses_fit_on(self) -> bool:
         return True

@@ -46,7 +46,7 @@ class FittedTopVersusAll(Calibrator):
     classes: int = Field(ge=2)
     curve: Steps | Logistic
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
         rows = check_classes(logits, self.classes)
         logs = scipy.special.log_softmax(rows, axis=1)
         top = rows.argmax(axis=1)[:, None]
@@ -110,17 +110,15 @@ class TopVersusAll(Calibration):
             raise unknown_name("method of top_versus_all", str(self.method), CURVES)
 
     @property
-    def own_name(self) -> str:  # noqa: D102 - as its base says
+    def own_name(self) -> str:
         by = "" if self.method == "isotonic" else f"-{self.method}"
         return f"{self.kind}{by}{FIT_ON if self.fit_on else ''}"
 
     @property
-    def title(self) -> str:  # noqa: D102 - as its base says
+    def title(self) -> str:
         return super().title.replace(self.described, f"{self.described} ({self.method})")
 
-    def numbers(  # noqa: D102 - as its base says
-        self, rows: FloatArray, truth: npt.NDArray[np.integer]
-    ) -> dict[str, Any]:
+    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
         logs = scipy.special.log_softmax(rows, axis=1)
         right = rows.argmax(axis=1) == truth
         return {"classes": rows.shape[1], "curve": CURVES[self.method](logs, right)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError
 
@@ -138,7 +138,7 @@ class PostHoc(Variant):
             )
 
     @property
-    def name(self) -> str:  # noqa: D102 - as its base says
+    def name(self) -> str:
         return self.own_name if self.of is None else f"{self.of.name}+{self.own_name}"
 
     @property
@@ -146,16 +146,16 @@ class PostHoc(Variant):
         """Its name without that of what it is fitted on."""
         return self.kind
 
-    def phrase(self, images: int, batch_size: int) -> str:  # noqa: D102 - as its base says
+    def phrase(self, images: int, batch_size: int) -> str:
         before = [] if self.of is None else [self.of.phrase(images, batch_size)]
         return " + ".join([*before, self.title])
 
     @property
-    def adapting(self) -> Adapting | None:  # noqa: D102 - as its base says
+    def adapting(self) -> Adapting | None:
         return self.of
 
     @property
-    def post_hoc(self) -> PostHoc:  # noqa: D102 - as its base says
+    def post_hoc(self) -> PostHoc:
         return self
 
     def fit(self, predictions: Predictions, clusters: Clusters | None) -> Fitted:
@@ -176,15 +176,10 @@ class Adapting(Variant):
     set that is sorted by class would give batches of one class. Batches are of nearly equal size.
     They are never halved where memory runs out, since smaller ones would give other results. What
     is predicted for an image depends on others, so that attacks, which treat each alone, are not
-    for it.
-
-    Attributes:
-        begins_anew: at each `batch`, so that several workers may share the batches of a cell; or at
-            each `cell`, which one worker then predicts whole.
+    for it. A cell is always predicted whole, by one process.
     """
 
     is_fitted: ClassVar[bool] = False
-    begins_anew: ClassVar[Literal["batch", "cell"]]
 
     def adapt(self, network: nn.Module) -> nn.Module:
         """Copy a network, so that the copy adapts to the batches that it predicts.
@@ -201,14 +196,14 @@ class Adapting(Variant):
         """
         raise NotImplementedError
 
-    def phrase(self, images: int, batch_size: int) -> str:  # noqa: D102 - as its base says
+    def phrase(self, images: int, batch_size: int) -> str:
         return f"{self.title} ({even_batches(images, batch_size)} images)"
 
     @property
-    def adapting(self) -> Adapting:  # noqa: D102 - as its base says
+    def adapting(self) -> Adapting:
         return self
 
-    def check_network(self, network: nn.Module) -> None:  # noqa: D102 - as its base says
+    def check_network(self, network: nn.Module) -> None:
         self.adapt(network)
 
 

@@ -43,7 +43,7 @@ class FittedVectorScaling(Calibrator):
             raise ValueError("there must be one scale and one bias for each class")
         return self
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:  # noqa: D102 - as its base says
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
         rows = check_classes(logits, len(self.scales))
         return (rows * np.array(self.scales) + np.array(self.biases)).astype(np.float32)
 
@@ -74,9 +74,7 @@ class VectorScaling(Calibration):
     described: ClassVar[str] = "vector scaling"
     fitted: ClassVar[type[Fitted]] = FittedVectorScaling
 
-    def numbers(  # noqa: D102 - as its base says
-        self, rows: FloatArray, truth: npt.NDArray[np.integer]
-    ) -> dict[str, Any]:
+    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
         warm = fit_temperature(rows, truth)
         n, classes = rows.shape
         images = np.arange(n)

@@ -19,15 +19,9 @@ Values are quantised as in the benchmark, `uint8(clip(x, 0, 1) * 255)`: the frac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-import torch
+from collections.abc import Mapping
 
 from fairweather.errors import InputError
-from fairweather.shifts.generators import image_generators
 from fairweather.shifts.imagenet_c.blur import (
     defocus_blur,
     gaussian_blur,
@@ -36,6 +30,13 @@ from fairweather.shifts.imagenet_c.blur import (
     zoom_blur,
 )
 from fairweather.shifts.imagenet_c.constants import CONSTANTS
+from fairweather.shifts.imagenet_c.corruption import (
+    SMALLEST,
+    Corruption,
+    applied,
+    check_severity,
+    try_out,
+)
 from fairweather.shifts.imagenet_c.digital import (
     brightness,
     contrast,
@@ -53,22 +54,6 @@ from fairweather.shifts.imagenet_c.noise import (
 from fairweather.shifts.imagenet_c.weather import fog, frost, snow, spatter
 from fairweather.types import Parameter, ShiftFunction, shortest
 
-
-class Corruption(NamedTuple):
-    """A row of the table of corruptions.
-
-    Attributes:
-        function: see this module's docstring.
-        title: text for table heads.
-        random: does it need random numbers.
-    """
-
-    function: Callable[..., npt.NDArray[np.uint8]]
-    title: str
-    random: bool
-
-
-SMALLEST = 8  # side in pixels
 FARTHEST = 20  # a constant may differ from the published ones by this factor
 # The fifteen corruptions of the benchmark in its order, then its four for validation.
 CORRUPTIONS: Mapping[str, Corruption] = {
@@ -110,10 +95,7 @@ def corruption(
             side of the images.
         constants: values that replace the published ones.
     """
-    if severity not in (1, 2, 3, 4, 5):
-        raise InputError(
-            f"imagenet_c/{name}: severity must be 1, 2, 3, 4 or 5, found {shortest(severity)}"
-        )
+    level = check_severity(f"imagenet_c/{name}", severity)
     if image_size is not None and (image_size != int(image_size) or image_size < SMALLEST):
         raise InputError(
             f"imagenet_c/{name}: image_size must be a whole number >= {SMALLEST}, "
@@ -121,29 +103,12 @@ def corruption(
         )
     for key, value in constants.items():
         _check_constant(name, key, value)
-    row, level = CORRUPTIONS[name], int(severity)
-    stream = f"imagenet_c/{name},severity={level}"
 
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
-        side = min(images.shape[2:])
-        if side < SMALLEST:
-            height, width = images.shape[2:]
-            raise InputError(
-                f"imagenet_c/{name} needs images of at least {SMALLEST} pixels per side, "
-                f"found {height}x{width}"
-            )
-        if len(images) == 0:
-            return images.clone()
-        parameters = CONSTANTS[name].at(level, image_size or side) | constants
-        # On the CPU, so that every device sees the same shifted images.
-        pixels = np.ascontiguousarray(images.cpu().numpy())
-        drawn = (image_generators(keys, seed, stream),) if row.random else ()
-        return torch.from_numpy(row.function(pixels, *drawn, **parameters)).to(images.device)
+    def parameters_at(side: int) -> Mapping[str, float]:
+        return CONSTANTS[name].at(level, image_size or side) | constants
 
-    if constants:  # only the corruption itself knows which values are allowed
-        trial = torch.zeros(1, 3, SMALLEST, SMALLEST, dtype=torch.uint8)
-        apply(trial, torch.zeros(1, dtype=torch.int64), 0)
-    return apply
+    shift = applied(f"imagenet_c/{name}", level, CORRUPTIONS[name], parameters_at)
+    return try_out(shift) if constants else shift
 
 
 def _check_constant(name: str, key: str, value: float) -> None:

@@ -27,13 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-import torch
-
-from fairweather.errors import InputError
-from fairweather.shifts.generators import image_generators
-from fairweather.shifts.imagenet_c import SMALLEST, Corruption
 from fairweather.shifts.imagenet_c.blur import zoom_blur
+from fairweather.shifts.imagenet_c.corruption import Corruption, applied, check_severity, try_out
 from fairweather.shifts.imagenet_c.digital import jpeg_compression, pixelate
 from fairweather.shifts.imagenet_c.noise import (
     gaussian_noise,
@@ -87,35 +82,13 @@ def corruption(
         dataset: the data set whose published constants are used, a key of `FAMILIES`.
         constants: values that replace the published ones.
     """
-    if severity not in (1, 2, 3, 4, 5):
-        raise InputError(
-            f"medmnist_c/{name}: severity must be 1, 2, 3, 4 or 5, found {shortest(severity)}"
-        )
-    level = int(severity)
-    row, parameters = CORRUPTIONS[name], published(name, dataset, level) | constants
-    stream = f"medmnist_c/{name},severity={level}"
-
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
-        height, width = images.shape[2:]
-        if min(height, width) < SMALLEST:
-            raise InputError(
-                f"medmnist_c/{name} needs images of at least {SMALLEST} pixels per side, "
-                f"found {height}x{width}"
-            )
-        if len(images) == 0:
-            return images.clone()
-        # On the CPU, so that every device sees the same shifted images.
-        pixels = np.ascontiguousarray(images.cpu().numpy())
-        drawn = (image_generators(keys, seed, stream),) if row.random else ()
-        changed = row.function(pixels, *drawn, **parameters)
-        if FAMILIES[dataset].grey:
-            changed = grey(changed)
-        return torch.from_numpy(changed).to(images.device)
-
-    if constants:  # only the corruption itself knows which values are allowed
-        trial = torch.zeros(1, 3, SMALLEST, SMALLEST, dtype=torch.uint8)
-        apply(trial, torch.zeros(1, dtype=torch.int64), 0)
-    return apply
+    level = check_severity(f"medmnist_c/{name}", severity)
+    parameters = published(name, dataset, level) | constants
+    finish = (grey,) if FAMILIES[dataset].grey else ()
+    shift = applied(
+        f"medmnist_c/{name}", level, CORRUPTIONS[name], lambda side: parameters, *finish
+    )
+    return try_out(shift) if constants else shift
 
 
 def parameter_names(name: str) -> tuple[str, ...]:
