@@ -10,14 +10,17 @@ import sys
 import time
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import altair as alt
 import pytest
 import torch
 
 import fairweather as fw
+from fairweather import executors
 from fairweather.devices import check_cores
 from fairweather.errors import InputError
+from fairweather.executor_options import Sharing
 from fairweather.executors import jobs
 from fairweather.executors.failed import Failed
 from fairweather.executors.schedule import Outcome, Schedule
@@ -274,6 +277,27 @@ def test_more_jobs_than_cores_are_refused_with_a_way_out(study, tmp_path, monkey
 def test_impossible_numbers_are_refused(study, tmp_path, option, value):
     with pytest.raises(InputError, match=f"{option} must be at least"):
         fw.run(study, out=tmp_path / "run", device="cpu", **{option: value})
+
+
+def test_each_device_has_a_process_of_its_own():
+    work = SimpleNamespace(device=torch.device("cuda"), assigned=lambda _, **given: given)
+    found = executors._assigned(work, Sharing(devices=2), workers=3)
+    assert found == [{"workers": 3, "device": "cuda:0"}, {"workers": 3, "device": "cuda:1"}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"jobs": 2, "worker": True}, "worker and jobs are different ways"),
+        ({"jobs": 2, "devices": 2}, "jobs and devices are different ways"),
+        ({"executor": "ray", "devices": 2}, "devices and executor ray are different ways"),
+        ({"executor": "local", "gpus": "1"}, "gpus is for the jobs of SLURM"),
+        ({"executor": "local://here"}, "unknown executor 'local://here'"),
+    ],
+)
+def test_of_different_ways_to_share_the_work_one_is_chosen(asked, words):
+    with pytest.raises(InputError, match=words):
+        Sharing(**asked).check()
 
 
 def test_jobs_open_models_by_name_only(toy_images):

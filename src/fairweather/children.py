@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess  # nosec B404 # for Python itself, without a shell
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 
 @contextmanager
@@ -51,6 +53,25 @@ def start_module(
         pass_fds=pass_fds,
         process_group=0,
     )
+
+
+def first_line() -> str:
+    """In such a process: the first line of its input. When the input ends, the process ends."""
+    line = sys.stdin.readline()
+
+    def end() -> None:
+        sys.stdin.read()
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True).start()
+    return line
+
+
+def answers() -> TextIO:
+    """In such a process: its output; whatever else is printed goes to standard error."""
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return own
 
 
 def how_it_ended(status: int) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TextIO
 
 import cv2
 
+from fairweather import children
 from fairweather.claims import claiming
 from fairweather.executors.failed import Failed
 from fairweather.executors.jobs import Began, Told, lasting_steps
@@ -27,14 +25,13 @@ LOOKS = 0.1  # seconds between two looks at what the other jobs have done
 
 def main() -> None:
     """Read from standard input what the run is, and work in its folder until all is done."""
-    answers = _own_standard_output()
-    assigned = Assigned.model_validate_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_input, daemon=True).start()
+    output = children.answers()
+    assigned = Assigned.model_validate_json(children.first_line())
     cv2.setNumThreads(assigned.plan.steps[0].threads)  # jobs share the cores
 
     def answer(message: Began | Told | Failed) -> None:
-        answers.write(message.model_dump_json() + "\n")
-        answers.flush()
+        output.write(message.model_dump_json() + "\n")
+        output.flush()
 
     def perform(steps: Sequence[Step], worker: Worker, run: RunFolder, _: Notify) -> Outcome:
         answer(Began(steps=tuple(step.id for step in steps)))
@@ -46,11 +43,11 @@ def main() -> None:
 
     run = RunFolder(Path(assigned.folder))
     try:
-        with claiming(run.file, None) as claims:
+        with closing(assigned.worker()) as worker, claiming(run.file, None) as claims:
             execute_shared(
                 assigned.plan,
                 Shared(run, claims),
-                assigned.worker(),
+                worker,
                 finished,
                 perform=perform,
                 only=lasting_steps(assigned.plan),
@@ -58,18 +55,6 @@ def main() -> None:
             )
     except Exception as error:  # raised again in the parent
         answer(Failed.of(error))
-
-
-def _own_standard_output() -> TextIO:
-    """Take standard output for answers; whatever else is printed goes to standard error."""
-    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return own
-
-
-def _end_with_the_input() -> None:
-    sys.stdin.read()
-    os._exit(0)
 
 
 if __name__ == "__main__":

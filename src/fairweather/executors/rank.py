@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import cv2
 import torch
 
+from fairweather.children import first_line
 from fairweather.errors import InputError
 from fairweather.executors.together import RankSettings, assist
 from fairweather.group import Local, joined
@@ -22,11 +22,10 @@ from fairweather.steps import Worker
 
 def main() -> None:
     """Read settings from standard input, and help until the first process ends."""
-    settings = RankSettings.model_validate_json(sys.stdin.readline())
+    settings = RankSettings.model_validate_json(first_line())
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     print("ready", flush=True)
     os.dup2(2, 1)  # nobody reads more of its standard output
-    threading.Thread(target=_end_with_the_input, daemon=True).start()
     cv2.setNumThreads(settings.plan.steps[0].threads)  # the processes share the cores
     numbered = f"{settings.device}:{settings.rank}" if settings.device == "cuda" else "cpu"
     environment = Local(settings.rank, settings.size, settings.port)
@@ -48,11 +47,6 @@ def _unless_cut_off() -> Iterator[None]:
         if "onnection" not in str(error):  # torch has no type of its own for this
             raise
         sys.exit(1)
-
-
-def _end_with_the_input() -> None:
-    sys.stdin.read()
-    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import cv2
 import pydantic
@@ -52,7 +52,7 @@ from fairweather.executors.submitted import (
 )
 from fairweather.executors.work import Assigned, Work
 from fairweather.progress import Event, Notify, duration
-from fairweather.record import Frozen, RunRecord
+from fairweather.record import RunRecord
 from fairweather.runs import RunFolder, Shared, fingerprint, share_run
 from fairweather.steps import Plan
 
@@ -74,13 +74,9 @@ LEFT = 60.0  # seconds that a job waits longer for others than a claim lasts
 ENDED = 30.0  # seconds that jobs have to end once nothing is left to do
 
 
-class Ended(Frozen):
-    """A job has ended since nothing was left to do, or others do all that can be done now."""
-
-    kind: Literal["ended"] = "ended"
-
-
-Answer: pydantic.TypeAdapter[Ended | Failed] = pydantic.TypeAdapter(Ended | Failed)
+# What a job says at its end: why it failed; or nothing, since nothing was left to do, or others do
+# all that can be done now.
+Answer: pydantic.TypeAdapter[Failed | None] = pydantic.TypeAdapter(Failed | None)
 
 
 class ArrayJob:
@@ -102,9 +98,9 @@ class ArrayJob:
             try:
                 _work(self.assigned, job)
             except Exception as error:
-                run.write(answer, Failed.of(error).model_dump_json())
+                run.write(answer, Answer.dump_json(Failed.of(error)))
                 raise
-            run.write(answer, Ended().model_dump_json())
+            run.write(answer, Answer.dump_json(None))
 
     def checkpoint(self) -> DelayedSubmission:
         """Say what to submit again: the same, since all that is done is in the run folder."""
@@ -163,18 +159,20 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
         JobFailedError: jobs failed otherwise.
         NeedsMissingError: `fairweather cancel` has ended the jobs.
     """
-    request, plan = job_request(sharing), work.plan
-    jobs = _jobs_at_a_time(request, sharing.jobs, plan.steps[0].threads)
-    workers = _workers_in_job(request, work.device, sharing.workers, jobs)
-    sharers = jobs if request.is_here else 1
-    assigned = work.assigned(sharing, workers=workers, jobs=sharers, device=work.device.type)
-    run = RunFolder(Path(assigned.folder))
-    there = run.path.is_dir() and _are_there(run, plan, request)
-    mark = what_workers_share(plan, None)
-    with share_run(
-        run.path, mark, lambda folder, others: work.prepare(folder, others or there)
-    ) as shared:
-        driver = _Driver(assigned, shared, request, tell, jobs)
+    request, plan, path = job_request(sharing), work.plan, work.path.absolute()
+    most = _jobs_at_a_time(request, sharing.jobs, plan.steps[0].threads)
+    assigned = work.assigned(
+        sharing,
+        workers=_workers_in_job(request, work.device, sharing.workers, most),
+        jobs=most if request.is_here else 1,
+        device=work.device.type,
+    )
+
+    def prepare(folder: RunFolder, others: bool) -> None:
+        work.prepare(folder, others or bool(_jobs_there(folder, plan, request)))
+
+    with share_run(path, what_workers_share(plan, None), prepare) as shared:
+        driver = _Driver(assigned, shared, request, tell, most)
         try:
             driver.follow()
         except KeyboardInterrupt:
@@ -182,19 +180,18 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
             raise
 
 
-def _are_there(run: RunFolder, plan: Plan, request: JobRequest) -> bool:
-    """Say whether jobs for a plan are there; raises `InputError` if they are for another one."""
+def _jobs_there(run: RunFolder, plan: Plan, request: JobRequest) -> Mapping[str, bool]:
+    """As `alive`, of the jobs for a plan; raises `InputError` if they are for another one."""
     note = read_note(run)
     there = {} if note is None else alive(run, note)
-    if note is None or not there:
-        return False
-    if (note.executor, note.study) != (request.executor, _digest_of(plan)):
+    asked = request.executor, _digest_of(plan)
+    if there and note is not None and (note.executor, note.study) != asked:
         raise InputError(
             f"{_count(len(there))} of another study or other settings work in {run.path}, or wait "
             f"to do so: end them with `fairweather cancel {run.path}`, or name another folder with "
             "--out"
         )
-    return True
+    return there
 
 
 def _digest_of(plan: Plan) -> str:
@@ -266,8 +263,7 @@ class _Driver:
                         for job in note.jobs
                         if job not in there or self.run.file(note.answer_of(job)).is_file()
                     }
-                    words = f"taking up {_count(len(there))} that were submitted before"
-                    self.tell(Event("jobs", 0, None, line=f"{'jobs':14} {words}"))
+                    self._say("jobs", f"taking up {_count(len(there))} that were submitted before")
                     return
                 forget(self.run, note)
             note = Submitted(
@@ -277,6 +273,9 @@ class _Driver:
                 study=_digest_of(self.assigned.plan),
             )
             write_note(self.run, note)
+
+    def _say(self, what: str, words: str) -> None:
+        self.tell(Event("jobs", 0, None, line=f"{what:14} {words}"))
 
     def _look_after_jobs(self, note: Submitted) -> None:
         """Find out which jobs have ended, and why."""
@@ -312,7 +311,7 @@ class _Driver:
         except ValueError:
             raise InputError(f"{path} is not the answer of a job; remove it") from None
         self.ended.add(job)
-        if isinstance(answer, Failed):
+        if answer is not None:
             self.error = answer.error(f"job {job}")
             if isinstance(self.error, InputError):  # it would not help to try again
                 self._give_up()
@@ -325,7 +324,7 @@ class _Driver:
         log = note.log_of(job)
         lines = last_lines(self.run, log)
         where = f"; the end of {self.run.path / log}:\n{lines}" if lines else ""
-        self.tell(Event("jobs", 0, None, line=f"{'failed':14} job {job} {how}{where}".rstrip()))
+        self._say("failed", f"job {job} {how}{where}".rstrip())
 
     def _submit(self, note: Submitted, owners: Mapping[str, str]) -> None:
         """Submit as many jobs as could begin a step now, beside those that are there."""
@@ -355,8 +354,7 @@ class _Driver:
             # A process may have the number of one that ended before.
             self.ended.difference_update(new)
             self.asked = self.enough = time.monotonic()
-            words = f"{_count(len(new))} submitted: {', '.join(new)}"
-            self.tell(Event("jobs", 0, None, line=f"{'jobs':14} {words}"))
+            self._say("jobs", f"{_count(len(new))} submitted: {', '.join(new)}")
         elif not there and room <= 0:
             self._give_up()
 
@@ -365,7 +363,7 @@ class _Driver:
         try:
             self._end_all()
         except InputError as failed:
-            self.tell(Event("jobs", 0, None, line=f"{'note':14} {failed}"))
+            self._say("note", str(failed))
         if self.error is not None:
             raise self.error
         raise InputError(

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from fairweather.children import answers
 from fairweather.errors import InputError
 from fairweather.shift_lists import expand
 from fairweather.shifting import ShiftAnswer, ShiftOrder
@@ -23,15 +24,14 @@ def main() -> None:
     """Shift the batches that standard input orders, in the memory of an open file."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else is printed goes to standard error
+    output = answers()
     file, memory = int(sys.argv[1]), None
     for line in sys.stdin:
         order = ShiftOrder.model_validate_json(line)
         if memory is None or len(memory) < order.offset + order.size:
             memory = mmap.mmap(file, os.fstat(file).st_size)
-        answers.write(_shift(order, memory).model_dump_json() + "\n")
-        answers.flush()
+        output.write(_shift(order, memory).model_dump_json() + "\n")
+        output.flush()
 
 
 def _shift(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
