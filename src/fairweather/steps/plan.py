@@ -55,7 +55,7 @@ VERSIONS = {
     "features": 1,
     "predict": 1,
     "group": 1,
-    "score": 7,
+    "score": 8,
     "sample": 3,
     "report": 11,
 }

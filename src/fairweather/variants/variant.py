@@ -176,7 +176,7 @@ class Adapting(Variant):
     set that is sorted by class would give batches of one class. Batches are of nearly equal size.
     They are never halved where memory runs out, since smaller ones would give other results. What
     is predicted for an image depends on others, so that attacks, which treat each alone, are not
-    for it. A cell is always predicted whole, by one process.
+    for it. Each cell begins with a new copy, and one process predicts it whole.
     """
 
     is_fitted: ClassVar[bool] = False
