@@ -367,3 +367,6 @@ def test_runs_of_two_seeds_are_joined_with_their_findings(dataset, tmp_path):
     both = evaluated(dataset, tmp_path / "both", models)
     pd.testing.assert_frame_equal(ours, pd.read_csv(both.path / "scores.csv"))
     assert "net, finding=Mass" in (joined.path / "report.html").read_text()
+    small = [fw.pack_run(run, tmp_path / f"small-{run.name}") for run in runs]
+    again = pd.read_csv(fw.join_seeds(small, out=tmp_path / "again").path / "scores.csv")
+    pd.testing.assert_frame_equal(again, ours)

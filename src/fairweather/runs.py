@@ -648,7 +648,12 @@ def small_predictions(content: bytes) -> bytes:
         doubt = 1 - table["confidence"].to_numpy()
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
     names = [name for name in table.column_names if name != "logits"]
-    columns = {name: table[name].cast(narrow.get(name, table[name].type)) for name in names}
+    # Several labels of an image stay as they are.
+    single = {name for name in names if not pa.types.is_nested(table[name].type)}
+    columns = {
+        name: table[name].cast(narrow[name]) if name in single & {*narrow} else table[name]
+        for name in names
+    }
     encodings = {"keys": "DELTA_BINARY_PACKED"}
     encodings |= {name: "BYTE_STREAM_SPLIT" for name in names if columns[name].type == pa.float32()}
     sink = pa.BufferOutputStream()
