@@ -31,7 +31,7 @@ from fairweather.metrics.paired import (
 )
 from fairweather.metrics.recipes import Crossed, cross, cross_difference
 from fairweather.metrics.table import shown_metrics
-from fairweather.record import MEAN, Condition, base_model
+from fairweather.record import IMAGE, MEAN, Condition, base_model
 from fairweather.report.sentences import seed_far_out
 from fairweather.report.tables import TOO_FEW
 from fairweather.types import Score
@@ -64,7 +64,7 @@ class Row:
 
     Attributes:
         pair: the models.
-        shift, level, metric: as in scores.csv.
+        shift, level, metric, unit: as in scores.csv.
         a, b: the value of each side, over its seeds.
         difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
         crossed: only for accuracy, with several seeds or clusters of images: b − a over images and
@@ -91,6 +91,7 @@ class Row:
     far_out: tuple[str, ...] = ()
     same_classes: bool = False
     same_confidences: bool = False
+    unit: str = IMAGE
 
     @property
     def is_tested(self) -> bool:
@@ -182,14 +183,15 @@ def compare_models(
     a: ComparedRun, b: ComparedRun, pair: Pair, shared: SharedShifts, images: Resampled
 ) -> Iterator[Row]:
     """Compare two models in every cell, in means over levels, and in the mean over shifts."""
-    sides = estimate_sides(a, b, pair, shared, images, shown_metrics(1))
+    metrics = shown_metrics(1, images.kind)
+    sides = estimate_sides(a, b, pair, shared, images, metrics)
     both = (sides.first, sides.second)
     weights = weights_of_means(shared)
     clean, *levels = shared.conditions
     for condition in (clean, *shared.means, *levels):
-        for metric in shown_metrics(1):
-            row = sides.row(condition, metric)
-            if metric == "accuracy":
+        for metric in metrics:
+            row = replace(sides.row(condition, metric), unit=images.unit.name)
+            if metric == images.decided:
                 cells = weights.get(condition, {condition: 1.0})
                 right = [_mean_correct(each, cells) for each in both]
                 row = sides.tested(row, right, images.clusters)
@@ -240,15 +242,17 @@ def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """Write rows as a tidy table; missing values are NaN or NA."""
     lines = [
         (
-            *(*row.pair, row.shift, row.level, row.metric, row.a.mean, row.b.mean, *row.difference),
+            *(*row.pair, row.shift, row.level, row.unit, row.metric),
+            *(row.a.mean, row.b.mean, *row.difference),
             *(row.a.n, row.b.n, row.a.sd, row.b.sd),
             *((row.test.b, row.test.c) if row.test else (pd.NA, pd.NA)),
             *(row.p_alone, row.p, row.verdict),
         )
         for row in rows
     ]
-    columns = ["model_a", "model_b", "shift", "level", "metric", "a", "b", "difference"]
-    columns += ["low", "high", "n", "seeds_a", "seeds_b", "sd_a", "sd_b"]
+    columns = ["model_a", "model_b", "shift", "level", "unit", "metric", "a", "b"]
+    columns += ["difference", "low", "high", "n", "seeds_a", "seeds_b", "sd_a", "sd_b"]
     columns += ["only_a_right", "only_b_right", "p", "p_holm", "verdict"]
     counts = {"only_a_right": "Int64", "only_b_right": "Int64"}
-    return pd.DataFrame(lines, columns=columns).astype(counts)
+    frame = pd.DataFrame(lines, columns=columns).astype(counts)
+    return frame if {*frame["unit"]} - {IMAGE} else frame.drop(columns="unit")
