@@ -36,7 +36,6 @@ from fairweather.record import (
     RunRecord,
     base_model,
     model_folder,
-    sweep_table,
 )
 from fairweather.report.samples import Samples
 from fairweather.report.sweeps import Sweep, as_sweep
@@ -200,11 +199,6 @@ class Contents:
         """Return the path of a file of a training; a model that was not trained has none."""
         run, inner = self.home(model)
         return run.file(f"{model_folder(inner, seed)}/{name}")
-
-    def sweep_file(self, model: str) -> Path:
-        """Return the path of the table of a model's hyperparameter sweep; there may be none."""
-        run, inner = self.home(model)
-        return run.file(sweep_table(inner))
 
     def read_predictions(self, model: str, seed: str, cell: str) -> Predictions | None:
         """Read the predictions of a cell by the id of its shift; None where there are none."""

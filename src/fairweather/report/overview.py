@@ -29,7 +29,7 @@ from fairweather.report.page.drawing import FOCUS, INK, LOUD, RULE, model_paint,
 from fairweather.report.performance import Performance, lowest, performance_at, worst_levels
 from fairweather.report.ranking import ranking
 from fairweather.report.section import Brief, Chart, Part, Shown, Tables
-from fairweather.report.sentences import points, share
+from fairweather.report.sentences import points
 from fairweather.report.table_formats import Layout
 from fairweather.report.tables import ABSENT, TOO_FEW, Entry, Row, Table
 from fairweather.report.training_files import read_warnings
@@ -318,7 +318,7 @@ def _point(
         value=score.value,
         low=None if math.isnan(score.low) else score.low,
         high=None if math.isnan(score.high) else score.high,
-        text=share(score) if measure == "accuracy" else points(score),
+        text=Entry(score, percent=True).in_words if measure == "accuracy" else points(score),
     )
 
 
