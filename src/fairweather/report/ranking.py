@@ -210,23 +210,15 @@ def ranking(contents: Contents) -> Ranking | None:
         tests += ". “≤”: no random swap gave as large a difference"
     caption = _caption(contents, what, tests)
     leaders = tuple(at for at, row in enumerate(rows) if row.best_rank == 1)
-    notes = tuple(
-        said
-        for at, (model, title) in enumerate(contents.titles.items())
-        if (said := _far_out(title, contents.seeds_of(model), (shifted[at], clean[at]), contents))
+    trained = [(title, contents.seeds_of(model)) for model, title in contents.titles.items()]
+    said = (
+        next(
+            filter(None, (seed_far_out(title, seeds, each, contents.clusters) for each in both)), ""
+        )
+        for (title, seeds), both in zip(trained, zip(shifted, clean, strict=True), strict=True)
     )
+    notes = tuple(filter(None, said))
     return Ranking(rows, bool(cells), caption, leaders, notes)
-
-
-def _far_out(
-    title: str,
-    seeds: Sequence[int | str],
-    columns: Sequence[FloatArray],
-    contents: Contents,
-) -> str:
-    """Say of the first of some columns with a seed far from the others which one that is."""
-    found = (seed_far_out(title, seeds, each, contents.clusters) for each in columns)
-    return next(filter(None, found), "")
 
 
 def _columns(

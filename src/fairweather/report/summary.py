@@ -8,7 +8,7 @@ import pandas as pd
 
 from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.table import shown_metrics
-from fairweather.record import CLEAN, MEAN, NO_LEVEL
+from fairweather.record import CLEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 from fairweather.report.section import Part, Shown, Tables, headed
 from fairweather.report.tables import (
@@ -45,11 +45,9 @@ def _summaries(contents: Contents) -> Iterator[Table | None]:
 
 def states(contents: Contents, metric: str) -> list[Column]:
     """The columns of a summary: clean images, and the mean over the levels of each shift."""
-    every = [("Clean", CLEAN, NO_LEVEL)]
-    every += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
     return [
         Column(title, column_key(shift, level), metric, shift, level)
-        for title, shift, level in every
+        for title, shift, level in contents.means
     ]
 
 
