@@ -220,7 +220,7 @@ class LoadOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """How a model is opened; which of these a source takes stands in `models.opening.OPTIONS`."""
+    """How a model is opened; its row of `models.opening.SOURCES` says which a source takes."""
 
     architecture: str | None = option(
         None, "The architecture of a checkpoint: timm:NAME or torchvision:NAME."

@@ -39,7 +39,7 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
     for name, accepts in declared:
         if accepts not in task.kinds:
             raise InputError(
-                f"{name} is for classification, and the task of {dataset.name} is {task.name}"
+                f"{name} does not accept the task of {dataset.name}, {task.name}"
             )
 
 
