@@ -27,8 +27,9 @@ LARGEST_SIDE = 4096  # pixels; no classifier takes more
 SMALLEST_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
 Parameter = float | int | str
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
+Tell: TypeAlias = "Callable[[float], None] | None"
 AttackFunction: TypeAlias = (
-    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], Attacked]"
+    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str, Tell], Attacked]"
 )
 Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
 
@@ -284,9 +285,8 @@ class Attack:
         name: the name in the table of attacks.
         level: epsilon, the largest norm of a perturbation of pixels in [0, 1].
         parameters: the parameters that were given, in the order of the function's signature.
-        apply: `(model, images, labels, keys, stream) -> Attacked`.
-        tells: whether `apply` takes `tell`, which it calls with the share of its runs that are
-            done.
+        apply: `(model, images, labels, keys, stream, tell) -> Attacked`; it may call `tell` with
+            the share of its runs that are done.
 
     >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, lambda *batch: Attacked(batch[1], {})).id
     'pgd,epsilon=0.1,steps=5'
@@ -296,7 +296,6 @@ class Attack:
     level: float
     parameters: Mapping[str, Parameter] = field(hash=False)
     apply: AttackFunction = field(repr=False, compare=False)
-    tells: bool = field(default=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -330,9 +329,7 @@ class Attack:
             seed: random starts, targets and proposals depend only on it, the id and the key.
             tell: called with the share of the attack that is done, if the attack tells it.
         """
-        apply: Callable[..., Attacked] = self.apply
-        told = {"tell": tell} if self.tells else {}
-        return apply(model, images, labels, keys, f"{seed}/{self.id}", **told)
+        return self.apply(model, images, labels, keys, f"{seed}/{self.id}", tell)
 
     def __call__(
         self,

@@ -19,13 +19,13 @@ from fairweather.attacks.autoattack import (
 )
 from fairweather.attacks.autoattack import ensemble_name as ensemble_name
 from fairweather.attacks.gradient import fgsm, pgd
-from fairweather.attacks.harness import run, run_on_every_image
+from fairweather.attacks.harness import Change, break_right_ones, change_every_one, run
 from fairweather.attacks.masking import masking_warning as masking_warning
 from fairweather.attacks.norms import NORMS
 from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
-from fairweather.types import LARGEST_SIDE, Attack, Attacked, Parameter, is_finite
+from fairweather.types import LARGEST_SIDE, Attack, Parameter, is_finite
 
 Sweep = Sequence[float] | Mapping[str, object]
 
@@ -105,7 +105,7 @@ def make_attack(name: str, **parameters: Parameter) -> Attack:
     >>> make_attack("pgd", epsilon=0.1, steps=5, norm="l2").id
     'pgd,epsilon=0.1,norm=l2,steps=5'
     """
-    return _make(run, name, parameters)
+    return _make(break_right_ones, name, parameters)
 
 
 def make_training_attack(name: str, **parameters: Parameter) -> Attack:
@@ -118,12 +118,10 @@ def make_training_attack(name: str, **parameters: Parameter) -> Attack:
     >>> make_training_attack("pgd", epsilon=0.1, steps=5).id
     'pgd,epsilon=0.1,steps=5'
     """
-    return _make(run_on_every_image, name, parameters)
+    return _make(change_every_one, name, parameters)
 
 
-def _make(
-    harness: Callable[..., Attacked], name: str, parameters: Mapping[str, Parameter]
-) -> Attack:
+def _make(change: Change, name: str, parameters: Mapping[str, Parameter]) -> Attack:
     if name not in ATTACKS:
         raise unknown_name("attack", name, ATTACKS)
     kind = ATTACKS[name]
@@ -141,8 +139,8 @@ def _make(
             f"{name}: epsilon is in units of [0, 1] pixels, at most 1 in the norm linf, "
             f"found {plan.epsilon}"
         )
-    apply = partial(harness, name, plan)
-    return Attack(name, float(parameters[kind.level]), ordered, apply, tells=harness is run)
+    apply = partial(run, name, plan, change=change)
+    return Attack(name, float(parameters[kind.level]), ordered, apply)
 
 
 def sweep(name: str, levels: Sweep) -> list[Attack]:

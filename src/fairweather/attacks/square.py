@@ -31,17 +31,13 @@ Proposal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], to
 
 def square(epsilon: float, norm: str = "linf", queries: int = QUERIES, restarts: int = 1) -> Plan:
     """Plan the black-box Square attack, with `queries` queries per image and no gradients."""
-    return Plan(epsilon, norm, lambda classes: square_runs(norm, queries, restarts))
-
-
-def square_runs(norm: str, queries: int, restarts: int) -> list[Run]:
-    """Return the runs of a Square attack; each restart starts from a new random point."""
     begin, propose = _MOVES[norm]
 
     def search(problem: Problem) -> torch.Tensor:
         return _search(problem, queries, begin, propose)
 
-    return [Run("square", f"square/restart={restart}", search) for restart in range(restarts)]
+    runs = [Run("square", f"square/restart={restart}", search) for restart in range(restarts)]
+    return Plan(epsilon, norm, lambda classes: runs)
 
 
 def share(query: int, queries: int = QUERIES) -> float:
