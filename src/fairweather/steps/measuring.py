@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fairweather.data import survey_data
+from fairweather.data import digest, survey_data
 from fairweather.devices import FP32, Arithmetic
-from fairweather.effects import facts
-from fairweather.errors import InputError, unknown_name
 from fairweather.inference import MOST_STORED_CLASSES
 from fairweather.metrics.ood_scores import MOST_FEATURES
 from fairweather.progress import Notify
@@ -30,7 +27,6 @@ from fairweather.record import (
     TRAIN,
     VAL,
     WARNINGS,
-    DataRecord,
     features_file,
     groups_file,
     predictions_file,
@@ -62,7 +58,7 @@ from fairweather.steps.plan import (
     network_files,
 )
 from fairweather.steps.sampling import MIXUP
-from fairweather.steps.worker import digests_of, open_data
+from fairweather.steps.worker import open_data, splits_of
 from fairweather.types import Attack, Dataset, Shift
 from fairweather.variants import Variant
 
@@ -106,22 +102,22 @@ class DataFacts:
         return ImagesReference(data=data, part=part, digest=self.digests.get(part))
 
 
-def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
-    """The facts of an open data set that a plan needs."""
-    parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
+def facts_of(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST)) -> DataFacts:
+    """The facts of an open data set that a plan needs, with those of its splits that are used."""
+    used = {part: images for part, images in splits_of(dataset).items() if part in parts}
     height, width = dataset.test.images.shape[2:]
     groups = dataset.test.groups
     return DataFacts(
         name=dataset.name,
         classes=dataset.classes,
-        images={name: len(part) for name, part in parts.items() if part is not None},
-        digests=dict(digests),
+        images={name: len(images) for name, images in used.items()},
+        digests={name: digest(images) for name, images in used.items()},
         side=(height, width),
         natural_shift="natural_shift" in dataset.notes,
         groups={
-            name: groups_digest(part.groups)
-            for name, part in parts.items()
-            if name != TRAIN and part is not None and part.groups is not None
+            name: groups_digest(images.groups)
+            for name, images in used.items()
+            if name != TRAIN and images.groups is not None
         },
         slices=tuple(groups.slices) if groups is not None else (),
         ordered="ordered_classes" in dataset.notes,
@@ -137,7 +133,7 @@ def survey(
         surveyed = survey_data(source.source, source, offline=offline, progress=progress)
         if surveyed.decoded:
             dataset = open_data(source, offline=offline, progress=progress)
-            found[name] = facts_of(dataset, digests_of(dataset))
+            found[name] = facts_of(dataset)
         else:
             asked = source.groups
             found[name] = DataFacts(
@@ -150,51 +146,6 @@ def survey(
                 ordered="ordered_classes" in surveyed.notes,
             )
     return found
-
-
-def check_points(points: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
-    """Check operating points, the probability from which on a class is called, by class.
-
-    Raises `InputError` for an unknown class, a number that is no probability, or too many classes
-    to have their probabilities stored.
-
-    >>> check_points({"malignant": 0.3}, ["benign", "malignant"])
-    {'malignant': 0.3}
-    """
-    if points and len(classes) > MOST_STORED_CLASSES:
-        raise InputError(
-            f"operating points need stored probabilities, which runs of more than "
-            f"{MOST_STORED_CLASSES} classes do not have, found {len(classes):,} classes"
-        )
-    for name, threshold in points.items():
-        if name not in classes:
-            raise unknown_name("class of an operating point", name, classes)
-        if not 0 < threshold < 1:
-            raise InputError(
-                f"the operating point of {name!r} must be a probability between 0 and 1, found "
-                f"{threshold:g}"
-            )
-    return dict(points)
-
-
-def data_record(
-    dataset: Dataset, source: DataSource, others: Mapping[str, str], *, ordered: bool
-) -> DataRecord:
-    """Describe a data set for the record, with the digests of everything that is predicted.
-
-    `others` are the digests of other data sets.
-    """
-    notes = {**dataset.notes, **({"ordered_classes": True} if ordered else {})}
-    digests = {**source.digests, **others}
-    return DataRecord(
-        name=dataset.name,
-        classes=dataset.classes,
-        digests=digests,
-        mean=dataset.mean,
-        std=dataset.std,
-        arguments=facts(source),
-        notes=json.loads(json.dumps(notes)),
-    )
 
 
 @dataclass(frozen=True)
