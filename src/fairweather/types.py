@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ AttackFunction: TypeAlias = (
     "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str, Tell], Attacked]"
 )
 Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
+
+
+Change = TypeVar("Change", "Shift", "Attack")
 
 
 def class_names(found: Sequence[object], what: str) -> tuple[str, ...]:
@@ -342,6 +345,31 @@ class Attack:
     ) -> torch.Tensor:
         """Attack a batch: float32 `[B, 3, H, W]` in [0, 1], not rounded, on the images' device."""
         return self.outcome(model, images, labels, keys, seed, tell).images
+
+
+def at_levels(
+    name: str,
+    level: str,
+    levels: Sequence[float] | Mapping[str, object],
+    make: Callable[..., Change],
+) -> list[Change]:
+    """Make a shift or an attack at several levels.
+
+    Args:
+        name: of the shift or attack.
+        level: the parameter that is its level.
+        levels: a list of levels, or a mapping of parameters.
+        make: makes one from its name and keyword parameters.
+    """
+    parameters = dict(levels) if isinstance(levels, Mapping) else {level: levels}
+    swept = parameters.pop(level, None)
+    values = [swept] if isinstance(swept, int | float) else swept
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
+    made = [make(name, **{level: value, **parameters}) for value in values]
+    if len({each.level for each in made}) < len(made):
+        raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
+    return made
 
 
 @dataclass(frozen=True)

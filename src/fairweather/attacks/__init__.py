@@ -25,15 +25,14 @@ from fairweather.attacks.norms import NORMS
 from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
-from fairweather.types import LARGEST_SIDE, Attack, Parameter, is_finite
+from fairweather.ranges import check_arguments
+from fairweather.types import Attack, Parameter, at_levels
 
 Sweep = Sequence[float] | Mapping[str, object]
 
 # The published budget of AutoAttack; with less, an attack breaks fewer images and the model looks
 # too robust.
 STANDARD = {"steps": STEPS, "queries": QUERIES, "restarts": RESTARTS, "targets": TARGETS}
-# What is larger was not meant: no two images are further apart, and no attack ends.
-MOST_EPSILON, MOST_STEPS = 3 * LARGEST_SIDE, 1_000_000
 
 
 class AttackKind(NamedTuple):
@@ -129,7 +128,9 @@ def _make(change: Change, name: str, parameters: Mapping[str, Parameter]) -> Att
     for key, value in parameters.items():
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known)
-        _CHECKS[key](name, key, value)
+        if key == "norm" and (not isinstance(value, str) or value not in NORMS):
+            raise unknown_name(f"norm of {name}", value, NORMS)
+    check_arguments(name, kind.build, parameters)
     if kind.level not in parameters:
         raise InputError(f"{name} needs its level, {kind.level}=NUMBER")
     ordered = {key: parameters[key] for key in known if key in parameters}
@@ -151,52 +152,4 @@ def sweep(name: str, levels: Sweep) -> list[Attack]:
     """
     if name not in ATTACKS:
         raise unknown_name("attack", name, ATTACKS)
-    level = ATTACKS[name].level
-    parameters = dict(levels) if isinstance(levels, Mapping) else {level: levels}
-    swept = parameters.pop(level, None)
-    values = [swept] if isinstance(swept, int | float) else swept
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
-    attacks = [make_attack(name, **{level: value, **parameters}) for value in values]
-    if len({attack.level for attack in attacks}) < len(attacks):
-        raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
-    return attacks
-
-
-def _check_epsilon(name: str, key: str, value: Parameter) -> None:
-    if not is_finite(value) or float(value) < 0:
-        raise InputError(f"{name}: {key} must be a finite number >= 0, found {value!r:.60}")
-    _check_most(name, key, float(value), MOST_EPSILON)
-
-
-def _check_step_size(name: str, key: str, value: Parameter) -> None:
-    if not is_finite(value) or float(value) <= 0:
-        raise InputError(f"{name}: {key} must be a finite number > 0, found {value!r:.60}")
-    _check_most(name, key, float(value), MOST_EPSILON)
-
-
-def _check_count(name: str, key: str, value: Parameter) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name}: {key} must be a whole number >= 1, found {value!r:.60}")
-    _check_most(name, key, value, MOST_STEPS)
-
-
-def _check_most(name: str, key: str, value: float, most: int) -> None:
-    if value > most:
-        raise InputError(f"{name}: {key} must be at most {most:,}, found {value!r:.60}")
-
-
-def _check_norm(name: str, key: str, value: Parameter) -> None:
-    if not isinstance(value, str) or value not in NORMS:
-        raise unknown_name(f"norm of {name}", value, NORMS)
-
-
-_CHECKS: Mapping[str, Callable[[str, str, Parameter], None]] = {
-    "epsilon": _check_epsilon,
-    "norm": _check_norm,
-    "steps": _check_count,
-    "step_size": _check_step_size,
-    "restarts": _check_count,
-    "queries": _check_count,
-    "targets": _check_count,
-}
+    return at_levels(name, ATTACKS[name].level, levels, make_attack)

@@ -13,7 +13,7 @@ import torch
 
 from fairweather.attacks import apgd, fab
 from fairweather.attacks.losses import DLR_CLASSES, cross_entropy, targeted_dlr
-from fairweather.attacks.plan import Plan, Problem, Run
+from fairweather.attacks.plan import Budget, Count, Plan, Problem, Run
 from fairweather.attacks.square import QUERIES, square
 
 # Croce and Hein (2020), section 5: the budgets of the standard ensemble.
@@ -23,7 +23,7 @@ WITHOUT_DLR = "auto_ensemble_without_dlr"
 
 
 def apgd_ce(
-    epsilon: float, norm: str = "linf", steps: int = STEPS, restarts: int = RESTARTS
+    epsilon: Budget, norm: str = "linf", steps: Count = STEPS, restarts: Count = RESTARTS
 ) -> Plan:
     """Plan Auto-PGD on the cross-entropy."""
 
@@ -35,11 +35,11 @@ def apgd_ce(
 
 
 def apgd_t(
-    epsilon: float,
+    epsilon: Budget,
     norm: str = "linf",
-    steps: int = STEPS,
-    targets: int = TARGETS,
-    restarts: int = RESTARTS,
+    steps: Count = STEPS,
+    targets: Count = TARGETS,
+    restarts: Count = RESTARTS,
 ) -> Plan:
     """Plan Auto-PGD on the targeted DLR loss, towards the most likely other classes in turn."""
 
@@ -51,11 +51,11 @@ def apgd_t(
 
 
 def fab_t(
-    epsilon: float,
+    epsilon: Budget,
     norm: str = "linf",
-    steps: int = STEPS,
-    targets: int = TARGETS,
-    restarts: int = RESTARTS,
+    steps: Count = STEPS,
+    targets: Count = TARGETS,
+    restarts: Count = RESTARTS,
 ) -> Plan:
     """Plan the targeted FAB attack, towards the most likely other classes in turn."""
 
@@ -66,12 +66,12 @@ def fab_t(
 
 
 def autoattack(
-    epsilon: float,
+    epsilon: Budget,
     norm: str = "linf",
-    steps: int = STEPS,
-    queries: int = QUERIES,
-    targets: int = TARGETS,
-    restarts: int = RESTARTS,
+    steps: Count = STEPS,
+    queries: Count = QUERIES,
+    targets: Count = TARGETS,
+    restarts: Count = RESTARTS,
 ) -> Plan:
     """Plan AutoAttack's standard ensemble: APGD-CE, targeted APGD-DLR, FAB-T, Square.
 
@@ -87,12 +87,12 @@ def autoattack(
 
 
 def auto_ensemble_without_dlr(
-    epsilon: float,
+    epsilon: Budget,
     norm: str = "linf",
-    steps: int = STEPS,
-    queries: int = QUERIES,
-    targets: int = TARGETS,
-    restarts: int = RESTARTS,
+    steps: Count = STEPS,
+    queries: Count = QUERIES,
+    targets: Count = TARGETS,
+    restarts: Count = RESTARTS,
 ) -> Plan:
     """Plan the parts of AutoAttack that work with two or three classes: APGD-CE, FAB-T, Square."""
     return _in_turn(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from torch import nn
 from fairweather.attacks.losses import logits_of
 from fairweather.attacks.norms import Norm
 from fairweather.attacks.plan import Plan, Problem, Run
-from fairweather.devices import repeatable_kernels
+from fairweather.devices import in_evaluation_mode, repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError
 from fairweather.types import Attacked, Tell
 
@@ -83,7 +82,7 @@ def run(
     _check_inputs(name, model, images, labels, keys)
     _check_epsilon(name, plan, images)
     plain = torch.autocast(images.device.type, enabled=False)
-    with torch.inference_mode(False), repeatable_kernels(), plain, _evaluation(model):
+    with torch.inference_mode(False), repeatable_kernels(), plain, in_evaluation_mode(model):
         images, labels = images.detach().clone(), labels.to(images.device)
         logits = _checked_logits(name, plan, model, images, labels)
         keys = keys.to(images.device)
@@ -98,18 +97,6 @@ def _points(name: str, part: Run, problem: Problem) -> tuple[torch.Tensor, torch
     points = part.attack(task)
     _check_outputs(f"{name} ({part.name})", task.images, points, task.epsilon, task.norm)
     return points, logits_of(task.model, points).argmax(1) != task.labels
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        # Not model.train(): some modules may stay in evaluation mode, such as frozen batch norm.
-        for module, mode in modes:
-            module.training = mode
 
 
 def _check_inputs(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from fairweather.errors import InputError
-from fairweather.training.ranges import (
+from fairweather.ranges import (
     POSITIVE,
     Alpha,
     BatchSize,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.training.ranges import (
+from fairweather.ranges import (
     POSITIVE,
     BatchSize,
     Checked,

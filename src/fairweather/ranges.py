@@ -1,7 +1,8 @@
-"""Which numbers a setting of a recipe may be, stated in its type: `momentum: Share = 0.9`."""
+"""Which numbers a setting or a parameter may be, stated in its type: `momentum: Share = 0.9`."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple, get_args, get_type_hints
@@ -13,7 +14,7 @@ class Range(NamedTuple):
     """Numbers that are allowed: in words, and whether a number is one of them."""
 
     allowed: str
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
 
 
 def between(low: float, high: float = math.inf) -> Range:
@@ -35,6 +36,25 @@ def at_most(most: float) -> Range:
     return Range(f"at most {most:,}", lambda value: value <= most)
 
 
+def whole(low: int, high: float = math.inf) -> Range:
+    """Whole numbers in [low, high].
+
+    >>> whole(1, 100).allowed, whole(3).allowed
+    ('a whole number from 1 to 100', 'a whole number >= 3')
+    """
+    words = f">= {low}" if high == math.inf else f"from {low} to {high}"
+    return Range(f"a whole number {words}", lambda value: low <= value <= high and value % 1 == 0)
+
+
+def within(low: float, high: float) -> Range:
+    """Numbers from a low to a high one.
+
+    >>> within(-1, 1).allowed
+    'from -1 to 1'
+    """
+    return Range(f"from {low} to {high}", lambda value: low <= value <= high)
+
+
 POSITIVE = Range("> 0", lambda value: 0 < value < math.inf)
 # Larger numbers were not meant: a training does not end, the draws of a distribution are no numbers
 # any more, and 32 bits do not hold them.
@@ -46,6 +66,8 @@ Share = Annotated[float, between(0, 1)]
 Part = Annotated[float, Range("in [0, 1)", lambda value: 0 <= value < 1)]
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, between(0)]
+Signed = Annotated[float, within(-1, 1)]
+Quality = Annotated[float, whole(1, 100)]  # of JPEG
 Epsilon = Annotated[float, POSITIVE, at_most(MOST_EPSILON)]
 Epochs = Annotated[int, between(1), at_most(MOST_EPOCHS)]
 BatchSize = Annotated[int, between(2), at_most(MOST_EPOCHS)]
@@ -61,14 +83,28 @@ NoneOrAlpha = Annotated[
 ]
 
 
-def require(name: str, value: float, *ranges: Range) -> None:
+def require(name: str, value: Any, *ranges: Range) -> None:  # noqa: ANN401 - what a user gave
     """Raise `InputError` unless a number is in all ranges.
 
     >>> require("recipe: learning_rate", 1e-3, POSITIVE)
     """
     for allowed, holds in ranges:
         if not holds(value):
-            raise InputError(f"{name} must be {allowed}, found {value!s:.60}")
+            raise InputError(f"{name} must be {allowed}, found {value!r:.60}")
+
+
+def check_arguments(
+    name: str, function: Callable[..., object], given: Mapping[str, object]
+) -> None:
+    """Raise `InputError` unless keyword arguments are in the ranges that a signature states.
+
+    >>> def blur(*, sigma: Positive) -> None: ...
+    >>> check_arguments("blur", blur, {"sigma": 0.5})
+    """
+    known = inspect.signature(function, eval_str=True).parameters
+    for key, value in given.items():
+        if key in known:
+            require(f"{name}: {key}", value, *_inside(known[key].annotation))
 
 
 class Checked:
