@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fairweather.errors import InputError
+from fairweather.ranges import check_arguments
 from fairweather.shifts.imagenet_c.blur import (
     defocus_blur,
     gaussian_blur,
@@ -103,6 +104,8 @@ def corruption(
         )
     for key, value in constants.items():
         _check_constant(name, key, value)
+    function = CORRUPTIONS[name].function
+    check_arguments(function.__name__, function, constants)
 
     def parameters_at(side: int) -> Mapping[str, float]:
         return CONSTANTS[name].at(level, image_size or side) | constants

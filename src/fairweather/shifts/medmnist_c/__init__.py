@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fairweather.ranges import check_arguments
 from fairweather.shifts.imagenet_c.blur import zoom_blur
 from fairweather.shifts.imagenet_c.corruption import Corruption, applied, check_severity, try_out
 from fairweather.shifts.imagenet_c.digital import jpeg_compression, pixelate
@@ -84,6 +85,8 @@ def corruption(
     """
     level = check_severity(f"medmnist_c/{name}", severity)
     parameters = published(name, dataset, level) | constants
+    function = CORRUPTIONS[name].function
+    check_arguments(function.__name__, function, constants)
     finish = (grey,) if FAMILIES[dataset].grey else ()
     shift = applied(
         f"medmnist_c/{name}", level, CORRUPTIONS[name], lambda side: parameters, *finish
