@@ -90,7 +90,7 @@ MAY_IMPORT = {
     | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts", "variants"},
     "guard": LEAVES | {"metrics"},
     "guarding": LEAVES
-    | {"guard", "inference", "metrics", "reopened", "runs", "scores", "variants"},
+    | {"guard", "inference", "metrics", "models", "reopened", "runs", "scores", "variants"},
     "as_seeds": LEAVES
     | {"executors", "finished_run", "report", "runs", "shifts", "steps", "variants"},
 }

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from fairweather.data.cifar10 import CLASSES
 from fairweather.data.folder import list_folder
-from fairweather.data.known import first_names
 from fairweather.data.source import (
     WHOLE,
     Item,
@@ -20,9 +19,8 @@ from fairweather.data.source import (
     Request,
     Source,
     check_exists,
-    required_path,
 )
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, first_names, unknown_name
 
 # Hendrycks and Dietterich 2019: the fifteen corruptions of the benchmark, then four for validation.
 CORRUPTIONS = (
@@ -64,7 +62,7 @@ def list_cifar10_c(request: Request) -> Source:
     Raises:
         InputError: a name, a severity or a file is wrong, or the files have another layout.
     """
-    place = _read_place("cifar-10-c", required_path(request))
+    place = _read_place("cifar-10-c", request.path or Path())
     path = place.folder / f"{place.corruption}.npy"
     images = _open_array(path)
     if images.dtype != np.uint8 or images.shape[1:] != (CIFAR_SIDE, CIFAR_SIDE, 3):
@@ -94,7 +92,7 @@ def list_imagenet_c(request: Request) -> Source:
     Raises:
         InputError: a name, a severity or the folder is wrong.
     """
-    path = required_path(request)
+    path = request.path or Path()
     place = _read_place("imagenet-c", path)
     source = list_folder(request)
     wrong = [name for name in source.classes if not WNID.fullmatch(name)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fairweather.data.known import check_md5, own_folder
+from fairweather.data.known import check_md5, obtain, own_folder
 from fairweather.data.medmnist_facts import ADDRESS, NATURAL_SHIFT, RESOLUTIONS, SETS, file_name
 from fairweather.data.npz import list_archive
 from fairweather.data.source import SPLITS, Request, Source, check_exists
-from fairweather.download import fetch, file_digest
+from fairweather.download import file_digest
 from fairweather.errors import InputError
 
 
@@ -57,11 +57,9 @@ def _obtain(file: str, published: str, request: Request) -> tuple[Path, str]:
         places.insert(0, target)
     path = next((place / file for place in places if (place / file).is_file()), None)
     if path is None:
-        url, expected = ADDRESS.format(file=file), published if request.verify else None
-        path = target / file
-        fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
-        if expected:
-            return path, expected
+        path = obtain(request, ADDRESS.format(file=file), target / file, published)
+        if request.verify:
+            return path, published
     found = file_digest(path, "md5")
     check_md5(path, found, published, request.verify)
     return path, found

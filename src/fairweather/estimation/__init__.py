@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from fairweather.display import shows_progress, teller
-from fairweather.errors import InputError
+from fairweather.errors import InputError, show
 from fairweather.estimation.known import Known, is_among, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
 from fairweather.estimation.result import ALARM
@@ -29,7 +29,6 @@ from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
 from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
-from fairweather.models.output_names import show
 from fairweather.progress import Event, Notify
 from fairweather.record import CLEAN, ENSEMBLE, NATURAL, VAL
 from fairweather.reopened import (

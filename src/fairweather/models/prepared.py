@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-from torch import nn
-
-from fairweather.errors import StoppedError
 from fairweather.models.classifier import Classifier
+from fairweather.models.gray import runs
 from fairweather.models.opened import Opened
 from fairweather.types import Preparation
 
@@ -22,21 +19,10 @@ def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
     model = opened.model
     origin = "the size given"
     if isinstance(model, Classifier) and model.input_size not in (None, size):
-        if keep or not _takes(model.network, size):
+        if keep or not runs(model.network, 3, size):
             origin += f", then {model.input_size} inside the model"
         else:
             model.input_size = None
     preparation = Preparation(size)
     facts = {**opened.facts, "preparation": {**preparation._asdict(), "from": origin}}
     return replace(opened, preparation=preparation, facts=facts)
-
-
-@torch.no_grad()
-def _takes(network: nn.Module, size: int) -> bool:
-    try:
-        network(torch.zeros(1, 3, size, size))
-    except StoppedError:
-        raise
-    except (Exception, SystemExit):  # every network raises another error if its size is fixed
-        return False
-    return True
