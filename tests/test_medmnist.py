@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 
 from fairweather.data import SOURCES, known, load_data, medmnist
-from fairweather.data.medmnist import MEDMNIST, list_medmnist
-from fairweather.data.medmnist_facts import ADDRESS, REFUSED, RESOLUTIONS, SETS, file_name
+from fairweather.data.medmnist import (
+    ADDRESS,
+    MEDMNIST,
+    REFUSED,
+    RESOLUTIONS,
+    SETS,
+    file_name,
+    list_medmnist,
+)
 from fairweather.data.source import Request
 from fairweather.errors import InputError
 

@@ -18,8 +18,7 @@ from fairweather.data.decode import unreadable_error
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder, list_images
 from fairweather.data.known import verification
-from fairweather.data.medmnist import MEDMNIST
-from fairweather.data.medmnist_facts import REFUSED
+from fairweather.data.medmnist import MEDMNIST, REFUSED
 from fairweather.data.metadata import Texts, own_groups, read_groups, shared_clusters
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -29,6 +30,7 @@ from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
 from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
+from fairweather.options import ImageOptions, takes
 from fairweather.progress import Event, Notify
 from fairweather.record import CLEAN, ENSEMBLE, NATURAL, VAL
 from fairweather.reopened import (
@@ -56,18 +58,16 @@ OWN_OTHER = "They are other images that the run knows: {} was left out."
 
 
 @shows_progress
+@takes(ImageOptions)
 def estimate(
     run: str | Path,
     data: str,
     *,
-    root: str | Path | None = None,
-    limit: int | None = None,
-    skip_unreadable: bool = False,
-    scale: str | None = None,
     with_labels: bool = False,
     device: str = "auto",
     offline: bool = False,
     progress: Notify | bool | None = True,
+    **options: Any,  # noqa: ANN401 - those of `ImageOptions`
 ) -> AccuracyEstimate:
     """Estimate how accurate a model of a finished run is on images, without using their labels.
 
@@ -94,18 +94,11 @@ def estimate(
     tell = teller(progress)
     of = reopen(str(run), offline=offline)
     # With an absolute path of the images, a root is that of the run's own alone.
+    asked = ImageOptions(**options)
+    root = None if asked.root is None else str(asked.root)
     place = None if Path(data.partition(":")[2]).is_absolute() else root
-    new = open_images(
-        data,
-        of.classes,
-        of.preparation,
-        root=place,
-        limit=limit,
-        skip_unreadable=skip_unreadable,
-        scale=scale or of.scale,
-        offline=offline,
-        progress=tell,
-    )
+    asked = replace(asked, root=place, scale=asked.scale or of.scale)
+    new = open_images(data, of.classes, of.preparation, asked, offline=offline, progress=tell)
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []

@@ -30,8 +30,8 @@ from fairweather.evaluation.request import (
 from fairweather.evaluation_options import EvaluationOptions
 from fairweather.inference import MOST_STORED_CLASSES, from_logits
 from fairweather.metrics.clusters import clusters_of
-from fairweather.models.opened import folder_name
 from fairweather.models.outputs import asked_for
+from fairweather.models.source import folder_name
 from fairweather.prediction_files import (
     PREFIX,
     Asked,

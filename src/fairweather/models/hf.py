@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
@@ -15,13 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairweather.download import file_digest
+from fairweather.download import files_digest
 from fairweather.errors import InputError, first_line, first_names, missing_extra
 from fairweather.models.classifier import Classifier
 from fairweather.models.hf_processor import read_processor
 from fairweather.models.hf_vetting import TIMM, vetted
-from fairweather.models.opened import Opened, folder_name
-from fairweather.models.source import Source
+from fairweather.models.source import Opened, Source, folder_name
 from fairweather.record import DESCRIPTION
 from fairweather.types import Preparation, class_names
 
@@ -109,7 +107,7 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
         "preparation": preparation and {**preparation._asdict(), "from": origin},
     }
     name = folder_name(folder.resolve().name if folder.is_dir() else repo.rpartition("/")[2])
-    return Opened(model.eval(), name, _digest(files), classes, preparation, facts)
+    return Opened(model.eval(), name, files_digest(files), classes, preparation, facts)
 
 
 def _in_folder(folder: Path) -> Find:
@@ -260,11 +258,6 @@ def _size(network: Network, preparation: Preparation | None) -> int | None:
     if preparation is not None:
         return preparation.size
     return configured if isinstance(configured, int) else None
-
-
-def _digest(files: list[Path]) -> str:
-    digests = "".join(f"{file_digest(path, 'sha256')}  {path.name}\n" for path in files)
-    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
 from fairweather.models.gray import NOTE, GrayInput, takes_gray
 from fairweather.models.normalisation import check_not_normalised_twice, held_normalisation
-from fairweather.models.opened import Opened
 from fairweather.models.outputs import LogProbabilities, asked_for
 from fairweather.models.preprocessing import NOTHING, UNKNOWN, preparation_facts
+from fairweather.models.source import Opened
 from fairweather.models.weights import state_digest
 from fairweather.types import Preparation
 

@@ -17,8 +17,7 @@ from torch import nn
 
 from fairweather.errors import InputError, StoppedError, unknown_name
 from fairweather.models.module import open_module
-from fairweather.models.opened import Opened, folder_name
-from fairweather.models.source import OF_ANY, Source
+from fairweather.models.source import OF_ANY, Opened, Source, folder_name
 
 
 class FromFile(NamedTuple):

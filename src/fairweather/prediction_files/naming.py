@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.errors import InputError, check_apart, check_name, unknown_name
-from fairweather.models.opened import folder_name
+from fairweather.models.source import folder_name
 from fairweather.prediction_files.tables import READERS, Content, first_line
 from fairweather.record import CLEAN, VALIDATION
 from fairweather.types import is_finite
