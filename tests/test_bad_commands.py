@@ -494,7 +494,7 @@ ROWS = {
         ("run study.yaml more", "argument(s) (more)", {}),
         ("run study.yaml --jbos 2", "--jbos", {}),
         ("run study.yaml --jobs two", "--jobs", {}),
-        ("run study.yaml --jobs 0", "--jobs", {}),
+        ("run study.yaml --jobs 0", "jobs must be at least 1, found 0", {}),
         ("run study.yaml --out", "--out", {}),
         ("list everything", "everything", {}),
         ('list "a\nb"', "unknown list", {}),

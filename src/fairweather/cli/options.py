@@ -68,7 +68,6 @@ def takes(kind: type) -> Callable[[Command], Command]:
             said = typer.Option(
                 flag_of(option.name, told),
                 help=told["help"],
-                min=told["least"],
                 metavar=told["metavar"],
                 show_default=shown,
             )
