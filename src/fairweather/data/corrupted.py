@@ -42,13 +42,13 @@ class Place(NamedTuple):
     corruption: str
     severity: int
 
-    def name(self, published: str) -> str:
-        """The name of the data set, wherever its files are stored."""
-        return f"{published}/{self.corruption}/{self.severity}"
-
-    def notes(self) -> dict[str, object]:
-        """Facts for the provenance."""
-        return {"corruption": self.corruption, "severity": self.severity}
+    def source(
+        self, published: str, classes: tuple[str, ...], listing: Listing, side: int
+    ) -> Source:
+        """The test set that was published there, wherever its files are stored."""
+        name = f"{published}/{self.corruption}/{self.severity}"
+        notes = {"corruption": self.corruption, "severity": self.severity}
+        return Source(classes, {"test": listing}, name, notes, side=side)
 
 
 def list_cifar10_c(request: Request) -> Source:
@@ -77,9 +77,7 @@ def list_cifar10_c(request: Request) -> Source:
             f"{len(labels)} labels"
         )
     listing = _list_severity(path, images, labels, place.severity)
-    return Source(
-        CLASSES, {"test": listing}, place.name("cifar-10-c"), place.notes(), side=CIFAR_SIDE
-    )
+    return place.source("cifar-10-c", CLASSES, listing, CIFAR_SIDE)
 
 
 def list_imagenet_c(request: Request) -> Source:
@@ -101,13 +99,7 @@ def list_imagenet_c(request: Request) -> Source:
         raise InputError(
             f"{str(path)!r} must have one folder per class, named like n01440764; found {found}"
         )
-    return Source(
-        source.classes,
-        {"test": source.splits[WHOLE]},
-        place.name("imagenet-c"),
-        place.notes(),
-        side=IMAGENET_SIDE,
-    )
+    return place.source("imagenet-c", source.classes, source.splits[WHOLE], IMAGENET_SIDE)
 
 
 def _read_place(published: str, path: Path) -> Place:
