@@ -141,7 +141,7 @@ def open_images(
     source: str,
     classes: tuple[str, ...],
     preparation: Preparation | None,
-    asked: ImageOptions,
+    asked: ImageOptions | None = None,
     *,
     offline: bool = False,
     progress: Notify | None = None,
@@ -156,7 +156,7 @@ def open_images(
         asked, offline, progress: as for `load_data`.
     """
     options = LoadOptions(
-        **vars(asked),
+        **vars(asked or ImageOptions()),
         preparation=preparation,
         parts=("test",),
         test_fraction=share_tested(source),
