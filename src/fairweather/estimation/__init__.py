@@ -96,10 +96,9 @@ def estimate(
     of = reopen(str(run), offline=offline)
     # With an absolute path of the images, a root is that of the run's own alone.
     asked = ImageOptions(**options)
-    root = None if asked.root is None else str(asked.root)
-    place = None if Path(data.partition(":")[2]).is_absolute() else root
-    asked = replace(asked, root=place, scale=asked.scale or of.scale)
-    new = open_images(data, of.classes, of.preparation, asked, offline=offline, progress=tell)
+    place = None if Path(data.partition(":")[2]).is_absolute() else asked.root
+    own = replace(asked, root=place, scale=asked.scale or of.scale)
+    new = open_images(data, of.classes, of.preparation, own, offline=offline, progress=tell)
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []
@@ -121,7 +120,9 @@ def estimate(
     if reference is not None:
         answers = outputs_differ_p(reference, seen.rows)
         # A root is that of the new images; the run's own may lie there too.
-        roots = [place] if data == of.record.data.source else list(dict.fromkeys([None, root]))
+        roots = (
+            [place] if data == of.record.data.source else list(dict.fromkeys([None, asked.root]))
+        )
         features = _features_p(of, outputs, independent, roots, device, offline, notes, tell)
     unlike = differ_p(answers, features)
     one_sided = bool(unlike < ALARM)
