@@ -215,6 +215,16 @@ class LoadOptions(DataOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How images are loaded that a model of a finished run is asked about."""
+
+    limit: int | None = shared(LoadOptions, "limit", description="At most this many images.")
+    root: str | None = shared(DataOptions, "root")
+    skip_unreadable: bool = shared(DataOptions, "skip_unreadable")
+    scale: str | None = shared(DataOptions, "scale", shown="as for the run")
+
+
 # ---------------------------------------------------------------- models
 
 

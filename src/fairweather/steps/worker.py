@@ -20,11 +20,10 @@ from fairweather import models
 from fairweather.data import check_no_copies, digest, load
 from fairweather.data.metadata import shared_clusters
 from fairweather.devices import memory_for_networks, resolve_device
-from fairweather.errors import InputError
+from fairweather.errors import InputError, show
 from fairweather.group import ALONE, Group
 from fairweather.models.labels import LabelMap, places_by_name, relabel
 from fairweather.models.onnx_network import OnnxNetwork
-from fairweather.models.output_names import show
 from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import NATURAL, PROBED, TEST, TRAIN, VAL, WEIGHTS
