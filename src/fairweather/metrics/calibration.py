@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -492,16 +490,8 @@ def _bin_edges(
     """
     if bins < 1:
         raise InputError(f"bins must be at least 1, found {bins}")
-    if binning not in _BINNINGS:
-        raise unknown_name("binning", binning, _BINNINGS)
-    return _BINNINGS[binning](order, totals, bins)
-
-
-_BINNINGS: Mapping[
-    str, Callable[[ConfidenceOrder, FloatArray, int], tuple[IntArray, FloatArray | None]]
-] = MappingProxyType(
-    {
-        "equal-width": lambda order, _, bins: (width_places(order, bins), None),
-        "equal-mass": lambda _, totals, bins: (NO_PLACES, mass_cuts(totals, bins)),
-    }
-)
+    if binning not in get_args(Binning):
+        raise unknown_name("binning", binning, get_args(Binning))
+    if binning == "equal-width":
+        return width_places(order, bins), None
+    return NO_PLACES, mass_cuts(totals, bins)

@@ -14,6 +14,7 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_labels,
     nanmean,
     ratio,
     sum_groups,
@@ -159,9 +160,7 @@ def check_probabilities(
         raise InputError(f"probabilities must be [{n}, classes], found {list(scores.shape)}")
     if np.isnan(scores).any():
         raise InputError("probabilities have values that are not a number")
-    if not 0 <= truth.min() <= truth.max() < scores.shape[1]:
-        span = f"{truth.min()} to {truth.max()}"
-        raise InputError(f"labels go from {span}, but there are {scores.shape[1]} classes")
+    check_labels(truth, scores.shape[1])
     return scores, truth
 
 

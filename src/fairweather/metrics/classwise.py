@@ -15,6 +15,7 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_labels,
     order_by_label,
     sum_by_label,
 )
@@ -177,7 +178,5 @@ def _check(
         )
     if not np.issubdtype(truth.dtype, np.integer):
         raise InputError(f"labels must be int [{n}], found {truth.dtype}")
-    if not 0 <= truth.min() <= truth.max() < columns.shape[1]:
-        span = f"{truth.min()} to {truth.max()}"
-        raise InputError(f"labels go from {span}, but there are {columns.shape[1]} classes")
+    check_labels(truth, columns.shape[1])
     return columns, truth

@@ -42,6 +42,16 @@ def check_columns(**columns: npt.ArrayLike) -> int:
     return first[0]
 
 
+def check_labels(labels: npt.NDArray[Any], classes: int, name: str = "labels") -> None:
+    """Raise `InputError` if a label is not the number of one of so many classes.
+
+    >>> check_labels(np.array([0, 1]), classes=2)
+    """
+    if not 0 <= labels.min() <= labels.max() < classes:
+        span = f"{labels.min()} to {labels.max()}"
+        raise InputError(f"{name} go from {span}, but there are {classes} classes")
+
+
 def as_rows(weights: npt.ArrayLike | None, n: int) -> FloatArray:
     """Return the weights as float64 `[B, n]`: one row of ones for None, one row for `[n]`.
 
@@ -74,9 +84,10 @@ def check_counts(rows: npt.NDArray[Any]) -> None:
         raise InputError("every row of weights must count at least one image")
 
 
-def as_result(values: FloatArray, weights: npt.ArrayLike | None) -> Result:
+def as_result(values: FloatArray, *weights: npt.ArrayLike | None) -> Result:
     """Return `[B]` values unchanged for 2-D weights; otherwise return the only value as a float."""
-    return values if np.ndim(weights) == 2 else float(values[0])  # type: ignore[arg-type]
+    has_rows = any(np.ndim(each) == 2 for each in weights)  # type: ignore[arg-type]
+    return values if has_rows else float(values[0])
 
 
 def weighted_mean(
@@ -217,10 +228,7 @@ def per_image(logits: npt.ArrayLike, labels: npt.ArrayLike) -> PerImage:
     n, classes = scores.shape
     if truth.shape != (n,) or not np.issubdtype(truth.dtype, np.integer):
         raise InputError(f"labels must be int [{n}], found {truth.dtype} {list(truth.shape)}")
-    if not 0 <= truth.min() <= truth.max() < classes:
-        raise InputError(
-            f"labels go from {truth.min()} to {truth.max()}, but there are {classes} classes"
-        )
+    check_labels(truth, classes)
     probabilities = np.exp(log_probabilities)
     one_hot = np.arange(classes) == truth[:, None]
     return PerImage(

@@ -22,7 +22,7 @@ from fairweather.metrics.columns import (
     bent_interval,
     clopper_pearson,
 )
-from fairweather.metrics.hidden import NOTHING, Hidden
+from fairweather.metrics.hidden import NOTHING, Hidden, Observed
 from fairweather.metrics.metric import Interval, Metric
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
@@ -42,18 +42,8 @@ TAILS = (0.025, 0.975)
 # With at least this many images on both sides (right and wrong), the percentile interval of a share
 # covers the true value as often as it should (benchmarks/coverage.py).
 FEW = 30
-# The kinds of intervals over seeds that are skewed next to a bound, and nothing else.
-STRETCHED = (
-    "share",
-    "conditional",
-    "overlap",
-    "area",
-    "classes",
-    "skewed",
-    "percentile",
-    "bounded",
-    "searched",
-)
+# The kinds of intervals over seeds that are not skewed next to a bound.
+NOT_STRETCHED = ("difference", "basic", "bias-corrected", "centred")
 
 
 @dataclass(frozen=True)
@@ -249,7 +239,7 @@ def evaluate_resamples(
             known = replace(
                 known,
                 replicates=replicates[metric.name] + (value - moved[metric.name]),
-                hidden=metric.hidden(once, known.value, 1.0, clusters),
+                hidden=metric.hidden(Observed(once, known.value, clusters=clusters)),
                 ends=metric.ends(predictions, resamples.clusters),
             )
         within = resamples.clusters
@@ -492,7 +482,7 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     low, centre, high = image_interval(estimate)
     recipes = estimate.recipes
     ends = widen((low, high), centre, estimate.n, recipes, estimate.tests)
-    if recipes and estimate.interval in STRETCHED:
+    if recipes and estimate.interval not in NOT_STRETCHED:
         ends = stretch(ends, centre, bounds)
     value = estimate.value
     if np.isnan(ends[0]):

@@ -21,8 +21,10 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_labels,
     sum_groups,
 )
+from fairweather.metrics.hidden import Observed
 from fairweather.metrics.intervals import Estimate, evaluate_sample, of_clusters, to_score
 from fairweather.metrics.metric import Metric
 from fairweather.metrics.sample import Resamples, Sample
@@ -129,10 +131,7 @@ def _check_labels(labels: npt.ArrayLike, classes: int) -> npt.NDArray[np.integer
     truth = np.asarray(labels)
     if not np.issubdtype(truth.dtype, np.integer):
         raise InputError(f"labels must be whole numbers, found {truth.dtype}")
-    if not 0 <= truth.min() <= truth.max() < classes:
-        raise InputError(
-            f"labels go from {truth.min()} to {truth.max()}, but there are {classes} classes"
-        )
+    check_labels(truth, classes)
     return truth
 
 
@@ -282,7 +281,7 @@ def _scores(
             metric.interval,
             errors=errors,
             fewest=metric.fewest,
-            hidden=metric.hidden(once, value, worth / len(predictions), within),
+            hidden=metric.hidden(Observed(once, value, worth / len(predictions), within)),
             ends=metric.ends(prepared.predictions, within, weights),
         )
         if clusters is not None:

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError
 from fairweather.metrics.classification import check_probabilities
 from fairweather.metrics.columns import (
     FloatArray,
@@ -16,6 +15,7 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_labels,
     nanmean,
     ratio,
     sum_groups,
@@ -138,10 +138,8 @@ def class_counts(
     """
     n = check_columns(predicted=predicted, labels=labels)
     calls, truth = np.asarray(predicted), np.asarray(labels)
-    for name, column in (("predicted", calls), ("labels", truth)):
-        if not 0 <= column.min() <= column.max() < classes:
-            span = f"{column.min()} to {column.max()}"
-            raise InputError(f"{name} go from {span}, but there are {classes} classes")
+    check_labels(calls, classes, "predicted")
+    check_labels(truth, classes)
     columns = np.ascontiguousarray(as_rows(weights, n).T)
     right = calls == truth
     return ClassCounts(
