@@ -287,7 +287,7 @@ def _over_seeds(table: Mapping[Key, Estimates]) -> dict[Key, Estimates]:
     def of_seeds(model: str, seed: str, shift: str, level: str) -> Key | None:
         return None if seed == ENSEMBLE else (model, MEAN, shift, level)
 
-    return _combined(table, of_seeds, _recipe)
+    return _combined(table, of_seeds, lambda _, seeds: recipe_estimate(seeds))
 
 
 def _combined(
@@ -312,10 +312,6 @@ def _combined(
 
 def _mean(_: str, estimates: Sequence[Estimate]) -> Estimate:
     return mean_estimate(estimates)
-
-
-def _recipe(_: str, estimates: Sequence[Estimate]) -> Estimate:
-    return recipe_estimate(estimates)
 
 
 def _worst(metric: str, estimates: Sequence[Estimate]) -> Estimate:

@@ -16,6 +16,7 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_shares,
     weighted_mean,
 )
 from fairweather.metrics.ordered import (
@@ -450,9 +451,7 @@ def check_confidence(
     check_columns(confidence=confidence, correct=correct)
     sure = np.asarray(confidence, dtype=np.float64)
     right = np.asarray(correct, dtype=np.float64)
-    is_share = (sure >= 0) & (sure <= 1)  # NaN fails the comparison too
-    if not is_share.all():
-        raise InputError(f"confidence must be in [0, 1], found {sure[~is_share][0]}")
+    check_shares(sure, "confidence")
     is_bool = (right == 0) | (right == 1)
     if not is_bool.all():
         raise InputError(f"correct must be true or false, found {right[~is_bool][0]}")

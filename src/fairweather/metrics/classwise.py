@@ -16,6 +16,7 @@ from fairweather.metrics.columns import (
     as_rows,
     check_columns,
     check_labels,
+    check_shares,
     order_by_label,
     sum_by_label,
 )
@@ -166,9 +167,7 @@ def _check(
     columns, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if columns.ndim != 2 or len(columns) != n or not columns.size:
         raise InputError(f"probabilities must be [{n}, classes], found {list(columns.shape)}")
-    inside = (columns >= 0) & (columns <= 1)  # NaN fails the comparison too
-    if not inside.all():
-        raise InputError(f"probabilities must be in [0, 1], found {columns[~inside][0]}")
+    check_shares(columns, "probabilities")
     off = np.abs(columns.sum(axis=1) - 1)
     if off.max() > SUM_TOLERANCE:
         worst = int(off.argmax())

@@ -52,6 +52,16 @@ def check_labels(labels: npt.NDArray[Any], classes: int, name: str = "labels") -
         raise InputError(f"{name} go from {span}, but there are {classes} classes")
 
 
+def check_shares(values: FloatArray, name: str) -> None:
+    """Raise `InputError` if a value is not in [0, 1].
+
+    >>> check_shares(np.array([0.0, 1.0]), "confidence")
+    """
+    inside = (values >= 0) & (values <= 1)  # NaN fails the comparison too
+    if not inside.all():
+        raise InputError(f"{name} must be in [0, 1], found {values[~inside][0]}")
+
+
 def as_rows(weights: npt.ArrayLike | None, n: int) -> FloatArray:
     """Return the weights as float64 `[B, n]`: one row of ones for None, one row for `[n]`.
 

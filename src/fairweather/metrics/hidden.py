@@ -155,8 +155,7 @@ def hidden_among_answered(seen: Observed) -> Hidden:
 def hidden_larger_sets(seen: Observed) -> Hidden:
     """What the mean size of prediction sets hides if few of them are larger than the smallest."""
     sizes, clusters = seen.sample.predictions.set_size, seen.clusters
-    if sizes is None:
-        raise ValueError("there are no prediction sets; ask `Metric.applies` first")
+    assert sizes is not None, "there are no prediction sets; ask `Metric.applies`"
     larger = sizes[sizes > sizes.min()] - sizes.min()
     count = len(sizes) * seen.worth if clusters is None else clusters.count
     share = len(larger) / len(sizes)

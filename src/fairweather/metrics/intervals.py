@@ -446,8 +446,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     interval.
 
     If whole clusters were resampled, a "share" reaches to the outer one of these ends and of
-    `bent_ends`, because the spread of clusters is too small where the share is good by chance; and
-    "difference" is `skewed_interval`, because few clusters may have all images that differ.
+    `bent_interval`, because the spread of clusters is too small where the share is good by chance;
+    and "difference" is `skewed_interval`, because few clusters may have all images that differ.
 
     "searched" is for a value that is found by a search, which resamples would repeat: the interval
     of `Metric.search`. A mean over cells has the means of their ends, as if all missed together:
@@ -539,7 +539,8 @@ def image_interval(estimate: Estimate) -> ImageInterval:
             tail = _longer_tail(_signed_square(replicates))
             low, high = _signed_root(_signed_square(np.asarray(value)) + np.array([-tail, tail]))
     if estimate.clusters is not None and estimate.interval in ("share", "conditional", "overlap"):
-        bent = bent_ends(value, replicates)
+        # As `skewed_interval`, with the quantile of the normal distribution: the spread is known.
+        bent = bent_interval(value, *_spread_and_skewness(value, replicates), Z95)
         low, high = min(low, bent[0]), max(high, bent[1])
     low, high = estimate.hidden.widen(value, low, high)
     return ImageInterval(float(low), float(centre), float(high))
@@ -573,7 +574,8 @@ def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]
     deviate = Z95
     if abs(skewness) >= SYMMETRIC:
         deviate = float(scipy.special.stdtrit(4 / (3 * skewness**2), TAILS[1]))
-    return _bent(value, spread, skewness, deviate)
+    low, high = bent_interval(value, spread, skewness, deviate)
+    return float(low), float(high)
 
 
 def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
@@ -587,29 +589,12 @@ def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[floa
     return low - bias, high - bias
 
 
-def bent_ends(value: float, replicates: FloatArray) -> tuple[float, float]:
-    """The 95 % interval of a value whose error is skewed and whose spread is known.
-
-    As `skewed_interval`, with the quantile of the normal distribution instead of Student's.
-
-    >>> draws = np.random.default_rng(0).exponential(size=(4000, 30)).mean(axis=1)
-    >>> [round(end, 2) for end in bent_ends(1.0, draws)]
-    [0.71, 1.6]
-    """
-    return _bent(value, *_spread_and_skewness(value, replicates), Z95)
-
-
 def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, float]:
     spread = float(replicates.std())
     # If the replicates differ only by rounding, they have no skewness.
     if spread <= ROUNDING * abs(value):
         return 0.0, 0.0
     return spread, float(np.mean(((replicates - replicates.mean()) / spread) ** 3))
-
-
-def _bent(value: float, spread: float, skewness: float, deviate: float) -> tuple[float, float]:
-    low, high = bent_interval(value, spread, skewness, deviate)
-    return float(low), float(high)
 
 
 def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.metrics.classification import check_probabilities
+from fairweather.metrics.classification import check_probabilities, of_each_class
 from fairweather.metrics.columns import (
     FloatArray,
     Result,
@@ -241,13 +241,7 @@ def class_precisions(
     >>> class_precisions(scores, np.array([0, 0, 0]), np.ones((1, 3)))
     array([[nan]])
     """
-    # [n, B]: sparse products read this layout in order
-    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
-    found = [
-        _average_precision(scores[:, label], labels == label, columns)
-        for label in np.unique(labels)
-    ]
-    return np.stack(found, axis=1)
+    return of_each_class(_average_precision, scores, labels, rows)
 
 
 def _average_precision(
