@@ -37,14 +37,13 @@ from torch import nn
 import fairweather as fw
 from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.progress import silent
+from fairweather.running.describing import record_of
 from fairweather.runs import open_run, this_machine
 from fairweather.shifts import suite
 from fairweather.steps import Worker
-from fairweather.steps.plan import DATA, Done
+from fairweather.steps.plan import Done
 from fairweather.steps.progressing import begin
-from fairweather.steps.worker import open_data
-from fairweather.study import load_study, plan
-from fairweather.study.planning import data_sources, describe_study
+from fairweather.study import load_study, opened, plan
 from fairweather.training import Recipe, fit
 from fairweather.types import Dataset, Images
 
@@ -103,9 +102,9 @@ def long_study(folder):
 def hand_out(study, planned, folder):
     """Seconds to prepare the schedule, and to hand out and record every step."""
     machine, worker = this_machine(CPU), Worker(planned, device="cpu")
-    dataset = open_data(data_sources(study)[DATA])
+    inputs = opened(study, CPU, offline=True, tell=silent)
     with open_run(folder) as run:
-        begin(planned, run, describe_study(study, planned, dataset, CPU), replace=False)
+        begin(planned, run, record_of(inputs), replace=False)
         schedule, begun = seconds(Schedule, planned, run, silent)
         began = time.perf_counter()
         while steps := schedule.take(worker):

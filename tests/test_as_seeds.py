@@ -24,16 +24,16 @@ from fairweather.executors import execute
 from fairweather.inference import from_logits
 from fairweather.metrics import METRICS
 from fairweather.metrics.class_metrics import of_classes
+from fairweather.progress import silent
 from fairweather.record import JOINED, SCORES, STUDY
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES, read_samples
+from fairweather.running.describing import record_of
+from fairweather.running.inputs import plan_of
 from fairweather.runs import RunFolder, open_run, small_predictions
 from fairweather.steps import Worker
-from fairweather.steps.measuring import facts_of
-from fairweather.steps.plan import DATA, ImagesReference, SampleStep
+from fairweather.steps.plan import ImagesReference, SampleStep
 from fairweather.steps.progressing import begin
-from fairweather.steps.worker import digests_of, open_data
-from fairweather.study import load_study, plan, run
-from fairweather.study.planning import data_sources, describe_study, plan_study
+from fairweather.study import load_study, opened, plan, run
 from fairweather.yamlfile import dump_yaml
 
 from .conftest import TINY_RESNET, write_pictures
@@ -79,12 +79,12 @@ def make(tmp_path_factory):
 
     def of(name, seeds):
         study = load_study(file, [f"seeds={seeds}"])
-        dataset = open_data(data_sources(study)[DATA])
-        planned = plan_study(study, {DATA: facts_of(dataset, digests_of(dataset))}, cpu)
+        inputs = opened(study, cpu, offline=True, tell=silent)
+        planned = plan_of(inputs)
         with open_run(root / name) as folder:
-            begin(planned, folder, describe_study(study, planned, dataset, cpu), replace=False)
+            begin(planned, folder, record_of(inputs), replace=False)
             folder.write(STUDY, dump_yaml(study.model_dump(mode="json")))
-            worker = Worker(planned, device="cpu", datasets={DATA: dataset})
+            worker = Worker(planned, device="cpu", datasets=inputs.datasets)
             for step in ("samples", "scores"):
                 execute(planned, folder, worker, until=step)
         for weights in (root / name).rglob("*.safetensors"):

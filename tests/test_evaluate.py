@@ -21,8 +21,7 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.evaluation import Request, outlook, read_priors
-from fairweather.evaluation.priors import complete_priors
+from fairweather.evaluation import Request, outlook
 from fairweather.evaluation_options import EvaluationOptions, check_options
 from fairweather.executors.schedule import left_by
 from fairweather.inference import predict_shared
@@ -30,6 +29,7 @@ from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.progress import silent
 from fairweather.record import JOINED, predictions_file
 from fairweather.rules import judge, read_rules
+from fairweather.running.classes import complete_priors, read_priors
 from fairweather.runs import RunFolder
 from fairweather.shift_lists import clean_and
 from fairweather.steps import Plan, Worker, perform
@@ -849,7 +849,7 @@ def test_what_is_cheap_to_check_is_checked_before_weights_are_fetched(
     def fetched(*_, **__):
         raise AssertionError("weights were opened")
 
-    monkeypatch.setattr("fairweather.evaluation.inputs.open_with", fetched)
+    monkeypatch.setattr("fairweather.evaluation.opened.open_with", fetched)
     arguments = {"shifts": "clean"} | options
     with pytest.raises(InputError, match=words):
         fw.evaluate("timm:resnet18", data.format(colour_folder), **arguments)
@@ -859,7 +859,7 @@ def test_a_mistyped_model_is_told_before_data_are_fetched(monkeypatch):
     def fetched(*_, **__):
         raise AssertionError("data were fetched")
 
-    monkeypatch.setattr("fairweather.evaluation.inputs.list_source", fetched)
+    monkeypatch.setattr("fairweather.evaluation.opened.list_source", fetched)
     with pytest.raises(InputError, match="resnet50"):
         fw.evaluate("timm:resnet5", "cifar10", "clean")
     with pytest.raises(AssertionError, match="fetched"):
@@ -944,13 +944,17 @@ def test_a_wrong_number_of_outputs_or_pixels_is_one_sentence(colour_folder):
 )
 def test_priors_that_are_not_named_share_the_rest(colour_folder, asked, expected):
     test = fw.load_data(f"folder:{colour_folder}").test
-    assert complete_priors({"p": asked}, test)["p"] == pytest.approx(expected)
+    assert complete_priors({"p": asked}, test.labels.numpy(), test.classes)["p"] == pytest.approx(
+        expected
+    )
 
 
 def test_priors_of_all_classes_must_add_up(colour_folder):
     test = fw.load_data(f"folder:{colour_folder}").test
     with pytest.raises(InputError, match=r"add up to 0\.6, not 1"):
-        complete_priors({"p": {"blue": 0.2, "green": 0.2, "red": 0.2}}, test)
+        complete_priors(
+            {"p": {"blue": 0.2, "green": 0.2, "red": 0.2}}, test.labels.numpy(), test.classes
+        )
 
 
 @pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.nightly)])

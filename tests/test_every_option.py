@@ -7,7 +7,6 @@ import ast
 import dataclasses
 import hashlib
 import inspect
-import json
 import textwrap
 from pathlib import Path
 
@@ -19,9 +18,10 @@ import torch
 from torch import nn
 
 import fairweather as fw
-from fairweather import evaluation
+from fairweather import evaluation, executors
 from fairweather.cli import COMMANDS
 from fairweather.evaluation_options import EvaluationOptions
+from fairweather.executor_options import Sharing
 from fairweather.types import Images
 
 from .commands import fairweather
@@ -93,8 +93,16 @@ def cases(folder):
         "bootstrap": Case(200, STEPS),
         "shift_seed": Case(1, STEPS),
         "threads": Case(2, STEPS),
+        "executor": Case("ray://127.0.0.1:1", WORKER),
+        "worker": Case(True, WORKER),
         "jobs": Case(2, WORKER),
         "workers": Case(1, WORKER),
+        "networks": Case(1, WORKER),
+        "devices": Case(2, WORKER),
+        "partition": Case("gpu", WORKER),
+        "gpus": Case("1", WORKER),
+        "time": Case("90", WORKER),
+        "setup": Case(("true",), WORKER),
         "title": Case("Mine", RECORD),
         "device": Case("cuda", WORKER),
         "offline": Case(True, WORKER),
@@ -107,6 +115,8 @@ WORDS = {
     "mean": ("normalis",),
     "device": ("cuda",),
     "jobs": ("cores",),
+    "devices": ("cores",),
+    "executor": ("Ray", "ray"),
     "outputs": ("probabilities",),
     "variants": ("temperature",),
     "fit_on": ("validation",),
@@ -119,7 +129,7 @@ WORDS = {
 }
 SHIFT = "imagenet_c/gaussian_noise,severity=1"
 # What is not of the result, and stands in no record.
-OF_THE_CALL = {"jobs", "workers", "offline", "device"}
+OF_THE_CALL = {"offline", "device"} | {each.name for each in dataclasses.fields(Sharing)}
 
 
 def pictures(folder):
@@ -257,7 +267,14 @@ def effect(monkeypatch, out, model, data, **options):
         def __init__(self, plan, **given):
             raise StoppedError(plan, given)
 
-    monkeypatch.setattr(evaluation, "Worker", Recorder)
+    handed = []
+
+    def carry_out(work, sharing, tell, then=executors.carry_out):
+        handed[:] = [work.record.model_dump(mode="json"), dataclasses.asdict(sharing)]
+        then(work, sharing, tell)
+
+    monkeypatch.setattr("fairweather.executors.work.Worker", Recorder)
+    monkeypatch.setattr("fairweather.running.executing.executors.carry_out", carry_out)
     shifts = {} if str(model).startswith("predictions:") else {"shifts": SHIFT}
     options = {"device": "cpu", "bootstrap": 100, **shifts, **options}
     with pytest.raises(StoppedError) as stopped:
@@ -267,7 +284,7 @@ def effect(monkeypatch, out, model, data, **options):
     own = datasets.get("data")
     models, read = given.pop("models", {}), given.pop("given", None)
     del given["progress"]
-    record = json.loads((out / "record.json").read_text())
+    record, sharing = handed
     record.pop("provenance")
     if read is None:
         inputs = own.test[:8].images.float() / 255
@@ -281,7 +298,7 @@ def effect(monkeypatch, out, model, data, **options):
         SCORES: logits,
         IMAGES: [seen, logits[1:] if read else None],
         STEPS: [(step.id, step.threads, repr(step.depends())) for step in plan.steps],
-        WORKER: [given, [dataclasses.asdict(source) for source in plan.data.values()]],
+        WORKER: [given, sharing, [dataclasses.asdict(source) for source in plan.data.values()]],
         RECORD: record,
     }
 

@@ -108,7 +108,9 @@ def test_a_module_is_left_as_it_came(fails, data, monkeypatch):
     module(torch.rand(4, 3, 8, 8)).sum().backward()
     before = state(module)
     if fails:
-        monkeypatch.setattr("fairweather.evaluation.carry_out", lambda *_: (module.double(), 1 / 0))
+        monkeypatch.setattr(
+            "fairweather.evaluation.carry_out", lambda *_, **__: (module.double(), 1 / 0)
+        )
         with pytest.raises(ZeroDivisionError):
             evaluated(module, data)
     else:

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from fairweather.data import list_source
 from fairweather.data.metadata import read_groups
 from fairweather.errors import InputError
-from fairweather.evaluation.priors import read_priors
 from fairweather.exporting.manifest import (
     MANIFEST,
     ExportedData,
@@ -39,6 +38,7 @@ from fairweather.prediction_files.rows import Asked
 from fairweather.prediction_files.tables import read_rows
 from fairweather.record import RECORD, SCORES, step_file
 from fairweather.rules import judge, read_rules
+from fairweather.running.classes import read_priors
 from fairweather.runs import RunFolder
 from fairweather.scores import to_csv
 from fairweather.study import load_study

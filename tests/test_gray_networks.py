@@ -9,7 +9,7 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import StoppedError
-from fairweather.evaluation.inputs import unlike_training
+from fairweather.evaluation.opened import unlike_training
 from fairweather.models import Opened, open_model, prepared_at
 from fairweather.models.classifier import Classifier
 from fairweather.models.gray import takes_gray, to_gray

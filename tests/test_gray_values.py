@@ -24,7 +24,7 @@ from pydicom.uid import (
 import fairweather as fw
 from fairweather.data import load_data
 from fairweather.effects import facts
-from fairweather.evaluation.inputs import data_source
+from fairweather.evaluation.opened import data_source
 from fairweather.evaluation.request import Request
 from fairweather.evaluation_options import EvaluationOptions
 from fairweather.intensity import Scale
@@ -172,7 +172,7 @@ def test_a_model_of_a_run_sees_new_images_with_the_scale_of_its_training(monkeyp
     trained = facts(DataSource(source="folder:old", scale="0..4095"))
     record = SimpleNamespace(data=SimpleNamespace(arguments=trained))
     run = SimpleNamespace(record=record)
-    monkeypatch.setattr("fairweather.evaluation.inputs.open_finished_run", lambda folder: run)
+    monkeypatch.setattr("fairweather.evaluation.opened.open_finished_run", lambda folder: run)
     opened = SimpleNamespace(preparation=None)
     for model, given, expected in (
         ("run:runs/a/models/basic/seed-0", None, "0..4095"),

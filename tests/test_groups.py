@@ -20,12 +20,12 @@ from fairweather.comparison.with_run import read_run_comparison
 from fairweather.data.metadata import read_table
 from fairweather.data.split import Purpose, set_clusters_apart
 from fairweather.errors import InputError
-from fairweather.evaluation import clean_lines
 from fairweather.report.joining import read_runs
 from fairweather.report.slices import SliceRow
 from fairweather.report.slices import _found as found_in
 from fairweather.rules import judge, read_rules
 from fairweather.rules.writing import summary
+from fairweather.running.telling import clean_lines
 from fairweather.runs import RunFolder
 from fairweather.scores import read_clusters
 from fairweather.types import Dataset, GroupColumns, Groups, Images, Score

@@ -10,15 +10,14 @@ import pytest
 import torch
 
 from fairweather.executors.schedule import left_by
+from fairweather.progress import silent
 from fairweather.record import RECORD, StepRecord, parse_step_record
+from fairweather.running.describing import record_of
+from fairweather.running.inputs import plan_of
 from fairweather.runs import RunFolder, open_run, this_machine
 from fairweather.steps import Done, Plan
-from fairweather.steps.measuring import facts_of
-from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Ledger, begin, standings
-from fairweather.steps.worker import digests_of, open_data
-from fairweather.study import load_study, run
-from fairweather.study.planning import data_sources, describe_study, plan_study
+from fairweather.study import load_study, opened, run
 
 from .conftest import TINY_RESNET, figures_left_out
 from .forking import Program
@@ -88,17 +87,14 @@ def study(study_file, request):
     return load_study(study_file, **getattr(request, "param", few))
 
 
-def plan_of(study):
-    dataset = open_data(data_sources(study)[DATA])
-    facts = {DATA: facts_of(dataset, digests_of(dataset))}
-    return plan_study(study, facts, torch.device("cpu"))
+def inputs_from(study):
+    return opened(study, torch.device("cpu"), offline=True, tell=silent)
 
 
 @pytest.fixture(scope="module")
 def planned(study):
-    found = plan_of(study)
-    dataset = open_data(data_sources(study)[DATA])
-    return found, describe_study(study, found, dataset, torch.device("cpu"))
+    inputs = inputs_from(study)
+    return plan_of(inputs), record_of(inputs)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +190,7 @@ def test_a_plan_reads_back_from_json(planned):
 def test_a_record_holds_whatever_a_step_depends_on(study_file):
     """Also a normalisation, which a study may give; tuples are lists there, and compare equal."""
     given = ["models.basic.mean=[0.5, 0.4, 0.3]", "models.basic.std=[0.2, 0.2, 0.2]"]
-    for step in plan_of(load_study(study_file, given)).steps:
+    for step in plan_of(inputs_from(load_study(study_file, given))).steps:
         record = StepRecord(
             id=step.id, kind=step.kind, fingerprint="f", depends=step.depends(), files={}
         )
@@ -204,8 +200,8 @@ def test_a_record_holds_whatever_a_step_depends_on(study_file):
 def test_a_longer_sweep_leaves_finished_seeds_as_they_are(study_file):
     """Seeds depend only on the chosen recipe, not on other tries."""
     short, longer = (
-        plan_of(load_study(study_file, [f"models.swept.sweep={{learning_rate: {rates}}}"]))
-        for rates in ("[0.01, 0.001]", "[0.01, 0.001, 0.0001]")
+        plan_of(inputs_from(load_study(study_file, [f"models.swept.sweep={rates}"])))
+        for rates in ("{learning_rate: [0.01, 0.001]}", "{learning_rate: [0.01, 0.001, 0.0001]}")
     )
     trained = "models/swept/seed-1"
     assert len(longer.steps) == len(short.steps) + 1

@@ -25,8 +25,10 @@ from fairweather.prediction_files import (
     read_rows,
 )
 from fairweather.prediction_files.kinds import kind_of_rows, logits_of_rows
+from fairweather.progress import silent
 from fairweather.record import predictions_file
 from fairweather.rules import judge, read_rules
+from fairweather.running.inputs import plan_of
 from fairweather.shift_lists import elsewhere, read_elsewhere
 from fairweather.steps import fingerprint_of
 
@@ -804,12 +806,12 @@ def test_the_command_line_says_what_it_assumes(tmp_path, monkeypatch):
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
     """The same predictions from another file are the same step; others are another."""
-    from fairweather.evaluation import _planned, make_request
+    from fairweather.evaluation import inputs_of, make_request
 
     def prints(frame, name):
         frame.to_csv(tmp_path / name, index=False)
         request = make_request(f"predictions:{tmp_path / name}", None, "quick", None, {})
-        plan = _planned(request, None).plan
+        plan = plan_of(inputs_of(request, torch.device("cpu"), silent))
         return [fingerprint_of(step, {}) for step in plan.steps if step.kind == "predict"]
 
     one, shuffled = labelled(), labelled()[["label", "fox", "dog", "cat"]]

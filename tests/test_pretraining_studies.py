@@ -12,7 +12,7 @@ import torch
 import fairweather as fw
 from fairweather.data import fewer_labels, with_wrong_labels
 from fairweather.errors import CollapsedError, InputError
-from fairweather.inference import mean_log_probability, predict
+from fairweather.inference import predict
 from fairweather.models import Ensemble, interpolate, load_checkpoint
 from fairweather.record import predictions_file
 from fairweather.report import _build_figures
@@ -20,13 +20,15 @@ from fairweather.report.contents import read_contents
 from fairweather.report.sections import SECTIONS
 from fairweather.report.training_figures import labels_figure
 from fairweather.rules import judge, read_rules
+from fairweather.running.inputs import plan_of
 from fairweather.shifts import SHIFTS, make_shift
 from fairweather.shifts.families import operation
 from fairweather.steps.measuring import facts_of
 from fairweather.steps.plan import DATA
 from fairweather.steps.training import training_images
 from fairweather.study import check_study, load_study
-from fairweather.study.planning import plan_study
+from fairweather.study.planning import inputs_of
+from fairweather.tasks.classification import mean_log_probability
 from fairweather.training.operations import TESTED_AS
 from fairweather.training.selfsupervised import NAMED_VIEWS
 from fairweather.types import Images
@@ -620,7 +622,7 @@ def test_all_images_are_taken_as_they_are_and_not_copied(colour_folder):
     dataset = fw.load_data(f"folder:{colour_folder}", size=16)
     for noise in (0.0, 0.5):
         study = check_study(raw("", models={"a": model(label_noise=noise)}, pretraining={}))
-        plan = plan_study(study, {DATA: facts_of(dataset, {})}, torch.device("cpu"))
+        plan = plan_of(inputs_of(study, {DATA: facts_of(dataset)}, torch.device("cpu")))
         taken = training_images(plan.step("models/a/seed-0"), dataset.train)
         assert taken.images.data_ptr() == dataset.train.images.data_ptr()
         assert torch.equal(taken.labels, dataset.train.labels) == (noise == 0)

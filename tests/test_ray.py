@@ -37,6 +37,7 @@ from fairweather.steps.worker import open_data
 from fairweather.study import plan
 
 from .conftest import TINY_RESNET
+from .named_evaluation import named_evaluation
 from .same_bytes import same
 from .started import started
 
@@ -380,6 +381,15 @@ def test_workers_do_what_one_process_does(seats, study, alone, tmp_path, workers
     without_predictions(alone, folder)
     fw.run(study, out=folder, device="cpu", executor="ray", jobs=workers)
     same(folder, alone)
+
+
+def test_a_worker_does_an_evaluation(cluster, colour_folder, tmp_path):
+    given = named_evaluation(tmp_path, colour_folder)
+    alone = fw.evaluate(**given, out=tmp_path / "alone", progress=False)
+    said = []
+    fw.evaluate(**given, out=tmp_path / "run", executor="ray", jobs=1, progress=said.append)
+    same(tmp_path / "run", alone)
+    assert any(event.line.startswith("clean          accuracy") for event in said)
 
 
 @pytest.mark.nightly

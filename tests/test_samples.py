@@ -302,7 +302,7 @@ def make(
     """A run of these models whose predictions get worse away from neutral."""
     dataset = Dataset("made up", test, None, test, (0.5,) * 3, (0.5,) * 3)
     measurement = Measurement(
-        data=facts_of(dataset, {"train": "d", "test": "d"}),
+        data=facts_of(dataset, ("train", "test")),
         shifts=shifts,
         threads=1,
         device="cpu",

@@ -28,6 +28,7 @@ from fairweather.study import plan
 from . import fake_slurm
 from .conftest import TINY_RESNET
 from .forking import Program
+from .named_evaluation import named_evaluation
 from .same_bytes import same
 from .started import started
 
@@ -213,6 +214,18 @@ def test_jobs_do_what_one_process_does_and_leave_only_logs(
     assert "done in" in log
     for step in alone.folder.step_ids():
         assert (folder / f"logs/steps/{step}.log").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_job_does_an_evaluation(often, setup, state, colour_folder, tmp_path):
+    given = named_evaluation(tmp_path, colour_folder)
+    alone = fw.evaluate(**given, out=tmp_path / "alone", progress=False)
+    folder, said = tmp_path / "run", []
+    options = {"executor": "slurm", "jobs": 1, "setup": [setup()]}
+    fw.evaluate(**given, **options, out=folder, progress=said.append)
+    same(folder, alone)
+    assert any(event.line.startswith("clean          accuracy") for event in said)
+    assert (folder / "logs/steps/scores.log").is_file()
 
 
 @pytest.mark.nightly

@@ -19,13 +19,14 @@ from fairweather.data import digest
 from fairweather.errors import InputError
 from fairweather.finished_run import Run
 from fairweather.report.samples import read_samples
+from fairweather.running.inputs import plan_of
 from fairweather.runs import RunFolder, write_atomically
 from fairweather.steps import fingerprint_of
 from fairweather.steps.describing import describe_shifts
 from fairweather.steps.measuring import DataFacts
 from fairweather.steps.plan import DATA, LIBRARIES, VERSIONS
 from fairweather.study import check_study, load_study, packaged_studies
-from fairweather.study.planning import plan_study
+from fairweather.study.planning import inputs_of
 from fairweather.types import Preparation
 from fairweather.yamlfile import dump_yaml, parse_yaml
 
@@ -681,7 +682,7 @@ def planned(name="models/a/seed-0", files=None, digests=None, device="cpu", **ch
     digests = {"train": "t", "val": "v", "test": "t"} | (digests or {})
     facts = DataFacts("mnist5k", ("a", "b", "c"), dict.fromkeys(digests, 30), digests)
     sources = dict.fromkeys([DATA, *(f"pretraining:{each}" for each in study.pretraining)], facts)
-    step = plan_study(study, sources, torch.device(device)).step(name)
+    step = plan_of(inputs_of(study, sources, torch.device(device))).step(name)
     checksums = dict.fromkeys(step.reads, "0" * 64) | (files or {})
     return fingerprint_of(step, checksums)
 
@@ -746,7 +747,7 @@ def scores_of(**changes):
     """The plan of the scores of a small study with the classes a, b and c."""
     study = check_study(minimal(**changes))
     facts = DataFacts("mnist5k", ("a", "b", "c"), {"train": 30, "val": 30, "test": 30})
-    return plan_study(study, {DATA: facts}, torch.device("cpu")).step("scores")
+    return plan_of(inputs_of(study, {DATA: facts}, torch.device("cpu"))).step("scores")
 
 
 def test_scores_know_the_operating_points_and_the_order_of_the_classes():

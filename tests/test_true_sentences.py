@@ -12,7 +12,7 @@ import scipy.special
 import scipy.stats
 
 from fairweather.attacks import ATTACKS
-from fairweather.evaluation import OF_PREDICTIONS, clean_lines
+from fairweather.evaluation.given import ADVICE as OF_PREDICTIONS
 from fairweather.metrics.columns import per_image
 from fairweather.record import COLUMNS, predictions_file
 from fairweather.report.contents import Contents
@@ -20,6 +20,7 @@ from fairweather.report.findings import answer, model_findings
 from fairweather.report.other_images import AUROC, other_images
 from fairweather.report.ranking import ranking
 from fairweather.report.sweeps import Sweep
+from fairweather.running.telling import clean_lines
 from fairweather.scores import estimate_cells, to_frame, with_means, with_worst
 from fairweather.types import Cell, Predictions, Shift
 from tests.run_folders import run_record, write_run

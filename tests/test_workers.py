@@ -21,6 +21,7 @@ from fairweather.runs import RunFolder, share_run
 
 from .conftest import TINY_RESNET
 from .forking import Program
+from .named_evaluation import named_evaluation
 from .run_folders import run_record, write_run
 from .same_bytes import same
 from .started import started
@@ -148,6 +149,68 @@ def test_three_workers_of_which_one_is_killed_do_what_one_process_does(
     same(folder, alone)
     assert (folder / "report.html").is_file()
     assert not (folder / "claims").exists()
+
+
+# What a worker evaluates stands in a file.
+IN_AN_EVALUATION = """
+import json
+import fairweather as fw
+fw.run = lambda file, **given: fw.evaluate(**{**json.loads(open(file).read()), **given})
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory, colour_folder):
+    """An evaluation, and what one process makes of it."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    given = named_evaluation(folder, colour_folder)
+    (folder / "asked.json").write_text(json.dumps(given))
+    return folder / "asked.json", fw.evaluate(**given, out=folder / "alone", progress=False)
+
+
+def test_two_workers_divide_an_evaluation_and_one_takes_over_what_the_killed_one_did(
+    start, asked, tmp_path
+):
+    folder, (file, alone) = tmp_path / "run", asked
+    killed = start(folder, STUCK.format(kind="predict") + IN_AN_EVALUATION, file)
+    step = killed.stdout.readline().strip()
+    assert step.startswith("predictions/"), killed.communicate()
+    other = start(folder, IN_AN_EVALUATION, file)
+    assert (folder / "claims" / "steps" / f"{step}.claim").exists()
+    killed.send_signal(signal.SIGKILL)
+    _, errors = other.communicate(timeout=600)
+    assert other.returncode == 0, errors
+    same(folder, alone)
+    assert (folder / "report.html").is_file()
+    assert not (folder / "claims").exists()
+
+
+def test_two_devices_divide_an_evaluation(asked, tmp_path):
+    given = json.loads(asked[0].read_text())
+    folder, said = tmp_path / "run", []
+    fw.evaluate(**given, out=folder, devices=2, progress=said.append)
+    same(folder, asked[1])
+    assert any(event.line.startswith("clean          accuracy") for event in said)
+
+
+@pytest.mark.parametrize(
+    ("sharing", "words"),
+    [
+        ({"worker": True}, "worker: other processes open"),
+        ({"devices": 2}, "devices: other processes open"),
+        ({"jobs": 2}, "jobs: other processes open"),
+        ({"executor": "slurm-local"}, "executor: other processes open"),
+    ],
+)
+def test_a_module_of_this_process_is_not_known_to_others(sharing, words, asked, tmp_path):
+    given = json.loads(asked[0].read_text()) | {"model": torch.nn.Flatten()}
+    with pytest.raises(InputError, match=words):
+        fw.evaluate(**given, out=tmp_path / "run", **sharing)
+
+
+def test_workers_of_an_evaluation_need_a_folder_that_all_know(asked):
+    with pytest.raises(InputError, match="worker needs out"):
+        fw.evaluate(**json.loads(asked[0].read_text()), worker=True)
 
 
 # What each of ten workers was doing when it was killed; the next one takes its step over.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairweather.errors import InputError, check_name, check_text, unknown_name
+from fairweather.executor_options import Sharing
 from fairweather.options import (
     DataOptions,
     LoadOptions,
@@ -137,17 +138,22 @@ class EvaluationOptions(ModelOptions):
     threads: int | None = option(
         None, "Threads that torch uses; by default its own choice.", least=1, most=1024
     )
-    jobs: int = option(
-        1,
-        "How many processes predict side by side. There must be a core for each thread of each.",
-        least=1,
+    executor: str = shared(Sharing, "executor")
+    worker: bool = shared(Sharing, "worker")
+    jobs: int | None = shared(Sharing, "jobs")
+    workers: int | None = shared(Sharing, "workers")
+    networks: int | None = shared(Sharing, "networks")
+    devices: int = shared(
+        Sharing,
+        "devices",
+        description="How many devices of this machine predict side by side, each in a process of "
+        "its own.",
+        shown="1",
     )
-    workers: int | None = option(
-        None,
-        "Processes that shift images ahead of the model; by default none on a CPU, and up to "
-        "8 beside a GPU.",
-        least=0,
-    )
+    partition: str | None = shared(Sharing, "partition")
+    gpus: str | None = shared(Sharing, "gpus")
+    time: str | None = shared(Sharing, "time")
+    setup: tuple[str, ...] = shared(Sharing, "setup")
     title: str | Mapping[str, str] | tuple[str, ...] | None = option(
         None,
         "The name of the model in tables and figures; of several models NAME=TITLE. Repeatable.",

@@ -7,8 +7,10 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from fairweather.errors import InputError, missing_extra, unknown_name
+from fairweather.options import check_limits, option
 
 LOCAL, SLURM, SLURM_LOCAL, RAY = "local", "slurm", "slurm-local", "ray"
 PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
@@ -32,32 +34,71 @@ EXECUTORS: Mapping[str, frozenset[str]] = {
 class Sharing:
     """Who does the steps of a run: the options of Python and of the command line, as given.
 
-    Attributes:
-        executor: `local`; `slurm` for jobs of a SLURM cluster, `slurm-local` for the same jobs on
-            this machine; `ray` for a Ray cluster on this machine, `ray://HOST:PORT` for another.
-        worker: work in the folder together with other processes that were started with it.
-        jobs: how many processes, jobs of a cluster or places of it at most; None for the default.
-        workers: processes that shift images ahead of the networks, likewise.
-        networks: at most so many are kept in memory; None for as many as fit.
-        devices: each of so many devices of this machine does steps of its own.
-        nodes: on how many machines torchrun or srun has started processes that train together.
-        partition, gpus, time, setup: what each job of SLURM asks for.
-
     >>> Sharing(executor="ray://head:10001").kind
     'ray'
     """
 
-    executor: str = LOCAL
-    worker: bool = False
-    jobs: int | None = None
-    workers: int | None = None
-    networks: int | None = None
-    devices: int = 1
-    nodes: int = 1
-    partition: str | None = None
-    gpus: str | None = None
-    time: str | None = None
-    setup: tuple[str, ...] = ()
+    executor: str = option(
+        LOCAL,
+        "Who does the steps: this machine; array jobs of SLURM, which are submitted and followed; "
+        "the same jobs on this machine, to try them out; a Ray cluster on this machine, or the one "
+        "at this address.",
+        metavar="local|slurm|slurm-local|ray[://HOST:PORT]",
+    )
+    worker: bool = option(
+        False,
+        "Work in the run folder together with others who give the same command, in other shells or "
+        "on other machines that see the folder.",
+    )
+    jobs: int | None = option(
+        None,
+        "How many processes do independent steps side by side, with a core for each thread of "
+        "each; of a cluster, at most so many jobs or places at a time.",
+        least=1,
+        shown="1; of SLURM one for each step that can be done, at most 8; of Ray all",
+    )
+    workers: int | None = option(
+        None,
+        "Processes that shift images ahead of the networks.",
+        least=0,
+        shown="0 on a CPU, up to 8 beside a GPU",
+    )
+    networks: int | None = option(
+        None,
+        "Keep at most so many networks in memory to predict the same shifted images.",
+        least=1,
+        shown="as many as fit",
+    )
+    devices: int = option(
+        1,
+        "How many processes of each machine train a network together, each with a device of its "
+        "own.",
+        least=1,
+        shown="1, or processes of the study",
+    )
+    nodes: int = option(
+        1, "How many machines do so; start the command by torchrun or srun.", least=1
+    )
+    partition: str | None = option(None, "The partition of SLURM jobs.", shown="SLURM's own")
+    gpus: str | None = option(None, "The GPU of each SLURM job: 1, or TYPE:1.", shown="none")
+    time: str | None = option(
+        None,
+        "The time limit of SLURM jobs, as sbatch writes it. A job that reaches it is submitted "
+        "again and goes on.",
+        shown=DEFAULT_TIME,
+    )
+    setup: tuple[str, ...] = option(
+        (),
+        "A shell command at the beginning of each SLURM job, such as 'module load cuda'. "
+        "Repeatable.",
+        shown="none",
+    )
+
+    @classmethod
+    def of(cls, options: object) -> Sharing:
+        """Those of other options that say who does the steps."""
+        known = [each.name for each in fields(cls)]
+        return cls(**{name: getattr(options, name) for name in known if hasattr(options, name)})
 
     @property
     def kind(self) -> str:
@@ -94,14 +135,7 @@ class Sharing:
         Traceback (most recent call last):
         fairweather.errors.InputError: partition is for the jobs of SLURM: it needs executor slurm
         """
-        for name, number, least in (
-            ("jobs", self.jobs, 1),
-            ("workers", self.workers, 0),
-            ("networks", self.networks, 1),
-            ("devices", self.devices, 1),
-        ):
-            if number is not None and number < least:
-                raise InputError(f"{name} must be at least {least}, found {number}")
+        check_limits(self)
         if self.kind not in EXECUTORS or (
             "://" in self.executor and not (self.kind == RAY and self.address)
         ):
@@ -127,6 +161,22 @@ class Sharing:
             f"{option} and executor {self.executor} are different ways to share the work: choose "
             "one"
         )
+
+
+def read_sharing(given: Mapping[str, Any]) -> Sharing:
+    """Read the options of Python by name; raises `InputError` for one that there is not.
+
+    >>> read_sharing({"steps": "1/2"})
+    Traceback (most recent call last):
+    fairweather.errors.InputError: steps is gone: give worker=True in each process that shares ...
+    """
+    known = [each.name for each in fields(Sharing)]
+    for name in given:
+        if name == "steps":
+            raise InputError("steps is gone: give worker=True in each process that shares the work")
+        if name not in known:
+            raise unknown_name("option", name, known)
+    return Sharing(**{**given, "setup": tuple(given.get("setup") or ())})
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,16 @@ def option(
     least: int | None = None,
     most: int | None = None,
     within: str = "",
+    shown: str = "",
+    metavar: str | None = None,
 ) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Describe an option: its default, its help, its name on the command line, and its limits.
 
     `least` and `most` are for whole numbers; `within` is an interval of shares, such as `[0, 1)`.
+    The command line shows `shown` as the default, and `metavar` as the form of a value.
     """
     told = {"help": description, "flag": flag, "least": least, "most": most, "within": within}
+    told |= {"shown": shown, "metavar": metavar}
     return field(default=default, metadata=told)
 
 

@@ -11,6 +11,7 @@ from fairweather.attacks import ATTACKS
 from fairweather.errors import InputError, unknown_name
 from fairweather.record import ALL, NATURAL, OOD, PRIORS, VALIDATION
 from fairweather.shifts import CLEAN, SHIFTS, SUITES, make_shift, suite, sweep
+from fairweather.shifts.families import operation
 from fairweather.types import Attack, Parameter, Shift, is_finite
 from fairweather.yamlfile import parse_yaml
 
@@ -66,6 +67,42 @@ def clean_and(asked: ShiftLike | Iterable[ShiftLike]) -> tuple[Shift | Attack, .
                 f"shifts: {name} at {level} is listed twice, with different other parameters"
             )
     return tuple(distinct)
+
+
+def shifts_to_fit_on(
+    asked: Iterable[ShiftLike], tested: Iterable[Shift | Attack]
+) -> tuple[Shift, ...]:
+    """The shifts of the validation images that thresholds and calibrations are fitted on.
+
+    Args:
+        asked: `clean`, and shifts and suites as in a study; nothing if nothing is fitted so.
+        tested: what the models are tested under.
+
+    Raises:
+        InputError: as `expand`; or there is an attack, or `clean` alone, or a shift that is tested
+            too, at any level or in another family of shifts.
+
+    >>> [each.id for each in shifts_to_fit_on(["clean", {"gamma": [2]}], [])]
+    ['clean', 'gamma,exponent=2']
+    """
+    distinct = list({each.id: each for each in expand(asked, "fit_on")}.values())
+    found = [each for each in distinct if isinstance(each, Shift)]
+    if attack := next((each for each in distinct if isinstance(each, Attack)), None):
+        raise InputError(f"fit_on: {attack.name} is an attack; give only shifts here")
+    if distinct and all(each.level is None for each in found):
+        raise InputError(
+            "fit_on: it lists only clean images, which everything is fitted on anyway: add shifts, "
+            "or leave it out"
+        )
+    also = {operation(each.name): each.name for each in tested if each.level is not None}
+    for each in found:
+        if test := also.get(operation(each.name)):
+            same = "" if test == each.name else f" as {test}"
+            raise InputError(
+                f"fit_on: {each.name} is also tested{same}: leave out one of the two, since a test "
+                "under what was fitted on says nothing about other shifts"
+            )
+    return tuple(found)
 
 
 def only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:

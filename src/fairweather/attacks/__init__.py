@@ -25,7 +25,15 @@ from fairweather.attacks.norms import NORMS
 from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
-from fairweather.types import LARGEST_SIDE, Attack, Attacked, Parameter, is_finite
+from fairweather.types import (
+    LARGEST_SIDE,
+    Attack,
+    Attacked,
+    Kind,
+    Parameter,
+    Predictions,
+    is_finite,
+)
 
 Sweep = Sequence[float] | Mapping[str, object]
 
@@ -45,6 +53,7 @@ class AttackKind(NamedTuple):
         title, level_title: texts for table heads and axes.
         neutral: the level that changes nothing; clean images have this place on a figure's axis.
         note: returns what a reader must know about these parameters, or "".
+        accepts: the kind of predictions whose loss it raises.
     """
 
     build: Callable[..., Plan]
@@ -53,6 +62,7 @@ class AttackKind(NamedTuple):
     level_title: str
     neutral: float
     note: Callable[[Mapping[str, Parameter]], str]
+    accepts: Kind = Predictions.kind
 
 
 def _no_note(parameters: Mapping[str, Parameter]) -> str:

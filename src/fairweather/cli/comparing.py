@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from fairweather.cli.options import RunFolder
 from fairweather.cli.running import join
 from fairweather.cli.terminal import Quiet
 from fairweather.errors import InputError, unknown_name
@@ -111,7 +112,7 @@ def _with_seeds_joined(*asked: str, quiet: bool) -> list[str]:
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    folder: RunFolder,
     rules: Annotated[
         list[str],
         typer.Argument(

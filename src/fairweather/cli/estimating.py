@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fairweather.cli.first_checks import go_offline
-from fairweather.cli.running import DataRoot, Device, Offline
+from fairweather.cli.options import DataRoot, Device, Limit, Offline, SkipUnreadable
 from fairweather.cli.terminal import Quiet, progress
 from fairweather.errors import InputError
 
@@ -38,11 +38,9 @@ def estimate(
     out: Annotated[
         Path | None, typer.Option(help="Also write the result as JSON to this file.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many images.")] = None,
+    limit: Limit = None,
     data_root: DataRoot = None,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Leave damaged files out.")
-    ] = False,
+    skip_unreadable: SkipUnreadable = False,
     scale: Annotated[
         str | None,
         typer.Option(

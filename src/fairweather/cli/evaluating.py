@@ -2,73 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import inspect
 import re
-import types
-import typing
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fairweather.cli.first_checks import go_offline
-from fairweather.cli.running import JSON, print_places, show_outlook
+from fairweather.cli.options import JSON, Replace, takes
+from fairweather.cli.running import print_places, show_outlook
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError, check_writable
 from fairweather.evaluation_options import EvaluationOptions, check_options
-from fairweather.options import Channels, flag_of
 
-Command = Callable[..., None]
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
 
 
-def _with_options(command: Command) -> Command:
-    """Give a command every option that an evaluation has, with its help and default."""
-    own = inspect.signature(command, eval_str=True)
-    parameters = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
-    kinds = typing.get_type_hints(EvaluationOptions)
-    for option in dataclasses.fields(EvaluationOptions):
-        told, default = option.metadata, option.default
-        shown = default not in ((), None, False)
-        said = typer.Option(flag_of(option.name, told), help=told["help"], show_default=shown)
-        parameters.append(
-            inspect.Parameter(
-                option.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None if default == () else default,
-                annotation=Annotated[_on_the_line(option.name, kinds[option.name]), said],
-            )
-        )
-    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in parameters}
-    return command
-
-
-def _on_the_line(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
-    """The type that an option has on the command line.
-
-    A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B,
-    and classes with commas between them.
-    """
-    choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
-    if Channels in choices or name == "classes":
-        return str | None
-    if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on", "title"):
-        return list[str] | None
-    if any(typing.get_origin(each) is Mapping for each in choices):
-        return Path | None
-    return kind
-
-
-def _is_union(kind: object) -> bool:
-    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-
-
-@_with_options
+@takes(EvaluationOptions)
 def evaluate(
     model: Annotated[
         str,
@@ -106,12 +58,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="The run folder.", show_default="runs/MODEL-on-DATA")
     ] = None,
-    replace: Annotated[
-        bool,
-        typer.Option(
-            "--replace", help="Overwrite results in the folder that were made with other settings."
-        ),
-    ] = False,
+    replace: Replace = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and how far it is; write nothing.")
     ] = False,

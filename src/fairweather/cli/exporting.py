@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fairweather.cli.options import (
+    DataRoot,
+    Offline,
+    Scale,
+    Shifts,
+    Size,
+    SkipUnreadable,
+    Source,
+    Suites,
+)
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.errors import InputError, check_writable
 from fairweather.progress import Event
@@ -16,39 +26,20 @@ if TYPE_CHECKING:
 
 
 def preview(
-    data: Annotated[
-        str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
-    ] = "mnist5k",
-    suite: Annotated[
-        list[str] | None,
-        typer.Option(help="A suite of shifts (see: fairweather list suites). Repeatable."),
-    ] = None,
-    shift: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A shift, NAME[,parameter=value...] (see: fairweather list shifts). Repeatable."
-        ),
-    ] = None,
+    data: Source = "mnist5k",
+    suite: Suites = None,
+    shift: Shifts = None,
     out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
-    size: Annotated[
-        int | None, typer.Option(help="Resize and crop the images to this many pixels.")
-    ] = None,
+    size: Size = None,
     images: Annotated[
         int, typer.Option(min=1, help="How many pictures, each of another class.")
     ] = 1,
     seed: Annotated[
         int, typer.Option(help="Random seed of the choice of pictures and of the shifts.")
     ] = 0,
-    data_root: Annotated[
-        str | None, typer.Option(help="The folder with the files of the data set.")
-    ] = None,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH."
-        ),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    data_root: DataRoot = None,
+    scale: Scale = None,
+    offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
     """Draw a contact sheet of test images: one row per shift, one column per level."""
@@ -80,20 +71,10 @@ def preview(
 
 
 def export(
-    data: Annotated[
-        str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
-    ],
+    data: Source,
     out: Annotated[Path, typer.Option(help="A new folder, or one with an unfinished export.")],
-    suite: Annotated[
-        list[str] | None,
-        typer.Option(help="A suite of shifts (see: fairweather list suites). Repeatable."),
-    ] = None,
-    shift: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A shift, NAME[,parameter=value...] (see: fairweather list shifts). Repeatable."
-        ),
-    ] = None,
+    suite: Suites = None,
+    shift: Shifts = None,
     format_: Annotated[
         str, typer.Option("--format", help="png (one folder per class) or npz.")
     ] = "png",
@@ -104,26 +85,12 @@ def export(
             "test split, or all images of a set without splits."
         ),
     ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Resize and crop the images to this many pixels.")
-    ] = None,
+    size: Size = None,
     seed: Annotated[int, typer.Option(help="Random seed of the split and of the shifts.")] = 0,
-    data_root: Annotated[
-        str | None, typer.Option(help="The folder with the files of the data set.")
-    ] = None,
-    skip_unreadable: Annotated[
-        bool,
-        typer.Option(
-            "--skip-unreadable", help="Leave out damaged files, and say how many and which."
-        ),
-    ] = False,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH."
-        ),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    data_root: DataRoot = None,
+    skip_unreadable: SkipUnreadable = False,
+    scale: Scale = None,
+    offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a shifted copy of a data set, without loss. The same command continues it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fairweather.cli.first_checks import go_offline
-from fairweather.cli.running import DataRoot, Device, Offline
+from fairweather.cli.options import DataRoot, Device, Limit, Offline, SkipUnreadable
 from fairweather.cli.terminal import Quiet, progress
 from fairweather.errors import InputError, check_writable
 from fairweather.progress import Event, Notify
@@ -76,16 +76,9 @@ def predict(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the table if it exists.")
     ] = False,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most this many images.", show_default=False)
-    ] = None,
+    limit: Limit = None,
     data_root: DataRoot = None,
-    skip_unreadable: Annotated[
-        bool,
-        typer.Option(
-            "--skip-unreadable", help="Leave out damaged files, and say how many and which."
-        ),
-    ] = False,
+    skip_unreadable: SkipUnreadable = False,
     scale: Annotated[
         str | None,
         typer.Option(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from json import dumps as json_text
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fairweather.cli.first_checks import check_study_name, go_offline
+from fairweather.cli.options import JSON, DataRoot, Device, Offline, Replace, RunFolder, takes
 from fairweather.cli.terminal import Quiet, progress, resumable
 from fairweather.cli.tracked import Track, check_first, send
 from fairweather.errors import InputError, check_writable
-from fairweather.executor_options import DEFAULT_TIME, LOCAL, Sharing
+from fairweather.executor_options import Sharing, read_sharing
 
 if TYPE_CHECKING:
     from fairweather.steps.progressing import Outlook
@@ -44,37 +46,9 @@ Seeds = Annotated[
 Only = Annotated[
     list[str] | None, typer.Option(help="Run, score and report only this model. Repeatable.")
 ]
-Device = Annotated[str, typer.Option(help="The device: auto, cpu, cuda, cuda:1 or mps.")]
-DataRoot = Annotated[str | None, typer.Option(help="The folder with the files of the data set.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="How many processes do independent steps side by side, with a core for each thread of "
-        "each; of a cluster, at most so many jobs or places at a time.",
-        show_default="1; of SLURM one for each step that can be done, at most 8; of Ray all",
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Processes that shift images ahead of the networks.",
-        show_default="0 on a CPU, up to 8 beside a GPU",
-    ),
-]
-Networks = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Keep at most so many networks in memory to predict the same shifted images.",
-        show_default="as many as fit",
-    ),
-]
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@takes(Sharing)
 def run(
     study: StudyName,
     out: Out = None,
@@ -84,76 +58,15 @@ def run(
     device: Device = "auto",
     data_root: DataRoot = None,
     offline: Offline = False,
-    replace: Annotated[
-        bool,
-        typer.Option(
-            "--replace", help="Overwrite results in the folder that were made with other settings."
-        ),
-    ] = False,
-    jobs: Jobs = None,
-    workers: Workers = None,
-    networks: Networks = None,
-    executor: Annotated[
-        str,
-        typer.Option(
-            metavar="local|slurm|slurm-local|ray[://HOST:PORT]",
-            help="Who does the steps: this machine; array jobs of SLURM, which are submitted and "
-            "followed; the same jobs on this machine, to try them out; a Ray cluster on this "
-            "machine, or the one at this address.",
-        ),
-    ] = LOCAL,
-    partition: Annotated[
-        str | None,
-        typer.Option(help="The partition of SLURM jobs.", show_default="SLURM's own"),
-    ] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option(help="The GPU of each SLURM job: 1, or TYPE:1.", show_default="none"),
-    ] = None,
-    time: Annotated[
-        str | None,
-        typer.Option(
-            help="The time limit of SLURM jobs, as sbatch writes it. A job that reaches it is "
-            "submitted again and goes on.",
-            show_default=DEFAULT_TIME,
-        ),
-    ] = None,
-    setup: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A shell command at the beginning of each SLURM job, such as 'module load cuda'. "
-            "Repeatable.",
-            show_default="none",
-        ),
-    ] = None,
-    worker: Annotated[
-        bool,
-        typer.Option(
-            "--worker",
-            help="Work in the run folder together with others who give the same command, in other "
-            "shells or on other machines that see the folder.",
-        ),
-    ] = False,
+    replace: Replace = False,
     steps: Annotated[str | None, typer.Option(hidden=True)] = None,
-    devices: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="How many processes of each machine train a network together, each with a device "
-            "of its own.",
-            show_default="1, or processes of the study",
-        ),
-    ] = 1,
-    nodes: Annotated[
-        int,
-        typer.Option(min=1, help="How many machines do so; start the command by torchrun or srun."),
-    ] = 1,
     strategy: Annotated[
         str,
         typer.Option(help="How they work together: ddp, torch's DistributedDataParallel."),
     ] = "ddp",
     quiet: Quiet = False,
     track: Track = None,
+    **sharing: Any,  # noqa: ANN401 - as Typer gives them
 ) -> None:
     """Run a study: train, predict under every shift, score and report.
 
@@ -164,19 +77,13 @@ def run(
         check_writable(out)
     if steps is not None:
         raise InputError("--steps is gone: give the command with --worker, once for each part")
-    Sharing(
-        executor=executor,
-        worker=worker,
-        partition=partition,
-        gpus=gpus,
-        time=time,
-        setup=tuple(setup or ()),
-    ).check()
+    asked = read_sharing(sharing)
+    dataclasses.replace(asked, devices=1).check()
     from fairweather import study as studies
 
     checked = _read(study, set_, seeds, only, data_root, offline)
     check_first(track)
-    helps = studies.helps_another(checked, devices, nodes)
+    helps = studies.helps_another(checked, asked.devices, asked.nodes)
     with resumable(), progress(quiet=quiet or helps) as show:
         finished = studies.run(
             checked,
@@ -184,18 +91,8 @@ def run(
             device=device,
             offline=offline,
             replace=replace,
-            jobs=jobs,
-            workers=workers,
-            networks=networks,
-            worker=worker,
-            devices=devices,
-            nodes=nodes,
             strategy=strategy,
-            executor=executor,
-            partition=partition,
-            gpus=gpus,
-            time=time,
-            setup=setup or (),
+            **sharing,
             progress=show,
         )
     if helps:
@@ -232,7 +129,7 @@ def show_outlook(found: Outlook, *, as_json: bool) -> None:
     typer.echo(found.to_json() if as_json else str(found))
 
 
-def cancel(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]) -> None:
+def cancel(run: RunFolder) -> None:
     """End the jobs that `run --executor slurm` has submitted; what is finished stays."""
     from fairweather.executors import submitted
     from fairweather.runs import open_finished_run
@@ -246,7 +143,7 @@ def cancel(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
 
 
 def clean(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: RunFolder,
     remove: Annotated[
         list[str] | None,
         typer.Option(

@@ -2,86 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
-from fairweather.devices import Arithmetic, resolve_device
 from fairweather.display import shows_progress, teller
-from fairweather.errors import InputError, check_writable, no_exit
-from fairweather.evaluation.given import (
-    GivenInputs,
-    describe_given,
-    measure_given,
-    plan_given,
-    predictions_request,
-    read_predictions,
-)
-from fairweather.evaluation.inputs import bring_together
-from fairweather.evaluation.planning import (
-    all_facts,
-    describe_evaluation,
-    measured_models,
-    measurement_of,
-    plan_evaluation,
-    run_name,
-    try_out,
-)
-from fairweather.evaluation.priors import (
-    check_priors,
-    complete_by_labels,
-    complete_priors,
-    read_priors,
-)
+from fairweather.errors import InputError, no_exit
+from fairweather.evaluation import given, opened
 from fairweather.evaluation.request import ModelName
 from fairweather.evaluation.request import PredictionsRequest as PredictionsRequest
 from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation_options import EvaluationOptions, check_options
 from fairweather.executor_options import Sharing
-from fairweather.executors import Work, carry_out, device_of
+from fairweather.executors import device_of
 from fairweather.finished_run import Run
 from fairweather.inference import untouched
-from fairweather.metrics import Resamples, evaluate_resamples, to_score
-from fairweather.metrics.clusters import Clusters, clusters_of
 from fairweather.options import takes
-from fairweather.prediction_files import (
-    PREFIX,
-    PredictionsOf,
-    in_memory,
-    model_names,
-    plain_column,
-)
+from fairweather.prediction_files import PREFIX, PredictionsOf, in_memory, model_names, plain_column
 from fairweather.prediction_files.naming import PATTERN
-from fairweather.progress import Event, Notify, silent
-from fairweather.record import CLEAN, RECORD, VALIDATION, RunRecord, predictions_file
-from fairweather.runs import RunFolder, check_takeable
+from fairweather.progress import Notify, silent
+from fairweather.record import VALIDATION
+from fairweather.running import Inputs, carry_out
+from fairweather.running import outlook as look_ahead
+from fairweather.running.executing import check_out
 from fairweather.shift_lists import ShiftLike, clean_and
-from fairweather.steps import Plan
-from fairweather.steps.measuring import Measured, Measurement
-from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook
-from fairweather.types import Dataset, Score
+from fairweather.types import Dataset
 
-# What is probably wrong if a model is no better than chance.
-OF_MODELS = (
-    "the preprocessing or the label mapping is probably wrong; see --size, --mean with --std, and "
-    "--labels"
-)
-OF_PREDICTIONS = (
-    "the order of the rows or of the classes is probably wrong; see --key-column, --classes and "
-    "--labels"
-)
-COIN = 0.5  # the AUC of a model that knows nothing
 QUICK = "quick"
 Model = str | nn.Module
 Models = Model | Sequence[Model] | Mapping[str, Model]
@@ -149,6 +103,8 @@ def evaluate(
     with untouched(each for each in listed(model) if isinstance(each, nn.Module)):
         if out is not None:
             return run_request(request, Path(out), replace=replace, progress=teller(progress))
+        if request.options.worker:
+            raise InputError("worker needs out, the run folder that all workers share")
         passing = tempfile.mkdtemp(prefix="fairweather-")
         try:
             run = run_request(request, Path(passing) / "run", progress=teller(progress))
@@ -168,11 +124,11 @@ def make_request(
     options: Mapping[str, object],
 ) -> Request | PredictionsRequest:
     """Make the request of an evaluation; raises `InputError` for what does not go together."""
-    given = isinstance(model, str) and model.startswith(PREFIX)
+    is_given = isinstance(model, str) and model.startswith(PREFIX)
     if predictions is None and isinstance(model, Mapping) and _are_predictions(model):
         predictions = {name: _path(str(each)) for name, each in model.items()}
         model = None
-    if predictions is None and not given:
+    if predictions is None and not is_given:
         models = listed(model)
         if not models or dataset is None:
             what = "data set" if models else "model"
@@ -198,8 +154,8 @@ def make_request(
             "shifts cannot be applied to predictions: give a file for each shift, called "
             f"{PATTERN}, or a mapping file"
         )
-    if given:
-        return predictions_request(str(model), dataset, check_options(options))
+    if is_given:
+        return given.predictions_request(str(model), dataset, check_options(options))
     labels, rest = options.get("labels"), dict(options)
     if labels is not None and not isinstance(labels, Mapping | Path):
         del rest["labels"]
@@ -207,7 +163,7 @@ def make_request(
         labels = None
     column = None if labels is None else plain_column(labels, "labels")
     if isinstance(predictions, str | Path):
-        asked = predictions_request(f"{PREFIX}{predictions}", dataset, check_options(rest))
+        asked = given.predictions_request(f"{PREFIX}{predictions}", dataset, check_options(rest))
         return replace(asked, labels=column)
     found = tuple(in_memory(predictions))
     _check_index(labels, found)
@@ -250,135 +206,34 @@ def run_request(
     progress: Notify | None = None,
 ) -> Run:
     """Run the rest of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
-    if isinstance(request, PredictionsRequest):
-        return _run_predictions(request, out, replace=replace, progress=progress)
     tell, options = progress or silent, request.options
-    sharing = Sharing(jobs=options.jobs, workers=options.workers)
-    device = device_of(
+    sharing, device = _placed(request)
+    check_out(out)
+    inputs = inputs_of(request, device, tell)
+    return carry_out(inputs, out, sharing, tell, offline=options.offline, replace=replace)
+
+
+def _placed(request: Request | PredictionsRequest) -> tuple[Sharing, torch.device]:
+    """Who does the steps, and on which device.
+
+    Raises `InputError` for what does not go together or is not there, and for a model or data that
+    only this process has, if others need them.
+    """
+    options, sharing = request.options, Sharing.of(request.options)
+    sharing.check()
+    if sharing.is_divided and isinstance(request, Request) and not request.is_by_name:
+        ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
+        asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
+        raise InputError(
+            f"{asked}: other processes open the model and the data by name, not as objects"
+        )
+    return sharing, device_of(
         sharing,
         options.device,
         threads=options.threads,
         precision=options.precision,
         written="--{name} {value}",
     )
-    Arithmetic(options.precision, options.cudnn_benchmark).check(device)
-    by_name = all(isinstance(each, str) for each in (request.model, *request.more))
-    if sharing.starts_others and not (by_name and isinstance(request.dataset, str)):
-        raise InputError(
-            "jobs: other processes open the model and the data by name, not as objects"
-        )
-    _check_out(out)
-    asked = asked_priors(options)
-    inputs = bring_together(request, tell)
-    try_out(request, inputs)
-    priors = complete_priors(asked, inputs.dataset.test)
-    models = measured_models(request, inputs)
-    for line in inputs.lines([each.label for each in models]):
-        tell(Event("evaluate", 0, None, line=line))
-    measurement = measurement_of(request, all_facts(inputs), priors)
-    plan = plan_evaluation(request, inputs, measurement)
-    record = describe_evaluation(request, inputs, measurement, plan)
-    path = out or Path("runs") / run_name(inputs)
-    check_writable(path)
-    # The clean accuracy first: it shows within moments whether the model is used correctly.
-    clean = _Clean(models, OF_MODELS, clusters_of(inputs.dataset.test.groups))
-    work = Work(
-        path=path,
-        plan=plan.beginning_with(clean.steps),
-        record=record,
-        device=device,
-        offline=options.offline,
-        datasets=inputs.datasets,
-        replace=replace,
-        check=partial(_check_same, record=record),
-        models={each.digest: each.model for each in inputs.models},
-    )
-    carry_out(work, sharing, _telling_clean(RunFolder(path), clean, tell))
-    return Run(path)
-
-
-def _run_predictions(
-    request: PredictionsRequest, out: Path | None, *, replace: bool, progress: Notify | None
-) -> Run:
-    """Measure predictions that were made elsewhere; without `out`, in `runs/NAME`."""
-    tell = progress or silent
-    _check_out(out)
-    inputs, measurement, models, plan = _planned(request, tell)
-    for line in inputs.lines(request.source):
-        tell(Event("evaluate", 0, None, line=line))
-    record = describe_given(request, inputs, measurement)
-    path = out or Path("runs") / inputs.name
-    check_writable(path)
-    clusters = clusters_of(inputs.datasets[DATA].test.groups) if inputs.datasets else None
-    clean = _Clean(models, OF_PREDICTIONS, clusters)
-    work = Work(
-        path=path,
-        plan=plan.beginning_with(clean.steps),
-        record=record,
-        device=resolve_device(request.options.device),
-        offline=request.options.offline,
-        datasets=inputs.datasets,
-        replace=replace,
-        given=inputs.read,
-    )
-    carry_out(work, Sharing(), _telling_clean(RunFolder(path), clean, tell))
-    return Run(path)
-
-
-class _Clean(NamedTuple):
-    """What is told of clean images: of which models, what may be wrong, and their clusters."""
-
-    models: Sequence[Measured]
-    advice: str
-    clusters: Clusters | None
-
-    @property
-    def steps(self) -> dict[str, str]:
-        """The step that predicts them with each model, and the model's label."""
-        return {
-            predictions_file(each.name, each.seed, CLEAN).removesuffix(".parquet"): each.label
-            for each in self.models
-        }
-
-
-def _telling_clean(folder: RunFolder, clean: _Clean, tell: Notify) -> Notify:
-    """Tell how accurate each model is on clean images too, as soon as they are predicted."""
-    models = clean.steps
-    several = len(models) > 1
-
-    def told(event: Event) -> None:
-        tell(event)
-        label = models.pop(event.step, None)
-        if label is not None:
-            file, of = f"{event.step}.parquet", label if several else ""
-            for line in clean_lines(folder, file, clean.advice, of, clean.clusters):
-                tell(Event("evaluate", 0, None, line=line))
-
-    return told
-
-
-class _Planned(NamedTuple):
-    inputs: GivenInputs
-    measurement: Measurement
-    models: list[Measured]
-    plan: Plan
-
-
-def _planned(request: PredictionsRequest, progress: Notify | None) -> _Planned:
-    asked = asked_priors(request.options)
-    inputs = read_predictions(request, progress)
-    priors = complete_by_labels(asked, inputs.labels, inputs.facts.classes)
-    measurement, models = measure_given(request, inputs, priors)
-    return _Planned(inputs, measurement, models, plan_given(inputs, measurement, models))
-
-
-def _check_out(out: Path | None) -> None:
-    """Raise `InputError` if the run folder cannot be written or is not one to work in."""
-    if out is not None:
-        check_writable(out)
-        check_takeable(out)
-    elif not Path("runs").exists():  # a folder in it may be writable where it is not
-        check_writable(Path("runs"))
 
 
 def outlook(
@@ -388,132 +243,15 @@ def outlook(
 
     The model is opened and the data are loaded, since each depends on the other.
     """
-    if out is not None and RunFolder(out).is_read_only:
-        check_takeable(out)
+    _, device = _placed(request)
+    return look_ahead(inputs_of(request, device, progress or silent), out)
+
+
+def inputs_of(request: Request | PredictionsRequest, device: torch.device, tell: Notify) -> Inputs:
+    """What is measured; each kind of request finds it out in its own way."""
     if isinstance(request, PredictionsRequest):
-        given = _planned(request, progress)
-        name = given.inputs.name
-        return Outlook.of(name, out or Path("runs") / name, given.plan)
-    asked = asked_priors(request.options)
-    inputs = bring_together(request, progress)
-    try_out(request, inputs)
-    priors = complete_priors(asked, inputs.dataset.test)
-    plan = plan_evaluation(request, inputs, measurement_of(request, all_facts(inputs), priors))
-    name = run_name(inputs)
-    return Outlook.of(name, out or Path("runs") / name, plan)
-
-
-def asked_priors(options: EvaluationOptions) -> dict[str, dict[str, float]]:
-    """The priors that were asked for, read from their file if they are in one."""
-    if isinstance(options.priors, Path):
-        return read_priors(options.priors)
-    return check_priors(options.priors, "priors") if options.priors else {}
-
-
-def _check_same(folder: RunFolder, record: RunRecord) -> None:
-    """Refuse a folder with results of another model or other data of the same name."""
-    if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
-        return  # a run of another name is refused before it would be overwritten
-    before = folder.record.models
-    changed = [
-        name
-        for name, model in record.models.items()
-        if name in before and before[name].facts.get("digest") != model.facts["digest"]
-    ]
-    if changed:
-        what = f"another model called {changed[0]!r}"
-    elif folder.record.data.source != record.data.source:
-        what = f"another data set called {record.data.name!r}"
-    else:
-        return
-    raise InputError(
-        f"{folder.path} contains the evaluation of {what}; replace it with --replace, "
-        "or name another folder with --out"
-    )
-
-
-def clean_lines(
-    folder: RunFolder, file: str, advice: str, of: str = "", clusters: Clusters | None = None
-) -> list[str]:
-    """Say how accurate the model is on clean images, and warn if it is not better than chance.
-
-    The interval is the one of scores.csv: from the same resamples of the images.
-
-    Args:
-        folder: the run.
-        file: the predictions of clean images.
-        advice: what is probably wrong, and how to settle it.
-        of: which model they are of, if there are several.
-        clusters: which images belong together, if that is known.
-    """
-    predictions = folder.read_predictions(file)
-    resamples = folder.record.settings.bootstrap
-    shared = Resamples.draw(predictions.labels, resamples, clusters=clusters)
-    found = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
-    accuracy, low, high, n = to_score(found, (0.0, 1.0))
-    edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
-    which = f"{of}: " if of else ""
-    ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
-    lines = [
-        f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
-        f"{f' in {clusters.count:,} clusters; images count alike' if clusters else ''}"
-        f"{edges.get(accuracy, '')}"
-    ]
-    counts = np.bincount(predictions.labels)
-    share, largest = counts.max() / n, predictions.classes[counts.argmax()]
-    if low <= share or (np.isnan(low) and accuracy <= share):
-        chance = f"({share:.1%}, what a model that always says {largest} gets)"
-        if accuracy > share:
-            lines.append(
-                f"note           {n:,} images cannot confirm that it is above chance {chance}"
-            )
-        else:
-            areas = evaluate_resamples(predictions, shared, names=["macro_auc"])
-            auc = to_score(areas["macro_auc"], (0.0, 1.0)) if areas else None
-            reason = why_at_chance(auc, len(predictions.classes), advice)
-            lines.append(f"warning        that is not above chance {chance}{reason}")
-    return lines
-
-
-def why_at_chance(auc: Score | None, classes: int, advice: str) -> str:
-    """Say what is probably wrong with an accuracy that is not above chance.
-
-    A model whose AUC is above 0.5 tells the classes apart: then neither the order of its rows nor
-    its preprocessing is to blame, but where one class ends and another begins.
-
-    Args:
-        auc: the mean over classes of the area under the ROC curve; None where it is not known.
-        classes: how many there are.
-        advice: what is probably wrong otherwise.
-
-    >>> why_at_chance(Score(0.5, 0.4, 0.6, 90), 2, "the order of the rows is probably wrong")
-    ': the order of the rows is probably wrong'
-    >>> why_at_chance(Score(0.97, 0.95, 0.98, 90), 2, "")
-    ', but its AUC is 0.97: it tells the classes apart, and calls one too often; see
-    operating_points, and the calibration of its probabilities'
-    >>> why_at_chance(Score(0.03, 0.02, 0.05, 90), 2, "")
-    ', and its AUC is 0.03, far below 0.5: the two classes are probably exchanged; see --labels and
-    --classes'
-    """
-    if auc is None or math.isnan(auc.value):
-        return f": {advice}"
-    low, high = (auc.value, auc.value) if auc.too_few else (auc.low, auc.high)
-    if low > COIN and classes == 2:
-        return (
-            f", but its AUC is {auc.value:.2f}: it tells the classes apart, and calls one too "
-            "often; see operating_points, and the calibration of its probabilities"
-        )
-    if low > COIN:
-        return (
-            f", but its mean AUC is {auc.value:.2f}: it tells classes apart, and calls some too "
-            "often or by the name of another; see the confusion matrix on the page, and --labels"
-        )
-    if high < COIN and classes == 2:
-        return (
-            f", and its AUC is {auc.value:.2f}, far below {COIN}: the two classes are probably "
-            "exchanged; see --labels and --classes"
-        )
-    return f": {advice}"
+        return given.inputs_of(request, device, tell)
+    return opened.inputs_of(request, device, tell)
 
 
 def listed(model: Models | None) -> list[Model]:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,17 +14,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import JsonValue
 
 from fairweather.data import list_source, share_tested
 from fairweather.data.source import WHOLE
-from fairweather.devices import Arithmetic, resolve_device
 from fairweather.errors import InputError
-from fairweather.evaluation.inputs import asked_groups, check_loaded, in_words, read_labels
-from fairweather.evaluation.request import PredictionsRequest, titles_of
+from fairweather.evaluation.request import (
+    PredictionsRequest,
+    asked_groups,
+    check_loaded,
+    label_map,
+    of_classes,
+    settings_of,
+    titles_of,
+)
 from fairweather.evaluation_options import EvaluationOptions
-from fairweather.inference import MOST_STORED_CLASSES, from_logits
-from fairweather.metrics.class_metrics import read_points
+from fairweather.inference import from_logits
 from fairweather.metrics.clusters import clusters_of
 from fairweather.models.opened import folder_name
 from fairweather.models.outputs import asked_for
@@ -46,35 +50,21 @@ from fairweather.prediction_files import (
 from fairweather.prediction_files.kinds import kind_of_rows
 from fairweather.prediction_files.rows import listed
 from fairweather.progress import Notify
-from fairweather.record import (
-    CLEAN,
-    NO_IMAGES,
-    TEST,
-    VAL,
-    VALIDATION,
-    DataRecord,
-    ModelRecord,
-    RunRecord,
-    RunSettings,
-    predictions_file,
-)
-from fairweather.runs import fingerprint, provenance
+from fairweather.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
+from fairweather.running.classes import read_priors
+from fairweather.running.inputs import Inputs, label_of
+from fairweather.running.telling import in_words
+from fairweather.running.trial import check_task
+from fairweather.runs import fingerprint
 from fairweather.shift_lists import elsewhere
 from fairweather.shifts import CLEAN as UNCHANGED
-from fairweather.steps.describing import describe_shifts, variant_titles
-from fairweather.steps.measuring import (
-    DataFacts,
-    Measured,
-    Measurement,
-    check_points,
-    conclude,
-    data_record,
-    facts_of,
-    predict_models,
-)
-from fairweather.steps.plan import DATA, DataSource, Plan, in_order
-from fairweather.steps.worker import digests_of, open_data, predictions_digest
-from fairweather.types import Dataset, Predictions, Shift
+from fairweather.steps.measuring import DataFacts, Measured, facts_of
+from fairweather.steps.plan import DATA, DataSource
+from fairweather.steps.worker import open_data, predictions_digest
+from fairweather.tasks import task_named
+from fairweather.tasks.classification import MOST_STORED_CLASSES
+from fairweather.types import CLASSIFICATION, AnyPredictions, Dataset, Shift
+from fairweather.variants import Variant
 
 # The options that mean something for predictions, and those of them that need a data set.
 USABLE = (
@@ -86,36 +76,26 @@ OF_DATA = (
     *("labels", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),
     *("metadata", "cluster", "slices", "allow_shared_clusters"),
 )
+# What is probably wrong if a model is no better than chance.
+ADVICE = (
+    "the order of the rows or of the classes is probably wrong; see --key-column, --classes and "
+    "--labels"
+)
 MOST_KEPT = 2**30  # bytes of logits that are not read again when they are stored
 
 
-class GivenInputs(NamedTuple):
-    """Predictions that were read, and what they are of.
+class _Found(NamedTuple):
+    """What was found out of predictions, each file without its logits.
 
     Attributes:
-        name: of the run, and for its folder.
         cells: which predictions are stored in which file of the run.
-        shifts: clean first.
-        facts: of the images.
-        data: the record of the images.
-        sources, datasets: the data set, if there is one, as in a plan.
-        labels: int64 `[n]` of the test images.
-        digests: of the predictions, by the file of the run.
-        found: what was found out of each, by the same, without its logits.
-        read: reads the predictions for a file of the run.
+        matched: what was found out of each, by the same.
+        digests: of their content, by the same.
     """
 
-    name: str
     cells: Mapping[str, PredictionsOf]
-    shifts: tuple[Shift, ...]
-    facts: DataFacts
-    data: DataRecord
-    sources: Mapping[str, DataSource]
-    datasets: Mapping[str, Dataset]
-    labels: np.ndarray
+    matched: Mapping[str, Matched]
     digests: Mapping[str, str]
-    found: Mapping[str, Matched]
-    read: Callable[[str], Predictions]
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -127,25 +107,16 @@ class GivenInputs(NamedTuple):
         """The seeds of all models."""
         return tuple(sorted({each.seed for each in self.cells.values()}))
 
-    def lines(self, source: str) -> list[str]:
-        """Describe what is evaluated and what was assumed, one fact per line."""
-        n, classes = self.facts.images[TEST], len(self.facts.classes)
-        where = "" if self.datasets else ", without images"
-        lines = [
-            f"model          {source}",
-            f"data           {self.facts.name}: n = {n:,}{where}, {classes} classes",
-        ]
-        if self.datasets and (groups := in_words(self.datasets[DATA].test.groups)):
-            lines.append(f"groups         {groups}")
+    def lines(self, shifts: Sequence[Shift]) -> Iterator[str]:
+        """What was found and what was assumed, one fact per line."""
         if len(self.cells) > 1:
             seeds = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
-            shifts = ", ".join(shift.id for shift in self.shifts)
-            lines.append(f"found          models {', '.join(self.models)}; {seeds}; {shifts}")
-            lines += self._unclear_models()
-            lines += [f"note           {note}" for note in seed_notes(self.models)]
+            ids = ", ".join(shift.id for shift in shifts)
+            yield f"found          models {', '.join(self.models)}; {seeds}; {ids}"
+            yield from self._unclear_models()
+            yield from (f"note           {note}" for note in seed_notes(self.models))
         for title, sentences in _ASSUMED.items():
-            lines += [f"{title:<14} {text}" for text in self._told(sentences, list(self.found))]
-        return lines
+            yield from (f"{title:<14} {text}" for text in self._told(sentences, [*self.matched]))
 
     def _unclear_models(self) -> list[str]:
         """Say which models may have been meant as another one under a shift, without its level."""
@@ -167,7 +138,7 @@ class GivenInputs(NamedTuple):
         """Sentences, each once; one that is not true of all files names the first of its files."""
         places: dict[str, list[str]] = {}
         for file in files:
-            for text in of(self.found[file]):
+            for text in of(self.matched[file]):
                 places.setdefault(text, []).append(self.cells[file].place)
         told = []
         for text, named in places.items():
@@ -197,139 +168,95 @@ def predictions_request(
     return PredictionsRequest(source, name, found, dataset, None, options)
 
 
-def read_predictions(request: PredictionsRequest, progress: Notify | None = None) -> GivenInputs:
+def inputs_of(request: PredictionsRequest, device: torch.device, tell: Notify) -> Inputs:
     """Read all predictions, and bring them into the order of their images and classes.
 
     Raises:
         InputError: an option is of no use for predictions, files are missing, or something in them
             is wrong or unclear; the message says what would settle it.
     """
+    options = request.options
+    priors = read_priors(options.priors)
     _check_options(request)
     cells, shifts = _cells(request)
     parts = [part for part in (VAL, TEST) if any(_part(each) == part for each in cells.values())]
-    asked = _asked(request.options)
-    reader = _Reader(request, asked, cells)
+    reader = _Reader(request, _asked(options), cells)
+    sources, datasets, how, where = {}, {}, "", ", without images"
     if request.dataset is None:
         facts, images, how = _own_images(request, reader, cells, parts)
-        data = _own_record(facts, ordered=request.options.ordered_classes)
-        sources, datasets = {}, {}
     else:
-        source, dataset = _open_dataset(request, parts, progress)
-        how = ""
-        digests = {part: each for part, each in digests_of(dataset).items() if part in parts}
-        source = replace(source, digests=digests)
+        source, dataset = _open_dataset(request, parts, tell)
+        facts, images, where = facts_of(dataset, parts), _images_of(dataset, parts), ""
+        facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
         sources, datasets = {DATA: source}, {DATA: dataset}
-        facts = facts_of(dataset, digests)
-        counts = {part: facts.images[part] for part in parts}
-        natural = facts.natural_shift and VAL in parts
-        facts = replace(facts, images=counts, natural_shift=natural)
-        images = _images_of(dataset, parts)
-        data = data_record(dataset, source, {}, ordered=request.options.ordered_classes)
-    facts = replace(facts, ordered=facts.ordered or request.options.ordered_classes)
-    reader.fit(facts.classes, images)
-    found: dict[str, Matched] = {}
-    stored: dict[str, str] = {}
-    for file in cells:
-        stored[file] = predictions_digest(reader.predictions(file))
-        matched = reader.matched(file)
-        found[file] = matched._replace(
-            logits=np.empty((0, 0), np.float32), classes=how or matched.classes
-        )
-    _check_variants(request.options, parts, facts)
-    if VAL in parts:
-        known, loaded = images[VAL], datasets[DATA].val if datasets else None
+    settings = settings_of(options, shifts, device)
+    for each in datasets.values():
+        check_task(each, settings)
+    reader.fit(facts, images)
+    found = _all_read(reader, cells, how)
+    _check_variants(settings.variants, parts, facts)
+    if (known := images.get(VAL)) is not None:
+        loaded = datasets[DATA].val if datasets else None
         clusters = None if loaded is None else clusters_of(loaded.groups)
-        for variant in request.options.all_variants:
+        for variant in settings.variants:
             variant.check_images(known.keys, known.labels, facts.classes, clusters)
-    name = request.name if request.dataset is None else f"{request.name}-on-{_named(facts.name)}"
-    return GivenInputs(
-        name,
-        cells,
-        shifts,
-        facts,
-        data,
-        sources,
-        datasets,
-        images[TEST].labels,
-        stored,
-        found,
-        reader.predictions,
-    )
-
-
-def measure_given(
-    request: PredictionsRequest, inputs: GivenInputs, priors: Mapping[str, tuple[float, ...]]
-) -> tuple[Measurement, list[Measured]]:
-    """What is measured, and the models with the digests of their predictions."""
-    options = request.options
-    measurement = Measurement(
-        data=inputs.facts,
-        shifts=inputs.shifts,
-        threads=options.threads or torch.get_num_threads(),
-        device=resolve_device(options.device).type,
-        arithmetic=Arithmetic(options.precision, options.cudnn_benchmark),
-        bootstrap=options.bootstrap,
-        variants=options.all_variants,
-        priors=priors,
-        operating_points=check_points(read_points(options.operating_points), inputs.facts.classes),
+    titles, seeds = titles_of(options.title, found.models), found.seeds
+    n, groups = facts.images[TEST], in_words(datasets[DATA].test.groups) if datasets else ""
+    classes = f"{len(facts.classes)} classes"
+    return Inputs(
+        kind="evaluation",
+        name=f"{request.name}-on-{folder_name(Path(facts.name).name)}"
+        if datasets
+        else request.name,
+        title=f"{', '.join(titles.values())} on {facts.name}",
+        sources=sources,
+        facts={DATA: facts},
+        datasets=datasets,
+        models=[
+            Measured(name, seed, title, label_of(title, seed, seeds), None, given=found.digests)
+            for name, title in titles.items()
+            for seed in seeds
+        ],
+        described={name: _described(request, found, name, titles[name]) for name in titles},
+        seeds=seeds,
+        settings=replace(
+            settings, classes=of_classes(options, priors, images[TEST].labels, facts.classes)
+        ),
+        given=reader.predictions,
         # How images look that were shifted elsewhere is not known.
-        pictured=inputs.shifts[:1] if inputs.datasets else (),
+        pictured=shifts[:1] if datasets else (),
+        lines=[
+            f"model          {request.source}",
+            f"data           {facts.name}: n = {n:,}{where}, {classes}",
+            *([f"groups         {groups}"] if groups else []),
+            *found.lines(shifts),
+        ],
+        advice=ADVICE,
     )
-    titles = titles_of(options.title, inputs.models)
-    models = []
-    for name in inputs.models:
-        for seed in inputs.seeds:
-            label = f"{titles[name]}, seed {seed}" if len(inputs.seeds) > 1 else titles[name]
-            models.append(Measured(name, seed, titles[name], label, None, given=inputs.digests))
-    return measurement, models
 
 
-def plan_given(inputs: GivenInputs, measurement: Measurement, models: Sequence[Measured]) -> Plan:
-    """Plan to store the predictions and everything after them."""
-    steps = [*predict_models(measurement, models), *conclude(measurement, models)]
-    return in_order(inputs.sources, [], steps)
+def _all_read(reader: _Reader, cells: Mapping[str, PredictionsOf], how: str) -> _Found:
+    """Read everything once, for digests and for what is to be told."""
+    digests, matched = {}, {}
+    for file in cells:
+        digests[file] = predictions_digest(reader.predictions(file))
+        each = reader.matched(file)
+        matched[file] = each._replace(
+            logits=np.empty((0, 0), np.float32), classes=how or each.classes
+        )
+    return _Found(cells, matched, digests)
 
 
-def describe_given(
-    request: PredictionsRequest, inputs: GivenInputs, measurement: Measurement
-) -> RunRecord:
-    """Make the record of an evaluation of predictions."""
-    options, titles = request.options, titles_of(request.options.title, inputs.models)
+def _described(request: PredictionsRequest, found: _Found, name: str, title: str) -> ModelRecord:
+    """Describe a model: what was asked for, and what was assumed of each of its files."""
     asked = {
         name: value
         for name in ("outputs", "label_column", "key_column", "classes")
-        if (value := getattr(options, name)) not in (None, (), "auto")
+        if (value := getattr(request.options, name)) not in (None, (), "auto")
     }
-    side = inputs.facts.side
-    return RunRecord(
-        kind="evaluation",
-        name=inputs.name,
-        title=f"{', '.join(titles.values())} on {inputs.facts.name}",
-        data=inputs.data,
-        models={
-            name: ModelRecord(
-                title=titles[name],
-                settings=json.loads(
-                    json.dumps({"source": _last_part(request), **asked, **inputs.assumed(name)})
-                ),
-                facts=_facts(inputs, name),
-            )
-            for name in inputs.models
-        },
-        seeds=inputs.seeds,
-        sweeps=describe_shifts(inputs.shifts, None if side is None else min(side)),
-        variants=variant_titles(
-            titles, {}, options.all_variants, inputs.facts.images[TEST], measurement.batch_size
-        ),
-        priors=dict(measurement.priors),
-        settings=RunSettings(
-            bootstrap=options.bootstrap,
-            variants=tuple(each.text for each in options.all_variants),
-            threads=measurement.threads,
-            operating_points=dict(measurement.operating_points),
-        ),
-        provenance=provenance(resolve_device(options.device)),
-    )
+    settings = {"source": _last_part(request), **asked, **found.assumed(name)}
+    plain = json.loads(json.dumps({"settings": settings, "facts": _facts(found, name)}))
+    return ModelRecord(title=title, **plain)
 
 
 class _Reader:
@@ -341,12 +268,13 @@ class _Reader:
         self.request, self.asked, self.cells = request, asked, cells
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
+        self.task = task_named(CLASSIFICATION)
         self._kept: dict[str, Matched] = {}
         self._room = MOST_KEPT
 
-    def fit(self, classes: tuple[str, ...], images: Mapping[str, KnownImages]) -> None:
-        """Say which images and classes the predictions must be of."""
-        self.classes, self.images = classes, images
+    def fit(self, facts: DataFacts, images: Mapping[str, KnownImages]) -> None:
+        """Say which images, classes and task the predictions must be of."""
+        self.classes, self.images, self.task = facts.classes, images, task_named(facts.task)
 
     def rows(self, file: str) -> Rows:
         """The rows as they are, with the labels that were given for all of them."""
@@ -373,7 +301,7 @@ class _Reader:
         if file in self._kept:
             return self._kept[file]
         images = self.images[_part(self.cells[file])]
-        rows, labels = self.rows(file), read_labels(self.request.options)
+        rows, labels = self.rows(file), label_map(self.request.options)
         found = match(rows, self.classes, images, self.asked, labels)
         if rows.labels is not None and self.request.dataset is not None:
             agree = f"the labels beside the predictions are those of {images.place}"
@@ -383,11 +311,12 @@ class _Reader:
             self._kept[file] = found
         return found
 
-    def predictions(self, file: str) -> Predictions:
+    def predictions(self, file: str) -> AnyPredictions:
         """The predictions that are stored."""
         images = self.images[_part(self.cells[file])]
         logits = self.matched(file).logits
-        return from_logits(logits, images.labels, images.keys, self.classes)
+        columns = logits, images.labels, images.keys
+        return from_logits(*columns, self.classes, task=self.task)
 
 
 def _check_options(request: PredictionsRequest) -> None:
@@ -411,8 +340,8 @@ def _check_options(request: PredictionsRequest) -> None:
             )
 
 
-def _check_variants(options: EvaluationOptions, parts: Sequence[str], facts: DataFacts) -> None:
-    for variant in options.all_variants:
+def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: DataFacts) -> None:
+    for variant in variants:
         if not variant.is_fitted:
             continue
         if VAL not in parts:
@@ -536,18 +465,8 @@ def _digest(images: KnownImages, classes: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _own_record(facts: DataFacts, *, ordered: bool) -> DataRecord:
-    notes = {"ordered_classes": True} if ordered else {}
-    return DataRecord(
-        name=facts.name,
-        classes=facts.classes,
-        digests=dict(facts.digests),
-        notes={"images": dict(facts.images), NO_IMAGES: True, **notes},
-    )
-
-
 def _open_dataset(
-    request: PredictionsRequest, parts: Sequence[str], progress: Notify | None
+    request: PredictionsRequest, parts: Sequence[str], progress: Notify
 ) -> tuple[DataSource, Dataset]:
     dataset, options = request.dataset, request.options
     groups = asked_groups(options)
@@ -596,24 +515,27 @@ def _images_of(dataset: Dataset, parts: Sequence[str]) -> dict[str, KnownImages]
     return found
 
 
-def _facts(inputs: GivenInputs, model: str) -> dict[str, JsonValue]:
-    """What is known of a model, and what was assumed of each of its files, as JSON."""
-    own = {file: cell for file, cell in inputs.cells.items() if cell.model == model}
+def _facts(found: _Found, model: str) -> dict[str, object]:
+    """What is known of a model, and what was assumed of each of its files."""
+    own = {file: cell for file, cell in found.cells.items() if cell.model == model}
     places = Counter(cell.place for cell in own.values())
     files = {
         cell.place if places[cell.place] == 1 else f"{cell.place} ({file})": {
-            "outputs": str(inputs.found[file].kind),
-            "classes": inputs.found[file].classes,
-            "rows": inputs.found[file].rows,
-            "notes": list(inputs.found[file].notes),
+            "outputs": str(found.matched[file].kind),
+            "classes": found.matched[file].classes,
+            "rows": found.matched[file].rows,
+            "notes": list(found.matched[file].notes),
         }
         for file, cell in own.items()
     }
-    digest = fingerprint({file: inputs.digests[file] for file in own})
-    first = inputs.found[next(iter(own))]
-    facts = {"digest": digest, "labels": first.classes, "outputs_as": str(first.kind)}
-    plain: dict[str, JsonValue] = json.loads(json.dumps({**facts, "files": files}))
-    return plain
+    digest = fingerprint({file: found.digests[file] for file in own})
+    first = found.matched[next(iter(own))]
+    return {
+        "digest": digest,
+        "labels": first.classes,
+        "outputs_as": str(first.kind),
+        "files": files,
+    }
 
 
 def _last_part(request: PredictionsRequest) -> str:
@@ -621,7 +543,3 @@ def _last_part(request: PredictionsRequest) -> str:
     if not request.source.startswith(PREFIX):
         return request.source
     return f"{PREFIX}{Path(request.source.removeprefix(PREFIX)).expanduser().resolve().name}"
-
-
-def _named(text: str) -> str:
-    return folder_name(Path(text).name)

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import nn
 
+from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
 from fairweather.evaluation_options import EvaluationOptions
+from fairweather.metrics.class_metrics import read_points
+from fairweather.models.labels import read_label_file
 from fairweather.prediction_files import PredictionsOf
 from fairweather.prediction_files.rows import Column
-from fairweather.study.exposure import shifts_to_fit_on
-from fairweather.types import Attack, Dataset, Shift
+from fairweather.running.classes import Asked, OfClasses, check_points, complete_priors
+from fairweather.running.inputs import Settings
+from fairweather.shift_lists import shifts_to_fit_on
+from fairweather.types import Attack, Dataset, GroupColumns, Shift, slice_name
 
 SEED = 0  # of a model whose seed nobody names
 
@@ -78,12 +87,11 @@ class Request:
     more: tuple[str | nn.Module, ...] = ()
     names: tuple[ModelName, ...] = ()
 
-    def fit_on_shifts(self) -> tuple[Shift, ...]:
-        """The shifts of the validation images that are fitted on; often none.
-
-        Raises `InputError` for one that is tested too, and for what is no shift.
-        """
-        return shifts_to_fit_on(self.options.fit_on, self.shifts)
+    @property
+    def is_by_name(self) -> bool:
+        """Whether another process can open the models and the data."""
+        models = (self.model, *self.more)
+        return isinstance(self.dataset, str) and all(isinstance(each, str) for each in models)
 
     def each(self) -> list[Request]:
         """The same request for each model alone."""
@@ -110,3 +118,82 @@ class PredictionsRequest:
     dataset: str | Dataset | None
     labels: Column | None
     options: EvaluationOptions
+
+
+def settings_of(
+    options: EvaluationOptions, shifts: tuple[Shift | Attack, ...], device: torch.device
+) -> Settings:
+    """How an evaluation measures; what is asked of the classes is added when these are known.
+
+    Raises `InputError` for a shift that is fitted on and tested too, and for what the device cannot
+    compute.
+    """
+    arithmetic = Arithmetic(options.precision, options.cudnn_benchmark)
+    arithmetic.check(device)
+    return Settings(
+        shifts=shifts,
+        fit_on=shifts_to_fit_on(options.fit_on, shifts),
+        threads=options.threads or torch.get_num_threads(),
+        device=device,
+        variants=options.all_variants,
+        shift_seed=options.shift_seed,
+        batch_size=options.batch_size,
+        arithmetic=arithmetic,
+        bootstrap=options.bootstrap,
+    )
+
+
+def of_classes(
+    options: EvaluationOptions,
+    priors: Asked,
+    labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+) -> OfClasses:
+    """What an evaluation asks of the classes, once these and the labels are known.
+
+    Raises `InputError` for an unknown class, for a number that is no probability, and for what
+    labels of another task have not.
+    """
+    if labels.ndim > 1:
+        of_one = ("ordered_classes", "priors", "operating_points", "ood", "slices")
+        if asked := [name for name in of_one if getattr(options, name)]:
+            raise InputError(f"{asked[0]} is for classification, and these images have more labels")
+        return OfClasses()
+    return OfClasses(
+        ordered=options.ordered_classes,
+        priors=complete_priors(priors, labels, classes),
+        operating_points=check_points(read_points(options.operating_points), classes),
+    )
+
+
+def label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
+    """The label mapping that was given, read from its file if it is in one."""
+    given = options.labels
+    return read_label_file(given) if isinstance(given, Path) else given
+
+
+def asked_groups(options: EvaluationOptions) -> GroupColumns | None:
+    """Which columns say what belongs together; None if none are asked for."""
+    given = (options.metadata, options.cluster, options.slices, options.allow_shared_clusters)
+    if not any(given):
+        return None
+    path = None if options.metadata is None else str(options.metadata)
+    slices = tuple(map(slice_name, options.slices))
+    return GroupColumns(path, options.cluster, slices, options.allow_shared_clusters)
+
+
+def check_loaded(options: EvaluationOptions) -> None:
+    """Raise `InputError` for options that only a data set by name can have."""
+    if asked_groups(options) is not None:
+        raise InputError(
+            "metadata goes with the name of a data set; this one is loaded already: give load_data "
+            "the table, as groups=GroupColumns(...)"
+        )
+    names = ["size", "root", "limit", "validation_fraction"]
+    if not options.ood and not options.natural:  # whose files are still to be read
+        names += ["skip_unreadable", "allow_duplicates", "scale"]
+    if given := [name for name in names if getattr(options, name)]:
+        raise InputError(
+            f"{' and '.join(given)} cannot be given for a data set that is loaded already: give it "
+            "to load_data, or name the data set here"
+        )

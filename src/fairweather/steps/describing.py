@@ -1,15 +1,14 @@
-"""The description of shifts, attacks and variants for the record of a run."""
+"""The description of shifts and attacks for the record of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fairweather.attacks import ATTACKS, AttackKind
-from fairweather.record import CellRecord, SweepRecord, variant_name
+from fairweather.record import CellRecord, SweepRecord
 from fairweather.shift_lists import not_at_hand
 from fairweather.shifts import SHIFTS, ShiftKind
 from fairweather.types import Attack, Shift, in_255ths
-from fairweather.variants import Variant
 
 
 def kind_of(name: str) -> ShiftKind | AttackKind:
@@ -66,29 +65,3 @@ def _describe_cell(shift: Shift | Attack, image_size: int | None) -> CellRecord:
         constants = f"for images of {stated['image_size']} pixels: {kind.note(stated)}"
     assert shift.level is not None
     return CellRecord(id=shift.id, level=shift.level, constants=constants)
-
-
-def variant_titles(
-    titles: Mapping[str, str],
-    interpolated: Mapping[str, str],
-    variants: Sequence[Variant],
-    images: int,
-    batch_size: int,
-) -> dict[str, str]:
-    """Give the titles of interpolations and variants, each interpolation before its variants.
-
-    Args:
-        titles: titles of the models, by name.
-        interpolated: titles of interpolations between weights, by name.
-        variants: of every model.
-        images: number of test images.
-        batch_size: images in a forward pass.
-    """
-    found = {}
-    for name, title in {**titles, **interpolated}.items():
-        if name in interpolated:
-            found[name] = title
-        for variant in variants:
-            phrase = variant.phrase(images, batch_size)
-            found[variant_name(name, variant.name)] = f"{title} + {phrase}"
-    return found

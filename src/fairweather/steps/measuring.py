@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fairweather.data import survey_data
+from fairweather.data import digest, survey_data
 from fairweather.devices import FP32, Arithmetic
-from fairweather.effects import facts
-from fairweather.errors import InputError, unknown_name
-from fairweather.inference import MOST_STORED_CLASSES
 from fairweather.metrics.ood_scores import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.record import (
@@ -30,7 +26,6 @@ from fairweather.record import (
     TRAIN,
     VAL,
     WARNINGS,
-    DataRecord,
     features_file,
     groups_file,
     predictions_file,
@@ -62,8 +57,9 @@ from fairweather.steps.plan import (
     network_files,
 )
 from fairweather.steps.sampling import MIXUP
-from fairweather.steps.worker import digests_of, open_data
-from fairweather.types import Attack, Dataset, Shift
+from fairweather.steps.worker import open_data, splits_of
+from fairweather.tasks import task_named
+from fairweather.types import CLASSIFICATION, Attack, Dataset, Shift
 from fairweather.variants import Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
@@ -84,6 +80,7 @@ class DataFacts:
             a digest of that if known.
         slices: the names of the columns of subgroups.
         ordered: whether the classes are in an order.
+        task: what is told of each image.
     """
 
     name: str
@@ -95,6 +92,7 @@ class DataFacts:
     groups: Mapping[str, str | None] = field(default_factory=dict)
     slices: tuple[str, ...] = ()
     ordered: bool = False
+    task: str = CLASSIFICATION
 
     def bytes_of(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
@@ -106,25 +104,26 @@ class DataFacts:
         return ImagesReference(data=data, part=part, digest=self.digests.get(part))
 
 
-def facts_of(dataset: Dataset, digests: Mapping[str, str]) -> DataFacts:
-    """The facts of an open data set that a plan needs."""
-    parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
+def facts_of(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST)) -> DataFacts:
+    """The facts of an open data set that a plan needs, with those of its splits that are used."""
+    used = {part: images for part, images in splits_of(dataset).items() if part in parts}
     height, width = dataset.test.images.shape[2:]
     groups = dataset.test.groups
     return DataFacts(
         name=dataset.name,
         classes=dataset.classes,
-        images={name: len(part) for name, part in parts.items() if part is not None},
-        digests=dict(digests),
+        images={name: len(images) for name, images in used.items()},
+        digests={name: digest(images) for name, images in used.items()},
         side=(height, width),
         natural_shift="natural_shift" in dataset.notes,
         groups={
-            name: groups_digest(part.groups)
-            for name, part in parts.items()
-            if name != TRAIN and part is not None and part.groups is not None
+            name: groups_digest(images.groups)
+            for name, images in used.items()
+            if name != TRAIN and images.groups is not None
         },
         slices=tuple(groups.slices) if groups is not None else (),
         ordered="ordered_classes" in dataset.notes,
+        task=dataset.task,
     )
 
 
@@ -137,7 +136,7 @@ def survey(
         surveyed = survey_data(source.source, source, offline=offline, progress=progress)
         if surveyed.decoded:
             dataset = open_data(source, offline=offline, progress=progress)
-            found[name] = facts_of(dataset, digests_of(dataset))
+            found[name] = facts_of(dataset)
         else:
             asked = source.groups
             found[name] = DataFacts(
@@ -150,51 +149,6 @@ def survey(
                 ordered="ordered_classes" in surveyed.notes,
             )
     return found
-
-
-def check_points(points: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
-    """Check operating points, the probability from which on a class is called, by class.
-
-    Raises `InputError` for an unknown class, a number that is no probability, or too many classes
-    to have their probabilities stored.
-
-    >>> check_points({"malignant": 0.3}, ["benign", "malignant"])
-    {'malignant': 0.3}
-    """
-    if points and len(classes) > MOST_STORED_CLASSES:
-        raise InputError(
-            f"operating points need stored probabilities, which runs of more than "
-            f"{MOST_STORED_CLASSES} classes do not have, found {len(classes):,} classes"
-        )
-    for name, threshold in points.items():
-        if name not in classes:
-            raise unknown_name("class of an operating point", name, classes)
-        if not 0 < threshold < 1:
-            raise InputError(
-                f"the operating point of {name!r} must be a probability between 0 and 1, found "
-                f"{threshold:g}"
-            )
-    return dict(points)
-
-
-def data_record(
-    dataset: Dataset, source: DataSource, others: Mapping[str, str], *, ordered: bool
-) -> DataRecord:
-    """Describe a data set for the record, with the digests of everything that is predicted.
-
-    `others` are the digests of other data sets.
-    """
-    notes = {**dataset.notes, **({"ordered_classes": True} if ordered else {})}
-    digests = {**source.digests, **others}
-    return DataRecord(
-        name=dataset.name,
-        classes=dataset.classes,
-        digests=digests,
-        mean=dataset.mean,
-        std=dataset.std,
-        arguments=facts(source),
-        notes=json.loads(json.dumps(notes)),
-    )
 
 
 @dataclass(frozen=True)
@@ -265,7 +219,7 @@ class Measurement:
     @property
     def stored(self) -> bool:
         """Whether the logits of labelled images are stored."""
-        return len(self.data.classes) <= MOST_STORED_CLASSES
+        return len(self.data.classes) <= task_named(self.data.task).most_stored
 
     def fitted_on(self, variant: Variant | None) -> tuple[str, ...]:
         """The shifts of the validation images that a variant, or a model's thresholds, fit on."""
@@ -322,7 +276,9 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
         for variant in measurement.variants
         if (file := variant.file(model.name, model.seed)) is not None
     ]
-    samples = [] if measurement.pictured == () else [_sample(measurement, models)]
+    # Pictures are chosen by their classes.
+    pictured = measurement.pictured != () and measurement.data.task == CLASSIFICATION
+    samples = [_sample(measurement, models)] if pictured else []
     pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
     report = _report(measurement, pictures, dict.fromkeys((*score.reads, *fitted)))
     return [*samples, score, report]
@@ -569,6 +525,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         validation=VAL in data.images,
         natural_shift=data.natural_shift,
         ordered=data.ordered,
+        task_name=data.task,
         others=tuple(measurement.others),
         natural=tuple(measurement.natural),
         priors=dict(measurement.priors),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,33 +10,34 @@ import torch
 
 from fairweather.devices import resolve_device
 from fairweather.display import shows_progress, teller
-from fairweather.errors import InputError, check_writable
-from fairweather.executor_options import Sharing
-from fairweather.executors import Work, carry_out, device_of
+from fairweather.errors import InputError
+from fairweather.executor_options import Sharing, read_sharing
+from fairweather.executors import device_of
 from fairweather.finished_run import Run
 from fairweather.group import check_launched, launched
+from fairweather.options import takes
 from fairweather.progress import Event, Notify
-from fairweather.record import STUDY
-from fairweather.runs import RunFolder, check_takeable
+from fairweather.running import Inputs, carry_out, outlook
+from fairweather.running.executing import check_out
+from fairweather.running.inputs import open_all
 from fairweather.steps.measuring import facts_of, survey
 from fairweather.steps.plan import DATA
 from fairweather.steps.progressing import Outlook
-from fairweather.steps.worker import check_natural, digests_of, open_data
+from fairweather.steps.worker import check_natural
 from fairweather.study.loading import check_study as check_study
 from fairweather.study.loading import load_study as load_study
 from fairweather.study.loading import packaged_studies as packaged_studies
 from fairweather.study.loading import study_facts as study_facts
-from fairweather.study.planning import data_sources, describe_study, plan_study
+from fairweather.study.planning import data_sources, inputs_of, settings_of
 from fairweather.study.processes import for_processes, own_device
 from fairweather.study.processes import helps_another as helps_another
 from fairweather.study.schema import PRETRAINING
 from fairweather.study.schema import Study as Study
 from fairweather.study.trial import try_out
-from fairweather.types import Dataset
-from fairweather.yamlfile import dump_yaml
 
 
 @shows_progress
+@takes(Sharing)
 def run(
     study: str | Path | Study,
     *,
@@ -45,19 +47,9 @@ def run(
     device: str = "auto",
     offline: bool = False,
     replace: bool = False,
-    jobs: int | None = None,
-    workers: int | None = None,
-    networks: int | None = None,
-    worker: bool = False,
-    devices: int = 1,
-    nodes: int = 1,
     strategy: str = "ddp",
-    executor: str = "local",
-    partition: str | None = None,
-    gpus: str | None = None,
-    time: str | None = None,
-    setup: Sequence[str] = (),
     progress: Notify | bool | None = True,
+    **sharing: object,
 ) -> Run:
     """Run a study: train, predict every cell, score, report; finished steps are not repeated.
 
@@ -101,61 +93,45 @@ def run(
         JobFailedError: a process that did steps failed.
         NeedsMissingError: jobs of a cluster were cancelled.
     """
-    sharing = Sharing(
-        executor=executor,
-        worker=worker,
-        jobs=jobs,
-        workers=workers,
-        networks=networks,
-        nodes=nodes,
-        partition=partition,
-        gpus=gpus,
-        time=time,
-        setup=tuple(setup),
-    )
-    sharing.check()
+    asked = read_sharing(sharing)
+    shared = dataclasses.replace(asked, devices=1)  # these train together, and divide nothing
+    shared.check()
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
-    checked, devices = for_processes(checked, devices, nodes, strategy)
-    if checked.processes > 1 and sharing.is_divided:
+    checked, devices = for_processes(checked, asked.devices, asked.nodes, strategy)
+    if checked.processes > 1 and shared.is_divided:
         raise InputError(
             f"{checked.processes} processes train each network together; that goes without "
             "worker, jobs and executor"
         )
     target = device_of(
-        sharing,
+        shared,
         device,
         threads=checked.threads,
         precision=checked.precision,
         written="--set {name}={value}",
     )
-    if not sharing.is_divided:
-        check_launched(launched(), devices, nodes)
+    if not shared.is_divided:
+        check_launched(launched(), devices, asked.nodes)
     if checked.processes > 1:
         threads = checked.threads or torch.get_num_threads()
         target = own_device(target, devices, threads, checked.sync_batchnorm)
-    path, tell = place_of_run(checked, out), teller(progress)
-    check_takeable(path)
-    check_writable(path)
-    datasets = _load(checked, offline, tell)
+    path, tell = Path("runs") / checked.name if out is None else Path(out), teller(progress)
+    check_out(path)
+    inputs = opened(checked, target, offline, tell)
+    return carry_out(inputs, path, shared, tell, offline=offline, replace=replace)
+
+
+def opened(study: Study, device: torch.device, offline: bool, tell: Notify) -> Inputs:
+    """Load the data of a study, and try everything on one image."""
+    tell(Event("load data", 0, 1))
+    datasets = open_all(data_sources(study), offline=offline, progress=tell)
     own = datasets[DATA]
-    starts = {name: datasets.get(f"{PRETRAINING}{name}", own) for name in checked.pretraining}
-    try_out(checked, own, starts, offline)
-    check_natural(datasets, allow_duplicates=checked.data.allow_duplicates, progress=tell)
+    starts = {name: datasets.get(f"{PRETRAINING}{name}", own) for name in study.pretraining}
+    try_out(study, settings_of(study, device), own, starts, offline)
+    check_natural(datasets, allow_duplicates=study.data.allow_duplicates, progress=tell)
     tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
-    facts = {name: facts_of(dataset, digests_of(dataset)) for name, dataset in datasets.items()}
-    plan = plan_study(checked, facts, target, offline=offline)
-    work = Work(
-        path=path,
-        plan=plan,
-        record=describe_study(checked, plan, own, target),
-        device=target,
-        offline=offline,
-        datasets=datasets,
-        replace=replace,
-        files={STUDY: dump_yaml(checked.model_dump(mode="json"))},
-    )
-    carry_out(work, sharing, tell)
-    return Run(path)
+    facts = {name: facts_of(dataset) for name, dataset in datasets.items()}
+    return inputs_of(study, facts, device, datasets=datasets, offline=offline)
 
 
 @shows_progress
@@ -179,23 +155,6 @@ def plan(
     np.int64(3)
     """
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
-    path = place_of_run(checked, out)
-    if RunFolder(path).is_read_only:
-        check_takeable(path)
     facts = survey(data_sources(checked), offline=offline, progress=teller(progress))
-    planned = plan_study(checked, facts, resolve_device(device), offline=offline)
-    return Outlook.of(checked.name, path, planned)
-
-
-def place_of_run(study: Study, out: str | Path | None) -> Path:
-    """The folder of a run: `out`, or by default `runs/NAME`."""
-    return Path(out) if out is not None else Path("runs") / study.name
-
-
-def _load(study: Study, offline: bool, progress: Notify) -> dict[str, Dataset]:
-    """The data sets of a study, decoded, by their names in the plan."""
-    progress(Event("load data", 0, 1))
-    return {
-        name: open_data(source, offline=offline, progress=progress)
-        for name, source in data_sources(study).items()
-    }
+    inputs = inputs_of(checked, facts, resolve_device(device), offline=offline)
+    return outlook(inputs, None if out is None else Path(out))

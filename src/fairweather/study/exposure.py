@@ -12,52 +12,14 @@ from pathlib import Path
 
 import pydantic
 
-from fairweather.errors import InputError
 from fairweather.models import PUBLISHED_WEIGHTS
-from fairweather.shift_lists import ShiftLike, expand
 from fairweather.shifts.families import operation
 from fairweather.training import Recipe
 from fairweather.training.augmix import ALL as ALL_OPERATIONS
 from fairweather.training.augmix import PUBLISHED as PUBLISHED_OPERATIONS
 from fairweather.training.operations import OPERATIONS, TESTED_AS
 from fairweather.training.selfsupervised import Pretraining
-from fairweather.types import Attack, Shift
-
-
-def shifts_to_fit_on(
-    asked: Iterable[ShiftLike], tested: Iterable[Shift | Attack]
-) -> tuple[Shift, ...]:
-    """The shifts of the validation images that thresholds and calibrations are fitted on.
-
-    Args:
-        asked: `clean`, and shifts and suites as in a study; nothing if nothing is fitted so.
-        tested: what the models are tested under.
-
-    Raises:
-        InputError: as `expand`; or there is an attack, or `clean` alone, or a shift that is tested
-            too, at any level or in another family of shifts.
-
-    >>> [each.id for each in shifts_to_fit_on(["clean", {"gamma": [2]}], [])]
-    ['clean', 'gamma,exponent=2']
-    """
-    distinct = list({each.id: each for each in expand(asked, "fit_on")}.values())
-    found = [each for each in distinct if isinstance(each, Shift)]
-    if attack := next((each for each in distinct if isinstance(each, Attack)), None):
-        raise InputError(f"fit_on: {attack.name} is an attack; give only shifts here")
-    if distinct and all(each.level is None for each in found):
-        raise InputError(
-            "fit_on: it lists only clean images, which everything is fitted on anyway: add shifts, "
-            "or leave it out"
-        )
-    also = {operation(each.name): each.name for each in tested if each.level is not None}
-    for each in found:
-        if test := also.get(operation(each.name)):
-            same = "" if test == each.name else f" as {test}"
-            raise InputError(
-                f"fit_on: {each.name} is also tested{same}: leave out one of the two, since a test "
-                "under what was fitted on says nothing about other shifts"
-            )
-    return tuple(found)
+from fairweather.types import Shift
 
 
 def in_training(shifts: Iterable[Shift], recipes: Iterable[Recipe]) -> Mapping[str, str]:

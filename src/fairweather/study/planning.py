@@ -1,4 +1,4 @@
-"""From a study to its plan: pre-trainings, trainings, and the measurements of each model."""
+"""From a study to the inputs of a run: pre-trainings, trainings, and the models to measure."""
 
 from __future__ import annotations
 
@@ -19,68 +19,96 @@ from fairweather.record import (
     DIVERGED,
     ENSEMBLE,
     HISTORY,
-    NATURAL,
     PROBED,
+    STUDY,
     TEST,
     WEIGHTS,
     ModelRecord,
-    RunRecord,
-    RunSettings,
     chosen_recipe,
     model_folder,
     pretraining_folder,
     sweep_table,
     try_folder,
 )
-from fairweather.runs import provenance
-from fairweather.steps.describing import describe_shifts, variant_titles
-from fairweather.steps.measuring import (
-    DataFacts,
-    Measured,
-    Measurement,
-    check_points,
-    conclude,
-    data_record,
-    predict_models,
-)
+from fairweather.running.classes import OfClasses, check_points
+from fairweather.running.inputs import Inputs, Settings, Trainings, label_of
+from fairweather.steps.measuring import DataFacts, Measured
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
     ChooseStep,
     DataSource,
     Interpolated,
-    Plan,
     PretrainStep,
     Step,
     Together,
     Trained,
     TrainStep,
-    in_order,
     pretraining_files,
     training_files,
 )
 from fairweather.study.schema import PRETRAINING, DataEntry, ModelEntry, NetworkEntry, Study
 from fairweather.training import Recipe
 from fairweather.types import Dataset, GroupColumns, Preparation, shortest, slice_name
+from fairweather.yamlfile import dump_yaml
 
 
-def plan_study(
-    study: Study, facts: Mapping[str, DataFacts], device: torch.device, *, offline: bool = False
-) -> Plan:
-    """Plan all steps of a study.
+def settings_of(study: Study, device: torch.device) -> Settings:
+    """How the models of a study are measured; operating points are checked with the classes."""
+    arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark)
+    arithmetic.check(device)
+    return Settings(
+        shifts=tuple(study.all_shifts()),
+        fit_on=study.fit_on_shifts(),
+        threads=study.threads or torch.get_num_threads(),
+        device=device,
+        variants=study.all_variants(),
+        shift_seed=study.shift_seed,
+        batch_size=study.prediction_batch_size,
+        arithmetic=arithmetic,
+        bootstrap=study.bootstrap,
+        classes=OfClasses(study.ordered_classes, operating_points=study.operating_points),
+    )
+
+
+def inputs_of(
+    study: Study,
+    facts: Mapping[str, DataFacts],
+    device: torch.device,
+    *,
+    datasets: Mapping[str, Dataset] | None = None,
+    offline: bool = False,
+) -> Inputs:
+    """What a study measures, after the trainings that it puts first.
 
     Args:
         study: a checked study.
         facts: facts of its data sets, by their names in `data_sources`.
         device: where the steps run.
+        datasets: the data sets, if they are open.
         offline: do not look for weights outside the cache.
     """
-    planner = _Planner(study, facts, device, offline)
-    sources = {
-        name: replace(source, digests=dict(facts[name].digests))
-        for name, source in data_sources(study).items()
-    }
-    return in_order(sources, [], list(planner.steps()))
+    check_points(study.operating_points, facts[DATA].classes)
+    settings = settings_of(study, device)
+    planner = _Planner(study, facts, settings, offline)
+    models = [
+        each for name, entry in study.models.items() for each in planner.measured(name, entry)
+    ]
+    return Inputs(
+        kind="study",
+        name=study.name,
+        title=study.title,
+        description=study.description,
+        sources=data_sources(study),
+        facts=facts,
+        datasets=datasets or {},
+        models=models,
+        described={name: _described(entry) for name, entry in study.models.items()},
+        seeds=tuple(study.seeds),
+        settings=settings,
+        trainings=planner.trainings(),
+        files={STUDY: dump_yaml(study.model_dump(mode="json"))},
+    )
 
 
 def data_sources(study: Study) -> dict[str, DataSource]:
@@ -126,58 +154,6 @@ def _made_square(source: DataSource, entry: DataEntry) -> DataSource:
     return replace(source, preparation=Preparation(entry.size, fit=entry.fit))
 
 
-def describe_study(study: Study, plan: Plan, dataset: Dataset, device: torch.device) -> RunRecord:
-    """Make the record of a run of a study."""
-    titles = {name: entry.title for name, entry in study.models.items()}
-    interpolated = {
-        interpolated_name(name, share): f"{entry.title}, {_way(share)}"
-        for name, entry in study.models.items()
-        for share in entry.interpolations
-    }
-    return RunRecord(
-        kind="study",
-        name=study.name,
-        title=study.title,
-        description=study.description,
-        data=data_record(
-            dataset,
-            plan.data[DATA],
-            {
-                f"{NATURAL}{name}": plan.data[f"{NATURAL_DATA}{name}"].digests[TEST]
-                for name in study.natural
-            },
-            ordered=study.ordered_classes,
-        ),
-        models={name: _described(entry) for name, entry in study.models.items()},
-        pretraining={name: _described(entry) for name, entry in study.pretraining.items()},
-        seeds=tuple(study.seeds),
-        ensemble=study.ensemble,
-        sweeps=describe_shifts(study.all_shifts(), min(dataset.test.images.shape[2:])),
-        variants=variant_titles(
-            titles,
-            interpolated,
-            study.all_variants(),
-            len(dataset.test),
-            study.prediction_batch_size,
-        ),
-        seen_shifts=study.seen_shifts(),
-        natural=dict(study.natural),
-        settings=RunSettings(
-            shift_seed=study.shift_seed,
-            bootstrap=study.bootstrap,
-            batch_size=study.prediction_batch_size,
-            precision=study.prediction_precision,
-            cudnn_benchmark=study.cudnn_benchmark,
-            training_precision=study.precision,
-            variants=tuple(each.text for each in study.all_variants()),
-            threads=plan.steps[0].threads,
-            operating_points=study.operating_points,
-            fit_on=tuple(shift.id for shift in study.fit_on_shifts()),
-        ),
-        provenance=provenance(device),
-    )
-
-
 def _described(entry: NetworkEntry) -> ModelRecord:
     settings = entry.model_dump(mode="json", exclude={"title"})
     return ModelRecord(title=entry.title, settings=settings)
@@ -221,48 +197,25 @@ class _Planner:
     """Makes the steps of one study."""
 
     def __init__(
-        self, study: Study, facts: Mapping[str, DataFacts], device: torch.device, offline: bool
+        self, study: Study, facts: Mapping[str, DataFacts], settings: Settings, offline: bool
     ) -> None:
-        self.study, self.facts, self.offline = study, facts, offline
+        self.study, self.facts, self.settings, self.offline = study, facts, settings, offline
         self.data = facts[DATA]
-        self.device = device
-        self.threads = study.threads or torch.get_num_threads()
-        self.precision = training_precision(study.precision, device)
-        self.arithmetic = Arithmetic(study.prediction_precision, study.cudnn_benchmark)
-        self.arithmetic.check(device)
+        self.precision = training_precision(study.precision, settings.device)
 
-    def steps(self) -> Iterator[Step]:
-        """Every step, each after those that it needs."""
-        every: list[Measured] = []
-        measurement = self._measurement()
-        for name in self.study.pretraining:
-            yield from self._pretrainings(name)
-        for name, entry in self.study.models.items():
-            yield from self._trainings(name, entry)
-            every += self._measured(name, entry)
-        yield from predict_models(measurement, every)
-        yield from conclude(measurement, every)
-
-    def _measurement(self) -> Measurement:
+    def trainings(self) -> Trainings:
+        """Everything before the measurements."""
         study = self.study
+        before = [each for name in study.pretraining for each in self._pretrainings(name)]
+        trained = [each for name, of in study.models.items() for each in self._trainings(name, of)]
         tries = [each for entry in study.models.values() for each in entry.tries()]
-        return Measurement(
-            data=replace(self.data, ordered=self.data.ordered or study.ordered_classes),
-            shifts=tuple(study.all_shifts()),
-            threads=self.threads,
-            device=self.device.type,
-            shift_seed=study.shift_seed,
-            batch_size=study.prediction_batch_size,
-            arithmetic=self.arithmetic,
-            bootstrap=study.bootstrap,
-            variants=study.all_variants(),
-            operating_points=check_points(study.operating_points, self.data.classes),
-            fit_on=study.fit_on_shifts(),
-            natural={
-                f"{NATURAL}{name}": self.facts[f"{NATURAL_DATA}{name}"] for name in study.natural
-            },
+        return Trainings(
+            steps=(*before, *trained),
             reports=tuple(self._reported()),
             mixup=any(each.recipe.mixup > 0 for each in tries),
+            pretraining={name: _described(entry) for name, entry in study.pretraining.items()},
+            seen_shifts=study.seen_shifts(),
+            precision=study.precision,
         )
 
     def _reported(self) -> Iterator[str]:
@@ -291,14 +244,14 @@ class _Planner:
         facts = self.facts[data]
         for seed in seeds:
             folder = pretraining_folder(name, seed)
-            title = f"{entry.title}, seed {seed}" if len(seeds) > 1 else entry.title
+            title = label_of(entry.title, seed, seeds)
             spec = model_spec(entry, len(facts.classes))
             yield PretrainStep(
                 id=folder,
                 task=f"pre-train {title}",
                 leaves=tuple(pretraining_files(folder, entry.recipe)),
-                threads=self.threads,
-                device=self.device.type,
+                threads=self.settings.threads,
+                device=self.settings.device.type,
                 work=entry.recipe.epochs * facts.images.get("train", 0) * 2,
                 memory=facts.bytes_of("train") + self.data.bytes_of("val"),
                 folder=folder,
@@ -341,7 +294,7 @@ class _Planner:
             task=f"choose {entry.title}",
             reads=tuple(described),
             leaves=(table, chosen_recipe(name)),
-            threads=self.threads,
+            threads=self.settings.threads,
             title=entry.title,
             values=tuple(each.values for each in tries),
             folders=tuple(folders),
@@ -371,15 +324,15 @@ class _Planner:
         if entry.pretraining is not None:
             made = pretraining_folder(entry.pretraining, self._started(entry.pretraining, seed))
             reads = [start := f"{made}/{WEIGHTS}", f"{made}/{DESCRIPTION}"]
-        title = self._label(name, seed)
+        title = label_of(entry.title, seed, self.study.seeds)
         images = self.data.images.get("train", 0) * entry.label_fraction
         return TrainStep(
             id=folder,
             task=f"train {title}",
             reads=tuple(reads),
             leaves=tuple(training_files(folder, probed=recipe is not None and _is_probed(recipe))),
-            threads=self.threads,
-            device=self.device.type,
+            threads=self.settings.threads,
+            device=self.settings.device.type,
             work=round(images * (recipe.epochs if recipe else 1)),
             memory=self.data.bytes_of("train") + self.data.bytes_of("val"),
             folder=folder,
@@ -413,12 +366,7 @@ class _Planner:
             return None
         return models.weights_digest(spec, offline=self.offline)
 
-    def _label(self, name: str, seed: int) -> str:
-        """Name a model, with its seed if there are several."""
-        title = self.study.models[name].title
-        return f"{title}, seed {seed}" if len(self.study.seeds) > 1 else title
-
-    def _measured(self, name: str, entry: ModelEntry) -> list[Measured]:
+    def measured(self, name: str, entry: ModelEntry) -> list[Measured]:
         """All measurements of a model: first those of the model itself, then of each interpolation.
 
         Each of these comes with every seed, then with the ensemble of all seeds if the study asks
@@ -433,7 +381,7 @@ class _Planner:
         return found
 
     def _one(self, name: str, entry: ModelEntry, seed: int, share: float | None) -> Measured:
-        folder, label = model_folder(name, seed), self._label(name, seed)
+        folder, label = model_folder(name, seed), label_of(entry.title, seed, self.study.seeds)
         if share is None:
             return Measured(name, seed, entry.title, label, Trained(folder=folder))
         return Measured(

@@ -18,16 +18,11 @@ from fairweather.errors import InputError, check_apart, check_name, unknown_name
 from fairweather.evaluation_options import natural_sources
 from fairweather.models.specification import MOST_WIDTH
 from fairweather.options import DataOptions, option
-from fairweather.shift_lists import expand
+from fairweather.shift_lists import expand, shifts_to_fit_on
 from fairweather.shifts import CLEAN
 from fairweather.shifts.families import operation
 from fairweather.steps.describing import kind_of
-from fairweather.study.exposure import (
-    in_pretraining,
-    in_training,
-    in_weights,
-    shifts_to_fit_on,
-)
+from fairweather.study.exposure import in_pretraining, in_training, in_weights
 from fairweather.training import RECIPE_KEYS, Recipe
 from fairweather.training.selfsupervised import Pretraining
 from fairweather.types import LARGEST_SIDE, Attack, Shift

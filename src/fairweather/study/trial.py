@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -10,20 +11,29 @@ import torch
 from fairweather import models
 from fairweather.errors import InputError
 from fairweather.inference import predict
-from fairweather.steps.one_image import explained, try_attacks, try_fitting, try_shifts
+from fairweather.running.inputs import Settings
+from fairweather.running.trial import try_model, try_shifts
+from fairweather.running.trial import try_out as try_settings
 from fairweather.steps.training import training_attack, with_statistics
 from fairweather.study.planning import has_own_statistics, model_spec
 from fairweather.study.schema import NetworkEntry, PretrainingEntry, Study
 from fairweather.training import Recipe, RotationTask, check_square
 from fairweather.training.selfsupervised import METHODS
-from fairweather.types import Attack, Dataset
+from fairweather.types import CLASSIFICATION, Dataset, Images
 
 
-def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offline: bool) -> None:
+def try_out(
+    study: Study,
+    settings: Settings,
+    dataset: Dataset,
+    starts: Mapping[str, Dataset],
+    offline: bool,
+) -> None:
     """Raise `InputError` for anything in a study that would fail later.
 
     Args:
         study: a study that is valid in itself.
+        settings: how its models are measured.
         dataset: the data of the study.
         starts: the data of its pre-trainings, by their names.
         offline: never use the network.
@@ -34,24 +44,23 @@ def try_out(study: Study, dataset: Dataset, starts: Mapping[str, Dataset], offli
                 f"{dataset.name} has no {part} images: a study needs training and validation "
                 "images, since test images must not choose a checkpoint"
             )
-    if len(dataset.classes) < 2:
+    if dataset.task != CLASSIFICATION:
         raise InputError(
-            f"{dataset.name} has only the class {dataset.classes[0]!r}: a study needs at least two"
+            f"a study trains for {CLASSIFICATION}, and the task of {dataset.name} is {dataset.task}"
         )
-    try_fitting(study.all_variants(), dataset.val)
+    try_settings(dataset, settings, "a study")
     image = dataset.test[:1]
-    try_shifts([*study.all_shifts(), *study.fit_on_shifts()], image, study.shift_seed)
     for name, start in study.pretraining.items():
-        with explained(f"pretraining.{name}", start.backbone, starts[name].test):
+        with _explained(f"pretraining.{name}", start.backbone, starts[name].test):
             _try_pretraining(start, starts[name], offline)
     tried: set[models.ModelSpec] = set()
     for name, entry in study.models.items():
         spec = _spec(entry, dataset)
         if entry.pretraining is not None:  # the weights that it starts from do not exist yet
             spec = with_statistics(replace(spec, weights="none"), dataset)
-        with explained(f"models.{name}", entry.backbone, image):
+        with _explained(f"models.{name}", entry.backbone, image):
             if spec not in tried:
-                _try_model(study, spec, dataset, offline)
+                _try_model(settings, spec, dataset, offline)
             try_shifts(entry.training_shifts(), image, 0)
             for each in entry.tries():
                 _try_recipe(each.recipe, spec, dataset)
@@ -76,16 +85,13 @@ def _try_pretraining(start: PretrainingEntry, dataset: Dataset, offline: bool) -
         encoder.module.train()(dataset.train[:2].images.float() / 255)
 
 
-def _try_model(study: Study, spec: models.ModelSpec, dataset: Dataset, offline: bool) -> None:
+def _try_model(settings: Settings, spec: models.ModelSpec, dataset: Dataset, offline: bool) -> None:
     image, train = dataset.test[:1], dataset.train
     assert train is not None
     model = models.build(spec, offline=offline)
     models.head_of(model, spec.backbone)
-    for variant in study.all_variants():
-        variant.check_network(model)
     predict(model, image, device="cpu", progress=False)
-    attacks = [each for each in study.all_shifts() if isinstance(each, Attack)]
-    try_attacks(attacks, model.eval(), image, study.shift_seed)
+    try_model(model.eval(), settings, image)
     with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
         logits = model.train()(train[:2].images.float() / 255)
     if not isinstance(logits, torch.Tensor):
@@ -103,3 +109,20 @@ def _try_recipe(recipe: Recipe, spec: models.ModelSpec, dataset: Dataset) -> Non
     if attack := training_attack(recipe):
         image = dataset.test[:1]
         attack(model, image.images.float() / 255, image.labels, image.keys)
+
+
+@contextmanager
+def _explained(place: str, backbone: str, images: Images) -> Iterator[None]:
+    """Put the place in the study before every error."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    # Networks fail in different ways with images that they were not made for: transformers with an
+    # assertion, many poolings with an empty feature map.
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        height, width = images.images.shape[2:]
+        said = str(error).partition("\n")[0]
+        raise InputError(
+            f"{place}: {backbone} cannot take images of {height}x{width} ({said}); set input_size"
+        ) from None

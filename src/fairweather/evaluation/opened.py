@@ -1,8 +1,9 @@
-"""Open the model and the data of an evaluation, and make them fit each other."""
+"""Models from anywhere and their data, made to fit each other, as the inputs of a run."""
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,18 @@ from fairweather.data.known import verification
 from fairweather.data.metadata import natural_groups
 from fairweather.data.source import WHOLE
 from fairweather.errors import InputError, one_line
-from fairweather.evaluation.request import ModelName, Request
-from fairweather.evaluation_options import EvaluationOptions, natural_sources
+from fairweather.evaluation.request import (
+    ModelName,
+    Request,
+    asked_groups,
+    check_loaded,
+    label_map,
+    of_classes,
+    settings_of,
+    titles_of,
+)
+from fairweather.evaluation_options import natural_sources
 from fairweather.inference import check_logits
-from fairweather.metrics.clusters import clusters_of
 from fairweather.models import (
     Opened,
     check_model,
@@ -33,7 +42,8 @@ from fairweather.models import (
     prepared_at,
     trained_in,
 )
-from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
+from fairweather.models.labels import LabelMap, match_labels, relabel
+from fairweather.models.onnx_network import OnnxNetwork
 from fairweather.models.outputs import (
     GIVEN,
     LOGITS,
@@ -46,43 +56,23 @@ from fairweather.models.outputs import (
 )
 from fairweather.prediction_files import seed_notes
 from fairweather.progress import Notify
-from fairweather.runs import open_finished_run
-from fairweather.steps.measuring import OOD_DATA
-from fairweather.steps.plan import DATA, NATURAL_DATA, DataSource, ModelSource
+from fairweather.record import TEST, VAL, ModelRecord
+from fairweather.running.classes import read_priors
+from fairweather.running.inputs import Inputs, OpenModel, Settings, label_of, open_all
+from fairweather.running.telling import in_words
+from fairweather.running.trial import check_fitted, try_model, try_out
+from fairweather.runs import fingerprint, open_finished_run
+from fairweather.steps.measuring import OOD_DATA, Measured, facts_of
+from fairweather.steps.plan import DATA, NATURAL_DATA, DataSource, ModelSource, OpenedNetwork
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
-from fairweather.types import Dataset, GroupColumns, Groups, Images, slice_name
+from fairweather.types import Attack, Dataset, Images
 
-NAMED_VALUES = 6  # of a column of slices, in a line
+# What is probably wrong if a model is no better than chance.
+ADVICE = (
+    "the preprocessing or the label mapping is probably wrong; see --size, --mean with --std, and "
+    "--labels"
+)
 LOOKED_AT = 64  # test images that show whether outputs are probabilities
-
-
-def in_words(groups: Groups | None) -> str:
-    """Say how many clusters and subgroups there are.
-
-    >>> import numpy as np
-    >>> in_words(Groups("patient", np.array(["a", "b", "a"], dtype=object)))
-    '2 by patient, 1 to 2 images each'
-    >>> in_words(Groups(None, None, {"site": np.array(["north", "south", "north"], dtype=object)}))
-    '2 by site (north 2, south 1)'
-    """
-    if groups is None:
-        return ""
-    told = []
-    if (clusters := clusters_of(groups)) is not None:
-        few, most = clusters.sizes.min(), clusters.sizes.max()
-        images = f"{few:,}" if few == most else f"{few:,} to {most:,}"
-        told.append(f"{clusters.count:,} by {groups.cluster}, {images} images each")
-    for name, values in groups.slices.items():
-        sizes = Counter(values.tolist())
-        counted = [f"{value} {count:,}" for value, count in sorted(sizes.items())]
-        each = f" ({', '.join(counted)})" if len(counted) <= NAMED_VALUES else ""
-        told.append(f"{len(sizes):,} by {name}{each}")
-        if groups.clusters is not None:
-            of = {(cluster, value) for cluster, value in zip(groups.clusters, values, strict=True)}
-            several = sum(count > 1 for count in Counter(cluster for cluster, _ in of).values())
-            if several:
-                told.append(f"{several:,} {groups.cluster} in several values of {name}")
-    return "; ".join(told)
 
 
 class FittedModel(NamedTuple):
@@ -123,67 +113,6 @@ class FittedModel(NamedTuple):
         return lines
 
 
-class EvaluationInputs(NamedTuple):
-    """Models and data that fit each other.
-
-    Attributes:
-        models: at least one.
-        sources: how each data set is loaded, by its name in a plan.
-        datasets: the loaded data sets; the models are evaluated on the first.
-    """
-
-    models: tuple[FittedModel, ...]
-    sources: Mapping[str, DataSource]
-    datasets: Mapping[str, Dataset]
-
-    @property
-    def dataset(self) -> Dataset:
-        """The data set that the models are evaluated on."""
-        return self.datasets[DATA]
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of all models."""
-        return tuple(sorted({each.seed for each in self.models}))
-
-    def lines(self, labels: Sequence[str]) -> list[str]:
-        """Describe what is evaluated, one fact per line; the labels are what models are called."""
-        test, notes = self.dataset.test, self.dataset.notes
-        height, width = test.images.shape[2:]
-        some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
-        labelled = list(zip(self.models, labels, strict=True))
-        lines = [line for model, label in labelled for line in model.lines(label)]
-        unclear = seed_notes(model.name for model in self.models)
-        lines += [f"note           {note}" for note in unclear]
-        lines.append(
-            f"data           {self.dataset.name}: n = {len(test):,}{some}, {width} x {height} "
-            f"pixels, {len(test.classes)} classes"
-        )
-        for model, label in labelled:
-            which = f"{label}: " if len(self.models) > 1 else ""
-            lines.append(f"labels         {which}{model.labels.note}")
-            normalised = model.opened.facts.get("normalisation")
-            if odd := unlike_training(normalised, self.dataset.mean, self.dataset.std):
-                lines.append(f"warning        {which}{odd}")
-        if groups := in_words(test.groups):
-            lines.append(f"groups         {groups}")
-        for name, other in self.datasets.items():
-            if name.startswith(NATURAL_DATA):
-                known = in_words(other.test.groups)
-                lines.append(
-                    f"natural        {name.removeprefix(NATURAL_DATA)}: {other.name}, n = "
-                    f"{len(other.test):,}, {len(other.classes)} of these classes"
-                    f"{f', {known}' if known else ''}"
-                )
-        if verified := verification(self.dataset.name, notes):
-            lines.append(verified)
-        if scale := notes.get("scale"):
-            lines.append(f"scale          {scale} become black and white")
-        if fitting := notes.get("fitting"):
-            lines.append(f"fitting        {fitting}")
-        return lines
-
-
 def unlike_training(
     normalisation: object, mean: Sequence[float], std: Sequence[float]
 ) -> str | None:
@@ -216,41 +145,158 @@ def unlike_training(
     )
 
 
-def bring_together(request: Request, progress: Notify | None = None) -> EvaluationInputs:
+def inputs_of(request: Request, device: torch.device, tell: Notify) -> Inputs:
     """Open the models, load the data with their preprocessing, and match their classes.
 
     Raises:
-        InputError: something is wrong with a model, the data, or how they fit; or the models need
-            images of different sizes.
+        InputError: something is wrong with a model, the data, or how they fit; the models need
+            images of different sizes; or something that is asked for would fail later.
     """
     options = request.options
-    fractions = check_first(request, progress)
+    settings = settings_of(options, request.shifts, device)
+    fractions = check_first(request, settings, tell)
+    priors = read_priors(options.priors)
     opened = [open_asked(each) for each in request.each()]
     source = _common_source(request, opened, fractions)
     dataset = request.dataset
     if isinstance(dataset, str):
-        dataset = open_data(source, offline=options.offline, progress=_untold(progress))
+        dataset = open_data(source, offline=options.offline, progress=_untold(tell))
         dataset = replace(dataset, notes={**dataset.notes, **_fitting_note(dataset, request)})
     names = request.names or _own_names(opened)
     models = [
         _fitted(request, each, dataset, name) for each, name in zip(opened, names, strict=True)
     ]
     _check_different(models)
-    sources, datasets = {DATA: source}, {DATA: dataset}
-    for other in options.ood:
-        name = f"{OOD_DATA}{other}"
-        sources[name] = _other_source(request, opened[0], dataset, other)
-        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
-    natural = natural_sources(options.natural)
-    groups = natural_groups(source.groups, natural)
-    for given, other in natural.items():
-        name = f"{NATURAL_DATA}{given}"
-        source = _other_source(request, opened[0], dataset, other)
-        sources[name] = replace(source, labelled=True, groups=groups.get(given))
-        datasets[name] = open_data(sources[name], offline=options.offline, progress=progress)
-    allowed = options.allow_duplicates or sources[DATA].allow_duplicates
-    check_natural(datasets, allow_duplicates=allowed, progress=progress)
-    return EvaluationInputs(tuple(models), sources, datasets)
+    others = _other_sources(request, source, opened[0], dataset)
+    datasets = {DATA: dataset, **open_all(others, offline=options.offline, progress=tell)}
+    allowed = options.allow_duplicates or source.allow_duplicates
+    check_natural(datasets, allow_duplicates=allowed, progress=tell)
+    titles = titles_of(options.title, [each.name for each in models])
+    _try_out(models, dataset, settings)
+    of = of_classes(options, priors, dataset.test.labels.numpy(), dataset.classes)
+    seeds = tuple(sorted({each.seed for each in models}))
+    labels = [label_of(titles[each.name], each.seed, seeds) for each in models]
+    return Inputs(
+        kind="evaluation",
+        name=_run_name(models, dataset),
+        title=f"{', '.join(titles.values())} on {dataset.name}",
+        sources={DATA: source, **others},
+        facts={name: facts_of(each, (VAL, TEST)) for name, each in datasets.items()},
+        datasets=datasets,
+        models=[
+            Measured(
+                each.name, each.seed, titles[each.name], label, OpenedNetwork(digest=each.digest)
+            )
+            for each, label in zip(models, labels, strict=True)
+        ],
+        described={
+            name: _described(models, name, titles[name], request, dataset.classes)
+            for name in titles
+        },
+        seeds=seeds,
+        settings=replace(settings, classes=of),
+        opened=[OpenModel(_model_source(request, each), each.model) for each in models],
+        lines=_lines(models, labels, datasets),
+        advice=ADVICE,
+    )
+
+
+def _lines(
+    models: Sequence[FittedModel], labels: Sequence[str], datasets: Mapping[str, Dataset]
+) -> list[str]:
+    """Describe what is evaluated, one fact per line; the labels are what models are called."""
+    dataset = datasets[DATA]
+    test, notes = dataset.test, dataset.notes
+    height, width = test.images.shape[2:]
+    some = f" of {notes['limit_of']:,}, a stratified subset" if "limit_of" in notes else ""
+    labelled = list(zip(models, labels, strict=True))
+    lines = [line for model, label in labelled for line in model.lines(label)]
+    lines += [f"note           {note}" for note in seed_notes(model.name for model in models)]
+    lines.append(
+        f"data           {dataset.name}: n = {len(test):,}{some}, {width} x {height} pixels, "
+        f"{len(test.classes)} classes"
+    )
+    for model, label in labelled:
+        which = f"{label}: " if len(models) > 1 else ""
+        lines.append(f"labels         {which}{model.labels.note}")
+        normalised = model.opened.facts.get("normalisation")
+        if odd := unlike_training(normalised, dataset.mean, dataset.std):
+            lines.append(f"warning        {which}{odd}")
+    if groups := in_words(test.groups):
+        lines.append(f"groups         {groups}")
+    for name, other in datasets.items():
+        if name.startswith(NATURAL_DATA):
+            known = in_words(other.test.groups)
+            lines.append(
+                f"natural        {name.removeprefix(NATURAL_DATA)}: {other.name}, n = "
+                f"{len(other.test):,}, {len(other.classes)} of these classes"
+                f"{f', {known}' if known else ''}"
+            )
+    if verified := verification(dataset.name, notes):
+        lines.append(verified)
+    if scale := notes.get("scale"):
+        lines.append(f"scale          {scale} become black and white")
+    if fitting := notes.get("fitting"):
+        lines.append(f"fitting        {fitting}")
+    return lines
+
+
+def _try_out(models: Sequence[FittedModel], dataset: Dataset, settings: Settings) -> None:
+    """Raise `InputError` for anything that would make the evaluation fail later."""
+    try_out(dataset, settings, "an evaluation")
+    attacked = any(isinstance(each, Attack) for each in settings.shifts)
+    for each in models:
+        is_graph = any(isinstance(module, OnnxNetwork) for module in each.model.modules())
+        if is_graph and settings.arithmetic.precision == "bf16":
+            raise InputError(
+                "precision bf16 is for PyTorch models; an ONNX file says itself which of its "
+                "numbers have 16 bits"
+            )
+        tensors = (*each.model.parameters(), *each.model.buffers())
+        if attacked and any(tensor.is_inference() for tensor in tensors):
+            raise InputError(
+                f"{each.source} was made in torch.inference_mode(), so that attacks find no "
+                "gradients: make it outside of it"
+            )
+        try_model(each.model, settings, dataset.test[:1])
+
+
+def _described(
+    models: Sequence[FittedModel], name: str, title: str, request: Request, classes: Sequence[str]
+) -> ModelRecord:
+    """Describe a model; of several seeds, all say where they are from, and the first the rest."""
+    members = [each for each in models if each.name == name]
+    model, options = members[0], request.options
+    asked = given_options(options)
+    if options.outputs == "auto":
+        del asked["outputs"]
+    settings = {
+        "source": ", ".join(dict.fromkeys(each.source for each in members)),
+        "preprocessing": "; ".join(
+            dict.fromkeys(describe_preprocessing(each.opened) for each in members)
+        ),
+        **{key: value for key, value in asked.items() if value is not None},
+    }
+    facts = {
+        **model.opened.facts,
+        "digest": fingerprint({str(each.seed): each.opened.digest for each in members})
+        if len(members) > 1
+        else model.opened.digest,
+        "outputs_as": {"kind": model.outputs.kind, "from": model.outputs.origin},
+        "labels": model.labels.note,
+    }
+    if options.labels is not None:
+        facts["label_map"] = dict(zip(classes, model.labels.columns, strict=True))
+    plain = json.loads(json.dumps({"settings": settings, "facts": facts}))
+    return ModelRecord(title=title, **plain)
+
+
+def _run_name(models: Sequence[FittedModel], dataset: Dataset) -> str:
+    """`MODEL-on-DATA`, as a name for a folder; of several models, it has the first two."""
+    names = list(dict.fromkeys(each.name for each in models))
+    more = [f"{len(names) - 2}-more"] if len(names) > 2 else []
+    data = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(dataset.name).name).strip("-.")
+    return f"{'-and-'.join([*names[:2], *more])}-on-{data or 'data'}"
 
 
 def _own_names(opened: Sequence[Opened]) -> list[ModelName]:
@@ -266,7 +312,7 @@ def _fitted(request: Request, opened: Opened, dataset: Dataset, name: ModelName)
     options = request.options
     first = _outputs(opened, dataset.test[:1])
     outputs = opened.outputs or asked_for(options.outputs) or _seen(opened, first, request, dataset)
-    labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_labels(options))
+    labels = match_labels(opened.classes, first.shape[1], dataset.classes, label_map(options))
     if opened.outputs is None and outputs.kind == "probabilities":
         logarithms(first)  # raises for negative numbers
     return FittedModel(
@@ -321,7 +367,7 @@ def _common_source(
     return sources[0]
 
 
-def check_first(request: Request, progress: Notify | None = None) -> dict[str, float]:
+def check_first(request: Request, settings: Settings, progress: Notify) -> dict[str, float]:
     """Check everything that needs neither weights nor images, and give the fractions of the split.
 
     They are empty for data that are loaded already, and for the data of the run that trained the
@@ -340,32 +386,16 @@ def check_first(request: Request, progress: Notify | None = None) -> dict[str, f
             check_model(model, **given_options(options))
         else:
             check_module_options(_of_this_process(model), **given_options(options))
-    read_labels(options)
-    request.fit_on_shifts()
+    label_map(options)
     for other in (*options.ood, *natural_sources(options.natural).values()):
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
             list_source(other, offline=True)
     if isinstance(request.dataset, Dataset):
         check_loaded(options)
-        check_variants(options, request.dataset.name, has_validation=bool(request.dataset.val))
+        name, has_validation = request.dataset.name, bool(request.dataset.val)
+        check_fitted(settings.variants, name, has_validation=has_validation)
         return {}
-    return {} if _own_data(request) else _fractions(request, progress)
-
-
-def check_variants(options: EvaluationOptions, name: str, *, has_validation: bool) -> None:
-    """Raise `InputError` if a variant needs validation images and the data set has none."""
-    for variant in options.all_variants:
-        if variant.is_fitted and not has_validation:
-            raise InputError(
-                f"{variant.kind} is fitted on validation images, and {name} has none: set some "
-                "aside with validation_fraction (--validation-fraction), such as 0.2"
-            )
-
-
-def read_labels(options: EvaluationOptions) -> Mapping[str, object] | None:
-    """The label mapping that was given, read from its file if it is in one."""
-    given = options.labels
-    return read_label_file(given) if isinstance(given, Path) else given
+    return {} if _own_data(request) else _fractions(request, settings, progress)
 
 
 def open_asked(request: Request) -> Opened:
@@ -403,7 +433,7 @@ def _known_side(request: Request) -> int | None:
     return request.options.size
 
 
-def model_source(request: Request, model: FittedModel) -> ModelSource:
+def _model_source(request: Request, model: FittedModel) -> ModelSource:
     """A model, described for a plan."""
     options, labels = request.options, model.labels
     return ModelSource(
@@ -442,46 +472,12 @@ def data_source(request: Request, opened: Opened, fractions: Mapping[str, float]
     )
 
 
-def asked_groups(options: EvaluationOptions) -> GroupColumns | None:
-    """Which columns say what belongs together; None if none are asked for."""
-    given = (options.metadata, options.cluster, options.slices, options.allow_shared_clusters)
-    if not any(given):
-        return None
-    path = None if options.metadata is None else str(options.metadata)
-    slices = tuple(map(slice_name, options.slices))
-    return GroupColumns(path, options.cluster, slices, options.allow_shared_clusters)
-
-
-def loaded_already() -> InputError:
-    """Build the error for metadata of a data set that is loaded already."""
-    return InputError(
-        "metadata goes with the name of a data set; this one is loaded already: give load_data the "
-        "table, as groups=GroupColumns(...)"
-    )
-
-
-def check_loaded(options: EvaluationOptions) -> None:
-    """Raise `InputError` for options that only a data set by name can have."""
-    if asked_groups(options) is not None:
-        raise loaded_already()
-    names = ["size", "root", "limit", "validation_fraction"]
-    if not options.ood and not options.natural:  # whose files are still to be read
-        names += ["skip_unreadable", "allow_duplicates", "scale"]
-    if given := [name for name in names if getattr(options, name)]:
-        raise InputError(
-            f"{' and '.join(given)} cannot be given for a data set that is loaded already: give it "
-            "to load_data, or name the data set here"
-        )
-
-
-def _untold(progress: Notify | None) -> Notify | None:
-    """Leave out what loading says of checksums, since `EvaluationInputs.lines` says it too."""
-    if progress is None:
-        return None
+def _untold(progress: Notify) -> Notify:
+    """Leave out what loading says of checksums, since a line says it too."""
     return lambda event: None if event.task == "verify" else progress(event)
 
 
-def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
+def _fractions(request: Request, settings: Settings, progress: Notify) -> dict[str, float]:
     """How a set is split: nothing is trained, so what is not tested is for fitting."""
     options, share = request.options, request.options.validation_fraction
     name = str(request.dataset)
@@ -492,7 +488,7 @@ def _fractions(request: Request, progress: Notify | None) -> dict[str, float]:
         )
     by_name = WHOLE in listed.splits and share_tested(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
-    check_variants(options, name, has_validation=has_validation)
+    check_fitted(settings.variants, name, has_validation=has_validation)
     if share and not {WHOLE, "train"} & listed.splits.keys():
         raise InputError(f"{name} has only test images: leave validation_fraction out")
     if share and "val" in listed.splits:
@@ -546,21 +542,31 @@ def _fitting_note(dataset: Dataset, request: Request) -> dict[str, str]:
     }
 
 
-def _other_source(request: Request, opened: Opened, dataset: Dataset, source: str) -> DataSource:
-    """Another data set at the same size, whose labels are not used."""
+def _other_sources(
+    request: Request, own: DataSource, opened: Opened, dataset: Dataset
+) -> dict[str, DataSource]:
+    """Other data sets at the same size; only of the same classes are their labels used."""
     options = request.options
+    natural = natural_sources(options.natural)
+    groups = natural_groups(own.groups, natural)
+    unlabelled = {f"{OOD_DATA}{source}": source for source in options.ood}
+    labelled = {f"{NATURAL_DATA}{name}": source for name, source in natural.items()}
     given = options.size is not None or opened.preparation is None
-    return DataSource(
-        source=source,
-        parts=("test",),
-        test_fraction=share_tested(source),
-        limit=options.limit,
-        skip_unreadable=options.skip_unreadable,
-        scale=options.scale or _scale_of_run(request),
-        size=dataset.test.images.shape[-1] if given else None,
-        preparation=None if given else opened.preparation,
-        labelled=False,
-    )
+    return {
+        name: DataSource(
+            source=source,
+            parts=(TEST,),
+            test_fraction=share_tested(source),
+            limit=options.limit,
+            skip_unreadable=options.skip_unreadable,
+            scale=options.scale or _scale_of_run(request),
+            size=dataset.test.images.shape[-1] if given else None,
+            preparation=None if given else opened.preparation,
+            labelled=name in labelled,
+            groups=groups.get(name.removeprefix(NATURAL_DATA)) if name in labelled else None,
+        )
+        for name, source in {**unlabelled, **labelled}.items()
+    }
 
 
 def _seen(opened: Opened, first: torch.Tensor, request: Request, dataset: Dataset) -> Outputs:
