@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -174,6 +175,16 @@ def sum_by_label(
     for k, (start, stop) in enumerate(itertools.pairwise(bounds)):
         sums[k] = weights[:, start:stop].astype(matrix.dtype) @ matrix[start:stop]
     return sums
+
+
+def blocks(count: int, width: int, most: int) -> Iterator[slice]:
+    """Divide rows into blocks of at most so many numbers, which limits the memory.
+
+    >>> list(blocks(count=3, width=10, most=25))
+    [slice(0, 2, None), slice(2, 4, None)]
+    """
+    step = max(1, most // width)
+    return (slice(at, at + step) for at in range(0, count, step))
 
 
 def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:

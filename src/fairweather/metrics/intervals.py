@@ -20,6 +20,7 @@ from fairweather.metrics.columns import (
     Z95,
     FloatArray,
     bent_interval,
+    blocks,
     clopper_pearson,
 )
 from fairweather.metrics.hidden import NOTHING, Hidden, Observed
@@ -209,12 +210,11 @@ def evaluate_resamples(
     drawn = [metric for metric in computed if metric.column is None]
     moved = evaluate_sample(drawn, Sample(quick, coarse, ones))
     # The blocks depend only on n, so that sums are the same to the last bit on every run.
-    step = max(1, BLOCK // n)
-    blocks = [
-        evaluate_sample(drawn, Sample(quick, coarse, resamples.counts[at : at + step]))
-        for at in range(0, len(resamples.counts), step)
+    parts = [
+        evaluate_sample(drawn, Sample(quick, coarse, resamples.counts[rows]))
+        for rows in blocks(len(resamples.counts), n, BLOCK)
     ]
-    replicates = {name: np.concatenate([block[name] for block in blocks]) for name in moved}
+    replicates = {name: np.concatenate([part[name] for part in parts]) for name in moved}
     for metric in drawn:
         if metric.varies is not None:
             replicates[metric.name] += metric.varies(prepared, len(resamples.counts))
@@ -291,15 +291,12 @@ def estimate_means(
     """
     n = len(columns)
     weights = draw_counts(n, resamples, seed, clusters)
-    step = max(1, BLOCK // n)
-    blocks = [
-        weights[at : at + step].astype(np.float64) @ columns for at in range(0, resamples, step)
-    ]
+    sums = [weights[rows].astype(np.float64) @ columns for rows in blocks(resamples, n, BLOCK)]
     images = n if clusters is None else weights.sum(axis=1, dtype=np.float64)
     estimates = [
         Estimate(float(value), replicates, n, interval)
         for value, replicates, interval in zip(
-            columns.mean(axis=0), np.concatenate(blocks).T / images, intervals, strict=True
+            columns.mean(axis=0), np.concatenate(sums).T / images, intervals, strict=True
         )
     ]
     return estimates if clusters is None else [of_clusters(each, clusters) for each in estimates]
@@ -542,7 +539,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     if estimate.clusters is not None and estimate.interval in ("share", "conditional", "overlap"):
         # As `skewed_interval`, with the quantile of the normal distribution: the spread is known.
         bent = bent_interval(value, *_spread_and_skewness(value, replicates), Z95)
-        low, high = min(low, bent[0]), max(high, bent[1])
+        low, high = min(low, float(bent[0])), max(high, float(bent[1]))
     low, high = estimate.hidden.widen(value, low, high)
     return ImageInterval(float(low), float(centre), float(high))
 

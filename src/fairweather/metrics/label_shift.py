@@ -20,6 +20,7 @@ from fairweather.metrics.columns import (
     Result,
     as_result,
     as_rows,
+    blocks,
     check_columns,
     check_labels,
     sum_groups,
@@ -259,9 +260,8 @@ def _scores(
     once = Sample(prepared, prepared.order, weights[None])
     values = evaluate_sample(metrics, once)
     drawn: dict[str, list[FloatArray]] = {metric.name: [np.empty(0)] for metric in metrics}
-    step = max(1, BLOCK // len(predictions))
-    for start in range(0, resamples, step):
-        block = prior_weights(labels, priors, shared.counts[start : start + step])
+    for rows in blocks(resamples, len(predictions), BLOCK):
+        block = prior_weights(labels, priors, shared.counts[rows])
         counting = block[block.any(axis=1)]
         if len(counting):
             of = evaluate_sample(metrics, Sample(prepared, prepared.order, counting))

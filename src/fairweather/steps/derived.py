@@ -13,18 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.attacks import ATTACKS
-from fairweather.metrics import (
-    Estimate,
-    estimate_means,
-    mce_alexnet,
-    mean_corruption_error,
-    to_score,
-)
-from fairweather.metrics.across_shifts import ALEXNET, OF_SHIFTS, SEVERITIES, Errors
+from fairweather.metrics import Estimate, estimate_means, mce_alexnet, mean_corruption_error
+from fairweather.metrics.across_shifts import ALEXNET, SEVERITIES, Errors
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import Result
-from fairweather.record import COLUMNS, MEAN, SUMMARY_LEVELS
-from fairweather.scores import Estimates, Key, with_means
+from fairweather.record import MEAN, SUMMARY_LEVELS
+from fairweather.scores import Estimates, Key, to_frame, with_means
 from fairweather.steps.describing import kind_of
 from fairweather.types import Attack, Cell, Shift
 
@@ -57,12 +51,7 @@ def derived_rows(
     with_all = with_means(
         found.items(), apart=[*ATTACKS, *(families - {cell.shift.name for cell in cells})]
     )
-    rows = [
-        (*key, name, *to_score(estimate, OF_SHIFTS[name].bounds))
-        for key, estimates in with_all.items()
-        for name, estimate in estimates.items()
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return to_frame(with_all)
 
 
 def _flips(
