@@ -292,14 +292,10 @@ def _offset(shift: Shift) -> float:
     return shift.level - kind_of(shift.name).neutral
 
 
-def _file(model: tuple[str, int | str], shift: Shift) -> str:
-    return predictions_file(*model, shift.id)
-
-
 def _read(
     run: RunFolder, test: Images, model: tuple[str, int | str], shifts: Sequence[Shift]
 ) -> _Answers:
-    files = [_file(model, shift) for shift in shifts]
+    files = [predictions_file(*model, shift.id) for shift in shifts]
     predicted = np.stack([run.read_column(file, "predicted") for file in files])
     confidence = np.stack([run.read_column(file, "confidence") for file in files])
     return _Answers(predicted != test.labels.numpy(), confidence)

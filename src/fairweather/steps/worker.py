@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -396,15 +395,11 @@ def _check_digests(source: DataSource, dataset: Dataset) -> None:
             )
 
 
-def _version(path: Path) -> Version:
-    facts = path.stat()
-    return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
-
-
 def _files(network: AnyNetwork, folder: RunFolder) -> tuple[Version, ...]:
     # Steps write files by renaming, so that a new file has another inode or time. Checksums
     # would read large weights again for every cell.
-    return tuple(_version(folder.file(name)) for name in _weights(network))
+    there = [(path, path.stat()) for path in map(folder.file, _weights(network))]
+    return tuple((str(path), s.st_ino, s.st_mtime_ns, s.st_size) for path, s in there)
 
 
 def _weights(network: AnyNetwork) -> list[str]:
