@@ -7,6 +7,7 @@ import pytest
 
 SRC = pathlib.Path(__file__).parents[1] / "src" / "fairweather"
 LEAVES = {
+    "ranges",
     "errors",
     "effects",
     "facts",
@@ -47,6 +48,7 @@ MAY_IMPORT = {
     "yamlfile": {"errors"},
     "parquet_files": {"errors"},
     "folders": {"errors"},
+    "ranges": {"errors"},
     "download": {"errors", "folders", "progress"},
     "intensity": {"errors"},
     "dicom": {"errors", "intensity"},
@@ -92,7 +94,8 @@ MAY_IMPORT = {
     | {"variants"},
     "guard": LEAVES | {"metrics"},
     "guarding": LEAVES
-    | {"guard", "inference", "metrics", "reopened", "runs", "scores", "tasks", "variants"},
+    | {"guard", "inference", "metrics", "models", "reopened", "runs", "scores", "tasks"}
+    | {"variants"},
     "as_seeds": LEAVES
     | {"executors", "finished_run", "report", "runs", "shifts", "steps", "variants"},
 }

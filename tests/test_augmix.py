@@ -18,6 +18,7 @@ from fairweather.training.augmix import (
     jensen_shannon,
     mix_chains,
 )
+from fairweather.training.recipe import AugMix
 
 from .chance import FALSE_ALARM, deviations, distribution_p
 
@@ -91,7 +92,7 @@ def slow_augmix(images, rng, severity, width, depth, names):
 )
 def test_augmix_is_the_published_procedure(settings, severity, width, depth, names):
     images = noise(60)
-    found = augmix(images, np.random.default_rng(3), **settings)
+    found = augmix(images, np.random.default_rng(3), AugMix(**settings))
     slow = slow_augmix(images, np.random.default_rng(3), severity, width, depth, names)
     assert found.dtype == torch.float32
     difference = (found - slow).abs()
@@ -103,7 +104,7 @@ def test_augmix_is_the_published_procedure(settings, severity, width, depth, nam
 def test_a_mixture_stays_within_the_pixels_and_repeats():
     images = noise(50)
     before, state = images.clone(), torch.get_rng_state()
-    one, same, other = (augmix(images, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, same, other = (augmix(images, np.random.default_rng(seed), AugMix()) for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert one.min() >= 0
@@ -112,7 +113,7 @@ def test_a_mixture_stays_within_the_pixels_and_repeats():
     assert torch.equal(images, before)
     assert torch.equal(torch.get_rng_state(), state)
     white = torch.full((30, 3, 8, 8), 255, dtype=torch.uint8)
-    assert augmix(white, np.random.default_rng(0)).max() <= 1
+    assert augmix(white, np.random.default_rng(0), AugMix()).max() <= 1
 
 
 def test_chains_are_drawn_as_published():
@@ -156,32 +157,40 @@ def test_chains_without_weight_leave_the_image():
 def test_a_mixture_stays_on_the_device_of_its_images():
     # Tensors on `meta` have no values, but like those on a GPU they do not mix with the CPU's.
     images = torch.zeros(9, 3, 8, 8, dtype=torch.uint8, device="meta")
-    assert augmix(images, np.random.default_rng(0), all_operations=True).device == images.device
+    assert (
+        augmix(images, np.random.default_rng(0), AugMix(all_operations=True)).device
+        == images.device
+    )
 
 
 def test_small_and_empty_batches():
-    assert augmix(noise(0), np.random.default_rng(0)).shape == (0, 3, HEIGHT, WIDTH)
-    assert augmix(noise(1), np.random.default_rng(0), depth=1).shape == (1, 3, HEIGHT, WIDTH)
+    assert augmix(noise(0), np.random.default_rng(0), AugMix()).shape == (0, 3, HEIGHT, WIDTH)
+    assert augmix(noise(1), np.random.default_rng(0), AugMix(depth=1)).shape == (
+        1,
+        3,
+        HEIGHT,
+        WIDTH,
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"severity": 0.0}, r"severity .*0\.1 .*10.* 0\.0$"),
-        ({"severity": 10.5}, r"severity .*0\.1 .*10.* 10\.5$"),
-        ({"width": 0}, "width .*1 .*depth .*0.* 0 .*0$"),
-        ({"depth": -1}, "depth .*3 .*-1$"),
+        ({"severity": 0.0}, r"severity .*0\.1, 10.* 0\.0$"),
+        ({"severity": 10.5}, r"severity .*0\.1, 10.* 10\.5$"),
+        ({"width": 0}, r"width .*\[1, 10\].* 0$"),
+        ({"depth": -1}, r"depth .*\[0, 10\].* -1$"),
         ({"alpha": 0.0}, r"alpha .*> 0.* 0\.0$"),
     ],
 )
 def test_bad_settings_are_refused(settings, sentence):
     with pytest.raises(InputError, match=sentence):
-        augmix(noise(2), np.random.default_rng(0), **settings)
+        AugMix(**settings)
 
 
 def test_float_images_are_refused():
     with pytest.raises(InputError, match="uint8"):
-        augmix(torch.rand(2, 3, 8, 8), np.random.default_rng(0))
+        augmix(torch.rand(2, 3, 8, 8), np.random.default_rng(0), AugMix())
 
 
 def logits(seed, n=6, classes=5, scale=3.0):

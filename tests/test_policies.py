@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode, RandAugment, TrivialAugmen
 from torchvision.transforms.autoaugment import _apply_op
 
 from fairweather.errors import InputError
-from fairweather.training import policies
+from fairweather.training import recipe
 from fairweather.training.policies import (
     BINS,
     NAMES,
@@ -86,7 +86,7 @@ def test_trivial_augment_is_torchvision_image_by_image():
 def test_rand_augment_is_torchvision_image_by_image(magnitude):
     n = 200
     images = noise(n)
-    found = rand_augment(images, np.random.default_rng(6), operations=3, magnitude=magnitude)
+    found = rand_augment(images, np.random.default_rng(6), recipe.RandAugment(3, magnitude))
     rng = np.random.default_rng(6)
     space = rand_augment_space(20, 28)
     draws = [draw_operations(np.full(n, magnitude), space, rng) for _ in range(3)]
@@ -113,11 +113,15 @@ def test_operations_strengths_and_signs_are_uniform():
     assert factors.max() == pytest.approx(1.99)
 
 
+def usual_rand_augment(images, rng):
+    return rand_augment(images, rng, recipe.RandAugment())
+
+
 def test_policies_are_repeatable_and_leave_their_images_alone():
     images = noise(40)
     before = images.clone()
     state, legacy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    for policy in (trivial_augment, rand_augment):
+    for policy in (trivial_augment, usual_rand_augment):
         one, same, other = (policy(images, np.random.default_rng(seed)) for seed in (1, 1, 2))
         assert one.dtype == torch.uint8
         assert torch.equal(one, same)
@@ -129,7 +133,12 @@ def test_policies_are_repeatable_and_leave_their_images_alone():
 
 def test_an_image_without_content_and_an_empty_batch():
     assert trivial_augment(noise(0), np.random.default_rng(0)).shape == (0, 3, 20, 28)
-    assert rand_augment(noise(0), np.random.default_rng(0)).shape == (0, 3, 20, 28)
+    assert rand_augment(noise(0), np.random.default_rng(0), recipe.RandAugment()).shape == (
+        0,
+        3,
+        20,
+        28,
+    )
     one_pixel = noise(50, 1, 1)
     assert trivial_augment(one_pixel, np.random.default_rng(0)).shape == one_pixel.shape
 
@@ -137,17 +146,17 @@ def test_an_image_without_content_and_an_empty_batch():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"operations": 0}, "operations .*1.* 0$"),
-        ({"magnitude": 31}, "magnitude .*0 .*30.* 31$"),
-        ({"magnitude": -1}, "magnitude .*0 .*30.* -1$"),
+        ({"operations": 0}, r"operations .*\[1, 10\].* 0$"),
+        ({"magnitude": 31}, r"magnitude .*\[0, 30\].* 31$"),
+        ({"magnitude": -1}, r"magnitude .*\[0, 30\].* -1$"),
     ],
 )
 def test_bad_settings_are_refused(settings, sentence):
     with pytest.raises(InputError, match=sentence):
-        rand_augment(noise(2), np.random.default_rng(0), **settings)
+        recipe.RandAugment(**settings)
 
 
 def test_float_images_are_refused():
-    for policy in (policies.trivial_augment, policies.rand_augment):
+    for policy in (trivial_augment, usual_rand_augment):
         with pytest.raises(InputError, match="uint8"):
             policy(torch.rand(2, 3, 8, 8), np.random.default_rng(0))

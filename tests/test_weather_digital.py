@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fairweather.errors import InputError
+from fairweather.shifts import make_shift
 from fairweather.shifts.imagenet_c import CORRUPTIONS, digital, weather
 from fairweather.shifts.imagenet_c.constants import CONSTANTS
 from tests import golden, reference_corruptions
@@ -264,6 +265,5 @@ BAD = [
 
 @pytest.mark.parametrize(("name", "parameter", "value"), BAD)
 def test_bad_values_get_one_sentence(name, parameter, value):
-    parameters = {**CONSTANTS[name].at(2, 32), parameter: value}
     with pytest.raises(InputError, match=f"^{name}: {parameter} must be .*, found {value}$"):
-        corrupt(name, np.zeros((16, 16, 3), np.uint8), parameters)
+        make_shift(f"imagenet_c/{name}", severity=2, **{parameter: value})

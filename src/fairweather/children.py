@@ -7,7 +7,7 @@ import subprocess  # nosec B404 # for Python itself, without a shell
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 
@@ -53,6 +53,14 @@ def start_module(
         pass_fds=pass_fds,
         process_group=0,
     )
+
+
+def send_line(process: subprocess.Popen[str], line: str) -> None:
+    """Send a line to such a process; if it has ended, this is seen where its answer is read."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
 
 
 def first_line() -> str:

@@ -270,6 +270,25 @@ def seeded_device(seed: int, device: torch.device) -> Iterator[None]:
             torch.mps.set_rng_state(before)
 
 
+@contextmanager
+def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Set a module to evaluation mode, and afterwards each of its parts back to its own mode.
+
+    >>> layer = nn.Dropout()
+    >>> with in_evaluation_mode(layer):
+    ...     layer.training
+    False
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        # Not module.train(): some parts may stay in evaluation mode, such as frozen batch norm.
+        for part, training in modes:
+            part.training = training
+
+
 def training_precision(name: str, device: torch.device) -> str:
     """Choose `fp32` or `bf16` for training; `auto` is bf16 on CUDA devices that support it.
 

@@ -34,7 +34,10 @@ def _with_its_version_alone(package: str) -> Iterator[None]:
 with _with_its_version_alone("torchmetrics"):
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
-    from lightning_fabric.plugins.environments.lightning import find_free_network_port
+    from lightning_fabric.plugins.environments.lightning import (
+        LightningEnvironment,
+        find_free_network_port,
+    )
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
@@ -43,6 +46,7 @@ __all__ = [
     "ClusterEnvironment",
     "DDPStrategy",
     "Fabric",
+    "LightningEnvironment",
     "SLURMEnvironment",
     "TorchElasticEnvironment",
     "find_free_network_port",

@@ -26,6 +26,7 @@ from fairweather.fabric import (
     ClusterEnvironment,
     DDPStrategy,
     Fabric,
+    LightningEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
@@ -180,7 +181,7 @@ def synchronise_batchnorm(model: nn.Module) -> None:
     convert_sync_batchnorm(model)
 
 
-class Local(ClusterEnvironment):
+class Local(LightningEnvironment):
     """Processes of this machine that one of them has started.
 
     Args:
@@ -189,46 +190,18 @@ class Local(ClusterEnvironment):
         port: where the first one listens.
     """
 
+    main_address = "127.0.0.1"
+    creates_processes_externally = True  # Fabric is not to start any
+
     def __init__(self, rank: int, size: int, port: int) -> None:
-        self._rank, self._size, self._port = rank, size, port
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """True: Fabric is not to start any."""
-        return True
-
-    @property
-    def main_address(self) -> str:
-        """The address of this machine for itself."""
-        return "127.0.0.1"
-
-    @property
-    def main_port(self) -> int:
-        """The port of the first process."""
-        return self._port
-
-    @staticmethod
-    def detect() -> bool:
-        """False: it is made where the processes are started."""
-        return False
-
-    def world_size(self) -> int:
-        """How many processes there are."""
-        return self._size
-
-    def set_world_size(self, size: int) -> None:
-        """It is fixed."""
-
-    def global_rank(self) -> int:
-        """The number of this process."""
-        return self._rank
-
-    def set_global_rank(self, rank: int) -> None:
-        """It is fixed."""
+        super().__init__()
+        self._main_port = port
+        self.set_world_size(size)
+        self.set_global_rank(rank)
 
     def local_rank(self) -> int:
         """The number of this process on its machine."""
-        return self._rank
+        return self.global_rank()
 
     def node_rank(self) -> int:
         """The number of this machine."""

@@ -28,10 +28,14 @@ SMALLEST_SIDE = 8  # pixels; published shifts are not meaningful on smaller imag
 CLASSIFICATION = "classification"  # the task of data that name none
 Parameter = float | int | str
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
+Tell: TypeAlias = "Callable[[float], None] | None"
 AttackFunction: TypeAlias = (
-    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str], Attacked]"
+    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str, Tell], Attacked]"
 )
 Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
+
+
+Change = TypeVar("Change", "Shift", "Attack")
 
 
 def class_names(found: Sequence[object], what: str) -> tuple[str, ...]:
@@ -290,9 +294,8 @@ class Attack:
         name: the name in the table of attacks.
         level: epsilon, the largest norm of a perturbation of pixels in [0, 1].
         parameters: the parameters that were given, in the order of the function's signature.
-        apply: `(model, images, labels, keys, stream) -> Attacked`.
-        tells: whether `apply` takes `tell`, which it calls with the share of its runs that are
-            done.
+        apply: `(model, images, labels, keys, stream, tell) -> Attacked`; it may call `tell` with
+            the share of its runs that are done.
 
     >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, lambda *batch: Attacked(batch[1], {})).id
     'pgd,epsilon=0.1,steps=5'
@@ -302,7 +305,6 @@ class Attack:
     level: float
     parameters: Mapping[str, Parameter] = field(hash=False)
     apply: AttackFunction = field(repr=False, compare=False)
-    tells: bool = field(default=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -336,9 +338,7 @@ class Attack:
             seed: random starts, targets and proposals depend only on it, the id and the key.
             tell: called with the share of the attack that is done, if the attack tells it.
         """
-        apply: Callable[..., Attacked] = self.apply
-        told = {"tell": tell} if self.tells else {}
-        return apply(model, images, labels, keys, f"{seed}/{self.id}", **told)
+        return self.apply(model, images, labels, keys, f"{seed}/{self.id}", tell)
 
     def __call__(
         self,
@@ -351,6 +351,31 @@ class Attack:
     ) -> torch.Tensor:
         """Attack a batch: float32 `[B, 3, H, W]` in [0, 1], not rounded, on the images' device."""
         return self.outcome(model, images, labels, keys, seed, tell).images
+
+
+def at_levels(
+    name: str,
+    level: str,
+    levels: Sequence[float] | Mapping[str, object],
+    make: Callable[..., Change],
+) -> list[Change]:
+    """Make a shift or an attack at several levels.
+
+    Args:
+        name: of the shift or attack.
+        level: the parameter that is its level.
+        levels: a list of levels, or a mapping of parameters.
+        make: makes one from its name and keyword parameters.
+    """
+    parameters = dict(levels) if isinstance(levels, Mapping) else {level: levels}
+    swept = parameters.pop(level, None)
+    values = [swept] if isinstance(swept, int | float) else swept
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
+    made = [make(name, **{level: value, **parameters}) for value in values]
+    if len({each.level for each in made}) < len(made):
+        raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
+    return made
 
 
 @dataclass(frozen=True)
@@ -464,7 +489,7 @@ class Predictions(AnyPredictions):
         ordered: whether the classes are in an order, such as grades of a disease.
         set_size: int64 `[N]`, the number of classes in each prediction set; None without sets.
         covered: bool `[N]`: is the label in the prediction set; None without sets.
-        ood_scores: float32 `[N]` for each score of `metrics.OOD_SCORES` that was computed, by name.
+        ood_scores: float32 `[N]` for each score of `OOD_SCORES` that was computed, by name.
     """
 
     kind: ClassVar[Kind] = Kind()

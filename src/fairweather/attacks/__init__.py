@@ -19,20 +19,19 @@ from fairweather.attacks.autoattack import (
 )
 from fairweather.attacks.autoattack import ensemble_name as ensemble_name
 from fairweather.attacks.gradient import fgsm, pgd
-from fairweather.attacks.harness import run, run_on_every_image
+from fairweather.attacks.harness import Change, break_right_ones, change_every_one, run
 from fairweather.attacks.masking import masking_warning as masking_warning
 from fairweather.attacks.norms import NORMS
 from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
+from fairweather.ranges import check_arguments
 from fairweather.types import (
-    LARGEST_SIDE,
     Attack,
-    Attacked,
     Kind,
     Parameter,
     Predictions,
-    is_finite,
+    at_levels,
 )
 
 Sweep = Sequence[float] | Mapping[str, object]
@@ -40,8 +39,6 @@ Sweep = Sequence[float] | Mapping[str, object]
 # The published budget of AutoAttack; with less, an attack breaks fewer images and the model looks
 # too robust.
 STANDARD = {"steps": STEPS, "queries": QUERIES, "restarts": RESTARTS, "targets": TARGETS}
-# What is larger was not meant: no two images are further apart, and no attack ends.
-MOST_EPSILON, MOST_STEPS = 3 * LARGEST_SIDE, 1_000_000
 
 
 class AttackKind(NamedTuple):
@@ -115,7 +112,7 @@ def make_attack(name: str, **parameters: Parameter) -> Attack:
     >>> make_attack("pgd", epsilon=0.1, steps=5, norm="l2").id
     'pgd,epsilon=0.1,norm=l2,steps=5'
     """
-    return _make(run, name, parameters)
+    return _make(break_right_ones, name, parameters)
 
 
 def make_training_attack(name: str, **parameters: Parameter) -> Attack:
@@ -128,12 +125,10 @@ def make_training_attack(name: str, **parameters: Parameter) -> Attack:
     >>> make_training_attack("pgd", epsilon=0.1, steps=5).id
     'pgd,epsilon=0.1,steps=5'
     """
-    return _make(run_on_every_image, name, parameters)
+    return _make(change_every_one, name, parameters)
 
 
-def _make(
-    harness: Callable[..., Attacked], name: str, parameters: Mapping[str, Parameter]
-) -> Attack:
+def _make(change: Change, name: str, parameters: Mapping[str, Parameter]) -> Attack:
     if name not in ATTACKS:
         raise unknown_name("attack", name, ATTACKS)
     kind = ATTACKS[name]
@@ -141,7 +136,9 @@ def _make(
     for key, value in parameters.items():
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known)
-        _CHECKS[key](name, key, value)
+        if key == "norm" and (not isinstance(value, str) or value not in NORMS):
+            raise unknown_name(f"norm of {name}", value, NORMS)
+    check_arguments(name, kind.build, parameters)
     if kind.level not in parameters:
         raise InputError(f"{name} needs its level, {kind.level}=NUMBER")
     ordered = {key: parameters[key] for key in known if key in parameters}
@@ -151,8 +148,8 @@ def _make(
             f"{name}: epsilon is in units of [0, 1] pixels, at most 1 in the norm linf, "
             f"found {plan.epsilon}"
         )
-    apply = partial(harness, name, plan)
-    return Attack(name, float(parameters[kind.level]), ordered, apply, tells=harness is run)
+    apply = partial(run, name, plan, change=change)
+    return Attack(name, float(parameters[kind.level]), ordered, apply)
 
 
 def sweep(name: str, levels: Sweep) -> list[Attack]:
@@ -163,52 +160,4 @@ def sweep(name: str, levels: Sweep) -> list[Attack]:
     """
     if name not in ATTACKS:
         raise unknown_name("attack", name, ATTACKS)
-    level = ATTACKS[name].level
-    parameters = dict(levels) if isinstance(levels, Mapping) else {level: levels}
-    swept = parameters.pop(level, None)
-    values = [swept] if isinstance(swept, int | float) else swept
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
-    attacks = [make_attack(name, **{level: value, **parameters}) for value in values]
-    if len({attack.level for attack in attacks}) < len(attacks):
-        raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
-    return attacks
-
-
-def _check_epsilon(name: str, key: str, value: Parameter) -> None:
-    if not is_finite(value) or float(value) < 0:
-        raise InputError(f"{name}: {key} must be a finite number >= 0, found {value!r:.60}")
-    _check_most(name, key, float(value), MOST_EPSILON)
-
-
-def _check_step_size(name: str, key: str, value: Parameter) -> None:
-    if not is_finite(value) or float(value) <= 0:
-        raise InputError(f"{name}: {key} must be a finite number > 0, found {value!r:.60}")
-    _check_most(name, key, float(value), MOST_EPSILON)
-
-
-def _check_count(name: str, key: str, value: Parameter) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{name}: {key} must be a whole number >= 1, found {value!r:.60}")
-    _check_most(name, key, value, MOST_STEPS)
-
-
-def _check_most(name: str, key: str, value: float, most: int) -> None:
-    if value > most:
-        raise InputError(f"{name}: {key} must be at most {most:,}, found {value!r:.60}")
-
-
-def _check_norm(name: str, key: str, value: Parameter) -> None:
-    if not isinstance(value, str) or value not in NORMS:
-        raise unknown_name(f"norm of {name}", value, NORMS)
-
-
-_CHECKS: Mapping[str, Callable[[str, str, Parameter], None]] = {
-    "epsilon": _check_epsilon,
-    "norm": _check_norm,
-    "steps": _check_count,
-    "step_size": _check_step_size,
-    "restarts": _check_count,
-    "queries": _check_count,
-    "targets": _check_count,
-}
+    return at_levels(name, ATTACKS[name].level, levels, make_attack)

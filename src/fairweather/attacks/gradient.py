@@ -7,14 +7,14 @@ import torch
 from fairweather.attacks import draws
 from fairweather.attacks.losses import Slope, cross_entropy, slope
 from fairweather.attacks.norms import sphere, within
-from fairweather.attacks.plan import Plan, Problem, Run
+from fairweather.attacks.plan import Budget, Count, Plan, Problem, Run, StepSize
 
 # Madry et al. ("MNIST adversarial examples challenge", 2017): with 2.5 * epsilon / steps, the point
 # can cross the ball from any start and still move along its border.
 STEP_RATIO = 2.5
 
 
-def fgsm(epsilon: float, norm: str = "linf") -> Plan:
+def fgsm(epsilon: Budget, norm: str = "linf") -> Plan:
     """Plan the fast gradient method: one step of length epsilon along the steepest direction.
 
     In the maximum norm that is epsilon times the sign of the gradient (Goodfellow et al., 2015),
@@ -24,11 +24,11 @@ def fgsm(epsilon: float, norm: str = "linf") -> Plan:
 
 
 def pgd(
-    epsilon: float,
+    epsilon: Budget,
     norm: str = "linf",
-    steps: int = 10,
-    step_size: float | None = None,
-    restarts: int = 1,
+    steps: Count = 10,
+    step_size: StepSize | None = None,
+    restarts: Count = 1,
 ) -> Plan:
     """Plan projected gradient descent from random starts (Madry et al., 2018).
 

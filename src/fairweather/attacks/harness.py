@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -11,12 +10,53 @@ from torch import nn
 from fairweather.attacks.losses import logits_of
 from fairweather.attacks.norms import Norm
 from fairweather.attacks.plan import Plan, Problem, Run
-from fairweather.devices import repeatable_kernels
+from fairweather.devices import in_evaluation_mode, repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError
-from fairweather.types import Attacked
+from fairweather.types import Attacked, Tell
 
 # Pixels near 1 are multiples of 6e-8 in float32, so a perturbation may exceed epsilon by that much.
 ROUNDING = 1e-6
+
+
+# What happens to the images of a problem: from the name of an attack, its runs, the problem, and
+# what is called after each run with the share of the runs that are done.
+Change = Callable[[str, Sequence[Run], Problem, Tell], Attacked]
+
+
+def break_right_ones(name: str, runs: Sequence[Run], problem: Problem, tell: Tell) -> Attacked:
+    """Attack the images that the model gets right; each run attacks those that are still right.
+
+    An image that the model already gets wrong is returned unchanged. For an image that no run
+    breaks, the point of the first run is returned.
+    """
+    points = problem.images.clone()
+    clean = problem.logits.argmax(1) != problem.labels
+    broken = {"clean": clean, **{part.name: torch.zeros_like(clean) for part in runs}}
+    right = (~clean).nonzero().squeeze(1)
+    for number, part in enumerate(runs):
+        if len(right) == 0:
+            break
+        found, wrong = _points(name, part, problem.take(right))
+        taken = wrong | (number == 0)
+        points[right[taken]] = found[taken]
+        broken[part.name][right[wrong]] = True
+        right = right[~wrong]
+        if tell is not None:
+            tell((number + 1) / len(runs))
+    return Attacked(points, broken)
+
+
+def change_every_one(name: str, runs: Sequence[Run], problem: Problem, tell: Tell) -> Attacked:
+    """Let the first run change every image, also those that the model already gets wrong.
+
+    Adversarial training needs this: if wrong images were not changed, it would train on clean
+    images exactly where the model has most to learn.
+    """
+    clean = problem.logits.argmax(1) != problem.labels
+    if not runs:
+        return Attacked(problem.images, {"clean": clean})
+    points, wrong = _points(name, runs[0], problem)
+    return Attacked(points, {"clean": clean, runs[0].name: wrong & ~clean})
 
 
 def run(
@@ -27,9 +67,10 @@ def run(
     labels: torch.Tensor,
     keys: torch.Tensor,
     stream: str,
-    tell: Callable[[float], None] | None = None,
+    tell: Tell = None,
+    change: Change = break_right_ones,
 ) -> Attacked:
-    """Attack the images that the model gets right; each run attacks those that are still right.
+    """Run an attack on a batch.
 
     * The model is in evaluation mode during the attack. Afterwards every module is in its previous
       mode again. The parameters get no gradients.
@@ -37,103 +78,25 @@ def run(
       (plus 1e-6 for rounding) from its image. If not, there is a bug, and a `RuntimeError` is
       raised.
     * The arithmetic is float32, even inside an autocast.
-    * An image that the model already gets wrong is returned unchanged. For an image that no run
-      breaks, the point of the first run is returned.
-    * `tell` is called after each run with the share of the runs that are done.
     """
-    with _posed(name, plan, model, images, labels, keys, stream) as problem:
-        runs = plan.runs(problem.logits.shape[1]) if plan.epsilon else []
-        return _run_all(name, runs, problem, tell)
-
-
-def run_on_every_image(
-    name: str,
-    plan: Plan,
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    keys: torch.Tensor,
-    stream: str,
-) -> Attacked:
-    """Let the first run of a plan change every image, also those that the model already gets wrong.
-
-    Adversarial training needs this: if wrong images were not changed, it would train on clean
-    images exactly where the model has most to learn. The rest is as in `run`.
-    """
-    with _posed(name, plan, model, images, labels, keys, stream) as problem:
-        clean = problem.logits.argmax(1) != problem.labels
-        if not plan.epsilon:
-            return Attacked(problem.images, {"clean": clean})
-        first = plan.runs(problem.logits.shape[1])[0]
-        task = problem.named(first.purpose)
-        points = first.attack(task)
-        _check_outputs(f"{name} ({first.name})", task.images, points, task.epsilon, task.norm)
-        wrong = logits_of(model, points).argmax(1) != problem.labels
-        return Attacked(points, {"clean": clean, first.name: wrong & ~clean})
-
-
-@contextmanager
-def _posed(
-    name: str,
-    plan: Plan,
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    keys: torch.Tensor,
-    stream: str,
-) -> Iterator[Problem]:
-    """Check the inputs, and yield the problem with the model in evaluation mode."""
     _check_inputs(name, model, images, labels, keys)
     _check_epsilon(name, plan, images)
     plain = torch.autocast(images.device.type, enabled=False)
-    with torch.inference_mode(False), repeatable_kernels(), plain, _evaluation(model):
+    with torch.inference_mode(False), repeatable_kernels(), plain, in_evaluation_mode(model):
         images, labels = images.detach().clone(), labels.to(images.device)
         logits = _checked_logits(name, plan, model, images, labels)
-        yield Problem(
-            model,
-            images,
-            labels,
-            keys.to(images.device),
-            logits,
-            plan.epsilon,
-            plan.ball,
-            stream,
-        )
+        keys = keys.to(images.device)
+        problem = Problem(model, images, labels, keys, logits, plan.epsilon, plan.ball, stream)
+        runs = plan.runs(logits.shape[1]) if plan.epsilon else []
+        return change(name, runs, problem, tell)
 
 
-def _run_all(
-    name: str, runs: Sequence[Run], problem: Problem, tell: Callable[[float], None] | None
-) -> Attacked:
-    points = problem.images.clone()
-    clean = problem.logits.argmax(1) != problem.labels
-    broken = {"clean": clean, **{part.name: torch.zeros_like(clean) for part in runs}}
-    right = (~clean).nonzero().squeeze(1)
-    for number, part in enumerate(runs):
-        if len(right) == 0:
-            break
-        task = problem.take(right).named(part.purpose)
-        found = part.attack(task)
-        _check_outputs(f"{name} ({part.name})", task.images, found, task.epsilon, task.norm)
-        wrong = logits_of(task.model, found).argmax(1) != task.labels
-        taken = wrong | (number == 0)
-        points[right[taken]] = found[taken]
-        broken[part.name][right[wrong]] = True
-        right = right[~wrong]
-        if tell is not None:
-            tell((number + 1) / len(runs))
-    return Attacked(points, broken)
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        # Not model.train(): some modules may stay in evaluation mode, such as frozen batch norm.
-        for module, mode in modes:
-            module.training = mode
+def _points(name: str, part: Run, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+    """The points that a run finds, checked, and whether the model gets them wrong."""
+    task = problem.named(part.purpose)
+    points = part.attack(task)
+    _check_outputs(f"{name} ({part.name})", task.images, points, task.epsilon, task.norm)
+    return points, logits_of(task.model, points).argmax(1) != task.labels
 
 
 def _check_inputs(

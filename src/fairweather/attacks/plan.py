@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import nn
@@ -12,6 +12,26 @@ from torch import nn
 from fairweather.attacks import draws
 from fairweather.attacks.losses import likely_others
 from fairweather.attacks.norms import NORMS, Norm
+from fairweather.ranges import Range, at_most
+from fairweather.types import LARGEST_SIDE, is_finite
+
+# What is larger was not meant: no two images are further apart, and no attack ends.
+MOST_EPSILON, MOST_STEPS = 3 * LARGEST_SIDE, 1_000_000
+_WHOLE = Range(
+    "a whole number >= 1",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+)
+Budget = Annotated[
+    float,
+    Range("a finite number >= 0", lambda value: is_finite(value) and float(value) >= 0),
+    at_most(MOST_EPSILON),
+]
+StepSize = Annotated[
+    float,
+    Range("a finite number > 0", lambda value: is_finite(value) and float(value) > 0),
+    at_most(MOST_EPSILON),
+]
+Count = Annotated[int, _WHOLE, at_most(MOST_STEPS)]
 
 
 @dataclass(frozen=True)

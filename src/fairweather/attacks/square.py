@@ -17,7 +17,7 @@ import torch
 
 from fairweather.attacks import draws
 from fairweather.attacks.losses import logits_of, margin
-from fairweather.attacks.plan import Plan, Problem, Run
+from fairweather.attacks.plan import Budget, Count, Plan, Problem, Run
 
 FIRST_SHARE = 0.8  # p: the share of the image that the first squares cover
 # After each of these queries of AutoAttack's 5000 the share is halved; other budgets are scaled.
@@ -29,19 +29,17 @@ Start = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 Proposal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 
 
-def square(epsilon: float, norm: str = "linf", queries: int = QUERIES, restarts: int = 1) -> Plan:
+def square(
+    epsilon: Budget, norm: str = "linf", queries: Count = QUERIES, restarts: Count = 1
+) -> Plan:
     """Plan the black-box Square attack, with `queries` queries per image and no gradients."""
-    return Plan(epsilon, norm, lambda classes: square_runs(norm, queries, restarts))
-
-
-def square_runs(norm: str, queries: int, restarts: int) -> list[Run]:
-    """Return the runs of a Square attack; each restart starts from a new random point."""
     begin, propose = _MOVES[norm]
 
     def search(problem: Problem) -> torch.Tensor:
         return _search(problem, queries, begin, propose)
 
-    return [Run("square", f"square/restart={restart}", search) for restart in range(restarts)]
+    runs = [Run("square", f"square/restart={restart}", search) for restart in range(restarts)]
+    return Plan(epsilon, norm, lambda classes: runs)
 
 
 def share(query: int, queries: int = QUERIES) -> float:

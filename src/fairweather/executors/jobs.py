@@ -15,7 +15,7 @@ from typing import Literal
 
 import pydantic
 
-from fairweather.children import how_it_ended, start_module
+from fairweather.children import how_it_ended, send_line, start_module
 from fairweather.claims import CLAIMS
 from fairweather.errors import InputError
 from fairweather.executors.failed import Failed
@@ -79,11 +79,8 @@ class Job:
 
     def _speak(self, assigned: Assigned, answers: queue.SimpleQueue[tuple[Job, str]]) -> None:
         """Tell it what the run is, which waits until it listens, and hear its answers."""
-        assert self.process.stdin is not None
+        send_line(self.process, assigned.model_dump_json())
         assert self.process.stdout is not None
-        with suppress(BrokenPipeError):  # it has ended
-            self.process.stdin.write(assigned.model_dump_json() + "\n")
-            self.process.stdin.flush()
         with self.process.stdout:
             for line in self.process.stdout:
                 answers.put((self, line))

@@ -11,7 +11,7 @@ import subprocess  # nosec B404 # for its types: children.start_module starts th
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-from fairweather.children import how_it_ended, start_module
+from fairweather.children import how_it_ended, send_line, start_module
 from fairweather.errors import InputError
 from fairweather.executor_options import Sharing
 from fairweather.executors.local import perform_here
@@ -154,9 +154,7 @@ def started(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[G
             )
             child = start_module("fairweather.executors.rank")
             children.append(child)
-            assert child.stdin is not None
-            child.stdin.write(settings.model_dump_json() + "\n")
-            child.stdin.flush()
+            send_line(child, settings.model_dump_json())
         for child in children:
             assert child.stdout is not None
             if not child.stdout.readline():  # it would be waited for

@@ -95,7 +95,9 @@ def _export(
     seed: int,
     progress: Notify | None,
 ) -> None:
-    pending = [shift for shift in shifts if not manifest.is_done(shift.id, FORMATS[format].intact)]
+    pending = [
+        shift for shift in shifts if not manifest.is_done(shift.id, FORMATS[format].checksum)
+    ]
     for index, shift in enumerate(pending):
         batches = _counted(
             _shifted(images, shift, seed),

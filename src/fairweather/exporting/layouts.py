@@ -44,12 +44,12 @@ class Format(NamedTuple):
     Attributes:
         suffix: ending of the name of a shift's file or folder.
         write: `(path, all images, batches of shifted images)`: writes the batches to a new path.
-        intact: `(path, what was written)`: tells whether the files are still unchanged.
+        checksum: of what was written at a path; another one, or "", if it has changed or is gone.
     """
 
     suffix: str
     write: Callable[[Path, Images, Iterable[Images]], Written]
-    intact: Callable[[Path, Written], bool]
+    checksum: Callable[[Path], str]
 
 
 def class_folders(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,11 +95,6 @@ def write_png_tree(path: Path, images: Images, batches: Iterable[Images]) -> Wri
     )
 
 
-def png_tree_intact(path: Path, written: Written) -> bool:
-    """Tell whether the images still have the same names and checksums."""
-    return path.is_dir() and _checksum_of_tree(path) == written.sha256
-
-
 def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> Written:
     """Write `images`, `labels`, `keys` and `classes`, batch by batch, uncompressed.
 
@@ -127,17 +122,6 @@ def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> Written:
         sha256=_checksum(path),
         pixels_sha256=pixels.hexdigest(),
     )
-
-
-def npz_intact(path: Path, written: Written) -> bool:
-    """Tell whether the file still has the same checksum."""
-    return path.is_file() and _checksum(path) == written.sha256
-
-
-FORMATS: Mapping[str, Format] = {
-    "png": Format("", write_png_tree, png_tree_intact),
-    "npz": Format(".npz", write_npz, npz_intact),
-}
 
 
 def _channels_last(batch: Images) -> npt.NDArray[np.uint8]:
@@ -171,5 +155,13 @@ def _columns(images: Images) -> Iterator[tuple[str, npt.NDArray[Any]]]:
 
 
 def _checksum(path: Path) -> str:
+    if not path.is_file():
+        return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+FORMATS: Mapping[str, Format] = {
+    "png": Format("", write_png_tree, _checksum_of_tree),
+    "npz": Format(".npz", write_npz, _checksum),
+}

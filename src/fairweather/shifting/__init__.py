@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fairweather.children import how_it_ended, start_module
+from fairweather.children import how_it_ended, send_line, start_module
 from fairweather.errors import InputError
 from fairweather.record import Frozen
 from fairweather.types import Images, Shift
@@ -125,10 +125,7 @@ class _Shifter:
             shift=shift,
             seed=seed,
         )
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # `wait` tells that it has ended
-            self._process.stdin.write(order.model_dump_json() + "\n")
-            self._process.stdin.flush()
+        send_line(self._process, order.model_dump_json())
         self._ordered += 1
         return order.number, view
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 
 from fairweather.errors import InputError, unknown_name
+from fairweather.ranges import check_arguments
 from fairweather.shifts import imagenet_c, medmnist_c
 from fairweather.shifts.basic import (
     brightness_factor,
@@ -24,7 +26,7 @@ from fairweather.shifts.basic import (
 from fairweather.shifts.basic import effective_sigma as effective_sigma
 from fairweather.shifts.suites import SUITES as SUITES
 from fairweather.shifts.suites import Sweep
-from fairweather.types import Parameter, Shift, ShiftFunction, is_finite
+from fairweather.types import Parameter, Shift, ShiftFunction, at_levels, is_finite
 
 
 class ShiftKind(NamedTuple):
@@ -66,29 +68,21 @@ def _blur_note(parameters: Mapping[str, Parameter]) -> str:
     return f"with a {size}x{size} kernel, the effective σ is {effective_sigma(sigma, size):.2f}"
 
 
-def _corruption_kind(name: str) -> ShiftKind:
-    return ShiftKind(
-        partial(imagenet_c.corruption, name),
-        "severity",
-        imagenet_c.CORRUPTIONS[name].title,
-        "severity",
-        0.0,
-        partial(imagenet_c.severity_note, name),
-        imagenet_c.parameter_names(name),
-    )
-
-
-def _medmnist_c_kind(name: str) -> ShiftKind:
-    return ShiftKind(
-        partial(medmnist_c.corruption, name),
-        "severity",
-        medmnist_c.CORRUPTIONS[name].title,
-        "severity",
-        0.0,
-        partial(medmnist_c.severity_note, name),
-        medmnist_c.parameter_names(name),
-        texts=("dataset",),
-    )
+def _corruptions(family: ModuleType, texts: tuple[str, ...] = ()) -> dict[str, ShiftKind]:
+    """The rows of a published family, whose package has `CORRUPTIONS` and builds them by name."""
+    return {
+        f"{family.__name__.rpartition('.')[2]}/{name}": ShiftKind(
+            partial(family.corruption, name),
+            "severity",
+            row.title,
+            "severity",
+            0.0,
+            partial(family.severity_note, name),
+            family.parameter_names(name),
+            texts,
+        )
+        for name, row in family.CORRUPTIONS.items()
+    }
 
 
 SHIFTS: Mapping[str, ShiftKind] = {
@@ -108,8 +102,8 @@ SHIFTS: Mapping[str, ShiftKind] = {
     "hue": ShiftKind(hue, "turn", "Hue", "turn of the colour circle", 0.0, _no_note),
     "gamma": ShiftKind(gamma, "exponent", "Gamma", "exponent γ", 1.0, _no_note),
     "jpeg": ShiftKind(jpeg, "quality", "JPEG", "quality", 100.0, _no_note),
-    **{f"imagenet_c/{name}": _corruption_kind(name) for name in imagenet_c.CORRUPTIONS},
-    **{f"medmnist_c/{name}": _medmnist_c_kind(name) for name in medmnist_c.CORRUPTIONS},
+    **_corruptions(imagenet_c),
+    **_corruptions(medmnist_c, texts=("dataset",)),
 }
 
 
@@ -143,6 +137,7 @@ def make_shift(name: str, **parameters: Parameter) -> Shift:
     if kind.level not in parameters:
         raise InputError(f"{name} needs its level, {kind.level}=NUMBER")
     ordered = {key: parameters[key] for key in known if key in parameters}
+    check_arguments(name, kind.build, ordered)
     return Shift(name, float(parameters[kind.level]), ordered, kind.build(**ordered))
 
 
@@ -162,16 +157,7 @@ def sweep(name: str, levels: Sweep) -> list[Shift]:
     """
     if name not in SHIFTS:
         raise unknown_name("shift", name, SHIFTS)
-    level = SHIFTS[name].level
-    parameters = dict(levels) if isinstance(levels, Mapping) else {level: levels}
-    swept = parameters.pop(level, None)
-    values = [swept] if isinstance(swept, int | float) else swept
-    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
-        raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
-    shifts = [make_shift(name, **{level: value, **parameters}) for value in values]
-    if len({shift.level for shift in shifts}) < len(shifts):
-        raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
-    return shifts
+    return at_levels(name, SHIFTS[name].level, levels, make_shift)
 
 
 def suite(name: str, image_size: int | None = None) -> list[Shift]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -11,16 +12,21 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fairweather.errors import InputError
+from fairweather.ranges import POSITIVE, NotNegative, Positive, Quality, Range, between
 from fairweather.shifts.imagenet_c.digital import jpeg_compression
 from fairweather.types import ShiftFunction
 
 MOST_SIGMA = 1000  # pixels
-MOST_KERNEL = (
-    8 * MOST_SIGMA + 1
-)  # pixels, of the largest sigma; larger than any classifier's images
+MOST_KERNEL = 8 * MOST_SIGMA + 1  # pixels, of the largest sigma
+_SIGMA = POSITIVE, Range(f"<= {MOST_SIGMA}", lambda value: value <= MOST_SIGMA)
+_KERNEL = (
+    Range("odd and >= 1", lambda value: value >= 1 and value % 2 == 1),
+    Range(f"<= {MOST_KERNEL}", lambda value: value <= MOST_KERNEL),
+)
+_INSIDE = Range("between -1 and 1", lambda value: -1 < value < 1)
 
 
-def brightness_factor(*, factor: float) -> ShiftFunction:
+def brightness_factor(*, factor: NotNegative) -> ShiftFunction:
     """Multiply every channel by `factor`, clip to [0, 255] and drop the fraction.
 
     Equal to `torchvision.transforms.functional.adjust_brightness` on PIL images to the last bit:
@@ -34,8 +40,6 @@ def brightness_factor(*, factor: float) -> ShiftFunction:
     >>> brightness_factor(factor=1.2)(images, torch.tensor([0]), 0).flatten().tolist()
     [0, 121, 255]
     """
-    if factor < 0:
-        raise InputError(f"brightness_factor: factor must be >= 0, found {factor}")
     values = torch.arange(256, dtype=torch.float32)
     table = (values * torch.tensor(factor, dtype=torch.float32)).clamp_(0, 255).to(torch.uint8)
 
@@ -45,7 +49,9 @@ def brightness_factor(*, factor: float) -> ShiftFunction:
     return apply
 
 
-def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunction:
+def gaussian_blur(
+    *, sigma: Annotated[float, *_SIGMA], kernel_size: Annotated[int, *_KERNEL] | None = None
+) -> ShiftFunction:
     """Convolve with a Gaussian, reflecting at the borders and rounding to 8 bits.
 
     Equal to `torchvision.transforms.functional.gaussian_blur` on PIL images to the last bit.
@@ -61,15 +67,7 @@ def gaussian_blur(*, sigma: float, kernel_size: int | None = None) -> ShiftFunct
     >>> gaussian_blur(sigma=0.5)(images, torch.tensor([0]), 0)[0, 0, 2].tolist()
     [0, 21, 158, 21, 0]
     """
-    if sigma <= 0:
-        raise InputError(f"gaussian_blur: sigma must be > 0, found {sigma}")
-    if sigma > MOST_SIGMA:
-        raise InputError(f"gaussian_blur: sigma must be <= {MOST_SIGMA}, found {sigma}")
     size = 2 * math.ceil(4 * sigma) + 1 if kernel_size is None else kernel_size
-    if size != int(size) or size < 1 or size % 2 == 0:
-        raise InputError(f"gaussian_blur: kernel_size must be odd and >= 1, found {size}")
-    if size > MOST_KERNEL:
-        raise InputError(f"gaussian_blur: kernel_size must be <= {MOST_KERNEL}, found {size}")
     profile = _profile(sigma, int(size))
 
     def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
@@ -111,7 +109,7 @@ def _profile(sigma: float, size: int) -> torch.Tensor:
     return weights / weights.sum()
 
 
-def hue(*, turn: float) -> ShiftFunction:
+def hue(*, turn: Annotated[float, between(-0.5, 0.5)]) -> ShiftFunction:
     """Rotate the hue, an 8-bit H of HSV, around the colour circle.
 
     Equal to `torchvision.transforms.functional.adjust_hue` on PIL images. Even a turn of 0 changes
@@ -124,8 +122,6 @@ def hue(*, turn: float) -> ShiftFunction:
     >>> hue(turn=1 / 3)(red, torch.arange(1), 0).flatten().tolist()
     [0, 255, 0]
     """
-    if not -0.5 <= turn <= 0.5:
-        raise InputError(f"hue: turn must be in [-0.5, 0.5], found {turn}")
     steps = np.arange(256) + int(turn * 255)
     table = [*(steps % 256).tolist(), *range(256), *range(256)]
 
@@ -138,7 +134,7 @@ def hue(*, turn: float) -> ShiftFunction:
     return apply
 
 
-def gamma(*, exponent: float) -> ShiftFunction:
+def gamma(*, exponent: Positive) -> ShiftFunction:
     """Raise values in [0, 1] to a power: above 1 makes images darker, below 1 brighter.
 
     Equal to `torchvision.transforms.functional.adjust_gamma` on PIL images.
@@ -150,8 +146,6 @@ def gamma(*, exponent: float) -> ShiftFunction:
     >>> gamma(exponent=2)(grey, torch.arange(1), 0).flatten().tolist()
     [64, 64, 64]
     """
-    if exponent <= 0:
-        raise InputError(f"gamma: exponent must be > 0, found {exponent}")
     # Just below 256, as in torchvision: all 256 outputs have equal width, and 1 becomes 255.
     values = (256 - 1e-3) * (np.arange(256) / 255) ** exponent
     table = torch.from_numpy(values.astype(np.uint8))
@@ -162,7 +156,7 @@ def gamma(*, exponent: float) -> ShiftFunction:
     return apply
 
 
-def jpeg(*, quality: float) -> ShiftFunction:
+def jpeg(*, quality: Quality) -> ShiftFunction:
     """Encode as JPEG and decode again, as `imagenet_c/jpeg_compression` but at any quality.
 
     Args:
@@ -172,8 +166,6 @@ def jpeg(*, quality: float) -> ShiftFunction:
     >>> jpeg(quality=50)(grey, torch.arange(1), 0).unique().tolist()
     [128]
     """
-    if quality != int(quality) or not 1 <= quality <= 100:
-        raise InputError(f"jpeg: quality must be a whole number from 1 to 100, found {quality}")
 
     def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
         pixels = np.ascontiguousarray(images.cpu().numpy())
@@ -203,7 +195,7 @@ def rotation(*, degrees: float) -> ShiftFunction:
     return apply
 
 
-def translate(*, fraction: float) -> ShiftFunction:
+def translate(*, fraction: Annotated[float, _INSIDE]) -> ShiftFunction:
     """Move to the right by a share of the width, in whole pixels; uncovered pixels are black.
 
     Equal to `torchvision.transforms.functional.affine(translate=[pixels, 0])`.
@@ -215,8 +207,6 @@ def translate(*, fraction: float) -> ShiftFunction:
     >>> translate(fraction=0.25)(images, torch.arange(1), 0)[0, 0, 0].tolist()
     [0, 0, 9, 9, 9, 9, 9, 9]
     """
-    if not -1 < fraction < 1:
-        raise InputError(f"translate: fraction must be between -1 and 1, found {fraction}")
 
     def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
         width = images.shape[3]
@@ -230,7 +220,7 @@ def translate(*, fraction: float) -> ShiftFunction:
     return apply
 
 
-def downscale(*, factor: float) -> ShiftFunction:
+def downscale(*, factor: Annotated[float, between(1)]) -> ShiftFunction:
     """Shrink by a factor and enlarge again, both with Pillow's linear filter.
 
     Args:
@@ -241,8 +231,6 @@ def downscale(*, factor: float) -> ShiftFunction:
     >>> downscale(factor=4)(images, torch.arange(1), 0)[0, 0, 0].tolist()
     [29, 29, 47, 82, 118, 153, 171, 171]
     """
-    if factor < 1:
-        raise InputError(f"downscale: factor must be >= 1, found {factor}")
 
     def coarser(picture: Image.Image) -> Image.Image:
         small = tuple(max(1, round(side / factor)) for side in picture.size)

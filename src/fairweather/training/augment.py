@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from fairweather.errors import InputError
-from fairweather.training.recipe import Recipe
+from fairweather.training.recipe import GaussianNoise, RandomErasing, Recipe
 from fairweather.types import Images, Shift
 
 Integers = npt.NDArray[np.int64]
@@ -135,12 +134,7 @@ def in_boxes(boxes: Boxes, height: int, width: int, device: torch.device) -> tor
 
 
 def random_erase(
-    images: torch.Tensor,
-    rng: np.random.Generator,
-    *,
-    probability: float,
-    area: tuple[float, float] = (0.02, 0.33),
-    aspect: tuple[float, float] = (0.3, 3.3),
+    images: torch.Tensor, rng: np.random.Generator, erasing: RandomErasing
 ) -> torch.Tensor:
     """Fill a rectangle of an image with uniform noise in [0, 1], a new value for every pixel.
 
@@ -151,21 +145,16 @@ def random_erase(
         images: float `[B, 3, H, W]` in [0, 1].
         rng: random source of the boxes and of the seed for the noise, which is made on the images'
             device.
-        probability: probability that an image is changed; published: 0.5.
-        area: smallest and largest share of the image; the defaults are torchvision's.
-        aspect: smallest and largest ratio of height to width.
+        erasing: probability, areas and aspects; the defaults are torchvision's.
 
     >>> images = torch.zeros(4, 3, 8, 8)
-    >>> erased = random_erase(images, np.random.default_rng(0), probability=1)
+    >>> erased = random_erase(images, np.random.default_rng(0), RandomErasing(probability=1))
     >>> (erased > 0).any(1).sum((1, 2)).tolist()
     [15, 6, 2, 1]
     """
-    _check_share("random_erase: probability", probability)
-    _check_span("random_erase: area", area, 1.0)
-    _check_span("random_erase: aspect", aspect, math.inf)
     n, _, height, width = images.shape
-    boxes = draw_erased_boxes(n, height, width, area, aspect, rng)
-    erased = rng.random(n) < probability
+    boxes = draw_erased_boxes(n, height, width, erasing.area, erasing.aspect, rng)
+    erased = rng.random(n) < erasing.probability
     chosen = Boxes(*(np.where(erased, end, 0) for end in boxes))
     noise = torch.empty_like(images).uniform_(0, 1, generator=_generator(rng, images.device))
     return torch.where(in_boxes(chosen, height, width, images.device), noise, images)
@@ -197,7 +186,7 @@ def draw_erased_boxes(
 
 
 def add_gaussian_noise(
-    images: torch.Tensor, rng: np.random.Generator, *, std: float, probability: float
+    images: torch.Tensor, rng: np.random.Generator, options: GaussianNoise
 ) -> torch.Tensor:
     """Add Gaussian noise with a random standard deviation per image, and clip to [0, 1].
 
@@ -208,19 +197,15 @@ def add_gaussian_noise(
         images: float `[B, 3, H, W]` in [0, 1].
         rng: random source of the standard deviations and of the seed for the noise, which is made
             on the images' device.
-        std: the largest standard deviation, in units of [0, 1] pixels.
-        probability: probability that an image is changed.
+        options: the largest standard deviation, and how often an image is changed.
 
     >>> images = torch.full((4, 3, 8, 8), 0.5)
-    >>> noisy = add_gaussian_noise(images, np.random.default_rng(1), std=0.1, probability=0.5)
+    >>> noisy = add_gaussian_noise(images, np.random.default_rng(1), GaussianNoise(0.1))
     >>> (noisy != images).any(3).any(2).any(1).tolist()
     [True, True, False, True]
     """
-    _check_share("add_gaussian_noise: probability", probability)
-    if not std > 0:
-        raise InputError(f"add_gaussian_noise: std must be > 0, found {std}")
     n = len(images)
-    deviations = std * (1 - rng.random(n)) * (rng.random(n) < probability)
+    deviations = options.std * (1 - rng.random(n)) * (rng.random(n) < options.probability)
     noise = torch.empty_like(images).normal_(generator=_generator(rng, images.device))
     scale = torch.from_numpy(deviations).to(images.device, images.dtype).reshape(n, 1, 1, 1)
     return noise.mul_(scale).add_(images).clamp_(0, 1)
@@ -228,17 +213,6 @@ def add_gaussian_noise(
 
 def _generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name} must be from 0 to 1, found {value}")
-
-
-def _check_span(name: str, span: tuple[float, float], most: float) -> None:
-    if not 0 < span[0] <= span[1] <= most:
-        allowed = "above 0" if most == math.inf else f"above 0 and at most {most:g}"
-        raise InputError(f"{name} must be [low, high], {allowed}, found {list(span)}")
 
 
 class Mixed(NamedTuple):
@@ -303,8 +277,6 @@ def cut_mix(
     >>> bool(torch.isclose(mixed.targets.sum(1), torch.ones(4)).all())
     True
     """
-    if not alpha > 0:
-        raise InputError(f"cut_mix: alpha must be > 0, found {alpha}")
     n, _, height, width = images.shape
     boxes = draw_pasted_boxes(rng.beta(alpha, alpha, n), height, width, rng)
     partner = torch.from_numpy(rng.permutation(n)).to(images.device)

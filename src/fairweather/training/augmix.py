@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from fairweather.errors import InputError
 from fairweather.training.operations import SMOOTH_OPERATIONS, apply_each
+from fairweather.training.recipe import AugMix
 from fairweather.types import check_images
 
 Floats = npt.NDArray[np.float64]
@@ -73,16 +73,7 @@ class Chains(NamedTuple):
     weights: Floats
 
 
-def augmix(
-    images: torch.Tensor,
-    rng: np.random.Generator,
-    *,
-    severity: float = 3.0,
-    width: int = 3,
-    depth: int = 0,
-    alpha: float = 1.0,
-    all_operations: bool = False,
-) -> torch.Tensor:
+def augmix(images: torch.Tensor, rng: np.random.Generator, options: AugMix) -> torch.Tensor:
     """Mix every image with chains of random operations on it.
 
     The constants are those published for CIFAR; ImageNet has severity 1. The published code
@@ -92,39 +83,27 @@ def augmix(
     Args:
         images: uint8 `[B, 3, H, W]`.
         rng: random source of operations, strengths and weights.
-        severity: the level of each operation is uniform in [0.1, severity]; at most 10.
-        width: number of chains that are mixed.
-        depth: number of operations in a chain; 0 draws one to three for each chain.
-        alpha: parameter of the Dirichlet distribution of the chains' weights, and of the Beta
-            distribution of their total weight against the image.
-        all_operations: whether to use colour, contrast, brightness and sharpness too.
+        options: how strong the operations are, and how chains are made of them.
 
     Returns:
         float32 `[B, 3, H, W]` in [0, 1], channels last in memory.
 
     >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
-    >>> mixed = augmix(images, np.random.default_rng(0))
+    >>> mixed = augmix(images, np.random.default_rng(0), AugMix())
     >>> mixed.shape, mixed.dtype
     (torch.Size([4, 3, 8, 8]), torch.float32)
     """
     check_images(images)
-    if not 0.1 <= severity <= 10:
-        raise InputError(f"augmix: severity must be from 0.1 to 10, found {severity}")
-    if width < 1 or depth < 0:
-        raise InputError(
-            f"augmix: width must be at least 1 and depth at least 0, found {width} and {depth}"
-        )
-    if not alpha > 0:
-        raise InputError(f"augmix: alpha must be > 0, found {alpha}")
     n, _, high, wide = images.shape
-    depths = np.full((n, width), depth) if depth else rng.integers(1, _DEEPEST + 1, (n, width))
+    shape, depth = (n, options.width), options.depth
+    depths = np.full(shape, depth) if depth else rng.integers(1, _DEEPEST + 1, shape)
     chains = draw_chains(
         depths,
         (high, wide),
         rng,
-        severity=severity,
-        alpha=alpha,
-        names=ALL if all_operations else PUBLISHED,
+        severity=options.severity,
+        alpha=options.alpha,
+        names=ALL if options.all_operations else PUBLISHED,
     )
     return mix_chains(images, chains)
 

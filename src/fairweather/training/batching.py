@@ -104,7 +104,7 @@ def make_batch(
     if recipe.trivial_augment:
         images = trivial_augment(images, rng)
     if policy := recipe.rand_augment:
-        images = rand_augment(images, rng, operations=policy.operations, magnitude=policy.magnitude)
+        images = rand_augment(images, rng, policy)
     views = _mixtures(images, recipe.augmix, rng) if recipe.augmix else (to_input(images),)
     views = tuple(_disturb(view, recipe, rng) for view in views)
     alphas = [(mix, recipe.mixup), (cut_mix, recipe.cutmix)]
@@ -120,32 +120,14 @@ def _mixtures(
     images: torch.Tensor, options: AugMix, rng: np.random.Generator
 ) -> tuple[torch.Tensor, ...]:
     """The images and two mixtures of each; only one mixture if there is no consistency loss."""
-
-    def mixture() -> torch.Tensor:
-        return augmix(
-            images,
-            rng,
-            severity=options.severity,
-            width=options.width,
-            depth=options.depth,
-            alpha=options.alpha,
-            all_operations=options.all_operations,
-        )
-
     if not options.consistency:
-        return (mixture(),)
-    return to_input(images), mixture(), mixture()
+        return (augmix(images, rng, options),)
+    return to_input(images), augmix(images, rng, options), augmix(images, rng, options)
 
 
 def _disturb(images: torch.Tensor, recipe: Recipe, rng: np.random.Generator) -> torch.Tensor:
-    if noise := recipe.gaussian_noise:
-        images = add_gaussian_noise(images, rng, std=noise.std, probability=noise.probability)
-    if erasing := recipe.random_erasing:
-        images = random_erase(
-            images,
-            rng,
-            probability=erasing.probability,
-            area=erasing.area,
-            aspect=erasing.aspect,
-        )
+    if recipe.gaussian_noise:
+        images = add_gaussian_noise(images, rng, recipe.gaussian_noise)
+    if recipe.random_erasing:
+        images = random_erase(images, rng, recipe.random_erasing)
     return images

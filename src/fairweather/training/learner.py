@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fairweather.fabric import Fabric
 from fairweather.group import ALONE, Group
-from fairweather.training.loop_parts import seeded
+from fairweather.training.loop_parts import descend, seeded
 from fairweather.training.objective import RotationTask
 from fairweather.training.optimization import Phase, build_optimizer, phase_of
 from fairweather.training.recipe import Recipe
@@ -142,16 +142,7 @@ class Learner:
 
     def step(self, loss: torch.Tensor) -> None:
         """Update the weights by one step, and then their average."""
-        self.optimizer.zero_grad()
-        self.fabric.backward(loss)
-        if self.recipe.clip_gradient_norm is not None:
-            # A norm that is not finite comes with a loss that is not finite, which is reported.
-            self.fabric.clip_gradients(
-                self.forward,
-                self.optimizer,
-                max_norm=self.recipe.clip_gradient_norm,
-                error_if_nonfinite=False,
-            )
-        self.optimizer.step()
+        largest = self.recipe.clip_gradient_norm
+        descend(self.fabric, self.forward, self.optimizer, loss, largest)
         if self.average is not None:
             self.average.update_parameters(self.model)

@@ -1,14 +1,17 @@
-"""Shared parts of the training loops: random state, input, and the check of the losses."""
+"""Shared parts of the training loops: random state, input, steps, and the check of the losses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import nn
 
 from fairweather.devices import repeatable_kernels, seeded_device
 from fairweather.errors import NotFiniteError, TrainingDivergedError
+from fairweather.fabric import Fabric
 
 # Reading a loss waits for the device, so it is not done after every step.
 STEPS_BETWEEN_LOOKS = 50
@@ -33,6 +36,22 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def to_input(images: torch.Tensor) -> torch.Tensor:
     """Turn a batch of 8-bit images into a float tensor in [0, 1], channels last in memory."""
     return images.to(memory_format=torch.channels_last).float().div_(255)
+
+
+def descend(
+    fabric: Fabric,
+    module: nn.Module,
+    optimizer: Any,  # noqa: ANN401 - Fabric wraps the optimiser in a class without a public name
+    loss: torch.Tensor,
+    largest_norm: float | None,
+) -> None:
+    """Take a step of the optimiser along the gradient of a loss, perhaps of limited norm."""
+    optimizer.zero_grad()
+    fabric.backward(loss)
+    if largest_norm is not None:
+        # A norm that is not finite comes with a loss that is not finite, which is reported.
+        fabric.clip_gradients(module, optimizer, max_norm=largest_norm, error_if_nonfinite=False)
+    optimizer.step()
 
 
 def is_time_to_look(step: int, steps: int, device: torch.device) -> bool:

@@ -16,6 +16,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
+from torchvision.transforms.v2 import functional as F
 
 Lookup = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -198,7 +199,8 @@ def autocontrast(images: torch.Tensor) -> torch.Tensor:
     scale = torch.full_like(low, 255) / (high - low).clamp(min=1)
     values = torch.arange(256, device=images.device)
     stretched = (values * scale - low * scale).clamp_(0, 255)
-    return _look_up(torch.where(high > low, stretched, values).to(torch.uint8), images)
+    tables = torch.where(high > low, stretched, values).to(torch.uint8)
+    return tables.gather(2, images.flatten(2).long()).reshape(images.shape)
 
 
 def equalize(images: torch.Tensor) -> torch.Tensor:
@@ -209,16 +211,8 @@ def equalize(images: torch.Tensor) -> torch.Tensor:
     >>> equalize(torch.tensor([7, 8] * 768, dtype=torch.uint8).reshape(1, 3, 16, 32)).unique()
     tensor([  0, 255], dtype=torch.uint8)
     """
-    n, channels, height, width = images.shape
-    flat = images.reshape(n * channels, height * width).long()
-    counts = torch.zeros(len(flat), 256, dtype=torch.int32, device=images.device)
-    counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.int32))
-    of_largest = counts.gather(1, flat.amax(1, keepdim=True))
-    step = (height * width - of_largest) // 255
-    below = counts.cumsum(1) - counts
-    table = ((step // 2 + below) // step.clamp(min=1)).clamp_(max=255)
-    table = torch.where(step > 0, table, torch.arange(256, device=images.device))
-    return _look_up(table.to(torch.uint8).reshape(n, channels, 256), images)
+    equalized: torch.Tensor = F.equalize_image(images)
+    return equalized
 
 
 def posterize(images: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
@@ -305,11 +299,6 @@ def sharpness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 def _per_image(values: torch.Tensor) -> torch.Tensor:
     return values.reshape(-1, 1, 1, 1)
-
-
-def _look_up(tables: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Give each channel the values of its own table, uint8 `[B, 3, 256]`."""
-    return tables.gather(2, images.flatten(2).long()).reshape(images.shape)
 
 
 def _grey(images: torch.Tensor) -> torch.Tensor:

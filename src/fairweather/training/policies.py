@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairweather.errors import InputError
 from fairweather.training.operations import OPERATIONS, apply_each
+from fairweather.training.recipe import RandAugment
 from fairweather.types import check_images
 
 Floats = npt.NDArray[np.float64]
@@ -77,7 +77,7 @@ def trivial_augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Ten
 
 
 def rand_augment(
-    images: torch.Tensor, rng: np.random.Generator, *, operations: int = 2, magnitude: int = 9
+    images: torch.Tensor, rng: np.random.Generator, policy: RandAugment
 ) -> torch.Tensor:
     """Apply several operations with one strength to each image, one after the other.
 
@@ -90,21 +90,16 @@ def rand_augment(
     Args:
         images: uint8 `[B, 3, H, W]`.
         rng: random source of operations and signs.
-        operations: number of operations per image; the same one may come twice.
-        magnitude: the strength of all of them, from 0 to 30.
+        policy: how many operations each image gets, the same one perhaps twice, and their strength.
 
     >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
-    >>> rand_augment(images, np.random.default_rng(0)).shape
+    >>> rand_augment(images, np.random.default_rng(0), RandAugment()).shape
     torch.Size([4, 3, 8, 8])
     """
     check_images(images)
-    if operations < 1:
-        raise InputError(f"rand_augment: operations must be at least 1, found {operations}")
-    if not 0 <= magnitude < BINS:
-        raise InputError(f"rand_augment: magnitude must be from 0 to 30, found {magnitude}")
     height, width = images.shape[2:]
-    space, strengths = rand_augment_space(height, width), np.full(len(images), magnitude)
-    for _ in range(operations):
+    space, strengths = rand_augment_space(height, width), np.full(len(images), policy.magnitude)
+    for _ in range(policy.operations):
         images = _one_each(images, strengths, space, rng)
     return images
 

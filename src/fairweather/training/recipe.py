@@ -4,76 +4,40 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Annotated, Literal
 
 from fairweather.errors import InputError
+from fairweather.ranges import (
+    POSITIVE,
+    Alpha,
+    BatchSize,
+    Checked,
+    Epochs,
+    Epsilon,
+    NoneOrAlpha,
+    NotNegative,
+    Part,
+    Positive,
+    Share,
+    at_most,
+    between,
+    require,
+)
 
-
-def require_within(recipe: str, name: str, value: float, low: float, high: float) -> None:
-    """Raise `InputError` unless a finite number is in [low, high].
-
-    >>> require_within("recipe", "momentum", 0.9, 0, 1)
-    """
-    if not (low <= value <= high and value < math.inf):
-        allowed = f">= {low}" if high == math.inf else f"in [{low}, {high}]"
-        raise InputError(f"{recipe}: {name} must be {allowed}, found {value}")
-
-
-def require_positive(recipe: str, name: str, value: float) -> None:
-    """Raise `InputError` unless a number is finite and above 0.
-
-    >>> require_positive("recipe", "learning_rate", 1e-3)
-    """
-    if not 0 < value < math.inf:
-        raise InputError(f"{recipe}: {name} must be > 0, found {value}")
-
-
-# Larger numbers were not meant: a training does not end, the draws of a distribution are no numbers
-# any more, and 32 bits do not hold them.
-MOST_EPOCHS = 1_000_000  # also images in a batch
-MOST_ALPHA = 1000.0
-LEAST_ALPHA = 0.001
-MOST_EPSILON = 10_000.0
 MOST_ASPECT = 1000.0
-
-
-def require_at_most(recipe: str, name: str, value: float, most: float) -> None:
-    """Raise `InputError` for a number above `most`.
-
-    >>> require_at_most("recipe", "epochs", 20, 1_000_000)
-    """
-    if value > most:
-        raise InputError(f"{recipe}: {name} must be at most {most:,}, found {value!r:.60}")
-
-
-def require_alpha(recipe: str, name: str, alpha: float) -> None:
-    """Raise `InputError` unless a Beta or Dirichlet distribution can be drawn from.
-
-    >>> require_alpha("recipe", "mixup", 0.2)
-    """
-    require_within(recipe, name, alpha, LEAST_ALPHA, MOST_ALPHA)
-
-
-# For pydantic when it reads a recipe: unknown keys are errors, and quoted text is not a number.
-STRICT = {"extra": "forbid", "strict": True}
+Aspect = Annotated[float, between(1 / MOST_ASPECT, MOST_ASPECT)]
 
 
 @dataclass(frozen=True)
-class Rotation:
+class Rotation(Checked, where="recipe: rotation."):
     """With `probability`, rotate by an angle uniform in +-`degrees` (nearest pixel, black fill)."""
 
-    __pydantic_config__ = STRICT
-
-    degrees: float
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        require_within("recipe", "rotation.degrees", self.degrees, 0, 180)
-        require_within("recipe", "rotation.probability", self.probability, 0, 1)
+    degrees: Annotated[float, between(0, 180)]
+    probability: Share = 1.0
 
 
 @dataclass(frozen=True)
-class AugMix:
+class AugMix(Checked, where="recipe: augmix."):
     """AugMix (Hendrycks et al. 2020) with the constants published for CIFAR.
 
     Attributes:
@@ -88,83 +52,56 @@ class AugMix:
             and for two mixtures of it; 0 trains on one mixture instead.
     """
 
-    __pydantic_config__ = STRICT
-
-    severity: float = 3.0
-    width: int = 3
-    depth: int = 0
-    alpha: float = 1.0
+    severity: Annotated[float, between(0.1, 10)] = 3.0
+    width: Annotated[int, between(1, 10)] = 3
+    depth: Annotated[int, between(0, 10)] = 0
+    alpha: Alpha = 1.0
     all_operations: bool = False
-    consistency: float = 12.0
-
-    def __post_init__(self) -> None:
-        require_within("recipe", "augmix.severity", self.severity, 0.1, 10)
-        require_within("recipe", "augmix.width", self.width, 1, 10)
-        require_within("recipe", "augmix.depth", self.depth, 0, 10)
-        require_within("recipe", "augmix.consistency", self.consistency, 0, math.inf)
-        require_positive("recipe", "augmix.alpha", self.alpha)
-        require_alpha("recipe", "augmix.alpha", self.alpha)
+    consistency: NotNegative = 12.0
 
 
 @dataclass(frozen=True)
-class RandAugment:
+class RandAugment(Checked, where="recipe: rand_augment."):
     """RandAugment (Cubuk et al. 2020): random operations per image, all of one magnitude, 0 to 30.
 
     `operations` is how many each image gets.
     """
 
-    __pydantic_config__ = STRICT
-
-    operations: int = 2
-    magnitude: int = 9
-
-    def __post_init__(self) -> None:
-        require_within("recipe", "rand_augment.operations", self.operations, 1, 10)
-        require_within("recipe", "rand_augment.magnitude", self.magnitude, 0, 30)
+    operations: Annotated[int, between(1, 10)] = 2
+    magnitude: Annotated[int, between(0, 30)] = 9
 
 
 @dataclass(frozen=True)
-class RandomErasing:
+class RandomErasing(Checked, where="recipe: random_erasing."):
     """Fill a rectangle with random pixels, with `probability` (Zhong et al. 2020).
 
     `area` is the smallest and the largest share of the image, `aspect` the smallest and the largest
     ratio of height to width.
     """
 
-    __pydantic_config__ = STRICT
-
-    probability: float = 0.5
+    probability: Share = 0.5
     area: tuple[float, float] = (0.02, 0.33)
-    aspect: tuple[float, float] = (0.3, 3.3)
+    aspect: tuple[Aspect, Aspect] = (0.3, 3.3)
 
     def __post_init__(self) -> None:
-        require_within("recipe", "random_erasing.probability", self.probability, 0, 1)
         _ordered("random_erasing.area", self.area, 1)
         _ordered("random_erasing.aspect", self.aspect, math.inf)
-        for aspect in self.aspect:
-            require_within("recipe", "random_erasing.aspect", aspect, 1 / MOST_ASPECT, MOST_ASPECT)
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Checked, where="recipe: gaussian_noise."):
     """With `probability`, add Gaussian noise whose standard deviation is uniform up to `std`.
 
     `std` is in units of [0, 1] pixels.
     """
 
-    __pydantic_config__ = STRICT
-
-    std: float
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_positive("recipe", "gaussian_noise.std", self.std)
-        require_at_most("recipe", "gaussian_noise.std", self.std, 1)
-        require_within("recipe", "gaussian_noise.probability", self.probability, 0, 1)
+    std: Annotated[float, POSITIVE, at_most(1)]
+    probability: Share = 0.5
 
 
 @dataclass(frozen=True)
-class Adversarial:
+class Adversarial(Checked, where="recipe: adversarial."):
     """Train on images that PGD has changed within `epsilon` (Madry et al. 2018).
 
     Attributes:
@@ -174,22 +111,15 @@ class Adversarial:
         step_size: size of each step; None means 2.5 epsilon / steps.
     """
 
-    __pydantic_config__ = STRICT
-
-    epsilon: float
-    steps: int = 7
+    epsilon: Epsilon
+    steps: Annotated[int, between(1, 1000)] = 7
     norm: str = "linf"
-    step_size: float | None = None
+    step_size: Epsilon | None = None
 
     def __post_init__(self) -> None:
-        require_positive("recipe", "adversarial.epsilon", self.epsilon)
-        require_at_most("recipe", "adversarial.epsilon", self.epsilon, MOST_EPSILON)
-        require_within("recipe", "adversarial.steps", self.steps, 1, 1000)
+        super().__post_init__()
         if self.norm not in ("linf", "l2"):
             raise InputError(f"recipe: adversarial.norm must be linf or l2, found {self.norm!r}")
-        if self.step_size is not None:
-            require_positive("recipe", "adversarial.step_size", self.step_size)
-            require_at_most("recipe", "adversarial.step_size", self.step_size, MOST_EPSILON)
 
 
 def _ordered(name: str, pair: tuple[float, float], most: float) -> None:
@@ -200,7 +130,7 @@ def _ordered(name: str, pair: tuple[float, float], most: float) -> None:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked, where="recipe: "):
     """How a classifier is trained.
 
     Attributes:
@@ -252,63 +182,41 @@ class Recipe:
     'adamw'
     """
 
-    __pydantic_config__ = STRICT
-
-    epochs: int = 20
-    batch_size: int = 128
+    epochs: Epochs = 20
+    batch_size: BatchSize = 128
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    backbone_learning_rate_scale: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    learning_rate: Positive = 1e-3
+    backbone_learning_rate_scale: NotNegative = 1.0
+    momentum: Share = 0.9
+    weight_decay: NotNegative = 1e-4
     decay_norms_and_biases: bool = True
     schedule: Literal["none", "cosine", "exponential", "step"] = "none"
-    schedule_gamma: float = 0.1
-    schedule_step: int = 30
-    warmup_epochs: float = 0.0
+    schedule_gamma: Positive = 0.1
+    schedule_step: Epochs = 30
+    warmup_epochs: NotNegative = 0.0
     freeze_batchnorm: bool = False
-    horizontal_flip: float = 0.0
-    vertical_flip: float = 0.0
+    horizontal_flip: Share = 0.0
+    vertical_flip: Share = 0.0
     rotation: Rotation | None = None
-    mixup: float = 0.0
-    label_smoothing: float = 0.0
-    clip_gradient_norm: float | None = None
+    mixup: NoneOrAlpha = 0.0
+    label_smoothing: Part = 0.0
+    clip_gradient_norm: Positive | None = None
     select: Literal["accuracy", "nll", "last"] = "accuracy"
     probe_epochs: int = 0
-    probe_learning_rate: float | None = None
+    probe_learning_rate: Positive | None = None
     trivial_augment: bool = False
     rand_augment: RandAugment | None = None
     augmix: AugMix | None = None
     gaussian_noise: GaussianNoise | None = None
     random_erasing: RandomErasing | None = None
-    cutmix: float = 0.0
+    cutmix: NoneOrAlpha = 0.0
     adversarial: Adversarial | None = None
-    rotation_prediction: float = 0.0
-    ema_decay: float = 0.0
+    rotation_prediction: NotNegative = 0.0
+    ema_decay: Part = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("label_smoothing", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"recipe: {name} must be in [0, 1), found {getattr(self, name)}")
-        for name in ("horizontal_flip", "vertical_flip", "momentum"):
-            require_within("recipe", name, getattr(self, name), 0, 1)
-        for name, least in (("epochs", 1), ("batch_size", 2), ("schedule_step", 1)):
-            require_within("recipe", name, getattr(self, name), least, float("inf"))
-            require_at_most("recipe", name, getattr(self, name), MOST_EPOCHS)
-        for name in (
-            *("weight_decay", "backbone_learning_rate_scale", "mixup", "cutmix", "warmup_epochs"),
-            "rotation_prediction",
-        ):
-            require_within("recipe", name, getattr(self, name), 0, float("inf"))
-        for name in ("mixup", "cutmix"):
-            if alpha := getattr(self, name):
-                require_alpha("recipe", name, alpha)
-        for name in (
-            *("learning_rate", "schedule_gamma", "clip_gradient_norm", "probe_learning_rate"),
-        ):
-            if (value := getattr(self, name)) is not None:
-                require_positive("recipe", name, value)
-        require_within("recipe", "probe_epochs", self.probe_epochs, 0, self.epochs)
+        super().__post_init__()
+        require("recipe: probe_epochs", self.probe_epochs, between(0, self.epochs))
         self._check_warmup()
         self._check_together()
 

@@ -1,7 +1,7 @@
 """The common corruptions of ImageNet-C, CIFAR-10-C and Tiny-ImageNet-C, for whole batches.
 
 A corruption is a plain function in one of this package's modules, and a row of `CORRUPTIONS`. Its
-keyword-only parameters are those of its row in constants.py. There are two forms; the row's
+keyword-only parameters are those of its row in constants.json. There are two forms; the row's
 `random` says which one a function has:
 
     fixed:   `brightness(images, *, amount) -> images`
@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fairweather.errors import InputError
+from fairweather.ranges import check_arguments
 from fairweather.shifts.imagenet_c.blur import (
     defocus_blur,
     gaussian_blur,
@@ -103,6 +104,8 @@ def corruption(
         )
     for key, value in constants.items():
         _check_constant(name, key, value)
+    function = CORRUPTIONS[name].function
+    check_arguments(function.__name__, function, constants)
 
     def parameters_at(side: int) -> Mapping[str, float]:
         return CONSTANTS[name].at(level, image_size or side) | constants

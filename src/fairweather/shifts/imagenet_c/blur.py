@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from fairweather.errors import InputError
+from fairweather.ranges import Positive, Range, whole
 from fairweather.shifts.imagenet_c.imagewise import (
     Floats,
-    check_positive,
     each,
     gaussian_filter,
     quantised,
@@ -29,9 +29,10 @@ Generators = Iterator[np.random.Generator]
 
 # OpenCV sums kernels with fewer taps than this directly, and larger ones by Fourier transform.
 _DIRECT_BELOW = 130
+_BEYOND = Range("> 1", lambda value: value > 1)
 
 
-def gaussian_blur(images: Pixels, *, sigma: float) -> Pixels:
+def gaussian_blur(images: Pixels, *, sigma: Positive) -> Pixels:
     """Convolve with a Gaussian of `sigma` pixels, > 0, cut off at 4 sigma; edges are repeated.
 
     As `skimage.filters.gaussian`. The shift `gaussian_blur` differs: it reflects and rounds.
@@ -41,11 +42,10 @@ def gaussian_blur(images: Pixels, *, sigma: float) -> Pixels:
     >>> gaussian_blur(images, sigma=0.5)[0, 0, 4, 2:7].tolist()
     [0, 21, 157, 21, 0]
     """
-    check_positive("gaussian_blur", "sigma", sigma)
     return each(images, lambda image: gaussian_filter(image, sigma))
 
 
-def defocus_blur(images: Pixels, *, radius: float, alias_blur: float) -> Pixels:
+def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> Pixels:
     """Convolve with a disk of `radius` pixels with a softened edge; borders are reflected.
 
     Args:
@@ -53,8 +53,6 @@ def defocus_blur(images: Pixels, *, radius: float, alias_blur: float) -> Pixels:
         radius: > 0; the disk consists of whole pixels, so any radius below 1 is one pixel.
         alias_blur: standard deviation of the softening in pixels, > 0.
     """
-    check_positive("defocus_blur", "radius", radius)
-    check_positive("defocus_blur", "alias_blur", alias_blur)
     kernel = disk(radius, alias_blur)
     return each(images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32))
 
@@ -79,7 +77,9 @@ def disk(radius: float, alias_blur: float) -> Floats:
     return np.ascontiguousarray(kernel[rim : len(kernel) - rim, rim : len(kernel) - rim])
 
 
-def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma: float) -> Pixels:
+def motion_blur(
+    images: Pixels, generators: Generators, *, radius: Positive, sigma: Positive
+) -> Pixels:
     """Smear to one side along a line with a random angle of -45 to 45 degrees; edges are repeated.
 
     This is the benchmark's motion blur, from ImageMagick; the package imagecorruptions has another.
@@ -90,8 +90,6 @@ def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma:
         radius: half the number of taps, pixels, > 0.
         sigma: standard deviation of the (half) Gaussian along the line, pixels, > 0.
     """
-    check_positive("motion_blur", "radius", radius)
-    check_positive("motion_blur", "sigma", sigma)
 
     def smear(image: Floats) -> Floats:
         return motion_filter(image, radius, sigma, next(generators).uniform(-45, 45))
@@ -155,7 +153,7 @@ def _kernel(rows: list[int], columns: list[int], weights: Floats) -> tuple[Float
     return kernel, top, left
 
 
-def zoom_blur(images: Pixels, *, stop: float, step: float) -> Pixels:
+def zoom_blur(images: Pixels, *, stop: Annotated[float, _BEYOND], step: Positive) -> Pixels:
     """Average the image with its zooms by 1, 1 + step, ... up to `stop`, as in `numpy.arange`.
 
     A zoom is `scipy.ndimage.zoom(order=1)` of the central part, whose first and last pixels keep
@@ -167,9 +165,6 @@ def zoom_blur(images: Pixels, *, stop: float, step: float) -> Pixels:
         stop: > 1; excluded, except for rounding errors, which are the same as in the benchmark.
         step: > 0.
     """
-    check_positive("zoom_blur", "step", step)
-    if stop <= 1:
-        raise InputError(f"zoom_blur: stop must be > 1, found {stop}")
     factors = tuple(np.arange(1, stop, step).tolist())
     height, width = images.shape[2:]
     to_columns, to_rows = _zooms(width, factors), _averaged(height, factors)
@@ -218,7 +213,12 @@ def _averaged(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
 
 
 def glass_blur(
-    images: Pixels, generators: Generators, *, sigma: float, reach: float, passes: float
+    images: Pixels,
+    generators: Generators,
+    *,
+    sigma: Positive,
+    reach: Annotated[float, whole(1, 15)],
+    passes: Annotated[float, whole(1, 100)],
 ) -> Pixels:
     """Blur, give each pixel the value of a nearby one, in place, and blur again.
 
@@ -233,12 +233,6 @@ def glass_blur(
         reach: largest offset on each axis in pixels, a whole number from 1 to 15.
         passes: number of passes over the image, a whole number from 1 to 100.
     """
-    check_positive("glass_blur", "sigma", sigma)
-    for parameter, value, most in (("reach", reach, 15), ("passes", passes, 100)):
-        if value != int(value) or not 1 <= value <= most:
-            raise InputError(
-                f"glass_blur: {parameter} must be a whole number from 1 to {most}, found {value}"
-            )
     height, width = images.shape[2:]
 
     def shatter(image: Floats) -> Floats:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.ranges import NotNegative, Quality, Range, Signed
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -27,8 +29,10 @@ _PIXELS_AT_ONCE = 1 << 15
 # one.
 _NUDGE = np.float32(1e-4)
 
+_SHRINKS = Range("> 0 and <= 1", lambda value: 0 < value <= 1)
 
-def brightness(images: Pixels, *, amount: float) -> Pixels:
+
+def brightness(images: Pixels, *, amount: Signed) -> Pixels:
     """Add `amount` to V in HSV, clip V to [0, 1], and keep hue and saturation.
 
     So every channel is multiplied by the same factor V'/V. The result is within 1/255 of the
@@ -42,8 +46,6 @@ def brightness(images: Pixels, *, amount: float) -> Pixels:
     >>> brightness(images, amount=0.1).ravel().tolist()
     [0, 63, 127]
     """
-    if not -1 <= amount <= 1:
-        raise InputError(f"brightness: amount must be from -1 to 1, found {amount}")
     table = _brightened(amount)
     result = np.empty_like(images)
     for part, out in _blocks(images, result):
@@ -63,7 +65,7 @@ def _brightened(amount: float) -> npt.NDArray[np.uint8]:
     return (np.clip(grown, 0, 1) * 255).astype(np.uint8).ravel()
 
 
-def saturate(images: Pixels, *, factor: float, offset: float) -> Pixels:
+def saturate(images: Pixels, *, factor: NotNegative, offset: Signed) -> Pixels:
     """Multiply S in HSV by `factor`, add `offset`, clip S to [0, 1], and keep hue and value.
 
     So a channel's distance to the largest one is multiplied by S'/S. Grey has no hue and counts as
@@ -79,10 +81,6 @@ def saturate(images: Pixels, *, factor: float, offset: float) -> Pixels:
     >>> saturate(images, factor=1.5, offset=0).ravel().tolist()
     [200, 50, 125]
     """
-    if factor < 0:
-        raise InputError(f"saturate: factor must be >= 0, found {factor}")
-    if not -1 <= offset <= 1:
-        raise InputError(f"saturate: offset must be from -1 to 1, found {offset}")
     result = np.empty_like(images)
     for part, out in _blocks(images, result):
         pixels = part.astype(np.float32)
@@ -106,7 +104,7 @@ def saturate(images: Pixels, *, factor: float, offset: float) -> Pixels:
     return result
 
 
-def contrast(images: Pixels, *, factor: float) -> Pixels:
+def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
     """Multiply every channel's distance to its mean over the image by `factor`.
 
     Args:
@@ -117,8 +115,6 @@ def contrast(images: Pixels, *, factor: float) -> Pixels:
     >>> contrast(np.ascontiguousarray(images), factor=0.5)[0, 0].ravel().tolist()
     [25, 75]
     """
-    if factor < 0:
-        raise InputError(f"contrast: factor must be >= 0, found {factor}")
     result = np.empty_like(images)
     values = np.arange(256) / 255.0
     for part, out in _blocks(images, result):
@@ -132,7 +128,7 @@ def contrast(images: Pixels, *, factor: float) -> Pixels:
     return result
 
 
-def jpeg_compression(images: Pixels, *, quality: float) -> Pixels:
+def jpeg_compression(images: Pixels, *, quality: Quality) -> Pixels:
     """Encode as JPEG and decode again.
 
     libjpeg-turbo through OpenCV, equal to the last bit to Pillow's `save(quality=...)`: 4:2:0
@@ -146,10 +142,6 @@ def jpeg_compression(images: Pixels, *, quality: float) -> Pixels:
     >>> int(jpeg_compression(images, quality=10).max())
     128
     """
-    if not 1 <= quality <= 100 or quality != int(quality):
-        raise InputError(
-            f"jpeg_compression: quality must be a whole number from 1 to 100, found {quality}"
-        )
     result = np.empty(images.shape, np.uint8)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, int(quality)]
     for image, out in zip(np.ascontiguousarray(images), result, strict=True):
@@ -162,7 +154,7 @@ def jpeg_compression(images: Pixels, *, quality: float) -> Pixels:
     return result
 
 
-def pixelate(images: Pixels, *, factor: float) -> Pixels:
+def pixelate(images: Pixels, *, factor: Annotated[float, _SHRINKS]) -> Pixels:
     """Shrink by `factor` with a box filter, and enlarge again: Pillow's `resize(BOX)` twice.
 
     Equal to the last bit to Pillow's `resize` of the width and then of the height, which is also
@@ -177,8 +169,6 @@ def pixelate(images: Pixels, *, factor: float) -> Pixels:
     >>> pixelate(images, factor=0.5)[0, 0].tolist()
     [[100, 100], [100, 100]]
     """
-    if not 0 < factor <= 1:
-        raise InputError(f"pixelate: factor must be > 0 and <= 1, found {factor}")
     height, width = images.shape[2:]
     low, narrow = max(1, int(factor * height)), max(1, int(factor * width))
     rows, columns = _nearest(low, height), _nearest(narrow, width)
@@ -250,9 +240,9 @@ def elastic_transform(
     images: Pixels,
     generators: Generators,
     *,
-    alpha: float,
-    sigma: float,
-    shift: float,
+    alpha: NotNegative,
+    sigma: NotNegative,
+    shift: NotNegative,
 ) -> Pixels:
     """Move three corners of a central square at random, then every pixel by smoothed noise.
 
@@ -276,9 +266,6 @@ def elastic_transform(
     >>> bool((still == images).all())
     True
     """
-    for name, value in (("alpha", alpha), ("sigma", sigma), ("shift", shift)):
-        if value < 0:
-            raise InputError(f"elastic_transform: {name} must be >= 0, found {value}")
     height, width = images.shape[2:]
     side = min(height, width)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)

@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError
-
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -57,9 +55,3 @@ def gaussian_filter(image: Floats, sigma: float) -> Floats:
     size = 2 * int(4 * sigma + 0.5) + 1
     blurred = cv2.GaussianBlur(image, (size, size), sigma, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(blurred, np.float32)
-
-
-def check_positive(name: str, parameter: str, value: float) -> None:
-    """Raise `InputError` unless a corruption's parameter is > 0."""
-    if value <= 0:
-        raise InputError(f"{name}: {parameter} must be > 0, found {value}")

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fairweather.errors import InputError
-from fairweather.shifts.imagenet_c.imagewise import check_positive
+from fairweather.ranges import Positive, Range
 
 Pixels = npt.NDArray[np.uint8]
 Generators = Iterator[np.random.Generator]
 
 # Values per block: about as many as stay in a core's own cache.
 _VALUES_AT_ONCE = 1 << 17
+_SHARE = Range("in (0, 1]", lambda value: 0 < value <= 1)
 
 
-def gaussian_noise(images: Pixels, generators: Generators, *, scale: float) -> Pixels:
+def gaussian_noise(images: Pixels, generators: Generators, *, scale: Positive) -> Pixels:
     """Add normal noise with the standard deviation `scale` > 0 to values in [0, 1].
 
     >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
@@ -33,11 +34,10 @@ def gaussian_noise(images: Pixels, generators: Generators, *, scale: float) -> P
     >>> round(float(noisy.std() / 255), 2)
     0.1
     """
-    check_positive("gaussian_noise", "scale", scale)
     return _sample(images, generators, _table(_gaussian, scale))
 
 
-def shot_noise(images: Pixels, generators: Generators, *, photons: float) -> Pixels:
+def shot_noise(images: Pixels, generators: Generators, *, photons: Positive) -> Pixels:
     """Replace each value v by a Poisson count with mean `photons` * v, divided by `photons` > 0.
 
     >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
@@ -45,11 +45,12 @@ def shot_noise(images: Pixels, generators: Generators, *, photons: float) -> Pix
     >>> round(float(noisy.std() / 255), 2)
     0.1
     """
-    check_positive("shot_noise", "photons", photons)
     return _sample(images, generators, _table(_poisson, photons))
 
 
-def impulse_noise(images: Pixels, generators: Generators, *, amount: float) -> Pixels:
+def impulse_noise(
+    images: Pixels, generators: Generators, *, amount: Annotated[float, _SHARE]
+) -> Pixels:
     """Set the share `amount`, in (0, 1], of the values to 0 or 255; channels are independent.
 
     >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
@@ -57,12 +58,10 @@ def impulse_noise(images: Pixels, generators: Generators, *, amount: float) -> P
     >>> round(float((noisy == 255).mean()), 2)
     0.12
     """
-    if not 0 < amount <= 1:
-        raise InputError(f"impulse_noise: amount must be in (0, 1], found {amount}")
     return _sample(images, generators, _table(_impulse, amount))
 
 
-def speckle_noise(images: Pixels, generators: Generators, *, scale: float) -> Pixels:
+def speckle_noise(images: Pixels, generators: Generators, *, scale: Positive) -> Pixels:
     """Add normal noise with a standard deviation of `scale` > 0 times the value.
 
     >>> grey = np.full((1, 3, 64, 64), 127, np.uint8)
@@ -70,7 +69,6 @@ def speckle_noise(images: Pixels, generators: Generators, *, scale: float) -> Pi
     >>> round(float(noisy.std() / 255), 2)
     0.1
     """
-    check_positive("speckle_noise", "scale", scale)
     return _sample(images, generators, _table(_speckle, scale))
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -18,8 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from fairweather.errors import InputError, missing_pictures
+from fairweather.ranges import NotNegative, Positive, Range, between, within
 from fairweather.shifts.imagenet_c.blur import motion_filter
-from fairweather.shifts.imagenet_c.imagewise import check_positive, gaussian_filter
+from fairweather.shifts.imagenet_c.imagewise import gaussian_filter
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -27,6 +29,7 @@ Generators = Iterator[np.random.Generator]
 
 # Map points per block: about as many as stay in a core's own cache.
 _POINTS_AT_ONCE = 1 << 15
+_MUDDY = Range("0 (water) or 1 (mud)", lambda value: value in (0, 1))
 _PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 # Colours of spatter: pale turquoise and brown, RGB.
 _WATER, _MUD = np.array([(175, 238, 238), (63, 42, 20)], np.float32)[:, :, None, None]
@@ -34,7 +37,7 @@ _WATER, _MUD = np.array([(175, 238, 238), (63, 42, 20)], np.float32)[:, :, None,
 _RELIEF = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], np.float32)
 
 
-def fog(images: Pixels, generators: Generators, *, amount: float, decay: float) -> Pixels:
+def fog(images: Pixels, generators: Generators, *, amount: Positive, decay: Positive) -> Pixels:
     """Add a plasma fractal, and darken so that the image's largest value is not exceeded.
 
     Args:
@@ -43,8 +46,6 @@ def fog(images: Pixels, generators: Generators, *, amount: float, decay: float) 
         amount: the largest amount of fog, added to values in [0, 1], > 0.
         decay: the factor by which the fractal's roughness falls from scale to scale, > 0.
     """
-    check_positive("fog", "amount", amount)
-    check_positive("fog", "decay", decay)
     height, width = images.shape[2:]
     size = 1 << (max(height, width) - 1).bit_length()
     result = np.empty_like(images)
@@ -104,9 +105,9 @@ def frost(
     images: Pixels,
     generators: Generators,
     *,
-    image_weight: float,
-    frost_weight: float,
-    frost_zoom: float,
+    image_weight: NotNegative,
+    frost_weight: NotNegative,
+    frost_zoom: Positive,
 ) -> Pixels:
     """Add a random part of a photograph of frost.
 
@@ -124,10 +125,6 @@ def frost(
     Raises:
         InputError: if imagecorruptions is not installed.
     """
-    for name, weight in (("image_weight", image_weight), ("frost_weight", frost_weight)):
-        if weight < 0:
-            raise InputError(f"frost: {name} must be >= 0, found {weight}")
-    check_positive("frost", "frost_zoom", frost_zoom)
     height, width = images.shape[2:]
     result = np.empty_like(images)
     for image, out in zip(images, result, strict=True):
@@ -176,12 +173,12 @@ def snow(
     generators: Generators,
     *,
     mean: float,
-    scale: float,
-    zoom: float,
+    scale: Positive,
+    zoom: Annotated[float, between(1)],
     threshold: float,
-    radius: float,
-    sigma: float,
-    image_weight: float,
+    radius: Positive,
+    sigma: Positive,
+    image_weight: Annotated[float, within(0, 1)],
 ) -> Pixels:
     """Whiten the image, and add flakes with motion blur and the same flakes rotated by 180 degrees.
 
@@ -197,12 +194,6 @@ def snow(
         radius, sigma: size of the motion blur in pixels, > 0.
         image_weight: weight of the image in its mean with the whitened image, 0 to 1.
     """
-    for name, value in (("scale", scale), ("radius", radius), ("sigma", sigma)):
-        check_positive("snow", name, value)
-    if zoom < 1:
-        raise InputError(f"snow: zoom must be >= 1, found {zoom}")
-    if not 0 <= image_weight <= 1:
-        raise InputError(f"snow: image_weight must be from 0 to 1, found {image_weight}")
     height, width = images.shape[2:]
     result = np.empty_like(images)
     grey = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None] * np.float32(1.5)
@@ -253,11 +244,11 @@ def spatter(
     generators: Generators,
     *,
     mean: float,
-    scale: float,
-    sigma: float,
+    scale: Positive,
+    sigma: Positive,
     threshold: float,
-    strength: float,
-    mud: float,
+    strength: Positive,
+    mud: Annotated[float, _MUDDY],
 ) -> Pixels:
     """Add drops of water that reflect light, or cover parts with mud.
 
@@ -274,10 +265,6 @@ def spatter(
             deviation in pixels of the smoothing of its edge; > 0.
         mud: 0 for water, 1 for mud.
     """
-    for name, value in (("scale", scale), ("sigma", sigma), ("strength", strength)):
-        check_positive("spatter", name, value)
-    if mud not in (0, 1):
-        raise InputError(f"spatter: mud must be 0 (water) or 1 (mud), found {mud}")
     result = np.empty_like(images)
     for image, out in zip(images, result, strict=True):
         noise = next(generators).standard_normal(image.shape[1:], dtype=np.float32)

@@ -2,7 +2,7 @@
 
 The functions have the same two forms as in `shifts.imagenet_c`, with the same rules for images and
 generators; if the operation is the same, the function is the same too. Names, parameters and their
-five values per data set are in constants.py.
+five values per data set are in constants.json.
 
 Size. The published constants are for images of 224 px. For other sizes, a corruption looks as on a
 224 px image that is then resized: every length in pixels (kernels, bubbles, drawings of ink,
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fairweather.ranges import check_arguments
 from fairweather.shifts.imagenet_c.blur import zoom_blur
 from fairweather.shifts.imagenet_c.corruption import Corruption, applied, check_severity, try_out
 from fairweather.shifts.imagenet_c.digital import jpeg_compression, pixelate
@@ -84,6 +85,8 @@ def corruption(
     """
     level = check_severity(f"medmnist_c/{name}", severity)
     parameters = published(name, dataset, level) | constants
+    function = CORRUPTIONS[name].function
+    check_arguments(function.__name__, function, constants)
     finish = (grey,) if FAMILIES[dataset].grey else ()
     shift = applied(
         f"medmnist_c/{name}", level, CORRUPTIONS[name], lambda side: parameters, *finish

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError
+from fairweather.ranges import Positive, Range
 from fairweather.shifts.imagenet_c import blur as imagenet_c
-from fairweather.shifts.imagenet_c.imagewise import Floats, check_positive, each
+from fairweather.shifts.imagenet_c.imagewise import Floats, each
 from fairweather.shifts.medmnist_c.scaling import scale_of, spread
 
 Pixels = npt.NDArray[np.uint8]
 Generators = Iterator[np.random.Generator]
+_ODD = Range("an odd whole number >= 3", lambda value: value >= 3 and value % 2 == 1)
 
 
-def defocus_blur(images: Pixels, *, radius: float, alias_blur: float) -> Pixels:
+def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> Pixels:
     """Convolve with ImageNet-C's disk; borders are reflected.
 
     Args:
@@ -33,13 +35,13 @@ def defocus_blur(images: Pixels, *, radius: float, alias_blur: float) -> Pixels:
     >>> defocus_blur(images, radius=7, alias_blur=0.3)[0, 0, 14, 12:17].tolist()
     [0, 31, 99, 31, 0]
     """
-    check_positive("defocus_blur", "radius", radius)
-    check_positive("defocus_blur", "alias_blur", alias_blur)
     kernel = _scaled(imagenet_c.disk(radius, alias_blur), scale_of(*images.shape[2:]))
     return each(images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32))
 
 
-def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma: float) -> Pixels:
+def motion_blur(
+    images: Pixels, generators: Generators, *, radius: Positive, sigma: Positive
+) -> Pixels:
     """Smear to one side along a line with a random angle of -45 to 45 degrees; edges are repeated.
 
     Args:
@@ -50,8 +52,6 @@ def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma:
     scale = scale_of(*images.shape[2:])
     if scale == 1:
         return imagenet_c.motion_blur(images, generators, radius=radius, sigma=sigma)
-    check_positive("motion_blur", "radius", radius)
-    check_positive("motion_blur", "sigma", sigma)
     point = _point(2 * math.ceil(radius))
 
     def smear(image: Floats) -> Floats:
@@ -65,7 +65,7 @@ def motion_blur(images: Pixels, generators: Generators, *, radius: float, sigma:
     return each(images, smear)
 
 
-def gaussian_blur(images: Pixels, *, kernel_size: float) -> Pixels:
+def gaussian_blur(images: Pixels, *, kernel_size: Annotated[float, _ODD]) -> Pixels:
     """Convolve with a Gaussian of `kernel_size` taps, with reflected borders, and round.
 
     Its standard deviation is torchvision's default, 0.15 kernel_size + 0.35. At 224 px the values
@@ -80,10 +80,6 @@ def gaussian_blur(images: Pixels, *, kernel_size: float) -> Pixels:
     >>> gaussian_blur(images, kernel_size=25)[0, 0, 14, 12:17].tolist()
     [1, 30, 93, 30, 1]
     """
-    if kernel_size < 3 or kernel_size % 2 != 1:
-        raise InputError(
-            f"gaussian_blur: kernel_size must be an odd whole number >= 3, found {kernel_size}"
-        )
     size = int(kernel_size)
     places = np.arange(size) - size // 2
     weights = np.exp(-((places / (0.15 * size + 0.35)) ** 2) / 2)

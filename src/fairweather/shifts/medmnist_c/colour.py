@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairweather.errors import InputError
+from fairweather.ranges import NotNegative, Positive, Signed
 from fairweather.shifts.basic import brightness_factor as brightness_shift
 from fairweather.shifts.basic import gamma as gamma_shift
 from fairweather.shifts.imagenet_c import digital
@@ -15,7 +15,7 @@ from fairweather.types import ShiftFunction
 Pixels = npt.NDArray[np.uint8]
 
 
-def brightness_factor(images: Pixels, *, factor: float) -> Pixels:
+def brightness_factor(images: Pixels, *, factor: NotNegative) -> Pixels:
     """Multiply by `factor` >= 0 and drop the fraction: the shift `brightness_factor`.
 
     >>> brightness_factor(np.full((1, 3, 1, 1), 101, np.uint8), factor=1.2).ravel().tolist()
@@ -24,7 +24,7 @@ def brightness_factor(images: Pixels, *, factor: float) -> Pixels:
     return _shifted(images, brightness_shift(factor=factor))
 
 
-def gamma(images: Pixels, *, exponent: float) -> Pixels:
+def gamma(images: Pixels, *, exponent: Positive) -> Pixels:
     """Raise values in [0, 1] to a power > 0: the shift `gamma`.
 
     >>> gamma(np.full((1, 3, 1, 1), 128, np.uint8), exponent=2).ravel().tolist()
@@ -33,7 +33,7 @@ def gamma(images: Pixels, *, exponent: float) -> Pixels:
     return _shifted(images, gamma_shift(exponent=exponent))
 
 
-def saturate(images: Pixels, *, offset: float) -> Pixels:
+def saturate(images: Pixels, *, offset: Signed) -> Pixels:
     """Add `offset`, in [-1, 1], to S in HSV; grey becomes reddish, as in medmnistc.
 
     >>> images = np.array([200, 100, 150], dtype=np.uint8).reshape(1, 3, 1, 1)
@@ -43,7 +43,7 @@ def saturate(images: Pixels, *, offset: float) -> Pixels:
     return digital.saturate(images, factor=1, offset=offset)
 
 
-def contrast(images: Pixels, *, factor: float) -> Pixels:
+def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
     """Multiply every value's distance to the image's mean grey by `factor`, and drop the fraction.
 
     Equal to `PIL.ImageEnhance.Contrast` to the last bit: one mean grey for all channels, rounded to
@@ -57,8 +57,6 @@ def contrast(images: Pixels, *, factor: float) -> Pixels:
     >>> contrast(images, factor=0.5)[0, 0].ravel().tolist()
     [25, 75]
     """
-    if factor < 0:
-        raise InputError(f"contrast: factor must be >= 0, found {factor}")
     pixels = images.shape[2] * images.shape[3]
     # Sums of whole numbers are the same in any order and for any batch.
     means = luminance(images).sum(axis=(1, 2), dtype=np.int64) / pixels

@@ -12,6 +12,7 @@ import string
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from fairweather.errors import InputError, missing_pictures
-from fairweather.shifts.imagenet_c.imagewise import check_positive
+from fairweather.ranges import Positive, Range, whole
 from fairweather.shifts.medmnist_c.hershey import write
 from fairweather.shifts.medmnist_c.scaling import Floats, canvas_of, fitted
 
@@ -34,8 +35,17 @@ _SMALLEST_FONT = 14  # in hundredths of OpenCV's scale
 # Folders of the drawings in medmnistc/assets/inks.npz, by their side in pixels.
 _DRAWINGS = {12: "1", 16: "2", 24: "3", 32: "4", 42: "5"}
 
+_SIDE = Range("12, 16, 24, 32 or 42", lambda value: value in _DRAWINGS)
+_FONT = Range(">= 0.14", lambda value: round(value * 100) >= _SMALLEST_FONT)
 
-def stain_deposit(images: Pixels, generators: Generators, *, marks: float, size: float) -> Pixels:
+
+def stain_deposit(
+    images: Pixels,
+    generators: Generators,
+    *,
+    marks: Annotated[float, whole(1)],
+    size: Annotated[float, _SIDE],
+) -> Pixels:
     """Put black marks on the image: drawings of ink from the package medmnistc.
 
     Args:
@@ -47,9 +57,6 @@ def stain_deposit(images: Pixels, generators: Generators, *, marks: float, size:
     Raises:
         InputError: if medmnistc is not installed.
     """
-    _check_whole("stain_deposit", "marks", marks, least=1)
-    if size not in _DRAWINGS:
-        raise InputError(f"stain_deposit: size must be 12, 16, 24, 32 or 42, found {size}")
     drawings, side = _drawings(int(size)), int(size)
     height, width = canvas_of(*images.shape[2:])
     result = np.empty_like(images)
@@ -84,7 +91,11 @@ def _drawings(size: int) -> Floats:
 
 
 def bubble(
-    images: Pixels, generators: Generators, *, max_radius: float, max_bubbles: float
+    images: Pixels,
+    generators: Generators,
+    *,
+    max_radius: Annotated[float, whole(_SMALLEST_BUBBLE)],
+    max_bubbles: Annotated[float, whole(_FEWEST_BUBBLES)],
 ) -> Pixels:
     """Draw pale round bubbles with a paler rim over the image; later bubbles hide earlier ones.
 
@@ -95,8 +106,6 @@ def bubble(
             the smallest is 3.
         max_bubbles: the largest number of bubbles, a whole number >= 7; the smallest is 7.
     """
-    _check_whole("bubble", "max_radius", max_radius, least=_SMALLEST_BUBBLE)
-    _check_whole("bubble", "max_bubbles", max_bubbles, least=_FEWEST_BUBBLES)
     height, width = canvas_of(*images.shape[2:])
     if 2 * max_radius > min(height, width):
         raise InputError(f"bubble: max_radius must be at most 112, found {max_radius}")
@@ -116,7 +125,7 @@ def bubble(
     return result
 
 
-def black_corner(images: Pixels, *, radius: float) -> Pixels:
+def black_corner(images: Pixels, *, radius: Positive) -> Pixels:
     """Make everything black except a circle in the middle, as with a dermatoscope.
 
     Args:
@@ -127,7 +136,6 @@ def black_corner(images: Pixels, *, radius: float) -> Pixels:
     >>> black_corner(images, radius=0.9)[0, 0, 0].tolist()
     [0, 0, 41, 100, 101, 44, 0, 0]
     """
-    check_positive("black_corner", "radius", radius)
     height, width = canvas_of(*images.shape[2:])
     reach = int(min(height // 2, width // 2) * radius)
     rows, columns = np.arange(height) - height // 2, np.arange(width) - width // 2
@@ -140,7 +148,12 @@ def black_corner(images: Pixels, *, radius: float) -> Pixels:
 
 
 def characters(
-    images: Pixels, generators: Generators, *, words: float, letters: float, font_scale: float
+    images: Pixels,
+    generators: Generators,
+    *,
+    words: Annotated[float, whole(1)],
+    letters: Annotated[float, whole(_FEWEST_LETTERS)],
+    font_scale: Annotated[float, _FONT],
 ) -> Pixels:
     """Write words of random small letters in random colours over the image.
 
@@ -156,11 +169,7 @@ def characters(
         font_scale: the largest font scale of OpenCV, for 224 px images, >= 0.14; the smallest is
             0.14.
     """
-    _check_whole("characters", "words", words, least=1)
-    _check_whole("characters", "letters", letters, least=_FEWEST_LETTERS)
     largest_font = round(font_scale * 100)
-    if largest_font < _SMALLEST_FONT:
-        raise InputError(f"characters: font_scale must be >= 0.14, found {font_scale}")
     height, width = canvas_of(*images.shape[2:])
     if width < _MARGIN + _LETTER * letters:
         raise InputError(f"characters: letters must be at most 26, found {letters}")
@@ -189,11 +198,6 @@ def characters(
 def _between(generator: np.random.Generator, low: int, high: int) -> int:
     """Return a random whole number from low to high, both included."""
     return int(generator.integers(low, high + 1))
-
-
-def _check_whole(name: str, parameter: str, value: float, least: int) -> None:
-    if value < least or value != int(value):
-        raise InputError(f"{name}: {parameter} must be a whole number >= {least}, found {value}")
 
 
 def _round(values: Floats, out: Pixels) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fairweather.devices import in_evaluation_mode
 from fairweather.errors import CollapsedError
 from fairweather.training.loop_parts import to_input
 from fairweather.training.selfsupervised.methods import cross_correlation
@@ -76,7 +76,7 @@ def evenly_spread(images: Images, most: int) -> Images:
 
 def encode(encoder: nn.Module, images: Images, device: torch.device) -> torch.Tensor:
     """Give the float32 features `[N, f]` of images, from the encoder in evaluation mode."""
-    with evaluating(encoder), torch.inference_mode():
+    with in_evaluation_mode(encoder), torch.inference_mode():
         return torch.cat(
             [
                 encoder(to_input(batch.images.to(device))).float()
@@ -89,24 +89,6 @@ def in_batches(images: Images, size: int) -> Iterator[Images]:
     """Cut images into batches, in order."""
     for start in range(0, len(images), size):
         yield images[start : start + size]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Set a module to evaluation mode, and afterwards each of its parts back to its own mode.
-
-    >>> layer = nn.Dropout()
-    >>> with evaluating(layer):
-    ...     layer.training
-    False
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def embedding_std(embedding: torch.Tensor) -> float:
@@ -167,7 +149,7 @@ def correlation_of_views(
     """
     rng = np.random.default_rng(seed)
     pairs = []
-    with evaluating(embed), torch.inference_mode():
+    with in_evaluation_mode(embed), torch.inference_mode():
         for batch in in_batches(evenly_spread(images, MOST_IMAGES), BATCH_SIZE):
             both = two_views(batch.images.to(device), views, rng)
             pairs.append([embed(view)[:, :MOST_DIMENSIONS].cpu().double() for view in both])

@@ -19,6 +19,7 @@ from fairweather.fabric import Fabric
 from fairweather.group import ALONE, Group, synchronise_batchnorm
 from fairweather.training.batching import near, training_batches
 from fairweather.training.loop_parts import (
+    descend,
     is_time_to_look,
     mean_loss,
     seeded,
@@ -200,17 +201,7 @@ def _train_epoch(
         views = [view[part] for view in _views(batch.images.to(fabric.device), recipe, rng)]
         targets = METHODS[recipe.method].targets(batch.labels)[part]
         outcome = learner(views, targets.to(fabric.device))
-        optimizer.zero_grad()
-        fabric.backward(outcome.loss)
-        if recipe.clip_gradient_norm is not None:
-            # A norm that is not finite is reported below, with epoch, step and rate.
-            fabric.clip_gradients(
-                learner,
-                optimizer,
-                max_norm=recipe.clip_gradient_norm,
-                error_if_nonfinite=False,
-            )
-        optimizer.step()
+        descend(fabric, learner, optimizer, outcome.loss, recipe.clip_gradient_norm)
         losses.append(group.mean(outcome.loss.detach()))
         embeddings.append(outcome.embedding.detach())
         if is_time_to_look(step, len(steps), fabric.device):

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, cast
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.training.recipe import (
-    MOST_EPOCHS,
-    STRICT,
-    require_at_most,
-    require_positive,
-    require_within,
+from fairweather.ranges import (
+    POSITIVE,
+    BatchSize,
+    Checked,
+    Epochs,
+    NotNegative,
+    Part,
+    Positive,
+    Share,
+    at_most,
+    between,
+    require,
 )
 
 MethodName = Literal["barlow_twins", "simclr", "vicreg", "simsiam", "rotation", "supervised"]
 PER_IMAGES = 256  # learning rates are given per 256 images of a batch, as they are published
 MOST_PROJECTED = 65_536  # width of a projector; the published ones have up to 8,192
+WIDTHS = between(1), at_most(MOST_PROJECTED)
+Width = Annotated[int, *WIDTHS]
 MOST_WARMUP = 0.1  # share of all epochs, unless `warmup_epochs` is given
 
 
 @dataclass(frozen=True)
-class Views:
+class Views(Checked, where="views: "):
     """How two random views of each image are made, in this order; the defaults are Barlow Twins'.
 
     Attributes:
@@ -46,37 +54,28 @@ class Views:
     (0.08, 1.0)
     """
 
-    __pydantic_config__ = STRICT
-
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    horizontal_flip: float = 0.5
-    jitter_probability: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grayscale: float = 0.2
-    blur: tuple[float, float] = (1.0, 0.1)
+    horizontal_flip: Share = 0.5
+    jitter_probability: Share = 0.8
+    brightness: NotNegative = 0.4
+    contrast: NotNegative = 0.4
+    saturation: NotNegative = 0.2
+    hue: Annotated[float, between(0, 0.5)] = 0.1
+    grayscale: Share = 0.2
+    blur: tuple[Share, Share] = (1.0, 0.1)
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarize: tuple[float, float] = (0.0, 0.2)
+    solarize: tuple[Share, Share] = (0.0, 0.2)
 
     def __post_init__(self) -> None:
         for name in ("crop_scale", "blur", "blur_sigma", "solarize"):
             if len(getattr(self, name)) != 2:
                 found = list(getattr(self, name))
                 raise InputError(f"views: {name} needs two numbers, found {found}")
-        for name in ("horizontal_flip", "jitter_probability", "grayscale"):
-            require_within("views", name, getattr(self, name), 0, 1)
-        for name in ("brightness", "contrast", "saturation"):
-            require_within("views", name, getattr(self, name), 0, math.inf)
-        require_within("views", "hue", self.hue, 0, 0.5)
-        for name in ("blur", "solarize"):
-            for probability in getattr(self, name):
-                require_within("views", name, probability, 0, 1)
+        super().__post_init__()
         for name, most in (("crop_scale", 1.0), ("blur_sigma", math.inf)):
             low, high = getattr(self, name)
-            require_positive("views", name, low)
-            require_within("views", name, high, low, most)
+            require(f"views: {name}", low, POSITIVE)
+            require(f"views: {name}", high, between(low, most))
 
 
 # For images of about 32 pixels: no blur and no tiny crops, as in Chen and He 2021 for CIFAR-10
@@ -127,13 +126,11 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-def _published() -> Any:  # noqa: ANN401 - a value of whatever type its field has
-    """Make a field that takes the method's published value unless one is given."""
-    return field(default=None)
+LEFT_OUT: Any = None  # the field then has the method's published value
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class Pretraining(Checked, where="pretraining: "):
     """How an encoder is pre-trained.
 
     A setting that is left out takes the method's published value from `PUBLISHED`; the object
@@ -175,35 +172,50 @@ class Pretraining:
     ('lars', 0.0048, (8192, 8192, 8192))
     """
 
-    __pydantic_config__ = STRICT
-
     method: MethodName
-    epochs: int = _published()
-    batch_size: int = _published()
-    optimizer: Literal["lars", "sgd", "adamw"] = _published()
-    learning_rate: float = _published()
-    bias_learning_rate: float = _published()
-    weight_decay: float = _published()
-    momentum: float = 0.9
-    trust_coefficient: float = 1e-3
-    warmup_epochs: float = _published()
-    final_learning_rate_scale: float = _published()
-    clip_gradient_norm: float | None = None
-    projector: tuple[int, ...] = _published()
-    views: Views = field(default=cast("Any", None))
-    redundancy_weight: float = 0.0051
-    temperature: float = 0.1
-    invariance_weight: float = 25.0
-    variance_weight: float = 25.0
-    covariance_weight: float = 1.0
-    predictor_width: int = 512
+    epochs: Epochs = LEFT_OUT
+    batch_size: BatchSize = LEFT_OUT
+    optimizer: Literal["lars", "sgd", "adamw"] = LEFT_OUT
+    learning_rate: Positive = LEFT_OUT
+    bias_learning_rate: Positive = LEFT_OUT
+    weight_decay: NotNegative = LEFT_OUT
+    momentum: Part = 0.9
+    trust_coefficient: Positive = 1e-3
+    warmup_epochs: NotNegative = LEFT_OUT
+    final_learning_rate_scale: Share = LEFT_OUT
+    clip_gradient_norm: Positive | None = None
+    projector: tuple[int, ...] = LEFT_OUT
+    views: Views = LEFT_OUT
+    redundancy_weight: NotNegative = 0.0051
+    temperature: Positive = 0.1
+    invariance_weight: NotNegative = 25.0
+    variance_weight: NotNegative = 25.0
+    covariance_weight: NotNegative = 1.0
+    predictor_width: Width = 512
 
     def __post_init__(self) -> None:
         if self.method not in PUBLISHED:
             raise unknown_name("pre-training method", self.method, PUBLISHED)
         for name, value in _left_out(self).items():
             object.__setattr__(self, name, value)
-        _check(self)
+        super().__post_init__()
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"pretraining: warmup_epochs must be below epochs ({self.epochs}), found "
+                f"{self.warmup_epochs}"
+            )
+        self._check_projector()
+
+    def _check_projector(self) -> None:
+        for width in self.projector:
+            require("pretraining: a width of the projector", width, *WIDTHS)
+        needed = bool(PUBLISHED[self.method].projector)
+        if needed != bool(self.projector):
+            allowed = "at least one width" if needed else "no widths"
+            raise InputError(
+                f"pretraining: the projector of {self.method} takes {allowed}, found "
+                f"{list(self.projector)}"
+            )
 
 
 def _left_out(given: Pretraining) -> dict[str, Any]:
@@ -221,51 +233,6 @@ def _left_out(given: Pretraining) -> dict[str, Any]:
     epochs = values["epochs"] if given.epochs is None else given.epochs
     values["warmup_epochs"] = min(values["warmup_epochs"], MOST_WARMUP * epochs)
     return {name: value for name, value in values.items() if getattr(given, name) is None}
-
-
-def _check(recipe: Pretraining) -> None:
-    for name, least in (("epochs", 1), ("batch_size", 2), ("predictor_width", 1)):
-        require_within("pretraining", name, getattr(recipe, name), least, math.inf)
-    for name in ("epochs", "batch_size"):
-        require_at_most("pretraining", name, getattr(recipe, name), MOST_EPOCHS)
-    require_at_most("pretraining", "predictor_width", recipe.predictor_width, MOST_PROJECTED)
-    for name in (
-        "weight_decay",
-        "warmup_epochs",
-        "redundancy_weight",
-        "invariance_weight",
-        "variance_weight",
-        "covariance_weight",
-    ):
-        require_within("pretraining", name, getattr(recipe, name), 0, math.inf)
-    require_within(
-        "pretraining", "final_learning_rate_scale", recipe.final_learning_rate_scale, 0, 1
-    )
-    if not 0 <= recipe.momentum < 1:
-        raise InputError(f"pretraining: momentum must be in [0, 1), found {recipe.momentum}")
-    for name in ("learning_rate", "bias_learning_rate", "trust_coefficient", "temperature"):
-        require_positive("pretraining", name, getattr(recipe, name))
-    if recipe.clip_gradient_norm is not None:
-        require_positive("pretraining", "clip_gradient_norm", recipe.clip_gradient_norm)
-    if recipe.warmup_epochs >= recipe.epochs:
-        raise InputError(
-            f"pretraining: warmup_epochs must be below epochs ({recipe.epochs}), found "
-            f"{recipe.warmup_epochs}"
-        )
-    _check_projector(recipe)
-
-
-def _check_projector(recipe: Pretraining) -> None:
-    for width in recipe.projector:
-        require_within("pretraining", "a width of the projector", width, 1, math.inf)
-        require_at_most("pretraining", "a width of the projector", width, MOST_PROJECTED)
-    needed = bool(PUBLISHED[recipe.method].projector)
-    if needed != bool(recipe.projector):
-        allowed = "at least one width" if needed else "no widths"
-        raise InputError(
-            f"pretraining: the projector of {recipe.method} takes {allowed}, found "
-            f"{list(recipe.projector)}"
-        )
 
 
 PRETRAINING_KEYS = tuple(each.name for each in fields(Pretraining))
