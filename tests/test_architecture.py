@@ -61,21 +61,22 @@ MAY_IMPORT = {
     "spreadsheet": set(),
     "fabric": set(),
     "group": {"devices", "errors", "fabric"},
-    "data": LEAVES,
+    "tasks": LEAVES | {"metrics"},
+    "data": LEAVES | {"tasks"},
     "models": LEAVES | {"runs"},
     "shifts": LEAVES,
     "attacks": LEAVES,
     "metrics": LEAVES,
-    "variants": LEAVES | {"metrics"},
+    "variants": LEAVES | {"metrics", "tasks"},
     "training": LEAVES,
     "shift_lists": LEAVES | {"attacks", "shifts"},
     "shifting": LEAVES | {"shift_lists"},
     "prediction_files": LEAVES | {"models"},
-    "inference": LEAVES | {"metrics", "variants"},
-    "runs": LEAVES,
-    "scores": LEAVES | {"metrics", "runs"},
-    "report": LEAVES | {"metrics", "runs", "scores", "variants"},
-    "comparison": LEAVES | {"metrics", "runs", "scores", "report"},
+    "inference": LEAVES | {"metrics", "tasks", "variants"},
+    "runs": LEAVES | {"tasks"},
+    "scores": LEAVES | {"metrics", "runs", "tasks"},
+    "report": LEAVES | {"metrics", "runs", "scores", "tasks", "variants"},
+    "comparison": LEAVES | {"metrics", "runs", "scores", "report", "tasks"},
     "rules": LEAVES | {"metrics", "runs", "scores", "report"},
     "tracking": LEAVES | {"metrics", "runs"},
     "cleaning": LEAVES | {"runs"},
@@ -85,19 +86,26 @@ MAY_IMPORT = {
     "exporting": LEAVES | {"data", "runs", "shifts"},
     "steps": LEAVES
     | {"attacks", "data", "inference", "metrics", "models", "report", "runs", "scores"}
-    | {"shift_lists", "shifting", "shifts", "training", "variants"},
+    | {"shift_lists", "shifting", "shifts", "tasks", "training", "variants"},
     "executors": LEAVES | {"data", "executor_options", "runs", "steps"},
     "reopened": LEAVES | {"data", "models", "runs", "steps"},
     "estimation": LEAVES
-    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts", "variants"},
+    | {"inference", "metrics", "models", "reopened", "runs", "scores", "shifts", "tasks"}
+    | {"variants"},
     "guard": LEAVES | {"metrics"},
     "guarding": LEAVES
-    | {"guard", "inference", "metrics", "reopened", "runs", "scores", "variants"},
+    | {"guard", "inference", "metrics", "reopened", "runs", "scores", "tasks", "variants"},
     "as_seeds": LEAVES
     | {"executors", "finished_run", "report", "runs", "shifts", "steps", "variants"},
 }
-MAY_IMPORT["running"] = LEAVES | {"executor_options", "executors", "finished_run", "inference"}
-MAY_IMPORT["running"] |= {"metrics", "runs", "steps", "variants"}
+MAY_IMPORT["running"] = LEAVES | {
+    "attacks",
+    "executor_options",
+    "executors",
+    "finished_run",
+    "inference",
+}
+MAY_IMPORT["running"] |= {"metrics", "runs", "steps", "tasks", "variants"}
 BELOW = set(MAY_IMPORT) - {"as_seeds", "comparison", "estimation", "guarding", "reopened", "rules"}
 MAY_IMPORT["study"] = set(BELOW)
 MAY_IMPORT["evaluation"] = set(BELOW)

@@ -17,7 +17,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from fairweather.data import cache, decode, digest, load_data
-from fairweather.data.source import Listing
+from fairweather.data.source import Listing, Source
 from fairweather.data.split import Part, limited
 from fairweather.errors import InputError
 from fairweather.pixels import decoder_facts
@@ -253,6 +253,10 @@ def part_of(labels, keys=None):
     return Part(listing, np.arange(len(labels)) if keys is None else np.asarray(keys))
 
 
+def source_of(classes):
+    return Source(tuple(classes), {})
+
+
 @given(
     counts=st.lists(st.integers(1, 60), min_size=1, max_size=6),
     share=st.floats(0, 1),
@@ -261,7 +265,7 @@ def part_of(labels, keys=None):
 def test_a_limited_part_is_stratified(counts, share, seed):
     labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts))
     limit = len(counts) + int(share * (len(labels) - len(counts)))
-    keys = limited(part_of(labels), tuple(map(str, counts)), limit, seed).keys
+    keys = limited(part_of(labels), source_of(map(str, counts)), limit, seed).keys
     taken = np.bincount(labels[keys], minlength=len(counts))
     assert len(np.unique(keys)) == len(keys) == limit
     assert (np.diff(keys) > 0).all()
@@ -280,7 +284,7 @@ def test_equal_classes_get_equal_numbers_and_no_class_is_always_the_first():
     labels = np.tile(np.arange(10), 50)
     extra = set()
     for seed in range(8):
-        keys = limited(part_of(labels), tuple("abcdefghij"), 103, seed).keys
+        keys = limited(part_of(labels), source_of("abcdefghij"), 103, seed).keys
         taken = np.bincount(labels[keys])
         assert sorted(taken) == [10] * 7 + [11] * 3
         extra |= set(np.flatnonzero(taken == 11).tolist())
@@ -290,11 +294,11 @@ def test_equal_classes_get_equal_numbers_and_no_class_is_always_the_first():
 def test_a_smaller_limit_is_inside_a_larger_one_and_the_seed_decides():
     labels = np.repeat([0, 1, 2], [70, 20, 10])
     part = part_of(np.concatenate([labels, labels]), keys=range(100, 200))
-    chosen = [set(limited(part, ("a", "b", "c"), limit, 0).keys) for limit in range(3, 101)]
+    chosen = [set(limited(part, source_of("abc"), limit, 0).keys) for limit in range(3, 101)]
     for smaller, larger in pairwise(chosen):
         assert smaller < larger
     assert min(chosen[-1]) >= 100  # keys of the listing, not places in the part
-    assert set(limited(part, ("a", "b", "c"), 20, 1).keys) != chosen[17]
+    assert set(limited(part, source_of("abc"), 20, 1).keys) != chosen[17]
 
 
 def test_images_of_a_limit_are_those_of_the_whole_set(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 import fairweather as fw
 from fairweather.data import fewer_labels, with_wrong_labels
 from fairweather.errors import CollapsedError, InputError
-from fairweather.inference import mean_log_probability, predict
+from fairweather.inference import predict
 from fairweather.models import Ensemble, interpolate, load_checkpoint
 from fairweather.record import predictions_file
 from fairweather.report import _build_figures
@@ -28,6 +28,7 @@ from fairweather.steps.plan import DATA
 from fairweather.steps.training import training_images
 from fairweather.study import check_study, load_study
 from fairweather.study.planning import inputs_of
+from fairweather.tasks.classification import mean_log_probability
 from fairweather.training.operations import TESTED_AS
 from fairweather.training.selfsupervised import NAMED_VIEWS
 from fairweather.types import Images

@@ -18,7 +18,7 @@ import pydantic
 from pydantic import JsonValue
 
 from fairweather.errors import InputError, check_text
-from fairweather.types import Preparation, shortest
+from fairweather.types import CLASSIFICATION, Preparation, shortest
 
 # The version of record.json and of the records of steps; 1 was study.yaml with provenance.json.
 VERSION: Literal[2] = 2
@@ -27,6 +27,8 @@ VERSION: Literal[2] = 2
 
 COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
 SLICE_COLUMNS = [*COLUMNS[:4], "slice", *COLUMNS[4:]]  # of slices.csv
+UNIT_COLUMNS = [*COLUMNS[:4], "unit", *COLUMNS[4:]]  # of scores.csv, where a run has units
+IMAGE = "image"  # unit: whole images; others are parts of their labels, such as `finding=Effusion`
 CLEAN = "clean"  # shift: the test images as they are
 # Shift: the clean validation images, if the test images have a different origin from the other
 # images. Like clean, they are in no mean over shifts.
@@ -77,6 +79,24 @@ def worst_slice(column: str) -> str:
     'worst site'
     """
     return f"worst {column}"
+
+
+def mean_unit(unit: str) -> str:
+    """Name the mean over all units like this one, as in scores.csv.
+
+    >>> mean_unit("finding=Effusion")
+    'mean finding'
+    """
+    return f"{MEAN} {unit.partition('=')[0]}"
+
+
+def is_of_all_units(unit: str) -> bool:
+    """Say whether a number is of whole images, or a mean over units.
+
+    >>> [is_of_all_units(unit) for unit in (IMAGE, "mean finding", "finding=Mass", "worst finding")]
+    [True, True, False, False]
+    """
+    return unit == IMAGE or unit.startswith(f"{MEAN} ")
 
 
 def variant_name(model: str, variant: str) -> str:
@@ -281,6 +301,7 @@ class DataRecord(Frozen):
         arguments: arguments of `load_data` that load it again; a small copy cuts absolute paths.
         notes: further facts from the source, such as `source`, `size` and `skipped_files`; a new
             source may have other keys, so they are not listed here.
+        task: what is told of each image; records of earlier versions name none.
     """
 
     name: Shown
@@ -290,6 +311,7 @@ class DataRecord(Frozen):
     std: tuple[float, ...] = ()
     arguments: dict[str, JsonValue] = {}
     notes: dict[str, JsonValue] = {}
+    task: Shown = CLASSIFICATION
 
     @property
     def side(self) -> tuple[int, int] | None:

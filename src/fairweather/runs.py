@@ -17,6 +17,7 @@ import subprocess  # nosec B404 # for git, without a shell
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from itertools import accumulate, islice
@@ -48,13 +49,15 @@ from fairweather.record import (
     RunRecord,
     StepRecord,
     groups_file,
+    is_of_all_units,
     is_part_of,
     parse_record,
     parse_step_record,
     predictions_file,
     step_file,
 )
-from fairweather.types import Predictions
+from fairweather.tasks import Task, task_named
+from fairweather.types import CLASSIFICATION, AnyPredictions, Predictions
 
 if TYPE_CHECKING:
     import torch
@@ -65,17 +68,6 @@ PROCESSOR = "kind of processor"  # may differ between workers, but then their by
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 PREPARED = 60.0  # seconds within which a process that shares a folder has prepared it
 ABANDONED = 3600.0  # seconds without a write, after which one of several processes has died
-_COLUMNS: Mapping[str, type[np.generic]] = {
-    "keys": np.int64,
-    "labels": np.int64,
-    "predicted": np.int64,
-    "confidence": np.float64,
-    "top5_correct": np.bool_,
-    "nll": np.float64,
-    "brier": np.float64,
-}
-# Only of variants that make prediction sets.
-_SET_COLUMNS: Mapping[str, type[np.generic]] = {"set_size": np.int64, "covered": np.bool_}
 _SCORE = "ood/"  # prefix of the columns with scores that may tell other data sets
 DOUBT = "one_minus_confidence"  # what small copies store in place of the confidence
 _UNLABELLED = ("keys", "predicted", "confidence")
@@ -421,7 +413,19 @@ class RunFolder:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """The table of scores.csv: one row per model, seed, shift, level and metric."""
+        """The table of scores.csv: one row per model, seed, shift, level and metric.
+
+        Where a run has units, those of whole images and of means over units.
+        """
+        found = self.unit_scores
+        if "unit" not in found:
+            return found
+        whole = found[found["unit"].map(is_of_all_units)]
+        return whole.drop(columns="unit").reset_index(drop=True)
+
+    @property
+    def unit_scores(self) -> pd.DataFrame:
+        """The whole table of scores.csv, with the column `unit` where the run has units."""
         return _read_scores(self.file(SCORES), COLUMNS)
 
     @property
@@ -446,27 +450,51 @@ class RunFolder:
             small = DOUBT in file.schema_arrow.names
             stored = [DOUBT if small and column == "confidence" else column for column in columns]
             table = file.read(columns=stored, use_threads=False)
-            return [_column(table, column) for column in columns]
+            return [self._column(table, column) for column in columns]
+
+    @property
+    def task(self) -> Task:
+        """What is told of each image."""
+        return task_named(self.record.data.task if self.has_record else CLASSIFICATION)
 
     def read_predictions(self, name: str) -> Predictions:
-        """Read the per-image columns of a cell."""
+        """Read the per-image columns of a cell of a classifier.
+
+        Raises `InputError` for those of another task.
+        """
+        found = self.read_cell(name)
+        if not isinstance(found, Predictions):
+            raise InputError(f"{self.path} has predictions of the task {self.task.name}")
+        return found
+
+    def read_cell(self, name: str) -> AnyPredictions:
+        """Read the per-image columns of a cell, of whatever task the run has."""
         path = self.file(name)
         with _reading(path):
             table = read_parquet(path)
             described = json.loads(table.schema.metadata[b"fairweather"])
-            logits = None
-            if "logits" in table.column_names:
-                lists = table["logits"].combine_chunks()
-                logits = lists.flatten().to_numpy().reshape(len(table), -1)
-            sets = [column for column in _SET_COLUMNS if column in table.column_names]
-            columns = {column: _column(table, column) for column in (*_COLUMNS, *sets)}
-            return Predictions(
-                **columns,
-                logits=logits,
-                classes=tuple(described["classes"]),
-                ordered=self._ordered,
-                ood_scores=_scores_in(table),
+            kind, there = self.task.predictions, [*table.column_names]
+            if DOUBT in there:
+                there.append("confidence")
+            columns = {name: self._column(table, name) for name in kind.stored if name in there}
+            logits = self._column(table, "logits") if "logits" in there else None
+            found: AnyPredictions = kind(
+                **columns, logits=logits, classes=tuple(described["classes"])
             )
+            if not isinstance(found, Predictions):
+                return found
+            return replace(found, ordered=self._ordered, ood_scores=_scores_in(table))
+
+    def _column(self, table: pa.Table, name: str) -> npt.NDArray[Any]:
+        """Give a column with the type that predictions have; small copies store narrower ones."""
+        if name == "confidence" and DOUBT in table.column_names:
+            return 1 - table[DOUBT].to_numpy().astype(np.float64)
+        column = table[name].combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            found = column.flatten().to_numpy().reshape(len(table), -1)
+        else:
+            found = np.asarray(table[name].to_numpy())
+        return found.astype(self.task.predictions.stored.get(name, found.dtype), copy=False)
 
     def ood_scores(self, name: str) -> dict[str, npt.NDArray[np.float32]]:
         """Read the scores of a file of predictions that may tell other data sets, by their names.
@@ -482,15 +510,15 @@ class RunFolder:
     def _ordered(self) -> bool:
         return self.has_record and self.record.data.ordered
 
-    def write_predictions(self, name: str, predictions: Predictions) -> None:
+    def write_predictions(self, name: str, predictions: AnyPredictions) -> None:
         """Write the per-image columns of a cell as parquet, the class names in its metadata."""
-        columns = {column: pa.array(getattr(predictions, column)) for column in _COLUMNS}
-        if predictions.covered is not None:
-            columns |= {column: pa.array(getattr(predictions, column)) for column in _SET_COLUMNS}
-        if predictions.logits is not None:
-            flat = pa.array(np.ascontiguousarray(predictions.logits).reshape(-1))
-            columns["logits"] = pa.FixedSizeListArray.from_arrays(flat, len(predictions.classes))
-        columns |= _score_columns(predictions)
+        columns = {
+            column: _stored(values)
+            for column in (*predictions.stored, "logits")
+            if (values := getattr(predictions, column)) is not None
+        }
+        if isinstance(predictions, Predictions):
+            columns |= _score_columns(predictions)
         self._write_table(name, columns, classes=predictions.classes)
 
     def write_groups(self, name: str, groups: StoredGroups) -> None:
@@ -582,12 +610,12 @@ def read_parquet(source: Path | pa.BufferReader) -> pa.Table:
         return file.read(use_threads=False)
 
 
-def _column(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    """Give a column with the type that predictions have; small copies store narrower ones."""
-    if name == "confidence" and DOUBT in table.column_names:
-        return 1 - table[DOUBT].to_numpy().astype(np.float64)
-    known = {**_COLUMNS, **_SET_COLUMNS}
-    return np.asarray(table[name].to_numpy()).astype(known.get(name), copy=False)
+def _stored(column: npt.NDArray[Any]) -> pa.Array:
+    """A column `[N]`, or one `[N, C]` as lists."""
+    if column.ndim == 1:
+        return pa.array(column)
+    flat = pa.array(np.ascontiguousarray(column).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
 
 
 def _score_columns(predictions: Predictions) -> dict[str, pa.Array]:
@@ -617,10 +645,15 @@ def small_predictions(content: bytes) -> bytes:
     narrow = {"labels": pa.int32(), "predicted": pa.int32()}
     narrow |= dict.fromkeys((DOUBT, "nll", "brier"), pa.float32())
     if "confidence" in table.column_names:
-        doubt = 1 - _column(table, "confidence")
+        doubt = 1 - table["confidence"].to_numpy()
         table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
     names = [name for name in table.column_names if name != "logits"]
-    columns = {name: table[name].cast(narrow.get(name, table[name].type)) for name in names}
+    # Several labels of an image stay as they are.
+    single = {name for name in names if not pa.types.is_nested(table[name].type)}
+    columns = {
+        name: table[name].cast(narrow[name]) if name in single & {*narrow} else table[name]
+        for name in names
+    }
     encodings = {"keys": "DELTA_BINARY_PACKED"}
     encodings |= {name: "BYTE_STREAM_SPLIT" for name in names if columns[name].type == pa.float32()}
     sink = pa.BufferOutputStream()

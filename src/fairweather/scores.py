@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -33,13 +34,16 @@ from fairweather.record import (
     SLICE_COLUMNS,
     SPREAD,
     TEST,
+    UNIT_COLUMNS,
     WORST,
     is_shifted,
+    mean_unit,
     worst_slice,
 )
 from fairweather.runs import RunFolder
 from fairweather.spreadsheet import frame_to_csv
-from fairweather.types import Cell, Predictions, Score
+from fairweather.tasks import Task, Unit
+from fairweather.types import AnyPredictions, Cell, Score
 
 Estimates = Mapping[str, Estimate]
 # model, seed, shift, level: the key of a row of scores.csv, without the metric.
@@ -59,7 +63,7 @@ def key_of(cell: Cell) -> Key:
 
 def estimate_cells(
     cells: Sequence[Cell],
-    read: Callable[[Cell], Predictions],
+    read: Callable[[Cell], AnyPredictions],
     resamples: int,
     seed: int = 0,
     fitted: Callable[[Cell], Fitted | None] = lambda _: None,
@@ -86,7 +90,7 @@ def estimate_cells(
         return
     first = read(cells[0])
 
-    def sets() -> Iterator[tuple[Key, Predictions, Fitted | None]]:
+    def sets() -> Iterator[tuple[Key, AnyPredictions, Fitted | None]]:
         for number, cell in enumerate(cells):
             predictions = read(cell) if number else first
             if not np.array_equal(first.keys, predictions.keys) or not np.array_equal(
@@ -95,12 +99,12 @@ def estimate_cells(
                 raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
             yield key_of(cell), predictions, fitted(cell)
 
-    shared = Resamples.draw(first.labels, resamples, seed, clusters)
+    shared = Resamples.draw(first.strata, resamples, seed, clusters)
     yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())
 
 
 def estimate_metrics(
-    sets: Iterable[tuple[Key, Predictions, Fitted | None]],
+    sets: Iterable[tuple[Key, AnyPredictions, Fitted | None]],
     shared: Resamples,
     metrics: Collection[str] | None = None,
     *,
@@ -193,7 +197,89 @@ def with_worst(table: Mapping[Key, Estimates], apart: Collection[str] = ()) -> d
     return {**table, **worst, **_over_seeds(worst)}
 
 
-def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> pd.DataFrame:
+def estimate_units(
+    task: Task,
+    first: AnyPredictions,
+    sets: Callable[[], Iterable[tuple[Key, AnyPredictions]]],
+    resamples: int,
+    clusters: Clusters | None = None,
+    metrics: Collection[str] | None = None,
+    *,
+    threads: int = 1,
+) -> dict[str, dict[Key, Estimates]]:
+    """Estimate metrics of whole images, of each unit, and of the mean over units.
+
+    All are estimated on the same resamples of the images.
+
+    Args:
+        task: which units there are.
+        first: predictions of the images.
+        sets: gives the key of each cell and its predictions, once for each unit.
+        resamples: how many resamples of the images.
+        clusters: which images belong together, if whole clusters are to be resampled.
+        metrics, threads: as in `estimate_metrics`.
+
+    Returns:
+        The estimates by what is in the column `unit` of scores.csv.
+
+    Raises `InputError` if a cell was not predicted on the same images in the same order.
+    """
+
+    def parts(unit: Unit) -> Iterator[tuple[Key, AnyPredictions, None]]:
+        for key, predictions in sets():
+            if not all(
+                np.array_equal(getattr(first, name), getattr(predictions, name))
+                for name in ("keys", "labels")
+            ):
+                raise InputError(f"{'/'.join(key)} was predicted on other images")
+            yield key, unit.part(predictions), None
+
+    found: dict[str, dict[Key, Estimates]] = {}
+    for unit in task.every_unit(first):
+        shared = draw_unit(unit, first, resamples, clusters)
+        found[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
+    _, *units = found
+    if units:
+        each = [found[name] for name in units]
+        found[mean_unit(units[0])] = _mean_of_units(each, len(first), clusters)
+    return found
+
+
+def draw_unit(
+    unit: Unit, first: AnyPredictions, resamples: int, clusters: Clusters | None
+) -> Resamples:
+    """Draw resamples of all images, given predictions of these, for those of a unit."""
+    strata = unit.part(first).strata
+    return Resamples.draw_part(strata, unit.places, len(first), resamples, clusters)
+
+
+def _mean_of_units(
+    units: Sequence[Mapping[Key, Estimates]], images: int, clusters: Clusters | None
+) -> dict[Key, Estimates]:
+    """The mean over units of each metric.
+
+    Units may be known of different images. An area under a curve has no resamples, and no mean.
+    """
+    count = None if clusters is None else clusters.count
+
+    def mean(each: Sequence[Estimate]) -> Estimate:
+        return mean_estimate([replace(one, n=images, clusters=count) for one in each])
+
+    return {
+        key: {
+            name: mean([unit[key][name] for unit in units])
+            for name, first in estimates.items()
+            if first.column is None and all(name in unit[key] for unit in units)
+        }
+        for key, estimates in units[0].items()
+    }
+
+
+def worst_slices(
+    slices: Mapping[str, Mapping[Key, Estimates]],
+    column: str,
+    columns: list[str] = SLICE_COLUMNS,
+) -> pd.DataFrame:
     """Find the worst value of each metric over the slices of a column, as rows of slices.csv.
 
     The smallest of many noisy numbers is smaller than the smallest true value. So the interval
@@ -206,6 +292,7 @@ def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> 
     Args:
         slices: from `with_worst`, for each slice of the column by its name.
         column: such as `site`.
+        columns: of the table.
     """
     rows = []
     first = next(iter(slices.values()))
@@ -217,7 +304,7 @@ def worst_slices(slices: Mapping[str, Mapping[Key, Estimates]], column: str) -> 
             found = [each for each in every if not np.isnan(each.value)]
             if found:
                 rows.append((*key, worst_slice(column), name, *_worst_of(found, row_of(name))))
-    return pd.DataFrame(rows, columns=SLICE_COLUMNS)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def has_direction(name: str) -> bool:
@@ -249,10 +336,11 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     with fewer than two seeds has no such row.
     """
     rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
-    groups = rows.groupby(["model", "shift", "level", "metric"], sort=False)
+    of = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
+    groups = rows.groupby(of, sort=False)
     spread = groups.agg(value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique"))
     found = spread[spread["seeds"] > 1].reset_index()
-    return found.assign(seed=SPREAD, low=np.nan, high=np.nan)[COLUMNS]
+    return found.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
 
 
 def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
@@ -269,6 +357,11 @@ def slice_frame(table: Mapping[Key, Estimates], slice_: str) -> pd.DataFrame:
     """Write estimates of one slice as rows of slices.csv."""
     frame = to_frame(table)
     return frame.assign(slice=slice_)[SLICE_COLUMNS]
+
+
+def unit_frame(table: Mapping[Key, Estimates], unit: str) -> pd.DataFrame:
+    """Write estimates of one unit as rows of scores.csv."""
+    return to_frame(table).assign(unit=unit)[UNIT_COLUMNS]
 
 
 def to_csv(frame: pd.DataFrame) -> str:

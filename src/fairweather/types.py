@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # reports, comparisons and rules start in half the time witho
 
 LARGEST_SIDE = 4096  # pixels; no classifier takes more
 SMALLEST_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
+CLASSIFICATION = "classification"  # the task of data that name none
 Parameter = float | int | str
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 Tell: TypeAlias = "Callable[[float], None] | None"
@@ -116,10 +117,10 @@ class Images:
 
     Attributes:
         images: uint8 `[N, 3, H, W]`.
-        labels: int64 `[N]`, each in `[0, len(classes))`.
+        labels: int64 `[N]`, each in `[0, len(classes))`; or `[N, L]`, a label of each of L names.
         keys: int64 `[N]`, the position of each image in its source split. An image keeps its key
             in every subset.
-        classes: class names in label order.
+        classes: class names in label order, or the names of what is labelled.
         names: `[N]` texts, the path of each image's file from the folder of its source on, with
             `/` between folders; None if images have no files of their own.
         groups: which images belong together, and their subgroups; None if nothing is known.
@@ -145,11 +146,14 @@ class Images:
         n = len(self.images)
         if self.names is not None and self.names.shape != (n,):
             raise InputError(f"names must have the shape [{n}], found {list(self.names.shape)}")
+        shapes = {"labels": ((n,), (n, len(self.classes))), "keys": ((n,),)}
         for name, column in (("labels", self.labels), ("keys", self.keys)):
-            if column.dtype != torch.int64 or column.shape != (n,):
+            if column.dtype != torch.int64 or tuple(column.shape) not in shapes[name]:
                 found = f"{column.dtype} {list(column.shape)}"
                 raise InputError(f"{name} must be int64 [{n}], found {found}")
-        if n and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+        if self.labels.ndim > 1 or not n:  # labels of another task, which checks them
+            return
+        if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             span = f"{int(self.labels.min())} to {int(self.labels.max())}"
             raise InputError(f"labels go from {span}, but there are {len(self.classes)} classes")
 
@@ -178,6 +182,7 @@ class Dataset:
         mean, std: mean and standard deviation per channel of the training images in [0, 1], or of
             the test images if there is no training split.
         notes: facts for the record of the run, such as the number of skipped files.
+        task: what is to be told of each image; a name of `fairweather.tasks.TASKS`.
     """
 
     name: str
@@ -187,6 +192,7 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: Mapping[str, object] = field(default_factory=dict)
+    task: str = CLASSIFICATION
 
     def __post_init__(self) -> None:
         check_text(self.name, "the name of the data set")
@@ -393,8 +399,83 @@ class Cell:
         return f"{self.model}/seed-{self.seed}/{self.shift.id}"
 
 
+class Kind(NamedTuple):
+    """What predictions are of; metrics, calibrations and sections say which of them they accept.
+
+    Attributes:
+        labels: what a label is: `single`, one class of each image.
+        outputs: what the logits become: `softmax`, probabilities that sum to one.
+        unit: what a prediction is of: `image`, or a part of its labels such as `finding`.
+    """
+
+    labels: str = "single"
+    outputs: str = "softmax"
+    unit: str = "image"
+
+
+class AnyPredictions:
+    """The per-image columns of one cell, of whatever task.
+
+    A task has a frozen dataclass of its own, whose arrays are stored.
+
+    Attributes:
+        keys: int64 `[N]`.
+        labels: int64 `[N]` or `[N, L]`.
+        logits: float32 `[N, C]`, or None where they are not kept.
+        classes: the names of what the logits are of.
+        kind: what these are predictions of.
+        stored: the type of each column that is stored, by name; all but the logits.
+    """
+
+    keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32] | None
+    classes: tuple[str, ...]
+    kind: ClassVar[Kind]
+    stored: ClassVar[Mapping[str, type[np.generic]]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """int64 `[N]`: sums over the images of each stratum are quick, as its metrics need them."""
+        return np.zeros(len(self), dtype=np.int64)
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """bool `[N]`: is what is decided right."""
+        raise NotImplementedError
+
+    def take(self, places: npt.NDArray[np.integer]) -> Self:
+        """The columns of some images, by their places."""
+        return join_columns([self], lambda columns: columns[0][places])
+
+    def with_columns(self, **columns: object) -> Self:
+        """The same with other columns."""
+        return replace(self, **columns)  # type: ignore[type-var] # every task has a dataclass
+
+
+P = TypeVar("P", bound=AnyPredictions)
+
+
+def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], Any]) -> P:
+    """Make predictions whose columns are those of several, joined column by column.
+
+    What is no column, such as the names of classes, is that of the first.
+    """
+    changed: dict[str, Any] = {}
+    for name, first in vars(parts[0]).items():
+        columns = [vars(part)[name] for part in parts]
+        if isinstance(first, np.ndarray):
+            changed[name] = join(columns)
+        elif isinstance(first, Mapping):
+            changed[name] = {key: join([column[key] for column in columns]) for key in first}
+    return parts[0].with_columns(**changed)
+
+
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(AnyPredictions):
     """Per-image columns of one cell. Every metric is computed from these, without a model.
 
     Attributes:
@@ -411,6 +492,20 @@ class Predictions:
         ood_scores: float32 `[N]` for each score of `metrics.OOD_SCORES` that was computed, by name.
     """
 
+    kind: ClassVar[Kind] = Kind()
+    stored: ClassVar[Mapping[str, type[np.generic]]] = {
+        "keys": np.int64,
+        "labels": np.int64,
+        "predicted": np.int64,
+        "confidence": np.float64,
+        "top5_correct": np.bool_,
+        "nll": np.float64,
+        "brier": np.float64,
+        # Only of variants that make prediction sets.
+        "set_size": np.int64,
+        "covered": np.bool_,
+    }
+
     keys: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
@@ -425,18 +520,10 @@ class Predictions:
     covered: npt.NDArray[np.bool_] | None = None
     ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, places: npt.NDArray[np.integer]) -> Predictions:
-        """The columns of some images, by their places."""
-        columns: dict[str, Any] = {
-            name: column[places]
-            for name, column in vars(self).items()
-            if isinstance(column, np.ndarray)
-        }
-        scores = {name: score[places] for name, score in self.ood_scores.items()}
-        return replace(self, **columns, ood_scores=scores)
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """int64 `[N]`, the labels: in their order, the images of a class are adjacent."""
+        return self.labels
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:

@@ -110,6 +110,7 @@ def _check_shared(parts: Sequence[Part]) -> None:
 def _shared(part: Part) -> Iterator[tuple[str, JsonValue]]:
     """The values that must be equal in all runs, with their names."""
     record, settings, every = part.record, part.record.settings, part.steps.values()
+    yield "task", record.data.task
     yield "classes", list(record.data.classes)
     for name, words in ((TEST, "test"), (VAL, "validation"), (TRAIN, "training")):
         yield f"digest of the {words} images", record.data.digests.get(name)

@@ -92,11 +92,12 @@ def plan_rest(
     Raises `InputError` if predictions of a run are missing, or are not those that it wrote.
     """
     taken = take_over(parts)
-    sample, *rest = _concluding(record, taken)
-    assert isinstance(sample, SampleStep)
-    if pictures := take_samples(sample, parts):
-        taken[sample.id] = pictures
-    return Rest(taken, _linked(rest, taken, held))
+    *samples, score, report = _concluding(record, taken)
+    for sample in samples:
+        assert isinstance(sample, SampleStep)
+        if pictures := take_samples(sample, parts):
+            taken[sample.id] = pictures
+    return Rest(taken, _linked([score, report], taken, held))
 
 
 def plan_scores(
@@ -104,7 +105,7 @@ def plan_scores(
 ) -> Rest:
     """Plan the scores alone, without pictures and report; raises as `plan_rest` does."""
     taken = take_over(parts)
-    _, score, _ = _concluding(record, taken)
+    *_, score, _ = _concluding(record, taken)
     return Rest(taken, _linked([score], taken, held))
 
 
@@ -158,6 +159,7 @@ def _measurement(record: RunRecord, taken: Mapping[str, Taken]) -> Measurement:
             },
             slices=_slices_of(data),
             ordered=data.ordered,
+            task=data.task,
         ),
         shifts=(CLEAN, *(shift_of(cell.id) for cell in record.cells())),
         threads=settings.threads or torch.get_num_threads(),

@@ -26,7 +26,7 @@ from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
 from fairweather.ranges import check_arguments
-from fairweather.types import Attack, Parameter, at_levels
+from fairweather.types import Attack, Kind, Parameter, Predictions, at_levels
 
 Sweep = Sequence[float] | Mapping[str, object]
 
@@ -44,6 +44,7 @@ class AttackKind(NamedTuple):
         title, level_title: texts for table heads and axes.
         neutral: the level that changes nothing; clean images have this place on a figure's axis.
         note: returns what a reader must know about these parameters, or "".
+        accepts: the kind of predictions whose loss it raises.
     """
 
     build: Callable[..., Plan]
@@ -52,6 +53,7 @@ class AttackKind(NamedTuple):
     level_title: str
     neutral: float
     note: Callable[[Mapping[str, Parameter]], str]
+    accepts: Kind = Predictions.kind
 
 
 def _no_note(parameters: Mapping[str, Parameter]) -> str:

@@ -7,13 +7,13 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics import Estimate, Resamples
+from fairweather.metrics import Estimate
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.record import (
@@ -33,8 +33,16 @@ from fairweather.record import (
     levels_of,
 )
 from fairweather.runs import RunFolder, open_finished_run
-from fairweather.scores import Estimates, Key, estimate_metrics, read_clusters, with_means
-from fairweather.types import Predictions
+from fairweather.scores import (
+    Estimates,
+    Key,
+    draw_unit,
+    estimate_metrics,
+    read_clusters,
+    with_means,
+)
+from fairweather.tasks import Unit
+from fairweather.types import AnyPredictions, Predictions
 
 # ---------------------------------------------------------------- which models, seeds and shifts
 
@@ -61,7 +69,7 @@ class ComparedRun:
         """The description of the run."""
         return self.run.record
 
-    def read(self, model: str, seed: int | str, shift: str) -> Predictions:
+    def read(self, model: str, seed: int | str, shift: str) -> AnyPredictions:
         """Read the predictions of a model under a shift, which is given by its id.
 
         `natural/NAME` stands for other images of the same classes, which are clean too. Raises
@@ -75,7 +83,7 @@ class ComparedRun:
                 f"{self.run.path} has no predictions of {model}, seed {seed}, under {shift}: "
                 "let the run finish first"
             )
-        return self.run.read_predictions(name)
+        return self.run.read_cell(name)
 
 
 class SharedShifts(NamedTuple):
@@ -260,17 +268,26 @@ def _describe_data(data: DataRecord) -> str:
 class Resampled:
     """The test images of both runs, and how often each counts in each resample.
 
-    If a run knows which images belong together, whole clusters are resampled.
+    If a run knows which images belong together, whole clusters are resampled. Of a task with units,
+    one of these is of whole images, and one of each unit, for the images where it is known.
     """
 
     def __init__(
-        self, first: Predictions, name: str, resamples: int, clusters: Clusters | None
+        self,
+        first: AnyPredictions,
+        name: str,
+        resamples: int,
+        clusters: Clusters | None,
+        unit: Unit,
+        decided: str,
     ) -> None:
-        self.name, self.resamples, self.clusters = name, resamples, clusters
+        self.name, self.resamples, self.unit, self.decided = name, resamples, unit, decided
+        self.clusters = clusters and clusters.select(unit.places)
         self.keys, self.labels = first.keys, first.labels
-        self.shared = Resamples.draw(first.labels, resamples, clusters=clusters)
+        self.kind = unit.part(first).kind
+        self.shared = draw_unit(unit, first, resamples, clusters)
 
-    def check(self, predictions: Predictions, name: str) -> None:
+    def check(self, predictions: AnyPredictions, name: str) -> None:
         """Raise `InputError` unless these are predictions of the same images, in their order."""
         for what, ours, theirs in (
             ("images", self.keys, predictions.keys),
@@ -335,13 +352,20 @@ def weights_of_means(shared: SharedShifts) -> dict[Condition, dict[Condition, fl
     return found
 
 
-def resample(a: ComparedRun, b: ComparedRun, images: str = CLEAN) -> Resampled:
-    """Resample the images of a's first model, with the larger number of resamples of both runs."""
+def resample(a: ComparedRun, b: ComparedRun, images: str = CLEAN) -> list[Resampled]:
+    """Resample the images of a's first model, with the larger number of resamples of both runs.
+
+    The first is of whole images; others are of the units of a task.
+    """
     resamples = max(each.record.settings.bootstrap for each in (a, b))
     model, seeds = next(iter(a.models.items()))
     part = TEST if images == CLEAN else images
     known = _shared_clusters(a, b, part)
-    return Resampled(a.read(model, seeds[0], images), a.name, resamples, known)
+    first, task = a.read(model, seeds[0], images), a.run.task
+    return [
+        Resampled(first, a.name, resamples, known, unit, task.decided)
+        for unit in task.every_unit(first)
+    ]
 
 
 def _shared_clusters(a: ComparedRun, b: ComparedRun, part: str) -> Clusters | None:
@@ -358,6 +382,14 @@ def _shared_clusters(a: ComparedRun, b: ComparedRun, part: str) -> Clusters | No
     return ours or theirs
 
 
+def _answers(part: AnyPredictions) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+    """What was decided for each image, and the numbers that it was decided by."""
+    if isinstance(part, Predictions):
+        return part.predicted, [part.confidence, part.nll]
+    columns = (each for each in vars(part).values() if isinstance(each, np.ndarray))
+    return part.correct, [each for each in columns if each.dtype.kind == "f"]
+
+
 def estimate_model(
     compared: ComparedRun,
     model: str,
@@ -370,16 +402,18 @@ def estimate_model(
     classes, confidences = hashlib.sha256(), hashlib.sha256()
     seeds = compared.every_model[model]
 
-    def sets() -> Iterator[tuple[Key, Predictions, None]]:
+    def sets() -> Iterator[tuple[Key, AnyPredictions, None]]:
         for seed in seeds:
             for condition, shift in shared.conditions.items():
                 predictions = compared.read(model, seed, shift)
                 images.check(predictions, compared.name)
-                correct.setdefault(condition, []).append(predictions.correct)
-                classes.update(predictions.predicted.astype("<i8").tobytes())
-                for column in (predictions.confidence, predictions.nll):
+                part = images.unit.part(predictions)
+                correct.setdefault(condition, []).append(part.correct)
+                decisions, sure = _answers(part)
+                classes.update(decisions.astype("<i8").tobytes())
+                for column in sure:
                     confidences.update(column.astype("<f8").tobytes())
-                yield (model, str(seed), *condition), predictions, None
+                yield (model, str(seed), *condition), part, None
 
     table = with_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
     by_seed = {condition: np.stack(each, axis=1) for condition, each in correct.items()}

@@ -31,7 +31,7 @@ from fairweather.metrics.paired import (
 )
 from fairweather.metrics.recipes import Crossed, cross, cross_difference
 from fairweather.metrics.table import shown_metrics
-from fairweather.record import MEAN, Condition, base_model
+from fairweather.record import IMAGE, MEAN, Condition, base_model
 from fairweather.report.sentences import seed_far_out
 from fairweather.report.tables import TOO_FEW
 from fairweather.types import Score
@@ -64,7 +64,7 @@ class Row:
 
     Attributes:
         pair: the models.
-        shift, level, metric: as in scores.csv.
+        shift, level, metric, unit: as in scores.csv.
         a, b: the value of each side, over its seeds.
         difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
         crossed: only for accuracy, with several seeds or clusters of images: b − a over images and
@@ -91,6 +91,7 @@ class Row:
     far_out: tuple[str, ...] = ()
     same_classes: bool = False
     same_confidences: bool = False
+    unit: str = IMAGE
 
     @property
     def is_tested(self) -> bool:
@@ -182,14 +183,15 @@ def compare_models(
     a: ComparedRun, b: ComparedRun, pair: Pair, shared: SharedShifts, images: Resampled
 ) -> Iterator[Row]:
     """Compare two models in every cell, in means over levels, and in the mean over shifts."""
-    sides = estimate_sides(a, b, pair, shared, images, shown_metrics(1))
+    metrics = shown_metrics(1, images.kind)
+    sides = estimate_sides(a, b, pair, shared, images, metrics)
     both = (sides.first, sides.second)
     weights = weights_of_means(shared)
     clean, *levels = shared.conditions
     for condition in (clean, *shared.means, *levels):
-        for metric in shown_metrics(1):
-            row = sides.row(condition, metric)
-            if metric == "accuracy":
+        for metric in metrics:
+            row = replace(sides.row(condition, metric), unit=images.unit.name)
+            if metric == images.decided:
                 cells = weights.get(condition, {condition: 1.0})
                 right = [_mean_correct(each, cells) for each in both]
                 row = sides.tested(row, right, images.clusters)
@@ -238,12 +240,14 @@ def correct_for_number(rows: Sequence[Row]) -> list[Row]:
 
 def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """Write rows as a tidy table; missing values are NaN or NA."""
-    tests = [row.test for row in rows]
+    tests, units = [row.test for row in rows], [row.unit for row in rows]
     return pd.DataFrame(
         {
             "model_a": [row.pair.a for row in rows],
             "model_b": [row.pair.b for row in rows],
-            **{name: [getattr(row, name) for row in rows] for name in ("shift", "level", "metric")},
+            **{name: [getattr(row, name) for row in rows] for name in ("shift", "level")},
+            **({"unit": units} if {*units} - {IMAGE} else {}),
+            "metric": [row.metric for row in rows],
             "a": [row.a.mean for row in rows],
             "b": [row.b.mean for row in rows],
             "difference": [row.difference.value for row in rows],

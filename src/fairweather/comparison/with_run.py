@@ -40,7 +40,16 @@ from fairweather.comparison.told import Comparison
 from fairweather.errors import unknown_name
 from fairweather.metrics.paired import SeedSummary
 from fairweather.metrics.table import METRICS
-from fairweather.record import ALL, CLEAN, ENSEMBLE_SUFFIX, MEAN, NATURAL, NO_LEVEL, SUMMARY_LEVELS
+from fairweather.record import (
+    ALL,
+    CLEAN,
+    ENSEMBLE_SUFFIX,
+    IMAGE,
+    MEAN,
+    NATURAL,
+    NO_LEVEL,
+    SUMMARY_LEVELS,
+)
 from fairweather.report.contents import in_clusters
 from fairweather.report.ranking import CLUSTERS, MCNEMAR, NORMAL_SEEDS, RECIPES
 from fairweather.report.table_formats import Layout, TextTable, p_value
@@ -107,11 +116,13 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
     pairs = [Pair(*names) for names in pair_models(first, second)]
     check_same_data(first, second)
     shared = share_shifts(first, second)
-    images = resample(first, second)
+    images, *units = resample(first, second)
     natural = share_natural(first, second)
-    sets = [(shared, images)]
+    sets = [(shared, each) for each in (images, *units)]
     sets += [
-        (SharedShifts((), (), (), name), resample(first, second, name)) for name in natural.same
+        (SharedShifts((), (), (), name), each)
+        for name in natural.same
+        for each in resample(first, second, name)
     ]
     rows = correct_for_number(
         [
@@ -131,8 +142,10 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
         TextTable(name, LAYOUT, table_body(rows, titles), below, as_frame(rows)),
         [*notes(rows, first, second, shared, images), *_not_compared(natural.different)],
         scope=scope(rows, {first.record.kind, second.record.kind}),
-        robustness=robustness.effective_table(first, second, shared, images, titles, name),
-        classes=classes.class_table(first, second, pairs, images, name),
+        robustness=None
+        if units
+        else robustness.effective_table(first, second, shared, images, titles, name),
+        classes=None if units else classes.class_table(first, second, pairs, images, name),
     )
 
 
@@ -166,7 +179,7 @@ def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]
             row.pair.title,
             titles[row.shift],
             _level(row.level),
-            METRICS[row.metric].label,
+            _metric(row),
             _number(row.a, is_percent(row.metric)),
             _number(row.b, is_percent(row.metric)),
             signed_entry(row.difference, is_percent(row.metric)),
@@ -175,6 +188,11 @@ def table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]
         ]
         for row in rows
     ]
+
+
+def _metric(row: Row) -> str:
+    label = METRICS[row.metric].label
+    return label if row.unit == IMAGE else f"{label} ({row.unit})"
 
 
 def _level(level: str) -> str:
@@ -201,14 +219,16 @@ def caption(rows: Sequence[Row], a: ComparedRun, b: ComparedRun, images: Resampl
     over = RECIPES if images.clusters is None else CLUSTERS
     tests = {MCNEMAR if row.test else over: None for row in tested}
     several = any(max(row.a.n, row.b.n) > 1 for row in rows)
-    of_test = [bool(row.crossed and row.crossed.errors) for row in rows if row.metric == "accuracy"]
+    of_test = [
+        bool(row.crossed and row.crossed.errors) for row in rows if row.metric == images.decided
+    ]
     which = "accuracy" if all(of_test) else "accuracies that vary over seeds or clusters"
     by_t = f" For {which}, the interval is that of the t-test and uses no resamples."
     by_t = by_t if any(of_test) else ""
     if several:
         by_t += f" {NORMAL_SEEDS}"
     return (
-        f"A is {a.name}, B is {b.name}, on the same {rows[0].difference.n:,} test images"
+        f"A is {a.name}, B is {b.name}, on the same {len(images.keys):,} test images"
         f"{in_clusters(images.clusters)}{'' if images.clusters is None else ALIKE}. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
         "means, without attacks. In brackets: the 95 % interval of B − A over "
@@ -270,7 +290,7 @@ def notes(
         "differently.",
         *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
         *_far_out(rows, titles),
-        *_counts(rows),
+        *_counts(rows, images.decided),
     ]
 
 
@@ -339,7 +359,7 @@ def _far_out(rows: Sequence[Row], titles: Mapping[str, str]) -> list[str]:
     return list(found)
 
 
-def _counts(rows: Sequence[Row]) -> Iterator[str]:
+def _counts(rows: Sequence[Row], decided: str) -> Iterator[str]:
     """Count the cells that differ in accuracy, with a test and with only an interval."""
     same = {row.pair.title: row.same_confidences for row in rows if row.same_classes}
     if whole := [title for title, confidences in same.items() if confidences]:
@@ -349,7 +369,7 @@ def _counts(rows: Sequence[Row]) -> Iterator[str]:
             f"{', '.join(classes)}: both predict the same class for every image in all cells, so "
             "their accuracies are equal; their probabilities differ."
         )
-    open_rows = [row for row in rows if not (row.same_classes and row.metric == "accuracy")]
+    open_rows = [row for row in rows if not (row.same_classes and row.metric == decided)]
     if cells := [row for row in open_rows if row.is_tested]:
         yield f"After Holm's correction, the accuracy differs in {_directions(cells)}"
     untested = [row for row in open_rows if not row.is_tested]

@@ -178,7 +178,7 @@ def load(
         cached = cached_images(entry, skip_unreadable=asked.skip_unreadable, progress=tell)
         if cached.skipped and not cached.readable.any():
             raise unreadable_error(cached.skipped[0], cached.reason)
-        splits[name] = _labelled(cached, part, listed.classes, name)
+        splits[name] = _labelled(cached, part, listed, name)
         skipped += cached.skipped
         if cached.skipped:
             tell(Event(f"decode {name}", 0, None, line=_left_out(cached, part, name)))
@@ -214,7 +214,9 @@ def load(
     if len(divided["test"].keys) < len(whole_test.keys):
         notes |= {"limit": asked.limit, "limit_of": len(whole_test.keys)}
     name = _name_prepared(listed, source, square)
-    return Dataset(name, splits.get("train"), splits.get("val"), test, mean, std, notes)
+    return Dataset(
+        name, splits.get("train"), splits.get("val"), test, mean, std, notes, listed.task
+    )
 
 
 def check_no_copies(
@@ -326,7 +328,7 @@ def _divided(source: str, asked: LoadOptions, offline: bool, progress: Notify | 
             progress(Event("compare groups", 0, None, line=line))
     whole_test = parts["test"]
     if asked.limit is not None:
-        parts["test"] = limited(whole_test, listed.classes, asked.limit, asked.seed)
+        parts["test"] = limited(whole_test, listed, asked.limit, asked.seed)
     if "train" in parts:
         parts["train"] = _worsen(
             parts["train"], len(listed.classes), asked.label_noise, asked.imbalance, asked.seed
@@ -452,16 +454,16 @@ def _check_options(asked: LoadOptions) -> None:
     check_limits(asked)
 
 
-def _labelled(cached: CachedImages, part: Part, classes: tuple[str, ...], name: str) -> Images:
+def _labelled(cached: CachedImages, part: Part, source: Source, name: str) -> Images:
     keys = part.keys[cached.readable]
     labels = part.listing.labels[keys]
-    check_no_empty_class(labels, classes, name)
+    check_no_empty_class(source.strata(labels), name)
     named, groups = part.listing.names, part.listing.groups
     return Images(
         cached.images,
         torch.from_numpy(labels),
         torch.from_numpy(keys),
-        classes,
+        source.classes,
         None if named is None else np.array([named[key] for key in keys], dtype=np.object_),
         None if groups is None else groups[keys],
     )

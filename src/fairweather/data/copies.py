@@ -176,8 +176,8 @@ def _first_places(first: npt.NDArray[np.void], second: npt.NDArray[np.void]) -> 
 def _contrary(exact: npt.NDArray[np.void], images: Images) -> Places:
     """Places of images with the same pixels, the first and each with another label than it."""
     pairs = _first_places(exact, exact)
-    labels = images.labels.numpy()
-    return pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    labels = np.atleast_2d(images.labels.numpy().T).T  # [N, 1], or several of each image
+    return pairs[(labels[pairs[:, 0]] != labels[pairs[:, 1]]).any(axis=1)]
 
 
 def _near(first: Hashes, second: Hashes) -> Places:

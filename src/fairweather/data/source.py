@@ -15,7 +15,8 @@ import pandas as pd
 from fairweather.errors import InputError
 from fairweather.options import SPLITS as SPLITS
 from fairweather.progress import Notify
-from fairweather.types import Groups
+from fairweather.tasks import Strata, task_named
+from fairweather.types import CLASSIFICATION, Groups
 
 WHOLE = "all"  # instead of these: one set that is not split yet
 # The columns of a table that say which image a row is about, in any case.
@@ -67,7 +68,7 @@ class Listing(NamedTuple):
     """The labelled images of one split of a source; the key of an image is its place in it.
 
     Attributes:
-        labels: int64 `[N]`.
+        labels: int64 `[N]`, or `[N, L]` of a task with several labels an image.
         read: yields the items with the given keys (int64, ascending), in their order.
         files: the files with all images, in the order of the listing: one file per image, or a few
             files with many images each. Their bytes determine all pixels.
@@ -123,6 +124,7 @@ class Source(NamedTuple):
             images were corrupted at this size.
         parts: for each split, the end of the specification that names this split as a set: `val` if
             it is `folder:PATH/val`.
+        task: what is told of each image; a name of `fairweather.tasks.TASKS`.
     """
 
     classes: tuple[str, ...]
@@ -131,6 +133,11 @@ class Source(NamedTuple):
     notes: Mapping[str, object] = {}
     side: int | None = None
     parts: Mapping[str, str] = {}
+    task: str = CLASSIFICATION
+
+    def strata(self, labels: npt.NDArray[np.int64]) -> Strata:
+        """Group images by their labels, as the task says."""
+        return task_named(self.task).strata(labels, self.classes)
 
 
 def required_path(request: Request) -> Path:
@@ -192,14 +199,12 @@ def check_same_classes(names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     return classes
 
 
-def check_no_empty_class(
-    labels: npt.NDArray[np.int64], classes: tuple[str, ...], split: str
-) -> None:
+def check_no_empty_class(strata: Strata, split: str) -> None:
     """Raise `InputError` with the names of the classes that have no image."""
-    if not len(labels):
+    if not len(strata.of):
         raise InputError(f"there are no readable images in {split}")
-    counts = np.bincount(labels, minlength=len(classes))
-    empty = [repr(name) for name, count in zip(classes, counts, strict=True) if not count]
+    counts = np.bincount(strata.of, minlength=len(strata.names))
+    empty = [repr(name) for name, count in zip(strata.names, counts, strict=True) if not count]
     if empty:
         shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         kind = "class" if len(empty) == 1 else "classes"

@@ -1,4 +1,4 @@
-"""Which images are train, val and test: stratified, seeded, and a function of the labels alone."""
+"""Which images are train, val and test: stratified, seeded, and a function of the strata alone."""
 
 from __future__ import annotations
 
@@ -159,14 +159,15 @@ def divide(
     """
     parts: dict[str, Part] = {}
     for name, listing in source.splits.items():
-        check_no_empty_class(listing.labels, source.classes, "the data" if name == WHOLE else name)
+        strata = source.strata(listing.labels)
+        check_no_empty_class(strata, "the data" if name == WHOLE else name)
         parts[name] = Part(listing, np.arange(len(listing.labels)))
     if WHOLE in parts:
         whole = parts.pop(WHOLE)
-        parts |= _cut(whole, "train", "test", source.classes, test_fraction, seed)
+        parts |= _cut(whole, "train", "test", source, test_fraction, seed)
     if "train" in parts and (validation_fraction == 1 or "val" not in parts):
         train = parts.pop("train")
-        parts = _cut(train, "train", "val", source.classes, validation_fraction, seed) | parts
+        parts = _cut(train, "train", "val", source, validation_fraction, seed) | parts
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
@@ -186,7 +187,7 @@ def check_tested(source: Source, specification: str) -> None:
     )
 
 
-def limited(part: Part, classes: tuple[str, ...], limit: int, seed: int) -> Part:
+def limited(part: Part, source: Source, limit: int, seed: int) -> Part:
     """Keep at most `limit` images of a split, each class in proportion and with at least one image.
 
     After the first image of every class, the method of Webster and Sainte-Laguë says of which class
@@ -198,11 +199,12 @@ def limited(part: Part, classes: tuple[str, ...], limit: int, seed: int) -> Part
     """
     if limit >= len(part.keys):
         return part
+    strata, classes = source.strata(part.listing.labels[part.keys])
     if limit < len(classes):
         raise InputError(
             f"limit must be at least {len(classes)}, one image per class, found {limit}"
         )
-    keys = np.sort(part.keys[in_proportion(part.listing.labels[part.keys], seed)[:limit]])
+    keys = np.sort(part.keys[in_proportion(strata, seed)[:limit]])
     listing = part.listing
     if listing.file_per_image:  # then the other files are not even read for the digest
         listing = listing._replace(files=tuple(listing.files[key] for key in keys))
@@ -235,17 +237,18 @@ def in_proportion(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.in
 
 
 def _cut(
-    part: Part, rest: str, other: str, classes: tuple[str, ...], fraction: float, seed: int
+    part: Part, rest: str, other: str, source: Source, fraction: float, seed: int
 ) -> dict[str, Part]:
     """Move a fraction of the images to the split `other`; a split without images is left out."""
     if fraction in (0, 1):
         return {other if fraction else rest: part}
-    labels, clusters = part.listing.labels[part.keys], part.listing.clusters
+    strata, classes = source.strata(part.listing.labels[part.keys])
+    clusters = part.listing.clusters
     if clusters is None:
-        chosen = set_apart(labels, classes, fraction, seed, PURPOSES[other])
+        chosen = set_apart(strata, classes, fraction, seed, PURPOSES[other])
     else:
         chosen = set_clusters_apart(
-            labels, clusters[part.keys], classes, fraction, seed, PURPOSES[other]
+            strata, clusters[part.keys], classes, fraction, seed, PURPOSES[other]
         )
     return {
         rest: part._replace(keys=part.keys[~chosen]),

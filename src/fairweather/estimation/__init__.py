@@ -17,7 +17,7 @@ from fairweather.estimation.result import ALARM
 from fairweather.estimation.result import AccuracyEstimate as AccuracyEstimate
 from fairweather.estimation.result import Likeness as Likeness
 from fairweather.estimation.result import MethodEstimate as MethodEstimate
-from fairweather.inference import MOST_STORED_CLASSES, Outputs, mean_log_probability, outputs_of
+from fairweather.inference import Outputs, outputs_of
 from fairweather.metrics import (
     differ_p,
     features_differ_p,
@@ -41,6 +41,7 @@ from fairweather.reopened import (
     reopen,
 )
 from fairweather.scores import read_clusters
+from fairweather.tasks.classification import MOST_STORED_CLASSES, mean_log_probability
 from fairweather.types import Images, Predictions, Score
 
 # The accuracy of fewer images is mostly chance: of 20, each is 5 points.

@@ -28,7 +28,7 @@ from fairweather.evaluation.request import (
     titles_of,
 )
 from fairweather.evaluation_options import EvaluationOptions
-from fairweather.inference import MOST_STORED_CLASSES, from_logits
+from fairweather.inference import from_logits
 from fairweather.metrics.clusters import clusters_of
 from fairweather.models.opened import folder_name
 from fairweather.models.outputs import asked_for
@@ -54,13 +54,16 @@ from fairweather.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predic
 from fairweather.running.classes import read_priors
 from fairweather.running.inputs import Inputs, label_of
 from fairweather.running.telling import in_words
+from fairweather.running.trial import check_task
 from fairweather.runs import fingerprint
 from fairweather.shift_lists import elsewhere
 from fairweather.shifts import CLEAN as UNCHANGED
 from fairweather.steps.measuring import DataFacts, Measured, facts_of
 from fairweather.steps.plan import DATA, DataSource
 from fairweather.steps.worker import open_data, predictions_digest
-from fairweather.types import Dataset, Predictions, Shift
+from fairweather.tasks import task_named
+from fairweather.tasks.classification import MOST_STORED_CLASSES
+from fairweather.types import CLASSIFICATION, AnyPredictions, Dataset, Shift
 from fairweather.variants import Variant
 
 # The options that mean something for predictions, and those of them that need a data set.
@@ -186,9 +189,11 @@ def inputs_of(request: PredictionsRequest, device: torch.device, tell: Notify) -
         facts, images, where = facts_of(dataset, parts), _images_of(dataset, parts), ""
         facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
         sources, datasets = {DATA: source}, {DATA: dataset}
-    reader.fit(facts.classes, images)
-    found = _all_read(reader, cells, how)
     settings = settings_of(options, shifts, device)
+    for each in datasets.values():
+        check_task(each, settings)
+    reader.fit(facts, images)
+    found = _all_read(reader, cells, how)
     _check_variants(settings.variants, parts, facts)
     if (known := images.get(VAL)) is not None:
         loaded = datasets[DATA].val if datasets else None
@@ -263,12 +268,13 @@ class _Reader:
         self.request, self.asked, self.cells = request, asked, cells
         self.classes: tuple[str, ...] = ()
         self.images: Mapping[str, KnownImages] = {}
+        self.task = task_named(CLASSIFICATION)
         self._kept: dict[str, Matched] = {}
         self._room = MOST_KEPT
 
-    def fit(self, classes: tuple[str, ...], images: Mapping[str, KnownImages]) -> None:
-        """Say which images and classes the predictions must be of."""
-        self.classes, self.images = classes, images
+    def fit(self, facts: DataFacts, images: Mapping[str, KnownImages]) -> None:
+        """Say which images, classes and task the predictions must be of."""
+        self.classes, self.images, self.task = facts.classes, images, task_named(facts.task)
 
     def rows(self, file: str) -> Rows:
         """The rows as they are, with the labels that were given for all of them."""
@@ -305,11 +311,12 @@ class _Reader:
             self._kept[file] = found
         return found
 
-    def predictions(self, file: str) -> Predictions:
+    def predictions(self, file: str) -> AnyPredictions:
         """The predictions that are stored."""
         images = self.images[_part(self.cells[file])]
         logits = self.matched(file).logits
-        return from_logits(logits, images.labels, images.keys, self.classes)
+        columns = logits, images.labels, images.keys
+        return from_logits(*columns, self.classes, task=self.task)
 
 
 def _check_options(request: PredictionsRequest) -> None:

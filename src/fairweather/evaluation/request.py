@@ -151,8 +151,14 @@ def of_classes(
 ) -> OfClasses:
     """What an evaluation asks of the classes, once these and the labels are known.
 
-    Raises `InputError` for an unknown class, and for a number that is no probability.
+    Raises `InputError` for an unknown class, for a number that is no probability, and for what
+    labels of another task have not.
     """
+    if labels.ndim > 1:
+        of_one = ("ordered_classes", "priors", "operating_points", "ood", "slices")
+        if asked := [name for name in of_one if getattr(options, name)]:
+            raise InputError(f"{asked[0]} is for classification, and these images have more labels")
+        return OfClasses()
     return OfClasses(
         ordered=options.ordered_classes,
         priors=complete_priors(priors, labels, classes),

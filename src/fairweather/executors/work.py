@@ -16,7 +16,7 @@ from fairweather.runs import RunFolder
 from fairweather.steps import Plan, Worker
 from fairweather.steps.image_lists import write_image_lists
 from fairweather.steps.progressing import begin
-from fairweather.types import Dataset, Predictions
+from fairweather.types import AnyPredictions, Dataset
 
 
 class Assigned(Frozen):
@@ -76,7 +76,7 @@ class Work:
     files: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[RunFolder], None] = lambda _: None
     models: Mapping[str, nn.Module] = field(default_factory=dict)
-    given: Callable[[str], Predictions] | None = None
+    given: Callable[[str], AnyPredictions] | None = None
 
     def prepare(self, folder: RunFolder, others: bool) -> None:
         """Begin the run in its folder; `others` says whether processes work in it already."""

@@ -13,11 +13,12 @@ from fairweather.errors import InputError, check_writable
 from fairweather.guard import Guard, GuardRecord, Promise, Seen, files_of
 from fairweather.guarding.fitting import fit_promise, measure
 from fairweather.guarding.tracing import to_onnx, trace
-from fairweather.inference import mean_log_probability, outputs_of
+from fairweather.inference import outputs_of
 from fairweather.metrics.two_sample import MOST_IMAGES
 from fairweather.record import ModelRecord
 from fairweather.reopened import Reopened, open_validation
 from fairweather.runs import versions, write_atomically
+from fairweather.tasks.classification import mean_log_probability
 from fairweather.types import Images, Predictions
 
 UNKNOWN = "unknown"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fairweather.inference.batches import MOST_STORED_CLASSES as MOST_STORED_CLASSES
 from fairweather.inference.batches import Known as Known
 from fairweather.inference.batches import Reader as Reader
 from fairweather.inference.batches import check_logits as check_logits
@@ -14,5 +13,4 @@ from fairweather.inference.batches import tells_images as tells_images
 from fairweather.inference.features import Outputs as Outputs
 from fairweather.inference.features import outputs_of as outputs_of
 from fairweather.inference.shared import predict_shared as predict_shared
-from fairweather.inference.together import mean_log_probability as mean_log_probability
 from fairweather.inference.untouched import untouched as untouched

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import fields, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +28,21 @@ from fairweather.inference.untouched import untouched
 from fairweather.metrics.ood_scores import Seen, ood_scores
 from fairweather.progress import Event, Notify
 from fairweather.streams import Makers, shifted_batches, slices
-from fairweather.types import Attack, Images, Index, Predictions, Shift, special_kind
+from fairweather.tasks.classification import TASK
+from fairweather.tasks.task import Task
+from fairweather.types import (
+    AnyPredictions,
+    Attack,
+    Images,
+    Index,
+    P,
+    Predictions,
+    Shift,
+    join_columns,
+    special_kind,
+)
 from fairweather.variants.fitted import UNCHANGED, Divided, Fitted
 
-# With more classes than this, logits would need more space than everything else in a run folder.
-MOST_STORED_CLASSES = 100
 SLOW = 1.0  # seconds; a prediction that takes longer tells how far it is
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
@@ -59,6 +68,7 @@ class Reader(NamedTuple):
         known: if given, the scores of `OOD_SCORES` are computed too, from the changed logits.
         adapts: whether it adapts to the images, so that it has an order and batches of its own.
         keeps_logits: keep the logits of any number of classes.
+        task: what is stored of the changed logits.
     """
 
     model: nn.Module
@@ -66,6 +76,7 @@ class Reader(NamedTuple):
     known: Known | None = None
     adapts: bool = False
     keeps_logits: bool = False
+    task: Task = TASK
 
 
 @shows_progress
@@ -125,6 +136,7 @@ def predict(
             when_halved=when_halved,
             tell=tells_images(f"predict {shift.id if shift else 'clean'}", len(images), progress),
         )
+    assert isinstance(predictions, Predictions)
     return predictions
 
 
@@ -152,7 +164,7 @@ def predict_each(
     keep: torch.Tensor | None = None,
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
-) -> list[Predictions]:
+) -> list[AnyPredictions]:
     """Predict with several models, each as `predict` does; every batch is shifted once for all.
 
     Under attack, every model sees the images that were made for it.
@@ -178,7 +190,7 @@ def predict_each(
 
     done = 0
 
-    def columns(reader: Reader, seen: Features, part: Images) -> Predictions:
+    def columns(reader: Reader, seen: Features, part: Images) -> AnyPredictions:
         def within(share: float) -> None:
             if tell is not None:
                 tell((done + share * len(part)) / len(readers))
@@ -188,16 +200,16 @@ def predict_each(
         within(1.0)
         done += len(part)
         changed, labels, keys = reader.fitted.change(logits), part.labels.numpy(), part.keys.numpy()
-        predicted = from_logits(changed, labels, keys, part.classes, reader.fitted)
+        predicted = from_logits(changed, labels, keys, part.classes, reader.fitted, reader.task)
         if reader.keeps_logits:
-            predicted = replace(predicted, logits=changed)
+            predicted = predicted.with_columns(logits=changed)
         if reader.known is None:
             return predicted
         scores = ood_scores(Seen(changed, _on_cpu(seen()), reader.known.features))
-        return replace(predicted, ood_scores=scores)
+        return predicted.with_columns(ood_scores=scores)
 
     whole = Fitting(len(images), when_halved)
-    found: list[list[Predictions]] = [[] for _ in readers]
+    found: list[list[AnyPredictions]] = [[] for _ in readers]
     with ExitStack() as modes:
         watched: list[Features] = []
         for reader in readers:
@@ -233,49 +245,30 @@ def from_logits(
     keys: npt.NDArray[np.int64],
     classes: tuple[str, ...],
     fitted: Fitted = UNCHANGED,
-) -> Predictions:
+    task: Task = TASK,
+) -> AnyPredictions:
     """Make the per-image columns of a cell from float32 logits `[N, classes]`.
 
     `labels` and `keys` are int64 `[N]`, `classes` the names in label order; `fitted` is what has
-    changed the logits.
+    changed the logits, and `task` says what is stored of them: of classification, `Predictions`.
     """
     if logits.shape[1] != len(classes):
         raise InputError(
             f"the model has {logits.shape[1]} outputs, but the data have {len(classes)} classes"
         )
-    return Predictions(
+    found: AnyPredictions = task.predictions(
         keys=keys,
         labels=labels,
-        **fitted.columns(logits, labels),
-        logits=logits if len(classes) <= MOST_STORED_CLASSES else None,
+        **fitted.columns(logits, labels, task),
+        logits=logits if len(classes) <= task.most_stored else None,
         classes=classes,
     )
+    return found
 
 
-def join(parts: Sequence[Predictions]) -> Predictions:
+def join(parts: Sequence[P]) -> P:
     """Join the predictions of a model on consecutive groups of images."""
-    return _each_column(np.concatenate, parts)
-
-
-def select(predictions: Predictions, index: npt.NDArray[np.integer]) -> Predictions:
-    """Select the rows with the given indices, int `[M]`, in that order."""
-    return _each_column(lambda columns: columns[0][index], [predictions])
-
-
-def _each_column(
-    change: Callable[[list[np.ndarray]], np.ndarray], parts: Sequence[Predictions]
-) -> Predictions:
-    changed: dict[str, Any] = {}
-    for field in fields(Predictions):
-        columns = [getattr(part, field.name) for part in parts]
-        if isinstance(columns[0], Mapping):
-            changed[field.name] = {
-                name: change([column[name] for column in columns]) for name in columns[0]
-            }
-        else:
-            plain = not isinstance(columns[0], np.ndarray)
-            changed[field.name] = columns[0] if plain else change(columns)
-    return Predictions(**changed)
+    return join_columns(parts, np.concatenate)
 
 
 @contextmanager

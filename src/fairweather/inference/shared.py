@@ -11,9 +11,9 @@ import torch
 
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference.batches import Reader, WhenHalved, predict_each, select
+from fairweather.inference.batches import Reader, WhenHalved, predict_each
 from fairweather.streams import Makers, slices
-from fairweather.types import Attack, Images, Predictions, Shift
+from fairweather.types import AnyPredictions, Attack, Images, Shift
 
 # Bytes. Plain and adapted models need different batches of the same shifted images, so these are
 # kept, if they are not larger than this; else they are made once for each of the two.
@@ -33,7 +33,7 @@ def predict_shared(
     makers: Makers | None = None,
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
-) -> list[Predictions]:
+) -> list[AnyPredictions]:
     """Predict with several models, as one by one; models that adapt have batches of their own.
 
     These see the images in an order that is shuffled by a fixed seed, because a data set sorted by
@@ -60,7 +60,7 @@ def predict_shared(
     keep, changes = None, shift.level is not None
     if changes and plain and adapted and images.images.nbytes <= MOST_KEPT:
         keep = torch.empty_like(images.images)
-    found: dict[bool, Sequence[Predictions]] = {}
+    found: dict[bool, Sequence[AnyPredictions]] = {}
     if plain:
         found[False] = predict_each(
             plain,
@@ -91,7 +91,7 @@ def predict_shared(
             makers=makers,
             when_halved=_refuse_smaller,
         )
-        found[True] = [select(each, np.argsort(order)) for each in parts]
+        found[True] = [each.take(np.argsort(order)) for each in parts]
     of_kind = {adapts: iter(each) for adapts, each in found.items()}
     return [next(of_kind[reader.adapts]) for reader in readers]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, wi
 from fairweather.metrics.sample import BINS, Resamples, Sample, draw_counts
 from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS
-from fairweather.types import Predictions, Score, Scores
+from fairweather.types import AnyPredictions, Predictions, Score, Scores
 
 # How many counts (resamples times images) are summed at once. It limits the memory.
 BLOCK = 4_800_000
@@ -181,11 +181,11 @@ def evaluate_metrics(
         use 2,000 groups of confidences; they are then shifted by the difference that the groups
         make to the value.
     """
-    return evaluate_resamples(predictions, Resamples.of(predictions.labels, weights), fitted)
+    return evaluate_resamples(predictions, Resamples.of(predictions.strata, weights), fitted)
 
 
 def evaluate_resamples(
-    predictions: Predictions,
+    cell: AnyPredictions,
     resamples: Resamples,
     fitted: Fitted | None = None,
     names: Collection[str] | None = None,
@@ -193,12 +193,13 @@ def evaluate_resamples(
     """Do the same as `evaluate_metrics` with resamples that many cells share.
 
     Args:
-        predictions, fitted: as in `evaluate_metrics`.
+        cell, fitted: the predictions, of whatever task, and as in `evaluate_metrics`.
         resamples: resamples of the same images.
         names: names of the metrics to compute, those of classes too (`class_metric`); None means
             all rows of `METRICS`. Unknown names are ignored.
     """
-    n = len(predictions)
+    # Each metric reads only what predictions of the kind that it accepts have.
+    predictions, n = cast("Predictions", cell), len(cell)
     metrics = [
         metric
         for metric in METRICS.values()
@@ -210,7 +211,7 @@ def evaluate_resamples(
     computed = [*(metric for metric in METRICS.values() if metric.name in wanted), *of_classes]
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
-    coarse = merge_groups(prepared.order, MOST_GROUPS, BINS)
+    coarse = prepared.order and merge_groups(prepared.order, MOST_GROUPS, BINS)
     once = Sample(prepared, prepared.order, ones)
     values = evaluate_sample(computed, once)
     clusters = None if prepared.clusters is None else Clusters(prepared.clusters)
@@ -742,7 +743,7 @@ def score(
     """
     if not len(predictions):
         raise InputError("there is nothing to score: the predictions are empty")
-    shared = Resamples.draw(predictions.labels, resamples, seed, clusters)
+    shared = Resamples.draw(predictions.strata, resamples, seed, clusters)
     estimates = evaluate_resamples(predictions, shared, fitted)
     return Scores(
         {name: to_score(estimate, METRICS[name].bounds) for name, estimate in estimates.items()}

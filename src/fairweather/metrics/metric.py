@@ -15,7 +15,7 @@ from fairweather.metrics.columns import FloatArray, Result
 from fairweather.metrics.hidden import NOTHING, Hidden, Hides
 from fairweather.metrics.sample import Prepared, Sample
 from fairweather.metrics.selective import Fitted
-from fairweather.types import Predictions
+from fairweather.types import Kind, Predictions
 
 Interval = Literal[
     "percentile",
@@ -48,7 +48,8 @@ class Accepts:
     """What a metric can be computed from.
 
     Attributes:
-        labels: one class of each image, or one of classes that are in an order, such as grades.
+        kind: which predictions: of which labels, outputs and units.
+        ordered: does it need classes in an order, such as grades.
         classes: the smallest number of classes for which it is meaningful.
         logits: does it need logits, which are not stored for more than 100 classes.
         sets: does it need prediction sets, which only conformal variants have.
@@ -56,7 +57,8 @@ class Accepts:
         fractions: may images count in fractions, as under other class priors.
     """
 
-    labels: Literal["single", "ordered"] = "single"
+    kind: Kind = Predictions.kind
+    ordered: bool = False
     classes: int = 1
     logits: bool = False
     sets: bool = False
@@ -65,10 +67,12 @@ class Accepts:
 
     def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
         """Return why a metric cannot be computed from these predictions; None if it can."""
+        if predictions.kind != self.kind:
+            return f"it needs predictions of {self.kind}, found {predictions.kind}"
         classes = len(predictions.classes)
         if classes < self.classes:
             return f"it needs at least {self.classes} classes, and there are {classes}"
-        if self.labels == "ordered" and not predictions.ordered:
+        if self.ordered and not predictions.ordered:
             return (
                 "it needs classes in an order, such as grades; ordered_classes says that they are"
             )

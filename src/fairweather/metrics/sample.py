@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ from fairweather.metrics.ordered import (
     width_places,
 )
 from fairweather.metrics.selective import Fitted, at_or_above
-from fairweather.types import Predictions
+from fairweather.types import AnyPredictions, Predictions
 
 # Bins and images per bin of the calibration errors that are computed for every cell.
 BINS = 10
@@ -109,20 +109,20 @@ def draw_counts(
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each image counts in each resample, with the images sorted by label.
+    """How often each image counts in each resample, with the images sorted by stratum.
 
-    In that order the images of a class are adjacent, so that sums by class are sums of slices. All
-    cells of a run have the same images and share one such object.
+    In that order the images of a stratum, such as a class, are adjacent, so that sums by class are
+    sums of slices. All cells of a run have the same images and share one such object.
 
     Attributes:
-        labels: int `[n]`, in the order of the cells.
+        strata: int `[n]`, in the order of the cells; of a classifier the labels.
         order: int64 `[n]`, the position of each image in the cells' columns.
-        counts: `[B, n]`, sorted by label.
-        bounds: int64 `[classes present + 1]`, where the images of each label begin and end.
-        clusters: of the images, in the order of `labels`, if whole clusters were resampled.
+        counts: `[B, n]`, sorted by stratum.
+        bounds: int64 `[strata present + 1]`, where the images of each stratum begin and end.
+        clusters: of the images, in the order of `strata`, if whole clusters were resampled.
     """
 
-    labels: npt.NDArray[np.integer]
+    strata: npt.NDArray[np.integer]
     order: IntArray
     counts: npt.NDArray[Any]
     bounds: IntArray
@@ -130,26 +130,26 @@ class Resamples:
 
     @staticmethod
     def of(
-        labels: npt.NDArray[np.integer], weights: npt.ArrayLike, clusters: Clusters | None = None
+        strata: npt.NDArray[np.integer], weights: npt.ArrayLike, clusters: Clusters | None = None
     ) -> Resamples:
-        """Sort weights `[B, n]` by label; raise `InputError` if they are not valid counts.
+        """Sort weights `[B, n]` by stratum; raise `InputError` if they are not valid counts.
 
         >>> Resamples.of(np.array([1, 0, 1]), [[5, 6, 7]]).counts
         array([[6, 5, 7]])
         """
-        rows, n = np.asarray(weights), len(labels)
+        rows, n = np.asarray(weights), len(strata)
         if rows.ndim != 2 or rows.shape[1] != n or not rows.size:
             raise InputError(f"weights must be [B, {n}], found {list(rows.shape)}")
         check_counts(rows)
-        order, bounds = order_by_label(labels)
+        order, bounds = order_by_label(strata)
         counts = np.empty_like(rows)
         for row, target in zip(rows, counts, strict=True):
             np.take(row, order, out=target, mode="clip")
-        return Resamples(labels, order, counts, bounds, clusters)
+        return Resamples(strata, order, counts, bounds, clusters)
 
     @staticmethod
     def draw(
-        labels: npt.NDArray[np.integer],
+        strata: npt.NDArray[np.integer],
         resamples: int,
         seed: int = 0,
         clusters: Clusters | None = None,
@@ -159,26 +159,41 @@ class Resamples:
         >>> Resamples.draw(np.array([1, 0, 1]), 2).counts.sum(axis=1).tolist()
         [3, 3]
         """
-        weights = draw_counts(len(labels), resamples, seed, clusters)
-        return Resamples.of(labels, weights, clusters)
+        weights = draw_counts(len(strata), resamples, seed, clusters)
+        return Resamples.of(strata, weights, clusters)
 
-    def prepare(self, predictions: Predictions, fitted: Fitted | None = None) -> Prepared:
+    @staticmethod
+    def draw_part(
+        strata: npt.NDArray[np.integer],
+        places: IntArray,
+        among: int,
+        resamples: int,
+        clusters: Clusters | None = None,
+    ) -> Resamples:
+        """Draw resamples of all images, and keep those at some places, of the given strata.
+
+        >>> part, whole = (Resamples.draw_part(np.zeros(k), np.arange(k), 9, 2) for k in (5, 9))
+        >>> np.array_equal(part.counts, whole.counts[:, :5])
+        True
+        """
+        weights = draw_counts(among, resamples, clusters=clusters)[:, places]
+        weights[~weights.any(axis=1)] = 1  # as hardly happens with five images: none was drawn
+        return Resamples.of(strata, weights, clusters and clusters.select(places))
+
+    def prepare(self, predictions: AnyPredictions, fitted: Fitted | None = None) -> Prepared:
         """Sort one cell's columns in the same order.
 
         Raises `InputError` if the labels are not those of the resamples.
         """
-        if not np.array_equal(predictions.labels, self.labels):
+        if not np.array_equal(predictions.strata, self.strata):
             raise InputError(
                 "the labels of the predictions differ from those of the resamples: both must be "
                 "of the same images in the same order"
             )
-        columns: dict[str, Any] = {
-            name: column[self.order]
-            for name, column in vars(predictions).items()
-            if isinstance(column, np.ndarray)
-        }
         clusters = None if self.clusters is None else self.clusters.of[self.order]
-        return Prepared(replace(predictions, **columns), self.bounds, fitted, clusters)
+        # A metric reads only what predictions of the kind that it accepts have.
+        ordered = cast("Predictions", predictions.take(self.order))
+        return Prepared(ordered, self.bounds, fitted, clusters)
 
 
 class Columns(NamedTuple):
@@ -219,6 +234,8 @@ class Prepared:
 
     def __post_init__(self) -> None:
         p = self.predictions
+        if not isinstance(p, Predictions):
+            return
         check_confidence(p.confidence, p.correct)
         negative_log_likelihood(p.nll)
         brier_score(p.brier)
@@ -229,8 +246,10 @@ class Prepared:
         return self.predictions.labels[self.bounds[:-1]]
 
     @cached_property
-    def order(self) -> ConfidenceOrder:
-        """The images in order of confidence."""
+    def order(self) -> ConfidenceOrder | None:
+        """The images in order of confidence; None for predictions without a confidence."""
+        if not isinstance(self.predictions, Predictions):
+            return None
         return order_by_confidence(self.predictions.confidence, self.predictions.correct)
 
     @cached_property
@@ -318,7 +337,7 @@ class Prepared:
 
         `means` stay in float64, because float32 would change their seventh digit.
         """
-        if self.predictions.logits is None:
+        if not isinstance(self.predictions, Predictions) or self.predictions.logits is None:
             return self
         columns, bins = self.by_class, self.class_bins
         same = copy(self)  # with everything that is already cached
@@ -368,12 +387,12 @@ class Sample:
 
     Attributes:
         prepared: the columns of the cell.
-        order: the images in order of confidence.
+        order: the images in order of confidence; None without a confidence.
         weights: how often each image counts, `[B, n]`, in the order of `predictions`.
     """
 
     prepared: Prepared
-    order: ConfidenceOrder
+    order: ConfidenceOrder | None
     weights: npt.NDArray[Any]
 
     @property
@@ -444,6 +463,7 @@ class Sample:
     @cached_property
     def ordered(self) -> OrderedSums:
         """Sums over the images in order of confidence, all in one pass over the weights."""
+        assert self.order is not None, "a metric of confidence accepts predictions with one"
         totals = self.total("images")
         width = width_places(self.order, BINS)
         cuts = [mass_cuts(totals, BINS), size_cuts(totals, PER_BIN)]

@@ -41,7 +41,7 @@ from fairweather.metrics.ordered import rank_area
 from fairweather.metrics.sample import Prepared, Sample
 from fairweather.metrics.searching import coverage_interval
 from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
-from fairweather.types import Predictions
+from fairweather.types import Kind, Predictions
 
 # With fewer errors than these, no interval covers the true value as often as it should
 # (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2; for metrics
@@ -50,13 +50,19 @@ from fairweather.types import Predictions
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
 
 
-def shown_metrics(least: Literal[1, 2]) -> list[str]:
+def shown_metrics(least: Literal[1, 2], kind: Kind | None = None) -> list[str]:
     """The names of the rows that are shown so prominently, the most prominent first.
+
+    If a kind of predictions is given, only of metrics of these.
 
     >>> shown_metrics(1)
     ['accuracy', 'rms_calibration_error', 'negative_log_likelihood']
     """
-    found = [metric for metric in METRICS.values() if metric.shown >= least]
+    found = [
+        metric
+        for metric in METRICS.values()
+        if metric.shown >= least and kind in (None, metric.accepts.kind)
+    ]
     return [metric.name for metric in sorted(found, key=lambda metric: -metric.shown)]
 
 
@@ -65,7 +71,11 @@ def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> li
 
     Those of prediction sets are left out: they are about variants, not about a model.
     """
-    of_models = (metric for metric in METRICS.values() if not metric.accepts.sets)
+    of_models = (
+        metric
+        for metric in METRICS.values()
+        if not metric.accepts.sets and metric.accepts.kind == predictions.kind
+    )
     reasons = ((metric.name, metric.accepts.absence(predictions, fitted)) for metric in of_models)
     return [(name, reason) for name, reason in reasons if reason is not None]
 
@@ -253,7 +263,7 @@ METRICS: dict[str, Metric] = by_name(
         "their order are 0, 1, 2 and so on",
         lambda s: kappa_of_sums(s.weights @ s.prepared.distances),
         higher_is_better=True,
-        accepts=Accepts(labels="ordered", classes=3),
+        accepts=Accepts(ordered=True, classes=3),
         bounds=(-1.0, 1.0),
         interval="skewed",
         fewest=FEWEST_OF_LOSSES,

@@ -93,7 +93,7 @@ def _is_ours(name: str) -> bool:
 
 def _build(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     contents = read_runs(runs)
-    sections = [section for section in SECTIONS if section.accepts(contents)]
+    sections = [own for section in SECTIONS if (own := section.of(contents))]
     tables = tables_of(contents, sections)
     figures = _build_figures(contents, sections)
     files: dict[str, bytes | str] = {SUMMARY: rows_as_csv(summary_rows(contents))}

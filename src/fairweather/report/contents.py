@@ -41,7 +41,8 @@ from fairweather.report.samples import Samples
 from fairweather.report.sweeps import Sweep, as_sweep
 from fairweather.runs import RunFolder, machines_of
 from fairweather.scores import read_clusters
-from fairweather.types import Predictions, Score
+from fairweather.tasks import task_named
+from fairweather.types import Kind, Predictions, Score
 from fairweather.variants import Variant, read_variants, variant_of
 
 # The step that scores, and the first version of it whose means over seeds cover other seeds.
@@ -111,6 +112,11 @@ class Contents:
     def data(self) -> DataRecord:
         """The data, of several runs those of the first."""
         return self._first.data
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What was predicted, as the parts of sections say what they accept."""
+        return task_named(self.data.task).kinds
 
     @property
     def classes(self) -> tuple[str, ...]:

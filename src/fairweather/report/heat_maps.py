@@ -84,4 +84,4 @@ def _shown(contents: Contents, _: Tables) -> Shown | None:
     return Shown(charts=list(maps.values()), template="heat_maps.html.j2", facts={"maps": maps})
 
 
-PART = Part(_shown)
+PART = Part(_shown, accepts=None)

@@ -138,4 +138,6 @@ def _records(contents: Contents, _: Tables) -> Shown:
     return Shown("Provenance", template="provenance.html.j2", facts=facts)
 
 
-SHIFTS, METRICS, CITATION, RECORDS = map(Part, (_shifts, _metrics, _citation, _records))
+SHIFTS, METRICS, CITATION, RECORDS = (
+    Part(shown, accepts=None) for shown in (_shifts, _metrics, _citation, _records)
+)

@@ -251,7 +251,7 @@ def _shown(contents: Contents, _: Tables) -> Shown:
     return Shown(charts=charts, template="levels.html.j2", facts={"levels": levels})
 
 
-CHARTS = Part(_shown, figures=_figures)
+CHARTS = Part(_shown, figures=_figures, accepts=None)
 
 
 # ---------------------------------------------------------------- tables
@@ -283,4 +283,4 @@ def _numbers(contents: Contents, tables: Tables) -> Shown:
     return Shown("The numbers of the curves", template="numbers.html.j2", facts={"named": named})
 
 
-NUMBERS = Part(_numbers, _level_tables)
+NUMBERS = Part(_numbers, _level_tables, accepts=None)

@@ -163,6 +163,7 @@ def _clean_metrics(contents: Contents) -> Table:
 WORST_LEVELS = Part(
     headed("At the worst level"),
     lambda contents: [_worst(contents, metric) for metric in shown_metrics(2)],
+    accepts=None,
 )
 STABILITY = Part(
     headed("Answers that change from level to level"), lambda contents: [_stability(contents)]
@@ -173,5 +174,7 @@ HAND_OVER = Part(
     lambda contents: [_hand_over(contents)],
 )
 CLEAN_METRICS = Part(
-    headed("All metrics on clean images"), lambda contents: [_clean_metrics(contents)]
+    headed("All metrics on clean images"),
+    lambda contents: [_clean_metrics(contents)],
+    accepts=None,
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from fairweather.report.contents import Contents
 from fairweather.report.figures import Figure, Spec
 from fairweather.report.table_formats import Body, Layout
+from fairweather.types import Kind, Predictions
 
 
 class FileTable(Protocol):
@@ -84,11 +85,13 @@ class Part:
         shown: what the page shows of it, given the part's tables; None where that is nothing.
         tables: what it writes to tables; None among them is left out.
         figures: what it writes to figures, likewise.
+        accepts: the kind of predictions that it is about; None for those of every task.
     """
 
     shown: Callable[[Contents, Tables], Shown | None]
     tables: Callable[[Contents], Iterable[FileTable | None]] = nothing
     figures: Callable[[Contents], Iterable[Figure | None]] = nothing
+    accepts: Kind | None = Predictions.kind
 
 
 class Brief(NamedTuple):
@@ -117,3 +120,8 @@ class Section:
     parts: tuple[Part, ...]
     accepts: Callable[[Contents], bool] = lambda _: True
     brief: Callable[[Contents], Brief] | None = None
+
+    def of(self, contents: Contents) -> Section | None:
+        """The section with the parts that accept what a run has predicted; None without any."""
+        parts = tuple(each for each in self.parts if each.accepts in (None, *contents.kinds))
+        return replace(self, parts=parts) if parts and self.accepts(contents) else None

@@ -19,6 +19,7 @@ from fairweather.report import (
     slices,
     summary,
     training,
+    units,
     variants,
 )
 from fairweather.report.contents import Contents
@@ -52,6 +53,7 @@ SECTIONS = (
         "Summary tables",
         (
             summary.SUMMARY,
+            units.PART,
             summary.CLASSES,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,

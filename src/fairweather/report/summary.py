@@ -31,7 +31,7 @@ def summary_rows(contents: Contents) -> pd.DataFrame:
         (metric, model, column.shift, column.level)
         for metric in shown_metrics(2)
         for model in contents.titles
-        for column in _columns(contents, metric)
+        for column in states(contents, metric)
     )
 
 
@@ -40,15 +40,16 @@ def _summaries(contents: Contents) -> Iterator[Table | None]:
     for metric in shown_metrics(2):
         subject = f"{describe_metric(metric)} on the clean test images{shifts}"
         caption = told_of(contents, subject, interval_note(metric))
-        yield by_model(f"summary_{metric}", caption, _columns(contents, metric), contents)
+        yield by_model(f"summary_{metric}", caption, states(contents, metric), contents)
 
 
-def _columns(contents: Contents, metric: str) -> list[Column]:
-    states = [("Clean", CLEAN, NO_LEVEL)]
-    states += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
+def states(contents: Contents, metric: str) -> list[Column]:
+    """The columns of a summary: clean images, and the mean over the levels of each shift."""
+    every = [("Clean", CLEAN, NO_LEVEL)]
+    every += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
     return [
         Column(title, column_key(shift, level), metric, shift, level)
-        for title, shift, level in states
+        for title, shift, level in every
     ]
 
 
@@ -56,7 +57,7 @@ def _shown(_: Contents, tables: Tables) -> Shown:
     return Shown(tables=tables, facts={"figures": ["labels"]})
 
 
-SUMMARY = Part(_shown, _summaries, lambda contents: [labels_figure(contents)])
+SUMMARY = Part(_shown, _summaries, lambda contents: [labels_figure(contents)], accepts=None)
 
 
 # ---- single classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,13 +33,22 @@ from fairweather.record import (
     WORST,
     Condition,
     base_model,
+    is_of_all_units,
     is_shifted,
 )
 from fairweather.report.contents import Contents, ensembles_as_models, read_contents
 from fairweather.rules.parsing import CLASS, OF, WORST_SLICE, Rule, level_number
 from fairweather.runs import RunFolder
-from fairweather.scores import Key, estimate_metrics, read_clusters, with_means, with_worst
-from fairweather.types import Predictions, Score
+from fairweather.scores import (
+    Estimates,
+    Key,
+    estimate_metrics,
+    estimate_units,
+    read_clusters,
+    with_means,
+    with_worst,
+)
+from fairweather.types import CLASSIFICATION, AnyPredictions, Predictions, Score
 
 EVERY = "*"  # the cell of a rule for all shifted images, and clean ones
 # The scores of one model: by condition (shift and level), then by metric.
@@ -106,6 +115,12 @@ def read_slice_rows(run: RunFolder, slice_: str) -> dict[str, Rows]:
 
     Raises `InputError` with the closest name if there is no such slice.
     """
+    units = run.unit_scores if run.holds(SCORES) else pd.DataFrame()
+    if "unit" in units:
+        known = list(dict.fromkeys(units["unit"]))
+        if slice_ not in known:
+            raise unknown_name("unit", slice_, known)
+        return _by_model(ensembles_as_models(units[units["unit"] == slice_]))
     if not run.holds(SLICES):
         raise InputError(
             f"{run.path} has no scores of slices: measure it with a table of metadata, and name "
@@ -131,7 +146,7 @@ def clusters_behind(run: RunFolder, rule: Rule) -> dict[str, int]:
     clusters = read_clusters(run, part)
     if clusters is None:
         return {}
-    if not rule.slice:
+    if not rule.slice or "unit" in run.unit_scores:
         return {name: clusters.count}
     rows = run.slice_scores.dropna(subset="clusters")
     counts = dict(zip(rows["slice"], rows["clusters"].astype(int), strict=True))
@@ -377,6 +392,8 @@ def rarest_behind(asked: Asked) -> tuple[str, Rarest] | None:
             found, clusters = found.take(places), clusters.select(places) if clusters else None
     except InputError:
         return None
+    if not isinstance(found, Predictions):
+        return None
     rarest = rarest_class(found, clusters)
     return found.classes[rarest.label], rarest
 
@@ -451,19 +468,42 @@ def estimate_again(
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
     clean = _read(run, run.predictions(model, seeds[0], CLEAN))
-    labels, clusters = clean.labels, read_clusters(run)
-    sets = _sets(run, contents, model, seeds, wanted, clean.keys)
-    if slice_:
-        places = _places_of(run, slice_)
-        labels, clusters = labels[places], clusters.select(places) if clusters else None
-        sets = ((key, predictions.take(places), fitted) for key, predictions, fitted in sets)
-    shared = Resamples.draw(labels, contents.bootstrap, clusters=clusters)
-    cells = estimate_metrics(sets, shared, metrics)
+    strata, clusters = clean.strata, read_clusters(run)
+    cells: Iterable[tuple[Key, Estimates]]
+    if run.task.units(clean):
+
+        def of_all() -> Iterator[tuple[Key, AnyPredictions]]:
+            every = _sets(run, contents, model, seeds, wanted, clean.keys)
+            return ((key, predictions) for key, predictions, _ in every)
+
+        units = estimate_units(run.task, clean, of_all, contents.bootstrap, clusters, metrics)
+        cells = _of_unit(units, slice_).items()
+    else:
+        sets = _sets(run, contents, model, seeds, wanted, clean.keys)
+        if slice_:
+            places = _places_of(run, slice_)
+            strata, clusters = strata[places], clusters.select(places) if clusters else None
+            sets = ((key, predictions.take(places), fitted) for key, predictions, fitted in sets)
+        shared = Resamples.draw(strata, contents.bootstrap, clusters=clusters)
+        cells = estimate_metrics(sets, shared, metrics)
     # As in scores.csv, attacks are not part of the mean over shifts.
     apart = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
     table = with_worst(with_means(cells, apart), apart)
     shown = MEAN if len(seeds) > 1 else seeds[0]
     return {Condition(*of): found for (_, seed, *of), found in table.items() if seed == shown}
+
+
+def _of_unit(units: Mapping[str, Mapping[Key, Estimates]], name: str) -> Mapping[Key, Estimates]:
+    """The estimates of one unit; without a name those of whole images and of means over units.
+
+    Raises `InputError` for the worst unit, which is another one for each number.
+    """
+    if name and name not in units:
+        raise InputError(f"a drop or a rise is of one unit, and {name} is none: name one of them")
+    if name:
+        return units[name]
+    whole = [table for unit, table in units.items() if is_of_all_units(unit)]
+    return {key: {**whole[0][key], **whole[-1][key]} for key in whole[0]}
 
 
 def _places_of(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
@@ -505,9 +545,10 @@ def _sets(
     seeds: Sequence[str],
     wanted: Collection[Condition],
     keys: npt.NDArray[np.int64],
-) -> Iterator[tuple[Key, Predictions, Fitted | None]]:
+) -> Iterator[tuple[Key, AnyPredictions, Fitted | None]]:
     for seed in seeds:
-        fitted = _fitted(run, run.predictions(model, seed, CLEAN, VAL))
+        of_classes = run.task.name == CLASSIFICATION
+        fitted = _fitted(run, run.predictions(model, seed, CLEAN, VAL)) if of_classes else None
         for condition, shift in _ids(contents, wanted).items():
             name = run.predictions(model, seed, shift)
             predictions = _read(run, name)
@@ -517,10 +558,10 @@ def _sets(
             yield (model, seed, *condition), predictions, fitted
 
 
-def _read(run: RunFolder, name: str) -> Predictions:
+def _read(run: RunFolder, name: str) -> AnyPredictions:
     if not run.holds(name):
         raise InputError(f"{run.path} has no {name}: finish the run first")
-    return run.read_predictions(name)
+    return run.read_cell(name)
 
 
 def _fitted(run: RunFolder, name: str) -> Fitted | None:

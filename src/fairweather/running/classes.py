@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, check_name, unknown_name
-from fairweather.inference import MOST_STORED_CLASSES
+from fairweather.tasks.classification import MOST_STORED_CLASSES
 from fairweather.yamlfile import read_yaml
 
 WORST = "worst"  # the row for the worst of a set of priors has this name

@@ -82,6 +82,7 @@ def _data(inputs: Inputs, measurement: Measurement) -> DataRecord:
         std=dataset.std,
         arguments=facts(inputs.sources[DATA]),
         notes=json.loads(json.dumps({**dataset.notes, **ordered})),
+        task=own.task,
     )
 
 

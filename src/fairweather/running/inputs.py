@@ -24,7 +24,7 @@ from fairweather.steps.measuring import (
 )
 from fairweather.steps.plan import DATA, NATURAL_DATA, DataSource, ModelSource
 from fairweather.steps.worker import open_data
-from fairweather.types import Attack, Dataset, Predictions, Shift
+from fairweather.types import AnyPredictions, Attack, Dataset, Shift
 from fairweather.variants import Variant
 
 
@@ -116,7 +116,7 @@ class Inputs:
     settings: Settings
     trainings: Trainings = field(default_factory=Trainings)
     opened: Sequence[OpenModel] = ()
-    given: Callable[[str], Predictions] | None = None
+    given: Callable[[str], AnyPredictions] | None = None
     pictured: tuple[Shift, ...] | None = None
     lines: Sequence[str] = ()
     advice: str = ""

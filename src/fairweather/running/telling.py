@@ -14,7 +14,7 @@ from fairweather.record import CLEAN, predictions_file
 from fairweather.running.inputs import Inputs
 from fairweather.runs import RunFolder
 from fairweather.steps.plan import DATA
-from fairweather.types import Groups, Score
+from fairweather.types import CLASSIFICATION, Groups, Score
 
 NAMED_VALUES = 6  # of a column of slices, in a line
 COIN = 0.5  # the AUC of a model that knows nothing
@@ -91,9 +91,11 @@ def clean_lines(
         of: which model they are of, if there are several.
         clusters: which images belong together, if that is known.
     """
+    if folder.task.name != CLASSIFICATION:
+        return []
     predictions = folder.read_predictions(file)
     resamples = folder.record.settings.bootstrap
-    shared = Resamples.draw(predictions.labels, resamples, clusters=clusters)
+    shared = Resamples.draw(predictions.strata, resamples, clusters=clusters)
     found = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
     accuracy, low, high, n = to_score(found, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}

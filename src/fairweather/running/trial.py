@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from fairweather.attacks import ATTACKS
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import clusters_of
 from fairweather.running.inputs import Settings
+from fairweather.steps.worker import splits_of
+from fairweather.tasks import task_named
 from fairweather.types import Attack, Dataset, Images, Shift
 from fairweather.variants import Variant
 
@@ -22,6 +25,21 @@ def check_fitted(variants: Iterable[Variant], name: str, *, has_validation: bool
         if variant.is_fitted and not has_validation:
             raise InputError(
                 f"{variant.kind} is fitted on validation images, and {name} has none: {ASIDE}"
+            )
+
+
+def check_task(dataset: Dataset, settings: Settings) -> None:
+    """Raise `InputError` for labels that the task refuses, and for what does not accept it."""
+    task = task_named(dataset.task)
+    for images in splits_of(dataset).values():
+        task.check(images.labels.numpy(), images.classes)
+    attacks = (each.name for each in settings.shifts if each.name in ATTACKS)
+    declared = [(name, ATTACKS[name].accepts) for name in attacks]
+    declared += [(each.kind, each.accepts) for each in settings.variants]
+    for name, accepts in declared:
+        if accepts not in task.kinds:
+            raise InputError(
+                f"{name} is for classification, and the task of {dataset.name} is {task.name}"
             )
 
 
@@ -38,6 +56,7 @@ def try_out(dataset: Dataset, settings: Settings, purpose: str) -> None:
             f"{dataset.name} has only the class {dataset.classes[0]!r}: {purpose} needs at least "
             "two"
         )
+    check_task(dataset, settings)
     check_fitted(settings.variants, dataset.name, has_validation=dataset.val is not None)
     if (known := dataset.val) is not None:
         keys, labels, clusters = known.keys.numpy(), known.labels.numpy(), clusters_of(known.groups)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from fairweather.data import digest, survey_data
 from fairweather.devices import FP32, Arithmetic
-from fairweather.inference import MOST_STORED_CLASSES
 from fairweather.metrics.ood_scores import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.record import (
@@ -59,7 +58,8 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.sampling import MIXUP
 from fairweather.steps.worker import open_data, splits_of
-from fairweather.types import Attack, Dataset, Shift
+from fairweather.tasks import task_named
+from fairweather.types import CLASSIFICATION, Attack, Dataset, Shift
 from fairweather.variants import Variant
 
 OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
@@ -80,6 +80,7 @@ class DataFacts:
             a digest of that if known.
         slices: the names of the columns of subgroups.
         ordered: whether the classes are in an order.
+        task: what is told of each image.
     """
 
     name: str
@@ -91,6 +92,7 @@ class DataFacts:
     groups: Mapping[str, str | None] = field(default_factory=dict)
     slices: tuple[str, ...] = ()
     ordered: bool = False
+    task: str = CLASSIFICATION
 
     def bytes_of(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
@@ -121,6 +123,7 @@ def facts_of(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST)) -> D
         },
         slices=tuple(groups.slices) if groups is not None else (),
         ordered="ordered_classes" in dataset.notes,
+        task=dataset.task,
     )
 
 
@@ -216,7 +219,7 @@ class Measurement:
     @property
     def stored(self) -> bool:
         """Whether the logits of labelled images are stored."""
-        return len(self.data.classes) <= MOST_STORED_CLASSES
+        return len(self.data.classes) <= task_named(self.data.task).most_stored
 
     def fitted_on(self, variant: Variant | None) -> tuple[str, ...]:
         """The shifts of the validation images that a variant, or a model's thresholds, fit on."""
@@ -273,7 +276,9 @@ def conclude(measurement: Measurement, models: Sequence[Measured]) -> list[Step]
         for variant in measurement.variants
         if (file := variant.file(model.name, model.seed)) is not None
     ]
-    samples = [] if measurement.pictured == () else [_sample(measurement, models)]
+    # Pictures are chosen by their classes.
+    pictured = measurement.pictured != () and measurement.data.task == CLASSIFICATION
+    samples = [_sample(measurement, models)] if pictured else []
     pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
     report = _report(measurement, pictures, dict.fromkeys((*score.reads, *fitted)))
     return [*samples, score, report]
@@ -520,6 +525,7 @@ def _score(measurement: Measurement, models: Sequence[Measured]) -> ScoreStep:
         validation=VAL in data.images,
         natural_shift=data.natural_shift,
         ordered=data.ordered,
+        task_name=data.task,
         others=tuple(measurement.others),
         natural=tuple(measurement.natural),
         priors=dict(measurement.priors),

@@ -39,8 +39,10 @@ from fairweather.record import (
     StepKind,
 )
 from fairweather.runs import fingerprint
+from fairweather.tasks import task_named
 from fairweather.training import Recipe
 from fairweather.training.selfsupervised import Pretraining
+from fairweather.types import CLASSIFICATION
 from fairweather.variants import read_variant
 from fairweather.variants.variant import Adapting
 
@@ -589,6 +591,7 @@ class ScoreStep(Step):
         validation: whether there are predictions of clean validation images, to fit thresholds on.
         natural_shift: whether these are scored too, since the test images have a different origin.
         ordered: whether the classes are in an order.
+        task_name: what is told of each image.
         others: other data sets that confidence should separate from the test images.
         natural: other images of the same classes, which are scored by themselves.
         priors: class probabilities in label order, by name.
@@ -607,6 +610,7 @@ class ScoreStep(Step):
     validation: Untold[bool]
     natural_shift: bool
     ordered: bool = False
+    task_name: str = CLASSIFICATION
     others: tuple[str, ...] = ()
     natural: tuple[str, ...] = ()
     priors: dict[str, tuple[float, ...]] = pydantic.Field(default_factory=dict)
@@ -618,7 +622,9 @@ class ScoreStep(Step):
 
     def made_with(self) -> dict[str, JsonValue]:
         # Those of prediction sets only where there are some, so that other scores stay finished.
-        rows = (*METRICS.values(), *CLASS_METRICS.values())
+        kinds = task_named(self.task_name).kinds
+        every = (*METRICS.values(), *CLASS_METRICS.values())
+        rows = [row for row in every if row.accepts.kind in kinds]
         return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
 
 

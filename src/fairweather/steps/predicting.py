@@ -13,7 +13,6 @@ from fairweather.inference import (
     Reader,
     from_logits,
     join,
-    mean_log_probability,
     predict_shared,
     tells_images,
 )
@@ -36,7 +35,7 @@ from fairweather.steps.plan import (
     Step,
 )
 from fairweather.steps.worker import Worker
-from fairweather.types import Attack, Predictions, Shift
+from fairweather.types import AnyPredictions, Attack, Predictions, Shift
 from fairweather.variants import read_variant
 from fairweather.variants.fitted import UNCHANGED, Fitted
 
@@ -47,7 +46,7 @@ def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -
     assert fit is not None
     files = (step.validation, *step.more)
     if step.stored:
-        predictions = join([folder.read_predictions(file) for file in files])
+        predictions = join([folder.read_cell(file) for file in files])
     else:
         predictions = join(_predicted_again(step, worker, folder, progress))
     clusters = None if step.groups is None else read_clusters(folder, VAL)
@@ -58,7 +57,7 @@ def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -
 
 def _predicted_again(
     step: FitStep, worker: Worker, folder: RunFolder, progress: Notify
-) -> list[Predictions]:
+) -> list[AnyPredictions]:
     """What is not stored: the predictions of validation images with their logits."""
     assert step.network is not None, "what is given has its logits"
     reader = _network(step.network, step.variant, worker, folder)._replace(keeps_logits=True)
@@ -105,13 +104,16 @@ def do_predict(step: PredictStep, worker: Worker, folder: RunFolder, progress: N
             folder.write(step.leaves[0], folder.file(of).read_bytes())
             return Done(f"{step.shift}: as {of}")
         case Applied(of=of, variant=variant, fitted=str(file)):
-            found = read_fitted(folder, variant, file).apply(folder.read_predictions(of))
+            fitted = read_fitted(folder, variant, file)
+            found = fitted.apply(folder.read_cell(of), folder.task)
         case Averaged(members=files):
-            members = [folder.read_predictions(file) for file in files]
-            logits = mean_log_probability(each.logits for each in members)
+            members = [folder.read_cell(file) for file in files]
+            logits = folder.task.together(each.logits for each in members)
             first = members[0]
-            found = from_logits(logits, first.labels, first.keys, first.classes)
+            columns = logits, first.labels, first.keys
+            found = from_logits(*columns, first.classes, task=folder.task)
     if step.ood_scores:
+        assert isinstance(found, Predictions), "only classifiers have these scores"
         assert found.logits is not None, "all are made of stored logits"
         # Those of the new logits; a k-NN distance of the same features stays.
         scores = {**found.ood_scores, **ood_scores(Seen(found.logits))}
@@ -148,13 +150,14 @@ def do_predictions(
 
 
 def _store(
-    step: PredictStep, predictions: Predictions, folder: RunFolder, halved: int | None = None
+    step: PredictStep, predictions: AnyPredictions, folder: RunFolder, halved: int | None = None
 ) -> Done:
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
         note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
     else:
+        assert isinstance(predictions, Predictions), "only classifiers are told from other data"
         folder.write_unlabelled(step.leaves[0], predictions)
         note = f"{step.images.data}: confidence {np.mean(predictions.confidence):.1%}"
     return Done(note, halved_to=halved)
@@ -190,7 +193,8 @@ def _network(network: AnyNetwork, variant: str | None, worker: Worker, folder: R
     """A network, or its copy that adapts to the images."""
     adapting = None if variant is None else read_variant(variant).adapting
     model = worker.network(network, folder)
-    return Reader(model) if adapting is None else Reader(adapting.adapt(model), adapts=True)
+    own = model if adapting is None else adapting.adapt(model)
+    return Reader(own, adapts=adapting is not None, task=folder.task)
 
 
 def _halve(worker: Worker, progress: Notify) -> Callable[[int], None]:

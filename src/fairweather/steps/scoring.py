@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 import pandas as pd
+import torch
 
 from fairweather.attacks import ATTACKS, masking_warning
 from fairweather.errors import InputError
@@ -38,10 +39,12 @@ from fairweather.record import (
     SLICES,
     SPREAD,
     TEST,
+    UNIT_COLUMNS,
     VAL,
     VALIDATION,
     WARNINGS,
     WORST_PRIORS,
+    is_of_all_units,
     predictions_file,
     slice_of,
 )
@@ -50,11 +53,14 @@ from fairweather.scores import (
     Estimates,
     Key,
     estimate_cells,
+    estimate_units,
+    key_of,
     read_clusters,
     seed_spread,
     slice_frame,
     to_csv,
     to_frame,
+    unit_frame,
     with_means,
     with_worst,
     worst_slices,
@@ -66,7 +72,7 @@ from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
 from fairweather.steps.plan import Done, Row, ScoreStep
 from fairweather.steps.predicting import are_changed, shift_of
 from fairweather.steps.worker import Worker
-from fairweather.types import Attack, Cell, Predictions, Score, Shift
+from fairweather.types import CLASSIFICATION, Attack, Cell, Predictions, Score, Shift
 from fairweather.variants.conformal import FittedSets
 
 # The metric by which the worst priors are found: which priors are worst depends on the metric.
@@ -84,6 +90,24 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     fitted_on = [file for row in step.rows for file in _fitted_on(step, row)]
     files = [*map(file_of, chain(cells, *apart.values())), *fitted_on]
 
+    done = 0
+
+    def tell(cells: int) -> None:
+        nonlocal done
+        done += cells
+        progress(Event(step.task, done, total))
+
+    clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
+    clusters[VALIDATION] = clusters[VAL]
+    of_parts = [(cells, clusters[TEST])]
+    of_parts += [(each, clusters[name]) for name, each in apart.items()]
+    if step.task_name != CLASSIFICATION:
+        frame = _unit_rows(of_parts, folder, step.bootstrap, tell)
+        folder.write(SCORES, to_csv(_with_counts(_with_spread(frame), clusters)))
+        for file in (WARNINGS, ABSENT_METRICS):
+            folder.write(file, "{}\n")
+        return Done()
+
     def read_file(file: str) -> Predictions:
         predictions = folder.read_predictions(file)
         if are_changed(predictions):
@@ -95,18 +119,8 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
     fitted = _fit(step, read_file)
     draws = _draws(step, folder)
-    clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
-    clusters[VALIDATION] = clusters[VAL]
-    of_parts = [(cells, clusters[TEST])]
-    of_parts += [(each, clusters[name]) for name, each in apart.items()]
     estimated: dict[Key, Estimates] = {}
-    of_classes, done = [], 0
-
-    def tell(cells: int) -> None:
-        nonlocal done
-        done += cells
-        progress(Event(step.task, done, total))
-
+    of_classes = []
     for part, of in of_parts:
         scored, rows = estimate_with_classes(
             part,
@@ -134,6 +148,39 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     for title, warning in warnings.items():
         progress(Event(f"attacks on {title}", 1, 1, warning))
     return Done()
+
+
+def _unit_rows(
+    parts: Sequence[tuple[Sequence[Cell], Clusters | None]],
+    folder: RunFolder,
+    bootstrap: int,
+    tell: Callable[[int], None],
+) -> pd.DataFrame:
+    """Make the rows of whole images and of each unit, of the mean over units, and of the worst."""
+    tables: dict[str, dict[Key, Estimates]] = {}
+    for cells, clusters in parts:
+        found = estimate_units(
+            folder.task,
+            folder.read_cell(file_of(cells[0])),
+            lambda cells=cells: (  # type: ignore[misc]
+                (key_of(cell), folder.read_cell(file_of(cell))) for cell in cells
+            ),
+            bootstrap,
+            clusters,
+            threads=torch.get_num_threads(),
+        )
+        for name, table in found.items():
+            tables[name] = tables.get(name, {}) | table
+        tell(len(cells))
+    apart = list(ATTACKS)
+    every = {
+        name: with_worst(with_means(table.items(), apart), apart) for name, table in tables.items()
+    }
+    single = {name: table for name, table in every.items() if not is_of_all_units(name)}
+    column = next(iter(single)).partition("=")[0]
+    frames = [unit_frame(table, name) for name, table in every.items()]
+    frames.append(worst_slices(single, column, UNIT_COLUMNS))
+    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
 def file_of(cell: Cell) -> str:
@@ -190,7 +237,11 @@ def _frame(
         _prior_rows(step, folder, clusters),
         detection_rows(step, folder, clusters),
     ]
-    frame = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return _with_spread(pd.concat([part for part in parts if len(part)], ignore_index=True))
+
+
+def _with_spread(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add the standard deviation over seeds, if there are several."""
     spread = seed_spread(frame)
     return pd.concat([frame, spread], ignore_index=True) if len(spread) else frame
 

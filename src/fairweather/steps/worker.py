@@ -43,7 +43,7 @@ from fairweather.steps.plan import (
     Together,
     Trained,
 )
-from fairweather.types import Dataset, Images, Predictions
+from fairweather.types import AnyPredictions, Dataset, Images, Predictions
 
 Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
 
@@ -90,7 +90,7 @@ class Worker:
         networks: int | None = None,
         jobs: int = 1,
         group: Group = ALONE,
-        given: Callable[[str], Predictions] | None = None,
+        given: Callable[[str], AnyPredictions] | None = None,
     ) -> None:
         self.group = group
         self._given = given
@@ -157,7 +157,7 @@ class Worker:
         self._networks[network] = loaded
         return loaded.model
 
-    def given(self, file: str, digest: str) -> Predictions:
+    def given(self, file: str, digest: str) -> AnyPredictions:
         """Predictions that were made elsewhere, by the file that they are to be stored in.
 
         Raises `InputError` if they have changed since the plan was made.
@@ -246,7 +246,7 @@ def splits_of(dataset: Dataset) -> dict[str, Images]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def predictions_digest(predictions: Predictions) -> str:
+def predictions_digest(predictions: AnyPredictions) -> str:
     """The digest of the content of predictions: keys, labels, probabilities and classes.
 
     Beyond 100 classes, where logits are not kept, that of the losses and confidences.
@@ -254,6 +254,7 @@ def predictions_digest(predictions: Predictions) -> str:
     digest = hashlib.sha256(json.dumps(predictions.classes).encode())
     columns: list[npt.NDArray[Any]] = [predictions.keys, predictions.labels]
     if predictions.logits is None:
+        assert isinstance(predictions, Predictions), "other tasks keep their logits"
         columns += [predictions.predicted, predictions.confidence, predictions.nll]
     else:
         columns.append(predictions.logits)

@@ -19,7 +19,7 @@ from fairweather.study.planning import has_own_statistics, model_spec
 from fairweather.study.schema import NetworkEntry, PretrainingEntry, Study
 from fairweather.training import Recipe, RotationTask, check_square
 from fairweather.training.selfsupervised import METHODS
-from fairweather.types import Dataset, Images
+from fairweather.types import CLASSIFICATION, Dataset, Images
 
 
 def try_out(
@@ -44,6 +44,10 @@ def try_out(
                 f"{dataset.name} has no {part} images: a study needs training and validation "
                 "images, since test images must not choose a checkpoint"
             )
+    if dataset.task != CLASSIFICATION:
+        raise InputError(
+            f"a study trains for {CLASSIFICATION}, and the task of {dataset.name} is {dataset.task}"
+        )
     try_settings(dataset, settings, "a study")
     image = dataset.test[:1]
     for name, start in study.pretraining.items():

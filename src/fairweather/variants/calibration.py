@@ -15,7 +15,7 @@ from fairweather.errors import InputError
 from fairweather.metrics import per_image
 from fairweather.metrics.clusters import Clusters
 from fairweather.record import fitted_file
-from fairweather.types import Predictions
+from fairweather.types import AnyPredictions
 from fairweather.variants.fitted import Fitted, FloatArray, Logits
 from fairweather.variants.variant import FIT_ON, FITTED_UNDER_SHIFTS, PostHoc, Variant
 
@@ -66,7 +66,7 @@ class Calibration(PostHoc):
     def file(self, model: str, seed: int | str) -> str:
         return fitted_file(model, seed, self.name)
 
-    def fit(self, predictions: Predictions, clusters: Clusters | None) -> Fitted:
+    def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> Fitted:
         assert predictions.logits is not None
         return self.fit_logits(predictions.logits, predictions.labels)
 

@@ -7,7 +7,7 @@ thresholds on the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -31,7 +31,9 @@ from fairweather.metrics.conformal import (
 )
 from fairweather.metrics.two_sample import one_of_each
 from fairweather.record import sets_file
-from fairweather.types import Predictions, is_finite, shortest
+from fairweather.tasks.classification import TASK
+from fairweather.tasks.task import Task
+from fairweather.types import AnyPredictions, is_finite, shortest
 from fairweather.variants.fitted import Fitted, Logits
 from fairweather.variants.temperature import fit_temperature
 from fairweather.variants.variant import PostHoc
@@ -87,13 +89,15 @@ class FittedSets(Fitted):
     def change(self, logits: npt.NDArray[np.floating]) -> Logits:
         return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
 
-    def columns(self, logits: Logits, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+    def columns(
+        self, logits: Logits, labels: npt.NDArray[np.int64], task: Task = TASK
+    ) -> Mapping[str, Any]:
         parts = [
             set_columns(softmax(logits[at]), labels[at], self.thresholds, self.method)
             for at in _blocks(logits)
         ]
         return {
-            **super().columns(logits, labels),
+            **super().columns(logits, labels, task),
             "set_size": np.concatenate([each.set_size for each in parts]),
             "covered": np.concatenate([each.covered for each in parts]),
         }
@@ -236,7 +240,7 @@ class Conformal(PostHoc):
                 )
         return parts
 
-    def fit(self, predictions: Predictions, clusters: Clusters | None = None) -> FittedSets:
+    def fit(self, predictions: AnyPredictions, clusters: Clusters | None = None) -> FittedSets:
         """Fit temperature and thresholds, each on its own half of the clean validation images.
 
         Arguments as in the base. Raises `InputError` as `split` does.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy.typing as npt
 import pydantic
 
 from fairweather.errors import InputError
-from fairweather.metrics import per_image
 from fairweather.record import Frozen
-from fairweather.types import Predictions
+from fairweather.tasks.classification import TASK
+from fairweather.tasks.task import Task
+from fairweather.types import P
 
 FloatArray = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.float32]
@@ -34,11 +35,13 @@ class Fitted(Frozen):
         """Change the logits `[N, classes]` of a model; the results are float32 logits again."""
         return np.asarray(logits, dtype=np.float32)
 
-    def columns(self, logits: Logits, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """The columns of `Predictions` that follow from changed logits and labels."""
-        return per_image(logits, labels)._asdict()
+    def columns(
+        self, logits: Logits, labels: npt.NDArray[np.int64], task: Task = TASK
+    ) -> Mapping[str, Any]:
+        """The columns of predictions that follow from changed logits and labels."""
+        return task.columns(logits, labels)
 
-    def apply(self, predictions: Predictions) -> Predictions:
+    def apply(self, predictions: P, task: Task = TASK) -> P:
         """Change stored logits, and compute all other columns from them again.
 
         Raises `InputError` for predictions without logits; they are not stored for more than 100
@@ -47,7 +50,8 @@ class Fitted(Frozen):
         if predictions.logits is None:
             raise InputError("a calibration needs logits, but these predictions have none")
         logits = self.change(predictions.logits)
-        return replace(predictions, logits=logits, **self.columns(logits, predictions.labels))
+        columns = self.columns(logits, predictions.labels, task)
+        return predictions.with_columns(logits=logits, **columns)
 
     @classmethod
     def read(cls, content: object, place: str) -> Self:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError
+from fairweather.types import Kind
 
 if TYPE_CHECKING:  # `--help` should not wait for these
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # `--help` should not wait for these
     from torch import nn
 
     from fairweather.metrics.clusters import Clusters
-    from fairweather.types import Predictions
+    from fairweather.types import AnyPredictions
     from fairweather.variants.conformal import Conformal
     from fairweather.variants.fitted import Fitted
 
@@ -38,12 +39,14 @@ class Variant:
         is_fitted: whether it is fitted on validation images.
         fitted: the type of what is fitted, in a file of its own; None for nothing.
         differs: what reports say of it where its answers are those of its model.
+        accepts: the kind of predictions that it changes.
     """
 
     kind: ClassVar[str]
     is_fitted: ClassVar[bool]
     fitted: ClassVar[type[Fitted] | None] = None
     differs: ClassVar[str] = "only its confidence differs"
+    accepts: ClassVar[Kind] = Kind()
 
     @property
     def name(self) -> str:
@@ -158,7 +161,7 @@ class PostHoc(Variant):
     def post_hoc(self) -> PostHoc:
         return self
 
-    def fit(self, predictions: Predictions, clusters: Clusters | None) -> Fitted:
+    def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> Fitted:
         """Fit it on validation images.
 
         Args:
