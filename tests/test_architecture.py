@@ -94,7 +94,8 @@ MAY_IMPORT = {
     | {"variants"},
     "guard": LEAVES | {"metrics"},
     "guarding": LEAVES
-    | {"guard", "inference", "metrics", "reopened", "runs", "scores", "tasks", "variants"},
+    | {"guard", "inference", "metrics", "models", "reopened", "runs", "scores", "tasks"}
+    | {"variants"},
     "as_seeds": LEAVES
     | {"executors", "finished_run", "report", "runs", "shifts", "steps", "variants"},
 }

@@ -28,7 +28,7 @@ from fairweather.metrics.clusters import (
     share_interval_so_far,
 )
 from fairweather.metrics.columns import clopper_pearson
-from fairweather.metrics.hidden import hidden_in_classes
+from fairweather.metrics.hidden import Observed, hidden_in_classes
 from fairweather.metrics.intervals import evaluate_resamples, of_clusters
 from fairweather.metrics.one_vs_rest import F1, NPV, PPV, SENSITIVITY, SPECIFICITY
 from fairweather.metrics.recipes import cross, cross_difference
@@ -221,7 +221,7 @@ def test_one_cluster_for_each_image_hides_as_much_as_none(share):
     prepared = Resamples.draw(labels, 1).prepare(found)
     once = Sample(prepared, prepared.order, np.ones((1, 47)))
     hidden = [
-        hidden_in_classes(share, "macro", once, 0.5, 1.0, clusters)
+        hidden_in_classes(share, "macro", Observed(once, 0.5, clusters=clusters))
         for clusters in (None, Clusters(np.arange(47)))
     ]
     assert tuple(hidden[1]) == pytest.approx(tuple(hidden[0]))

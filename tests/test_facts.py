@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 
-from fairweather.data import cifar10, fashion_mnist, medmnist_facts, oxford_pets
+from fairweather.data import cifar10, fashion_mnist, medmnist, oxford_pets
 from fairweather.shifts.imagenet_c.constants import CONSTANTS
 from fairweather.shifts.medmnist_c import hershey
 from fairweather.shifts.medmnist_c.constants import FAMILIES, PARAMETERS, published
@@ -28,7 +28,7 @@ KNOWN_SETS = (
     *(fashion_mnist.CLASSES, fashion_mnist.COMPRESSED_MD5, fashion_mnist.CONTENT_MD5),
     oxford_pets.ARCHIVES,
 )
-MEDMNIST = (medmnist_facts.SETS, medmnist_facts.REFUSED, medmnist_facts.NATURAL_SHIFT)
+MEDMNIST = (medmnist.SETS, medmnist.REFUSED, medmnist.NATURAL_SHIFT)
 
 
 @pytest.mark.parametrize(

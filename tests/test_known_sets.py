@@ -28,7 +28,6 @@ LISTS = {
     "fashion-mnist": list_fashion_mnist,
     "oxford-iiit-pet": list_oxford_pets,
 }
-MODULES = {"cifar10": cifar10, "fashion-mnist": fashion_mnist, "oxford-iiit-pet": oxford_pets}
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +199,7 @@ def test_an_empty_fashion_mnist_is_refused(tmp_path):
 def test_fashion_mnist_is_downloaded_once(tmp_path, monkeypatch):
     server = write_fashion(tmp_path / "server", compress=True)
     publish_fashion(monkeypatch, server)
-    calls = serve(monkeypatch, fashion_mnist, server)
+    calls = serve(monkeypatch, server)
     source = list_fashion_mnist(Request())
     assert calls == [
         (f"{fashion_mnist.URL}{stem}.gz", checksum, False)
@@ -211,8 +210,8 @@ def test_fashion_mnist_is_downloaded_once(tmp_path, monkeypatch):
     assert len(calls) == 4
 
 
-def serve(monkeypatch, module, server):
-    """Let downloads of a module come from a folder; returns the list of calls to be."""
+def serve(monkeypatch, server):
+    """Let downloads come from a folder; returns the list of calls to be."""
     calls = []
 
     def fetch(url, path, *, md5=None, sha256=None, offline=False, progress=None):
@@ -221,7 +220,7 @@ def serve(monkeypatch, module, server):
         shutil.copy(server / path.name, path)
         return path
 
-    monkeypatch.setattr(module, "fetch", fetch)
+    monkeypatch.setattr(known, "fetch", fetch)
     return calls
 
 
@@ -419,7 +418,7 @@ def test_cifar10_is_downloaded_and_unpacked_once(tmp_path, monkeypatch):
     folder = write_cifar(server / "cifar-10-batches-py")
     publish_cifar(monkeypatch, folder)
     pack(server / "cifar-10-python.tar.gz", folder)
-    calls = serve(monkeypatch, cifar10, server)
+    calls = serve(monkeypatch, server)
     for _ in range(2):
         source = list_cifar10(Request())
         assert stacked(source.splits["train"]).shape == (50, 32, 32, 3)
@@ -571,7 +570,7 @@ def serve_pets(tmp_path, monkeypatch):
     write_pets(server)
     for part in ("annotations", "images"):
         pack(server / f"{part}.tar.gz", server / part)
-    return server, serve(monkeypatch, oxford_pets, server)
+    return server, serve(monkeypatch, server)
 
 
 def test_oxford_pets_are_downloaded_and_unpacked_once(tmp_path, monkeypatch):
@@ -777,7 +776,7 @@ def test_without_verification_a_download_has_no_checksum(tmp_path, monkeypatch, 
         asked.append(md5)
         raise InputError("enough")
 
-    monkeypatch.setattr(MODULES[name], "fetch", fetch)
+    monkeypatch.setattr(known, "fetch", fetch)
     for verify in (True, False):
         with pytest.raises(InputError, match="enough"):
             LISTS[name](Request(verify=verify))

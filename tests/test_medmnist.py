@@ -12,9 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairweather.data import SOURCES, load_data, medmnist
-from fairweather.data.medmnist import MEDMNIST, list_medmnist
-from fairweather.data.medmnist_facts import ADDRESS, REFUSED, RESOLUTIONS, SETS, file_name
+from fairweather.data import SOURCES, known, load_data, medmnist
+from fairweather.data.medmnist import (
+    ADDRESS,
+    MEDMNIST,
+    REFUSED,
+    RESOLUTIONS,
+    SETS,
+    file_name,
+    list_medmnist,
+)
 from fairweather.data.source import Request
 from fairweather.errors import InputError
 
@@ -136,7 +143,7 @@ def test_another_file_is_refused_unless_nothing_is_to_be_verified(tmp_path):
 
 
 def test_a_file_is_found_in_the_folder_then_at_home_then_in_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(medmnist, "fetch", None)
+    monkeypatch.setattr(known, "fetch", None)
     root = tmp_path / "root"
     root.mkdir()
     for place in (tmp_path / "cache/data/medmnist", tmp_path / "home/.medmnist", root):

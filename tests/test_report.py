@@ -560,6 +560,7 @@ def test_markdown_escapes_names(run, names):
 def test_figures_are_xml_and_pictures_of_the_same_shape(run, names):
     for path in (run.path / "figures").glob("*.svg"):
         root = ET.fromstring(path.read_text())
+        assert "var(--" not in path.read_text()  # a name of the page's style sheet, and no colour
         width, height = (float(root.attrib[side]) for side in ("width", "height"))
         with Image.open(path.with_suffix(".png")) as picture:
             picture.load()

@@ -17,7 +17,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from email.message import Message
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -201,6 +201,12 @@ def file_digest(path: Path, algorithm: str) -> str:
     new = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         return hashlib.file_digest(file, new).hexdigest()
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of the names and contents of several files."""
+    lines = "".join(f"{file_digest(path, 'sha256')}  {path.name}\n" for path in paths)
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _checked(path: Path, wanted: Mapping[str, str | None]) -> Path:

@@ -10,13 +10,14 @@ import tokenize
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 # A longer list would bury the sentence: timm alone knows more than a thousand names.
 MOST_SHOWN = 12
 CLOSEST_SHOWN = 5
+MOST_NAMED = 5  # of things that a sentence counts
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What numpy raises for an array, or an archive of arrays, that is damaged.
 UNREADABLE_ARRAYS = (
@@ -229,6 +230,25 @@ def first_line(error: Exception) -> str:
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Join names for a message, the first five of them if there are more.
+
+    >>> first_names("abcdefg")
+    'a, b, c, d, e and 2 more'
+    """
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def show(names: Sequence[object]) -> str:
+    """Join names for a message, in quotes.
+
+    >>> show("abcdefg")
+    "'a', 'b', 'c', 'd', 'e' and 2 more"
+    """
+    return first_names(list(map(repr, names)))
 
 
 def one_line(told: str) -> str:

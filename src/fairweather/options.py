@@ -215,12 +215,22 @@ class LoadOptions(DataOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How images are loaded that a model of a finished run is asked about."""
+
+    limit: int | None = shared(LoadOptions, "limit", description="At most this many images.")
+    root: str | None = shared(DataOptions, "root")
+    skip_unreadable: bool = shared(DataOptions, "skip_unreadable")
+    scale: str | None = shared(DataOptions, "scale", shown="as for the run")
+
+
 # ---------------------------------------------------------------- models
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """How a model is opened; which of these a source takes stands in `models.opening.OPTIONS`."""
+    """How a model is opened; its row of `models.opening.SOURCES` says which a source takes."""
 
     architecture: str | None = option(
         None, "The architecture of a checkpoint: timm:NAME or torchvision:NAME."

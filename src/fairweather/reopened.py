@@ -16,7 +16,7 @@ from fairweather.data.folder import UNLABELLED
 from fairweather.errors import InputError, no_exit, unknown_name
 from fairweather.models import load_checkpoint, open_with, prepared_at
 from fairweather.models.labels import match_labels, places_by_name, relabel
-from fairweather.options import LoadOptions, ModelOptions
+from fairweather.options import ImageOptions, LoadOptions, ModelOptions
 from fairweather.progress import Notify
 from fairweather.record import (
     CLEAN,
@@ -141,34 +141,28 @@ def open_images(
     source: str,
     classes: tuple[str, ...],
     preparation: Preparation | None,
+    asked: ImageOptions | None = None,
     *,
-    root: str | Path | None = None,
-    limit: int | None = None,
-    skip_unreadable: bool = False,
-    scale: str | None = None,
     offline: bool = False,
     progress: Notify | None = None,
 ) -> NewImages:
     """Load images for a model, prepared as its own; a set with splits gives its test images.
 
-    The other arguments are as for `load_data`. Labels are kept where each class is one of the
-    model's by name.
+    Labels are kept where each class is one of the model's by name.
 
     Args:
         source: the images, as for `load_data`.
         classes, preparation: of the model.
+        asked, offline, progress: as for `load_data`.
     """
-    asked = LoadOptions(
+    options = LoadOptions(
+        **vars(asked or ImageOptions()),
         preparation=preparation,
-        limit=limit,
         parts=("test",),
-        root=None if root is None else str(root),
         test_fraction=share_tested(source),
-        skip_unreadable=skip_unreadable,
         allow_duplicates=True,
-        scale=scale,
     )
-    dataset = load(source, asked, offline=offline, progress=progress)
+    dataset = load(source, options, offline=offline, progress=progress)
     places = places_by_name(dataset.classes, classes)
     if places is None:
         found = replace(unlabelled(dataset.test, classes), names=dataset.test.names)

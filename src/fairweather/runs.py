@@ -535,9 +535,7 @@ class RunFolder:
     def _write_table(self, name: str, columns: Mapping[str, pa.Array], **described: object) -> None:
         """Write columns as parquet, with what they are in its metadata, if that is given."""
         metadata = {"fairweather": json.dumps({"version": 1, **described})} if described else None
-        sink = pa.BufferOutputStream()
-        pyarrow.parquet.write_table(pa.table(dict(columns), metadata=metadata), sink)
-        self.write(name, sink.getvalue().to_pybytes())
+        self.write(name, parquet_bytes(pa.table(dict(columns), metadata=metadata)))
 
     def groups(self, part: str = TEST) -> StoredGroups | None:
         """Read which images of a part belong together; None if the run was not told.
@@ -656,15 +654,19 @@ def small_predictions(content: bytes) -> bytes:
     }
     encodings = {"keys": "DELTA_BINARY_PACKED"}
     encodings |= {name: "BYTE_STREAM_SPLIT" for name in names if columns[name].type == pa.float32()}
-    sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(
+    return parquet_bytes(
         pa.table(columns, metadata=table.schema.metadata),
-        sink,
         compression="zstd",
         compression_level=19,
         use_dictionary=[name for name in names if name not in encodings],
         column_encoding=encodings,
     )
+
+
+def parquet_bytes(table: pa.Table, **options: Any) -> bytes:  # noqa: ANN401 - of pyarrow
+    """The bytes of a parquet file with a table."""
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, **options)
     return bytes(sink.getvalue().to_pybytes())
 
 

@@ -93,9 +93,7 @@ def estimate_cells(
     def sets() -> Iterator[tuple[Key, AnyPredictions, Fitted | None]]:
         for number, cell in enumerate(cells):
             predictions = read(cell) if number else first
-            if not np.array_equal(first.keys, predictions.keys) or not np.array_equal(
-                first.labels, predictions.labels
-            ):
+            if not _of_same_images(first, predictions):
                 raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
             yield key_of(cell), predictions, fitted(cell)
 
@@ -227,10 +225,7 @@ def estimate_units(
 
     def parts(unit: Unit) -> Iterator[tuple[Key, AnyPredictions, None]]:
         for key, predictions in sets():
-            if not all(
-                np.array_equal(getattr(first, name), getattr(predictions, name))
-                for name in ("keys", "labels")
-            ):
+            if not _of_same_images(first, predictions):
                 raise InputError(f"{'/'.join(key)} was predicted on other images")
             yield key, unit.part(predictions), None
 
@@ -243,6 +238,11 @@ def estimate_units(
         each = [found[name] for name in units]
         found[mean_unit(units[0])] = _mean_of_units(each, len(first), clusters)
     return found
+
+
+def _of_same_images(first: AnyPredictions, other: AnyPredictions) -> bool:
+    pairs = (first.keys, other.keys), (first.labels, other.labels)
+    return all(np.array_equal(*pair) for pair in pairs)
 
 
 def draw_unit(
@@ -355,8 +355,7 @@ def to_frame(table: Mapping[Key, Estimates]) -> pd.DataFrame:
 
 def slice_frame(table: Mapping[Key, Estimates], slice_: str) -> pd.DataFrame:
     """Write estimates of one slice as rows of slices.csv."""
-    frame = to_frame(table)
-    return frame.assign(slice=slice_)[SLICE_COLUMNS]
+    return to_frame(table).assign(slice=slice_)[SLICE_COLUMNS]
 
 
 def unit_frame(table: Mapping[Key, Estimates], unit: str) -> pd.DataFrame:
@@ -380,7 +379,7 @@ def _over_seeds(table: Mapping[Key, Estimates]) -> dict[Key, Estimates]:
     def of_seeds(model: str, seed: str, shift: str, level: str) -> Key | None:
         return None if seed == ENSEMBLE else (model, MEAN, shift, level)
 
-    return _combined(table, of_seeds, _recipe)
+    return _combined(table, of_seeds, lambda _, seeds: recipe_estimate(seeds))
 
 
 def _combined(
@@ -405,10 +404,6 @@ def _combined(
 
 def _mean(_: str, estimates: Sequence[Estimate]) -> Estimate:
     return mean_estimate(estimates)
-
-
-def _recipe(_: str, estimates: Sequence[Estimate]) -> Estimate:
-    return recipe_estimate(estimates)
 
 
 def _worst(metric: str, estimates: Sequence[Estimate]) -> Estimate:

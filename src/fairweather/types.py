@@ -489,7 +489,7 @@ class Predictions(AnyPredictions):
         ordered: whether the classes are in an order, such as grades of a disease.
         set_size: int64 `[N]`, the number of classes in each prediction set; None without sets.
         covered: bool `[N]`: is the label in the prediction set; None without sets.
-        ood_scores: float32 `[N]` for each score of `metrics.OOD_SCORES` that was computed, by name.
+        ood_scores: float32 `[N]` for each score of `OOD_SCORES` that was computed, by name.
     """
 
     kind: ClassVar[Kind] = Kind()

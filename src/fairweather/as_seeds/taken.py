@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from fairweather.as_seeds.fitting import Part
 from fairweather.record import StepRecord
@@ -22,7 +21,7 @@ from fairweather.report.samples import (
     Samples,
     read_samples,
 )
-from fairweather.runs import RunFolder, fingerprint, read_json
+from fairweather.runs import RunFolder, fingerprint, parquet_bytes, read_json
 from fairweather.steps.plan import SampleStep
 
 _WEIGHTS = ".safetensors"
@@ -172,6 +171,4 @@ def _attacked(found: Sequence[_Shown]) -> dict[str, bytes]:
 def _as_parquet(rows: Sequence[Sequence[object]], schema: pa.Schema) -> bytes:
     columns = [[row[at] for row in rows] for at in range(len(schema))]
     arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-    sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), sink)
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet_bytes(pa.Table.from_arrays(arrays, schema=schema))

@@ -26,7 +26,13 @@ from fairweather.attacks.plan import Plan
 from fairweather.attacks.square import QUERIES, square
 from fairweather.errors import InputError, unknown_name
 from fairweather.ranges import check_arguments
-from fairweather.types import Attack, Kind, Parameter, Predictions, at_levels
+from fairweather.types import (
+    Attack,
+    Kind,
+    Parameter,
+    Predictions,
+    at_levels,
+)
 
 Sweep = Sequence[float] | Mapping[str, object]
 

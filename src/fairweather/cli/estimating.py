@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fairweather.cli.first_checks import go_offline
-from fairweather.cli.options import DataRoot, Device, Limit, Offline, SkipUnreadable
+from fairweather.cli.options import Device, Offline, takes
 from fairweather.cli.terminal import Quiet, progress
 from fairweather.errors import InputError
+from fairweather.options import ImageOptions
 
 
+@takes(ImageOptions)
 def estimate(
     run: Annotated[
         str,
@@ -38,19 +40,10 @@ def estimate(
     out: Annotated[
         Path | None, typer.Option(help="Also write the result as JSON to this file.")
     ] = None,
-    limit: Limit = None,
-    data_root: DataRoot = None,
-    skip_unreadable: SkipUnreadable = False,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH.",
-            show_default="as for the run",
-        ),
-    ] = None,
     device: Device = "auto",
     offline: Offline = False,
     quiet: Quiet = False,
+    **options: Any,  # noqa: ANN401 - those of `ImageOptions`
 ) -> None:
     """Estimate how accurate a model of a finished run will be on images without labels.
 
@@ -66,14 +59,11 @@ def estimate(
         found = estimation.estimate(
             run,
             data,
-            root=data_root,
-            limit=limit,
-            skip_unreadable=skip_unreadable,
-            scale=scale,
             with_labels=with_labels,
             device=device,
             offline=offline,
             progress=show,
+            **options,
         )
     typer.echo(str(found))
     if out is not None:

@@ -128,7 +128,7 @@ def export(
 
 def _said(images: Images, every: int, part: str | None, undivided: bool, share: float) -> str:
     """Say which images are exported: how many of how many, why these, and the first files."""
-    from fairweather.data.known import first_names
+    from fairweather.errors import first_names
 
     if part is None and undivided and share == 1:
         why = "the set has no splits, so all of it is tested"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fairweather.cli.first_checks import go_offline
-from fairweather.cli.options import DataRoot, Device, Limit, Offline, SkipUnreadable
+from fairweather.cli.options import DataRoot, Device, Offline, takes
 from fairweather.cli.terminal import Quiet, progress
 from fairweather.errors import InputError, check_writable
+from fairweather.options import ImageOptions
 from fairweather.progress import Event, Notify
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ Weighed = Annotated[
 ]
 
 
+@takes(ImageOptions)
 def predict(
     model: Annotated[
         str,
@@ -76,19 +79,10 @@ def predict(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the table if it exists.")
     ] = False,
-    limit: Limit = None,
-    data_root: DataRoot = None,
-    skip_unreadable: SkipUnreadable = False,
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            help="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH.",
-            show_default=False,
-        ),
-    ] = None,
     device: Device = "auto",
     offline: Offline = False,
     quiet: Quiet = False,
+    **options: Any,  # noqa: ANN401 - those of `ImageOptions`
 ) -> None:
     """Answer images with a promised risk, and defer the others to a person.
 
@@ -98,6 +92,7 @@ def predict(
     """
     go_offline(offline)
     shares = _shares(risk, confidence, coverage)
+    asked = ImageOptions(**options)
     _check_table(out, replace=replace)
     from fairweather.guarding import load_guard
     from fairweather.guarding.listing import write_answers
@@ -105,19 +100,12 @@ def predict(
 
     with progress(quiet=quiet) as show:
         guard = load_guard(
-            model, **shares, weigh=weigh, device=device, data_root=data_root, offline=offline
+            model, **shares, weigh=weigh, device=device, data_root=asked.root, offline=offline
         )
         record = guard.record
+        asked = dataclasses.replace(asked, scale=asked.scale or record.scale)
         found = open_images(
-            data,
-            record.classes,
-            record.preparation,
-            root=data_root,
-            limit=limit,
-            skip_unreadable=skip_unreadable,
-            scale=scale or record.scale,
-            offline=offline,
-            progress=show,
+            data, record.classes, record.preparation, asked, offline=offline, progress=show
         )
         parts, likeness = _answered(guard, found, show)
     write_answers(out, found.images, parts)

@@ -12,23 +12,22 @@ from typing import Annotated, Any
 
 import typer
 
-from fairweather.options import Channels, DataOptions, LoadOptions, flag_of
+from fairweather.options import Channels, DataOptions, flag_of
 
 Command = Callable[..., None]
 
 
-def _declared(kind: type, name: str, given: Any, said: str = "") -> Any:  # noqa: ANN401 - a type
+def _declared(kind: type, name: str, given: Any) -> Any:  # noqa: ANN401 - a type
     """An option of a type, as a command that has only some of its options declares it."""
     told = next(each.metadata for each in dataclasses.fields(kind) if each.name == name)
     option = typer.Option(
-        flag_of(name, told), help=said or told["help"], min=told["least"], show_default=True
+        flag_of(name, told), help=told["help"], min=told["least"], show_default=True
     )
     return Annotated[given, option]
 
 
 DataRoot = _declared(DataOptions, "root", str | None)
 Size = _declared(DataOptions, "size", int | None)
-Limit = _declared(LoadOptions, "limit", int | None, "At most this many images.")
 SkipUnreadable = _declared(DataOptions, "skip_unreadable", bool)
 Scale = _declared(DataOptions, "scale", str | None)
 Source = Annotated[

@@ -240,28 +240,19 @@ def correct_for_number(rows: Sequence[Row]) -> list[Row]:
 
 def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """Write rows as a tidy table; missing values are NaN or NA."""
-    tests, units = [row.test for row in rows], [row.unit for row in rows]
-    return pd.DataFrame(
-        {
-            "model_a": [row.pair.a for row in rows],
-            "model_b": [row.pair.b for row in rows],
-            **{name: [getattr(row, name) for row in rows] for name in ("shift", "level")},
-            **({"unit": units} if {*units} - {IMAGE} else {}),
-            "metric": [row.metric for row in rows],
-            "a": [row.a.mean for row in rows],
-            "b": [row.b.mean for row in rows],
-            "difference": [row.difference.value for row in rows],
-            "low": [row.difference.low for row in rows],
-            "high": [row.difference.high for row in rows],
-            "n": [row.difference.n for row in rows],
-            "seeds_a": [row.a.n for row in rows],
-            "seeds_b": [row.b.n for row in rows],
-            "sd_a": [row.a.sd for row in rows],
-            "sd_b": [row.b.sd for row in rows],
-            "only_a_right": pd.array([test.b if test else pd.NA for test in tests], "Int64"),
-            "only_b_right": pd.array([test.c if test else pd.NA for test in tests], "Int64"),
-            "p": [row.p_alone for row in rows],
-            "p_holm": [row.p for row in rows],
-            "verdict": [row.verdict for row in rows],
-        }
-    )
+    lines = [
+        (
+            *(*row.pair, row.shift, row.level, row.unit, row.metric),
+            *(row.a.mean, row.b.mean, *row.difference),
+            *(row.a.n, row.b.n, row.a.sd, row.b.sd),
+            *((row.test.b, row.test.c) if row.test else (pd.NA, pd.NA)),
+            *(row.p_alone, row.p, row.verdict),
+        )
+        for row in rows
+    ]
+    columns = ["model_a", "model_b", "shift", "level", "unit", "metric", "a", "b"]
+    columns += ["difference", "low", "high", "n", "seeds_a", "seeds_b", "sd_a", "sd_b"]
+    columns += ["only_a_right", "only_b_right", "p", "p_holm", "verdict"]
+    counts = {"only_a_right": "Int64", "only_b_right": "Int64"}
+    frame = pd.DataFrame(lines, columns=columns).astype(counts)
+    return frame if {*frame["unit"]} - {IMAGE} else frame.drop(columns="unit")

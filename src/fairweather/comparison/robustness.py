@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -95,19 +96,11 @@ def effective_table(
 
 def _as_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """Write rows as a tidy table; accuracies are fractions."""
-    return pd.DataFrame(
-        {
-            "model": [row.model for row in rows],
-            "shift": [row.shift for row in rows],
-            "clean": [row.clean for row in rows],
-            "shifted": [row.shifted for row in rows],
-            "expected": [row.expected for row in rows],
-            "effective_robustness": [row.effective.value for row in rows],
-            "low": [row.effective.low for row in rows],
-            "high": [row.effective.high for row in rows],
-            "n": [row.effective.n for row in rows],
-        }
-    )
+    lines = [
+        (row.model, row.shift, row.clean, row.shifted, row.expected, *row.effective) for row in rows
+    ]
+    columns = [*Row._fields[:4], "expected", "effective_robustness", *Score._fields[1:]]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _table_body(rows: Sequence[Row], titles: Mapping[str, str]) -> list[list[str]]:
@@ -165,22 +158,18 @@ def _effective(
     own: dict[Condition, Estimate], reference: Sequence[dict[Condition, Estimate]], mean: Condition
 ) -> Estimate:
     clean = own[UNSHIFTED]
-    n = clean.n
-    value = effective_robustness(
-        own[UNSHIFTED].value,
-        own[mean].value,
-        [each[UNSHIFTED].value for each in reference],
-        [each[mean].value for each in reference],
-        images=n,
-    )
-    replicates = effective_robustness(
-        _shares(own[UNSHIFTED]),
-        _shares(own[mean]),
-        [_shares(each[UNSHIFTED]) for each in reference],
-        [_shares(each[mean]) for each in reference],
-        images=n,
-    )
-    return Estimate(float(value), np.asarray(replicates), n, clusters=clean.clusters)
+
+    def effective(of: Callable[[Estimate], Any]) -> Any:  # noqa: ANN401 - a number, or replicates
+        return effective_robustness(
+            of(clean),
+            of(own[mean]),
+            [of(each[UNSHIFTED]) for each in reference],
+            [of(each[mean]) for each in reference],
+            images=clean.n,
+        )
+
+    value, replicates = float(effective(attrgetter("value"))), np.asarray(effective(_shares))
+    return Estimate(value, replicates, clean.n, clusters=clean.clusters)
 
 
 def _shares(estimate: Estimate) -> FloatArray:

@@ -22,7 +22,6 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.table import METRICS
 from fairweather.record import CLEAN, MEAN, NO_LEVEL, SCORES, ModelRecord
 from fairweather.report.contents import Contents, read_contents
-from fairweather.report.slices import NO_SCORE
 from fairweather.report.table_formats import Layout, TextTable, signed
 from fairweather.report.tables import (
     ABSENT,
@@ -35,6 +34,7 @@ from fairweather.runs import open_finished_run
 from fairweather.types import Score
 
 NOT_MEASURED = "not measured"
+UNMEASURED = (math.nan, math.nan, math.nan, pd.NA)
 LAYOUT = Layout(
     (
         *("Model", "Shift", "Level", "Metric"),
@@ -222,25 +222,18 @@ def match_numbers(
 
 def as_frame(pairs: Sequence[Pair]) -> pd.DataFrame:
     """Write pairs as a tidy table; numbers that the run did not measure are missing."""
-    numbers = [pair.measured or NO_SCORE for pair in pairs]
-    columns = {
-        "model": [pair.model for pair in pairs],
-        **{
-            name: [getattr(pair.published, name) for pair in pairs]
-            for name in ("shift", "level", "metric")
-        },
-        "published_model": [pair.published.model for pair in pairs],
-        "measured": [score.value for score in numbers],
-        "low": [score.low for score in numbers],
-        "high": [score.high for score in numbers],
-        "n": pd.array([pair.measured.n if pair.measured else pd.NA for pair in pairs], "Int64"),
-        "published": [pair.published.value for pair in pairs],
-        "standard_error": [pair.standard_error for pair in pairs],
-        "source": [pair.published.source for pair in pairs],
-        "difference": [pair.difference for pair in pairs],
-        "inside": pd.array([pair.inside if pair.measured else pd.NA for pair in pairs], "boolean"),
-    }
-    return pd.DataFrame(columns)
+    lines = [
+        (
+            *(pair.model, *pair.published[1:4], pair.published.model),
+            *(pair.measured or UNMEASURED),
+            *(pair.published.value, pair.standard_error, pair.published.source, pair.difference),
+            pair.inside if pair.measured else pd.NA,
+        )
+        for pair in pairs
+    ]
+    columns = ["model", "shift", "level", "metric", "published_model", "measured", "low", "high"]
+    columns += ["n", "published", "standard_error", "source", "difference", "inside"]
+    return pd.DataFrame(lines, columns=columns).astype({"n": "Int64", "inside": "boolean"})
 
 
 def same_images(contents: Contents, study: PublishedStudy, shift: str, level: str) -> bool:

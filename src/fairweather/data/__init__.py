@@ -17,9 +17,8 @@ from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
 from fairweather.data.decode import unreadable_error
 from fairweather.data.fashion_mnist import list_fashion_mnist
 from fairweather.data.folder import list_folder, list_images
-from fairweather.data.known import first_names, verification
-from fairweather.data.medmnist import MEDMNIST
-from fairweather.data.medmnist_facts import REFUSED
+from fairweather.data.known import verification
+from fairweather.data.medmnist import MEDMNIST, REFUSED
 from fairweather.data.metadata import Texts, own_groups, read_groups, shared_clusters
 from fairweather.data.mnist5k import list_mnist5k
 from fairweather.data.npz import list_npz
@@ -44,7 +43,14 @@ from fairweather.data.training_labels import (
     with_wrong_labels,
 )
 from fairweather.display import shows_progress, teller
-from fairweather.errors import InputError, check_file_names, check_name, check_text, unknown_name
+from fairweather.errors import (
+    InputError,
+    check_file_names,
+    check_name,
+    check_text,
+    first_names,
+    unknown_name,
+)
 from fairweather.intensity import Scale
 from fairweather.options import DataOptions, LoadOptions, check_limits, takes
 from fairweather.pixels import Square

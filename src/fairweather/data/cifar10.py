@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle  # nosec B403 # its unpickler here makes nothing but arrays
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,11 @@ from fairweather.data.known import (
     check_md5,
     find_folder,
     md5,
+    obtain_unpacked,
     own_folder,
     read_file,
-    unpack,
 )
-from fairweather.data.source import Item, Listing, Request, Source
-from fairweather.download import fetch
+from fairweather.data.source import Request, Source, listing_of_arrays
 from fairweather.errors import InputError
 from fairweather.facts import read_facts
 
@@ -51,13 +50,15 @@ def list_cifar10(request: Request) -> Source:
     splits = {}
     digests: dict[str, str] = {}
     for split, batches in BATCHES.items():
-        labels = []
+        read = []
         for file, published in batches.items():
             content, path = read_file(NAME, file, folder), folder / file
             digests[file] = md5(content)
             check_md5(path, digests[file], published, request.verify)
-            labels.append(read_batch(content, path).labels)
-        splits[split] = _list_split(split, tuple(folder / file for file in batches), labels)
+            read.append(read_batch(content, path))
+        images, labels = (np.concatenate(each) for each in zip(*read, strict=True))
+        files = tuple(folder / file for file in batches)
+        splits[split] = listing_of_arrays(labels, images, files, f"{NAME} {split} image")
     notes = {"origin": origin, "verified": request.verify, "md5": digests}
     return Source(CLASSES, splits, NAME, notes)
 
@@ -67,32 +68,8 @@ def _find(request: Request) -> tuple[Path, str]:
         marks = [file for batches in BATCHES.values() for file in batches]
         return find_folder(NAME, request.path, PLACES, marks), str(request.path)
     folder = own_folder(NAME)
-    if not (folder / FOLDER).exists():
-        archive = folder / Path(URL).name
-        expected = ARCHIVE_MD5 if request.verify else None
-        fetch(URL, archive, md5=expected, offline=request.offline, progress=request.progress)
-        unpack(archive, FOLDER)
+    obtain_unpacked(request, URL, folder / Path(URL).name, ARCHIVE_MD5, FOLDER)
     return folder / FOLDER, URL
-
-
-def _list_split(
-    split: str, paths: tuple[Path, ...], labels: list[npt.NDArray[np.int64]]
-) -> Listing:
-    ends = np.cumsum([len(part) for part in labels])
-
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
-        for path, part, end in zip(paths, labels, ends, strict=True):
-            start = end - len(part)
-            inside = keys[(start <= keys) & (keys < end)]
-            if not len(inside):
-                continue
-            # Only one batch is in memory at a time; its channels become the last dimension.
-            content = read_file(NAME, path.name, path.parent)
-            images = np.ascontiguousarray(read_batch(content, path).images)
-            for key in inside:
-                yield Item(f"{NAME} {split} image {key}", images[key - start])
-
-    return Listing(np.concatenate(labels), read, paths)
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from fairweather.data.cifar10 import CLASSES
 from fairweather.data.folder import list_folder
-from fairweather.data.known import first_names
 from fairweather.data.source import (
     WHOLE,
     Item,
@@ -20,9 +19,8 @@ from fairweather.data.source import (
     Request,
     Source,
     check_exists,
-    required_path,
 )
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, first_names, unknown_name
 
 # Hendrycks and Dietterich 2019: the fifteen corruptions of the benchmark, then four for validation.
 CORRUPTIONS = (
@@ -44,13 +42,13 @@ class Place(NamedTuple):
     corruption: str
     severity: int
 
-    def name(self, published: str) -> str:
-        """The name of the data set, wherever its files are stored."""
-        return f"{published}/{self.corruption}/{self.severity}"
-
-    def notes(self) -> dict[str, object]:
-        """Facts for the provenance."""
-        return {"corruption": self.corruption, "severity": self.severity}
+    def source(
+        self, published: str, classes: tuple[str, ...], listing: Listing, side: int
+    ) -> Source:
+        """The test set that was published there, wherever its files are stored."""
+        name = f"{published}/{self.corruption}/{self.severity}"
+        notes = {"corruption": self.corruption, "severity": self.severity}
+        return Source(classes, {"test": listing}, name, notes, side=side)
 
 
 def list_cifar10_c(request: Request) -> Source:
@@ -64,7 +62,7 @@ def list_cifar10_c(request: Request) -> Source:
     Raises:
         InputError: a name, a severity or a file is wrong, or the files have another layout.
     """
-    place = _read_place("cifar-10-c", required_path(request))
+    place = _read_place("cifar-10-c", request.path or Path())
     path = place.folder / f"{place.corruption}.npy"
     images = _open_array(path)
     if images.dtype != np.uint8 or images.shape[1:] != (CIFAR_SIDE, CIFAR_SIDE, 3):
@@ -79,9 +77,7 @@ def list_cifar10_c(request: Request) -> Source:
             f"{len(labels)} labels"
         )
     listing = _list_severity(path, images, labels, place.severity)
-    return Source(
-        CLASSES, {"test": listing}, place.name("cifar-10-c"), place.notes(), side=CIFAR_SIDE
-    )
+    return place.source("cifar-10-c", CLASSES, listing, CIFAR_SIDE)
 
 
 def list_imagenet_c(request: Request) -> Source:
@@ -94,7 +90,7 @@ def list_imagenet_c(request: Request) -> Source:
     Raises:
         InputError: a name, a severity or the folder is wrong.
     """
-    path = required_path(request)
+    path = request.path or Path()
     place = _read_place("imagenet-c", path)
     source = list_folder(request)
     wrong = [name for name in source.classes if not WNID.fullmatch(name)]
@@ -103,13 +99,7 @@ def list_imagenet_c(request: Request) -> Source:
         raise InputError(
             f"{str(path)!r} must have one folder per class, named like n01440764; found {found}"
         )
-    return Source(
-        source.classes,
-        {"test": source.splits[WHOLE]},
-        place.name("imagenet-c"),
-        place.notes(),
-        side=IMAGENET_SIDE,
-    )
+    return place.source("imagenet-c", source.classes, source.splits[WHOLE], IMAGENET_SIDE)
 
 
 def _read_place(published: str, path: Path) -> Place:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -100,25 +101,20 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             file.close()
 
 
+@dataclass
 class _Filling:
     """A file that is being filled: the only place that checks the shape of each image."""
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        path: Path,
-        count: int,
-        square: Square | None,
-        skip_unreadable: bool,
-        scale: Scale | None,
-    ) -> None:
-        self.file, self.path, self.count, self.square = file, path, count, square
-        self.scale = scale
-        self.skip_unreadable = skip_unreadable
-        self.shape: tuple[int, ...] | None = None
-        self.first = ""  # name of the image that has this shape
-        self.position = 0  # in the file: where the last write ended
-        self.unreadable: dict[int, str] = {}
+    file: BinaryIO
+    path: Path
+    count: int
+    square: Square | None
+    skip_unreadable: bool
+    scale: Scale | None
+    shape: tuple[int, ...] | None = None
+    first: str = ""  # name of the image that has this shape
+    position: int = 0  # in the file: where the last write ended
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def add(self, place: int, item: Item) -> None:
         try:

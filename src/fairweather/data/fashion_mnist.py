@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,11 @@ from fairweather.data.known import (
     find_folder,
     md5,
     missing_file,
+    obtain,
     own_folder,
     read_file,
 )
-from fairweather.data.source import Item, Listing, Request, Source
-from fairweather.download import fetch
+from fairweather.data.source import Request, Source, listing_of_arrays
 from fairweather.errors import InputError
 from fairweather.facts import read_facts
 
@@ -64,7 +64,9 @@ def list_fashion_mnist(request: Request) -> Source:
         pixels = _parse_idx(contents[images], paths[images], (28, 28))
         numbers = _parse_idx(contents[labels], paths[labels], ())
         _check_pair(paths[images], pixels, paths[labels], numbers)
-        splits[split] = _list_split(split, pixels, numbers, paths[images])
+        splits[split] = listing_of_arrays(
+            numbers, pixels, (paths[images],), f"{NAME} {split} image"
+        )
     notes = {"origin": origin, "verified": request.verify, "md5": digests}
     return Source(CLASSES, splits, NAME, notes)
 
@@ -79,9 +81,7 @@ def _find(request: Request) -> tuple[Path, str]:
     for stem, checksum in COMPRESSED_MD5.items():
         path = folder / f"{stem}.gz"
         if not path.exists():
-            expected = checksum if request.verify else None
-            url = f"{URL}{stem}.gz"
-            fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
+            obtain(request, f"{URL}{stem}.gz", path, checksum)
     return folder, URL
 
 
@@ -134,13 +134,3 @@ def _check_pair(
         raise InputError(f"{str(images)!r} has no images")
     if numbers.max() >= len(CLASSES):
         raise InputError(f"{str(labels)!r} has the label {numbers.max()}; known are 0 to 9")
-
-
-def _list_split(
-    split: str, pixels: npt.NDArray[np.uint8], numbers: npt.NDArray[np.uint8], path: Path
-) -> Listing:
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
-        for key in keys:
-            yield Item(f"{NAME} {split} image {key}", pixels[key])
-
-    return Listing(numbers.astype(np.int64), read, (path,))

@@ -15,11 +15,10 @@ from fairweather.data.source import (
     Listing,
     Request,
     Source,
-    check_exists,
     check_same_classes,
     listing_of_files,
     names_below,
-    required_path,
+    path_of,
 )
 from fairweather.errors import InputError
 
@@ -38,8 +37,7 @@ def list_folder(request: Request) -> Source:
         InputError: the folder is missing, or has no class folders, an empty class folder, two
             folders for one split, or splits with different classes.
     """
-    path = required_path(request)
-    check_exists(path)
+    path = path_of(request)
     if not path.is_dir():
         raise InputError(
             f"{str(path)!r} is a file; folder: needs a folder with one folder per class"
@@ -63,8 +61,7 @@ def list_images(request: Request) -> Source:
     Raises:
         InputError: the folder is missing or has no files.
     """
-    path = required_path(request)
-    check_exists(path)
+    path = path_of(request)
     if not path.is_dir():
         raise InputError(f"{str(path)!r} is a file; images: needs a folder with image files")
     paths = tuple(_visible_files(path))

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from fairweather.data.source import check_exists
-from fairweather.errors import InputError
+from fairweather.data.source import Request, check_exists
+from fairweather.download import fetch
+from fairweather.errors import InputError, first_names
 from fairweather.folders import cache_folder, cannot_store
 
-MOST_NAMES = 5
 # The errors of a gzip stream that is cut off or altered, besides those of the tar format.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 
@@ -72,16 +72,6 @@ def describe_contents(folder: Path) -> str:
     return f"it has {first_names(names)}" if names else "it is empty"
 
 
-def first_names(names: Sequence[str]) -> str:
-    """Join names for a message, the first five of them if there are more.
-
-    >>> first_names("abcdefg")
-    'a, b, c, d, e and 2 more'
-    """
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
-
-
 def md5(content: bytes) -> str:
     """Return the MD5 as 32 hexadecimal digits; these sets are published with it.
 
@@ -127,6 +117,18 @@ def verification(name: str, notes: Mapping[str, object]) -> str | None:
     if isinstance(digests, Mapping):
         return f"verified       the {len(digests)} files of {name} have the published MD5s"
     return f"verified       {name} has the published MD5, {digests}"
+
+
+def obtain(request: Request, url: str, path: Path, published: str) -> Path:
+    """Download a file unless it is there; it must have the published MD5 if the request says so."""
+    expected = published if request.verify else None
+    return fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
+
+
+def obtain_unpacked(request: Request, url: str, archive: Path, published: str, top: str) -> None:
+    """Download an archive and unpack its folder `top` beside it, unless that folder is there."""
+    if not archive.with_name(top).exists():
+        unpack(obtain(request, url, archive, published), top)
 
 
 def unpack(archive: Path, top: str) -> None:

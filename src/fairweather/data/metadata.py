@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 
@@ -13,9 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from fairweather import parquet_files
-from fairweather.data.known import first_names
 from fairweather.data.source import FILE_COLUMNS, SPLIT_NAMES, WHOLE, Listing, check_exists
-from fairweather.errors import InputError, check_apart, check_name, unknown_name
+from fairweather.errors import InputError, check_apart, check_name, first_names, unknown_name
 from fairweather.record import NATURAL
 from fairweather.types import CROSSED, GroupColumns, Groups, columns_of_slice, slice_name
 
@@ -42,9 +41,7 @@ def own_groups(
                 f"{place} has no columns of its own: give the path of a table with a row for each "
                 "image as metadata (--metadata)"
             )
-        table = listing.table(asked.columns)
-        columns = {name: table[name].to_numpy(dtype=np.object_) for name in asked.columns}
-        found[split] = _groups(columns, asked, place, split)
+        found[split] = _groups(listing.table(asked.columns), asked, place)
     return found
 
 
@@ -66,7 +63,10 @@ def read_groups(
     """
     table = _rows_about(read_table(path), asked.natural)
     place = f"the table {str(path)!r}"
-    _check_columns(table, asked, path)
+    _check_asked(asked, place)
+    for name in asked.columns:
+        if name not in table:
+            raise unknown_name(f"column of {path}", name, list(table.columns))
     lower = {name.lower(): name for name in reversed(list(table.columns))}
     by_file = next((lower[name] for name in FILE_COLUMNS if name in lower), None)
     if by_file is None and KEY not in table:
@@ -87,11 +87,7 @@ def read_groups(
             f"{KEY}: the place of each image in its split, from 0 on"
         )
     plain = table[asked.columns]
-    found = {}
-    for split, of in rows.items():
-        columns = {name: plain[name].to_numpy(dtype=np.object_)[of] for name in asked.columns}
-        found[split] = _groups(columns, asked, place, split)
-    return found
+    return {split: _groups(plain.iloc[of], asked, place) for split, of in rows.items()}
 
 
 def natural_groups(asked: GroupColumns | None, names: Collection[str]) -> dict[str, GroupColumns]:
@@ -183,13 +179,6 @@ def as_texts(column: pd.Series) -> pd.Series:
     return column.map(str).where(column.notna(), "")
 
 
-def _check_columns(table: pd.DataFrame, asked: GroupColumns, path: Path) -> None:
-    _check_asked(asked, f"the table {str(path)!r}")
-    for name in asked.columns:
-        if name not in table:
-            raise unknown_name(f"column of {path}", name, list(table.columns))
-
-
 def _check_asked(asked: GroupColumns, place: str) -> None:
     if not asked.columns:
         raise InputError(
@@ -223,7 +212,7 @@ def _rows_by_file(
     paths = {split: _paths_of(listing) for split, listing in splits.items()}
     every = [path for of in paths.values() for path in of]
     lost: list[str] = []
-    for short in (_whole, _without_suffix):
+    for short in (str, _without_suffix):
         row_of = {short(name): row for row, name in enumerate(written)}
         found = {path: _longest_end(short(path), row_of) for path in every}
         lost = [path for path in every if found[path] is None]
@@ -270,10 +259,6 @@ def _longest_end(path: str, known: Collection[str]) -> str | None:
     return end
 
 
-def _whole(name: str) -> str:
-    return name
-
-
 def _without_suffix(name: str) -> str:
     path = PurePosixPath(name)
     return str(path.with_suffix("") if path.name else path)  # an empty field names no file
@@ -296,28 +281,21 @@ def _rows_by_key(
     if keys.isna().any() or (keys % 1 != 0).any() or (keys < 0).any():
         wrong = table[KEY][keys.isna() | (keys % 1 != 0) | (keys < 0)].iloc[0]
         raise InputError(f"{place} has the {KEY} {wrong!r}; it must be a whole number from 0 on")
-    of_split: Callable[[str], npt.NDArray[np.bool_]]
     if SPLIT in table and set(splits) == {WHOLE}:
         raise InputError(
             f"{place} has a column {SPLIT}, but these data are one set without splits: leave the "
             f"column out, with the place of each image in the whole set as {KEY}"
         )
-    if SPLIT in table:
-        known = table[SPLIT].str.lower().map(lambda name: SPLIT_NAMES.get(name, name))
-
-        def of_split(split: str) -> npt.NDArray[np.bool_]:
-            return (known == split).to_numpy()
-    elif len(splits) == 1:
-
-        def of_split(split: str) -> npt.NDArray[np.bool_]:
-            return np.ones(len(table), dtype=bool)
-    else:
+    if SPLIT not in table and len(splits) > 1:
         raise InputError(
             f"{place} must have a column {SPLIT}, because keys are places in {', '.join(splits)}"
         )
+    of_split = np.full(len(table), next(iter(splits)), dtype=np.object_)
+    if SPLIT in table:
+        of_split = np.array([SPLIT_NAMES.get(name, name) for name in table[SPLIT].str.lower()])
     found = {}
     for split, listing in splits.items():
-        rows, n = np.flatnonzero(of_split(split)), len(listing.labels)
+        rows, n = np.flatnonzero(of_split == split), len(listing.labels)
         places = keys.to_numpy()[rows].astype(np.int64)
         rows, places = rows[places < n], places[places < n]
         _check_once({str(key) for key in places}, map(str, places), place)
@@ -334,11 +312,11 @@ def _rows_by_key(
     return found
 
 
-def _groups(columns: Mapping[str, Texts], asked: GroupColumns, place: str, split: str) -> Groups:
+def _groups(table: pd.DataFrame, asked: GroupColumns, place: str) -> Groups:
     # Blanks around a key would make two patients of one.
     columns = {
-        name: np.array([value.strip() for value in values], dtype=np.object_)
-        for name, values in columns.items()
+        name: np.array([value.strip() for value in table[name]], dtype=np.object_)
+        for name in asked.columns
     }
     clusters = columns[asked.cluster] if asked.cluster else None
     if clusters is not None and (clusters == "").any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.data.source import WHOLE, Item, Listing, Request, Source
+from fairweather.data.source import WHOLE, Request, Source, listing_of_arrays
 from fairweather.errors import InputError, missing_extra
 
 
@@ -32,12 +31,7 @@ def list_mnist5k(request: Request) -> Source:
     with resources.as_file(folder / "data" / "mnist_5k.csv.gz") as path:
         table = _read(path)
     digits = table[:, :-1].reshape(-1, 28, 28)
-
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
-        for key in keys:
-            yield Item(f"mnist5k digit {key}", digits[key])
-
-    listing = Listing(table[:, -1].astype(np.int64), read, (path,))
+    listing = listing_of_arrays(table[:, -1], digits, (path,), "mnist5k digit")
     return Source(tuple("0123456789"), {WHOLE: listing})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -22,8 +22,8 @@ from fairweather.data.source import (
     Listing,
     Request,
     Source,
-    check_exists,
-    required_path,
+    count_classes,
+    path_of,
 )
 from fairweather.errors import UNREADABLE_ARRAYS, InputError
 
@@ -65,8 +65,7 @@ def list_npz(request: Request) -> Source:
         InputError: the file is of another kind or damaged, an array is missing or has another type
             or shape, or a label is negative, fractional or has no class.
     """
-    path = required_path(request)
-    check_exists(path)
+    path = path_of(request)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; npz: needs a .npz file")
     return list_archive(path)
@@ -88,7 +87,9 @@ def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
         _check_label_shape(labels, images)
     columns = {split: _read_labels(labels) for split, (_, labels) in pairs.items()}
     named = classes or (_class_names(arrays[class_keys[0]]) if class_keys else None)
-    count = len(named) if named else _count_classes(pairs, columns)
+    largest = max(columns, key=lambda split: columns[split].max())
+    every = np.concatenate(list(columns.values()))
+    count = len(named) if named else count_classes(every, str(pairs[largest][1]))
     for split, (_, labels) in pairs.items():
         _check_range(labels, columns[split], count)
     return Source(
@@ -208,21 +209,6 @@ def _class_names(array: Array) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise InputError(f"{array} has a name twice: {', '.join(names)}")
     return names
-
-
-def _count_classes(
-    pairs: Mapping[str, tuple[Array, Array]], columns: Mapping[str, npt.NDArray[np.int64]]
-) -> int:
-    images = sum(len(column) for column in columns.values())
-    split = max(columns, key=lambda name: columns[name].max())
-    largest = int(columns[split].max())
-    # Every class needs an image. Without this check, a column of large numbers would fill memory.
-    if largest >= images:
-        raise InputError(
-            f"{pairs[split][1]} has labels up to {largest}, but there are {images} images: class "
-            "labels must be 0, 1, 2 and so on"
-        )
-    return largest + 1
 
 
 def _check_range(labels: Array, column: npt.NDArray[np.int64], classes: int) -> None:

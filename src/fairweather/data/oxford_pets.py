@@ -11,12 +11,11 @@ import numpy as np
 
 from fairweather.data.known import (
     find_folder,
-    first_names,
     md5,
     missing_file,
+    obtain_unpacked,
     own_folder,
     read_file,
-    unpack,
 )
 from fairweather.data.source import (
     Listing,
@@ -26,8 +25,7 @@ from fairweather.data.source import (
     listing_of_files,
     names_below,
 )
-from fairweather.download import fetch
-from fairweather.errors import InputError
+from fairweather.errors import InputError, first_names
 from fairweather.facts import read_facts
 
 NAME = "oxford-iiit-pet"
@@ -86,12 +84,8 @@ def _find(request: Request) -> tuple[Path, str]:
         return find_folder(NAME, request.path, PLACES, ("annotations", "images")), str(request.path)
     folder = own_folder(NAME)
     for part, checksum in ARCHIVES.items():
-        if not (folder / part).exists():
-            archive = folder / f"{part}.tar.gz"
-            expected = checksum if request.verify else None
-            url = f"{URL}{archive.name}"
-            fetch(url, archive, md5=expected, offline=request.offline, progress=request.progress)
-            unpack(archive, part)
+        archive = f"{part}.tar.gz"
+        obtain_unpacked(request, f"{URL}{archive}", folder / archive, checksum, part)
     return folder, URL
 
 

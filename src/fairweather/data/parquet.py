@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +23,9 @@ from fairweather.data.source import (
     Listing,
     Request,
     Source,
-    check_exists,
     check_same_classes,
-    required_path,
+    count_classes,
+    path_of,
 )
 from fairweather.errors import InputError, unknown_name
 from fairweather.parquet_files import read_batches, read_schema, read_table
@@ -63,8 +63,7 @@ def list_parquet(request: Request) -> Source:
             labels, or there are several; a label is null or out of range; or splits have different
             classes.
     """
-    path = required_path(request)
-    check_exists(path)
+    path = path_of(request)
     shards = _find_shards(path) if path.is_dir() else {WHOLE: [path]}
     tables = {split: [_open_table(file) for file in files] for split, files in shards.items()}
     labels = {split: [_read_labels(table) for table in tables[split]] for split in tables}
@@ -74,7 +73,11 @@ def list_parquet(request: Request) -> Source:
         for table in tables[split]
         if table.classes is not None
     }
-    classes = check_same_classes(named) if named else _numbered_classes(path, labels.values())
+    if named:
+        classes = check_same_classes(named)
+    else:
+        every = np.concatenate([column for columns in labels.values() for column in columns])
+        classes = tuple(map(str, range(count_classes(every, repr(str(path))))))
     for split in tables:
         for table, column in zip(tables[split], labels[split], strict=True):
             _check_labels(table, column, len(classes))
@@ -132,7 +135,6 @@ def _in_order(files: list[re.Match[str]], split: str, place: Path) -> list[str]:
 
 
 def _open_table(path: Path) -> Table:
-    check_exists(path)
     schema = read_schema(path)
     features = _features(schema)
     image = _pick(path, schema, "image", [field.name for field in schema if _is_image(field.type)])
@@ -181,18 +183,6 @@ def _read_labels(table: Table) -> npt.NDArray[np.int64]:
         row = column.is_null().index(True).as_py()
         raise InputError(f"row {row} of {str(table.path)!r} has no label")
     return column.to_numpy().astype(np.int64)
-
-
-def _numbered_classes(path: Path, splits: Iterable[list[npt.NDArray[np.int64]]]) -> tuple[str, ...]:
-    labels = np.concatenate([column for columns in splits for column in columns])
-    largest = int(labels.max(initial=-1))
-    # Every class needs an image. Without this check, a column of large numbers would fill memory.
-    if largest >= len(labels):
-        raise InputError(
-            f"{str(path)!r} has labels up to {largest}, but there are {len(labels)} images: class "
-            "labels must be 0, 1, 2 and so on"
-        )
-    return tuple(str(label) for label in range(largest + 1))
 
 
 def _check_labels(table: Table, labels: npt.NDArray[np.int64], classes: int) -> None:

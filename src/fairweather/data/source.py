@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, first_names
 from fairweather.options import SPLITS as SPLITS
 from fairweather.progress import Notify
 from fairweather.tasks import Strata, task_named
@@ -110,6 +110,21 @@ def listing_of_files(
     return Listing(labels, read, paths, file_per_image=True, names=names)
 
 
+def listing_of_arrays(
+    labels: npt.NDArray[np.integer],
+    images: npt.NDArray[np.uint8],
+    files: tuple[Path, ...],
+    name: str,
+) -> Listing:
+    """List images that are the rows of an array, uint8 `[N, H, W]` or `[N, H, W, 3]`."""
+
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+        for key in keys:
+            yield Item(f"{name} {key}", images[key])
+
+    return Listing(labels.astype(np.int64), read, files)
+
+
 class Source(NamedTuple):
     """The result of a source function.
 
@@ -140,10 +155,11 @@ class Source(NamedTuple):
         return task_named(self.task).strata(labels, self.classes)
 
 
-def required_path(request: Request) -> Path:
-    """The path of a request; raises `InputError` if neither specification nor root gave one."""
+def path_of(request: Request) -> Path:
+    """The path of a request; raises `InputError` if there is no such file or folder."""
     if request.path is None:
         raise InputError("this data source needs a path")
+    check_exists(request.path)
     return request.path
 
 
@@ -206,7 +222,18 @@ def check_no_empty_class(strata: Strata, split: str) -> None:
     counts = np.bincount(strata.of, minlength=len(strata.names))
     empty = [repr(name) for name, count in zip(strata.names, counts, strict=True) if not count]
     if empty:
-        shown = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
         kind = "class" if len(empty) == 1 else "classes"
         verb = "has" if len(empty) == 1 else "have"
-        raise InputError(f"{kind} {shown} {verb} no readable image in {split}")
+        raise InputError(f"{kind} {first_names(empty)} {verb} no readable image in {split}")
+
+
+def count_classes(labels: npt.NDArray[np.int64], place: str) -> int:
+    """The number of classes without names; raises `InputError` for labels that skip many."""
+    largest = int(labels.max(initial=-1))
+    # Every class needs an image. Without this check, a column of large numbers would fill memory.
+    if largest >= len(labels):
+        raise InputError(
+            f"{place} has labels up to {largest}, but there are {len(labels)} images: class "
+            "labels must be 0, 1, 2 and so on"
+        )
+    return largest + 1

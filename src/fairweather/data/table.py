@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fairweather.data.source import (
     FILE_COLUMNS,
     SPLIT_NAMES,
     SPLITS,
     WHOLE,
-    Listing,
     Request,
     Source,
     check_exists,
     listing_of_files,
-    required_path,
 )
 from fairweather.errors import InputError, unknown_name
 
@@ -59,7 +56,7 @@ def list_csv(request: Request) -> Source:
         InputError: a column is missing, there are several, or a row names a file that is missing,
             is named twice or lies outside the folder, has no label, or an unknown split.
     """
-    path, given = _read_form(required_path(request))
+    path, given = _read_form(request.path or Path())
     check_exists(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; csv: needs a table, such as labels.csv")
@@ -74,7 +71,8 @@ def list_csv(request: Request) -> Source:
         places = [place for place, row in enumerate(rows) if row.split == split]
         if places:
             labels = np.array([numbers[rows[place].label] for place in places], dtype=np.int64)
-            splits[split] = _list_split(folder, [files[place] for place in places], labels)
+            names = tuple(files[place] for place in places)
+            splits[split] = listing_of_files(labels, tuple(folder / each for each in names), names)
     return Source(classes, splits)
 
 
@@ -191,7 +189,3 @@ def _classes(labels: set[str]) -> tuple[str, ...]:
     if all(label.isdecimal() for label in labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
-
-
-def _list_split(folder: Path, names: Sequence[str], labels: npt.NDArray[np.int64]) -> Listing:
-    return listing_of_files(labels, tuple(folder / name for name in names), tuple(names))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
 from fairweather.display import shows_progress, teller
-from fairweather.errors import InputError
+from fairweather.errors import InputError, show
 from fairweather.estimation.known import Known, is_among, past_errors, read_known
 from fairweather.estimation.methods import TITLES, Methods, Seen
 from fairweather.estimation.result import ALARM
@@ -29,7 +30,7 @@ from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.estimating import FEWEST_SHIFTS, Held, PastErrors
 from fairweather.metrics.nearness import Cloud, Distance, energy_distance, is_nearest
 from fairweather.metrics.two_sample import MOST_IMAGES
-from fairweather.models.output_names import show
+from fairweather.options import ImageOptions, takes
 from fairweather.progress import Event, Notify
 from fairweather.record import CLEAN, ENSEMBLE, NATURAL, VAL
 from fairweather.reopened import (
@@ -58,18 +59,16 @@ OWN_OTHER = "They are other images that the run knows: {} was left out."
 
 
 @shows_progress
+@takes(ImageOptions)
 def estimate(
     run: str | Path,
     data: str,
     *,
-    root: str | Path | None = None,
-    limit: int | None = None,
-    skip_unreadable: bool = False,
-    scale: str | None = None,
     with_labels: bool = False,
     device: str = "auto",
     offline: bool = False,
     progress: Notify | bool | None = True,
+    **options: Any,  # noqa: ANN401 - those of `ImageOptions`
 ) -> AccuracyEstimate:
     """Estimate how accurate a model of a finished run is on images, without using their labels.
 
@@ -96,18 +95,10 @@ def estimate(
     tell = teller(progress)
     of = reopen(str(run), offline=offline)
     # With an absolute path of the images, a root is that of the run's own alone.
-    place = None if Path(data.partition(":")[2]).is_absolute() else root
-    new = open_images(
-        data,
-        of.classes,
-        of.preparation,
-        root=place,
-        limit=limit,
-        skip_unreadable=skip_unreadable,
-        scale=scale or of.scale,
-        offline=offline,
-        progress=tell,
-    )
+    asked = ImageOptions(**options)
+    place = None if Path(data.partition(":")[2]).is_absolute() else asked.root
+    own = replace(asked, root=place, scale=asked.scale or of.scale)
+    new = open_images(data, of.classes, of.preparation, own, offline=offline, progress=tell)
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []
@@ -129,7 +120,9 @@ def estimate(
     if reference is not None:
         answers = outputs_differ_p(reference, seen.rows)
         # A root is that of the new images; the run's own may lie there too.
-        roots = [place] if data == of.record.data.source else list(dict.fromkeys([None, root]))
+        roots = (
+            [place] if data == of.record.data.source else list(dict.fromkeys([None, asked.root]))
+        )
         features = _features_p(of, outputs, independent, roots, device, offline, notes, tell)
     unlike = differ_p(answers, features)
     one_sided = bool(unlike < ALARM)

@@ -17,7 +17,7 @@ import torch
 
 from fairweather.data import list_source, share_tested
 from fairweather.data.source import WHOLE
-from fairweather.errors import InputError
+from fairweather.errors import InputError, show
 from fairweather.evaluation.request import (
     PredictionsRequest,
     asked_groups,
@@ -30,8 +30,8 @@ from fairweather.evaluation.request import (
 from fairweather.evaluation_options import EvaluationOptions
 from fairweather.inference import from_logits
 from fairweather.metrics.clusters import clusters_of
-from fairweather.models.opened import folder_name
 from fairweather.models.outputs import asked_for
+from fairweather.models.source import folder_name
 from fairweather.prediction_files import (
     PREFIX,
     Asked,
@@ -48,7 +48,6 @@ from fairweather.prediction_files import (
     seed_notes,
 )
 from fairweather.prediction_files.kinds import kind_of_rows
-from fairweather.prediction_files.rows import listed
 from fairweather.progress import Notify
 from fairweather.record import CLEAN, TEST, VAL, VALIDATION, ModelRecord, predictions_file
 from fairweather.running.classes import read_priors
@@ -412,7 +411,7 @@ def _own_images(
         rows = reader.rows(file)
         classes = classes or class_names_of(rows, reader.asked)
         labels, told = label_numbers(rows, classes)
-        how = how or f"of its own, {told}; the columns are the classes {listed(classes)}"
+        how = how or f"of its own, {told}; the columns are the classes {show(classes)}"
         if part == TEST:
             absent = _absent(labels, classes, rows, reader.asked)
         keys, names = positions(rows.keys, len(labels))

@@ -22,6 +22,7 @@ from fairweather.guard.facts import percent as percent
 from fairweather.guard.folder import files_of as files_of
 from fairweather.guard.folder import is_guard as is_guard
 from fairweather.guard.folder import open_guard as open_guard
+from fairweather.guard.graph import ARITHMETIC as ARITHMETIC
 from fairweather.guard.graph import IMAGES as IMAGES
 from fairweather.guard.graph import OPERATIONS as OPERATIONS
 from fairweather.guard.graph import Graph as Graph

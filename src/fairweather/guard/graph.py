@@ -123,6 +123,10 @@ class Operation:
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
 
+    def names(self, kind: type[Of | Weight]) -> set[str]:
+        """The names of the results, or of the stored tensors, that it takes."""
+        return _names([*self.arguments, *self.options.values()], kind)
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -299,19 +303,19 @@ def _last_uses(graph: Graph) -> list[list[str]]:
     last: list[list[str]] = [[] for _ in graph.operations]
     for place in range(len(graph.operations) - 1, -1, -1):
         each = graph.operations[place]
-        used = {*_names([*each.arguments, *each.options.values()]), each.name} - kept
+        used = {*each.names(Of), each.name} - kept
         last[place] = sorted(name for name in used if isinstance(name, str))
         kept |= used
     return last
 
 
-def _names(arguments: Sequence[Any]) -> set[str]:
+def _names(arguments: Sequence[Any], kind: type[Of | Weight]) -> set[str]:
     found: set[str] = set()
     for each in arguments:
-        if isinstance(each, Of):
+        if isinstance(each, kind):
             found.add(each.name)
         elif isinstance(each, list):
-            found |= _names(each)
+            found |= _names(each, kind)
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairweather.guard import Answers
-from fairweather.runs import write_atomically
+from fairweather.runs import parquet_bytes, write_atomically
 from fairweather.spreadsheet import no_formula, rows_to_csv
 from fairweather.types import Images
 
@@ -58,9 +58,6 @@ def _cell(value: object) -> object:
 
 def _parquet(columns: dict[str, list[Any]]) -> bytes:
     import pyarrow as pa
-    import pyarrow.parquet
 
     sets = pa.array(columns["set"], type=pa.list_(pa.string()))
-    sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(pa.table({**columns, "set": sets}), sink)
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet_bytes(pa.table({**columns, "set": sets}))

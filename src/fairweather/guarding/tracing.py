@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
 from fairweather.errors import InputError, missing_extra
 from fairweather.guard import (
+    ARITHMETIC,
     IMAGES,
     OPERATIONS,
     Graph,
@@ -26,14 +26,9 @@ from fairweather.guard import (
     Weight,
     check_pure,
 )
+from fairweather.models.ensemble import Ensemble
 
-ARITHMETIC: Mapping[object, str] = {
-    operator.add: "add",
-    operator.floordiv: "floordiv",
-    operator.getitem: "getitem",
-    operator.mul: "mul",
-    operator.sub: "sub",
-}
+CALLED = {getattr(operator, name): name for name in ARITHMETIC}
 # These check what is known of the tensors anyway.
 CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range")
 # A graph does the same operations in the same order, but other kernels may be chosen.
@@ -49,22 +44,9 @@ class Traced(NamedTuple):
     weights: dict[str, torch.Tensor]
 
 
-class Together(nn.Module):
-    """An ensemble: the logarithm of the mean of the members' probabilities."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the logits of a batch."""
-        logs = [torch.log_softmax(member(images.clone()), dim=1) for member in self.members]
-        return torch.logsumexp(torch.stack(logs), dim=0) - float(np.log(len(logs)))
-
-
 def as_one(networks: Sequence[nn.Module]) -> nn.Module:
     """Give one network in evaluation mode for one or several."""
-    return (networks[0] if len(networks) == 1 else Together(networks)).cpu().eval()
+    return (networks[0] if len(networks) == 1 else Ensemble(networks)).cpu().eval()
 
 
 @contextmanager
@@ -110,9 +92,7 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> Traced:
                 last = (each, node)
     (given,) = program.graph_signature.user_outputs
     features = _features(*last) if last is not None and len(networks) == 1 else None
-    used = {
-        w.name for each in operations for w in _weights([*each.arguments, *each.options.values()])
-    }
+    used = set[str]().union(*(each.names(Weight) for each in operations))
     weights = {name: tensors[name].detach().clone() for name in sorted(used)}
     traced = Traced(Graph(tuple(operations), given, features), weights)
     found, _ = GraphNetwork(*traced)(images)
@@ -155,8 +135,8 @@ def _is_check(target: object) -> bool:
 
 
 def _operation(node: Any, names: Mapping[str, Of | Weight]) -> Operation:  # noqa: ANN401 - torch.fx.Node
-    if node.target in ARITHMETIC:
-        kind = ARITHMETIC[node.target]
+    if node.target in CALLED:
+        kind = CALLED[node.target]
     else:
         kind = str(node.target).removeprefix("aten.")
         if kind not in OPERATIONS:
@@ -181,16 +161,6 @@ def _features(last: Operation, node: Any) -> str | None:  # noqa: ANN401 - torch
     if last.kind != "linear.default" or not isinstance(first, Of) or first.name == IMAGES:
         return None
     return first.name if node.args[0].meta["val"].ndim == 2 else None
-
-
-def _weights(arguments: Sequence[Any]) -> list[Weight]:
-    found: list[Weight] = []
-    for each in arguments:
-        if isinstance(each, Weight):
-            found.append(each)
-        elif isinstance(each, list):
-            found += _weights(each)
-    return found
 
 
 class Exported(nn.Module):

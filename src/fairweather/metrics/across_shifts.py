@@ -126,7 +126,9 @@ def relative_mean_corruption_error(
     """
     means, scale = _mean_errors(errors), _mean_errors(reference)
     _check_alike(errors, reference)
-    ours, theirs = (_check_error("clean", share) for share in (clean, reference_clean))
+    ours, theirs = (
+        _check_share("an error", share, "for clean") for share in (clean, reference_clean)
+    )
     return _mean([_ratio(name, means[name] - ours, scale[name] - theirs) for name in means])
 
 
@@ -182,28 +184,16 @@ def _check_severities(name: str, column: npt.ArrayLike) -> FloatArray:
         raise InputError(
             f"errors of {name} must be [severities] or [severities, B], found {list(values.shape)}"
         )
-    return _check_error(name, values)
+    return _check_share("an error", values, f"for {name}")
 
 
-def _check_error(name: str, share: npt.ArrayLike) -> FloatArray:
-    values, outside = _outside(share)
-    if len(outside):
-        raise InputError(f"an error is a share in [0, 1], found {outside[0]:g} for {name}")
-    return values
-
-
-def _check_accuracy(name: str, share: npt.ArrayLike) -> FloatArray:
-    values, outside = _outside(share)
-    if len(outside):
-        raise InputError(f"an accuracy is a share in [0, 1], found {outside[0]:g} in {name}")
-    return values
-
-
-def _outside(share: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Return all shares in float64, and those that are not in [0, 1]."""
+def _check_share(what: str, share: npt.ArrayLike, place: str) -> FloatArray:
+    """Return all shares in float64, or raise `InputError` if one is not in [0, 1]."""
     values = np.asarray(share, dtype=np.float64)
     inside = (values >= 0) & (values <= 1)  # NaN fails the comparison too
-    return values, values[~inside]
+    if not inside.all():
+        raise InputError(f"{what} is a share in [0, 1], found {values[~inside][0]:g} {place}")
+    return values
 
 
 def _check_alike(errors: Errors, reference: Errors) -> None:
@@ -272,13 +262,8 @@ def effective_robustness(
     >>> round(effective_robustness(0.8, 0.6, [0.7, 0.9], [0.3, 0.5]), 3)
     0.225
     """
-    x, y = (
-        _check_models(name, accuracy)
-        for name, accuracy in (
-            ("reference_clean", reference_clean),
-            ("reference_shifted", reference_shifted),
-        )
-    )
+    x = _check_models("reference_clean", reference_clean)
+    y = _check_models("reference_shifted", reference_shifted)
     if x.shape != y.shape or len(x) < 2:
         raise InputError(
             "effective robustness needs at least two reference models, each with a clean and a "
@@ -291,14 +276,13 @@ def effective_robustness(
             f"{len(x)} with the same"
         )
     slope, intercept = _line(x, y)
-    ours = _check_accuracy("clean", clean)
+    ours = _check_share("an accuracy", clean, "in clean")
     expected = scipy.special.expit(intercept + slope * _logit(ours, images))
-    excess = np.asarray(_check_accuracy("shifted", shifted) - expected)
-    return float(excess) if excess.ndim == 0 else excess
+    return _mean([_check_share("an accuracy", shifted, "in shifted") - expected])
 
 
 def _check_models(name: str, accuracy: npt.ArrayLike) -> FloatArray:
-    values = _check_accuracy(name, accuracy)
+    values = _check_share("an accuracy", accuracy, f"in {name}")
     if values.ndim not in (1, 2):
         raise InputError(f"{name} must be [models] or [models, B], found {list(values.shape)}")
     return values

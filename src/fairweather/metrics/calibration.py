@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +16,7 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_shares,
     weighted_mean,
 )
 from fairweather.metrics.ordered import (
@@ -452,9 +451,7 @@ def check_confidence(
     check_columns(confidence=confidence, correct=correct)
     sure = np.asarray(confidence, dtype=np.float64)
     right = np.asarray(correct, dtype=np.float64)
-    is_share = (sure >= 0) & (sure <= 1)  # NaN fails the comparison too
-    if not is_share.all():
-        raise InputError(f"confidence must be in [0, 1], found {sure[~is_share][0]}")
+    check_shares(sure, "confidence")
     is_bool = (right == 0) | (right == 1)
     if not is_bool.all():
         raise InputError(f"correct must be true or false, found {right[~is_bool][0]}")
@@ -492,16 +489,8 @@ def _bin_edges(
     """
     if bins < 1:
         raise InputError(f"bins must be at least 1, found {bins}")
-    if binning not in _BINNINGS:
-        raise unknown_name("binning", binning, _BINNINGS)
-    return _BINNINGS[binning](order, totals, bins)
-
-
-_BINNINGS: Mapping[
-    str, Callable[[ConfidenceOrder, FloatArray, int], tuple[IntArray, FloatArray | None]]
-] = MappingProxyType(
-    {
-        "equal-width": lambda order, _, bins: (width_places(order, bins), None),
-        "equal-mass": lambda _, totals, bins: (NO_PLACES, mass_cuts(totals, bins)),
-    }
-)
+    if binning not in get_args(Binning):
+        raise unknown_name("binning", binning, get_args(Binning))
+    if binning == "equal-width":
+        return width_places(order, bins), None
+    return NO_PLACES, mass_cuts(totals, bins)

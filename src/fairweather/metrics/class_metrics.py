@@ -309,7 +309,5 @@ def _of_present(columns: FloatArray, prepared: Prepared, label: int, absent: flo
 
 def _share_of_label(column: str, s: Sample, label: int) -> FloatArray:
     """Mean of a column of `Prepared.means` over the images of a class; NaN if it has none."""
-    at = np.flatnonzero(s.prepared.present == label)
-    if not len(at):
-        return np.full(len(s.weights), np.nan)
-    return ratio(s.by_label(column)[at[0]], s.by_label("images")[at[0]])
+    sums = (s.by_label(name).T for name in (column, "images"))
+    return ratio(*(_of_present(each, s.prepared, label, np.nan) for each in sums))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_labels,
     nanmean,
     ratio,
     sum_groups,
@@ -159,9 +161,7 @@ def check_probabilities(
         raise InputError(f"probabilities must be [{n}, classes], found {list(scores.shape)}")
     if np.isnan(scores).any():
         raise InputError("probabilities have values that are not a number")
-    if not 0 <= truth.min() <= truth.max() < scores.shape[1]:
-        span = f"{truth.min()} to {truth.max()}"
-        raise InputError(f"labels go from {span}, but there are {scores.shape[1]} classes")
+    check_labels(truth, scores.shape[1])
     return scores, truth
 
 
@@ -178,13 +178,20 @@ def class_areas(
     >>> class_areas(np.array([[0.9], [0.2]]), np.array([0, 1]) * 0, np.ones((1, 2)))
     array([[nan]])
     """
+    return of_each_class(_rank_area, scores, labels, rows)
+
+
+def of_each_class(
+    area: Callable[[FloatArray, npt.NDArray[np.bool_], FloatArray], FloatArray],
+    scores: FloatArray,
+    labels: npt.NDArray[np.integer],
+    rows: npt.NDArray[Any],
+) -> FloatArray:
+    """Compute an area of each label present, against all others; arguments as in `class_areas`."""
     # [n, B]: sparse products read this layout in order
     columns = np.ascontiguousarray(rows.T, dtype=np.float64)
-    areas = [
-        ratio(*_wins_and_pairs(scores[:, label], labels == label, columns))
-        for label in np.unique(labels)
-    ]
-    return np.stack(areas, axis=1)
+    found = [area(scores[:, label], labels == label, columns) for label in np.unique(labels)]
+    return np.stack(found, axis=1)
 
 
 def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
@@ -221,10 +228,10 @@ def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArra
     return shares
 
 
-def _wins_and_pairs(
+def _rank_area(
     scores: FloatArray, positive: npt.NDArray[np.bool_], columns: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Count the positive-negative pairs that are ranked correctly, and all pairs; each `[B]`.
+) -> FloatArray:
+    """The share of the positive-negative pairs that is ranked correctly, `[B]`.
 
     The levels are the distinct scores of the positives. A negative below level k loses to level k
     and all higher ones. A negative that ties with level k loses half to level k, and fully to level
@@ -235,9 +242,7 @@ def _wins_and_pairs(
     negatives, positives = columns[~positive], columns[positive]
     left = np.searchsorted(levels, scores[~positive], side="left")
     right = np.searchsorted(levels, scores[~positive], side="right")
-    lost = sum_groups(left, negatives, len(levels) + 1) + sum_groups(
-        right, negatives, len(levels) + 1
-    )
-    beaten = np.cumsum(lost[:-1], axis=0) / 2
+    lost = [sum_groups(each, negatives, len(levels) + 1) for each in (left, right)]
+    beaten = np.cumsum((lost[0] + lost[1])[:-1], axis=0) / 2
     wins = np.einsum("kb,kb->b", beaten, sum_groups(level, positives, len(levels)))
-    return wins, positives.sum(axis=0) * negatives.sum(axis=0)
+    return ratio(wins, positives.sum(axis=0) * negatives.sum(axis=0))

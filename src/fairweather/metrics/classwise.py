@@ -15,6 +15,8 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_labels,
+    check_shares,
     order_by_label,
     sum_by_label,
 )
@@ -165,9 +167,7 @@ def _check(
     columns, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if columns.ndim != 2 or len(columns) != n or not columns.size:
         raise InputError(f"probabilities must be [{n}, classes], found {list(columns.shape)}")
-    inside = (columns >= 0) & (columns <= 1)  # NaN fails the comparison too
-    if not inside.all():
-        raise InputError(f"probabilities must be in [0, 1], found {columns[~inside][0]}")
+    check_shares(columns, "probabilities")
     off = np.abs(columns.sum(axis=1) - 1)
     if off.max() > SUM_TOLERANCE:
         worst = int(off.argmax())
@@ -177,7 +177,5 @@ def _check(
         )
     if not np.issubdtype(truth.dtype, np.integer):
         raise InputError(f"labels must be int [{n}], found {truth.dtype}")
-    if not 0 <= truth.min() <= truth.max() < columns.shape[1]:
-        span = f"{truth.min()} to {truth.max()}"
-        raise InputError(f"labels go from {span}, but there are {columns.shape[1]} classes")
+    check_labels(truth, columns.shape[1])
     return columns, truth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,26 @@ def check_columns(**columns: npt.ArrayLike) -> int:
     return first[0]
 
 
+def check_labels(labels: npt.NDArray[Any], classes: int, name: str = "labels") -> None:
+    """Raise `InputError` if a label is not the number of one of so many classes.
+
+    >>> check_labels(np.array([0, 1]), classes=2)
+    """
+    if not 0 <= labels.min() <= labels.max() < classes:
+        span = f"{labels.min()} to {labels.max()}"
+        raise InputError(f"{name} go from {span}, but there are {classes} classes")
+
+
+def check_shares(values: FloatArray, name: str) -> None:
+    """Raise `InputError` if a value is not in [0, 1].
+
+    >>> check_shares(np.array([0.0, 1.0]), "confidence")
+    """
+    inside = (values >= 0) & (values <= 1)  # NaN fails the comparison too
+    if not inside.all():
+        raise InputError(f"{name} must be in [0, 1], found {values[~inside][0]}")
+
+
 def as_rows(weights: npt.ArrayLike | None, n: int) -> FloatArray:
     """Return the weights as float64 `[B, n]`: one row of ones for None, one row for `[n]`.
 
@@ -74,9 +95,10 @@ def check_counts(rows: npt.NDArray[Any]) -> None:
         raise InputError("every row of weights must count at least one image")
 
 
-def as_result(values: FloatArray, weights: npt.ArrayLike | None) -> Result:
+def as_result(values: FloatArray, *weights: npt.ArrayLike | None) -> Result:
     """Return `[B]` values unchanged for 2-D weights; otherwise return the only value as a float."""
-    return values if np.ndim(weights) == 2 else float(values[0])  # type: ignore[arg-type]
+    has_rows = any(np.ndim(each) == 2 for each in weights)  # type: ignore[arg-type]
+    return values if has_rows else float(values[0])
 
 
 def weighted_mean(
@@ -155,6 +177,16 @@ def sum_by_label(
     return sums
 
 
+def blocks(count: int, width: int, most: int) -> Iterator[slice]:
+    """Divide rows into blocks of at most so many numbers, which limits the memory.
+
+    >>> list(blocks(count=3, width=10, most=25))
+    [slice(0, 2, None), slice(2, 4, None)]
+    """
+    step = max(1, most // width)
+    return (slice(at, at + step) for at in range(0, count, step))
+
+
 def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
     """Divide, with NaN where the whole is 0.
 
@@ -217,10 +249,7 @@ def per_image(logits: npt.ArrayLike, labels: npt.ArrayLike) -> PerImage:
     n, classes = scores.shape
     if truth.shape != (n,) or not np.issubdtype(truth.dtype, np.integer):
         raise InputError(f"labels must be int [{n}], found {truth.dtype} {list(truth.shape)}")
-    if not 0 <= truth.min() <= truth.max() < classes:
-        raise InputError(
-            f"labels go from {truth.min()} to {truth.max()}, but there are {classes} classes"
-        )
+    check_labels(truth, classes)
     probabilities = np.exp(log_probabilities)
     one_hot = np.arange(classes) == truth[:, None]
     return PerImage(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, Result, as_rows, check_columns
+from fairweather.metrics.columns import FloatArray, Result, as_result, as_rows, check_columns
 from fairweather.metrics.intervals import BLOCK, Estimate, of_clusters, to_score
 from fairweather.metrics.metric import MetricRow, by_name
 from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
@@ -48,7 +48,7 @@ def detection_auroc(
     0.75
     """
     levels = _both(confidence_in, confidence_out, weights_in, weights_out)
-    return _as_result(rank_area(levels), weights_in, weights_out)
+    return as_result(rank_area(levels), weights_in, weights_out)
 
 
 def false_positive_rate_at(
@@ -84,7 +84,7 @@ def false_positive_rate_at(
     1.0
     """
     levels = _both(confidence_in, confidence_out, weights_in, weights_out)
-    return _as_result(_passing(levels, recall), weights_in, weights_out)
+    return as_result(_passing(levels, recall), weights_in, weights_out)
 
 
 def detection_score(
@@ -164,18 +164,9 @@ def _both(
         [np.broadcast_to(rows_in, (resamples, n)), np.broadcast_to(rows_out, (resamples, m))],
         axis=1,
     )
-    sure = [
-        as_confidence(confidence_in, "confidence_in"),
-        as_confidence(confidence_out, "confidence_out"),
-    ]
-    return level_sums(np.concatenate(sure), np.arange(n + m) < n, rows)
-
-
-def _as_result(
-    values: FloatArray, weights_in: npt.ArrayLike | None, weights_out: npt.ArrayLike | None
-) -> Result:
-    flat = np.ndim(weights_in) < 2 and np.ndim(weights_out) < 2  # type: ignore[arg-type]
-    return float(values[0]) if flat else values
+    known = as_confidence(confidence_in, "confidence_in")
+    others = as_confidence(confidence_out, "confidence_out")
+    return level_sums(np.concatenate([known, others]), np.arange(n + m) < n, rows)
 
 
 def _passing(levels: LevelSums, recall: float) -> FloatArray:

@@ -54,14 +54,35 @@ class Hidden(NamedTuple):
 
 
 NOTHING = Hidden()
-# From a sample that counts each image once, the value, how many images one image is worth, and the
-# clusters of the sample's images.
-Hides = Callable[[Sample, float, float, Clusters | None], Hidden]
 
 
-def hidden_in_classes(
-    of: CallShare, how: str, s: Sample, value: float, worth: float, clusters: Clusters | None
-) -> Hidden:
+class Observed(NamedTuple):
+    """What a metric sees of its images.
+
+    Attributes:
+        sample: counts each image once.
+        value: of the metric.
+        worth: how many images one image is worth.
+        clusters: of the sample's images, if they belong together.
+    """
+
+    sample: Sample
+    value: float
+    worth: float = 1.0
+    clusters: Clusters | None = None
+
+    @property
+    def units(self) -> float:
+        """The independent units of an image: 1, or those of whole clusters."""
+        if self.clusters is None:
+            return 1.0
+        return self.clusters.count / len(self.sample.predictions)
+
+
+Hides = Callable[[Observed], Hidden]
+
+
+def hidden_in_classes(of: CallShare, how: str, seen: Observed) -> Hidden:
     """What a mean over classes hides, of a share of each class.
 
     A share without a denominator, such as the PPV of a class that is never called, may be anything.
@@ -71,10 +92,10 @@ def hidden_in_classes(
         of: such as `PPV`.
         how: "macro" or "weighted".
     """
-    counts = s.counts
+    counts, value = seen.sample.counts, seen.value
     images, called = counts.images[:, 0], counts.called[:, 0]
     share = of.value(counts)[:, 0]
-    alone = worth * _independent(of, s, clusters)
+    alone = seen.worth * _independent(of, seen)
     whole = of.whole(counts)[:, 0] * alone
     there = images > 0 if of is SENSITIVITY else images + called > 0
     known = there & ~np.isnan(share)
@@ -93,7 +114,7 @@ def hidden_in_classes(
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
     below, above = (float((weight**2 * each).sum()) for each in squares)
-    own = images * worth * _independent(SENSITIVITY, s, clusters)
+    own = images * seen.worth * _independent(SENSITIVITY, seen)
     absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
     if how == "weighted" or not absent:
         return Hidden(below, above)
@@ -105,43 +126,38 @@ def hidden_in_classes(
     )
 
 
-def _independent(of: CallShare, s: Sample, clusters: Clusters | None) -> FloatArray | float:
+def _independent(of: CallShare, seen: Observed) -> FloatArray | float:
     """The clusters with images of each class, or called so, per image of it; `[classes]`.
 
     Without such images, those of all images.
     """
-    if clusters is None:
-        return 1.0
-    p = s.predictions
-    of_all = clusters.count / len(p)
-    if of.among == "others":
-        return of_all
+    p, clusters = seen.sample.predictions, seen.clusters
+    if clusters is None or of.among == "others":
+        return seen.units
     group = p.predicted if of.among == "call" else p.labels
     pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
     found, every = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
-    return np.where(every > 0, ratio(found.astype(np.float64), every.astype(np.float64)), of_all)
+    return np.where(
+        every > 0, ratio(found.astype(np.float64), every.astype(np.float64)), seen.units
+    )
 
 
-def hidden_among_answered(
-    s: Sample, value: float, worth: float, clusters: Clusters | None
-) -> Hidden:
+def hidden_among_answered(seen: Observed) -> Hidden:
     """What the risk hides if all answered images are right, or all wrong: they may be few."""
+    value = seen.value
     if 0 < value < 1:  # then the spread of the replicates is that of so many images
         return NOTHING
-    answered = float(s.total("answered")[0]) * worth
-    if clusters is not None:
-        answered *= clusters.count / len(s.predictions)
+    answered = float(seen.sample.total("answered")[0]) * seen.worth * seen.units
     low, high = clopper_pearson(value, answered)
     return Hidden(float(value - low) ** 2, float(high - value) ** 2)
 
 
-def hidden_larger_sets(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
+def hidden_larger_sets(seen: Observed) -> Hidden:
     """What the mean size of prediction sets hides if few of them are larger than the smallest."""
-    sizes = s.predictions.set_size
-    if sizes is None:
-        raise ValueError("there are no prediction sets; ask `Metric.applies` first")
+    sizes, clusters = seen.sample.predictions.set_size, seen.clusters
+    assert sizes is not None, "there are no prediction sets; ask `Metric.applies`"
     larger = sizes[sizes > sizes.min()] - sizes.min()
-    count = len(sizes) * worth if clusters is None else clusters.count
+    count = len(sizes) * seen.worth if clusters is None else clusters.count
     share = len(larger) / len(sizes)
     if share * count >= VERY_FEW:
         return NOTHING
@@ -149,90 +165,75 @@ def hidden_larger_sets(s: Sample, value: float, worth: float, clusters: Clusters
     return Hidden(0.0, float(more * (larger.mean() if len(larger) else 1)) ** 2)
 
 
-def hidden_in_strata(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
+def hidden_in_strata(seen: Observed) -> Hidden:
     """What the lowest coverage of several strata hides: the truth is at most that of each."""
-    images, covered = np.split(s.strata[0], 2)
-    units = images * worth * (1.0 if clusters is None else clusters.count / len(s.predictions))
+    images, covered = np.split(seen.sample.strata[0], 2)
+    units = images * seen.worth * seen.units
     share = covered / images
     few = np.minimum(share, 1 - share) * units < VERY_FEW
     low, high = clopper_pearson(share, units)
-    below = (value - low)[few].max(initial=0)
-    above = (high - value)[few & (share == value)].max(initial=0)
+    below = (seen.value - low)[few].max(initial=0)
+    above = (high - seen.value)[few & (share == seen.value)].max(initial=0)
     return Hidden(float(below**2), float(above**2))
 
 
-def hidden_errors(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
+def hidden_errors(seen: Observed) -> Hidden:
     """What a calibration error hides if very few images are wrong, or right.
 
     It is at least the distance of accuracy from mean confidence. So it may be as large as that of
     the lowest accuracy that the images allow.
     """
-    far = _far(s, worth, clusters)
+    far, s = _far(seen), seen.sample
     gap = float(np.abs(s.mean("confidence") - s.mean("correct"))[0])
-    return Hidden(far**2, max(far, gap + far - value) ** 2) if far else NOTHING
+    return Hidden(far**2, max(far, gap + far - seen.value) ** 2) if far else NOTHING
 
 
-def hidden_in_root(
-    bins: Callable[[Sample], BinSums],
-    s: Sample,
-    value: float,
-    worth: float,
-    clusters: Clusters | None,
-) -> Hidden:
+def hidden_in_root(bins: Callable[[Sample], BinSums], seen: Observed) -> Hidden:
     """As `hidden_errors`, for the root of a mean square: further errors lie in the same bins.
 
     A rate of errors adds more to it if it is that of few images.
     """
-    found = hidden_errors(s, value, worth, clusters)
-    sums = bins(s)
+    found, sums = hidden_errors(seen), bins(seen.sample)
     wrong = sums.correct < sums.images - ROUNDING
     part = float(sums.share[wrong].sum()) or 1.0
     return Hidden(*(each / part for each in found))
 
 
-def hidden_errors_of_classes(
-    s: Sample, value: float, worth: float, clusters: Clusters | None
-) -> Hidden:
+def hidden_errors_of_classes(seen: Observed) -> Hidden:
     """As `hidden_errors`, for the mean over classes: a wrong answer is one of two of them."""
-    far = _far(s, worth, clusters) * 2 / len(s.predictions.classes)
+    far = _far(seen) * 2 / len(seen.sample.predictions.classes)
     return Hidden(far**2, far**2)
 
 
-def hidden_squares(s: Sample, value: float, worth: float, clusters: Clusters | None) -> Hidden:
+def hidden_squares(seen: Observed) -> Hidden:
     """As `hidden_errors`, for the square of a calibration error."""
-    root = np.sqrt(value)
-    below, above = np.sqrt(hidden_errors(s, root, worth, clusters))
+    value, root = seen.value, np.sqrt(seen.value)
+    below, above = np.sqrt(hidden_errors(seen._replace(value=root)))
     return Hidden((value - max(root - below, 0) ** 2) ** 2, ((root + above) ** 2 - value) ** 2)
 
 
-def hidden_in_bins(
-    bins: Callable[[Sample], BinSums],
-    s: Sample,
-    value: float,
-    worth: float,
-    clusters: Clusters | None,
-) -> Hidden:
+def hidden_in_bins(bins: Callable[[Sample], BinSums], seen: Observed) -> Hidden:
     """As `hidden_errors`, for the largest gap of a bin: the truth is at least that of every bin."""
-    if not _far(s, worth, clusters):
+    if not _far(seen):
         return NOTHING
-    sums = bins(s)
+    sums = bins(seen.sample)
     full = sums.images[0] > 0
     images, confidence, correct = (each[0, full] for each in sums)
     right, sure = correct / images, confidence / images
-    units = 1.0 if clusters is None else clusters.count / len(s.predictions)
-    ends = np.stack(clopper_pearson(right, images * worth * units))
+    ends = np.stack(clopper_pearson(right, images * seen.worth * seen.units))
     far = np.abs(ends - right).max(axis=0)[np.abs(right - sure).argmax()]
     most = np.abs(ends - sure).max()
-    return Hidden(float(far**2), float(max(0, most - value) ** 2))
+    return Hidden(float(far**2), float(max(0, most - seen.value) ** 2))
 
 
-def _far(s: Sample, worth: float, clusters: Clusters | None) -> float:
+def _far(seen: Observed) -> float:
     """How far the true error rate may lie; 0 if resamples show it well enough."""
+    s = seen.sample
     wrong = 1 - float(s.mean("correct")[0])
     count = float(s.total("images")[0])
-    if clusters is not None:
-        count = min(count, as_precise(s.predictions.correct, clusters))
-    count *= worth
+    if seen.clusters is not None:
+        count = min(count, as_precise(s.predictions.correct, seen.clusters))
+    count *= seen.worth
     if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
         return 0.0
     low, high = clopper_pearson(wrong, count)

@@ -20,9 +20,10 @@ from fairweather.metrics.columns import (
     Z95,
     FloatArray,
     bent_interval,
+    blocks,
     clopper_pearson,
 )
-from fairweather.metrics.hidden import NOTHING, Hidden
+from fairweather.metrics.hidden import NOTHING, Hidden, Observed
 from fairweather.metrics.metric import Interval, Metric
 from fairweather.metrics.ordered import merge_groups
 from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
@@ -42,18 +43,8 @@ TAILS = (0.025, 0.975)
 # With at least this many images on both sides (right and wrong), the percentile interval of a share
 # covers the true value as often as it should (benchmarks/coverage.py).
 FEW = 30
-# The kinds of intervals over seeds that are skewed next to a bound, and nothing else.
-STRETCHED = (
-    "share",
-    "conditional",
-    "overlap",
-    "area",
-    "classes",
-    "skewed",
-    "percentile",
-    "bounded",
-    "searched",
-)
+# The kinds of intervals over seeds that are not skewed next to a bound.
+NOT_STRETCHED = ("difference", "basic", "bias-corrected", "centred")
 
 
 @dataclass(frozen=True)
@@ -219,12 +210,11 @@ def evaluate_resamples(
     drawn = [metric for metric in computed if metric.column is None]
     moved = evaluate_sample(drawn, Sample(quick, coarse, ones))
     # The blocks depend only on n, so that sums are the same to the last bit on every run.
-    step = max(1, BLOCK // n)
-    blocks = [
-        evaluate_sample(drawn, Sample(quick, coarse, resamples.counts[at : at + step]))
-        for at in range(0, len(resamples.counts), step)
+    parts = [
+        evaluate_sample(drawn, Sample(quick, coarse, resamples.counts[rows]))
+        for rows in blocks(len(resamples.counts), n, BLOCK)
     ]
-    replicates = {name: np.concatenate([block[name] for block in blocks]) for name in moved}
+    replicates = {name: np.concatenate([part[name] for part in parts]) for name in moved}
     for metric in drawn:
         if metric.varies is not None:
             replicates[metric.name] += metric.varies(prepared, len(resamples.counts))
@@ -250,7 +240,7 @@ def evaluate_resamples(
             known = replace(
                 known,
                 replicates=replicates[metric.name] + (value - moved[metric.name]),
-                hidden=metric.hidden(once, known.value, 1.0, clusters),
+                hidden=metric.hidden(Observed(once, known.value, clusters=clusters)),
                 ends=metric.ends(predictions, resamples.clusters),
             )
         within = resamples.clusters
@@ -301,15 +291,12 @@ def estimate_means(
     """
     n = len(columns)
     weights = draw_counts(n, resamples, seed, clusters)
-    step = max(1, BLOCK // n)
-    blocks = [
-        weights[at : at + step].astype(np.float64) @ columns for at in range(0, resamples, step)
-    ]
+    sums = [weights[rows].astype(np.float64) @ columns for rows in blocks(resamples, n, BLOCK)]
     images = n if clusters is None else weights.sum(axis=1, dtype=np.float64)
     estimates = [
         Estimate(float(value), replicates, n, interval)
         for value, replicates, interval in zip(
-            columns.mean(axis=0), np.concatenate(blocks).T / images, intervals, strict=True
+            columns.mean(axis=0), np.concatenate(sums).T / images, intervals, strict=True
         )
     ]
     return estimates if clusters is None else [of_clusters(each, clusters) for each in estimates]
@@ -457,8 +444,8 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     interval.
 
     If whole clusters were resampled, a "share" reaches to the outer one of these ends and of
-    `bent_ends`, because the spread of clusters is too small where the share is good by chance; and
-    "difference" is `skewed_interval`, because few clusters may have all images that differ.
+    `bent_interval`, because the spread of clusters is too small where the share is good by chance;
+    and "difference" is `skewed_interval`, because few clusters may have all images that differ.
 
     "searched" is for a value that is found by a search, which resamples would repeat: the interval
     of `Metric.search`. A mean over cells has the means of their ends, as if all missed together:
@@ -493,7 +480,7 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     low, centre, high = image_interval(estimate)
     recipes = estimate.recipes
     ends = widen((low, high), centre, estimate.n, recipes, estimate.tests)
-    if recipes and estimate.interval in STRETCHED:
+    if recipes and estimate.interval not in NOT_STRETCHED:
         ends = stretch(ends, centre, bounds)
     value = estimate.value
     if np.isnan(ends[0]):
@@ -550,8 +537,9 @@ def image_interval(estimate: Estimate) -> ImageInterval:
             tail = _longer_tail(_signed_square(replicates))
             low, high = _signed_root(_signed_square(np.asarray(value)) + np.array([-tail, tail]))
     if estimate.clusters is not None and estimate.interval in ("share", "conditional", "overlap"):
-        bent = bent_ends(value, replicates)
-        low, high = min(low, bent[0]), max(high, bent[1])
+        # As `skewed_interval`, with the quantile of the normal distribution: the spread is known.
+        bent = bent_interval(value, *_spread_and_skewness(value, replicates), Z95)
+        low, high = min(low, float(bent[0])), max(high, float(bent[1]))
     low, high = estimate.hidden.widen(value, low, high)
     return ImageInterval(float(low), float(centre), float(high))
 
@@ -584,7 +572,8 @@ def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]
     deviate = Z95
     if abs(skewness) >= SYMMETRIC:
         deviate = float(scipy.special.stdtrit(4 / (3 * skewness**2), TAILS[1]))
-    return _bent(value, spread, skewness, deviate)
+    low, high = bent_interval(value, spread, skewness, deviate)
+    return float(low), float(high)
 
 
 def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
@@ -598,29 +587,12 @@ def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[floa
     return low - bias, high - bias
 
 
-def bent_ends(value: float, replicates: FloatArray) -> tuple[float, float]:
-    """The 95 % interval of a value whose error is skewed and whose spread is known.
-
-    As `skewed_interval`, with the quantile of the normal distribution instead of Student's.
-
-    >>> draws = np.random.default_rng(0).exponential(size=(4000, 30)).mean(axis=1)
-    >>> [round(end, 2) for end in bent_ends(1.0, draws)]
-    [0.71, 1.6]
-    """
-    return _bent(value, *_spread_and_skewness(value, replicates), Z95)
-
-
 def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, float]:
     spread = float(replicates.std())
     # If the replicates differ only by rounding, they have no skewness.
     if spread <= ROUNDING * abs(value):
         return 0.0, 0.0
     return spread, float(np.mean(((replicates - replicates.mean()) / spread) ** 3))
-
-
-def _bent(value: float, spread: float, skewness: float, deviate: float) -> tuple[float, float]:
-    low, high = bent_interval(value, spread, skewness, deviate)
-    return float(low), float(high)
 
 
 def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:

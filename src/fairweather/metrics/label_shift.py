@@ -20,9 +20,12 @@ from fairweather.metrics.columns import (
     Result,
     as_result,
     as_rows,
+    blocks,
     check_columns,
+    check_labels,
     sum_groups,
 )
+from fairweather.metrics.hidden import Observed
 from fairweather.metrics.intervals import Estimate, evaluate_sample, of_clusters, to_score
 from fairweather.metrics.metric import Metric
 from fairweather.metrics.sample import Resamples, Sample
@@ -129,10 +132,7 @@ def _check_labels(labels: npt.ArrayLike, classes: int) -> npt.NDArray[np.integer
     truth = np.asarray(labels)
     if not np.issubdtype(truth.dtype, np.integer):
         raise InputError(f"labels must be whole numbers, found {truth.dtype}")
-    if not 0 <= truth.min() <= truth.max() < classes:
-        raise InputError(
-            f"labels go from {truth.min()} to {truth.max()}, but there are {classes} classes"
-        )
+    check_labels(truth, classes)
     return truth
 
 
@@ -260,9 +260,8 @@ def _scores(
     once = Sample(prepared, prepared.order, weights[None])
     values = evaluate_sample(metrics, once)
     drawn: dict[str, list[FloatArray]] = {metric.name: [np.empty(0)] for metric in metrics}
-    step = max(1, BLOCK // len(predictions))
-    for start in range(0, resamples, step):
-        block = prior_weights(labels, priors, shared.counts[start : start + step])
+    for rows in blocks(resamples, len(predictions), BLOCK):
+        block = prior_weights(labels, priors, shared.counts[rows])
         counting = block[block.any(axis=1)]
         if len(counting):
             of = evaluate_sample(metrics, Sample(prepared, prepared.order, counting))
@@ -282,7 +281,7 @@ def _scores(
             metric.interval,
             errors=errors,
             fewest=metric.fewest,
-            hidden=metric.hidden(once, value, worth / len(predictions), within),
+            hidden=metric.hidden(Observed(once, value, worth / len(predictions), within)),
             ends=metric.ends(prepared.predictions, within, weights),
         )
         if clusters is not None:

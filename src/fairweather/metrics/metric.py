@@ -12,7 +12,7 @@ from fairweather.metrics.areas import disjoint_pairs
 from fairweather.metrics.calibration import reliability_bins
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, Result
-from fairweather.metrics.hidden import NOTHING, Hidden, Hides
+from fairweather.metrics.hidden import NOTHING, Hidden, Hides, Observed
 from fairweather.metrics.sample import Prepared, Sample
 from fairweather.metrics.selective import Fitted
 from fairweather.types import Kind, Predictions
@@ -154,13 +154,9 @@ class Metric(MetricRow):
     bias: Callable[[Prepared], float] | None = None
     search: Callable[[Predictions, Clusters | None, FloatArray | None], Ends] | None = None
 
-    def hidden(
-        self, sample: Sample, value: float, worth: float, clusters: Clusters | None
-    ) -> Hidden:
+    def hidden(self, seen: Observed) -> Hidden:
         """How far the truth may lie beside what resamples show; see `metrics.hidden`."""
-        if self.hides is None or np.isnan(value):
-            return NOTHING
-        return self.hides(sample, value, worth, clusters)
+        return NOTHING if self.hides is None or np.isnan(seen.value) else self.hides(seen)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""

@@ -51,7 +51,7 @@ class Cloud:
             )
         order = np.random.default_rng(seed).permutation(len(found))
         found = found[np.sort(order[:MOST_IMAGES])]
-        return Cloud(found, _between(found, found).sum(axis=1) / (len(found) - 1))
+        return Cloud(found, distances(found, found).sum(axis=1) / (len(found) - 1))
 
 
 def energy_distance(first: Cloud, second: Cloud) -> Distance:
@@ -64,7 +64,7 @@ def energy_distance(first: Cloud, second: Cloud) -> Distance:
     >>> energy_distance(Cloud.of(there), Cloud.of(here))
     Distance(value=2.0, error=0.0)
     """
-    between = _between(first.rows, second.rows)
+    between = distances(first.rows, second.rows)
     terms = [2 * (between.mean(axis=1) - first.own), 2 * (between.mean(axis=0) - second.own)]
     value = 2 * between.mean() - first.own.mean() - second.own.mean()
     return Distance(float(value), _error(*terms))
@@ -96,7 +96,7 @@ def how_much_nearer(batch: Cloud, first: Cloud, second: Cloud) -> Distance:
     >>> how_much_nearer(there, there, here).value
     2.0
     """
-    to_first, to_second = (_between(batch.rows, each.rows) for each in (first, second))
+    to_first, to_second = (distances(batch.rows, each.rows) for each in (first, second))
     value = 2 * (to_second.mean() - to_first.mean()) - second.own.mean() + first.own.mean()
     return Distance(
         float(value),
@@ -113,7 +113,7 @@ def _error(*terms: FloatArray) -> float:
     return float(np.sqrt(sum(term.var() / max(len(term) - 1, 1) for term in terms)))
 
 
-def _between(first: FloatArray, second: FloatArray) -> FloatArray:
+def distances(first: FloatArray, second: FloatArray) -> FloatArray:
     """The Euclidean distance of each row of the first from each of the second."""
     squares = [np.square(each).sum(axis=1) for each in (first, second)]
     found = squares[0][:, None] + squares[1] - 2 * first @ second.T

@@ -8,14 +8,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError
-from fairweather.metrics.classification import check_probabilities
+from fairweather.metrics.classification import check_probabilities, of_each_class
 from fairweather.metrics.columns import (
     FloatArray,
     Result,
     as_result,
     as_rows,
     check_columns,
+    check_labels,
     nanmean,
     ratio,
     sum_groups,
@@ -138,10 +138,8 @@ def class_counts(
     """
     n = check_columns(predicted=predicted, labels=labels)
     calls, truth = np.asarray(predicted), np.asarray(labels)
-    for name, column in (("predicted", calls), ("labels", truth)):
-        if not 0 <= column.min() <= column.max() < classes:
-            span = f"{column.min()} to {column.max()}"
-            raise InputError(f"{name} go from {span}, but there are {classes} classes")
+    check_labels(calls, classes, "predicted")
+    check_labels(truth, classes)
     columns = np.ascontiguousarray(as_rows(weights, n).T)
     right = calls == truth
     return ClassCounts(
@@ -243,13 +241,7 @@ def class_precisions(
     >>> class_precisions(scores, np.array([0, 0, 0]), np.ones((1, 3)))
     array([[nan]])
     """
-    # [n, B]: sparse products read this layout in order
-    columns = np.ascontiguousarray(rows.T, dtype=np.float64)
-    found = [
-        _average_precision(scores[:, label], labels == label, columns)
-        for label in np.unique(labels)
-    ]
-    return np.stack(found, axis=1)
+    return of_each_class(_average_precision, scores, labels, rows)
 
 
 def _average_precision(

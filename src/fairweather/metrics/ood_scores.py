@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.metrics.columns import FloatArray, finite_logits, softmax
+from fairweather.metrics.columns import FloatArray, blocks, finite_logits, softmax
 
 # The published share of the training images that are stored is down to 1 % (of ImageNet's), with
 # a k that is about a thousandth of their number.
@@ -98,11 +98,10 @@ def knn_distance(features: npt.ArrayLike, known: npt.ArrayLike, k: int = NEIGHBO
     place = min(k, len(theirs)) - 1
     lengths = np.square(theirs).sum(axis=1)
     found = np.empty(len(ours))
-    step = max(1, BLOCK // len(theirs))
-    for at in range(0, len(ours), step):
-        part = ours[at : at + step]
+    for rows in blocks(len(ours), len(theirs), BLOCK):
+        part = ours[rows]
         squares = np.square(part).sum(axis=1)[:, None] + lengths - 2 * part @ theirs.T
-        found[at : at + step] = np.partition(squares, place, axis=1)[:, place]
+        found[rows] = np.partition(squares, place, axis=1)[:, place]
     return np.sqrt(np.maximum(found, 0))
 
 

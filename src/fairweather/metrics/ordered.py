@@ -7,7 +7,7 @@ needs one pass over its counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,13 +178,15 @@ def sums_below(
     array([[0., 3., 4.],
            [0., 2., 2.]])
     """
-    many = 0 if cuts is None else cuts.shape[1]
-    sums = np.empty((1 + len(columns), len(weights), len(places) + many))
-    for rows, running in _run(order, weights, totals, columns):
-        if cuts is None:
-            running.put(places, sums[:, rows])
-        else:
-            running.put_with_cuts(places, cuts[rows], sums[:, rows])
+    if cuts is None:
+        cuts = np.empty((len(weights), 0))
+    sums = np.empty((1 + len(columns), len(weights), len(places) + cuts.shape[1]))
+    step = max(1, TOGETHER // len(order.images))  # resamples at a time
+    running = _Running(order, columns, weights.dtype, totals.max(), min(step, len(weights)))
+    for start in range(0, len(weights), step):
+        rows = slice(start, start + step)
+        running.add_up(weights[rows])
+        running.put(places, cuts[rows], sums[:, rows])
     return sums
 
 
@@ -209,27 +211,9 @@ def level_and_bin_sums(
     >>> levels.wrong.tolist(), below[:, 0, 0].tolist()
     ([[0.0, 0.0, 1.0]], [1.0, 0.0, 0.5])
     """
-    levels = np.empty((2, len(weights), len(order.groups)))
-    below = np.empty((3, len(weights), len(places) + cuts.shape[1]))
-    for rows, running in _run(order, weights, totals, (order.wrong, order.confidence)):
-        running.put(order.groups, levels[:, rows])
-        running.put_with_cuts(places, cuts[rows], below[:, rows])
-    return LevelSums(*levels), below
-
-
-def _run(
-    order: ConfidenceOrder,
-    weights: npt.NDArray[Any],
-    totals: FloatArray,
-    columns: Sequence[Column],
-) -> Iterator[tuple[slice, _Running]]:
-    """Yield the running sums of a few resamples at a time; the next step overwrites them."""
-    step = max(1, TOGETHER // len(order.images))
-    running = _Running(order, columns, weights.dtype, totals.max(), min(step, len(weights)))
-    for start in range(0, len(weights), step):
-        rows = slice(start, start + step)
-        running.add_up(weights[rows])
-        yield rows, running
+    columns, groups = (order.wrong, order.confidence), len(order.groups)
+    below = sums_below(order, weights, totals, columns, np.append(order.groups, places), cuts)
+    return LevelSums(*below[:2, :, :groups]), below[:, :, groups:]
 
 
 class _Running:
@@ -275,20 +259,15 @@ class _Running:
             np.multiply(counts, column, out=product[:rows])
             np.cumsum(product[:rows], axis=1, out=sums[:rows, 1:])
 
-    def put(self, places: IntArray, target: FloatArray) -> None:
-        """Write sums over the images before these places into `[sums, rows, places]`.
-
-        `target` may have fewer sums than there are columns: the first ones are written.
-        """
-        for sums, unit, into in zip(self.sums, self.units, target, strict=False):
-            into[:] = np.take(sums[: len(into)], places, axis=1)
-            if unit != 1:
-                into /= unit
-
-    def put_with_cuts(self, places: IntArray, cuts: FloatArray, target: FloatArray) -> None:
+    def put(self, places: IntArray, cuts: FloatArray, target: FloatArray) -> None:
         """Write sums at places and then sums at cuts into `[sums, rows, places + cuts]`."""
         few, rows = len(places), len(cuts)
-        self.put(places, target[:, :, :few])
+        for sums, unit, into in zip(self.sums, self.units, target[:, :, :few], strict=True):
+            into[:] = np.take(sums[:rows], places, axis=1)
+            if unit != 1:
+                into /= unit
+        if not cuts.size:
+            return
         ends = self.sums[0][:rows, 1:]
         wanted = cuts.astype(ends.dtype)
         place = np.empty(cuts.shape, dtype=np.intp)

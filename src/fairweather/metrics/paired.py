@@ -15,7 +15,7 @@ from fairweather.metrics.clusters import difference_of_shares
 from fairweather.metrics.columns import FloatArray, check_columns
 from fairweather.metrics.hidden import Hidden
 from fairweather.metrics.intervals import (
-    STRETCHED,
+    NOT_STRETCHED,
     TAILS,
     Estimate,
     difference_ends,
@@ -27,18 +27,8 @@ from fairweather.metrics.intervals import (
 from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
 from fairweather.types import Score
 
-# The kinds of intervals of values in [0, 1].
-SHARES = (
-    "share",
-    "conditional",
-    "overlap",
-    "area",
-    "classes",
-    "bounded",
-    "basic",
-    "bias-corrected",
-    "searched",
-)
+# The kinds of intervals of values that may lie outside [0, 1].
+BEYOND = ("percentile", "skewed", "difference", "centred")
 
 
 class McNemar(NamedTuple):
@@ -197,7 +187,7 @@ def paired_change(first: Estimate, second: Estimate) -> Score:
 
 def _recipes(estimate: Estimate) -> list[SeedVariance]:
     """The recipes of an estimate, with the bounds next to which seeds are skewed (`stretch`)."""
-    if estimate.interval in SHARES and estimate.interval in STRETCHED:
+    if estimate.interval not in (*BEYOND, *NOT_STRETCHED):
         return [each._replace(bounds=(0.0, 1.0)) for each in estimate.recipes]
     return estimate.recipes
 
@@ -246,7 +236,7 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
     )
     ends = hidden.widen(value, low, high)
     low, high = widen(ends, centre, first.n, recipes)
-    if first.interval in SHARES:
+    if first.interval not in BEYOND:
         low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)
 

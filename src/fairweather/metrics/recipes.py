@@ -139,7 +139,7 @@ class Crossed(NamedTuple):
         """
         if not self.errors:
             return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)
-        reach = self._reach_to(0.0)
+        reach = self._reach_to_zero()
         tails = (
             scipy.special.stdtr(min(each.freedom, MANY), -reach / each.variance**0.5)
             for each in self.errors
@@ -161,11 +161,11 @@ class Crossed(NamedTuple):
             above += max((high - each.mean) ** 2 - own**2, 0.0)
         return below**0.5, above**0.5
 
-    def _reach_to(self, target: float) -> float:
-        """The reach with which an interval ends at the target."""
+    def _reach_to_zero(self) -> float:
+        """The reach with which an interval ends at 0."""
         from scipy.optimize import brentq  # takes a while to import
 
-        distance, side = abs(self.value - target), 0 if self.value > target else 1
+        distance, side = abs(self.value), 0 if self.value > 0 else 1
         if self.stretched(distance)[side] <= distance:
             return distance
         return float(brentq(lambda reach: self.stretched(reach)[side] - distance, 0, distance))

@@ -255,8 +255,7 @@ class Prepared:
     @cached_property
     def probabilities(self) -> FloatArray:
         """float64 `[n, classes]`; only if there are logits."""
-        if self.predictions.logits is None:
-            raise ValueError("there are no logits; ask `Metric.applies` first")
+        assert self.predictions.logits is not None, "there are no logits; ask `Metric.applies`"
         return softmax(self.predictions.logits)
 
     @cached_property
@@ -322,8 +321,8 @@ class Prepared:
     def strata(self) -> FloatArray:
         """`strata_terms` of each image; only if there are prediction sets."""
         size, covered = self.predictions.set_size, self.predictions.covered
-        if size is None or covered is None:
-            raise ValueError("there are no prediction sets; ask `Metric.applies` first")
+        assert size is not None, "there are no prediction sets; ask `Metric.applies`"
+        assert covered is not None
         return strata_terms(size, covered)
 
     @cached_property

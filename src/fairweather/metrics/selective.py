@@ -22,6 +22,7 @@ from fairweather.metrics.columns import (
     as_result,
     as_rows,
     check_columns,
+    check_shares,
     ratio,
     weighted_mean,
 )
@@ -486,9 +487,7 @@ def average_confidence(confidence: npt.ArrayLike, weights: npt.ArrayLike | None 
     """
     check_columns(confidence=confidence)
     sure = as_confidence(confidence)
-    outside = (sure < 0) | (sure > 1)
-    if outside.any():
-        raise InputError(f"confidence must be in [0, 1], found {sure[outside][0]}")
+    check_shares(sure, "confidence")
     return weighted_mean(sure, weights, name="confidence")
 
 

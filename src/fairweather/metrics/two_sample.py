@@ -17,6 +17,7 @@ import scipy.special
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import NEARLY, Clusters
 from fairweather.metrics.columns import FloatArray, IntArray
+from fairweather.metrics.nearness import distances
 
 # Of fewer images in either set nothing is said. They could show only differences that are plain to
 # see, and the distribution behind the p-value of outputs is one of many images.
@@ -111,8 +112,8 @@ def features_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike, seed: int 
     n, m = len(known), len(others)
     inside = np.arange(n + m) >= n
     splits = generator.permuted(np.tile(inside, (SPLITS, 1)), axis=1)
-    distances = _distances(np.concatenate([known, others]))
-    found, random = energies(distances, inside[None]), energies(distances, splits)
+    apart = _distances(np.concatenate([known, others]))
+    found, random = energies(apart, inside[None]), energies(apart, splits)
     return float((1 + np.count_nonzero(random >= found - NEARLY)) / (1 + SPLITS))
 
 
@@ -185,7 +186,6 @@ def _distances(columns: FloatArray) -> FloatArray:
     """The Euclidean distances between any two rows, with each column divided by its deviation."""
     spread = columns.std(axis=0)
     scaled = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    squares = np.square(scaled).sum(axis=1)
-    found = np.sqrt(np.maximum(squares[:, None] + squares - 2 * scaled @ scaled.T, 0.0))
+    found = distances(scaled, scaled)
     np.fill_diagonal(found, 0.0)
-    return np.asarray(found)
+    return found

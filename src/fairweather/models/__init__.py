@@ -29,17 +29,17 @@ from fairweather.models.encoders import state_without_head as state_without_head
 from fairweather.models.ensemble import Ensemble as Ensemble
 from fairweather.models.interpolation import interpolate as interpolate
 from fairweather.models.module import open_module as open_module
-from fairweather.models.opened import Opened as Opened
 from fairweather.models.opening import SOURCES as SOURCES
 from fairweather.models.opening import check_model as check_model
 from fairweather.models.opening import check_module_options as check_module_options
 from fairweather.models.opening import given_options as given_options
 from fairweather.models.opening import open_model as open_model
 from fairweather.models.opening import open_with as open_with
-from fairweather.models.prepared import prepared_at as prepared_at
 from fairweather.models.preprocessing import describe_preprocessing as describe_preprocessing
+from fairweather.models.preprocessing import prepared_at as prepared_at
 from fairweather.models.run_folder import trained_in as trained_in
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS as PUBLISHED_WEIGHTS
+from fairweather.models.source import Opened as Opened
 from fairweather.models.specification import ModelSpec as ModelSpec
 
 

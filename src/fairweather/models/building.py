@@ -207,15 +207,8 @@ def _is_headless(model: Classifier, state: Mapping[str, torch.Tensor]) -> bool:
     """Say whether only a layer at the end is missing, as in a pre-training."""
     own = model.state_dict()
     missing = own.keys() - state.keys()
-    return (
-        not state.keys() - own.keys()
-        and {key.rpartition(".")[2] for key in missing}
-        <= {
-            "weight",
-            "bias",
-        }
-        and 0 < len(missing) <= 2
-    )
+    kinds = {key.rpartition(".")[2] for key in missing}
+    return state.keys() <= own.keys() and 0 < len(missing) <= 2 and kinds <= {"weight", "bias"}
 
 
 def pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:

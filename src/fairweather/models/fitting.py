@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 
@@ -131,7 +131,7 @@ def describe_checkpoint(checkpoint: Checkpoint, fitted: Fitted) -> dict[str, obj
     facts: dict[str, object] = {"nesting": checkpoint.nesting, "prefix": fitted.prefix}
     if averages or fitted.left_out:
         facts["averaged"] = "the file also has a moving average of the weights, which is not used"
-    elif any(part in AVERAGED for part in _path(checkpoint, fitted)):
+    elif not {*checkpoint.nesting.split("."), *fitted.prefix.split(".")}.isdisjoint(AVERAGED):
         facts["averaged"] = "the weights are a moving average: the file has no others"
     if fitted.pretraining:
         facts["left_out"] = parts(fitted.pretraining)
@@ -139,7 +139,3 @@ def describe_checkpoint(checkpoint: Checkpoint, fitted: Fitted) -> dict[str, obj
     if others:
         facts["not_taken"] = others
     return facts
-
-
-def _path(checkpoint: Checkpoint, fitted: Fitted) -> list[str]:
-    return cast("list[str]", [*checkpoint.nesting.split("."), *fitted.prefix.split(".")])

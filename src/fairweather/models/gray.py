@@ -51,8 +51,8 @@ def takes_gray(network: nn.Module, size: int | None = None) -> bool:
     if not has_one_channel(network):
         return False
     sides = SIDES if size is None else (size,)
-    gray = any(_runs(network, 1, side) for side in sides)
-    return gray and not any(_runs(network, 3, side) for side in sides)
+    gray = any(runs(network, 1, side) for side in sides)
+    return gray and not any(runs(network, 3, side) for side in sides)
 
 
 def has_one_channel(network: nn.Module) -> bool:
@@ -81,16 +81,15 @@ def narrow_as(state: Mapping[str, torch.Tensor], network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _runs(network: nn.Module, channels: int, side: int) -> bool:
+def runs(network: nn.Module, channels: int, side: int) -> bool:
+    """Say whether a network takes images of a size, in evaluation mode."""
     was_training = network.training
     try:
         network.eval()(torch.zeros(1, channels, side, side))
     except StoppedError:
         raise
-    except (
-        Exception,
-        SystemExit,
-    ):  # every network raises another error for images that it cannot take
+    # Every network raises another error for images that it cannot take.
+    except (Exception, SystemExit):
         return False
     finally:
         network.train(was_training)

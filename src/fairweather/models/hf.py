@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,16 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairweather.download import file_digest
-from fairweather.errors import InputError, first_line, missing_extra
+from fairweather.download import files_digest
+from fairweather.errors import InputError, first_line, first_names, missing_extra
 from fairweather.models.classifier import Classifier
-from fairweather.models.hf_processor import Processing, Processor, read_processor
+from fairweather.models.hf_processor import read_processor
 from fairweather.models.hf_vetting import TIMM, vetted
-from fairweather.models.opened import Opened, folder_name
-from fairweather.models.source import Source
-from fairweather.models.weights import few
+from fairweather.models.source import Opened, Source, folder_name
 from fairweather.record import DESCRIPTION
-from fairweather.types import class_names
+from fairweather.types import Preparation, class_names
 
 Find = Callable[[str], Path | None]
 # Of transformers, which is an extra: PreTrainedModel and its configuration.
@@ -90,9 +87,13 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
                 f"hf:{repo} does not describe its preprocessing: add its preprocessor_config.json, "
                 "or load it with python:FILE.py:FUNCTION"
             )
-        processor = _load_processor(transformers, repo, place)
-        processing = _read_settings(repo, processor)
-    model = Classifier(Logits(network), processing.mean, processing.std, _size(network, processing))
+        with _explained(f"the image processor of hf:{repo} cannot be loaded"):
+            processor = transformers.AutoImageProcessor.from_pretrained(  # nosec B615 # local
+                str(place), local_files_only=True, trust_remote_code=False
+            )
+        with _explained(f"the image processor of hf:{repo} cannot be used"):
+            statistics, preparation, origin, _ = read_processor(processor)
+    model = Classifier(Logits(network), *statistics, _size(network, preparation))
     files = [config_file, *([settings] if settings else []), *weights]
     facts = {
         "source": f"hf:{repo}",
@@ -102,10 +103,11 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
         "revision": None if folder.is_dir() else config_file.parent.name,
         "weights": [path.name for path in weights],
         "processor": type(processor).__name__,
-        **_processing_facts(processing),
+        "normalisation": {**statistics._asdict(), "from": origin},
+        "preparation": preparation and {**preparation._asdict(), "from": origin},
     }
     name = folder_name(folder.resolve().name if folder.is_dir() else repo.rpartition("/")[2])
-    return Opened(model.eval(), name, _digest(files), classes, processing.preparation, facts)
+    return Opened(model.eval(), name, files_digest(files), classes, preparation, facts)
 
 
 def _in_folder(folder: Path) -> Find:
@@ -199,7 +201,7 @@ def _shards(repo: str, index: Path, suffix: str) -> list[str]:
 
 
 def _load_network(transformers: ModuleType, repo: str, place: Path, weights: list[Path]) -> Network:
-    try:
+    with _explained(f"hf:{repo} cannot be loaded without executing code"):
         network, found = transformers.AutoModelForImageClassification.from_pretrained(  # nosec B615 # local
             str(place),
             local_files_only=True,
@@ -209,43 +211,28 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
             ignore_mismatched_sizes=True,  # they are listed, and refused below
             output_loading_info=True,
         )
-    # A configuration or a damaged file can raise any error in the library.
-    except Exception as error:
-        raise InputError(
-            f"hf:{repo} cannot be loaded without executing code ({first_line(error)})"
-        ) from error
     misfits = {
         "missing": [k for k in found["missing_keys"] if not k.endswith("num_batches_tracked")],
         "unexpected": found["unexpected_keys"],
         "of another shape": [key for key, *_ in found["mismatched_keys"]],
     }
     if any(misfits.values()):
-        listed = "; ".join(f"{what} {few(sorted(keys))}" for what, keys in misfits.items() if keys)
+        listed = "; ".join(
+            f"{what} {first_names(sorted(keys))}" for what, keys in misfits.items() if keys
+        )
         raise InputError(f"the weights of hf:{repo} do not fit {type(network).__name__}: {listed}")
     return network.float()
 
 
-def _load_processor(transformers: ModuleType, repo: str, place: Path) -> Processor:
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Say in a sentence what failed: settings and damaged files raise any error in the library."""
     try:
-        return transformers.AutoImageProcessor.from_pretrained(  # nosec B615 # a local folder
-            str(place), local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:
-        raise InputError(
-            f"the image processor of hf:{repo} cannot be loaded ({first_line(error)})"
-        ) from error
-
-
-def _read_settings(repo: str, processor: Processor) -> Processing:
-    try:
-        return read_processor(processor)
+        yield
     except InputError:
         raise
-    # It is tried on an image: wrong settings raise whatever the library or numpy stumble over.
     except Exception as error:
-        raise InputError(
-            f"the image processor of hf:{repo} cannot be used ({first_line(error)})"
-        ) from error
+        raise InputError(f"{what} ({first_line(error)})") from error
 
 
 def _classes(repo: str, config: Config) -> tuple[str, ...] | None:
@@ -262,29 +249,15 @@ def _classes(repo: str, config: Config) -> tuple[str, ...] | None:
     return names
 
 
-def _size(network: Network, processing: Processing) -> int | None:
+def _size(network: Network, preparation: Preparation | None) -> int | None:
     """Give the fixed size of the network, if it has one."""
     configured = getattr(network.config, "image_size", None)
     timm = getattr(network.config, "pretrained_cfg", None) or {}
     if configured is None and not timm.get("fixed_input_size"):
         return None
-    if processing.preparation is not None:
-        return processing.preparation.size
+    if preparation is not None:
+        return preparation.size
     return configured if isinstance(configured, int) else None
-
-
-def _processing_facts(processing: Processing) -> Mapping[str, object]:
-    origin = "its image processor"
-    prepared = processing.preparation
-    return {
-        "normalisation": {"mean": processing.mean, "std": processing.std, "from": origin},
-        "preparation": {**prepared._asdict(), "from": origin} if prepared else None,
-    }
-
-
-def _digest(files: list[Path]) -> str:
-    digests = "".join(f"{file_digest(path, 'sha256')}  {path.name}\n" for path in files)
-    return hashlib.sha256(digests.encode()).hexdigest()
 
 
 @contextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.models import PretrainedCfg
 
 from fairweather.errors import InputError
+from fairweather.models.preprocessing import Preprocessing, Statistics, from_timm
+from fairweather.pixels import Square, decode_image
 from fairweather.types import Preparation
 
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -30,22 +33,10 @@ FILTERS: Mapping[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "
 CONVNEXT_SQUASHES_FROM = 384
 # LevitImageProcessor resizes the shorter side to this many times its size.
 LEVIT_MARGIN = 256 / 224
+ORIGIN = "its image processor"
 
 
-class Processing(NamedTuple):
-    """The preprocessing of 8-bit images: squares of one size, then `(x - mean) / std`.
-
-    Attributes:
-        preparation: None if images keep their size.
-        mean, std: per channel, for images in [0, 1].
-    """
-
-    preparation: Preparation | None
-    mean: Channels
-    std: Channels
-
-
-def read_processor(processor: Processor) -> Processing:
+def read_processor(processor: Processor) -> Preprocessing:
     """Read an image processor of transformers, and check the result against the processor itself.
 
     Raises `InputError` with the name of the step if a processor does something else than resize,
@@ -56,7 +47,8 @@ def read_processor(processor: Processor) -> Processing:
         processing = _read_timm(processor.data_config)
     else:
         settings = processor.to_dict()
-        processing = Processing(_preparation(kind, settings), *_normalisation(kind, settings))
+        statistics = Statistics(*_normalisation(kind, settings))
+        processing = Preprocessing(statistics, _preparation(kind, settings), ORIGIN)
     prepared = processing.preparation
     if prepared is not None and (prepared.resize or prepared.size) < prepared.size:
         raise _unsupported(kind, f"resized to {prepared.resize}, padded to {prepared.size}")
@@ -64,16 +56,14 @@ def read_processor(processor: Processor) -> Processing:
     return processing
 
 
-def _read_timm(config: Mapping[str, Any]) -> Processing:
-    _, height, width = config["input_size"]
-    mode, share = config.get("crop_mode", "center"), float(config["crop_pct"])
-    if height != width or mode not in ("center", "squash"):
-        raise _unsupported("timm's transform", f"{height}x{width} with crop_mode {mode!r}")
-    # timm.data.transforms_factory: transforms_imagenet_eval
-    resize = int(height / share)
-    fit: Literal["crop", "squash"] = "squash" if mode == "squash" else "crop"
-    preparation = Preparation(height, resize, _filter("timm", config["interpolation"]), fit)
-    return Processing(preparation, _channels(config["mean"]), _channels(config["std"]))
+def _read_timm(config: Mapping[str, Any]) -> Preprocessing:
+    keys = ("input_size", "crop_mode", "crop_pct", "interpolation", "mean", "std")
+    configuration = PretrainedCfg(**{key: config[key] for key in keys if key in config})
+    published = from_timm(configuration, "the repository")
+    if published.preparation is None or published.remark:
+        raise _unsupported("timm's transform", published.remark)
+    _filter("timm", published.preparation.interpolation)
+    return published._replace(origin=ORIGIN)
 
 
 def _preparation(kind: str, settings: Mapping[str, Any]) -> Preparation | None:
@@ -150,36 +140,23 @@ def _unsupported(kind: str, what: str) -> InputError:
     )
 
 
-def _check_against(processor: Processor, processing: Processing) -> None:
+def _check_against(processor: Processor, processing: Preprocessing) -> None:
     """Compare with the processor on a picture that is so smooth that filters hardly matter."""
-    side = processing.preparation.size if processing.preparation else 64
+    prepared, square, side = processing.preparation, None, 64
+    if prepared is not None:
+        side = prepared.size
+        square = Square(side, prepared.resize or side, "bicubic", prepared.fit)
     blobs = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    resize = processing.preparation.resize if processing.preparation else None
-    short = resize or side
+    short = square.resize if square else side
     picture = Image.fromarray(blobs).resize((short * 4 // 3, short), Image.Resampling.BICUBIC)
     values = processor(picture, return_tensors="pt").get("pixel_values")
-    expected = _as_read(picture, processing)
-    if values is None or tuple(values.shape) != tuple(expected.shape):
+    pixels = torch.from_numpy(decode_image(picture, square))[None] / 255
+    mean, std = (torch.tensor(each).reshape(1, 3, 1, 1) for each in processing.statistics)
+    if values is None or values.shape != pixels.shape:
         found = "no pixel_values" if values is None else f"images {list(values.shape)}"
         raise _unsupported(type(processor).__name__, found)
-    std = torch.tensor(processing.std).reshape(1, 3, 1, 1)
-    difference = float(((values - expected) * std).abs().mean())
+    difference = float((values * std + mean - pixels).abs().mean())
     # Where a margin is odd, libraries crop one pixel apart; of `side` pixels, a blob has a fourth.
     if not difference <= 0.01 + 2 / side:
         found = f"its own pixels differ by {difference:.2f} of [0, 1] from what its settings say"
         raise _unsupported(type(processor).__name__, found)
-
-
-def _as_read(picture: Image.Image, processing: Processing) -> torch.Tensor:
-    if (preparation := processing.preparation) is not None:
-        size, resize = preparation.size, preparation.resize or preparation.size
-        short = min(picture.size)
-        sides = [resize * side // short for side in picture.size]
-        if preparation.fit == "squash":
-            sides = [resize, resize]
-        picture = picture.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
-        left, top = ((side - size) // 2 for side in sides)
-        picture = picture.crop((left, top, left + size, top + size))
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255
-    mean, std = (torch.tensor(x).reshape(1, 3, 1, 1) for x in (processing.mean, processing.std))
-    return (pixels - mean) / std

@@ -77,24 +77,25 @@ def _is_label(value: object) -> bool:
 
 
 def _parse_json(text: str, name: str) -> object:
-    def unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in pairs:
-            if key in found:
-                raise InputError(f"{name} has the class {key!r} twice")
-            found[key] = value
-        return found
-
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text, object_pairs_hook=lambda pairs: _each_once(pairs, name))
     except InputError:
         raise
     except ValueError as error:  # also for a number of more digits than Python reads
         raise InputError(f"{name} is not JSON: {error}") from None
 
 
+def _each_once(pairs: Iterable[tuple[str, object]], name: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"{name} has the class {key!r} twice")
+        found[key] = value
+    return found
+
+
 def _parse_csv(text: str, name: str) -> dict[str, object]:
-    labels: dict[str, object] = {}
+    labels: list[tuple[str, object]] = []
     try:
         rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
     except csv.Error as error:
@@ -108,8 +109,5 @@ def _parse_csv(text: str, name: str) -> dict[str, object]:
                 f"row {line} of {name} must have two cells, a class of the data and one of the "
                 f"model, found {list(cells)}"
             )
-        data, model = cells
-        if data in labels:
-            raise InputError(f"{name} has the class {data!r} twice")
-        labels[data] = model
-    return labels
+        labels.append((cells[0], cells[1]))
+    return _each_once(labels, name)

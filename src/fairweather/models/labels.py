@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, show, unknown_name
 from fairweather.models.label_file import check_labels
 from fairweather.models.label_file import read_label_file as read_label_file
-from fairweather.models.output_names import OutputNames, show
+from fairweather.models.output_names import OutputNames
 from fairweather.models.relabelled import Relabelled
 from fairweather.models.wnids import CLASSES, class_wnids, imagenet, wnids_of
 

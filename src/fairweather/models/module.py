@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -14,9 +13,9 @@ from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
 from fairweather.models.gray import NOTE, GrayInput, takes_gray
 from fairweather.models.normalisation import check_not_normalised_twice, held_normalisation
-from fairweather.models.opened import Opened
 from fairweather.models.outputs import LogProbabilities, asked_for
 from fairweather.models.preprocessing import NOTHING, UNKNOWN, preparation_facts
+from fairweather.models.source import Opened
 from fairweather.models.weights import state_digest
 from fairweather.types import Preparation
 
@@ -58,8 +57,14 @@ def open_module(
     framed = None
     if given or input_size is not None:
         framed = Classifier(module, *(given or NOTHING), input_size)
-    with _one_sentence(what):
+    try:
         state = state_digest((framed or module).eval().state_dict())
+    except Exception as error:  # exported, quantized and lazy modules raise different ones
+        raise InputError(
+            f"{what} has no evaluation mode or no plain tensors ({type(error).__name__}: "
+            f"{one_line(str(error).partition(chr(10))[0])}): give the module that was exported or "
+            "quantized, or an ONNX file; call a lazy module once before"
+        ) from error
     facts: dict[str, object] = {
         "source": source,
         "architecture": type(module).__name__,
@@ -88,16 +93,3 @@ def open_module(
     facts["preparation"] = preparation_facts(preparation, origin)
     digest = hashlib.sha256(f"{code} {state}".encode()).hexdigest()
     return Opened((framed or network).eval(), name, digest, classes, preparation, facts, taken)
-
-
-@contextmanager
-def _one_sentence(what: str) -> Iterator[None]:
-    """Turn what torch raises for a module that it cannot take apart into one sentence."""
-    try:
-        yield
-    except Exception as error:  # exported, quantized and lazy modules raise different ones
-        raise InputError(
-            f"{what} has no evaluation mode or no plain tensors ({type(error).__name__}: "
-            f"{one_line(str(error).partition(chr(10))[0])}): give the module that was exported or "
-            "quantized, or an ONNX file; call a lazy module once before"
-        ) from error

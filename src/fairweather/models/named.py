@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from fairweather.models.checkpoints import Checkpoint
 from fairweather.models.classifier import Classifier
 from fairweather.models.fitting import describe_checkpoint
 from fairweather.models.gray import NOTE, GrayInput, has_one_channel, narrow_as
-from fairweather.models.opened import Opened, folder_name
 from fairweather.models.preprocessing import (
     UNKNOWN,
     Preprocessing,
@@ -27,11 +27,12 @@ from fairweather.models.preprocessing import (
     preparation_facts,
 )
 from fairweather.models.selfsupervised import fit_state
-from fairweather.models.source import Source
+from fairweather.models.source import Opened, Source, closest_file, folder_name
 from fairweather.models.specification import ModelSpec
 from fairweather.models.weights import load_whole, state_digest, weights_file
 from fairweather.models.wnids import CLASSES, imagenet
 
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files of weights
 OF_NAMED = ("weights", "classes", "mean", "std", "input_size")
 
 
@@ -114,10 +115,11 @@ def _network(
         network = library.build(name, classes)
         if checkpoint is None:
             return network, {"weights": f"random, of seed {seed}"}
-        fitted = fit_state(checkpoint.state, network, _head(library, network))
-        width = _head_width(library, network, fitted.state)
-        if classes is None and width not in (None, _outputs(library, network)):
-            network = library.build(name, width)
+        head = _head(library, network)
+        fitted = fit_state(checkpoint.state, network, head)
+        weight = fitted.state.get(f"{head}.weight")
+        if classes is None and weight is not None and len(weight) != _outputs(library, network):
+            network = library.build(name, len(weight))
     _check_head(library, network, architecture, fitted.state)
     narrow_as(fitted.state, network)
     load_whole(network, fitted.state, architecture)
@@ -200,11 +202,6 @@ def _head(library: Library, network: nn.Module) -> str | None:
         return None  # for example two heads: then all tensors must be there anyway
 
 
-def _head_width(library: Library, network: nn.Module, state: dict[str, torch.Tensor]) -> int | None:
-    weight = state.get(f"{_head(library, network)}.weight")
-    return None if weight is None else len(weight)
-
-
 def _outputs(library: Library, network: nn.Module) -> int | None:
     head = _head(library, network)
     weight: Any = getattr(network.get_submodule(head), "weight", None) if head else None
@@ -232,3 +229,31 @@ def _source(kind: str, title: str) -> Source:
 
 TORCHVISION = _source("torchvision", "a network of torchvision, with its published weights")
 TIMM = _source("timm", "a network of timm, with its published weights")
+
+
+def open_weights(file: str, *, architecture: str, **given: Any) -> Opened:  # noqa: ANN401 - of open_named
+    """Open a network by name with the weights of a file; see `open_model`."""
+    opened = open_named(architecture, weights=file, **given)
+    return replace(opened, facts={**opened.facts, "source": file})
+
+
+def _check(file: str, architecture: str | None) -> None:
+    if architecture is None:
+        raise InputError(
+            f"{file} holds only weights: name the network that they belong to with the "
+            "architecture timm:NAME or torchvision:NAME"
+        )
+    find_library(architecture)
+    if not Path(file).expanduser().is_file():
+        raise InputError(f"weights: there is no file {file}{closest_file(Path(file))}")
+
+
+FILE = Source(
+    f"FILE ({', '.join(SUFFIXES)}) with an architecture",
+    "weights of a network of timm or torchvision",
+    open_weights,
+    options=("architecture", *(name for name in OF_NAMED if name != "weights")),
+    settings=("offline", "seed"),
+    check=_check,
+    takes=lambda text: text.endswith(SUFFIXES) or Path(text).expanduser().is_file(),
+)

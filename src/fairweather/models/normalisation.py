@@ -35,7 +35,7 @@ def held_normalisation(module: nn.Module) -> str | None:
         mean, std = (_numbers(part, pattern) for pattern in (MEANS, DEVIATIONS))
         # Noise has a mean and a deviation too: one number each does not make a normalisation.
         of_channels = len(mean or ()) == 3 or len(std or ()) == 3 or _called_normalize(part)
-        if mean and std and of_channels and not _changes_nothing(mean, std):
+        if mean and std and of_channels and (set(mean), set(std)) != ({0.0}, {1.0}):
             return f"{place} with mean {in_words(mean)} and std {in_words(std)}"
         near_the_top = name and (name == first or "." not in name)
         if near_the_top and not mean and _called_normalize(part):
@@ -73,10 +73,6 @@ def _attributes(part: nn.Module) -> Iterator[tuple[str, object]]:
     for name, value in vars(part).items():
         if not isinstance(value, bool):
             yield name, value
-
-
-def _changes_nothing(mean: tuple[float, ...], std: tuple[float, ...]) -> bool:
-    return set(mean) == {0.0} and set(std) == {1.0}
 
 
 def _called_normalize(part: nn.Module) -> bool:

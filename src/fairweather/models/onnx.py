@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fairweather.download import file_digest
+from fairweather.download import file_digest, files_digest
 from fairweather.errors import InputError, missing_extra
 from fairweather.models.building import given_statistics
 from fairweather.models.classifier import Classifier
@@ -29,7 +28,6 @@ from fairweather.models.onnx_graph import (
     read_graph,
 )
 from fairweather.models.onnx_network import OnnxNetwork, Sessions
-from fairweather.models.opened import Opened, folder_name
 from fairweather.models.outputs import (
     LOGITS,
     LogProbabilities,
@@ -40,7 +38,7 @@ from fairweather.models.outputs import (
     single_output,
 )
 from fairweather.models.preprocessing import NOTHING, Statistics, in_words
-from fairweather.models.source import OF_ANY, Source, closest_file
+from fairweather.models.source import OF_ANY, Opened, Source, closest_file, folder_name
 from fairweather.types import SMALLEST_SIDE, Preparation
 
 USUAL_SIZE = 224  # pixels: a graph that takes any size is tried on these
@@ -115,8 +113,8 @@ def open_onnx(
     if images.channels == 1:
         facts["gray"] = NOTE
     classifier = Classifier(network, *given, size).eval()
-    name, digest = folder_name(path.stem), _digest(files)
-    return Opened(classifier, name, digest, fitting, preparation, facts, taken)
+    digest = file_digest(path, "sha256") if len(files) == 1 else files_digest(files)
+    return Opened(classifier, folder_name(path.stem), digest, fitting, preparation, facts, taken)
 
 
 def _check_packages() -> None:
@@ -195,13 +193,6 @@ def _normalisation_facts(given: Statistics, steps: Steps) -> dict[str, object]:
         f"[0, {steps.scale}]"
     )
     return {"mean": None, "std": None, "from": origin}
-
-
-def _digest(files: Sequence[Path]) -> str:
-    if len(files) == 1:
-        return file_digest(files[0], "sha256")
-    lines = "".join(f"{file_digest(file, 'sha256')}  {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _check(place: str, _: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +17,8 @@ from fairweather.types import LARGEST_SIDE
 from fairweather.types import class_names as as_text
 
 Array = npt.NDArray[np.float64]
-# Of onnx, which is an extra: ModelProto, GraphProto, NodeProto and TensorProto.
+# Of onnx, which is an extra: ModelProto, NodeProto and TensorProto.
 Model = Any
-Graph = Any
 Node = Any
 Tensor = Any
 
@@ -114,30 +113,15 @@ def external_files(model: Model, path: Path) -> list[Path]:
     return files
 
 
-def _tensors(model: Model) -> Iterator[Tensor]:
-    """All tensors with values that a model holds, in graphs within graphs too."""
-    yield from _of_nodes(node for function in model.functions for node in function.node)
-    yield from _of_graph(model.graph)
-    for step in model.training_info:
-        yield from _of_graph(step.initialization)
-        yield from _of_graph(step.algorithm)
+def _tensors(message: Any) -> Iterator[Tensor]:  # noqa: ANN401 - of protobuf
+    """All tensors with values in a message, in graphs within graphs too."""
+    from onnx import TensorProto
 
-
-def _of_graph(graph: Graph) -> Iterator[Tensor]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _of_nodes(graph.node)
-
-
-def _of_nodes(nodes: Iterable[Node]) -> Iterator[Tensor]:
-    for attribute in (each for node in nodes for each in node.attribute):
-        yield from (attribute.t, *attribute.tensors)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-            yield from (sparse.values, sparse.indices)
-        # protobuf reads no more than a hundred messages within each other.
-        for graph in (attribute.g, *attribute.graphs):
-            yield from _of_graph(graph)
+    # protobuf reads no more than a hundred messages within each other.
+    held = [value for field, value in message.ListFields() if field.message_type is not None]
+    for value in held:
+        for each in [value] if hasattr(value, "ListFields") else value:
+            yield from [each] if isinstance(each, TensorProto) else _tensors(each)
 
 
 def image_input(model: Model, path: Path) -> ImageInput:

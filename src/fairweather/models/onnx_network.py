@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +32,26 @@ class Sessions:
 
     def open(self) -> None:
         """Raise `InputError` unless ONNX Runtime can open the file."""
-        try:
+        with self._explained("opened"):
             self._session(torch.device("cpu"))
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise MemoryError(str(error)) from error
-            raise InputError(f"onnx:{self.path} cannot be opened ({_reason(error)})") from error
 
     def run(self, output: str, inputs: dict[str, np.ndarray], device: torch.device) -> np.ndarray:
         """Compute one output of one batch."""
         images = next(iter(inputs.values()))
-        try:
+        with self._explained(f"run on {images.dtype} {list(images.shape)}"):
             return self._session(device).run([output], inputs)[0]
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
         # ONNX Runtime's exceptions share no base class but Exception.
         except Exception as error:
             if is_out_of_memory(error):
                 raise MemoryError(str(error)) from error
-            raise InputError(
-                f"onnx:{self.path} cannot be run on {images.dtype} {list(images.shape)} "
-                f"({_reason(error)})"
-            ) from error
+            # Of "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : the sentence", the sentence.
+            reason = first_line(error).rpartition(" : ")[2]
+            raise InputError(f"onnx:{self.path} cannot be {what} ({reason})") from error
 
     def leave_devices(self) -> None:
         """Close the sessions that hold memory of a device; they are opened again when needed."""
@@ -136,8 +138,3 @@ def _parts(array: np.ndarray, size: int) -> list[np.ndarray]:
     if short:
         array = np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
     return [array[start : start + size] for start in range(0, len(array), size)]
-
-
-def _reason(error: Exception) -> str:
-    # Of "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : the sentence", the sentence.
-    return first_line(error).rpartition(" : ")[2]

@@ -12,14 +12,12 @@ from fairweather.errors import InputError, check_text
 from fairweather.models.building import given_statistics
 from fairweather.models.foreign import refuse_foreign
 from fairweather.models.hf import HF
-from fairweather.models.named import TIMM, TORCHVISION
+from fairweather.models.named import FILE, TIMM, TORCHVISION
 from fairweather.models.onnx import ONNX
-from fairweather.models.opened import Opened
 from fairweather.models.python_file import PYTHON
 from fairweather.models.run_folder import RUN
-from fairweather.models.source import OF_ANY, Source
+from fairweather.models.source import OF_ANY, Opened, Source
 from fairweather.models.specification import check_counts
-from fairweather.models.weights_file import FILE
 from fairweather.options import ModelOptions, takes
 
 # By the kind before the colon; `file` has none.

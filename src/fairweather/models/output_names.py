@@ -8,8 +8,6 @@ from typing import NamedTuple
 from fairweather.errors import InputError
 from fairweather.models.wnids import WNID, class_wnids, imagenet, normalised, split_synonyms
 
-MOST_SHOWN = 5
-
 
 class Found(NamedTuple):
     """The output for a name, and how it was found: by `name`, `synonym`, `wnid`, ..."""
@@ -79,16 +77,6 @@ class OutputNames:
             f"the class {name!r} may be {' or '.join(meanings)}: give classes the names of wnids, "
             "or say which output each one is with --labels FILE"
         )
-
-
-def show(names: Sequence[object]) -> str:
-    """Join names for a message; of more than five, only the first five.
-
-    >>> show("abcdefg")
-    "'a', 'b', 'c', 'd', 'e' and 2 more"
-    """
-    more = f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(map(repr, names[:MOST_SHOWN])) + more
 
 
 def _places(pairs: Iterable[tuple[Hashable, list[int]]]) -> dict[Hashable, list[int]]:

@@ -1,16 +1,19 @@
-"""The preprocessing that published weights expect: size, filter, crop, mean and std."""
+"""The preprocessing of a model: size, filter, crop, mean and std, as published or as asked for."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from timm.models import PretrainedCfg
 from torchvision.transforms._presets import ImageClassification
 
-from fairweather.models.opened import Opened
+from fairweather.models.classifier import Classifier
+from fairweather.models.gray import runs
+from fairweather.models.source import Opened
 from fairweather.types import Preparation
 
 # The defaults of timm where a configuration says nothing (timm.data.config, timm.data.constants).
@@ -78,6 +81,24 @@ def at_size(preparation: Preparation | None, size: int) -> Preparation:
     if preparation.resize is not None:
         resize = math.floor(size * preparation.resize / preparation.size)
     return preparation._replace(size=size, resize=resize)
+
+
+def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
+    """Use the size that was asked for instead of the one in the model's configuration.
+
+    A network that takes any size then gets the images at this size. With `keep`, or if the network
+    takes only its own size, the images are resized once more inside the model.
+    """
+    model = opened.model
+    origin = "the size given"
+    if isinstance(model, Classifier) and model.input_size not in (None, size):
+        if keep or not runs(model.network, 3, size):
+            origin += f", then {model.input_size} inside the model"
+        else:
+            model.input_size = None
+    preparation = Preparation(size)
+    facts = {**opened.facts, "preparation": {**preparation._asdict(), "from": origin}}
+    return replace(opened, preparation=preparation, facts=facts)
 
 
 def describe_preprocessing(opened: Opened) -> str:

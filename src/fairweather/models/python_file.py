@@ -6,21 +6,18 @@ import contextlib
 import hashlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from fairweather.errors import InputError, StoppedError, unknown_name
 from fairweather.models.module import open_module
-from fairweather.models.opened import Opened, folder_name
-from fairweather.models.source import OF_ANY, Source
-
-T = TypeVar("T")
+from fairweather.models.source import OF_ANY, Opened, Source, folder_name
 
 
 class FromFile(NamedTuple):
@@ -56,7 +53,8 @@ def module_from_file(path: Path, function: str, seed: int) -> FromFile:
             if not callable(made):
                 kind = type(made).__name__
                 raise InputError(f"python: {function} in {path} is of type {kind}, not a function")
-            made = _telling(path, cast("Callable[[], object]", made))
+            with _telling(path):
+                made = made()
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
         raise InputError(f"python: {function}() in {path} returned a {kind}, not a torch.nn.Module")
@@ -102,14 +100,16 @@ def _run(path: Path, code: bytes, digest: str) -> ModuleType:
     sys.modules[module.__name__] = module
     # Not through an import: nothing is written beside the file, and no older copy is taken.
     # The user has asked for it: `python:FILE.py:FUNCTION` runs this file.
-    _telling(path, lambda: exec(compile(code, module.__file__ or "", "exec"), vars(module)))  # nosec B102
+    with _telling(path):
+        exec(compile(code, module.__file__, "exec"), vars(module))  # nosec B102
     return module
 
 
-def _telling(path: Path, call: Callable[[], T]) -> T:
+@contextlib.contextmanager
+def _telling(path: Path) -> Iterator[None]:
     """Call a function; an error becomes one sentence with the line of the user's file."""
     try:
-        return call()
+        yield
     except StoppedError:
         raise
     except (Exception, SystemExit) as error:

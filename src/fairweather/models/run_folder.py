@@ -7,9 +7,8 @@ from pathlib import Path
 from fairweather.download import file_digest
 from fairweather.errors import InputError
 from fairweather.models.building import load_checkpoint
-from fairweather.models.opened import Opened, folder_name
 from fairweather.models.preprocessing import UNKNOWN, preparation_facts
-from fairweather.models.source import Source, closest_file
+from fairweather.models.source import Opened, Source, closest_file, folder_name
 from fairweather.record import DESCRIPTION, RECORD, WEIGHTS
 from fairweather.runs import RunFolder, read_json
 from fairweather.types import Preparation

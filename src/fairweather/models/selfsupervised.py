@@ -84,7 +84,7 @@ def fit_state(state: Mapping[str, torch.Tensor], network: nn.Module, head: str |
         bare = numbered
     fitted = fit_names(bare, names)
     strangers = {key: attribute(key) for key in fitted.state if key not in names}
-    own = {key for key, part in strangers.items() if _of_pretraining(part)}
+    own = {key for key, part in strangers.items() if part in HEADS or MOMENTUM.search(part)}
     if not own:
         return fitted
     own |= {key for key, part in strangers.items() if part in BESIDE}
@@ -113,8 +113,3 @@ def named_children(
         else:
             renamed[key] = tensor
     return renamed
-
-
-def _of_pretraining(part: str) -> bool:
-    """Say whether only pre-training needs the head or the copy with this attribute's name."""
-    return part in HEADS or bool(MOMENTUM.search(part))

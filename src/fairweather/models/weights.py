@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from fairweather.download import fetch, file_digest
-from fairweather.errors import InputError, missing_extra, unknown_name
+from fairweather.errors import InputError, first_names, missing_extra, unknown_name
 from fairweather.folders import cache_folder
 from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS
+from fairweather.models.specification import PUBLISHED
 
 LITE0 = "timm:tf_efficientnet_lite0"
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -55,14 +56,7 @@ def weights_file(weights: str, *, sha256: str | None = None, offline: bool = Fal
         return fetch(address, path, sha256=sha256, offline=offline)
     path = lite0_file() if weights == "lite0" else Path(weights).expanduser()
     if not path.is_file() and not path.suffix:
-        known = [
-            "none",
-            "imagenet",
-            "lite0",
-            *PUBLISHED_WEIGHTS,
-            "a local file",
-            "an https address",
-        ]
+        known = ("none", *PUBLISHED, "a local file", "an https address")
         raise unknown_name("weights", weights, known)
     if not path.is_file():
         raise InputError(f"weights: there is no file {path}")
@@ -144,11 +138,5 @@ def _check_fit(
         found = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
         raise InputError(
             f"weights do not fit {what}: "
-            + "; ".join(f"{words} {few(keys)}" for words, keys in found if keys)
+            + "; ".join(f"{words} {first_names(keys)}" for words, keys in found if keys)
         )
-
-
-def few(keys: Sequence[str], most: int = 5) -> str:
-    """Join keys for a message; of more than five, only the first five."""
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more

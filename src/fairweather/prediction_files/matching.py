@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.errors import InputError, check_name
+from fairweather.errors import InputError, check_name, show
 from fairweather.models.labels import LabelMap, match_labels
 from fairweather.models.outputs import SMALLEST
 from fairweather.prediction_files.kinds import Kind, kind_of_rows, logits_of_rows
-from fairweather.prediction_files.rows import Asked, Column, Rows, listed, one_column
+from fairweather.prediction_files.rows import Asked, Column, Rows, one_column
 
 SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
 
@@ -146,11 +146,11 @@ def label_numbers(rows: Rows, classes: tuple[str, ...]) -> tuple[npt.NDArray[np.
             return numbers, f"by number, 0 is {classes[0]!r}"
         raise InputError(
             f"{rows.place} has labels from {least} to {most}, and as numbers they must be 0 to "
-            f"{len(classes) - 1}, in the order of the classes {listed(classes)}; write the names "
+            f"{len(classes) - 1}, in the order of the classes {show(classes)}; write the names "
             "of the classes instead, or give --classes"
         )
     raise InputError(
-        f"{rows.place} has the label {wrong!r}, and the classes are {listed(classes)}: name the "
+        f"{rows.place} has the label {wrong!r}, and the classes are {show(classes)}: name the "
         "class of each column with --classes, or another column with --label-column"
     )
 
@@ -201,7 +201,7 @@ def _match_classes(
 
 def _check_count(classes: Sequence[str], rows: Rows) -> None:
     if len(classes) != rows.outputs.shape[1]:
-        columns = "" if rows.names is None else f" ({listed(rows.names)})"
+        columns = "" if rows.names is None else f" ({show(rows.names)})"
         raise InputError(
             f"--classes names {len(classes)} classes, and {rows.place} has "
             f"{rows.outputs.shape[1]} columns of outputs{columns}"
@@ -218,7 +218,7 @@ def _chosen(
         kind = kind_of_rows(rows.outputs, asked.outputs, rows.place)
         return _joined(rows.outputs, mapped, kind), kind, []
     names = rows.names or tuple(map(str, range(mapped.outputs)))
-    others = listed([names[at] for at in rest])
+    others = show([names[at] for at in rest])
     try:
         kind = kind_of_rows(rows.outputs[:, used], asked.outputs, rows.place)
         told = f"not used: {others}"
@@ -274,7 +274,7 @@ def _order(rows: Rows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]
     found = [str(key) for key in rows.keys.tolist()]
     twice = [key for key, uses in Counter(found).items() if uses > 1]
     if twice:
-        raise InputError(f"{rows.place} has {len(twice):,} keys more than once: {listed(twice)}")
+        raise InputError(f"{rows.place} has {len(twice):,} keys more than once: {show(twice)}")
     by = _naming(found, rows, images)
     wanted = [by.of_image(name) for name in by.images]
     place = {by.of_key(key): at for at, key in enumerate(found)}
@@ -283,7 +283,7 @@ def _order(rows: Rows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]
     extra = [key for key in found if by.of_key(key) not in known]
     if missing or extra:
         told = [
-            f"{len(each):,} {what}: {listed(each)}"
+            f"{len(each):,} {what}: {show(each)}"
             for each, what in (
                 (missing, "images have no row"),
                 (extra, "rows have a key of no image"),
@@ -363,12 +363,9 @@ def _of_files(names: Sequence[str]) -> list[_Naming]:
             path = PurePosixPath(name.replace("\\", "/"))
             return "/".join((*path.parts[-parts:-1], path.stem))
 
-        def as_it_is(name: str, parts: int = parts) -> str:
-            return "/".join(PurePosixPath(name.replace("\\", "/")).parts[-parts:])
-
         ways += [
             _Naming(title, names, last, last),
-            _Naming(f"{title} without its suffix", names, stem, as_it_is),
+            _Naming(f"{title} without its suffix", names, stem, last),
         ]
     return ways
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.errors import InputError, check_apart, check_name, unknown_name
-from fairweather.models.opened import folder_name
+from fairweather.models.source import folder_name
 from fairweather.prediction_files.tables import READERS, Content, first_line
 from fairweather.record import CLEAN, VALIDATION
 from fairweather.types import is_finite
@@ -71,7 +71,8 @@ def find_predictions(path: Path) -> list[PredictionsOf]:
     if path.suffix.lower() == ".csv" and _is_mapping(first_line(path)):
         with path.open(encoding="utf-8-sig", newline="") as file:
             entries = list(csv.DictReader(file, skipinitialspace=True))
-        return _distinct(_from_mapping([_filled(entry) for entry in entries], path))
+        filled = [{name: each for name, each in entry.items() if each} for entry in entries]
+        return _distinct(_from_mapping(filled, path))
     return [PredictionsOf(folder_name(path.stem), 0, CLEAN, None, path, path.name)]
 
 
@@ -231,10 +232,6 @@ def _number(value: Any) -> Any:  # noqa: ANN401 - of a YAML or CSV file
         except ValueError:
             continue
     return value
-
-
-def _filled(entry: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in entry.items() if value}
 
 
 def _is_mapping(header: Iterable[str]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.errors import InputError, unknown_name
+from fairweather.errors import InputError, show, unknown_name
 
 # Usual names of columns, without regard to case.
 LABELS = ("label", "labels", "target", "targets", "true_label", "truth", "ground_truth", "y_true")
@@ -24,7 +24,6 @@ INDEX = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes f
 # Of what a program says besides, nothing is needed: it follows from the outputs.
 FOLLOWS = ("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence")
 MISSING = ("", "na", "n/a", "nan", "none", "null")
-MOST_SHOWN = 5
 
 Column = npt.NDArray[Any]
 
@@ -105,7 +104,7 @@ def rows_of_frame(
         notes.append(note)
     if follows := [name for name in rest if headed and name.lower() in FOLLOWS]:
         rest = [name for name in rest if name not in follows]
-        notes.append(f"not used: {listed(follows)}")
+        notes.append(f"not used: {show(follows)}")
     texts = [name for name in rest if _is_text(frame[name])]
     rest = [name for name in rest if name not in texts]
     if keys is None and len(texts) == 1 and not headed and frame[texts[0]].is_unique:
@@ -116,11 +115,11 @@ def rows_of_frame(
     if texts:
         if keys is None or (label is None and classes is None):
             raise InputError(
-                f"{place} has text in the column {listed(texts)}: name the column with the keys "
+                f"{place} has text in the column {show(texts)}: name the column with the keys "
                 "(file names) with --key-column, or that with the labels with --label-column, or "
                 "leave it out"
             )
-        notes.append(f"not used: {listed(texts)} (text)")
+        notes.append(f"not used: {show(texts)} (text)")
     if not rest:
         raise InputError(f"{place} has no column of numbers, and there must be one for each class")
     outputs = numbers(frame, rest, place)
@@ -184,16 +183,6 @@ def numbers(frame: pd.DataFrame, names: Sequence[str], place: str) -> npt.NDArra
     return found
 
 
-def listed(names: Sequence[object]) -> str:
-    """Join names for a message; of many, only the first five.
-
-    >>> listed("abcdefg")
-    "'a', 'b', 'c', 'd', 'e' and 2 more"
-    """
-    more = f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(map(repr, names[:MOST_SHOWN])) + more
-
-
 def _column(
     what: str,
     asked: str | None,
@@ -211,7 +200,7 @@ def _column(
     found = [name for name in names if headed and name.lower() in usual]
     if len(found) > 1:
         raise InputError(
-            f"{place} has {listed(found)}, each of which may be the column of the {what}s: name it "
+            f"{place} has {show(found)}, each of which may be the column of the {what}s: name it "
             f"with --{what}-column"
         )
     return found[0] if found else None

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from fairweather.errors import UNREADABLE_ARRAYS, InputError, unknown_name
+from fairweather.errors import UNREADABLE_ARRAYS, InputError, show, unknown_name
 from fairweather.parquet_files import read_table
 from fairweather.prediction_files.rows import (
     INDEX,
@@ -26,7 +26,6 @@ from fairweather.prediction_files.rows import (
     PLACES,
     Asked,
     Rows,
-    listed,
     one_column,
     plain_column,
     rows_of_frame,
@@ -176,7 +175,7 @@ def _of_parquet(path: Path, place: str, asked: Asked, classes: int | None) -> Ro
         frame = table.to_pandas(ignore_metadata=True)
         return rows_of_frame(frame, place, asked, headed=True, classes=classes)
     if len(lists) > 1:
-        raise InputError(f"{place} has lists in {listed(lists)}: leave one of them, the outputs")
+        raise InputError(f"{place} has lists in {show(lists)}: leave one of them, the outputs")
     arrays = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
     arrays[lists[0]] = _of_lists(table[lists[0]], f"the lists in {lists[0]!r} of {place}")
     return _of_arrays(arrays, place, asked)
@@ -268,7 +267,7 @@ def _array(
     if not found:
         return None
     if len(found) > 1:
-        raise InputError(f"{place} has {listed(found)}, each of which may be the {what} array")
+        raise InputError(f"{place} has {show(found)}, each of which may be the {what} array")
     array = arrays[found[0]]
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -326,7 +325,7 @@ def _is_number(text: str) -> bool:
 def _check_distinct(names: Sequence[str], place: str) -> None:
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
-        raise InputError(f"{place} has more than one column called {listed(twice)}")
+        raise InputError(f"{place} has more than one column called {show(twice)}")
 
 
 READERS: Mapping[str, Callable[[Path, str, Asked, int | None], Rows]] = {

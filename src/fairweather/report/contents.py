@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from fairweather.record import (
     MEAN,
     NATURAL,
     NO_IMAGES,
+    NO_LEVEL,
     OOD,
     PRIORS,
     SCORES,
@@ -35,7 +36,6 @@ from fairweather.record import (
     RunRecord,
     base_model,
     model_folder,
-    sweep_table,
 )
 from fairweather.report.samples import Samples
 from fairweather.report.sweeps import Sweep, as_sweep
@@ -131,20 +131,12 @@ class Contents:
     @property
     def models(self) -> Mapping[str, ModelRecord]:
         """The models by their names here."""
-        return {
-            joined_name(label, name): model
-            for label, record in self.records.items()
-            for name, model in record.models.items()
-        }
+        return joined({label: record.models for label, record in self.records.items()})
 
     @property
     def pretraining(self) -> Mapping[str, ModelRecord]:
         """The pre-trainings by their names here."""
-        return {
-            joined_name(label, name): each
-            for label, record in self.records.items()
-            for name, each in record.pretraining.items()
-        }
+        return joined({label: record.pretraining for label, record in self.records.items()})
 
     @property
     def bootstrap(self) -> int:
@@ -208,11 +200,6 @@ class Contents:
         run, inner = self.home(model)
         return run.file(f"{model_folder(inner, seed)}/{name}")
 
-    def sweep_file(self, model: str) -> Path:
-        """Return the path of the table of a model's hyperparameter sweep; there may be none."""
-        run, inner = self.home(model)
-        return run.file(sweep_table(inner))
-
     def read_predictions(self, model: str, seed: str, cell: str) -> Predictions | None:
         """Read the predictions of a cell by the id of its shift; None where there are none."""
         run, file = self._file(model, seed, cell, TEST)
@@ -273,6 +260,21 @@ class Contents:
         models = list(dict.fromkeys(base_model(name) for name in self.titles))
         return tuple(models.index(base_model(name)) for name in self.titles)
 
+    @property
+    def cells(self) -> dict[str, tuple[str, str]]:
+        """The shift and the level of each set of test images by its id, the clean ones first."""
+        return {CLEAN: (CLEAN, NO_LEVEL)} | {
+            cell: (sweep.name, level)
+            for sweep in self.sweeps
+            for level, cell in sweep.cells.items()
+        }
+
+    @property
+    def means(self) -> list[tuple[str, str, str]]:
+        """Title, shift and level of the clean images, and of the mean over each shift's levels."""
+        swept = [(sweep.title, sweep.name, MEAN) for sweep in self.sweeps]
+        return [("Clean", CLEAN, NO_LEVEL), *swept]
+
     def shift_title(self, name: str) -> str:
         """The title of a shift of this name; the name itself where there is none."""
         return next((sweep.title for sweep in self.sweeps if sweep.name == name), name)
@@ -321,20 +323,14 @@ class Contents:
     @cached_property
     def _trained(self) -> Mapping[str, tuple[str, ...]]:
         """The seeds of each model, as scores.csv orders them."""
-        found: dict[str, dict[str, None]] = {}
-        for model, seed in zip(self.scores["model"], self.scores["seed"], strict=True):
-            if seed not in SUMMARY_SEEDS:
-                found.setdefault(model, {})[seed] = None
-        return {model: tuple(seeds) for model, seeds in found.items()}
+        rows = self.scores[~self.scores["seed"].isin(SUMMARY_SEEDS)]
+        seeds = rows.groupby("model", sort=False)["seed"].unique()
+        return {str(model): tuple(each) for model, each in seeds.items()}
 
     @cached_property
-    def _rows(self) -> Mapping[tuple[str, str, str], list[int]]:
+    def _rows(self) -> Mapping[Hashable, Any]:
         """The numbers of the rows of each metric, shift and seed."""
-        found: dict[tuple[str, str, str], list[int]] = {}
-        columns = (self.scores[name].tolist() for name in ("metric", "shift", "seed"))
-        for at, key in enumerate(zip(*columns, strict=True)):
-            found.setdefault(key, []).append(at)
-        return found
+        return self.scores.groupby(["metric", "shift", "seed"], sort=False).indices
 
     @cached_property
     def _numbers(self) -> Mapping[tuple[str, ...], int]:
@@ -474,6 +470,15 @@ def joined_name(label: str, name: str) -> str:
     return f"{label}:{name}" if label else name
 
 
+def joined(of_runs: Mapping[str, Mapping[str, Found]]) -> dict[str, Found]:
+    """Put what is known of the models of each run together, each by its name here."""
+    return {
+        joined_name(label, name): each
+        for label, known in of_runs.items()
+        for name, each in known.items()
+    }
+
+
 def read_contents(run: RunFolder) -> Contents:
     """Read the record and the scores; raises `InputError` when one of them is not there."""
     record = run.record
@@ -507,10 +512,19 @@ def _titles(record: RunRecord, scored: set[str]) -> dict[str, str]:
         titles[name] = model.title
         titles |= {each: title for each, title in variants.items() if base_model(each) == name}
     titles = {name: title for name, title in titles.items() if name in scored}
+    return told_apart(titles, {name: name for name in titles})
+
+
+def told_apart(titles: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
+    """Add marks to titles that are there twice: two models under one title are drawn as one.
+
+    >>> told_apart({"a": "A", "b": "A", "c": "C"}, {"a": "1", "b": "2", "c": "3"})
+    {'a': 'A (1)', 'b': 'A (2)', 'c': 'C'}
+    """
     uses = Counter(titles.values())
-    # Two models under one title would be drawn as one.
     return {
-        name: title if uses[title] == 1 else f"{title} ({name})" for name, title in titles.items()
+        name: title if uses[title] == 1 else f"{title} ({marks[name]})"
+        for name, title in titles.items()
     }
 
 
@@ -525,13 +539,12 @@ def _with_ensembles(record: RunRecord) -> dict[str, str]:
 
 
 def _distinct(sweeps: Iterable[Sweep]) -> tuple[Sweep, ...]:
-    """Add the name to a title that two shifts share: else both would be drawn as one."""
-    every = tuple(sweeps)
-    uses = Counter(sweep.title for sweep in every)
-    return tuple(
-        sweep if uses[sweep.title] == 1 else replace(sweep, title=f"{sweep.title} ({sweep.name})")
-        for sweep in every
+    """Add the name to a title that two shifts share."""
+    every = {sweep.name: sweep for sweep in sweeps}
+    titles = told_apart(
+        {name: sweep.title for name, sweep in every.items()}, dict(zip(every, every, strict=True))
     )
+    return tuple(replace(sweep, title=titles[name]) for name, sweep in every.items())
 
 
 def _in_words(hardware: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fairweather.metrics import Estimate, estimate_means, mcnemar_exact, recipe_estimate
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.metric import Interval
-from fairweather.record import CLEAN, NO_LEVEL
+from fairweather.record import CLEAN
 from fairweather.report.contents import Contents
 
 FloatArray = npt.NDArray[np.float64]
@@ -142,14 +142,9 @@ def answer_alike(contents: Contents, model: str, base: str) -> bool:
     False where the two have other seeds, other cells, or predictions that are missing.
     """
     seeds = contents.seeds_of(model)
-    cells = {(CLEAN, NO_LEVEL): CLEAN} | {
-        (sweep.name, level): cell
-        for sweep in contents.sweeps
-        for level, cell in sweep.cells.items()
-    }
     if not contents.runs or contents.seeds_of(base) != seeds:
         return False
-    for (shift, level), cell in cells.items():
+    for cell, (shift, level) in contents.cells.items():
         mine, others = (contents.score("accuracy", name, shift, level) for name in (model, base))
         if mine != others:
             return False

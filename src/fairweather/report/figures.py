@@ -24,6 +24,14 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 WHOLE, DASHED = [1, 0], [5, 3]  # pixels drawn and not drawn
 ROW_WIDTH = 800  # pixels, of a row of small panels
 INK, FAINT, RULE, GRID = "#1f2328", "#57606a", "#8c959f", "#e7eaee"
+# What a file has for the names of the page's style sheet.
+INKS = {
+    f"var(--{name})": ink
+    for name, ink in (
+        *(("ink", INK), ("faint", FAINT), ("rule", RULE), ("grid", GRID), ("paper", "#ffffff")),
+        *((f"m{at}", color) for at, color in enumerate(COLORS)),
+    )
+}
 # Liberation Sans is bundled with vl-convert, so that a PNG looks the same on every machine.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 PNG_SCALE = SCALE
@@ -97,7 +105,40 @@ def render(name: str, chart: alt.TopLevelMixin | Spec, title: alt.Title, alt_tex
         raise InputError(lack)
     drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
     spec = drawn | {"config": CONFIG, "title": title.to_dict()}
+    spec["params"] = [{"name": "focus", "value": ""}]  # of charts of the page: all stand out
     return Figure(name, alt_text, _numbered(vl_convert.vegalite_to_svg(spec)))
+
+
+def printed(spec: Spec, field: str, legend: alt.Legend, **panel: object) -> Spec:
+    """Turn a chart of the page into a panel of a figure, with its own data, colours and legend.
+
+    Args:
+        spec: of the chart.
+        field: what the legend is of.
+        legend: of this field.
+        panel: width, height and title.
+    """
+    kept = ("data", "layer", "mark", "encoding")
+    found: Spec = {key: _inked(spec[key]) for key in kept if key in spec}
+    for layer in found.get("layer", [found]):
+        if "name" in layer.get("data", {}):
+            layer["data"] = {"values": spec["datasets"][layer["data"]["name"]]}
+        for channel in layer["encoding"].values():
+            if isinstance(channel, dict) and channel.get("field") == field and "legend" in channel:
+                channel["legend"] = legend.to_dict()
+    return found | panel
+
+
+def _inked(part: Any) -> Any:  # noqa: ANN401 - any part of a specification
+    """Copy a part of a specification, with colours for the names of the style sheet."""
+    match part:
+        case dict():
+            return {key: _inked(each) for key, each in part.items()}
+        case list():
+            return [_inked(each) for each in part]
+        case str():
+            return INKS.get(part, part)
+    return part
 
 
 def _numbered(svg: str) -> str:
@@ -138,13 +179,11 @@ def model_shape(
     return alt.Shape("title:N", scale=_scale(titles, SHAPES, positions), legend=legend)
 
 
-def model_dash(
-    titles: Sequence[str], positions: Sequence[int], legend: alt.Legend | None = None
-) -> alt.StrokeDash:
+def model_dash(titles: Sequence[str], positions: Sequence[int]) -> alt.StrokeDash:
     """Dash the lines of those titles that share a position with one before them."""
     dashes = [WHOLE if each not in positions[:at] else DASHED for at, each in enumerate(positions)]
     scale = alt.Scale(domain=list(titles), range=dashes)
-    return alt.StrokeDash("title:N", scale=scale, legend=legend)
+    return alt.StrokeDash("title:N", scale=scale, legend=None)
 
 
 def level_axis(sweep: Sweep, levels: Iterable[float]) -> Spec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import altair as alt
 
 from fairweather.metrics.table import METRICS, shown_metrics
-from fairweather.record import CLEAN, MEAN, NO_LEVEL
 from fairweather.report.contents import Contents
 from fairweather.report.figures import either
 from fairweather.report.page.drawing import PAPER, ROWS, in_words, spec_of, tooltip
@@ -21,8 +20,7 @@ def heat_map(contents: Contents, metric: str) -> Chart | None:
     """Draw the mean over levels of every shift (row) and model (column), where there are many."""
     if len(contents.sweeps) < MANY_SHIFTS:
         return None
-    shifts = [("Clean", CLEAN, NO_LEVEL)]
-    shifts += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
+    shifts = contents.means
     scored = [
         (title, name, score)
         for title, shift, level in shifts

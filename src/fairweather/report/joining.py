@@ -13,7 +13,7 @@ import pandas as pd
 
 from fairweather.errors import InputError
 from fairweather.record import CLEAN, MEAN, OOD, PRIORS, SUMMARY_SEEDS, TEST
-from fairweather.report.contents import Contents, joined_name, read_contents
+from fairweather.report.contents import Contents, joined, joined_name, read_contents, told_apart
 from fairweather.report.samples import Samples, read_samples
 from fairweather.report.sweeps import Sweep
 from fairweather.runs import RunFolder
@@ -71,11 +71,7 @@ def _samples(samples: Mapping[str, Samples | None]) -> Samples | None:
             for (model, cell, key), image in each.attacked.items()
         },
         lost=None,
-        mistakes={
-            joined_name(label, model): shifts
-            for label, each in found.items()
-            for model, shifts in each.mistakes.items()
-        },
+        mistakes=joined({label: each.mistakes for label, each in found.items()}),
     )
 
 
@@ -188,16 +184,8 @@ def _are_equal(parts: Mapping[str, Contents]) -> bool:
 
 
 def _titles(parts: Mapping[str, Contents]) -> dict[str, str]:
-    titles = {
-        joined_name(label, name): title
-        for label, part in parts.items()
-        for name, title in part.titles.items()
-    }
-    uses = Counter(titles.values())
-    return {
-        name: title if uses[title] == 1 else f"{title} ({name.partition(':')[0]})"
-        for name, title in titles.items()
-    }
+    titles = joined({label: part.titles for label, part in parts.items()})
+    return told_apart(titles, {name: name.partition(":")[0] for name in titles})
 
 
 def _sweeps(groups: Iterable[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:

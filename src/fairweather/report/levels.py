@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import operator
 import textwrap
@@ -17,14 +16,12 @@ from fairweather.metrics.table import METRICS, shown_metrics
 from fairweather.report.contents import Contents
 from fairweather.report.figures import (
     FAINT,
-    RULE,
     Figure,
     Spec,
     either,
     level_axis,
-    model_color,
     model_dash,
-    model_shape,
+    printed,
     render,
 )
 from fairweather.report.page import drawing
@@ -68,16 +65,17 @@ MOST_LARGE = 6  # panels
 
 def level_figure(contents: Contents, metric: str) -> Figure | None:
     """Draw a metric against the level, one panel for each shift; None where none has it."""
-    drawn = [(sweep, contents.by_level(metric, sweep)) for sweep in contents.sweeps]
-    drawn = [(sweep, frame) for sweep, frame in drawn if len(frame)]
+    charts = level_charts(contents, [metric])
+    drawn = [sweep for sweep in contents.sweeps if sweep.name in charts]
     if not drawn:
         return None
-    everything = pd.concat([frame for _, frame in drawn])
-    # In steps of 0.05, so that the axis that all panels share ends at a round number.
-    top = math.ceil(everything["high"].max() * 20) / 20
     layout = LARGE if len(drawn) <= MOST_LARGE else SMALL
-    template = _panel(contents, metric, top, layout)
-    panels = [_panel_of(template, sweep, frame) for sweep, frame in drawn]
+    columns = 1 if max(map(len, contents.titles.values())) > LONG_TITLE else 4
+    legend = alt.Legend(title=None, orient="top", columns=columns)
+    panels = [
+        _panel(charts[sweep.name][metric].spec, METRICS[metric].label, sweep.title, layout, legend)
+        for sweep in drawn
+    ]
     described = describe_metric(metric)
     return render(
         metric,
@@ -96,58 +94,23 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
             ],
         ),
         f"{described} with 95 % intervals{interval_note(metric)}, against "
-        + " and ".join(sweep.level_title for sweep, _ in drawn)
+        + " and ".join(sweep.level_title for sweep in drawn)
         + f". One curve for each of: {'; '.join(contents.titles.values())}."
         + " The tables hold the same numbers.",
     )
 
 
-def _panel(contents: Contents, metric: str, top: float, layout: Layout) -> Spec:
-    """Build the panel of any shift: its numbers, and what its axis says, are put in later."""
-    titles, positions = list(contents.titles.values()), contents.positions
-    label = METRICS[metric].label
-    columns = 1 if max(map(len, titles)) > LONG_TITLE else 4
-    legend = alt.Legend(title=None, orient="top", columns=columns)
-    x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
-    shares = alt.Axis(
-        format=".0%" if metric == "accuracy" else ".2~f", tickCount=6, tickMinStep=0.01
-    )
-    base = alt.Chart(alt.NamedData(name="rows")).encode(
-        x=x.scale(zero=False, padding=14), color=model_color(titles, legend, positions)
-    )
-    y = alt.Y("value:Q", title=label, axis=shares)
-    y = y.scale(domain=(0, top), nice=False)
-    # A layer that has no title of its own would take the field's and add it to the axis.
-    band = base.mark_area(opacity=0.14).encode(y=alt.Y("low:Q", title=label), y2=alt.Y2("high:Q"))
-    line = base.mark_line(strokeWidth=2).encode(
-        y=y, strokeDash=model_dash(titles, positions, legend)
-    )
-    points = base.mark_point(filled=True, size=75, opacity=1, stroke="white", strokeWidth=1).encode(
-        y=y, shape=model_shape(titles, legend, positions)
-    )
-    clean = alt.Chart(alt.NamedData(name="clean")).encode(x=alt.X("level:Q"))
-    rule = clean.mark_rule(color=RULE, strokeDash=[4, 3])
-    word = clean.mark_text(text="clean", color=FAINT, dy=-13).encode(y=alt.YValue(0))
-    panel = alt.LayerChart(
-        layer=[rule, word, band, line, points], width=layout.width, height=layout.height
-    )
-    return panel.to_dict(validate=False)
-
-
-def _panel_of(template: Spec, sweep: Sweep, frame: pd.DataFrame) -> Spec:
-    """Put the numbers of a shift into the panel of any shift: many times as fast as to build it."""
-    values = {
-        "rows": json.loads(frame.to_json(orient="records", double_precision=15)),
-        "clean": [{"level": sweep.neutral}],
-    }
-    panel = copy.deepcopy(template)
-    for layer in panel["layer"]:
-        layer["data"] = {"values": values[layer["data"]["name"]]}
-        x = layer["encoding"]["x"]
-        x["title"] = sweep.level_title
-        if "axis" in x:
-            x["axis"] |= level_axis(sweep, frame["level"])
-    return panel | {"title": {"text": sweep.title, "fontSize": 13, "offset": 20}}
+def _panel(spec: Spec, label: str, title: str, layout: Layout, legend: alt.Legend) -> Spec:
+    """Make a chart of the page a panel, with titles of its axis and of the clean images' line."""
+    heading = {"text": title, "fontSize": 13, "offset": 20}
+    size = {"width": layout.width, "height": layout.height}
+    panel = printed(spec, "title", legend, **size, title=heading)
+    rule, *layers = panel["layer"]
+    for layer in layers:
+        layer["encoding"]["y"]["title"] = label
+    word = {"type": "text", "text": "clean", "color": FAINT, "dy": -13}
+    named = rule | {"mark": word, "encoding": rule["encoding"] | {"y": {"value": 0}}}
+    return panel | {"layer": [rule, named, *layers]}
 
 
 # ---------------------------------------------------------------- charts of the page

@@ -95,7 +95,22 @@ def smallest_levels(contents: Contents) -> list[Smallest]:
     Returns:
         One for each model and shift.
     """
-    return list(_rows(contents))
+    rows = []
+    for model, title in contents.titles.items():
+        clean = contents.score("accuracy", model, CLEAN, NO_LEVEL)
+        for sweep in contents.sweeps:
+            scores = [
+                (level, score)
+                for level in sweep.cells
+                if (score := contents.score("accuracy", model, sweep.name, level)) is not None
+            ]
+            if clean is not None and scores:
+                limits = [limit.of(clean.value) for limit in LIMITS]
+                found = tuple(tuple(_below(sweep, scores, limit)) for limit in limits)
+                lowest = min((score.low for _, score in scores if not score.too_few), default=1.0)
+                unsure = tuple(lowest < limit for limit in limits)
+                rows.append(Smallest(model, title, sweep, found, unsure))
+    return rows
 
 
 def limits_table(rows: Sequence[Smallest]) -> TextTable | None:
@@ -123,23 +138,6 @@ def limits_table(rows: Sequence[Smallest]) -> TextTable | None:
         [caption],
         pd.DataFrame(lines, columns=columns),
     )
-
-
-def _rows(contents: Contents) -> Iterator[Smallest]:
-    for model, title in contents.titles.items():
-        clean = contents.score("accuracy", model, CLEAN, NO_LEVEL)
-        for sweep in contents.sweeps:
-            scores = [
-                (level, score)
-                for level in sweep.cells
-                if (score := contents.score("accuracy", model, sweep.name, level)) is not None
-            ]
-            if clean is not None and scores:
-                limits = [limit.of(clean.value) for limit in LIMITS]
-                found = tuple(tuple(_below(sweep, scores, limit)) for limit in limits)
-                lowest = min((score.low for _, score in scores if not score.too_few), default=1.0)
-                unsure = tuple(lowest < limit for limit in limits)
-                yield Smallest(model, title, sweep, found, unsure)
 
 
 def _below(sweep: Sweep, scores: Sequence[tuple[str, Score]], limit: float) -> Iterator[Below]:

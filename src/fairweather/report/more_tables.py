@@ -112,11 +112,9 @@ def _stability(contents: Contents) -> Table | None:
 
 
 def _hand_over(contents: Contents) -> Table | None:
-    titled = [("Clean", CLEAN, NO_LEVEL)]
-    titled += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
     columns = [
         Column(f"{title}: {label}", f"{column_key(shift, level)} {metric}", metric, shift, level)
-        for title, shift, level in titled
+        for title, shift, level in contents.means
         for metric, label in ((COVERAGE, "coverage"), (RISK, "risk"))
     ]
     shifted = any(contents.fitted_on(model) != (CLEAN,) for model in contents.titles)

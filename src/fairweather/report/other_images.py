@@ -223,16 +223,31 @@ def _natural_shift_table(contents: Contents, metric: str, origin: str) -> Table:
         f"{_independent(contents, {'validation images': VAL})}A part of the difference may come "
         "from classes that are more frequent in one of the two sets."
     )
-    return Table(
-        name=f"natural_shift_{metric}",
-        caption=caption,
-        header=("Model", "Validation", "Test", "Test − validation"),
-        keys=("model", VALIDATION, CLEAN, "difference"),
-        rows=tuple(
-            Row(name, title, title, _validation_and_test(contents, metric, name))
-            for name, title in contents.titles.items()
-        ),
-    )
+    head = ("Model", "Validation", "Test", "Test − validation")
+    keys = ("model", VALIDATION, CLEAN, "difference")
+    sets = (VALIDATION, CLEAN)
+    return _compared(contents, f"natural_shift_{metric}", caption, head, keys, metric, sets)
+
+
+def _compared(
+    contents: Contents,
+    name: str,
+    caption: str,
+    header: tuple[str, ...],
+    keys: tuple[str, ...],
+    metric: str,
+    sets: Sequence[str],
+) -> Table:
+    """Lay out the number of a first set, and of each other one with its difference to it."""
+    rows = []
+    for model, title in contents.titles.items():
+        first, *others = (find_entry(contents, metric, model, each, NO_LEVEL) for each in sets)
+        entries = [first]
+        for other in others:
+            gap = first and other and Entry(difference(other.score, first.score), other.percent)
+            entries += [other, gap]
+        rows.append(Row(model, title, title, tuple(entries)))
+    return Table(name, caption, header, keys, tuple(rows))
 
 
 def _independent(contents: Contents, parts: Mapping[str, str]) -> str:
@@ -252,16 +267,6 @@ def _independent(contents: Contents, parts: Mapping[str, str]) -> str:
         f"{which} are taken as independent: where several come from one patient, the intervals are "
         "too narrow. "
     )
-
-
-def _validation_and_test(contents: Contents, metric: str, model: str) -> tuple[Entry | None, ...]:
-    validation, test = (
-        find_entry(contents, metric, model, shift, NO_LEVEL) for shift in (VALIDATION, CLEAN)
-    )
-    if validation is None or test is None:
-        return validation, test, None
-    gap = difference(test.score, validation.score)
-    return validation, test, Entry(gap, test.percent)
 
 
 def _natural_sets(contents: Contents) -> list[Table]:
@@ -286,30 +291,10 @@ def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) ->
         f"{SAME_NETWORKS if len(contents.seeds) > 1 else ''}"
         f"{told_sample(contents, NATURAL, 'other images', {'': contents})}."
     )
-    return Table(
-        name=f"other_images_{metric}",
-        caption=caption,
-        header=("Model", "Clean", *(part for n in names for part in (n, f"{n} − clean"))),
-        keys=("model", CLEAN, *(part for s in sets for part in (s, f"{s} difference"))),
-        rows=tuple(
-            Row(name, title, title, _clean_and_others(contents, metric, name, sets))
-            for name, title in contents.titles.items()
-        ),
-    )
-
-
-def _clean_and_others(
-    contents: Contents, metric: str, model: str, sets: Sequence[str]
-) -> tuple[Entry | None, ...]:
-    clean = find_entry(contents, metric, model, CLEAN, NO_LEVEL)
-    entries = [clean]
-    for each in sets:
-        other = find_entry(contents, metric, model, each, NO_LEVEL)
-        gap = None
-        if clean is not None and other is not None:
-            gap = Entry(difference(other.score, clean.score), clean.percent)
-        entries += [other, gap]
-    return tuple(entries)
+    head = ("Model", "Clean", *(part for n in names for part in (n, f"{n} − clean")))
+    keys = ("model", CLEAN, *(part for s in sets for part in (s, f"{s} difference")))
+    every = (CLEAN, *sets)
+    return _compared(contents, f"other_images_{metric}", caption, head, keys, metric, every)
 
 
 # ---------------------------------------------------------------- other data sets

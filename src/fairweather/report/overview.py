@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 import altair as alt
-import numpy as np
-import numpy.typing as npt
 
 from fairweather.record import (
     ALL,
@@ -23,17 +21,17 @@ from fairweather.record import (
     base_model,
     is_shifted,
 )
+from fairweather.report import figures
 from fairweather.report.contents import Contents
-from fairweather.report.figures import COLORS, INK, RULE, Figure, either, render
+from fairweather.report.figures import Figure, either, printed, render
 from fairweather.report.other_images import all_sentences
-from fairweather.report.page import drawing
-from fairweather.report.page.drawing import FOCUS, LOUD, PAPER, looks, spec_of
+from fairweather.report.page.drawing import FOCUS, INK, LOUD, RULE, model_paint, spec_of
 from fairweather.report.performance import Performance, lowest, performance_at, worst_levels
 from fairweather.report.ranking import ranking
 from fairweather.report.section import Brief, Chart, Part, Shown, Tables
-from fairweather.report.sentences import points, share
+from fairweather.report.sentences import points
 from fairweather.report.table_formats import Layout
-from fairweather.report.tables import Entry, Row, Table
+from fairweather.report.tables import ABSENT, TOO_FEW, Entry, Row, Table
 from fairweather.report.training_files import read_warnings
 from fairweather.types import Score
 
@@ -50,10 +48,12 @@ LINE = 26  # letters of a title in one line beside the chart
 LINES = 3
 MOST_NUMBERED = 14  # rows that have room for their numbers
 LABELS = 190  # pixels of these titles at most
-WIDTHS = (340, 300)  # pixels of the two panels of the figure
+WIDTHS = {"accuracy": 340, "gap": 300}  # pixels of the two panels of the figure
 TENTH = 0.05  # the axis of confidence − accuracy ends at a multiple of it
 ROOM = 0.12  # of that axis on either side, for the numbers
-NARROW = 720  # pixels of the window below which charts stand below each other, as in the style
+# The two charts stand beside each other, in files and in windows as wide as the style says: then
+# they share the titles of their rows.
+BESIDE = "!(windowSize()[0] < 720)"
 LEAST = 0.1  # and reaches so far on either side, so that a small gap looks small
 SUBTITLE = 120
 
@@ -84,27 +84,6 @@ class Reading(NamedTuple):
     state: str
     place: str
     performance: Performance
-
-
-class Inks(NamedTuple):
-    """The colours of a chart: fixed ones in a file, names of the style sheet on the page.
-
-    Attributes:
-        models: of each title, in the order of the titles.
-        fills: the same of the points; those of variants are as the paper.
-        ink, rule: of axes and of the line at 0.
-        loud: the expression that says whether a row stands out.
-        named: the expression that says whether the rows have their titles.
-        numbered: the expression that says whether there is room for the numbers.
-    """
-
-    models: Sequence[str]
-    fills: Sequence[str]
-    ink: str
-    rule: str
-    loud: str = "true"
-    named: str = "true"
-    numbered: str = "true"
 
 
 def readings(contents: Contents, model: str) -> list[Reading]:
@@ -155,20 +134,26 @@ def overview_figure(contents: Contents, order: Sequence[str]) -> Figure | None:
     read = [each for model in order for each in readings(contents, model)]
     if not read:
         return None
-    inks = _inks_of_files(contents)
-    panels = []
-    legend = alt.Legend(title=None, orient="top", symbolFillColor=INK, symbolStrokeColor=INK)
-    for measure, width in zip(TITLES, WIDTHS, strict=True):
-        chart = forest(contents, read, measure, inks, legend=legend)
-        if chart is not None:
-            heading = alt.Title(_HEADINGS[measure], fontSize=13, anchor="start", offset=10)
-            panels.append(chart.properties(width=width, title=heading))
+    legend = alt.Legend(
+        title=None, orient="top", symbolFillColor=figures.INK, symbolStrokeColor=figures.INK
+    )
+    panels = [
+        printed(
+            chart.spec,
+            "state",
+            legend,
+            width=WIDTHS[measure],
+            height=chart.spec["height"],
+            title={"text": _HEADINGS[measure], "fontSize": 13, "anchor": "start", "offset": 10},
+        )
+        for measure, chart in overview_charts(contents, order).items()
+    ]
     alone = len({each.state for each in read}) == 1
     title = "Accuracy and confidence on clean images" if alone else "What the shifts cost"
     subtitle = f"Lines: {contents.intervals}. {contents.sample()}."
     return render(
         "overview",
-        alt.hconcat(*panels, spacing=24),
+        {"hconcat": panels, "spacing": 24},
         alt.Title(title, subtitle=textwrap.wrap(subtitle, SUBTITLE, break_on_hyphens=False)),
         alt_text(contents, read),
     )
@@ -210,10 +195,6 @@ def forest(
     contents: Contents,
     read: Sequence[Reading],
     measure: Measure,
-    inks: Inks,
-    *,
-    legend: alt.Legend | None = None,
-    emphasis: alt.Parameter | None = None,
 ) -> alt.LayerChart | None:
     """Build the chart of one measure, a row for each model; None where nothing was measured.
 
@@ -221,9 +202,6 @@ def forest(
         contents: of the run.
         read: in the order of the rows.
         measure: what is drawn.
-        inks: its colours.
-        legend: of the states.
-        emphasis: a parameter to add, for the expressions to read.
     """
     titles = list(dict.fromkeys(each.title for each in read))
     states = [state for state in STATES if state in {each.state for each in read}]
@@ -233,8 +211,9 @@ def forest(
     lines = [textwrap.wrap(title, LINE)[:LINES] or [""] for title in titles]
     step = next((pixels for most, pixels in STEPS if len(titles) <= most), STEP)
     height = max(step * len(states), 14 * max(map(len, lines))) + GAP
+    named = "true" if measure == "accuracy" else f"!({BESIDE})"
     axis = alt.Axis(
-        labelExpr=f"({inks.named}) ? {_names(lines)}[datum.value] : ''",
+        labelExpr=f"({named}) ? {_names(lines)}[datum.value] : ''",
         labelLimit=LABELS,
         labelLineHeight=13,
         labelFontSize=12,
@@ -253,23 +232,17 @@ def forest(
         ),
     )
     offset = alt.YOffset("state:N", scale=alt.Scale(domain=states, padding=0))
-    every = list(contents.titles.values())
-    painted = {
-        "fill": alt.Fill("title:N", scale=alt.Scale(domain=every, range=inks.fills), legend=None),
-        "stroke": alt.Stroke(
-            "title:N", scale=alt.Scale(domain=every, range=inks.models), legend=None
-        ),
-    }
+    painted = model_paint(contents)
     scale, ticks = _axis(rows, measure)
     x = alt.X("value:Q", title=TITLES[measure], scale=scale, axis=ticks)
     base = alt.Chart().encode(y=y, yOffset=offset)
-    seen = either(alt.OpacityValue, inks.loud, 1, 0.15)
+    seen = either(alt.OpacityValue, LOUD, 1, 0.15)
     path = base.mark_line(strokeWidth=1, strokeDash=[2, 3]).encode(
         x=x,
         stroke=painted["stroke"],
         detail=alt.Detail("at:O"),
         order=alt.Order("step:Q"),
-        opacity=either(alt.OpacityValue, inks.loud, 0.7, 0.1),
+        opacity=either(alt.OpacityValue, LOUD, 0.7, 0.1),
     )
     ends = (
         base.transform_filter("isValid(datum.low)")
@@ -288,7 +261,7 @@ def forest(
         shape=alt.Shape(
             "state:N",
             scale=alt.Scale(domain=states, range=shapes),
-            legend=legend,
+            legend=None,
         ),
         opacity=seen,
         tooltip=[
@@ -297,19 +270,18 @@ def forest(
             alt.Tooltip("text:N", title=SHORT[measure]),
         ],
     )
-    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=inks.rule, strokeWidth=1.5)
-    numbers = _numbers(base, measure, inks, scale) if len(titles) <= MOST_NUMBERED else []
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=RULE, strokeWidth=1.5)
+    numbers = _numbers(base, measure, scale) if len(titles) <= MOST_NUMBERED else []
     at_zero = zero.encode(x=alt.X("zero:Q", title=TITLES[measure], scale=scale, axis=ticks))
     line = [at_zero] if measure == "gap" else []
-    spots = spots.add_params(emphasis) if emphasis else spots
     return alt.LayerChart(
-        layer=[*line, path, ends, *numbers, spots],
+        layer=[*line, path, ends, *numbers, spots.add_params(FOCUS)],
         data=alt.Data(values=rows),
         height=height * len(titles),
     )
 
 
-def _numbers(base: alt.Chart, measure: Measure, inks: Inks, scale: alt.Scale) -> list[alt.Chart]:
+def _numbers(base: alt.Chart, measure: Measure, scale: alt.Scale) -> list[alt.Chart]:
     """Write each number beside its interval: inside the axis, and away from the line at 0."""
     number = "format(100 * datum.value, '.1f')"
     beside = base.transform_calculate(
@@ -322,10 +294,11 @@ def _numbers(base: alt.Chart, measure: Measure, inks: Inks, scale: alt.Scale) ->
     sides = (("datum.left", "right", -8), ("!datum.left", "left", 8))
     for side, align, dx in sides:
         text = beside.transform_filter(side).mark_text(
-            align=align, dx=dx, baseline="middle", fontSize=11, color=inks.ink
+            align=align, dx=dx, baseline="middle", fontSize=11, color=INK
         )
         at = alt.X("end:Q", title=TITLES[measure], scale=scale)
-        seen = either(alt.OpacityValue, inks.numbered, 1, 0)
+        numbered = "true" if measure == "accuracy" else BESIDE
+        seen = either(alt.OpacityValue, numbered, 1, 0)
         found.append(text.encode(x=at, text=alt.Text("number:N"), opacity=seen))
     return found
 
@@ -345,7 +318,7 @@ def _point(
         value=score.value,
         low=None if math.isnan(score.low) else score.low,
         high=None if math.isnan(score.high) else score.high,
-        text=share(score) if measure == "accuracy" else points(score),
+        text=Entry(score, percent=True).in_words if measure == "accuracy" else points(score),
     )
 
 
@@ -367,13 +340,6 @@ def _axis(rows: Sequence[_Point], measure: Measure) -> tuple[alt.Scale, alt.Axis
 def _names(lines: Sequence[Sequence[str]]) -> str:
     # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
     return json.dumps(lines).replace(".", r"\u002e")
-
-
-def _inks_of_files(contents: Contents) -> Inks:
-    models = [COLORS[at % len(COLORS)] for at in contents.positions]
-    first = [at not in contents.positions[:place] for place, at in enumerate(contents.positions)]
-    fills = [color if own else "#ffffff" for color, own in zip(models, first, strict=True)]
-    return Inks(models, fills, INK, RULE)
 
 
 def overview_table(contents: Contents, order: Sequence[str]) -> Table | None:
@@ -424,16 +390,9 @@ def overview_table(contents: Contents, order: Sequence[str]) -> Table | None:
 def overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, Chart]:
     """Draw accuracy, and confidence − accuracy, of each model in each state, in this order."""
     read = [each for model in order for each in readings(contents, model)]
-    look = looks(contents.positions)
-    models = [f"var(--m{each.color})" for each in look]
-    fills = [PAPER if each.variant else ink for each, ink in zip(look, models, strict=True)]
-    inks = Inks(models, fills, drawing.INK, drawing.RULE, loud=LOUD)
-    # Beside each other, the two charts share the titles of their rows.
-    beside = f"windowSize()[0] >= {NARROW}"
-    of_each = {"accuracy": inks, "gap": inks._replace(named=f"!({beside})", numbered=beside)}
     found: dict[Measure, Chart] = {}
     for measure in TITLES:
-        chart = forest(contents, read, measure, of_each[measure], emphasis=FOCUS)
+        chart = forest(contents, read, measure)
         if chart is not None:
             spec = spec_of(chart.properties(width="container"))
             words = alt_text(contents, read, measure)
@@ -474,33 +433,32 @@ def _brief_lines(contents: Contents) -> list[list[str]]:
     """One line per model and state of the images, as text; ensembles are left out."""
     scores = contents.scores
     rows = scores[scores["metric"].isin(["accuracy", "confidence_gap"])]
-    rows = rows[
-        (rows["seed"] == contents.shown_seed) & ~rows["model"].str.endswith(ENSEMBLE_SUFFIX)
-    ]
-    names = zip(rows["model"], rows["shift"], rows["level"], rows["metric"], strict=True)
-    ends = rows[["value", "low", "high"]].to_numpy(dtype=float)
-    numbers = {
-        (str(model), str(shift), str(metric)): each
-        for (model, shift, level, metric), each in zip(names, ends, strict=True)
-        if shift == CLEAN or shift.startswith(NATURAL) or (is_shifted(shift) and level == MEAN)
+    rows = rows[rows["seed"] == contents.shown_seed]
+    levels = {
+        shift: MEAN if is_shifted(shift) else NO_LEVEL
+        for shift in rows["shift"].unique()
+        if shift == CLEAN or shift.startswith(NATURAL) or is_shifted(shift)
     }
-    models = dict.fromkeys(model for model, *_ in numbers)
-    shifts = dict.fromkeys(shift for _, shift, _ in numbers)
-    known = {(model, shift) for model, shift, _ in numbers}
-    states = [(model, shift) for model in models for shift in shifts if (model, shift) in known]
-    if len(states) > MOST_LINES:
-        states = [(model, shift) for model, shift in states if shift in (CLEAN, ALL)]
-    lines, before = [], ""
-    for model, shift in states:
-        accuracy = _percent(numbers.get((model, shift, "accuracy")), "z.1f")
-        gap = _percent(numbers.get((model, shift, "confidence_gap")), "+z.1f")
-        lines.append(["" if model == before else model, shift, accuracy, gap])
-        before = model
-    return lines
+    found = []
+    for model in rows["model"].unique():
+        for shift, level in levels.items():
+            read = (
+                contents.score(name, model, shift, level) for name in ("accuracy", "confidence_gap")
+            )
+            accuracy, gap = read
+            if not model.endswith(ENSEMBLE_SUFFIX) and (accuracy or gap):
+                found.append([model, shift, _percent(accuracy, "z.1f"), _percent(gap, "+z.1f")])
+    if len(found) > MOST_LINES:
+        found = [line for line in found if line[1] in (CLEAN, ALL)]
+    before = ["", *(model for model, *_ in found)]
+    return [
+        ["" if line[0] == model else line[0], *line[1:]]
+        for line, model in zip(found, before, strict=False)
+    ]
 
 
-def _percent(ends: npt.NDArray[np.float64] | None, form: str) -> str:
-    if ends is None or math.isnan(ends[0]):
-        return "–"
-    value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in ends)
-    return f"{value} (too few errors)" if math.isnan(ends[1]) else f"{value} [{low}, {high}]"
+def _percent(score: Score | None, form: str) -> str:
+    if score is None or math.isnan(score.value):
+        return ABSENT
+    value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in score[:3])
+    return f"{value} ({TOO_FEW})" if score.too_few else f"{value} [{low}, {high}]"

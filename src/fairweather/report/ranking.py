@@ -134,8 +134,7 @@ class Ranking(NamedTuple):
 class _Order(NamedTuple):
     """What the tests say: the range of ranks of each model, and p for each two of them.
 
-    `bound` says which p are only known to be at most that, `tests` names the tests, and models
-    with the same number in `alike` are right on the same images.
+    `bound` says which p are only known to be at most that, and `tests` names the tests.
     """
 
     best: npt.NDArray[np.int64]
@@ -143,7 +142,6 @@ class _Order(NamedTuple):
     p: FloatArray
     bound: npt.NDArray[np.bool_]
     tests: str
-    alike: npt.NDArray[np.int64]
 
 
 def ranked_models(models: Iterable[str]) -> list[str]:
@@ -264,10 +262,7 @@ def _order(columns: Sequence[FloatArray], clusters: Clusters | None) -> _Order:
     _, first, which = np.unique(shares, axis=1, return_index=True, return_inverse=True)
     pairs = list(combinations(range(len(first)), 2))
     tried = [(first[a], first[b]) for a, b in pairs]
-    if clusters is None:
-        p, is_bound, tests = _test(columns, tried)
-    else:
-        p, is_bound, tests = _test_clusters(columns, tried, clusters)
+    p, is_bound, tests = _test(columns, tried, clusters)
     adjusted = np.ones((len(first),) * 2)
     bound = np.zeros(adjusted.shape, dtype=bool)
     for at, corrected, only_bound in zip(pairs, holm(p), is_bound, strict=True):
@@ -278,15 +273,18 @@ def _order(columns: Sequence[FloatArray], clusters: Clusters | None) -> _Order:
     means = shares.mean(axis=0)
     better = (of_models < LEVEL) & (means[:, None] > means)  # [better one, worse one]
     best, worst = 1 + better.sum(axis=0), len(means) - better.sum(axis=1)
-    return _Order(best, worst, of_models, bound[every], tests, which.ravel())
+    return _Order(best, worst, of_models, bound[every], tests)
 
 
 def _test(
-    columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]]
+    columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]], clusters: Clusters | None
 ) -> tuple[FloatArray, npt.NDArray[np.bool_], str]:
     """Test pairs of models: p, whether it is only a bound, and the names of the tests."""
+    of_recipes, otherwise = (RECIPES, MCNEMAR) if clusters is None else (CLUSTERS, CLUSTERS)
     p, bound = np.ones(len(pairs)), np.zeros(len(pairs), dtype=bool)
-    single = [max(columns[a].shape[1], columns[b].shape[1]) == 1 for a, b in pairs]
+    single = [
+        clusters is None and max(columns[a].shape[1], columns[b].shape[1]) == 1 for a, b in pairs
+    ]
     names = []
     if any(single):
         trained = sorted({at for pair in compress(pairs, single) for at in pair})
@@ -300,21 +298,10 @@ def _test(
     for at, pair in enumerate(pairs):
         if not single[at]:
             first, second = (columns[which] for which in pair)
-            p[at] = cross_difference(second, first, None, SHARE).p
+            p[at] = cross_difference(second, first, clusters, SHARE).p
     if not all(single):
-        names.append(RECIPES)
-    return p, bound, " or ".join(names) or MCNEMAR
-
-
-def _test_clusters(
-    columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]], clusters: Clusters
-) -> tuple[FloatArray, npt.NDArray[np.bool_], str]:
-    """Test pairs of models as `_test` does, with clusters in the place of images."""
-    p = [
-        cross_difference(columns[second], columns[first], clusters, SHARE).p
-        for first, second in pairs
-    ]
-    return np.array(p), np.zeros(len(pairs), dtype=bool), CLUSTERS
+        names.append(of_recipes)
+    return p, bound, " or ".join(names) or otherwise
 
 
 def _what(cells: int, tested: int) -> str:

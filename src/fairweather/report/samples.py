@@ -139,28 +139,32 @@ def _read(run: RunFolder, index: _Index) -> Samples:
     )
 
 
-def _read_attacked(run: RunFolder) -> dict[tuple[str, str, int], bytes]:
+def _read_attacked(run: RunFolder) -> dict[tuple[Any, ...], bytes]:
     path = run.file(ATTACKED)
-    if not path.is_file():
-        return {}
-    models, cells, keys, images = _read_columns(path, ATTACKED_COLUMNS)
-    pictures = dict(zip(zip(models, cells, keys, strict=True), images, strict=True))
-    for (model, cell, key), content in pictures.items():
-        _check_webp(path, content, f"image {key} under {cell!r} of {model!r}")
-    return pictures
+    return _read_stored(path, ATTACKED_COLUMNS) if path.is_file() else {}
 
 
-def _read_pictures(run: RunFolder) -> dict[tuple[str, int], bytes]:
+def _read_pictures(run: RunFolder) -> dict[tuple[Any, ...], bytes]:
     path = run.file(PICTURES)
     if not path.is_file():
         raise InputError(
             f"{run.path} has no {PICTURES}, which belongs to {INDEX}: the command that made the "
             f"run makes it again, and without {INDEX} the report has no pictures"
         )
-    cells, keys, images = _read_columns(path, PICTURE_COLUMNS)
-    pictures = dict(zip(zip(cells, keys, strict=True), images, strict=True))
-    for (cell, key), content in pictures.items():
-        _check_webp(path, content, f"image {key} under {cell!r}")
+    return _read_stored(path, PICTURE_COLUMNS)
+
+
+def _read_stored(path: Path, schema: pa.Schema) -> dict[tuple[Any, ...], bytes]:
+    """Read pictures by the columns before them, and see that each is a WebP."""
+    *names, images = _read_columns(path, schema)
+    pictures = dict(zip(zip(*names, strict=True), images, strict=True))
+    for (*models, cell, key), content in pictures.items():
+        if not _is_webp(content):
+            of = "".join(f" of {model!r}" for model in models)
+            raise InputError(
+                f"{path} must contain WebP pictures, but that of image {key} under {cell!r}{of} is "
+                "not one"
+            )
     return pictures
 
 
@@ -177,11 +181,6 @@ def _read_columns(path: Path, schema: pa.Schema) -> list[list[Any]]:
     raise InputError(f"{path} must have the columns {wanted}, found {found}")
 
 
-def _check_webp(path: Path, content: bytes, which: str) -> None:
-    if not _is_webp(content):
-        raise InputError(f"{path} must contain WebP pictures, but that of {which} is not one")
-
-
 def _is_webp(content: bytes) -> bool:
     """Whether this is a whole WebP, by its headers: the page takes most pictures as they are."""
     try:
@@ -192,27 +191,22 @@ def _is_webp(content: bytes) -> bool:
 
 
 def _read_mixup(run: RunFolder, index: _Index) -> Mixup | None:
+    """Read the three pictures of one size that stand side by side in one file."""
     if index.mixup is None:
         return None
-    first, second, mixture = _read_side_by_side(run, index.mixup.file, 3)
-    return Mixup((first, second, mixture), index.mixup.labels, index.mixup.weight)
-
-
-def _read_side_by_side(run: RunFolder, name: str, count: int) -> tuple[Image.Image, ...]:
-    """Read pictures of one size that stand side by side in one file."""
-    path = inside(run.path, name, INDEX)
+    path = inside(run.path, index.mixup.file, INDEX)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     strip = _decode(path, content)
-    width, rest = divmod(strip.width, count)
+    width, rest = divmod(strip.width, 3)
     if rest or not width:
-        raise InputError(
-            f"{path} must contain {count} pictures side by side, found {strip.width} pixels"
-        )
-    lefts = range(0, strip.width, width)
-    return tuple(strip.crop((left, 0, left + width, strip.height)) for left in lefts)
+        raise InputError(f"{path} must contain 3 pictures side by side, found {strip.width} pixels")
+    first, second, mixture = (
+        strip.crop((left, 0, left + width, strip.height)) for left in range(0, strip.width, width)
+    )
+    return Mixup((first, second, mixture), index.mixup.labels, index.mixup.weight)
 
 
 def _decode(path: Path, content: bytes) -> Image.Image:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Iterator
 
 import altair as alt
+from pydantic import JsonValue
 
-from fairweather.record import CLEAN, NO_LEVEL
+from fairweather.record import CLEAN
 from fairweather.report.contents import Contents
 from fairweather.report.figures import either
 from fairweather.report.page.drawing import (
@@ -26,8 +27,7 @@ from fairweather.report.section import Chart, Part, Shown, Tables
 
 def scatter(contents: Contents) -> Chart | None:
     """Draw accuracy against calibration error, one point for each model, shift and level."""
-    order = drawn_order(contents)
-    rows = sorted(_points(contents), key=lambda row: order.index(row["title"]))
+    rows = list(_points(contents))
     if not rows:
         return None
     base = alt.Chart(ROWS).encode(
@@ -61,40 +61,24 @@ def scatter(contents: Contents) -> Chart | None:
     )
 
 
-class _Point(TypedDict):
-    """A point of the scatter."""
-
-    title: str
-    at: str
-    accuracy: float
-    error: float
-    accuracy_text: str
-    error_text: str
-
-
-def _points(contents: Contents) -> list[_Point]:
-    shifted = [("clean", CLEAN, NO_LEVEL)]
-    shifted += [
-        (sweep.at(level), sweep.name, level) for sweep in contents.sweeps for level in sweep.cells
-    ]
-    points = []
-    for model, title in contents.titles.items():
-        for at, shift, level in shifted:
+def _points(contents: Contents) -> Iterator[dict[str, JsonValue]]:
+    words = {sweep.name: sweep for sweep in contents.sweeps}
+    order = drawn_order(contents)
+    for model, title in sorted(contents.titles.items(), key=lambda each: order.index(each[1])):
+        for shift, level in contents.cells.values():
             accuracy, error = (
                 contents.score(metric, model, shift, level)
                 for metric in ("accuracy", "rms_calibration_error")
             )
             if accuracy is not None and error is not None:
-                point = _Point(
-                    title=title,
-                    at=at,
-                    accuracy=accuracy.value,
-                    error=error.value,
-                    accuracy_text=in_words("accuracy", accuracy),
-                    error_text=in_words("rms_calibration_error", error),
-                )
-                points.append(point)
-    return points
+                yield {
+                    "title": title,
+                    "at": "clean" if shift == CLEAN else words[shift].at(level),
+                    "accuracy": accuracy.value,
+                    "error": error.value,
+                    "accuracy_text": in_words("accuracy", accuracy),
+                    "error_text": in_words("rms_calibration_error", error),
+                }
 
 
 def _shown(contents: Contents, _: Tables) -> Shown | None:

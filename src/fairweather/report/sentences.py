@@ -70,16 +70,6 @@ def percent(score: Score) -> str:
     return f"{100 * score.value:.1f}{PERCENT}"
 
 
-def share(score: Score) -> str:
-    """Write a share of the images with its interval.
-
-    >>> share(Score(0.8234, 0.801, 0.845, 200)).replace(PERCENT, " %")
-    '82.3 % [80.1, 84.5]'
-    """
-    low, high = (f"{100 * number:.1f}" for number in score[1:3])
-    return f"{percent(score)} [{'too few errors' if score.too_few else f'{low}, {high}'}]"
-
-
 def points(score: Score) -> str:
     """Write a difference of two shares in percentage points, with its sign and interval.
 

@@ -37,6 +37,7 @@ PLACES = (
     ("rms_calibration_error", CLEAN, NO_LEVEL, "Clean: RMS calibration error"),
     ("accuracy", ALL, MEAN, "Mean over shifts: accuracy (%)"),
 )
+COLUMNS = ["model", "shift", "level", "slice", "metric", *Score._fields]
 Key = tuple[str, str, str, str, str]  # model, shift, level, slice, metric
 
 
@@ -174,15 +175,11 @@ def _read(frame: pd.DataFrame, label: str) -> _Read:
     rows = ensembles_as_models(frame)
     if MEAN in set(rows["seed"]):
         rows = rows[rows["seed"] == MEAN]
-    keys = zip(
-        (joined_name(label, model) for model in rows["model"]),
-        *(rows[name] for name in ("shift", "level", "slice", "metric")),
-        strict=True,
-    )
-    numbers = zip(*(rows[name] for name in ("value", "low", "high", "n")), strict=True)
     scores = {
-        key: Score(float(value), float(low), float(high), int(n))
-        for key, (value, low, high, n) in zip(keys, numbers, strict=True)
+        (joined_name(label, model), shift, level, name, metric): Score(value, low, high, int(n))
+        for model, shift, level, name, metric, value, low, high, n in rows[COLUMNS].itertuples(
+            index=False
+        )
     }
     clusters: dict[str, int | None] = dict.fromkeys(rows["slice"])
     if "clusters" in rows:

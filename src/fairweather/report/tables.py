@@ -13,7 +13,7 @@ from fairweather.metrics import METRICS
 from fairweather.metrics.rows import find_row
 from fairweather.record import NO_LEVEL
 from fairweather.report.contents import Contents
-from fairweather.report.table_formats import Layout, latex, markdown, rows_as_csv, signed
+from fairweather.report.table_formats import Layout, TextTable, signed
 from fairweather.types import Score
 
 # What the rows of a model draw on, by what is added to its title.
@@ -47,7 +47,16 @@ class Table:
 
     def texts(self) -> dict[str, str]:
         """Write the table out, by the suffix of the file."""
-        return {"md": self.markdown(), "csv": self.csv(), "tex": self.latex()}
+        first, *others = self.keys
+        columns = [f"{key}{part}" for key in others for part in ("", " low", " high")]
+        lines = [
+            [row.key, row.label, *(number for entry in row.entries for number in _numbers(entry))]
+            for row in self.rows
+        ]
+        # The numbers as scores.csv has them, three columns for each of the table's.
+        frame = pd.DataFrame(lines, columns=[first, "title", *columns])
+        layout, below = Layout(self.header), [self.full_caption]
+        return TextTable(self.name, layout, self.cells(), below, frame).texts()
 
     def cells(self) -> list[list[str]]:
         """The body as plain text, ready to be escaped."""
@@ -55,24 +64,6 @@ class Table:
             [row.title, *(str(entry) if entry else ABSENT for entry in row.entries)]
             for row in self.rows
         ]
-
-    def csv(self) -> str:
-        """Write the numbers as scores.csv has them, three columns for each of the table's."""
-        first, *others = self.keys
-        columns = [f"{key}{part}" for key in others for part in ("", " low", " high")]
-        lines = [
-            [row.key, row.label, *(number for entry in row.entries for number in _numbers(entry))]
-            for row in self.rows
-        ]
-        return rows_as_csv(pd.DataFrame(lines, columns=[first, "title", *columns]))
-
-    def markdown(self) -> str:
-        """Write the table as GitHub's Markdown, with the caption as a paragraph below it."""
-        return markdown(Layout(self.header), self.cells(), [self.full_caption])
-
-    def latex(self) -> str:
-        """Write the table for LaTeX's booktabs package."""
-        return latex(Layout(self.header), self.cells(), self.name, self.full_caption)
 
     @property
     def full_caption(self) -> str:

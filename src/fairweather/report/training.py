@@ -10,7 +10,15 @@ from pydantic import JsonValue
 
 from fairweather.record import base_model
 from fairweather.report.contents import Contents
-from fairweather.report.figures import DASHED, WHOLE, Figure, either
+from fairweather.report.figures import (
+    DASHED,
+    ROW_WIDTH,
+    WHOLE,
+    Figure,
+    either,
+    printed,
+    render,
+)
 from fairweather.report.how import flatten
 from fairweather.report.page.drawing import (
     FOCUS,
@@ -27,7 +35,6 @@ from fairweather.report.tables import ABSENT
 from fairweather.report.training_figures import (
     correlation_figure,
     pretraining_figure,
-    training_figure,
 )
 from fairweather.report.training_files import (
     read_histories,
@@ -99,6 +106,33 @@ def _training_chart(
         f"training-{what.replace(' ', '-')}",
         f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",
         spec_of(line) | {"datasets": {"rows": records(rows)}},
+    )
+
+
+def training_figure(contents: Contents) -> Figure | None:
+    """Draw training and validation accuracy of each epoch, one panel a model, one line a seed."""
+    chart = training_charts(contents).get("accuracy")
+    if chart is None:
+        return None
+    rows = chart.spec["datasets"]["rows"]
+    trained, seeds = ({row[key] for row in rows} for key in ("title", "seed"))
+    titles = [title for title in contents.titles.values() if title in trained]
+    columns = min(len(titles), 4 if len(titles) != 4 else 2)
+    width = (ROW_WIDTH - 30 * (columns - 1)) // columns
+    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolSize=400)
+    header = {"title": None, "labelLimit": ROW_WIDTH // columns, "labelAnchor": "start"}
+    facet = {"field": "title", "type": "nominal", "sort": titles, "header": header}
+    panel = printed(chart.spec, "part", legend, width=width, height=210)
+    data = panel.pop("data")
+    several = len(seeds) > 1
+    note = f"one line for each of seeds {', '.join(contents.seeds)}" if several else "one run each"
+    measured = "Training accuracy: on up to 10,000 clean training images, at the end of each epoch."
+    return render(
+        "training_curves",
+        {"data": data, "facet": facet, "columns": columns, "spacing": 30, "spec": panel},
+        alt.Title("Training and validation accuracy", subtitle=[f"By epoch; {note}.", measured]),
+        "Training and validation accuracy against the epoch. "
+        f"{measured} One panel for each of: {'; '.join(titles)}.",
     )
 
 

@@ -10,13 +10,12 @@ import pandas as pd
 import pydantic
 
 from fairweather.errors import InputError
-from fairweather.record import CLEAN, MEAN, NO_LEVEL, ModelRecord
+from fairweather.record import ModelRecord
 from fairweather.report.contents import Contents
-from fairweather.report.figures import ROW_WIDTH, Figure, model_color, model_shape, render
+from fairweather.report.figures import Figure, model_color, model_shape, render
 from fairweather.report.training_files import (
     Correlation,
     read_correlations,
-    read_histories,
     read_pretraining_histories,
 )
 
@@ -31,46 +30,6 @@ TRACES = {
 }
 COLUMNS = 3  # of panels on labels
 SUBTITLE = 130  # characters of a line
-
-
-def training_figure(contents: Contents) -> Figure | None:
-    """Draw training and validation accuracy of each epoch, one panel a model, one line a seed."""
-    history = read_histories(contents)
-    history = history[history["what"] == "accuracy"].drop(columns="what")
-    if history.empty:
-        return None
-    titles = [title for title in contents.titles.values() if title in set(history["title"])]
-    columns = min(len(titles), 4 if len(titles) != 4 else 2)
-    several = history["seed"].nunique() > 1
-    part = alt.StrokeDash(
-        "part:N",
-        scale=alt.Scale(domain=["training", "validation"], range=[[4, 3], [1, 0]]),
-        legend=alt.Legend(title=None, orient="top", symbolStrokeColor="black", symbolSize=400),
-    )
-    lines = (
-        alt.Chart(history)
-        .mark_line(strokeWidth=1.1 if several else 2)
-        .encode(
-            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y(
-                "value:Q", title="Accuracy", axis=alt.Axis(format=".0%", tickMinStep=0.01)
-            ).scale(zero=False),
-            color=model_color(list(contents.titles.values()), None, contents.positions),
-            strokeDash=part,
-            detail=alt.Detail("seed:N"),
-        )
-        .properties(width=(ROW_WIDTH - 30 * (columns - 1)) // columns, height=210)
-    )
-    header = alt.Header(title=None, labelLimit=ROW_WIDTH // columns, labelAnchor="start")
-    note = f"one line for each of seeds {', '.join(contents.seeds)}" if several else "one run each"
-    measured = "Training accuracy: on up to 10,000 clean training images, at the end of each epoch."
-    return render(
-        "training_curves",
-        lines.facet(alt.Facet("title:N", sort=titles, header=header), columns=columns, spacing=30),
-        alt.Title("Training and validation accuracy", subtitle=[f"By epoch; {note}.", measured]),
-        "Training and validation accuracy against the epoch. "
-        f"{measured} One panel for each of: {'; '.join(titles)}.",
-    )
 
 
 def pretraining_figure(contents: Contents) -> Figure | None:
@@ -151,10 +110,8 @@ def labels_figure(contents: Contents) -> Figure | None:
     if len({(labels[name], starts[name]) for name in labels}) < len(labels):
         return None
     titles = list(dict.fromkeys(starts.values()))
-    columns = [("Clean", CLEAN, NO_LEVEL)]
-    columns += [(sweep.title, sweep.name, MEAN) for sweep in contents.sweeps]
     panels = []
-    for title, shift, level in columns:
+    for title, shift, level in contents.means:
         rows = contents.pick("accuracy", shift)
         rows = rows[(rows["level"] == level) & rows["model"].isin(list(labels))]
         frame = rows.assign(

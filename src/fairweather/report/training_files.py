@@ -19,6 +19,7 @@ from fairweather.record import (
     WARNINGS,
     Frozen,
     pretraining_folder,
+    sweep_table,
 )
 from fairweather.report.contents import Contents
 from fairweather.runs import read_json
@@ -117,7 +118,7 @@ def read_starts(contents: Contents) -> dict[str, Mapping[str, JsonValue]]:
 def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
     """Read what each hyperparameter sweep of the study tried, as text, by the model's title."""
     paths = {
-        contents.titles[name]: contents.sweep_file(name)
+        contents.titles[name]: contents.home(name).run.file(sweep_table(contents.home(name).name))
         for name, model in contents.models.items()
         if name in contents.titles and model.settings.get("sweep")
     }

@@ -42,6 +42,7 @@ def variants_table(contents: Contents) -> Table | None:
     images = read_images(contents)
     shifted = any(not sweep.is_attack for sweep in contents.sweeps)
     thresholds = any(contents.fitted_on(name) != (CLEAN,) for name, _ in pairs)
+    deferred = [RISK, COVERAGE] if thresholds else []
     places = [("mean over shifts", ALL, MEAN)] if shifted else []
     places.append(("clean", CLEAN, NO_LEVEL))
     rows = []
@@ -52,15 +53,14 @@ def variants_table(contents: Contents) -> Table | None:
                 for place, shift, level in places
                 for entry in (
                     *_entries(contents, name, base, (place, shift, level), images),
-                    *(_deferral(contents, name, shift, level) if thresholds else ()),
+                    *(find_entry(contents, each, name, shift, level) for each in deferred),
                 )
             ]
             rows.append(Row(name, contents.titles[name], contents.titles[name], tuple(entries)))
     heads = ["accuracy (%)", "change (points)", "RMS calibration error"]
     keys = ["accuracy", "change of accuracy", "rms_calibration_error"]
-    if thresholds:
-        heads += ["risk", "coverage"]
-        keys += [RISK, COVERAGE]
+    heads += ["risk", "coverage"] if deferred else []
+    keys += deferred
     return Table(
         name="variants",
         caption=(
@@ -88,11 +88,6 @@ def _entries(
         None if change is None else Entry(change, percent=True),
         find_entry(contents, "rms_calibration_error", name, shift, level),
     ]
-
-
-def _deferral(contents: Contents, name: str, shift: str, level: str) -> list[Entry | None]:
-    """Risk and coverage at the threshold from validation images."""
-    return [find_entry(contents, metric, name, shift, level) for metric in (RISK, COVERAGE)]
 
 
 def _change(

@@ -38,9 +38,7 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
     declared += [(each.kind, each.accepts) for each in settings.variants]
     for name, accepts in declared:
         if accepts not in task.kinds:
-            raise InputError(
-                f"{name} is for classification, and the task of {dataset.name} is {task.name}"
-            )
+            raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")
 
 
 def try_out(dataset: Dataset, settings: Settings, purpose: str) -> None:

@@ -98,29 +98,19 @@ def class_slice_rows(
         tables = {}
         for name, own in places.items():
             of = None if clusters is None else clusters.select(own)
-            tables[name] = _estimate_classes(
+            found = estimate_cells(
                 members,
                 lambda cell, own=own: read(cell).take(own),  # type: ignore[misc]
                 bootstrap,
-                points,
-                of,
+                clusters=of,
+                metrics=class_metric_names(read(members[0]).classes, points),
             )
+            tables[name] = _written(dict(found))
             frame = slice_frame(tables[name], name)
             parts.append(frame if of is None else frame.assign(clusters=of.count))
             tell(len(members))
         parts.append(worst_slices(tables, column))
     return _joined(parts)
-
-
-def _estimate_classes(
-    cells: Sequence[Cell],
-    read: Callable[[Cell], Predictions],
-    bootstrap: int,
-    points: Mapping[str, float],
-    clusters: Clusters | None,
-) -> dict[Key, Estimates]:
-    names = class_metric_names(read(cells[0]).classes, points)
-    return _written(dict(estimate_cells(cells, read, bootstrap, metrics=names, clusters=clusters)))
 
 
 def _by_model_and_shift(cells: Sequence[Cell]) -> Iterator[list[Cell]]:

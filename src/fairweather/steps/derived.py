@@ -7,25 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from fairweather.attacks import ATTACKS
-from fairweather.metrics import (
-    Estimate,
-    estimate_means,
-    mce_alexnet,
-    mean_corruption_error,
-    to_score,
-)
-from fairweather.metrics.across_shifts import ALEXNET, OF_SHIFTS
+from fairweather.metrics import Estimate, estimate_means, mce_alexnet, mean_corruption_error
+from fairweather.metrics.across_shifts import ALEXNET, SEVERITIES, Errors
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.metric import Interval
-from fairweather.record import COLUMNS, MEAN, SUMMARY_LEVELS
-from fairweather.scores import Estimates, Key, with_means
+from fairweather.metrics.columns import Result
+from fairweather.record import MEAN, SUMMARY_LEVELS
+from fairweather.scores import Estimates, Key, to_frame, with_means
 from fairweather.steps.describing import kind_of
 from fairweather.types import Attack, Cell, Shift
 
@@ -55,17 +48,10 @@ def derived_rows(
     for key, name, estimate in _corruption_errors(table, in_units_of_alexnet):
         found.setdefault(key, {})[name] = estimate
     families = {shift for _, _, shift, _ in found if shift not in ATTACKS and "/" not in shift}
-    with_all = with_means(found.items(), apart=[*ATTACKS, *(families - _names(cells))])
-    rows = [
-        (*key, name, *to_score(estimate, OF_SHIFTS[name].bounds))
-        for key, estimates in with_all.items()
-        for name, estimate in estimates.items()
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _names(cells: Sequence[Cell]) -> set[str]:
-    return {cell.shift.name for cell in cells}
+    with_all = with_means(
+        found.items(), apart=[*ATTACKS, *(families - {cell.shift.name for cell in cells})]
+    )
+    return to_frame(with_all)
 
 
 def _flips(
@@ -83,11 +69,9 @@ def _flips(
         columns.append((classes[1:] != classes[:-1]).mean(axis=0))
     if not keys:
         return
-    intervals: list[Interval] = ["share"] * len(keys)
     every = np.stack(columns, axis=1)
-    yield from zip(
-        keys, estimate_means(every, intervals, bootstrap, clusters=clusters), strict=True
-    )
+    found = estimate_means(every, ["share"] * len(keys), bootstrap, clusters=clusters)
+    yield from zip(keys, found, strict=True)
 
 
 def _sweeps(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[Cell]]]:
@@ -128,39 +112,25 @@ def _corruption_errors(
             of_family.setdefault(corruption, []).append(estimates["accuracy"])
     for (model, seed, family), accuracies in families.items():
         key = (model, seed, family, MEAN)
-        errors = {name: _errors(members) for name, members in accuracies.items()}
-        yield key, "mean_corruption_error", _combine(mean_corruption_error, errors)
-        benchmark = {name: errors[name] for name in ALEXNET if name in errors}
+        yield key, "mean_corruption_error", _combine(mean_corruption_error, accuracies)
+        benchmark = {name: accuracies[name] for name in ALEXNET if name in accuracies}
         full = len(benchmark) == len(ALEXNET) and all(
-            len(each.values) == 5 for each in benchmark.values()
+            len(members) == SEVERITIES for members in benchmark.values()
         )
         if family == "imagenet_c" and full and in_units_of_alexnet:
             yield key, "mce_alexnet/in-memory", _combine(mce_alexnet, benchmark)
 
 
-@dataclass(frozen=True)
-class _Errors:
-    """The errors of one corruption: `[severities]`, and `[severities, B]` for the resamples."""
-
-    values: npt.NDArray[np.float64]
-    replicates: npt.NDArray[np.float64]
-    n: int
-    clusters: int | None
-
-
-def _errors(accuracies: Sequence[Estimate]) -> _Errors:
-    values = 1 - np.array([each.value for each in accuracies])
-    replicates = 1 - np.stack([each.replicates for each in accuracies])
-    first = accuracies[0]
-    return _Errors(values, np.clip(replicates, 0, 1), first.n, first.clusters)
-
-
-def _combine(metric: Callable[..., object], errors: Mapping[str, _Errors]) -> Estimate:
-    value = metric({name: each.values for name, each in errors.items()})
-    replicates = metric({name: each.replicates for name, each in errors.items()})
-    first = next(iter(errors.values()))
-    drawn = np.asarray(replicates, dtype=np.float64)
-    return Estimate(float(value), drawn, first.n, clusters=first.clusters)  # type: ignore[arg-type]
+def _combine(
+    metric: Callable[[Errors], Result], accuracies: Mapping[str, Sequence[Estimate]]
+) -> Estimate:
+    """One number of the accuracies at each severity of each corruption."""
+    values, replicates = {}, {}
+    for name, members in accuracies.items():
+        values[name] = 1 - np.array([each.value for each in members])
+        replicates[name] = np.clip(1 - np.stack([each.replicates for each in members]), 0, 1)
+    drawn, first = np.asarray(metric(replicates), dtype=np.float64), members[0]
+    return Estimate(float(metric(values)), drawn, first.n, clusters=first.clusters)
 
 
 def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -296,14 +296,14 @@ def _few(words: Sequence[str], most: int = 3) -> str:
 
 @dataclass
 class Speeds:
-    """Seconds and work of finished steps, by similar steps and by kind.
+    """Seconds and work of finished steps, by kind and similar steps, and by kind alone.
 
     >>> Speeds.of([]).seconds_for([]) is None
     True
     """
 
-    by_task: dict[tuple[str, str], _Pace] = field(default_factory=dict)
-    by_kind: dict[str, _Pace] = field(default_factory=dict)
+    seconds: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    work: dict[tuple[str, str], int] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, records: Iterable[StepRecord]) -> Speeds:
@@ -316,13 +316,9 @@ class Speeds:
     def add(self, record: StepRecord) -> None:
         """Count one more finished step."""
         if record.work:
-            alike = _alike(record.kind, record.id)
-            for pace in (
-                self.by_task.setdefault(alike, _Pace()),
-                self.by_kind.setdefault(record.kind, _Pace()),
-            ):
-                pace.seconds += record.seconds
-                pace.work += record.work
+            for key in (_alike(record.kind, record.id), (record.kind, "")):
+                self.seconds[key] += record.seconds
+                self.work[key] += record.work
 
     def seconds_for(self, steps: Iterable[Step]) -> float | None:
         """How long steps will take; None if no similar step to one of them was ever done."""
@@ -332,17 +328,11 @@ class Speeds:
         """How long this work (`work_of` steps) will take; None where `seconds_for` gives None."""
         total = 0.0
         for (kind, name), amount in work.items():
-            pace = self.by_task.get((kind, name), self.by_kind.get(kind))
-            if pace is None:
+            key = (kind, name if (kind, name) in self.work else "")
+            if key not in self.work:
                 return None
-            total += amount * pace.seconds / pace.work
+            total += amount * self.seconds[key] / self.work[key]
         return total if work else None
-
-
-@dataclass
-class _Pace:
-    seconds: float = 0.0
-    work: int = 0
 
 
 def work_of(steps: Iterable[Step]) -> Counter[tuple[str, str]]:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet
 import torch
 from PIL import Image
 from torch import nn
@@ -26,7 +25,7 @@ from fairweather.report.samples import (
     PICTURES,
     CellImage,
 )
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, parquet_bytes
 from fairweather.steps.describing import kind_of
 from fairweather.steps.plan import Done, SampleStep
 from fairweather.steps.predicting import shift_of
@@ -293,14 +292,10 @@ def _offset(shift: Shift) -> float:
     return shift.level - kind_of(shift.name).neutral
 
 
-def _file(model: tuple[str, int | str], shift: Shift) -> str:
-    return predictions_file(*model, shift.id)
-
-
 def _read(
     run: RunFolder, test: Images, model: tuple[str, int | str], shifts: Sequence[Shift]
 ) -> _Answers:
-    files = [_file(model, shift) for shift in shifts]
+    files = [predictions_file(*model, shift.id) for shift in shifts]
     predicted = np.stack([run.read_column(file, "predicted") for file in files])
     confidence = np.stack([run.read_column(file, "confidence") for file in files])
     return _Answers(predicted != test.labels.numpy(), confidence)
@@ -338,9 +333,7 @@ def _pictures(
 
 
 def _as_parquet(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> bytes:
-    sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(pa.table(dict(columns), schema=schema), sink)
-    return bytes(sink.getvalue().to_pybytes())
+    return parquet_bytes(pa.table(dict(columns), schema=schema))
 
 
 def _names(images: Images) -> list[str]:

@@ -8,10 +8,8 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy.typing as npt
 import pandas as pd
 import pydantic
 import safetensors.torch
@@ -25,7 +23,7 @@ from fairweather.errors import TrainingDivergedError
 from fairweather.group import ALONE, Group, synchronise_batchnorm
 from fairweather.progress import Event, Notify
 from fairweather.record import CORRELATION, DESCRIPTION, DIVERGED, HISTORY, PROBED, WEIGHTS
-from fairweather.runs import RunFolder
+from fairweather.runs import RunFolder, read_json
 from fairweather.shift_lists import only_shifts
 from fairweather.spreadsheet import frame_to_csv
 from fairweather.steps.plan import (
@@ -63,10 +61,8 @@ def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notif
     except TrainingDivergedError as error:
         if not step.may_diverge:
             raise
-        if not worker.group.is_first:
-            return Done(str(error))
-        words = {"diverged": str(error)}
-        folder.write(f"{step.folder}/{DIVERGED}", json.dumps(words) + "\n")
+        if worker.group.is_first:
+            folder.write(f"{step.folder}/{DIVERGED}", json.dumps({"diverged": str(error)}) + "\n")
         return Done(str(error))
 
 
@@ -75,9 +71,7 @@ def _recipe(step: TrainStep, folder: RunFolder) -> Recipe:
     if step.recipe is not None:
         return step.recipe
     assert step.choice is not None
-    return pydantic.TypeAdapter(Recipe).validate_json(
-        folder.file(step.choice).read_text(encoding="utf-8")
-    )
+    return pydantic.TypeAdapter(Recipe).validate_json(folder.file(step.choice).read_bytes())
 
 
 def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
@@ -86,10 +80,7 @@ def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
     wanted = json.loads(json.dumps(asdict(recipe)))
     for source in step.tries:
         described = folder.file(f"{source}/{DESCRIPTION}")
-        if (
-            described.is_file()
-            and json.loads(described.read_text(encoding="utf-8"))["recipe"] == wanted
-        ):
+        if described.is_file() and read_json(described)["recipe"] == wanted:
             break
     for name in (WEIGHTS, DESCRIPTION, HISTORY, PROBED):
         if (trained := folder.file(f"{source}/{name}")).is_file():
@@ -137,7 +128,7 @@ def _train(
     assert state is not None
     if worker.group.is_first:
         _store_training(step, recipe, spec, dataset, len(train), weights, state, folder)
-        resume.drop(folder)
+        drop_resume(step, folder)
     return Done(told.note, share=1 - done / recipe.epochs)
 
 
@@ -197,7 +188,7 @@ def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> models
         return spec
     file = folder.file(step.start)
     if step.spec.mean is None:  # weights come with the statistics that they were trained with
-        made = json.loads(file.with_name(DESCRIPTION).read_text(encoding="utf-8"))["spec"]
+        made = read_json(file.with_name(DESCRIPTION))["spec"]
         spec = replace(spec, mean=tuple(made["mean"]), std=tuple(made["std"]))
     return replace(spec, weights=str(file))
 
@@ -260,12 +251,11 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
     for number, (values, source) in enumerate(zip(step.values, step.folders, strict=True), 1):
         diverged = folder.file(f"{source}/{DIVERGED}")
         if diverged.is_file():
-            rows.append(
-                {"try": number, **values, **json.loads(diverged.read_text(encoding="utf-8"))}
-            )
-            continue
-        facts = json.loads(folder.file(f"{source}/{DESCRIPTION}").read_text(encoding="utf-8"))
-        rows.append({"try": number, **values, **{key: facts[key] for key in SELECTED}})
+            told = read_json(diverged)
+        else:
+            facts = read_json(folder.file(f"{source}/{DESCRIPTION}"))
+            told = {key: facts[key] for key in SELECTED}
+        rows.append({"try": number, **values, **told})
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
     if "val_loss" not in table:
         raise TrainingDivergedError(f"every try of {step.title} diverged; {rows[-1]['diverged']}")
@@ -273,8 +263,7 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
     order = ["val_accuracy", "val_loss"] if step.metric == "accuracy" else ["val_loss"]
     chosen = int(ranked.sort_values(order, kind="stable").index[0])
     table["chosen"] = table.index == chosen
-    described = folder.file(f"{step.folders[chosen]}/{DESCRIPTION}")
-    recipe = json.loads(described.read_text(encoding="utf-8"))["recipe"]
+    recipe = read_json(folder.file(f"{step.folders[chosen]}/{DESCRIPTION}"))["recipe"]
     folder.write(step.leaves[0], frame_to_csv(table, None))
     folder.write(step.leaves[1], json.dumps(recipe, indent=1) + "\n")
     return Done(f"try {chosen + 1} of {len(table)}")
@@ -314,7 +303,7 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
     assert last is not None
     if worker.group.is_first:
         _store_pretraining(step, spec, dataset, last, classifier, worker.offline, folder)
-        resume.drop(folder)
+        drop_resume(step, folder)
     return Done(told.note, share=1 - done / epochs)
 
 
@@ -353,14 +342,11 @@ def _store_pretraining(
     }
     if last.correlation is not None and last.correlation_before is not None:
         matrices = {"before": last.correlation_before, "after": last.correlation}
-        files[CORRELATION] = json.dumps({key: _rows(m) for key, m in matrices.items()})
+        files[CORRELATION] = json.dumps(
+            {key: each.round(DECIMALS).tolist() for key, each in matrices.items()}
+        )
     for name, content in files.items():
         folder.write(f"{step.folder}/{name}", content)
-
-
-def _rows(matrix: npt.NDArray[Any]) -> list[list[float]]:
-    rows: list[list[float]] = matrix.round(DECIMALS).tolist()
-    return rows
 
 
 def as_safetensors(weights: Mapping[str, torch.Tensor]) -> bytes:
@@ -399,7 +385,8 @@ class Resumption(NamedTuple):
         A damaged state is not used, and a line says so: the training starts over.
         """
         path = run.file(f"{self.folder}/{STATE}")
-        content = self.group.from_first(path.read_bytes() if self._is_there(path) else None)
+        there = self.group.is_first and path.is_file()
+        content = self.group.from_first(path.read_bytes() if there else None)
         if content is None:
             return None
         try:
@@ -414,9 +401,6 @@ class Resumption(NamedTuple):
             progress(Event(task, 0, None, line=line))
             return None
 
-    def _is_there(self, path: Path) -> bool:
-        return self.group.is_first and path.is_file()
-
     def _unsealed(self, content: bytes) -> State:
         if content.endswith(SEALED):
             sealed, content = content[-len(SEALED) - 32 :], content[: -len(SEALED) - 32]
@@ -426,12 +410,8 @@ class Resumption(NamedTuple):
         found: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return found
 
-    def drop(self, run: RunFolder) -> None:
-        """Remove the state, which only an unfinished training needs."""
-        shutil.rmtree(run.file(f"{self.folder}/{RESUME}"), ignore_errors=True)
-
 
 def drop_resume(step: Step, run: RunFolder) -> None:
-    """Remove the state of a finished training that was killed before it could remove it."""
+    """Remove the state, which only an unfinished training needs."""
     if isinstance(step, TrainStep | PretrainStep):
         shutil.rmtree(run.file(f"{step.folder}/{RESUME}"), ignore_errors=True)

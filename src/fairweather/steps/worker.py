@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +19,10 @@ from fairweather import models
 from fairweather.data import check_no_copies, digest, load
 from fairweather.data.metadata import shared_clusters
 from fairweather.devices import memory_for_networks, resolve_device
-from fairweather.errors import InputError
+from fairweather.errors import InputError, show
 from fairweather.group import ALONE, Group
 from fairweather.models.labels import LabelMap, places_by_name, relabel
 from fairweather.models.onnx_network import OnnxNetwork
-from fairweather.models.output_names import show
 from fairweather.models.outputs import LogProbabilities
 from fairweather.progress import Event, Notify, silent
 from fairweather.record import NATURAL, PROBED, TEST, TRAIN, VAL, WEIGHTS
@@ -397,15 +395,11 @@ def _check_digests(source: DataSource, dataset: Dataset) -> None:
             )
 
 
-def _version(path: Path) -> Version:
-    facts = path.stat()
-    return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
-
-
 def _files(network: AnyNetwork, folder: RunFolder) -> tuple[Version, ...]:
     # Steps write files by renaming, so that a new file has another inode or time. Checksums
     # would read large weights again for every cell.
-    return tuple(_version(folder.file(name)) for name in _weights(network))
+    there = [(path, path.stat()) for path in map(folder.file, _weights(network))]
+    return tuple((str(path), s.st_ino, s.st_mtime_ns, s.st_size) for path, s in there)
 
 
 def _weights(network: AnyNetwork) -> list[str]:

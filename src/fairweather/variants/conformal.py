@@ -7,7 +7,7 @@ thresholds on the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -18,7 +18,7 @@ from pydantic import Field, FiniteFloat
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import softmax
 from fairweather.metrics.clusters import Clusters, Weigh, check_weigh
-from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.columns import FloatArray, blocks
 from fairweather.metrics.conformal import (
     METHODS,
     CalibrationDraw,
@@ -94,7 +94,7 @@ class FittedSets(Fitted):
     ) -> Mapping[str, Any]:
         parts = [
             set_columns(softmax(logits[at]), labels[at], self.thresholds, self.method)
-            for at in _blocks(logits)
+            for at in blocks(len(logits), logits.shape[1], BLOCK)
         ]
         return {
             **super().columns(logits, labels, task),
@@ -251,8 +251,9 @@ class Conformal(PostHoc):
         temperature = fit_temperature(logits[parts.temperature], labels[parts.temperature]).value
         truth, rows = labels[parts.thresholds], logits[parts.thresholds]
         rows /= np.float32(temperature)
+        some = list(blocks(len(rows), len(classes), BLOCK))
         scores = np.concatenate(
-            [label_scores(softmax(rows[at]), truth[at], self.method) for at in _blocks(rows)]
+            [label_scores(softmax(rows[at]), truth[at], self.method) for at in some]
         )
         labelled = range(len(classes)) if self.classwise else ()
         groups = [truth == label for label in labelled] or [np.ones(len(truth), dtype=bool)]
@@ -263,10 +264,8 @@ class Conformal(PostHoc):
                 for group, count in zip(groups, counts, strict=True)
             ]
         )
-        judged = (
-            _sets_and_empty(rows[at], truth[at], thresholds, self.method) for at in _blocks(rows)
-        )
-        covered, empty = np.concatenate(list(judged)).T
+        judged = [_sets_and_empty(rows[at], truth[at], thresholds, self.method) for at in some]
+        covered, empty = np.concatenate(judged).T
         return FittedSets(
             method=self.method,
             coverage=self.coverage,
@@ -324,12 +323,6 @@ def _sets_and_empty(
     empty = ~(class_scores(probabilities, method) <= thresholds).any(axis=1)
     covered = set_columns(probabilities, labels, thresholds, method).covered
     return np.stack([covered, empty], axis=1)
-
-
-def _blocks(rows: npt.NDArray[np.float32]) -> Iterator[slice]:
-    """Slices of rows, so that few probabilities are in memory at once."""
-    step = max(1, BLOCK // rows.shape[1])
-    yield from (slice(at, at + step) for at in range(0, len(rows), step))
 
 
 def _in_mixed_order(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -11,8 +11,7 @@ import scipy.optimize
 import scipy.special
 from pydantic import Field, FiniteFloat
 
-from fairweather.metrics import per_image
-from fairweather.variants.calibration import LEAST_SCALE, MOST_SCALE, Calibration
+from fairweather.variants.calibration import LEAST_SCALE, MOST_SCALE, Calibration, mean_nll
 from fairweather.variants.fitted import Divided, Fitted
 
 
@@ -65,7 +64,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedTempe
     3.64
     """
     rows = np.asarray(logits, dtype=np.float64)
-    before = float(per_image(rows, labels).nll.mean())  # checks both
+    before = mean_nll(rows, labels)  # checks both
     truth = np.asarray(labels)
 
     def loss(log_temperature: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypedDict
 
-from fairweather.record import CLEAN, MEAN, NO_LEVEL
+from fairweather.record import CLEAN, MEAN
 from fairweather.report.contents import Contents
 from fairweather.report.page.cell_charts import cell_charts
 from fairweather.report.page.cells import (
@@ -59,7 +59,7 @@ def _look(contents: Contents) -> _Looked:
     """Read each cell once: describe it if it is shown, and look up what it says of pictures."""
     pictures = keys_by_cell(contents.samples)
     thresholds, classes = thresholds_of(contents), len(contents.classes)
-    levels = _levels(contents)
+    levels = contents.cells
     cells: dict[str, dict[str, CellNumbers]] = {model: {} for model in contents.titles}
     predictions: dict[CellImage, dict[str, ShownPrediction]] = {}
     for model, cell, columns, shown_closer in read_cells(contents, pictures):
@@ -97,14 +97,6 @@ def _hardest_for(contents: Contents, model: str) -> str:
     return min(means, key=lambda name: means[name], default=CLEAN)
 
 
-def _levels(contents: Contents) -> dict[str, tuple[str, str]]:
-    """The shift and the level of each cell, by its id."""
-    levels = {CLEAN: (CLEAN, NO_LEVEL)}
-    for sweep in contents.sweeps:
-        levels |= {cell: (sweep.name, level) for level, cell in sweep.cells.items()}
-    return levels
-
-
 def _seed(contents: Contents, model: str) -> str:
     """The seed that the charts of a cell show: the first one; an ensemble has the scores of all."""
     seed = contents.seeds_of(model)[0]
@@ -130,7 +122,7 @@ def _summaries(
     contents: Contents, cells: Mapping[str, Mapping[str, CellNumbers]]
 ) -> dict[str, dict[str, str]]:
     """Accuracy and calibration of each cell in words, of the seed that its charts show."""
-    levels = _levels(contents)
+    levels = contents.cells
     return {
         model: {cell: _in_words(contents, model, *levels[cell]) for cell in described}
         for model, described in cells.items()

@@ -1,7 +1,7 @@
 """The common corruptions of ImageNet-C, CIFAR-10-C and Tiny-ImageNet-C, for whole batches.
 
 A corruption is a plain function in one of this package's modules, and a row of `CORRUPTIONS`. Its
-keyword-only parameters are those of its row in constants.py. There are two forms; the row's
+keyword-only parameters are those of its row in constants.json. There are two forms; the row's
 `random` says which one a function has:
 
     fixed:   `brightness(images, *, amount) -> images`

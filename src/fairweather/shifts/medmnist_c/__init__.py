@@ -2,7 +2,7 @@
 
 The functions have the same two forms as in `shifts.imagenet_c`, with the same rules for images and
 generators; if the operation is the same, the function is the same too. Names, parameters and their
-five values per data set are in constants.py.
+five values per data set are in constants.json.
 
 Size. The published constants are for images of 224 px. For other sizes, a corruption looks as on a
 224 px image that is then resized: every length in pixels (kernels, bubbles, drawings of ink,
