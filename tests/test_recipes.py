@@ -301,7 +301,7 @@ def test_an_attack_while_training_moves_no_batchnorm_statistics(toy_images):
     seen = []
     attack = attack_of(RECIPES["adversarial"])
 
-    def watching(model, images, labels, keys, stream):
+    def watching(model, images, labels, keys, stream, tell=None):
         before = model.network[1].running_mean.clone()
         found = attack.apply(model, images, labels, keys, stream)
         seen.append((before.equal(model.network[1].running_mean), model.training, stream))
