@@ -11,12 +11,12 @@ import pytest
 
 from fairweather import report, runs, steps
 from fairweather.report.figures import Figure
+from fairweather.report.overview import PART
 from fairweather.report.section import Section
-from fairweather.report.summary import SUMMARY
 from fairweather.runs import RunFolder
 from fairweather.steps import training
 
-FEW = (Section("summary", "Summary tables", (SUMMARY,)),)
+FEW = (Section("answer", "The answer", (PART,)),)
 FIGURE = Figure("level", "A figure", '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 

@@ -147,7 +147,7 @@ def test_a_run_without_attacks_has_no_pictures_of_them(attacked):
 
 def test_a_finished_run_is_not_attacked_again(attacked, colour_folder, monkeypatch):
     before = (attacked.path / "scores.csv").read_bytes()
-    monkeypatch.setattr("fairweather.steps.predicting.predict_each", None)
+    monkeypatch.setattr("fairweather.steps.predicting.predict_shared", None)
     again = fw.run(attacked_study(colour_folder), out=attacked.path)
     assert (again.path / "scores.csv").read_bytes() == before
 

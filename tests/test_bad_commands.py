@@ -1060,7 +1060,7 @@ ROWS = {
         ("predict run images:plain --risk 5% --out a.xlsx", ".parquet", {}),
         ("predict run images:plain --risk 5% --out right.csv", "right.csv exists", {}),
         ("predict run images:plain --risk 5% --out study.yaml/a.csv", "study.yaml", {}),
-        ("predict run images:plain --risk 5% --limit 0", "--limit", {}),
+        ("predict run images:plain --risk 5% --limit 0", "limit must be at least 1", {}),
         ("predict run:b images:plain --risk 5%", "unknown model 'b'", {}),
         ("predict run:a:9 images:plain --risk 5%", "unknown seed '9'", {}),
         ("predict run images:plain --risk 5%", "no weights of a", {}),

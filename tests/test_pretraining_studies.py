@@ -703,7 +703,7 @@ def test_overrides_reach_pretrainings_where_they_share_a_network(tmp_path, colou
     path.write_text(dump_yaml(study))
     changed = load_study(path, ["width=0.5", "pretraining.barlow.data.size=16"])
     assert changed.models["ssl"].width == changed.pretraining["barlow"].width == 0.5
-    assert changed.pretraining["barlow"].data.model_dump()["source"] == "mnist5k"
+    assert changed.pretraining["barlow"].data.source == "mnist5k"
     assert changed.pretraining["barlow"].data.size == 16
     small = load_study(path, ["pretraining.barlow.recipe.views=small"])
     assert small.pretraining["barlow"].recipe.views == NAMED_VIEWS["small"]

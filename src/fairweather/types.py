@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError, check_file_names, check_name, check_text
+from fairweather.kinds import Kind as Kind
 from fairweather.options import CROSSED as CROSSED
 from fairweather.options import GroupColumns as GroupColumns
 from fairweather.options import Preparation as Preparation
@@ -397,20 +398,6 @@ class Cell:
     def id(self) -> str:
         """`MODEL/seed-SEED/SHIFT`, for messages."""
         return f"{self.model}/seed-{self.seed}/{self.shift.id}"
-
-
-class Kind(NamedTuple):
-    """What predictions are of; metrics, calibrations and sections say which of them they accept.
-
-    Attributes:
-        labels: what a label is: `single`, one class of each image.
-        outputs: what the logits become: `softmax`, probabilities that sum to one.
-        unit: what a prediction is of: `image`, or a part of its labels such as `finding`.
-    """
-
-    labels: str = "single"
-    outputs: str = "softmax"
-    unit: str = "image"
 
 
 class AnyPredictions:

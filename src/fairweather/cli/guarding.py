@@ -12,7 +12,7 @@ from fairweather.cli.first_checks import go_offline
 from fairweather.cli.options import DataRoot, Device, Offline, takes
 from fairweather.cli.terminal import Quiet, progress
 from fairweather.errors import InputError, check_writable
-from fairweather.options import ImageOptions
+from fairweather.options import ImageOptions, check_limits
 from fairweather.progress import Event, Notify
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def predict(
     """
     go_offline(offline)
     shares = _shares(risk, confidence, coverage)
-    asked = ImageOptions(**options)
+    check_limits(asked := ImageOptions(**options))
     _check_table(out, replace=replace)
     from fairweather.guarding import load_guard
     from fairweather.guarding.listing import write_answers

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
 from fairweather.errors import InputError
-from fairweather.types import Kind
+from fairweather.kinds import Kind
 
 if TYPE_CHECKING:  # `--help` should not wait for these
     from collections.abc import Sequence
