@@ -345,3 +345,24 @@ def test_a_composed_variant_is_written_so_that_it_is_read_again():
 def test_predictions_from_elsewhere_are_of_no_network_that_could_adapt():
     with pytest.raises(InputError, match="batchnorm cannot be measured of predictions"):
         fw.evaluate(predictions={"m": None}, variants=["temperature: {of: batchnorm}"])
+
+
+def test_what_is_fitted_on_an_adapted_network_begins_anew_under_each_shift(tmp_path, monkeypatch):
+    begins, plain = [], predicting.predict_shared
+
+    def watched(readers, images, shift, **options):
+        adapted = [reader.model for reader in readers if reader.adapts]
+        begins.extend(model.network.norm.weight.sum().item() for model in adapted)
+        return plain(readers, images, shift, **options)
+
+    monkeypatch.setattr(predicting, "predict_shared", watched)
+    on = ["clean", "gamma,exponent=1.5"]
+    evaluated(101, tmp_path / "run", variants=["temperature: {of: tent}"], fit_on=on)
+    assert len(begins) > 4
+    assert set(begins) == {3.0}
+
+
+def test_one_name_for_two_variants_is_refused():
+    asked = ["tent: {learning_rate: 0.1}", "temperature: {of: tent}"]
+    with pytest.raises(InputError, match="tent is asked for with different parameters"):
+        all_variants(asked, fit_on=False)

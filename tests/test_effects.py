@@ -185,8 +185,11 @@ def test_the_defaults_of_the_code_are_the_stored_ones(name):
 def test_a_default_that_changes_raises_the_version():
     """The file of the tests has what each option had when it was added."""
     golden = json.loads(GOLDEN.read_text())
-    assert golden["version"] <= VERSION
-    for name, stored in golden["defaults"].items() if golden["version"] == VERSION else ():
+    assert golden["version"] == VERSION, "bring tests/defaults.json to the same version"
+    assert {name: list(each) for name, each in golden["defaults"].items()} == {
+        name: list(each) for name, each in DEFAULTS.items()
+    }, "write what was added, or went, into tests/defaults.json too"
+    for name, stored in golden["defaults"].items():
         for field, default in stored.items():
             now = DEFAULTS.get(name, {}).get(field)
             assert now == default, WHAT_TO_DO.format(f"{name}.{field}", now, default)

@@ -17,7 +17,7 @@ from fairweather.metrics import METRICS, Accepts, Metric
 from fairweather.rules import judge, read_rules
 from fairweather.runs import RunFolder
 from fairweather.tasks import TASKS, Strata, Task, Unit
-from fairweather.types import AnyPredictions, Dataset, Images, Kind
+from fairweather.types import AnyPredictions, Dataset, Groups, Images, Kind
 from fairweather.variants import VARIANTS
 from fairweather.variants.calibration import Calibration
 from fairweather.variants.fitted import Fitted
@@ -295,7 +295,7 @@ def test_two_models_are_compared_for_each_finding(dataset, tmp_path):
 
 def test_the_page_has_a_table_of_each_finding(run):
     page = run.report().read_text()
-    for words in ("Each finding by itself", "net, finding=Effusion", "Brier score of a finding"):
+    for words in ("Each unit by itself", "net, finding=Effusion", "Brier score of a finding"):
         assert words in page
     assert "Reliability" not in page
     written = pd.read_csv(run.path / "tables" / "units_finding_brier.csv")
@@ -370,3 +370,30 @@ def test_runs_of_two_seeds_are_joined_with_their_findings(dataset, tmp_path):
     small = [fw.pack_run(run, tmp_path / f"small-{run.name}") for run in runs]
     again = pd.read_csv(fw.join_seeds(small, out=tmp_path / "again").path / "scores.csv")
     pd.testing.assert_frame_equal(again, ours)
+
+
+def test_a_task_may_have_no_units(dataset, tmp_path, monkeypatch):
+    row = Metric(
+        "all_right",
+        "All right",
+        "share of images without a wrong finding",
+        mean_of(lambda p: p.correct.astype(np.float64)),
+        higher_is_better=True,
+        interval="share",
+        accepts=Accepts(OF_IMAGE),
+    )
+    monkeypatch.setitem(METRICS, row.name, row)
+    whole = replace(TOY, kinds=(OF_IMAGE,), units=lambda _: (), decided=row.name)
+    monkeypatch.setitem(TASKS, TOY.name, whole)
+    run = evaluated(dataset, tmp_path / "run", Halves(20.0))
+    assert set(run.scores["metric"]) == {"all_right"}
+
+
+def test_subgroups_and_findings_that_no_image_has_are_left_out(dataset, tmp_path):
+    labels = dataset.test.labels.clone()
+    labels[:, 1] = UNKNOWN
+    sites = np.array(["a", "b"] * (len(labels) // 2), dtype=object)
+    test = replace(dataset.test, labels=labels, groups=Groups(slices={"site": sites}))
+    run = evaluated(replace(dataset, test=test), tmp_path / "run", Halves(20.0))
+    assert "finding=Effusion" in set(pd.read_csv(run.path / "scores.csv")["unit"])
+    assert "finding=Mass" not in set(pd.read_csv(run.path / "scores.csv")["unit"])

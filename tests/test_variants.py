@@ -238,6 +238,7 @@ def test_a_finished_run_makes_no_variant_again(with_variants, monkeypatch):
         (["temprature"], "'temprature'; did you mean 'temperature'"),
         (["temperature", "temperature"], "variants: temperature"),
         (["temperature", {"temperature": {}}], "variants: temperature is listed twice"),
+        ([{"top_versus_all": {"method": ["isotonic"]}}], "method of top_versus_all"),
         ([{"temperature": {"value": 2}}], "parameter of temperature 'value'; known: fit_on"),
         ([{"batchnorm": {"value": 2}}], "batchnorm has no parameters, found 'value'"),
         ([{"temperature": {"fit_on": 1}}], "fit_on of temperature must be true or false, found 1"),

@@ -469,11 +469,11 @@ class RunFolder:
 
     def read_cell(self, name: str) -> AnyPredictions:
         """Read the per-image columns of a cell, of whatever task the run has."""
-        path = self.file(name)
+        path, kind = self.file(name), self.task.predictions
         with _reading(path):
             table = read_parquet(path)
             described = json.loads(table.schema.metadata[b"fairweather"])
-            kind, there = self.task.predictions, [*table.column_names]
+            there = [*table.column_names]
             if DOUBT in there:
                 there.append("confidence")
             columns = {name: self._column(table, name) for name in kind.stored if name in there}

@@ -231,6 +231,8 @@ def estimate_units(
 
     found: dict[str, dict[Key, Estimates]] = {}
     for unit in task.every_unit(first):
+        if not len(unit.places):
+            continue  # what another hospital did not look for
         shared = draw_unit(unit, first, resamples, clusters)
         found[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
     _, *units = found

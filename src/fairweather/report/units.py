@@ -36,4 +36,4 @@ def _tables(contents: Contents) -> Iterator[Table | None]:
             yield by_model(f"units_{metric}", caption, states(contents, metric), contents, views)
 
 
-PART = Part(headed("Each finding by itself"), _tables, accepts=None)
+PART = Part(headed("Each unit by itself"), _tables, accepts=None)

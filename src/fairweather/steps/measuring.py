@@ -121,7 +121,7 @@ def facts_of(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST)) -> D
             for name, images in used.items()
             if name != TRAIN and images.groups is not None
         },
-        slices=tuple(groups.slices) if groups is not None else (),
+        slices=() if groups is None or dataset.task != CLASSIFICATION else tuple(groups.slices),
         ordered="ordered_classes" in dataset.notes,
         task=dataset.task,
     )

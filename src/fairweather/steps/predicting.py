@@ -60,11 +60,10 @@ def _predicted_again(
 ) -> list[AnyPredictions]:
     """What is not stored: the predictions of validation images with their logits."""
     assert step.network is not None, "what is given has its logits"
-    reader = _network(step.network, step.variant, worker, folder)._replace(keeps_logits=True)
-    return [
-        predictions
-        for text in step.shifts
-        for predictions in predict_shared(
+    found: list[AnyPredictions] = []
+    for text in step.shifts:  # each begins with a new copy of a network that adapts
+        reader = _network(step.network, step.variant, worker, folder)._replace(keeps_logits=True)
+        found += predict_shared(
             [reader],
             worker.images(step.val),
             shift_of(text),
@@ -75,7 +74,7 @@ def _predicted_again(
             seed=step.shift_seed,
             when_halved=_halve(worker, progress),
         )
-    ]
+    return found
 
 
 def pixels_of(step: Step) -> tuple[Hashable, ...] | None:

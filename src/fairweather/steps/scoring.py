@@ -177,9 +177,10 @@ def _unit_rows(
         name: with_worst(with_means(table.items(), apart), apart) for name, table in tables.items()
     }
     single = {name: table for name, table in every.items() if not is_of_all_units(name)}
-    column = next(iter(single)).partition("=")[0]
     frames = [unit_frame(table, name) for name, table in every.items()]
-    frames.append(worst_slices(single, column, UNIT_COLUMNS))
+    if single:
+        column = next(iter(single)).partition("=")[0]
+        frames.append(worst_slices(single, column, UNIT_COLUMNS))
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 

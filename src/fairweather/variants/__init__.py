@@ -124,7 +124,12 @@ def all_variants(asked: Iterable[object], *, fit_on: bool) -> tuple[Variant, ...
             )
         found += [] if each.adapting is None else [each.adapting]
         found += each.with_fit_on() if fit_on else [each]
-    return tuple(dict.fromkeys([*found, *([read_variant("thresholds-fit_on")] if fit_on else [])]))
+    found += [read_variant("thresholds-fit_on")] if fit_on else []
+    every = tuple(dict.fromkeys(found))
+    names = [each.name for each in every]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"variants: {twice[0]} is asked for with different parameters")
+    return every
 
 
 def variant_of(name: str, variants: Iterable[Variant]) -> Variant | None:

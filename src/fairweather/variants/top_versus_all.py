@@ -106,7 +106,7 @@ class TopVersusAll(Calibration):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in CURVES:
+        if self.method not in tuple(CURVES):  # it may be a list
             raise unknown_name("method of top_versus_all", str(self.method), CURVES)
 
     @property

@@ -134,10 +134,10 @@ class PostHoc(Variant):
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that is not allowed."""
-        if self.of is not None and self.of.adapting is not self.of:
+        if self.of is not None and not isinstance(self.of, Adapting):
             raise InputError(
                 f"variants: of of {self.kind} must be a variant that adapts the network, such as "
-                f"batchnorm, found {self.of.text}"
+                f"batchnorm, found {getattr(self.of, 'text', self.of)}"
             )
 
     @property
