@@ -25,6 +25,13 @@ from fairweather.yamlfile import _Loader, parse_yaml
 
 from .run_folders import run_record, write_run
 
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 10)
+)
+MERGED_LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{depth}: &a{depth}\n  <<: [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 9)
+)
+
 
 def sentence(do):
     """The one sentence with which an input is refused."""
@@ -39,12 +46,15 @@ def sentence(do):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (LAUGHS, "more than 1,000,000 values"),
+        (MERGED_LAUGHS, "more than 1,000,000 values"),
         ("[" * 900 + "]" * 900, "nested too deeply"),
         ("&a [*a]", "recursive"),
         ("x: &a {y: *a}", "recursive"),
         ("&a {*a : 1}", "recursive"),
         ("x: " + "9" * 400, "is too large"),
         ("x: -9223372036854775809", "is too large"),
+        ("x: 1/" + "9" * 400, "is too large"),
         ("x: " + "9" * 400 + "/3", "is too large"),
         ("x: 1e999", "is too large"),
         ("x: " + "9" * 400 + ".5", "is too large"),
@@ -486,8 +496,10 @@ FROM_SCRATCH = ("evaluate", "timm:test_resnet", "folder:data", "--weights", "non
         ((*FROM_SCRATCH, "--mean", "nan,0.5,0.5", "--std", "1,1,1"), "mean"),
         ((*FROM_SCRATCH, "--input-size", "1000000000"), "input_size"),
         ((*FROM_SCRATCH, "--size", "1000000000"), "size"),
+        ((*FROM_SCRATCH, "--labels", "laughs.yaml"), "1,000,000 values"),
         ((*FROM_SCRATCH, "--labels", "deep.json"), "nested too deeply"),
         ((*FROM_SCRATCH, "--labels", "digits.json"), "JSON"),
+        ((*FROM_SCRATCH, "--priors", "laughs.yaml"), "1,000,000 values"),
         ((*FROM_SCRATCH, "--shifts", "quick,x=1"), "no parameters"),
         ((*FROM_SCRATCH, "--shifts", "gamma,exponent=1e999"), "too large"),
         ((*FROM_SCRATCH, "--shifts", "gamma,exponent=" + "9" * 5000), "too large"),
@@ -495,6 +507,7 @@ FROM_SCRATCH = ("evaluate", "timm:test_resnet", "folder:data", "--weights", "non
         ((*FROM_SCRATCH, "--shifts", "pgd,epsilon=0.1,steps=1000000000"), "steps"),
         ((*FROM_SCRATCH[:3], "--weights", "https://me:secret@example.org/a.pt"), "password"),
         ((*FROM_SCRATCH[:3], "--weights", "http://example.org/a.pt"), "plain http"),
+        (("run", "laughs.yaml"), "1,000,000 values"),
         (("run", "study.yaml", "--set", "recipe.epochs=1000000000000"), "epochs"),
         (("run", "study.yaml", "--set", "recipe.mixup=1e308"), "mixup"),
         (("run", "study.yaml", "--set", "models.a.width=1e6"), "width"),
@@ -511,6 +524,7 @@ FROM_SCRATCH = ("evaluate", "timm:test_resnet", "folder:data", "--weights", "non
 def test_a_bad_command_ends_with_one_line_and_writes_nothing(refused, place, command, words):
     for name in ("text.onnx", "text.pt", "text.safetensors"):
         (place / name).write_text("no weights")
+    (place / "laughs.yaml").write_text(LAUGHS)
     (place / "deep.json").write_text("[" * 5000)
     (place / "digits.json").write_text('{"a": ' + "9" * 5000 + "}")
     (place / "damaged").mkdir()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fairweather import claims
-from fairweather.claims import Claims, are_claims, claiming, present
+from fairweather.claims import Claims, _create, are_claims, claiming, present
 from fairweather.errors import InputError
 from fairweather.runs import RunFolder, lock_run, share_run
 
@@ -361,3 +361,9 @@ def test_a_folder_in_the_place_of_a_claim_is_named(claim, tmp_path):
 
 def nothing(run, others):
     """Prepare nothing."""
+
+
+def test_a_link_that_leads_nowhere_in_the_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "claims").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="claims"):
+        _create(tmp_path / "claims/workers/one", "text", within=tmp_path)

@@ -426,3 +426,16 @@ def test_a_digest_is_that_of_the_whole_file(tmp_path):
     path.write_bytes(OLD * 60)  # more than one chunk
     assert file_digest(path, "md5") == hashlib.md5(OLD * 60).hexdigest()
     assert file_digest(path, "sha256") == hashlib.sha256(OLD * 60).hexdigest()
+
+
+def test_a_part_that_is_a_link_is_not_followed(server, path, tmp_path):
+    path.parent.mkdir(parents=True)
+    victims = [tmp_path / "victim.bin", tmp_path / "victim.json"]
+    part = path.with_name("digits.npz.part")
+    for victim, link in zip(victims, (part, part.with_name(f"{part.name}.json")), strict=True):
+        victim.write_bytes(OLD[:HALF])
+        link.symlink_to(victim)
+    fetch(server.url, path, sha256=SHA256)
+    assert path.read_bytes() == OLD
+    assert not path.is_symlink()
+    assert [victim.read_bytes() for victim in victims] == [OLD[:HALF]] * 2

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import fairweather as fw
-from fairweather import display
+from fairweather import display, executors
+from fairweather.errors import InputError
+from fairweather.executor_options import Sharing
 from fairweather.models import Classifier
 from fairweather.progress import Event
 
@@ -441,3 +443,15 @@ def test_an_attack_tells_how_far_it_is(toy_images, data, monkeypatch):
 def test_what_is_shown_in_a_program_does_not_change_what_it_prints(toy_images, capsys):
     fw.predict(Net(), toy_images, device="cpu")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("asked", [{"worker": True}, {"executor": "slurm-local"}])
+def test_processes_that_share_an_evaluation_need_its_folder(asked):
+    with pytest.raises(InputError, match="needs out, the run folder that all workers share"):
+        fw.evaluate("timm:test_resnet", "mnist5k", weights="none", **asked)
+
+
+def test_devices_of_an_evaluation_are_all_of_a_kind(monkeypatch):
+    monkeypatch.setattr(executors, "resolve_device", torch.device)
+    with pytest.raises(InputError, match="devices are all of cuda, or processes of cpu"):
+        executors.device_of(Sharing(devices=2), "cuda:1", threads=1, precision="fp32", written="")

@@ -317,3 +317,19 @@ def test_an_evaluation_does_not_depend_on_jobs_either(alone, colour_folder, tmp_
     two = fw.evaluate(*asked, out=tmp_path / "two", jobs=2, workers=1, **options)
     same(one, two)
     assert files(one)
+
+
+def test_what_a_try_left_that_diverged_does_not_count_when_it_is_replaced(study, tmp_path):
+    """Jobs leave files in place until a step writes them again, and this one leaves other files."""
+    chosen = {}
+    for number in (1, 2):
+        for rates, again in (([1e30, 1e-2], False), ([1e-1, 1e-2], True)):
+            sweep = f"models.basic.sweep={{learning_rate: {rates}}}"
+            sets = [sweep, "seeds=[0]", "ensemble=false", "shifts=[]", "variants=[]"]
+            sets.append("models.basic.recipe.optimizer=sgd")
+            out = tmp_path / str(number)
+            options = {"device": "cpu", "jobs": number, "replace": again}
+            fw.run(study, out=out, overrides=sets, only=["basic"], **options)
+        chosen[number] = (out / "models/basic/sweep.csv").read_bytes()
+        assert not list(out.rglob("diverged.json"))
+    assert chosen[1] == chosen[2]

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import nullcontext
 from importlib.metadata import version
 
 import pytest
@@ -58,6 +59,52 @@ def test_a_damaged_file_is_made_again(made, tmp_path, damage):
     content = file.read_bytes()
     file.write_bytes(damage(content))
     assert begin_library(0)() == made[1] != whole
+    assert begin_library(0)() == made[1]
+
+
+def as_link(file, tmp_path):
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+
+
+def as_fifo(file, _):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def as_fifo_that_tells_the_same(file, tmp_path):
+    content = file.read_bytes()
+    as_fifo(file, tmp_path)
+    other = os.fdopen(os.open(file, os.O_RDWR), "r+b", buffering=0)
+    other.write(content)
+    return other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        as_link,
+        as_fifo,
+        as_fifo_that_tells_the_same,
+        lambda file, _: file.chmod(0o664),
+        lambda file, _: file.chmod(0o646),
+        lambda file, _: os.truncate(file, 2**33),
+    ],
+    ids=["link", "fifo", "fifo with content", "group", "others", "endless"],
+)
+def test_what_others_can_change_is_not_read(made, tmp_path, change):
+    begin_library(0)()
+    (file,) = tmp_path.rglob("*.js")
+    with change(file, tmp_path) or nullcontext():
+        assert begin_library(0)() == made[1]
+    assert begin_library(0)() == made[1]
+    assert file.is_file()
+    assert not file.is_symlink()
+
+
+def test_the_file_of_another_user_is_not_read(made, monkeypatch):
+    begin_library(0)()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert begin_library(0)() == made[1]
 
 

@@ -833,3 +833,9 @@ def test_load_model_takes_every_source(tmp_path, network, expected):
         load_model("onnx:x.onnx", weights="imagenet")
     with pytest.raises(InputError, match=f"architecture.*{TINY_RESNET}"):
         load_model(TINY_RESNET, architecture=TINY_RESNET)
+
+
+def test_a_user_without_a_home_folder_is_named():
+    for source in ("~nobody_has_this_name/a.pth", "onnx:~nobody_has_this_name/a.onnx"):
+        with pytest.raises(InputError, match="a user without a home folder"):
+            open_model(source)

@@ -407,3 +407,9 @@ def test_the_average_is_what_is_evaluated_and_kept(toy_images):
     images, labels = toy_images[64:].images.float() / 255, toy_images[64:].labels
     accuracy = (model.eval()(images).argmax(1) == labels).double().mean()
     assert float(accuracy) == pytest.approx(last.history[-1]["val_accuracy"])
+
+
+def test_settings_may_be_lists_and_must_be_there():
+    assert RandomErasing(aspect=[0.3, 3.3]).aspect == [0.3, 3.3]
+    with pytest.raises(InputError, match="batch_size must be a number, found None"):
+        Recipe(batch_size=None)

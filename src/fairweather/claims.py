@@ -258,7 +258,8 @@ def _create(path: Path, text: str, *, within: Path) -> bool:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, FileExistsError):
-            if path.parent.is_file():
+            links = any(each.is_symlink() for each in (path.parent, path.parent.parent))
+            if links or (path.parent.exists() and not path.parent.is_dir()):
                 raise
             continue
         try:

@@ -181,6 +181,8 @@ def _fetch(
         if path.exists():
             return _checked(path, wanted)
         part = path.with_name(f"{path.name}.part")
+        if part.is_symlink() or _mark_path(part).is_symlink():
+            _discard(part)  # remove the links: the files that they point to are not ours to write
         _download(url, part, any(wanted.values()), progress)
         if wrong := _wrong_digest(part, wanted):
             _discard(part)

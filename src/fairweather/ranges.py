@@ -126,7 +126,9 @@ class Checked:
     def __post_init__(self) -> None:
         for name, ranges in self._ranges.items():
             given = getattr(self, name)
-            for value in given if isinstance(given, tuple) else (given,):
+            if given is None and ranges and getattr(type(self), name, ...) is not None:
+                raise InputError(f"{self._where}{name} must be a number, found None")
+            for value in given if isinstance(given, tuple | list) else (given,):
                 if value is not None:
                     require(f"{self._where}{name}", value, *ranges)
 

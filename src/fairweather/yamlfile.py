@@ -28,6 +28,7 @@ _SCALARS: Mapping[str, tuple[re.Pattern[str], list[str]]] = {
 # What is data. A file can name any tag; another one is refused.
 _KNOWN = {None, *_SCALARS, *(f"{_TAGS}{kind}" for kind in ("str", "seq", "map"))}
 MOST_LETTERS = 200  # of the name of a text in a message
+MOST_VALUES = 1_000_000  # a few lines of anchors can stand for billions
 LARGEST = 2**63  # of whole numbers, which become those of 64 bits
 
 
@@ -47,6 +48,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_document(self, node: yaml.Node) -> object:
         """Construct all at once: PyYAML then refuses a value that contains itself."""
+        _count(node, {})
         return self.construct_object(node, deep=True)
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
@@ -84,6 +86,8 @@ class _Loader(yaml.SafeLoader):
     def construct_fraction(self, node: yaml.ScalarNode) -> float:
         """Read `8/255`."""
         above, below = map(float, self.construct_scalar(node).split("/"))
+        if math.inf in (above, below):
+            raise _too_large(node)
         if below == 0:
             raise InputError(f"{node.value} divides by zero{_place(node.start_mark)}")
         return _finite(above / below, node)
@@ -101,6 +105,18 @@ class _Loader(yaml.SafeLoader):
         if text.endswith((".inf", ".nan")):
             return float(text.replace(".", ""))
         return _finite(float(text), node)
+
+
+def _count(node: yaml.Node, counted: dict[int, int]) -> int:
+    """Count the values that a node stands for, each alias as all that it repeats."""
+    if id(node) not in counted:
+        counted[id(node)] = 0  # one that contains itself is refused as it is constructed
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        each = (one for pair in inner for one in (pair if isinstance(pair, tuple) else (pair,)))
+        counted[id(node)] = 1 + sum(_count(one, counted) for one in each)
+        if counted[id(node)] > MOST_VALUES:
+            raise InputError(f"it has more than {MOST_VALUES:,} values{_place(node.start_mark)}")
+    return counted[id(node)]
 
 
 _Loader.add_constructor(_FRACTION_TAG, _Loader.construct_fraction)

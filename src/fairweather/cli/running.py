@@ -130,7 +130,7 @@ def show_outlook(found: Outlook, *, as_json: bool) -> None:
 
 
 def cancel(run: RunFolder) -> None:
-    """End the jobs that `run --executor slurm` has submitted; what is finished stays."""
+    """End the jobs that `--executor slurm` has submitted; what is finished stays."""
     from fairweather.executors import submitted
     from fairweather.runs import open_finished_run
 

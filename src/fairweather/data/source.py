@@ -178,6 +178,8 @@ def check_exists(path: Path) -> None:
     """Raise `InputError` with the closest name in its folder unless a file or folder exists."""
     if path.is_file() or path.is_dir():
         return
+    if path.exists():
+        raise InputError(f"{str(path)!r} is neither a file nor a folder")
     siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     closest = difflib.get_close_matches(path.name, siblings, n=1, cutoff=0.6)
     hint = f"; did you mean {closest[0]!r}?" if closest else ""

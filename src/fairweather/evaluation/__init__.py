@@ -20,7 +20,7 @@ from fairweather.evaluation.request import ModelName
 from fairweather.evaluation.request import PredictionsRequest as PredictionsRequest
 from fairweather.evaluation.request import Request as Request
 from fairweather.evaluation_options import EvaluationOptions, check_options
-from fairweather.executor_options import Sharing
+from fairweather.executor_options import SLURM, SLURM_LOCAL, Sharing
 from fairweather.executors import device_of
 from fairweather.finished_run import Run
 from fairweather.inference import untouched
@@ -103,8 +103,10 @@ def evaluate(
     with untouched(each for each in listed(model) if isinstance(each, nn.Module)):
         if out is not None:
             return run_request(request, Path(out), replace=replace, progress=teller(progress))
-        if request.options.worker:
-            raise InputError("worker needs out, the run folder that all workers share")
+        sharing = Sharing.of(request.options)
+        if sharing.worker or sharing.kind in (SLURM, SLURM_LOCAL):
+            way = "worker" if sharing.worker else f"executor {sharing.executor}"
+            raise InputError(f"{way} needs out, the run folder that all workers share")
         passing = tempfile.mkdtemp(prefix="fairweather-")
         try:
             run = run_request(request, Path(passing) / "run", progress=teller(progress))
@@ -220,6 +222,8 @@ def _placed(request: Request | PredictionsRequest) -> tuple[Sharing, torch.devic
     only this process has, if others need them.
     """
     options, sharing = request.options, Sharing.of(request.options)
+    if isinstance(request, PredictionsRequest):
+        given.check_options(request)
     sharing.check()
     if sharing.is_divided and isinstance(request, Request) and not request.is_by_name:
         ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}

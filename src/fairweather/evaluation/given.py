@@ -176,7 +176,6 @@ def inputs_of(request: PredictionsRequest, device: torch.device, tell: Notify) -
     """
     options = request.options
     priors = read_priors(options.priors)
-    _check_options(request)
     cells, shifts = _cells(request)
     parts = [part for part in (VAL, TEST) if any(_part(each) == part for each in cells.values())]
     reader = _Reader(request, _asked(options), cells)
@@ -318,10 +317,11 @@ class _Reader:
         return from_logits(*columns, self.classes, task=self.task)
 
 
-def _check_options(request: PredictionsRequest) -> None:
+def check_options(request: PredictionsRequest) -> None:
+    """Raise `InputError` for options that mean nothing for predictions."""
     options, allowed = request.options, (*USABLE, *OF_DATA)
     for option in fields(EvaluationOptions):
-        if getattr(options, option.name) == option.default:
+        if getattr(options, option.name) in (option.default, 1 if option.name == "jobs" else None):
             continue
         if option.name not in allowed:
             raise InputError(

@@ -8,6 +8,7 @@ from contextlib import closing
 import torch
 
 from fairweather.devices import check_cores, resolve_device, workers_for
+from fairweather.errors import InputError
 from fairweather.executor_options import LOCAL, RAY, SLURM, SLURM_LOCAL, Sharing
 from fairweather.executors.jobs import execute_by_jobs
 from fairweather.executors.local import execute as execute
@@ -46,7 +47,11 @@ def device_of(
         check_address(sharing.address)
     target = resolve_device(device)
     if sharing.kind == LOCAL:
-        check_cores(sharing.processes, threads or torch.get_num_threads())
+        several = sharing.devices > 1
+        if several and (target.index is not None or target.type not in ("cpu", "cuda")):
+            raise InputError(f"devices are all of cuda, or processes of cpu, found device {device}")
+        named = "processes" if several else "jobs"
+        check_cores(sharing.processes, threads or torch.get_num_threads(), named)
         if sharing.devices > 1 and target.type == "cuda":
             resolve_device(f"cuda:{sharing.devices - 1}")  # this machine must have all of them
     return target

@@ -104,27 +104,33 @@ def execute_by_jobs(
     notes: dict[str, str] = {}
     followed = Followed(plan, run, tell, lambda step: notes.get(step.id, ""))
     answers: queue.SimpleQueue[tuple[Job, str]] = queue.SimpleQueue()
-    jobs: list[Job] = []
+    jobs: dict[Job, Assigned] = {}
+    ready: set[Job] = set()
     try:
         while any(step.id in lasting for step in followed.waiting):
             begun = {step for job in jobs for step in job.doing}
             idle = sum(not job.doing for job in jobs)
             free = followed.free(begun | short)
-            wanted = assigned[len(jobs) :][: max(free - idle, 0)]
-            jobs.extend(Job(each, answers) for each in wanted)
+            places = list(assigned)
+            for place in jobs.values():
+                places.remove(place)
+            for place in places[: max(free - idle, 0)]:
+                jobs[Job(place, answers)] = place
             if not jobs:
                 followed.check_finished()
             job, line = answers.get()
             match Answer.validate_json(line) if line else None:
                 case None:
-                    job.check_end()
+                    if job.doing or job not in ready:  # an idle one is not needed
+                        job.check_end()
                     job.end()
-                    jobs.remove(job)
+                    del jobs[job]
                     followed.look(len(begun))
                 case Failed() as failed:
                     raise failed.error(job.work)
                 case Began(steps=steps):
                     job.doing = steps
+                    ready.add(job)
                 case Told(event=event) if event.finished is None:
                     tell(event)
                 case Told(event=event):

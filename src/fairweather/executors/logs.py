@@ -27,10 +27,7 @@ def log_of(step: str) -> str:
 
 
 def write_log(run: RunFolder, steps: Sequence[Step], text: str) -> None:
-    """Append lines to the logs of steps that are done together.
-
-    Raises `InputError` for a pipe in the place of a log.
-    """
+    """Append lines to the logs of steps that are done together."""
     for step in steps:
         path = run.file(log_of(step.id))
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,8 @@ class SharedSchedule(Schedule):
         for each in self._dependants[step.id]:
             if self.ledger.record(each) is not None:
                 self.ledger.forget(each)
+        for name in step.may_leave:  # nothing replaces it, unless it is left this time too
+            self.run.file(name).unlink(missing_ok=True)
         self._begun[step.id] = self.ledger.fingerprint(step)
 
     def finish(self, steps: Sequence[Step], outcome: Outcome) -> None:

@@ -122,6 +122,10 @@ def find_source(text: str) -> tuple[Source, str]:
     'resnet18'
     """
     kind, colon, place = text.partition(":")
+    try:
+        Path(text.rpartition(":")[2]).expanduser()
+    except RuntimeError:
+        raise InputError(f"the model {text!r} names a user without a home folder") from None
     if colon and kind in SOURCES and SOURCES[kind].takes is None:
         return SOURCES[kind], place
     refuse_foreign(Path(text))

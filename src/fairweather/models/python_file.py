@@ -107,7 +107,7 @@ def _run(path: Path, code: bytes, digest: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _telling(path: Path) -> Iterator[None]:
-    """Call a function; an error becomes one sentence with the line of the user's file."""
+    """Turn an error into one sentence with the line of the file of the user."""
     try:
         yield
     except StoppedError:

@@ -100,5 +100,6 @@ def closest_file(path: Path) -> str:
     """Name a file beside a missing one that is called nearly so, as the end of a message."""
     folder = path.expanduser().parent
     names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    names = [name for name in names if name != path.name]  # what is there is no file
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""

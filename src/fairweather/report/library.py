@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import stat
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +14,15 @@ from fairweather.folders import cache_folder
 from fairweather.runs import ABANDONED, remove_partial, write_atomically
 from fairweather.vega import EXPOSED, begin, bundle
 
+MOST = 2**25  # bytes that are read; the JavaScript has one million
+SHARED = stat.S_IWGRP | stat.S_IWOTH
+
 
 def begin_library(letters: int) -> Callable[[], str]:
     """Read the JavaScript from the cache folder, or begin to put it together: seconds of work.
+
+    The page's policy allows this script to run, so it is read only from a file that the same user
+    has written and nobody else can change.
 
     Args:
         letters: characters of the figures that are drawn meanwhile, as for `vega.begin`.
@@ -50,7 +58,14 @@ def _place() -> Path:
 def _read(place: Path) -> str | None:
     """Read what was stored; None where there is nothing, or something else."""
     try:
-        digest, _, text = place.read_bytes().decode().partition("\n")
+        # A link would lead elsewhere, and what is no file may never end.
+        number = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(number, "rb") as file:
+            found = os.fstat(number)
+            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+            if not ours or found.st_mode & SHARED:
+                return None
+            digest, _, text = file.read(MOST).decode().partition("\n")
     except (OSError, ValueError):
         return None
     return text if digest == _digest(text) else None
@@ -61,6 +76,7 @@ def _store(place: Path, text: str) -> None:
     with contextlib.suppress(OSError):
         remove_partial(place.parent, age=ABANDONED)
         write_atomically(place, f"{_digest(text)}\n{text}")
+        place.chmod(place.stat().st_mode & ~SHARED)
 
 
 def _digest(text: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from fairweather.devices import resolve_device
 from fairweather.display import shows_progress, teller
 from fairweather.errors import InputError
-from fairweather.executor_options import Sharing, read_sharing
+from fairweather.executor_options import LOCAL, Sharing, read_sharing
 from fairweather.executors import device_of
 from fairweather.finished_run import Run
 from fairweather.group import check_launched, launched
@@ -110,7 +110,7 @@ def run(
         precision=checked.precision,
         written="--set {name}={value}",
     )
-    if not shared.is_divided:
+    if shared.kind == LOCAL and not shared.worker:
         check_launched(launched(), devices, asked.nodes)
     if checked.processes > 1:
         threads = checked.threads or torch.get_num_threads()
