@@ -33,6 +33,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.tasks import TASKS
 from fairweather.training.selfsupervised import Pretraining
+from fairweather.variants import VARIANTS, class_of
 
 GOLDEN = Path(__file__).with_name("defaults.json")
 OTHERS = (models.ModelSpec, training.Recipe, Arithmetic, GroupColumns)
@@ -193,6 +194,16 @@ def test_a_default_that_changes_raises_the_version():
         for field, default in stored.items():
             now = DEFAULTS.get(name, {}).get(field)
             assert now == default, WHAT_TO_DO.format(f"{name}.{field}", now, default)
+
+
+def test_a_default_of_a_variant_that_changes_raises_the_version_too():
+    """Fingerprints have the written form of a variant, without what is at its default."""
+    now = {
+        kind: {each.name: each.default for each in fields(class_of(kind))}
+        for kind in VARIANTS
+        if class_of(kind).__module__.startswith("fairweather.")
+    }
+    assert now == json.loads(GOLDEN.read_text())["variants"], WHAT_TO_DO.format("a variant", "", "")
 
 
 def test_a_raised_version_is_a_fact_of_every_step(monkeypatch):

@@ -379,6 +379,7 @@ class FitStep(Step):
 
     Attributes:
         variant: its written form.
+        task_name: what is told of each image.
         validation: the file of these predictions.
         more: further such files, of the same images under other shifts.
         shifts: ids of the shifts of all these files, in their order.
@@ -390,6 +391,7 @@ class FitStep(Step):
 
     kind: Literal["fit"] = "fit"
     variant: str
+    task_name: str = CLASSIFICATION
     validation: Untold[str]
     more: Untold[tuple[str, ...]] = ()
     shifts: tuple[str, ...] = (CLEAN,)
@@ -508,6 +510,7 @@ class PredictStep(Step):
     Attributes:
         model, seed: the model that predicts; a variant counts as a model.
         images: which images.
+        task_name: what is told of each of them.
         shift: id of the shift or attack.
         labelled: False for another data set: only predicted classes and confidences are kept.
         arithmetic: how the network is computed.
@@ -520,6 +523,7 @@ class PredictStep(Step):
     model: Untold[str]
     seed: Untold[int | str]
     images: Annotated[ImagesReference, Effect("data")]
+    task_name: str = CLASSIFICATION
     shift: str
     shift_seed: Annotated[int, Effect("seed")]
     labelled: bool = True
