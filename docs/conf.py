@@ -43,11 +43,12 @@ FOREIGN = (
 )
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
-    r"AttackFunction|CalibrationDraw|FloatArray|IntArray|Parameter|Result|Seen|ShiftFunction|State"
+    r"AttackFunction|CalibrationDraw|Channels|FloatArray|IntArray|Parameter|Result|Seen|ShiftFunction|State"
     r"|Step|StepRecord"
     r"|fairweather\.guard\.(answering\.Seen|facts\.GuardRecord)"
     r"|fairweather\.metrics\.conformal\.SetColumns"
-    r"|fairweather\.metrics\.hidden\.Hidden"
+    r"|fairweather\.kinds\.Kind"
+    r"|fairweather\.metrics\.hidden\.(Hidden|Observed)"
     r"|fairweather\.metrics\.ordered\.ConfidenceOrder"
     r"|fairweather\.metrics\.recipes\.SeedVariance"
     r"|fairweather\.metrics\.sample\.(OrderedSums|Prepared)"
@@ -56,6 +57,7 @@ INTERNAL = (
     r"|fairweather\.runs\.RunFolder"
     r"|fairweather\.study\.schema\.Study"
     r"|fairweather\.steps\.plan\.(Plan|Step)"
+    r"|fairweather\.types\.AnyPredictions"
 )
 nitpick_ignore_regex = [("py:.*", FOREIGN), ("py:.*", INTERNAL)]
 
