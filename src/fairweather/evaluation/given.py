@@ -321,7 +321,8 @@ def check_options(request: PredictionsRequest) -> None:
     """Raise `InputError` for options that mean nothing for predictions."""
     options, allowed = request.options, (*USABLE, *OF_DATA)
     for option in fields(EvaluationOptions):
-        if getattr(options, option.name) in (option.default, 1 if option.name == "jobs" else None):
+        value = getattr(options, option.name)
+        if value == option.default or (option.name, value) == ("jobs", 1):
             continue
         if option.name not in allowed:
             raise InputError(

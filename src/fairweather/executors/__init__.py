@@ -52,7 +52,7 @@ def device_of(
             raise InputError(f"devices are all of cuda, or processes of cpu, found device {device}")
         named = "processes" if several else "jobs"
         check_cores(sharing.processes, threads or torch.get_num_threads(), named)
-        if sharing.devices > 1 and target.type == "cuda":
+        if several and target.type == "cuda":
             resolve_device(f"cuda:{sharing.devices - 1}")  # this machine must have all of them
     return target
 
