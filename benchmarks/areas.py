@@ -35,13 +35,13 @@ from fairweather.metrics import (
 )
 from fairweather.metrics.areas import (
     auc_column,
-    column_of_units,
     disjoint_pairs,
     precision_bias,
     precision_column,
+    unit_column,
 )
 from fairweather.metrics.classification import placements
-from fairweather.types import Predictions
+from fairweather.types.measurement import Predictions
 
 # Positive images, and how many times fewer trials: of many images a trial takes longer.
 POSITIVES = {20: 1, 30: 1, 50: 1, 200: 4, 2000: 10}
@@ -110,7 +110,7 @@ def estimates(
             len(scores),
             "area",
             clusters=count,
-            column=column_of_units(column(scores, positive, of), of),
+            column=unit_column(column(scores, positive, of), of),
             pairs=pairs,
             bias=bias,
         )

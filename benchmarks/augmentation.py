@@ -9,14 +9,13 @@ import time
 import numpy as np
 import torch
 
-from fairweather.models import load_model
-from fairweather.runs import provenance
-from fairweather.training import Recipe
-from fairweather.training.batching import make_batch
-from fairweather.training.objective import supervised_loss
-from fairweather.training.optimization import build_optimizer
-from fairweather.training.recipe import AugMix, GaussianNoise, RandAugment, RandomErasing
-from fairweather.types import Images
+from fairweather.models.opening import load_model
+from fairweather.runs.folder import current_provenance
+from fairweather.training.augmentation import make_batch
+from fairweather.training.loop_parts import build_optimizer
+from fairweather.training.recipe import AugMix, GaussianNoise, RandAugment, RandomErasing, Recipe
+from fairweather.training.supervised import supervised_loss
+from fairweather.types.measurement import Images
 
 SIDE, CLASSES, BATCH = 32, 10, 128
 PAIRS = 15
@@ -87,7 +86,7 @@ def row(what, stem, pairs, bar):
 
 
 def main():
-    facts = provenance(torch.device("cpu"))
+    facts = current_provenance(torch.device("cpu"))
     machine = f"{facts.hardware['cpu']}, {facts.hardware['threads']} threads"
     versions = ", ".join(f"{name} {facts.versions[name]}" for name in ("torch", "torchvision"))
     print(f"{machine}; Python {facts.python}, {versions}; fp32, channels last; ResNet-18,")

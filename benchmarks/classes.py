@@ -18,8 +18,8 @@ import scipy.stats
 
 from fairweather import metrics
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
-from fairweather.metrics.class_metrics import CLASS_METRICS
-from fairweather.types import Predictions
+from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.types.measurement import Predictions
 
 IMAGES, RESAMPLES = 1000, 400
 OF_CLASS = (10, 30, 100)  # images of the class, on average

@@ -9,7 +9,7 @@ probability of being right from a Beta distribution, so that right and wrong hav
 intra-class correlation. NLL and Brier score: the logit of an image is 2 + 2 z, where z is standard
 normal with this correlation; the probability of the label is 1 / (1 + exp(-logit)). The difference
 is that of the accuracies of two models with the same probabilities, so that the truth is 0; its
-test is the t-test over clusters of `cross_difference`. The truth of the others is an integral, or
+test is the t-test over clusters of `crossed_difference`. The truth of the others is an integral, or
 the parameter itself. The interval on the page is the one of charts and tables of a single cell,
 which has no resamples.
 """
@@ -20,8 +20,8 @@ from coverage import percent, print_table  # the script beside this one
 
 from fairweather import metrics
 from fairweather.metrics.clusters import Clusters, share_interval
-from fairweather.metrics.intervals import of_clusters
-from fairweather.metrics.recipes import cross_difference
+from fairweather.metrics.intervals import widen_for_clusters
+from fairweather.metrics.seeds import crossed_difference
 
 TRIALS, RESAMPLES = 1000, 500
 NULL_TRIALS = 4000
@@ -100,7 +100,7 @@ def coverage(count, sizes, share, correlation):
         for at, name in enumerate((*COLUMNS, "accuracy")):
             kind, bounds = ROW[name].interval, ROW[name].bounds
             drawn = metrics.Estimate(float(values[at]), replicates[at], n, kind)
-            estimates.append(of_clusters(drawn, clusters))
+            estimates.append(widen_for_clusters(drawn, clusters))
             if at < len(COLUMNS):
                 score = metrics.to_score(estimates[-1], bounds)
                 held[name].append(score.low <= truth[at] <= score.high)
@@ -113,7 +113,7 @@ def coverage(count, sizes, share, correlation):
         held["page"].append(low <= share <= high)
         gap = metrics.paired_difference(estimates[0], estimates[-1])
         held["difference"].append(gap.low <= 0 <= gap.high)
-        rejected.append(cross_difference(columns[:, [0]], columns[:, [3]], clusters).p < 0.05)
+        rejected.append(crossed_difference(columns[:, [0]], columns[:, [3]], clusters).p < 0.05)
     return [*map(percent, held.values()), percent(rejected)]
 
 
@@ -133,13 +133,13 @@ def null_studies(tail, count, share, correlation):
         chances = generator.beta(share * both, (1 - share) * both, (count, 2))
         right = generator.random((len(clusters.of), 2)) < chances[clusters.of]
         columns = right.astype(np.float64)
-        found = cross_difference(columns[:, :1], columns[:, 1:], clusters, (0.0, 1.0))
+        found = crossed_difference(columns[:, :1], columns[:, 1:], clusters, (0.0, 1.0))
         low, high = found.interval
         rejected.append(found.p < 0.05)
         contradicts.append(rejected[-1] != (low > 0 or high < 0))
         # The second model is right on half of the images that it would get wrong.
         better = np.maximum(columns[:, 1:], generator.random((len(right), 1)) < 0.5)
-        low, high = cross_difference(columns[:, :1], better, clusters, (0.0, 1.0)).interval
+        low, high = crossed_difference(columns[:, :1], better, clusters, (0.0, 1.0)).interval
         truth = (1 - share) / 2
         missed.append((truth < low, truth > high))
     below, above = map(percent, np.transpose(missed))

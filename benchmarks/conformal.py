@@ -19,10 +19,10 @@ once all images are taken as independent.
 import numpy as np
 from coverage import print_table  # the script beside this one
 
-from fairweather.inference import from_logits
+from fairweather.inference.prediction import make_predictions
 from fairweather.metrics import Clusters, Fitted, Resamples, evaluate_resamples, softmax, to_score
 from fairweather.metrics.conformal import METHODS
-from fairweather.variants.conformal import Conformal
+from fairweather.variants.prediction_sets import Conformal
 
 COVERAGE, DRAWS, NEW = 0.9, 400, 1000
 IMAGES = (60, 200, 1000)
@@ -50,7 +50,7 @@ def of_patients(count, hard, rng, classes=10):
 
 def columns(logits, labels):
     names = tuple(f"class {k}" for k in range(logits.shape[1]))
-    return from_logits(logits, labels.astype(np.int64), np.arange(len(labels)), names)
+    return make_predictions(logits, labels.astype(np.int64), np.arange(len(labels)), names)
 
 
 def judged(variant, validation, new, clusters=None):

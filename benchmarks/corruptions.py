@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from imagecorruptions_today import load_imagecorruptions
 from threadpoolctl import threadpool_limits
 
-from fairweather.inference import predict
-from fairweather.models import load_model
-from fairweather.runs import provenance
-from fairweather.shifts import make_shift, suite
-from fairweather.shifts.imagenet_c import CORRUPTIONS
-from fairweather.types import Images
+from fairweather.inference.prediction import predict
+from fairweather.models.opening import load_model
+from fairweather.runs.folder import current_provenance
+from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS
+from fairweather.shifts.table import make_shift, suite
+from fairweather.types.measurement import Images
 
 PAIRS = 7
 SECONDS = 0.2  # a measurement lasts at least so long
@@ -231,7 +231,7 @@ def threads_report(threads, corrupt):
 
 
 def conditions():
-    facts = provenance(torch.device("cpu"))
+    facts = current_provenance(torch.device("cpu"))
     commit = facts.git["fairweather"] or {"revision": "unknown", "dirty": False}
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return (

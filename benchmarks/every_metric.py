@@ -30,8 +30,8 @@ from fairweather.metrics import (
     fit_on,
     to_score,
 )
-from fairweather.metrics.conformal import IN_A_STRATUM
-from fairweather.types import Predictions, Score
+from fairweather.metrics.conformal import FEWEST_IN_STRATUM
+from fairweather.types.measurement import Predictions, Score
 
 STORED = Path(__file__).with_suffix(".csv")
 ROWS = [metric for metric in METRICS.values() if metric.alias_of is None]
@@ -125,7 +125,10 @@ def draw(
         shared = Resamples.draw(sample.labels, RESAMPLES, seed=trial)
         found = evaluate_resamples(sample, shared, fitted)
         of = {name: np.bincount(part) for name, part in parts(sample).items()}
-        bins, strata = (np.flatnonzero(of[IN_WIDTH]), np.flatnonzero(of[STRATA] >= IN_A_STRATUM))
+        bins, strata = (
+            np.flatnonzero(of[IN_WIDTH]),
+            np.flatnonzero(of[STRATA] >= FEWEST_IN_STRATUM),
+        )
         yield (
             {metric.name: to_score(found[metric.name], metric.bounds) for metric in ROWS},
             {

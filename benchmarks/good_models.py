@@ -19,7 +19,7 @@ import numpy as np
 
 from fairweather import metrics
 from fairweather.metrics import METRICS, Fitted, Resamples, evaluate_resamples, fit_on, to_score
-from fairweather.types import Predictions, Score
+from fairweather.types.measurement import Predictions, Score
 
 STORED = Path(__file__).parents[1] / "tests" / "predictions"
 POPULATIONS = ("tissue_89", "tissue_99")

@@ -38,7 +38,7 @@ from fairweather.metrics import (
     threshold_at_risk,
     thresholds_to_try,
 )
-from fairweather.metrics.searching import coverage_interval
+from fairweather.metrics.selective import coverage_interval
 
 RISK, CERTAINTY = 0.05, 0.95
 TRIALS = 4000

@@ -35,17 +35,19 @@ from PIL import Image
 from torch import nn
 
 import fairweather as fw
-from fairweather.executors.schedule import Outcome, Schedule
 from fairweather.progress import silent
-from fairweather.running.describing import record_of
-from fairweather.runs import open_run, this_machine
-from fairweather.shifts import suite
-from fairweather.steps import Worker
-from fairweather.steps.plan import Done
-from fairweather.steps.progressing import begin
-from fairweather.study import load_study, opened, plan
-from fairweather.training import Recipe, fit
-from fairweather.types import Dataset, Images
+from fairweather.requests.execution import describe_run
+from fairweather.requests.study.files import load_study
+from fairweather.requests.study.run import open_study, plan
+from fairweather.runs.folder import describe_machine, open_run
+from fairweather.shifts.table import suite
+from fairweather.steps.ledger import begin_run
+from fairweather.steps.plan import StepResult
+from fairweather.steps.worker import Worker
+from fairweather.training.recipe import Recipe
+from fairweather.training.supervised import fit
+from fairweather.types.measurement import Dataset, Images
+from fairweather.workers.schedule import Schedule, StepsOutcome
 
 CPU = torch.device("cpu")
 MODELS, CLASSES = 200, 1000
@@ -101,16 +103,16 @@ def long_study(folder):
 
 def hand_out(study, planned, folder):
     """Seconds to prepare the schedule, and to hand out and record every step."""
-    machine, worker = this_machine(CPU), Worker(planned, device="cpu")
-    inputs = opened(study, CPU, offline=True, tell=silent)
+    machine, worker = describe_machine(CPU), Worker(planned, device="cpu")
+    inputs = open_study(study, CPU, offline=True, tell=silent)
     with open_run(folder) as run:
-        begin(planned, run, record_of(inputs), replace=False)
+        begin_run(planned, run, describe_run(inputs), replace=False)
         schedule, begun = seconds(Schedule, planned, run, silent)
         began = time.perf_counter()
         while steps := schedule.take(worker):
             for name in (name for step in steps for name in step.leaves):
                 run.write(name if not name.endswith("/") else f"{name}nothing", b"x")
-            schedule.finish(steps, Outcome([Done()] * len(steps), machine, 0.1))
+            schedule.finish(steps, StepsOutcome([StepResult()] * len(steps), machine, 0.1))
         schedule.check_finished()
         return begun, time.perf_counter() - began
 

@@ -20,11 +20,11 @@ from coverage import print_table  # the script beside this one
 
 from fairweather import metrics
 from fairweather.metrics import Estimate, paired_difference, recipe_estimate, to_score
-from fairweather.metrics.recipes import cross, cross_difference
-from fairweather.record import CLEAN
+from fairweather.metrics.seeds import crossed_difference, crossed_mean
 from fairweather.report.contents import read_contents
-from fairweather.report.correctness import read_correct, read_images
-from fairweather.runs import open_finished_run
+from fairweather.report.performance import read_correct, read_image_keys
+from fairweather.runs.folder import open_finished_run
+from fairweather.types.record import CLEAN
 
 TRIALS, RESAMPLES = 1000, 500
 SEEDS, SIZES, RATIOS = (3, 5, 10), (500, 2000, 10_000), (0, 1, 3, 10)
@@ -180,7 +180,7 @@ def size_of_test(mean, spreads, n, seeds):
         shares = [draw(generator, seeds) for draw in draws]
         right = [generator.random((n, seeds), dtype=np.float32) < each for each in shares]
         sides = (each.astype(np.float64) for each in right)
-        rejected.append(cross_difference(*sides, bounds=(0.0, 1.0)).p < 0.05)
+        rejected.append(crossed_difference(*sides, bounds=(0.0, 1.0)).p < 0.05)
     return np.mean(rejected)
 
 
@@ -192,7 +192,7 @@ def rows_of_runs(paths):
     """How far the accuracy of seeds spreads, in standard errors over 2,000 images."""
     for path in paths:
         contents = read_contents(open_finished_run(Path(path)))
-        images = read_images(contents)
+        images = read_image_keys(contents)
         shifted = {
             sweep.heading(level): cell
             for sweep in contents.sweeps
@@ -200,7 +200,7 @@ def rows_of_runs(paths):
         }
         for model in contents.of_recipes:
             for title, cell in {"clean": CLEAN, **shifted}.items():
-                found = cross(read_correct(contents, model, {cell: 1.0}, images))
+                found = crossed_mean(read_correct(contents, model, {cell: 1.0}, images))
                 (part,) = found.recipes
                 seed = max(part.between - part.shared, 0) * part.seeds
                 image = found.images * found.n / 2000

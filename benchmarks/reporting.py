@@ -24,13 +24,19 @@ import numpy as np
 import torch
 
 from fairweather import metrics
-from fairweather.record import SCORES, DataRecord, ModelRecord, RunRecord, RunSettings
-from fairweather.runs import RunFolder, provenance
-from fairweather.scores import estimate_cells, to_csv, to_frame, with_means, with_worst
-from fairweather.shifts import make_shift, suite, sweep
-from fairweather.steps.describing import describe_shifts
-from fairweather.steps.sampling import choose, write_samples
-from fairweather.types import Cell, Dataset, Images, Predictions
+from fairweather.runs.folder import RunFolder, current_provenance
+from fairweather.runs.scores import (
+    add_means,
+    add_worst,
+    estimate_cells,
+    scores_frame,
+    scores_to_csv,
+)
+from fairweather.shifts.table import make_shift, suite, sweep
+from fairweather.steps.samples import choose_pictures, write_samples
+from fairweather.steps.sweeps import describe_shifts
+from fairweather.types.measurement import Cell, Dataset, Images, Predictions
+from fairweather.types.record import SCORES, DataRecord, ModelRecord, RunRecord, RunSettings
 
 CLASSES = tuple(map(str, range(10)))
 RESAMPLES = 200
@@ -79,16 +85,16 @@ def simulate(folder, models, images, side, cells):
             models={name: ModelRecord(title=name.replace("_", " ")) for name in names},
             sweeps=describe_shifts(shifts),
             settings=RunSettings(bootstrap=RESAMPLES),
-            provenance=provenance(torch.device("cpu")),
+            provenance=current_provenance(torch.device("cpu")),
         )
     )
     for cell in cells:
         harm = 0.0 if cell.shift.level is None else min(cell.shift.level, 5) / 2
         predict(run, cell, test, 3.4 + names.index(cell.model) / 3 - harm, rng)
     found = estimate_cells(cells, lambda cell: run.read_predictions(file_of(run, cell)), RESAMPLES)
-    run.write(SCORES, to_csv(to_frame(with_worst(with_means(found)))))
+    run.write(SCORES, scores_to_csv(scores_frame(add_worst(add_means(found)))))
     dataset = Dataset("clouds", None, None, test, (0.5,) * 3, (0.3,) * 3)
-    choice = choose(run, test, shifts, {name: (name, 0) for name in names})
+    choice = choose_pictures(run, test, shifts, {name: (name, 0) for name in names})
     write_samples(run, dataset, shifts, 0, choice, mixup=False)
     return len(shifts)
 

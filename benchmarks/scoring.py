@@ -21,9 +21,9 @@ import torch
 
 from fairweather import metrics
 from fairweather.metrics import METRICS, intervals, to_score
-from fairweather.scores import estimate_cells, to_frame, with_means, with_worst
-from fairweather.shifts import sweep
-from fairweather.types import Cell, Predictions
+from fairweather.runs.scores import add_means, add_worst, estimate_cells, scores_frame
+from fairweather.shifts.table import sweep
+from fairweather.types.measurement import Cell, Predictions
 
 CLASSES = 10
 # How far apart the classes are: an accuracy of about 97, 73 and 33 %.
@@ -53,7 +53,7 @@ def measure_speed(images, number, resamples):
     which = {cell: made[i % len(made)] for i, cell in enumerate(cells)}
     wall, cpu = time.perf_counter(), time.process_time()
     found = estimate_cells(cells, which.__getitem__, resamples, fitted=lambda _: fitted)
-    frame = to_frame(with_worst(with_means(found)))
+    frame = scores_frame(add_worst(add_means(found)))
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return len(frame), wall, cpu, peak

@@ -28,18 +28,17 @@ import torch
 from torch import nn
 
 import fairweather as fw
+from fairweather.data.batches import batch_slices, shifted_batches
 from fairweather.devices import FP32
-from fairweather.executors import execute
-from fairweather.inference import Reader
-from fairweather.inference.batches import logits_of, predict_each
-from fairweather.runs import RunFolder
-from fairweather.shifting import Shifters
-from fairweather.shifts import make_shift, suite
-from fairweather.steps import Worker
-from fairweather.steps.worker import using_threads
-from fairweather.streams import shifted_batches, slices
-from fairweather.study import load_study, plan
-from fairweather.types import Images
+from fairweather.inference.prediction import Predictor, compute_logits, predict_batches
+from fairweather.inference.shifters import Shifters
+from fairweather.requests.study.files import load_study
+from fairweather.requests.study.run import plan
+from fairweather.runs.folder import RunFolder
+from fairweather.shifts.table import make_shift, suite
+from fairweather.steps.worker import Worker, using_threads
+from fairweather.types.measurement import Images
+from fairweather.workers.schedule import execute
 
 FAMILY = (*suite("imagenet_c"), *suite("imagenet_c_extra"))
 CORRUPTIONS = [shift for shift in FAMILY if shift.level == 3]
@@ -157,10 +156,10 @@ def measure_study(folder, side, count, backbone):
     network = worker.network(only.steps[0].how.network, run.folder)
     with using_threads(1):
         corrupting = sum(seconds(list, batches_of(images, shift)) for shift in CORRUPTIONS)
-        clean = [images[index] for index in slices(len(images), 256)]
+        clean = [images[index] for index in batch_slices(len(images), 256)]
         with torch.inference_mode():
             one = statistics.median(
-                seconds(lambda: [logits_of(network, b, None, CPU, FP32, 0) for b in clean])
+                seconds(lambda: [compute_logits(network, b, None, CPU, FP32, 0) for b in clean])
                 for _ in range(3)
             )
     arithmetic = corrupting + 6 * (len(CORRUPTIONS) + 1) * one
@@ -174,7 +173,7 @@ def measure_study(folder, side, count, backbone):
 
 
 def batches_of(images, shift, makers=None):
-    return shifted_batches(images, shift, 0, slices(len(images), 32), makers=makers)
+    return shifted_batches(images, shift, 0, batch_slices(len(images), 32), makers=makers)
 
 
 # ---------------------------------------------------------------- a device that uses no processor
@@ -222,8 +221,8 @@ def bench_overlap():
 
 
 def predict_all(model, images, shift, makers):
-    readers, batches = [Reader(model)], slices(len(images), 32)
-    predict_each(readers, images, shift, batches=batches, device=NOWHERE, makers=makers)
+    readers, batches = [Predictor(model)], batch_slices(len(images), 32)
+    predict_batches(readers, images, shift, batches=batches, device=NOWHERE, makers=makers)
 
 
 # ---------------------------------------------------------------- threads or processes
@@ -253,7 +252,7 @@ def bench_threads():
 
 def in_two_threads(images, shift):
     with ThreadPoolExecutor(2) as pool:
-        halves = slices(len(images), len(images) // 2)
+        halves = batch_slices(len(images), len(images) // 2)
         list(pool.map(lambda half: list(batches_of(images[half], shift)), halves))
 
 

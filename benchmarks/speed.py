@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from fairweather.inference import predict
-from fairweather.models import load_model
-from fairweather.runs import provenance
-from fairweather.shifts import make_shift, sweep
-from fairweather.training import Recipe, Rotation, fit
-from fairweather.training.optimization import build_optimizer
-from fairweather.types import Images
+from fairweather.inference.prediction import predict
+from fairweather.models.opening import load_model
+from fairweather.runs.folder import current_provenance
+from fairweather.shifts.table import make_shift, sweep
+from fairweather.training.loop_parts import build_optimizer
+from fairweather.training.recipe import Recipe, Rotation
+from fairweather.training.supervised import fit
+from fairweather.types.measurement import Images
 
 SIDE, CLASSES, BATCH = 28, 9, 256
 PAIRS = 7
@@ -139,7 +140,7 @@ def row(what, ratios, bar, absolute):
 def main():
     bare, loop = measure_training()
     forward, shifted = measure_shifts()
-    facts = provenance(torch.device("cpu"))
+    facts = current_provenance(torch.device("cpu"))
     machine = f"{facts.hardware['cpu']}, {facts.hardware['threads']} threads"
     versions = ", ".join(f"{name} {facts.versions[name]}" for name in ("torch", "torchvision"))
     print(f"{machine}; Python {facts.python}, {versions}; fp32, channels last.\n")

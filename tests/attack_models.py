@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import nn
 
-from fairweather.models.classifier import Classifier
+from fairweather.models.wrappers import Classifier
 
 MEAN, STD = (0.3, 0.3, 0.3), (0.38, 0.38, 0.38)
 

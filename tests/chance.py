@@ -2,7 +2,8 @@
 
 A test with random numbers states what is true of them (a share, a distribution, two attacks of
 equal strength) and fails where what it found, or anything farther off, would be rarer than
-`FALSE_ALARM`, were that true. The standard error is in the p-value, so no tolerance is one that
+`FALSE_ALARM_RATE`, were that true. The standard error is in the p-value, so no tolerance is one
+that
 was seen once. Draws are seeded: the chance is met when a change draws other numbers, not daily.
 """
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from fairweather.cli import main
+from fairweather.cli.app import main
 
 
 class Ended(NamedTuple):

@@ -16,10 +16,10 @@ import typer.testing
 from hypothesis import settings
 from PIL import Image
 
-from fairweather import runs
-from fairweather.devices import cores
-from fairweather.runs import RunFolder
-from fairweather.types import Images
+from fairweather.devices import count_cores
+from fairweather.runs import folder as runs
+from fairweather.runs.folder import RunFolder
+from fairweather.types.measurement import Images
 
 from .forking import modules_forked
 
@@ -31,7 +31,7 @@ def pytest_xdist_auto_num_workers():
     Tests wait for others in an eighth of their time: for browsers, servers, signals, and processes
     that end.
     """
-    return cores() + cores() // 2
+    return count_cores() + count_cores() // 2
 
 
 @pytest.hookimpl(wrapper=True)
@@ -116,20 +116,20 @@ def undrawn():
 
     Drawing takes most of the time of a run that has a few images. `draw` draws one after all.
     """
-    import fairweather.report as reporting
+    import fairweather.report.building as reporting
 
-    kept = {name: getattr(reporting, name) for name in ("_build_figures", "render_page")}
+    kept = {name: getattr(reporting, name) for name in ("_draw_figures", "render_page")}
 
     def no_figures(*_):
         return []
 
     def patched(patch, figures, page):
-        patch.setattr(reporting, "_build_figures", figures)
+        patch.setattr(reporting, "_draw_figures", figures)
         patch.setattr(reporting, "render_page", page)
 
     def draw(run, figures=True):
         with pytest.MonkeyPatch.context() as patch:
-            patched(patch, kept["_build_figures"] if figures else no_figures, kept["render_page"])
+            patched(patch, kept["_draw_figures"] if figures else no_figures, kept["render_page"])
             reporting.build_report(RunFolder(run.path))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -147,7 +147,7 @@ def draw(undrawn):
 def figures_left_out():
     """Reports have pages and tables, but no figures in files, which take as long to draw."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairweather.report._build_figures", lambda *_: [])
+        patch.setattr("fairweather.report.building._draw_figures", lambda *_: [])
         yield
 
 
@@ -162,8 +162,8 @@ def no_figures():
 def pngs_left_out():
     """Reports whose PNGs are empty: they take as long as their SVGs, which are drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fairweather.report.png_of", lambda _: b"")
-        patch.setattr("fairweather.vega.MANY_LETTERS", math.inf)  # no processes for nothing
+        patch.setattr("fairweather.report.building.draw_png", lambda _: b"")
+        patch.setattr("fairweather.report.vega.MANY_LETTERS", math.inf)  # no processes for nothing
         yield
 
 
@@ -178,7 +178,9 @@ def no_pngs():
 def no_page(monkeypatch):
     """Reports whose page is a number that counts up, for tests that look at all else."""
     numbers = itertools.count()
-    monkeypatch.setattr("fairweather.report.render_page", lambda *_: f"page {next(numbers)}")
+    monkeypatch.setattr(
+        "fairweather.report.building.render_page", lambda *_: f"page {next(numbers)}"
+    )
 
 
 @pytest.fixture(scope="module")

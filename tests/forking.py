@@ -36,13 +36,13 @@ import pytest
 # What programs of the tests import while they work, with all that these import.
 IMPORTED = (
     "fairweather.__main__",
-    "fairweather.cli.evaluating",
-    "fairweather.cli.running",
-    "fairweather.evaluation",
-    "fairweather.executors.job",
-    "fairweather.executors.rank",
-    "fairweather.shifting.shifter",
-    "fairweather.study",
+    "fairweather.cli.runs",
+    "fairweather.cli.runs",
+    "fairweather.requests.evaluation.run",
+    "fairweather.workers.jobs",
+    "fairweather.workers.rank_processes",
+    "fairweather.inference.shifters",
+    "fairweather.requests.study.run",
 )
 LIMIT = 1 << 17  # bytes of a request; an environment has a few thousand
 ASKED = "FAIRWEATHER_TESTS_FORK"  # which file of a program is the socket to the process that forks
@@ -230,7 +230,7 @@ def modules_forked(real: int = 0):
             Popen=lambda *command, **options: next(begin)(*command, **options),
             PIPE=subprocess.PIPE,
         )
-        patch.setattr("fairweather.children.subprocess", instead)
+        patch.setattr("fairweather.processes.subprocess", instead)
         yield
 
 

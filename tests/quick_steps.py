@@ -9,29 +9,31 @@ from contextlib import contextmanager
 
 import pytest
 
-from fairweather import report, runs, steps
-from fairweather.report.figures import Figure
-from fairweather.report.overview import PART
+from fairweather.report import building as report
+from fairweather.report.charts import Figure
+from fairweather.report.overview import OVERVIEW
 from fairweather.report.section import Section
-from fairweather.runs import RunFolder
+from fairweather.runs import folder as runs
+from fairweather.runs.folder import RunFolder
+from fairweather.steps import dispatch as steps
 from fairweather.steps import training
 
-FEW = (Section("answer", "The answer", (PART,)),)
+FEW = (Section("answer", "The answer", (OVERVIEW,)),)
 FIGURE = Figure("level", "A figure", '<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
 @contextmanager
 def quick_steps():
     """Remember trainings, samples and scores; a report has few tables and one empty figure."""
-    do = {kind: computed_once(steps.DO[kind]) for kind in ("score", "sample", "report")}
+    do = {kind: computed_once(steps.STEP_FUNCTIONS[kind]) for kind in ("score", "sample", "report")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "fit", trained_once(training.fit))
         # Most tables and figures are left out: the loop that writes them is the same for all.
         patch.setattr(report, "SECTIONS", FEW)
-        patch.setattr(report, "_build_figures", lambda *_: [FIGURE])
-        patch.setattr(report, "begin", lambda *_: lambda: b"a picture")
+        patch.setattr(report, "_draw_figures", lambda *_: [FIGURE])
+        patch.setattr(report, "begin_work", lambda *_: lambda: b"a picture")
         patch.setattr(report, "render_page", lambda *_: "a page")
-        patch.setattr(steps, "DO", {**steps.DO, **do})
+        patch.setattr(steps, "STEP_FUNCTIONS", {**steps.STEP_FUNCTIONS, **do})
         patch.setattr(runs, "_git_revision", lambda _: None)
         yield
 

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fairweather.record import (
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.scores import scores_to_csv
+from fairweather.types.measurement import Predictions
+from fairweather.types.record import (
     COLUMNS,
     RECORD,
     SCORES,
@@ -26,9 +29,6 @@ from fairweather.record import (
     StepRecord,
     SweepRecord,
 )
-from fairweather.runs import RunFolder
-from fairweather.scores import to_csv
-from fairweather.types import Predictions
 
 MACHINE = Machine(device="cpu", model="a processor", instructions="AVX2", threads=1)
 PROVENANCE = Provenance(
@@ -151,7 +151,7 @@ def write_run(
 def write_scores(run: RunFolder, scores: pd.DataFrame | Iterable[Sequence[object]]) -> None:
     """Write scores.csv, as the step that scores leaves it."""
     frame = scores if isinstance(scores, pd.DataFrame) else pd.DataFrame(scores, columns=COLUMNS)
-    run.write(SCORES, to_csv(frame))
+    run.write(SCORES, scores_to_csv(frame))
     finish(run, "scores", [SCORES], kind="score")
 
 

@@ -22,11 +22,12 @@ import torch
 from typer.testing import CliRunner
 
 import fairweather as fw
-from fairweather.cli import app
+from fairweather.cli.app import app
 from fairweather.errors import InputError
-from fairweather.models import open_model
-from fairweather.rules import judge, read_rules, table
-from fairweather.runs import open_finished_run
+from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import format_verdicts, judge
+from fairweather.models.opening import open_model
+from fairweather.runs.folder import open_finished_run
 
 from .conftest import TINY_RESNET, write_pictures
 from .quick_steps import quick_steps
@@ -115,7 +116,7 @@ def run_again(run, small):
 
 
 def check(run, small):
-    return table(judge(open_finished_run(run), read_rules(list(RULES))))
+    return format_verdicts(judge(open_finished_run(run), read_rules(list(RULES))))
 
 
 def compare(run, small):

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 import fairweather
-from fairweather import pytest_plugin
 from fairweather.errors import InputError
+from fairweather.judge import pytest_plugin
 
 from .run_folders import run_record, write_run
 
@@ -153,7 +153,7 @@ def test_a_check_of_nothing_never_passes(run):
 
 def test_pytest_loads_no_part_of_the_package_for_projects_that_use_none_of_it():
     code = (
-        "import sys, fairweather.pytest_plugin\n"
+        "import sys, fairweather.judge.pytest_plugin\n"
         "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,15 +13,14 @@ import torch
 from PIL import Image
 
 import fairweather as fw
-from fairweather import cli
-from fairweather.errors import DISK_FULL, InputError, hide_passwords, os_error_sentence
-from fairweather.models.building import ModelSpec, build, channels
-from fairweather.record import RECORD
-from fairweather.runs import command_line, open_finished_run, write_atomically
-from fairweather.study import check_study
-from fairweather.training import Recipe
-from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing
-from fairweather.yamlfile import _Loader, parse_yaml
+from fairweather.cli import app as cli
+from fairweather.errors import DISK_FULL, InputError, describe_os_error, hide_passwords
+from fairweather.files.yamlfile import _Loader, parse_yaml
+from fairweather.models.building import ModelSpec, build, check_channels
+from fairweather.requests.study.files import check_study
+from fairweather.runs.folder import command_line, open_finished_run, write_atomically
+from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing, Recipe
+from fairweather.types.record import RECORD
 
 from .run_folders import run_record, write_run
 
@@ -319,8 +318,8 @@ HUGE = 10**400
         (lambda: AugMix(alpha=1e308), "alpha"),
         (lambda: RandomErasing(aspect=(1e-320, 1e308)), "aspect"),
         (lambda: GaussianNoise(std=1e308), "std"),
-        (lambda: channels("std", (1.0, float("inf"), 1.0)), "std"),
-        (lambda: channels("std", (float("nan"), 1.0, 1.0)), "std"),
+        (lambda: check_channels("std", (1.0, float("inf"), 1.0)), "std"),
+        (lambda: check_channels("std", (float("nan"), 1.0, 1.0)), "std"),
         (lambda: build(ModelSpec("timm:test_resnet", 3, width=1e6)), "width"),
         (lambda: fw.load_model("timm:test_resnet", weights="none", input_size=10**9), "input_size"),
         (lambda: fw.load_model("timm:test_resnet", weights="none", classes=10**9), "classes"),
@@ -454,7 +453,7 @@ def test_a_full_disk_names_the_folder_and_the_remedy(tmp_path, monkeypatch, code
     (tmp_path / "run").mkdir()
     with pytest.raises(OSError, match=re.escape(os.strerror(code))) as caught:
         write_atomically(tmp_path / "run" / "scores.csv", "model")
-    told = os_error_sentence(caught.value)
+    told = describe_os_error(caught.value)
     assert repr(str(tmp_path / "run")) in told
     assert "make room" in told
     assert list((tmp_path / "run").iterdir()) == []  # what is useless would keep the disk full
@@ -472,7 +471,7 @@ def test_a_full_disk_during_an_export_leaves_nothing_half_written(tmp_path, monk
     monkeypatch.setattr(place, full)
     with pytest.raises(OSError, match="No space") as caught:
         fw.export(dataset, [fw.make_shift("gamma", exponent=2)], tmp_path / "out", format=format)
-    assert repr(str(tmp_path / "out")) in os_error_sentence(caught.value)
+    assert repr(str(tmp_path / "out")) in describe_os_error(caught.value)
     left = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert left in (["manifest.json"], [".lock", "manifest.json"])
 

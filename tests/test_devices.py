@@ -8,18 +8,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairweather.attacks import make_attack
-from fairweather.attacks.norms import _running_sum
+from fairweather.attacks.problem import _running_sum
+from fairweather.attacks.table import make_attack
 from fairweather.devices import Arithmetic, is_out_of_memory, repeatable_kernels
-from fairweather.group import ALONE
-from fairweather.inference import predict
-from fairweather.models.classifier import Classifier, Resized
-from fairweather.runs import RunFolder
-from fairweather.steps import Plan, Worker
-from fairweather.steps.plan import OpenedNetwork
-from fairweather.steps.worker import bytes_of
+from fairweather.inference.prediction import predict
+from fairweather.models.wrappers import Classifier, SquareResize
+from fairweather.runs.folder import RunFolder
+from fairweather.steps.plan import OpenedNetwork, Plan
+from fairweather.steps.worker import Worker, count_bytes
 from fairweather.training.loop_parts import seeded
-from fairweather.training.selfsupervised import Probe, knn_accuracy
+from fairweather.training.ranks import ALONE
+from fairweather.training.selfsupervised.pretraining import NeighbourProbe, knn_accuracy
 
 from .memory_habits import Plain
 
@@ -205,7 +204,7 @@ def test_models_that_were_opened_elsewhere_count_and_leave_the_device(limit, tmp
     most = 2 if limit == "networks" else None
     worker = Worker(Plan(data={}, steps=()), device="cpu", models=models, networks=most)
     if limit == "memory":
-        worker.room = 5 * bytes_of(models["a"])  # for two, each with an adapted copy
+        worker.room = 5 * count_bytes(models["a"])  # for two, each with an adapted copy
     networks, folder = [OpenedNetwork(digest=name) for name in "abcd"], RunFolder(tmp_path)
     assert worker.how_many_fit(networks, folder) == 2
     for name, expected in (("a", ""), ("b", ""), ("a", ""), ("c", "b"), ("d", "ab")):
@@ -257,7 +256,7 @@ def test_attacks_sum_up_in_the_same_order_on_every_device(name, norm, toy_images
 def test_neighbours_vote_in_any_order(toy_images):
     encoder = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
     with Repeatable("scatter_add_"):
-        assert 0 < knn_accuracy(encoder, Probe(toy_images[:48], toy_images[48:]), CPU) <= 1
+        assert 0 < knn_accuracy(encoder, NeighbourProbe(toy_images[:48], toy_images[48:]), CPU) <= 1
 
 
 def test_a_running_sum_has_the_same_last_bit_in_any_order():
@@ -274,7 +273,7 @@ def test_a_running_sum_has_the_same_last_bit_in_any_order():
 def test_the_gradient_of_a_resize_is_torch_s(size):
     images = torch.rand(2, 3, *size, dtype=torch.float64, requires_grad=True)
     wanted = torch.rand(2, 3, 8, 8, dtype=torch.float64)
-    found = Resized.apply(images, 8)
+    found = SquareResize.apply(images, 8)
     expected = F.interpolate(images, (8, 8), mode="bilinear", antialias=True)
     assert torch.equal(found, expected)
     (one,), (other,) = (torch.autograd.grad(each, images, wanted) for each in (found, expected))

@@ -19,27 +19,24 @@ import typer.main
 import yaml
 
 import fairweather as fw
-from fairweather import metrics, record
-from fairweather.cli import app
-from fairweather.metrics.across_shifts import OF_SHIFTS
+from fairweather import metrics
+from fairweather.cli.app import app
+from fairweather.files.yamlfile import dump_yaml, parse_yaml
+from fairweather.judge.rules import read_rules
+from fairweather.metrics.robustness import SHIFT_METRICS
 from fairweather.report.contents import read_contents
-from fairweather.rules import read_rules
-from fairweather.runs import RunFolder
-from fairweather.study import load_study
-from fairweather.study.planning import interpolated_name
-from fairweather.training.selfsupervised import Pretraining, pretrain
-from fairweather.training.selfsupervised.diagnostics import Probe
-from fairweather.types import Predictions
-from fairweather.variants import VARIANTS, class_of
-from fairweather.yamlfile import dump_yaml, parse_yaml
+from fairweather.requests.study.files import load_study
+from fairweather.requests.study.planning import interpolated_name
+from fairweather.runs.folder import RunFolder
+from fairweather.training.selfsupervised.pretraining import NeighbourProbe, pretrain
+from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
+from fairweather.types import record
+from fairweather.types.measurement import Predictions
+from fairweather.variants.variant import VARIANTS, variant_class
+from tests import test_artefacts, test_fuzzed_files, test_hostile_names
+from tests.cli import test_bad_commands
+from tests.workers import test_signals
 
-from . import (
-    test_artefacts,
-    test_bad_commands,
-    test_fuzzed_files,
-    test_hostile_names,
-    test_signals,
-)
 from .run_folders import outcomes, run_record, write_run
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +98,7 @@ def test_the_words_of_scores_csv_are_defined():
     def words(column):
         return set(first_cells(section(FORMATS, f"Words in the column {column}")))
 
-    variants = {record.variant_name("NAME", class_of(kind)().name) for kind in VARIANTS}
+    variants = {record.variant_name("NAME", variant_class(kind)().name) for kind in VARIANTS}
     together = f"NAME{record.ENSEMBLE_SUFFIX}"
     assert words("model") == {"NAME", together, interpolated_name("NAME", 0.5)} | variants
     assert words("seed") == {"0", "1", record.ENSEMBLE, *record.SUMMARY_SEEDS}
@@ -125,7 +122,7 @@ def test_no_word_of_the_record_is_left_out():
 
 def test_the_metrics_of_several_cells_are_defined():
     both = metrics.detection_score([0.9, 0.8], [0.1, 0.2], resamples=5)
-    expected = [*OF_SHIFTS, *both]
+    expected = [*SHIFT_METRICS, *both]
     assert first_cells(section(FORMATS, "Metrics of several cells")) == expected
 
 
@@ -157,18 +154,20 @@ def columns_of_history(kind):
 def test_the_columns_of_the_history_of_a_pretraining_are_defined(toy_images):
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 16))
     recipe = Pretraining("rotation", epochs=1, batch_size=32, optimizer="adamw", learning_rate=1e-3)
-    probe = Probe(toy_images, toy_images)
+    probe = NeighbourProbe(toy_images, toy_images)
     (done,) = pretrain(encoder, toy_images, recipe, features=16, probe=probe)
     assert set(done.history[0]) == columns_of_history("pre-training")
 
 
 def test_the_classes_of_the_record_are_shown():
-    shown = re.findall(r"^```{keys} fairweather.record\n(.*?)^```", FORMATS, re.DOTALL | re.M)
+    shown = re.findall(r"^```{keys} fairweather.types.record\n(.*?)^```", FORMATS, re.DOTALL | re.M)
     names = {name for each in shown for name in each.split()}
     classes = {
         name
         for name, each in vars(record).items()
-        if isinstance(each, type) and issubclass(each, record.Frozen) and each is not record.Frozen
+        if isinstance(each, type)
+        and issubclass(each, record.FrozenRecord)
+        and each is not record.FrozenRecord
     }
     assert names == classes
 

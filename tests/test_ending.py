@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from fairweather import cli
+from fairweather.cli import app as cli
 from fairweather.errors import InputError
-from fairweather.pool import result_of, submit
-from fairweather.vega import begin
+from fairweather.processes import submit, wait_for_result
+from fairweather.report.vega import begin_work
 
 from .started import GONE, started
 
@@ -31,7 +31,7 @@ main()
 # It prints the number of the process that works for it, which would sleep for ten minutes.
 STARTS_A_WORKER = """
 import os, time
-from fairweather.pool import submit
+from fairweather.processes import submit
 print(submit(1, {}, os.getpid).result(), flush=True)
 submit(1, {}, time.sleep, 600)
 time.sleep(600)
@@ -39,7 +39,7 @@ time.sleep(600)
 # It is interrupted while it starts the thread that tells other processes what to do.
 INTERRUPTED_WHILE_STARTING = """
 import threading
-from fairweather.pool import submit
+from fairweather.processes import submit
 
 start = threading.Thread.start
 
@@ -70,8 +70,8 @@ def test_an_interruption_of_a_command_is_no_broken_rule(monkeypatch, capsys, tmp
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fairweather.rules.read_rules", interrupt)
-    monkeypatch.setattr("fairweather.runs.open_finished_run", lambda path: path)
+    monkeypatch.setattr("fairweather.judge.verdicts.read_rules", interrupt)
+    monkeypatch.setattr("fairweather.runs.folder.open_finished_run", lambda path: path)
     monkeypatch.setattr(sys, "argv", ["fairweather", "check", str(tmp_path), "accuracy >= 0.5"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -81,13 +81,13 @@ def test_an_interruption_of_a_command_is_no_broken_rule(monkeypatch, capsys, tmp
 
 def test_a_figure_whose_process_was_killed_is_told():
     with pytest.raises(InputError, match="drew figures was killed"):
-        begin(10**9, os._exit, 1)()
-    assert begin(10**9, divmod, 7, 2)() == (3, 1)  # the next one works
+        begin_work(10**9, os._exit, 1)()
+    assert begin_work(10**9, divmod, 7, 2)() == (3, 1)  # the next one works
 
 
 def test_what_a_process_raises_is_raised_here():
     with pytest.raises(ZeroDivisionError):
-        result_of(submit(1, {}, divmod, 1, 0), "divided", "")
+        wait_for_result(submit(1, {}, divmod, 1, 0), "divided", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -19,30 +19,25 @@ import safetensors.torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fairweather.data import list_source
-from fairweather.data.metadata import read_groups
+from fairweather.data.groups import read_groups
+from fairweather.data.loading import list_source
+from fairweather.data.pixels import Square, decode_image, strict_pillow
 from fairweather.errors import InputError
-from fairweather.exporting.manifest import (
-    MANIFEST,
-    ExportedData,
-    ExportInputs,
-    open_export,
-)
+from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import judge
 from fairweather.models.building import ModelSpec, build, load_checkpoint
 from fairweather.models.checkpoints import read_checkpoint
-from fairweather.models.label_file import read_label_file
+from fairweather.models.labels import read_label_file
 from fairweather.models.opening import open_model
-from fairweather.pixels import Square, decode_image, strict_pillow
-from fairweather.prediction_files.naming import find_predictions
-from fairweather.prediction_files.rows import Asked
-from fairweather.prediction_files.tables import read_rows
-from fairweather.record import RECORD, SCORES, step_file
-from fairweather.rules import judge, read_rules
-from fairweather.running.classes import read_priors
-from fairweather.runs import RunFolder
-from fairweather.scores import to_csv
-from fairweather.study import load_study
-from fairweather.types import GroupColumns
+from fairweather.models.predictions.files import find_predictions
+from fairweather.models.predictions.tables import PredictionOptions, read_rows
+from fairweather.requests.inputs import read_priors
+from fairweather.requests.study.files import load_study
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.scores import scores_to_csv
+from fairweather.share.export import MANIFEST, ExportedData, ExportInputs, open_export
+from fairweather.types.options import GroupColumns
+from fairweather.types.record import RECORD, SCORES, step_file
 
 from .conftest import TINY_RESNET
 from .run_folders import finish
@@ -81,7 +76,7 @@ def read_metadata(path):
 
 
 def read_predictions(path):
-    read_rows(path, path.name, Asked())
+    read_rows(path, path.name, PredictionOptions())
 
 
 def read_mapping(path):
@@ -101,7 +96,7 @@ def read_run(path, place):
     read = RunFolder(run)
     if place == SCORES:  # as if it were what the run wrote: a checksum shows no forgery
         finish(read, "scores", [SCORES], kind="score")
-        to_csv(read.scores)
+        scores_to_csv(read.scores)
     read.steps()
     judge(read, read_rules(["accuracy[clean] >= 0.5"]), on="value")
 

@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fairweather as fw
-from fairweather.data import list_source
-from fairweather.data.metadata import own_groups, read_groups
-from fairweather.errors import MOST_LETTERS, InputError, check_name, one_line
-from fairweather.evaluation_options import check_options
+from fairweather.data.groups import read_groups, read_own_groups
+from fairweather.data.loading import list_source
+from fairweather.errors import MAX_NAME_LENGTH, InputError, check_name, one_line
+from fairweather.files.tables import frame_to_csv, rows_to_csv
 from fairweather.models.opening import open_model
-from fairweather.record import PAGE, ModelRecord
-from fairweather.report import build_report
-from fairweather.spreadsheet import frame_to_csv, rows_to_csv
-from fairweather.study import check_study
-from fairweather.types import GroupColumns
+from fairweather.report.building import build_report
+from fairweather.requests.evaluation_options import check_options
+from fairweather.requests.study.files import check_study
+from fairweather.types.options import GroupColumns
+from fairweather.types.record import PAGE, ModelRecord
 
 from .run_folders import outcomes, run_record, sweep_record, write_run
 
@@ -56,7 +56,7 @@ SHOWN = (
     ),
     *("{% raw %}", "$x^2$", "\\input{x}", "&amp;", "%s %(x)s {0}", "'\"", "[a](b)", "*b*"),
     *("nan", "null", "0", "-1", "1e3", "mean", "none", "clean", "CON", "a\xa0b", "\xad", "\ufeffa"),
-    *("x" * MOST_LETTERS, "#", "C:\\x", "javascript:alert(1)", "--out", "\u061c"),
+    *("x" * MAX_NAME_LENGTH, "#", "C:\\x", "javascript:alert(1)", "--out", "\u061c"),
 )
 REFUSED = (
     *(
@@ -73,7 +73,14 @@ REFUSED = (
         "a\uffff",
     ),
     *("a\nb", "a\rb", "a\r\nb", "a\x0bb", "a\x0cb", "a\x1cb", "a\u2028b", "a\u2029b", "a\n"),
-    *("\ud800", "a\udcffb", "\udfff\ud800", "x" * (MOST_LETTERS + 1), "x" * 10**5, "<b>" * 10**4),
+    *(
+        "\ud800",
+        "a\udcffb",
+        "\udfff\ud800",
+        "x" * (MAX_NAME_LENGTH + 1),
+        "x" * 10**5,
+        "<b>" * 10**4,
+    ),
 )
 NAMES = st.one_of(
     st.sampled_from(SHOWN + REFUSED),
@@ -205,7 +212,7 @@ def in_own_columns(place, name):
     columns = {"image": [{"bytes": b"", "path": ""}] * 2, "label": [0, 1], "site": [name, "other"]}
     pq.write_table(pa.table(columns), place / "set.parquet")
     listed = list_source(f"parquet:{place / 'set.parquet'}")
-    (groups,) = own_groups(listed.splits, GroupColumns(None, None, ("site",)), "set").values()
+    (groups,) = read_own_groups(listed.splits, GroupColumns(None, None, ("site",)), "set").values()
     return tuple(groups.slices["site"])
 
 

@@ -9,20 +9,21 @@ import pytest
 from typer.testing import CliRunner
 
 import fairweather as fw
-from fairweather import cli
+from fairweather.cli import app as cli
 from fairweather.errors import InputError
-from fairweather.record import predictions_file, step_file
-from fairweather.rules import judge, read_rules
-from fairweather.runs import RunFolder
+from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import judge
+from fairweather.runs.folder import RunFolder
+from fairweather.types.record import predictions_file, step_file
+from tests.judge.test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
+from tests.judge.test_comparison import BRIGHTNESS, PATHMNIST, published_numbers
+from tests.judge.test_comparison import make_run as make_published_run
+from tests.judge.test_rules import SNOW, write_run
 
 from .commands import fairweather
 from .forking import Program
 from .run_folders import copy_run
 from .started import started
-from .test_compare_runs import BLUR, CELLS, FOG, make_model, make_run, predictions, right
-from .test_comparison import BRIGHTNESS, PATHMNIST, published_numbers
-from .test_comparison import make_run as make_published_run
-from .test_rules import SNOW, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -137,11 +138,11 @@ def test_a_fault_of_the_program_is_no_broken_rule(run, monkeypatch, capsys):
     def fail(*_, **__):
         raise KeyError("a fault")
 
-    monkeypatch.setattr("fairweather.rules.judge", fail)
+    monkeypatch.setattr("fairweather.judge.verdicts.judge", fail)
     monkeypatch.setattr(sys, "argv", ["fairweather", "check", str(run.path), RULE])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == cli.OUR_FAULT == 70
+    assert ended.value.code == cli.INTERNAL_ERROR == 70
     told = capsys.readouterr()
     assert told.out == ""
     assert "Traceback" in told.err

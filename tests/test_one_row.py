@@ -11,14 +11,15 @@ from torch import nn
 from typer.testing import CliRunner
 
 import fairweather as fw
-from fairweather.cli import app
+from fairweather.cli.app import app
 from fairweather.errors import InputError
+from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import judge
 from fairweather.metrics import METRICS, Accepts, Metric
 from fairweather.metrics.label_shift import prior_metrics
 from fairweather.metrics.rows import find_row
-from fairweather.models import SOURCES, Opened
-from fairweather.models.source import Source
-from fairweather.rules import judge, read_rules
+from fairweather.models.opening import SOURCES
+from fairweather.models.sources import OpenedModel, SourceKind
 
 from .conftest import COLOURS, figures_left_out
 
@@ -120,7 +121,7 @@ class ByColour(nn.Module):
 def open_colour(place, *, input_size=None):
     facts = {"source": f"colour:{place}"}
     model = ByColour(float(place)).eval()
-    return Opened(model, f"colour-{place}", place, tuple(COLOURS), None, facts)
+    return OpenedModel(model, f"colour-{place}", place, tuple(COLOURS), None, facts)
 
 
 def check_colour(place, _):
@@ -128,7 +129,7 @@ def check_colour(place, _):
         raise InputError(f"colour: needs a number, found {place}")
 
 
-COLOUR = Source(
+COLOUR = SourceKind(
     "colour:SCALE",
     "classes by their colour",
     open_colour,

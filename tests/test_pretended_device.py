@@ -7,28 +7,26 @@ import pytest
 import torch
 from torch import nn
 
-from fairweather.attacks import ATTACKS, NORMS, make_attack, make_training_attack
-from fairweather.guard import GraphNetwork
-from fairweather.guarding.tracing import trace
-from fairweather.inference import (
-    Known,
-    Reader,
-    outputs_of,
+from fairweather.attacks.problem import NORMS
+from fairweather.attacks.table import ATTACKS, make_attack, make_training_attack
+from fairweather.data.batches import batch_slices
+from fairweather.deploy.graph import GraphNetwork
+from fairweather.deploy.tracing import trace
+from fairweather.inference.prediction import (
+    KnownFeatures,
+    Predictor,
+    compute_outputs,
     predict,
-    predict_each,
+    predict_batches,
     predict_shared,
 )
-from fairweather.models import Ensemble
-from fairweather.models.classifier import Classifier
-from fairweather.models.gray import GrayInput
 from fairweather.models.outputs import LogProbabilities
-from fairweather.models.relabelled import Relabelled
-from fairweather.runs import RunFolder
-from fairweather.shifts import SHIFTS, make_shift
-from fairweather.shifts.medmnist_c.constants import FAMILIES
+from fairweather.models.wrappers import Classifier, Ensemble, GrayInput, Relabelled
+from fairweather.runs.folder import RunFolder
+from fairweather.shifts.medmnist_c.corruptions import FAMILIES
+from fairweather.shifts.table import SHIFTS, make_shift
 from fairweather.steps.training import Resumption
-from fairweather.streams import slices
-from fairweather.training import (
+from fairweather.training.recipe import (
     Adversarial,
     AugMix,
     GaussianNoise,
@@ -36,17 +34,17 @@ from fairweather.training import (
     RandomErasing,
     Recipe,
     Rotation,
-    fit,
 )
-from fairweather.training.selfsupervised import Probe, pretrain
+from fairweather.training.selfsupervised.pretraining import NeighbourProbe, pretrain
 from fairweather.training.selfsupervised.pretraining_recipe import PUBLISHED
+from fairweather.training.supervised import fit
 from fairweather.variants.batchnorm import BatchNorm
+from tests.inference.test_memory_habits import same
+from tests.training.test_selfsupervised import small_encoder, tiny
 
 from .conftest import keep_lines
 from .memory_habits import Plain
 from .pretended_device import pretended
-from .test_memory_habits import same
-from .test_selfsupervised import small_encoder, tiny
 
 CPU = torch.device("cpu")
 
@@ -141,7 +139,7 @@ def test_models_adapt_average_and_give_their_features(device, toy_images):
     found, expected = (everything_of(on, toy_images) for on in (device, CPU))
     for one, other in zip(found, expected, strict=True):
         same(one, other)
-    seen, known = (outputs_of(Plain(), toy_images, device=on) for on in (device, CPU))
+    seen, known = (compute_outputs(Plain(), toy_images, device=on) for on in (device, CPU))
     assert np.array_equal(seen.features, known.features)
 
 
@@ -151,17 +149,17 @@ def everything_of(on, images):
     features = np.eye(8, dtype=np.float32)
     together = predict_shared(
         [
-            Reader(model, known=Known()),
-            Reader(network()),
-            Reader(BatchNorm().adapt(model), adapts=True),
+            Predictor(model, known=KnownFeatures()),
+            Predictor(network()),
+            Predictor(BatchNorm().adapt(model), adapts=True),
         ],
         images,
         shift,
         batch_size=30,
         device=on,
     )
-    reader = Reader(model, known=Known(features))
-    scored = predict_each([reader], images, batches=slices(len(images), 40), device=on)
+    reader = Predictor(model, known=KnownFeatures(features))
+    scored = predict_batches([reader], images, batches=batch_slices(len(images), 40), device=on)
     averaged = predict(Ensemble([Plain(), Plain()]), images, device=on)
     return [*together, *scored, averaged]
 
@@ -242,7 +240,7 @@ def test_a_training_and_a_pre_training_go_on(mps, toy_images, tmp_path):
 def test_encoders_are_pre_trained(method, mps, toy_images):
     if method in ("simclr", "vicreg", "simsiam"):
         pytest.importorskip("lightly")
-    probe = Probe(toy_images[:48], toy_images[48:])
+    probe = NeighbourProbe(toy_images[:48], toy_images[48:])
     recipe = tiny(method, epochs=1)
     found, expected = (
         list(pretrain(small_encoder(), toy_images, recipe, features=32, probe=probe, device=on))[-1]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fairweather.children import safe_path
+from fairweather.processes import safe_path
+from tests.requests.test_evaluate import write_model
 
 from .conftest import TINY_RESNET, write_pictures
-from .test_evaluate import write_model
 
 SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
 NAMES = {each for each in sys.stdlib_module_names if not each.startswith("_")}
@@ -49,14 +49,14 @@ def script(folder, text):
 
 
 def test_processes_that_decode_and_draw_import_nothing_from_the_current_folder(trap):
-    text = "from fairweather.pool import submit\nprint(submit(1, {}, divmod, 7, 2).result())\n"
+    text = "from fairweather.processes import submit\nprint(submit(1, {}, divmod, 7, 2).result())\n"
     done, ran = run_in(trap, script(trap, text))
     assert (done.stdout, ran) == ("(3, 1)\n", [])
 
 
 def test_modules_of_the_package_import_nothing_from_the_current_folder(trap):
     text = (
-        "from fairweather.children import start_module\n"
+        "from fairweather.processes import start_module\n"
         "print(start_module('fairweather.errors').wait())\n"
     )
     done, ran = run_in(trap, script(trap, text))

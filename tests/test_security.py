@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairweather.runs import provenance
+from fairweather.runs.folder import current_provenance
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-NAMED = re.findall(r"`tests/(test_\w+\.py)::(test_\w+)`", (ROOT / "SECURITY.md").read_text())
+NAMED = re.findall(r"`tests/([\w/]+\.py)::(test_\w+)`", (ROOT / "SECURITY.md").read_text())
 # Modules that listen on a port, and ways to start a program through a shell.
 SERVERS = {"socketserver", "http.server", "xmlrpc", "wsgiref", "asyncio", "socket", "aiohttp"}
 SHELLS = {"system", "popen", "getoutput", "getstatusoutput", "create_subprocess_shell"}
 # These only ask for the name of this machine, by which people know who works in a folder, and
 # ray_cluster also whether an address answers.
-NO_SERVERS = {"claims.py", "ray_cluster.py", "slurm.py", "submitted.py"}
+NO_SERVERS = {"claims.py", "ray_cluster.py", "slurm.py", "slurm_jobs.py"}
 
 
 def test_each_promise_names_a_test():
@@ -54,7 +54,7 @@ def test_code_of_others_is_executed_in_one_place():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("exec", "eval"):
                 found.add(path.name)
-    assert found == {"python_file.py"}
+    assert found == {"user_modules.py"}
 
 
 def git(folder, *words):
@@ -121,7 +121,7 @@ def started(folder):
 
 def revision_of(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    return provenance(torch.device("cpu")).git["working_folder"]
+    return current_provenance(torch.device("cpu")).git["working_folder"]
 
 
 @pytest.mark.skipif(git_is_older_than(2, 31), reason="this git takes no settings from outside")

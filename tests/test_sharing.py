@@ -10,33 +10,30 @@ import pytest
 import torch
 from torch import nn
 
+from fairweather.data.batches import batch_slices, gathered_batches, shift_pixels, shifted_batches
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
-from fairweather.inference import (
-    Reader,
-    predict,
-    predict_shared,
-)
-from fairweather.inference import shared as sharing
+from fairweather.inference import prediction as sharing
+from fairweather.inference.prediction import Predictor, predict, predict_shared
+from fairweather.inference.shifters import Shifters
 from fairweather.progress import silent
-from fairweather.runs import RunFolder
-from fairweather.shifting import Shifters
-from fairweather.shifts import make_shift
-from fairweather.steps import Plan, Worker
+from fairweather.runs.folder import RunFolder
+from fairweather.shifts.table import make_shift
 from fairweather.steps.plan import (
     DATA,
-    DataSource,
-    Forward,
+    ForwardPass,
     ImagesReference,
     OpenedNetwork,
+    Plan,
+    PlannedDataset,
     PredictStep,
 )
-from fairweather.steps.predicting import do_predict
-from fairweather.streams import gathered_batches, shift_pixels, shifted_batches, slices
-from fairweather.training.batching import near, training_batches
-from fairweather.types import Dataset, Images, Shift
+from fairweather.steps.predictions import do_predict
+from fairweather.steps.worker import Worker
+from fairweather.training.augmentation import move_if_room, training_batches
+from fairweather.types.measurement import Dataset, Images, Shift
 from fairweather.variants.batchnorm import BatchNorm
-from fairweather.variants.fitted import Divided
+from fairweather.variants.calibration import LogitDivisor
 
 pytestmark = pytest.mark.usefixtures("undrawn", "forking")
 
@@ -87,7 +84,7 @@ def shifters(forking):
 
 def adapts(network):
     """A reader of a copy that adapts its batch norm."""
-    return Reader(BatchNorm().adapt(network), adapts=True)
+    return Predictor(BatchNorm().adapt(network), adapts=True)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -96,7 +93,11 @@ def test_together_is_as_one_by_one_for_any_number_of_workers(
     networks, toy_images, shift, workers, shifters
 ):
     adapted = [adapts(each) for each in networks[:2]]
-    plain = [Reader(networks[0]), Reader(networks[1], Divided(value=2)), Reader(networks[2])]
+    plain = [
+        Predictor(networks[0]),
+        Predictor(networks[1], LogitDivisor(value=2)),
+        Predictor(networks[2]),
+    ]
     found = predict_shared(
         [*plain[:2], *adapted, plain[2]],
         toy_images,
@@ -125,7 +126,7 @@ def test_together_is_as_one_by_one_for_any_number_of_workers(
 def test_each_image_is_shifted_once(networks, toy_images):
     shift, seen = counted(SHIFTS[2])
     predict_shared(
-        [*map(Reader, networks), *map(adapts, networks)],
+        [*map(Predictor, networks), *map(adapts, networks)],
         toy_images,
         shift,
         batch_size=20,
@@ -135,9 +136,9 @@ def test_each_image_is_shifted_once(networks, toy_images):
 
 
 def test_images_too_large_to_keep_are_shifted_once_for_each_kind(networks, toy_images, monkeypatch):
-    monkeypatch.setattr(sharing, "MOST_KEPT", toy_images.images.nbytes - 1)
+    monkeypatch.setattr(sharing, "MOST_KEPT_BYTES", toy_images.images.nbytes - 1)
     shift, seen = counted(SHIFTS[2])
-    readers = [Reader(networks[0]), adapts(networks[0])]
+    readers = [Predictor(networks[0]), adapts(networks[0])]
     found = predict_shared(readers, toy_images, shift, batch_size=20, device=CPU)
     assert sorted(seen) == sorted(2 * toy_images.keys.tolist())
     monkeypatch.undo()
@@ -167,7 +168,7 @@ class Late:
 def test_batches_come_in_order_and_never_more_than_allowed_are_on_their_way(toy_images, most):
     late = Late(most)
     batches = list(
-        shifted_batches(toy_images, SHIFTS[2], 0, slices(len(toy_images), 4), makers=late)
+        shifted_batches(toy_images, SHIFTS[2], 0, batch_slices(len(toy_images), 4), makers=late)
     )
     assert [int(batch.keys[0]) for batch in batches] == late.order == list(range(0, 96, 4))
     assert (late.largest, late.waiting) == (most, 0)
@@ -175,7 +176,7 @@ def test_batches_come_in_order_and_never_more_than_allowed_are_on_their_way(toy_
 
 def test_who_stops_early_leaves_nothing_on_its_way(toy_images):
     late = Late(3)
-    batches = shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 8), makers=late)
+    batches = shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), makers=late)
     next(batches)
     batches.close()
     assert late.waiting == 0
@@ -185,7 +186,9 @@ def test_the_next_images_may_be_larger_or_fewer(shifters):
     for side, count in ((16, 5), (32, 3), (16, 9)):
         pixels = torch.randint(256, (count, 3, side, side), dtype=torch.uint8)
         images = Images(pixels, torch.zeros(count).long(), torch.arange(count), ("a",))
-        found = list(shifted_batches(images, SHIFTS[2], 1, slices(count, 2), makers=shifters(2)))
+        found = list(
+            shifted_batches(images, SHIFTS[2], 1, batch_slices(count, 2), makers=shifters(2))
+        )
         assert torch.equal(
             torch.cat([batch.images for batch in found]), SHIFTS[2](pixels, images.keys, 1)
         )
@@ -194,8 +197,10 @@ def test_the_next_images_may_be_larger_or_fewer(shifters):
 def test_an_error_of_the_input_in_a_shifter_is_raised_and_it_goes_on(shifters, toy_images):
     small = Images(toy_images.images[:, :, :4, :4], *columns_of(toy_images))
     with pytest.raises(InputError, match="at least 8 pixels"):
-        list(shifted_batches(small, SHIFTS[1], 0, slices(96, 8), makers=shifters(1)))
-    batches = list(shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 96), makers=shifters(1)))
+        list(shifted_batches(small, SHIFTS[1], 0, batch_slices(96, 8), makers=shifters(1)))
+    batches = list(
+        shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 96), makers=shifters(1))
+    )
     assert torch.equal(batches[0].images, SHIFTS[1](toy_images.images, toy_images.keys, 0))
 
 
@@ -206,12 +211,12 @@ def columns_of(images):
 def test_an_error_of_the_code_in_a_shifter_has_its_traceback(shifters, toy_images):
     unknown = Shift("no_such_shift", 1, {"level": 1}, lambda images, keys, seed: images)
     with pytest.raises((InputError, RuntimeError), match="no_such_shift"):
-        list(shifted_batches(toy_images, unknown, 0, slices(96, 8), makers=shifters(1)))
+        list(shifted_batches(toy_images, unknown, 0, batch_slices(96, 8), makers=shifters(1)))
 
 
 def test_a_shifter_that_was_killed_is_told(toy_images):
     makers = Shifters(1)
-    batches = shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 8), makers=makers)
+    batches = shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), makers=makers)
     next(batches)
     (shifter,) = makers._processes
     os.kill(shifter._process.pid, signal.SIGKILL)
@@ -224,7 +229,7 @@ def test_a_shifter_that_was_killed_is_told(toy_images):
 def test_a_worker_ends_its_shifters(toy_images):
     worker = Worker(Plan(data={}, steps=()), device="cpu", workers=2)
     makers = worker.shifters
-    list(shifted_batches(toy_images, SHIFTS[1], 0, slices(96, 8), makers=makers))
+    list(shifted_batches(toy_images, SHIFTS[1], 0, batch_slices(96, 8), makers=makers))
     processes = [each._process for each in makers._processes]
     assert [process.poll() for process in processes] == [None, None]
     worker.close()
@@ -246,7 +251,7 @@ class Greedy(nn.Module):
 
 def test_memory_that_runs_out_halves_the_batches_of_all_that_follow(networks, toy_images):
     told = []
-    readers = [Reader(networks[0]), Reader(Greedy(networks[1], 5))]
+    readers = [Predictor(networks[0]), Predictor(Greedy(networks[1], 5))]
     found = predict_shared(
         readers,
         toy_images,
@@ -285,19 +290,19 @@ always_greedy = Shift("greedy", 1.0, {}, never)
 
 def test_a_stream_that_was_interrupted_does_not_spoil_the_next(shifters, toy_images):
     makers = shifters(1)
-    batches = shifted_batches(toy_images, SHIFTS[2], 0, slices(96, 8), makers=makers)
+    batches = shifted_batches(toy_images, SHIFTS[2], 0, batch_slices(96, 8), makers=makers)
     next(batches)
     del batches  # a batch is on its way
     started = [makers.start(toy_images[:8], SHIFTS[2], 0) for _ in range(2)]
     del started  # nobody waits for these
-    found = list(shifted_batches(toy_images, SHIFTS[2], 1, slices(96, 8), makers=makers))
+    found = list(shifted_batches(toy_images, SHIFTS[2], 1, batch_slices(96, 8), makers=makers))
     expected = SHIFTS[2](toy_images.images, toy_images.keys, 1)
     assert torch.equal(torch.cat([batch.images for batch in found]), expected)
 
 
 def test_a_step_says_that_its_batches_were_halved(networks, toy_images, tmp_path):
     dataset = Dataset("toys", None, toy_images, toy_images, (0.5,) * 3, (0.2,) * 3)
-    plan = Plan(data={DATA: DataSource(source="toys")}, steps=())
+    plan = Plan(data={DATA: PlannedDataset(source="toys")}, steps=())
     network = OpenedNetwork(digest="d")
     greedy = Greedy(networks[0], 20)
     worker = Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": greedy})
@@ -317,11 +322,11 @@ def test_a_step_says_that_its_batches_were_halved(networks, toy_images, tmp_path
             how=how,
         )
 
-    assert do_predict(step("clean", Forward(network=network)), worker, folder, silent)[2:] == (
+    assert do_predict(step("clean", ForwardPass(network=network)), worker, folder, silent)[2:] == (
         1.0,
         16,
     )
-    blurred = step("gaussian_blur,sigma=1,kernel_size=5", Forward(network=network))
+    blurred = step("gaussian_blur,sigma=1,kernel_size=5", ForwardPass(network=network))
     assert do_predict(blurred, worker, folder, silent).halved_to == 16
     other = Worker(plan, device="cpu", datasets={DATA: dataset}, models={"d": networks[0]})
     assert do_predict(blurred, other, folder, silent).halved_to is None
@@ -336,7 +341,7 @@ def test_pixels_travel_to_every_model_unchanged(networks, toy_images):
         def forward(self, images):
             return self.inner(images.mul_(0))
 
-    readers = [Reader(Spoils(networks[0])), Reader(networks[1])]
+    readers = [Predictor(Spoils(networks[0])), Predictor(networks[1])]
     found = predict_shared(
         readers,
         toy_images,
@@ -382,12 +387,12 @@ def test_pixels_go_to_the_device_only_if_they_have_room(toy_images):
         return True
 
     meta = torch.device("meta")
-    moved = near(toy_images, meta, room)
+    moved = move_if_room(toy_images, meta, room)
     assert asked == [(meta, toy_images.images.nbytes)]
     assert moved.images.device == meta
     assert moved.labels.device == moved.keys.device == CPU
-    assert near(toy_images, meta, lambda device, size: False) is toy_images
-    assert near(toy_images, CPU) is toy_images  # on a CPU, they are there already
+    assert move_if_room(toy_images, meta, lambda device, size: False) is toy_images
+    assert move_if_room(toy_images, CPU) is toy_images  # on a CPU, they are there already
 
 
 # ---------------------------------------------------------------- arithmetic
@@ -420,7 +425,7 @@ def test_bf16_changes_the_numbers_little(networks, toy_images):
 
 def test_the_arithmetic_is_part_of_the_fingerprint_only_where_it_is_not_the_default():
     def step(**changes):
-        how = Forward(network=OpenedNetwork(digest="d"))
+        how = ForwardPass(network=OpenedNetwork(digest="d"))
         return PredictStep(
             id="p",
             task="t",

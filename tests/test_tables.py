@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import fairweather as fw
-from fairweather.data import list_source, load_data
+from fairweather.data.loading import list_source, load_data
 
 SIDE = 9
 

@@ -81,7 +81,7 @@ class CommandLine(Sections):
 
     def run(self) -> list[nodes.Node]:
         """Make a section for each command."""
-        from fairweather.cli import app
+        from fairweather.cli.app.app import app
 
         found = typer.main.get_command(app)
         return [self._command(name, each) for name, each in found.commands.items()]
@@ -124,10 +124,10 @@ class Metrics(Sections):
         """Make a section for each metric."""
         return [
             *map(self._metric, fairweather.metrics.METRICS.values()),
-            *map(self._of_classes, fairweather.metrics.class_metrics.CLASS_METRICS.values()),
+            *map(self._of_classes, fairweather.metrics.metric.CLASS_METRICS.values()),
         ]
 
-    def _of_classes(self, metric: fairweather.metrics.class_metrics.OfClasses) -> nodes.section:
+    def _of_classes(self, metric: fairweather.metrics.metric.ClassMetricRow) -> nodes.section:
         made = self.section(f"{metric.name}/CLASS", f"{metric.name}/CLASS", code=True)
         made += paragraph(f"{metric.label} of one class: {metric.formula}.")
         facts = ["Higher is better", "from 0 to 1", f"interval: {metric.interval}"]

@@ -15,72 +15,72 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fairweather import metrics as metrics
-    from fairweather.as_seeds import join_seeds as join_seeds
-    from fairweather.as_seeds import pack_run as pack_run
-    from fairweather.attacks import make_attack as make_attack
-    from fairweather.comparison import compare_runs as compare_runs
-    from fairweather.comparison import compare_with_published as compare_with_published
-    from fairweather.contact_sheet import preview as preview
-    from fairweather.data import load_data as load_data
+    from fairweather.attacks.table import make_attack as make_attack
+    from fairweather.data.loading import load_data as load_data
+    from fairweather.deploy.guard import Answers as Answers
+    from fairweather.deploy.guard import Guard as Guard
+    from fairweather.deploy.guard import Likeness as Likeness
+    from fairweather.deploy.loading import load_guard as load_guard
     from fairweather.errors import InputError as InputError
-    from fairweather.estimation import AccuracyEstimate as AccuracyEstimate
-    from fairweather.estimation import estimate as estimate
-    from fairweather.evaluation import evaluate as evaluate
-    from fairweather.exporting import export as export
-    from fairweather.finished_run import Run as Run
-    from fairweather.guard import Answers as Answers
-    from fairweather.guard import Guard as Guard
-    from fairweather.guard import Likeness as Likeness
-    from fairweather.guarding import load_guard as load_guard
-    from fairweather.inference import predict as predict
+    from fairweather.inference.prediction import predict as predict
+    from fairweather.judge.accuracy_estimate import AccuracyEstimate as AccuracyEstimate
+    from fairweather.judge.comparison import compare_runs as compare_runs
+    from fairweather.judge.estimation import estimate as estimate
+    from fairweather.judge.published import compare_with_published as compare_with_published
     from fairweather.metrics import score as score
-    from fairweather.models import load_model as load_model
-    from fairweather.shifts import make_shift as make_shift
-    from fairweather.shifts import suite as suite
-    from fairweather.study import plan as plan
-    from fairweather.study import run as run
-    from fairweather.types import Attack as Attack
-    from fairweather.types import Dataset as Dataset
-    from fairweather.types import GroupColumns as GroupColumns
-    from fairweather.types import Images as Images
-    from fairweather.types import Predictions as Predictions
-    from fairweather.types import Score as Score
-    from fairweather.types import Shift as Shift
+    from fairweather.models.opening import load_model as load_model
+    from fairweather.report.contact_sheet import preview as preview
+    from fairweather.report.finished_run import Run as Run
+    from fairweather.requests.evaluation.run import evaluate as evaluate
+    from fairweather.requests.seeds.joining import join_seeds as join_seeds
+    from fairweather.requests.seeds.joining import pack_run as pack_run
+    from fairweather.requests.study.run import plan as plan
+    from fairweather.requests.study.run import run as run
+    from fairweather.share.export import export as export
+    from fairweather.shifts.table import make_shift as make_shift
+    from fairweather.shifts.table import suite as suite
+    from fairweather.types.measurement import Attack as Attack
+    from fairweather.types.measurement import Dataset as Dataset
+    from fairweather.types.measurement import Images as Images
+    from fairweather.types.measurement import Predictions as Predictions
+    from fairweather.types.measurement import Score as Score
+    from fairweather.types.measurement import Shift as Shift
+    from fairweather.types.options import GroupColumns as GroupColumns
 
 __version__ = "0.2.0"
 
 _HOME = {
-    "AccuracyEstimate": "estimation",
-    "Answers": "guard",
-    "Attack": "types",
-    "Dataset": "types",
-    "GroupColumns": "types",
-    "Guard": "guard",
-    "Images": "types",
+    "AccuracyEstimate": "judge.accuracy_estimate",
+    "Answers": "deploy.guard",
+    "Attack": "types.measurement",
+    "Dataset": "types.measurement",
+    "GroupColumns": "types.options",
+    "Guard": "deploy.guard",
+    "Images": "types.measurement",
     "InputError": "errors",
-    "Likeness": "guard",
-    "Predictions": "types",
-    "Run": "finished_run",
-    "Score": "types",
-    "Shift": "types",
-    "compare_runs": "comparison",
-    "compare_with_published": "comparison",
-    "estimate": "estimation",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "join_seeds": "as_seeds",
-    "pack_run": "as_seeds",
-    "load_data": "data",
-    "load_guard": "guarding",
-    "load_model": "models",
-    "make_attack": "attacks",
-    "make_shift": "shifts",
-    "plan": "study",
-    "predict": "inference",
-    "preview": "contact_sheet",
-    "run": "study",
+    "Likeness": "deploy.guard",
+    "Predictions": "types.measurement",
+    "Run": "report.finished_run",
+    "Score": "types.measurement",
+    "Shift": "types.measurement",
+    "compare_runs": "judge.comparison",
+    "compare_with_published": "judge.published",
+    "estimate": "judge.estimation",
+    "evaluate": "requests.evaluation.run",
+    "export": "share.export",
+    "join_seeds": "requests.seeds.joining",
+    "pack_run": "requests.seeds.joining",
+    "load_data": "data.loading",
+    "load_guard": "deploy.loading",
+    "load_model": "models.opening",
+    "make_attack": "attacks.table",
+    "make_shift": "shifts.table",
+    "plan": "requests.study.run",
+    "predict": "inference.prediction",
+    "preview": "report.contact_sheet",
+    "run": "requests.study.run",
     "score": "metrics",
-    "suite": "shifts",
+    "suite": "shifts.table",
 }
 
 __all__ = ["metrics", *_HOME]

@@ -11,7 +11,7 @@ if __name__ == "__main__" and not sys.flags.safe_path and sys.path[0] != PLACE:
 def main() -> None:
     """Run the command line; whoever interrupts it while it is loaded gets no traceback."""
     try:
-        from fairweather.cli import main as run
+        from fairweather.cli.app import main as run
 
         run()
     except KeyboardInterrupt:

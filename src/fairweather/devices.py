@@ -44,27 +44,27 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def cores() -> int:
+def count_cores() -> int:
     """The number of processor cores that this process may use.
 
-    >>> cores() >= 1
+    >>> count_cores() >= 1
     True
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers_for(device: torch.device, asked: int | None, jobs: int = 1) -> int:
+def choose_workers(device: torch.device, asked: int | None, jobs: int = 1) -> int:
     """Choose how many processes shift batches ahead of each job: as asked, or what fits the device.
 
     On a CPU, processes beside the network only take its cores: 0. Beside a GPU, the jobs share all
     cores but one each, and each has at most 8.
 
-    >>> workers_for(torch.device("cpu"), None), workers_for(torch.device("cpu"), 2)
+    >>> choose_workers(torch.device("cpu"), None), choose_workers(torch.device("cpu"), 2)
     (0, 2)
     """
     if asked is not None:
         return asked
-    return 0 if device.type == "cpu" else max(min(cores() // jobs - 1, 8), 0)
+    return 0 if device.type == "cpu" else max(min(count_cores() // jobs - 1, 8), 0)
 
 
 def check_cores(count: int, threads: int, named: str = "jobs") -> None:
@@ -72,12 +72,12 @@ def check_cores(count: int, threads: int, named: str = "jobs") -> None:
 
     >>> check_cores(1, 1)
     """
-    most = max(cores() // threads, 1)
+    most = max(count_cores() // threads, 1)
     if count > most:
         fewer = "; with threads 1 there can be more, but other threads are other results"
         raise InputError(
             f"{count} {named} of {threads} threads need {count * threads} cores, and this machine "
-            f"has {cores()}: at most {most} {named}{fewer if threads > 1 else ''}"
+            f"has {count_cores()}: at most {most} {named}{fewer if threads > 1 else ''}"
         )
 
 
@@ -166,7 +166,7 @@ def repeatable_kernels(
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
-    with _own_precision():
+    with _saved_precision():
         torch.set_float32_matmul_precision("high" if products else "highest")
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, benchmark, tf32
         try:
@@ -176,7 +176,7 @@ def repeatable_kernels(
 
 
 @contextmanager
-def _own_precision() -> Iterator[None]:
+def _saved_precision() -> Iterator[None]:
     """Set aside how torch may round the factors of float32 products, until the block ends."""
     products = convolutions = None
     with suppress(RuntimeError):  # torch does not tell where its newer settings say otherwise
@@ -184,7 +184,7 @@ def _own_precision() -> Iterator[None]:
     with suppress(RuntimeError):
         convolutions = torch.backends.cudnn.allow_tf32
     newer: list[tuple[Callable[[str], None], str]] = []
-    for place, change in _precisions():
+    for place, change in _precision_settings():
         newer.append((change, place.fp32_precision))
         change("none")
     try:
@@ -198,7 +198,7 @@ def _own_precision() -> Iterator[None]:
             change(value)
 
 
-def _precisions() -> list[tuple[Any, Callable[[str], None]]]:
+def _precision_settings() -> list[tuple[Any, Callable[[str], None]]]:
     """The places of torch 2.9 and later that hold a precision, and what changes it.
 
     One for several others comes before these.
@@ -218,7 +218,7 @@ def _precisions() -> list[tuple[Any, Callable[[str], None]]]:
 
 # How memory that ran out is told by torch's allocators (CUDA, MPS, CPU), cuBLAS, cuDNN 8 and 9, and
 # ONNX Runtime: all but the first raise plain RuntimeErrors, and only their text says it.
-_NO_MEMORY = (
+_OUT_OF_MEMORY_WORDS = (
     *("out of memory", "not enough memory", "can't allocate memory", "bad_alloc"),
     *("failed to allocate memory", "_status_alloc_failed", "_allocation_failed"),
     "cublas_status_not_initialized when calling `cublascreate",  # on a full GPU
@@ -233,7 +233,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     text = str(error).lower()
     told = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return told or any(words in text for words in _NO_MEMORY)
+    return told or any(words in text for words in _OUT_OF_MEMORY_WORDS)
 
 
 def free_memory() -> None:
@@ -307,10 +307,10 @@ def training_precision(name: str, device: torch.device) -> str:
     return "bf16" if good else "fp32"
 
 
-class OwnNumbers(nn.Module):
+class PrecisionAdapter(nn.Module):
     """A network whose parameters are not float32: its images get their type, its outputs float32.
 
-    >>> OwnNumbers(nn.Linear(2, 3).bfloat16(), torch.bfloat16)(torch.ones(1, 2)).dtype
+    >>> PrecisionAdapter(nn.Linear(2, 3).bfloat16(), torch.bfloat16)(torch.ones(1, 2)).dtype
     torch.float32
     """
 
@@ -324,14 +324,14 @@ class OwnNumbers(nn.Module):
         return outputs.float() if isinstance(outputs, torch.Tensor) else outputs
 
 
-def in_own_numbers(network: nn.Module) -> nn.Module:
+def adapt_precision(network: nn.Module) -> nn.Module:
     """Let a network whose first parameters are not float32 take float32 images.
 
-    >>> type(in_own_numbers(nn.Linear(2, 3).half())).__name__
+    >>> type(adapt_precision(nn.Linear(2, 3).half())).__name__
     'OwnNumbers'
     """
-    if any(isinstance(each, OwnNumbers) for each in network.modules()):
+    if any(isinstance(each, PrecisionAdapter) for each in network.modules()):
         return network
     dtypes = (each.dtype for each in network.parameters() if each.is_floating_point())
     dtype = next(dtypes, torch.float32)
-    return network if dtype == torch.float32 else OwnNumbers(network, dtype)
+    return network if dtype == torch.float32 else PrecisionAdapter(network, dtype)

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # A longer list would bury the sentence: timm alone knows more than a thousand names.
-MOST_SHOWN = 12
+MAX_SHOWN = 12
 CLOSEST_SHOWN = 5
-MOST_NAMED = 5  # of things that a sentence counts
+MAX_NAMED = 5  # of things that a sentence counts
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What numpy raises for an array, or an archive of arrays, that is damaged.
 UNREADABLE_ARRAYS = (
@@ -44,18 +44,18 @@ LISTED_BY: Mapping[str, str] = {
 
 
 # What neither UTF-8 nor XML can hold, and what steers a terminal instead of being shown on it.
-_UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_NOT_SHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 # The same, and what ends a line or a cell of a list of files.
-_IN_NO_FILE = re.compile(rf"{_UNSHOWABLE.pattern}|[\t\n\r\u2028\u2029]")
+_IN_NO_FILE = re.compile(rf"{_NOT_SHOWABLE.pattern}|[\t\n\r\u2028\u2029]")
 
 _BREAKS = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 # Where an address begins, and all of it: up to a blank, or to the next address. `Path` makes one
 # slash of two. A scheme has at most 16 letters here, so that a search takes one pass.
 _BEGINS = r"(?:[A-Za-z][A-Za-z0-9+.-]{0,15}:/{2,}|(?:https?|ftps?|s3|gs|ssh|git):/)"
 _ADDRESS = re.compile(rf"({_BEGINS})((?:(?!{_BEGINS})\S)+)", re.IGNORECASE)
-MOST_LETTERS = 500  # of a name; ImageNet's longest has 121
-MOST_TOLD = 1000  # characters of a sentence on the command line: a name may have a million
+MAX_NAME_LENGTH = 500  # of a name; ImageNet's longest has 121
+MAX_MESSAGE_LENGTH = 1000  # characters of a sentence on the command line: a name may have a million
 
 
 class InputError(ValueError):
@@ -117,11 +117,13 @@ def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError
     same_end = [name for name in names if name.rpartition("/")[2] == str(asked)]
     near = same_end or difflib.get_close_matches(str(asked), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return InputError(f"unknown {kind} {asked!r}{hint} {_known(kind, str(asked), names, near)}")
+    return InputError(
+        f"unknown {kind} {asked!r}{hint} {_describe_known(kind, str(asked), names, near)}"
+    )
 
 
-def _known(kind: str, asked: str, names: list[str], near: list[str]) -> str:
-    if len(names) <= MOST_SHOWN:
+def _describe_known(kind: str, asked: str, names: list[str], near: list[str]) -> str:
+    if len(names) <= MAX_SHOWN:
         return f"known: {', '.join(names) or 'none'}"
     similar = difflib.get_close_matches(asked, names, n=CLOSEST_SHOWN, cutoff=0.4)
     closest = list(dict.fromkeys([*near, *similar]))[:CLOSEST_SHOWN]
@@ -145,15 +147,15 @@ def check_text(text: str, what: str) -> str:
     fairweather.errors.InputError: the title 'seal\\x00' has the character U+0000, which cannot be
     shown; control characters and what is no UTF-8 are not allowed in names
     """
-    if found := _UNSHOWABLE.search(text):
+    if found := _NOT_SHOWABLE.search(text):
         raise InputError(
-            f"{what} {_escaped(text)} has the character U+{ord(found[0]):04X}, which cannot be "
+            f"{what} {_quote(text)} has the character U+{ord(found[0]):04X}, which cannot be "
             "shown; control characters and what is no UTF-8 are not allowed in names"
         )
     return text
 
 
-def _escaped(text: str) -> str:
+def _quote(text: str) -> str:
     return ascii(text if len(text) <= 100 else f"{text[:97]}...")
 
 
@@ -173,7 +175,7 @@ def check_file_names(names: Collection[str], what: str) -> None:
         return
     name, found = next((name, found) for name in names if (found := _IN_NO_FILE.search(name)))
     raise InputError(
-        f"{what} has the file {_escaped(name)} with the character U+{ord(found[0]):04X} in its "
+        f"{what} has the file {_quote(name)} with the character U+{ord(found[0]):04X} in its "
         "name: rename it; control characters and what is no UTF-8 are not allowed in names"
     )
 
@@ -190,23 +192,24 @@ def check_name(name: str, what: str) -> str:
     check_text(name, what)
     if not name.strip():
         raise InputError(f"{what} {name!r} is empty")
-    if len(name) > MOST_LETTERS:
+    if len(name) > MAX_NAME_LENGTH:
         raise InputError(
-            f"{what} {name[:40]!r}... has {len(name):,} letters; a name has at most {MOST_LETTERS}"
+            f"{what} {name[:40]!r}... has {len(name):,} letters; a name has at most "
+            f"{MAX_NAME_LENGTH}"
         )
     if name.splitlines() != [name]:
         raise InputError(f"{what} {name!r} has several lines; a name has one")
     return name
 
 
-def check_apart(names: Iterable[str], what: str) -> None:
+def check_case_distinct(names: Iterable[str], what: str) -> None:
     """Raise `InputError` for two names that are one file or folder where case does not count.
 
     Args:
         names: those that become parts of paths.
         what: they are, for the message.
 
-    >>> check_apart(["plain", "Plain"], "the models")
+    >>> check_case_distinct(["plain", "Plain"], "the models")
     Traceback (most recent call last):
     fairweather.errors.InputError: the models 'plain' and 'Plain' differ only in upper and lower
     case, and would share their files on macOS and Windows: rename one of them
@@ -232,31 +235,31 @@ def first_line(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def first_names(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Join names for a message, the first five of them if there are more.
 
-    >>> first_names("abcdefg")
+    >>> join_names("abcdefg")
     'a, b, c, d, e and 2 more'
     """
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
-def show(names: Sequence[object]) -> str:
+def quote_names(names: Sequence[object]) -> str:
     """Join names for a message, in quotes.
 
-    >>> show("abcdefg")
+    >>> quote_names("abcdefg")
     "'a', 'b', 'c', 'd', 'e' and 2 more"
     """
-    return first_names(list(map(repr, names)))
+    return join_names(list(map(repr, names)))
 
 
 def one_line(told: str) -> str:
     """Write a message as one line for a terminal, whatever names and other messages are in it.
 
     Line breaks become blanks, characters that cannot be shown become escapes, and of more than
-    `MOST_TOLD` characters the middle is left out: the way out stands at the end. Passwords of
-    addresses are left out too.
+    `MAX_MESSAGE_LENGTH` characters the middle is left out: the way out stands at the end. Passwords
+    of addresses are left out too.
 
     >>> print(one_line("cannot read a.png: no decoder:\\n  x86: \\x1b[2J"))
     cannot read a.png: no decoder: x86: \\x1b[2J
@@ -264,15 +267,15 @@ def one_line(told: str) -> str:
     1000
     """
     joined = _in_one_line(told)
-    if len(joined) <= MOST_TOLD:
+    if len(joined) <= MAX_MESSAGE_LENGTH:
         return joined
-    end = MOST_TOLD // 3
-    return f"{joined[: MOST_TOLD - end - 5]} ... {joined[-end:]}"
+    end = MAX_MESSAGE_LENGTH // 3
+    return f"{joined[: MAX_MESSAGE_LENGTH - end - 5]} ... {joined[-end:]}"
 
 
 def _in_one_line(told: str) -> str:
     joined = hide_passwords(_BREAKS.sub(" ", told.strip()))
-    return _UNSHOWABLE.sub(lambda found: ascii(found[0])[1:-1], joined)
+    return _NOT_SHOWABLE.sub(lambda found: ascii(found[0])[1:-1], joined)
 
 
 def hide_passwords(text: str) -> str:
@@ -285,10 +288,10 @@ def hide_passwords(text: str) -> str:
     >>> hide_passwords("'https:/token@example.org', https://example.org:80/a, https://h/a@b, a@b")
     "'https:/...@example.org', https://example.org:80/a, https://h/a@b, a@b"
     """
-    return _ADDRESS.sub(_without_secret, text)
+    return _ADDRESS.sub(_mask_secret, text)
 
 
-def _without_secret(found: re.Match[str]) -> str:
+def _mask_secret(found: re.Match[str]) -> str:
     secret, at, rest = found[2].rpartition("@")
     host = re.split("[/?#]", secret, maxsplit=1)[0]
     if at and (host == secret or ":" in host or "@" in host):
@@ -296,15 +299,15 @@ def _without_secret(found: re.Match[str]) -> str:
     return found[0]
 
 
-def os_error_sentence(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """Say in words what the system refused, and for which file or folder.
 
     A file that is written goes by another, hidden name until it is whole; the sentence names its
     folder, which is what a person knows.
 
-    >>> print(os_error_sentence(PermissionError(13, "Permission denied", "runs/a/.0f.partial")))
+    >>> print(describe_os_error(PermissionError(13, "Permission denied", "runs/a/.0f.partial")))
     cannot write in the folder 'runs/a': permission denied
-    >>> print(os_error_sentence(FileNotFoundError(2, "No such file or directory", "rules.yaml")))
+    >>> print(describe_os_error(FileNotFoundError(2, "No such file or directory", "rules.yaml")))
     'rules.yaml': no such file or directory
     """
     if not isinstance(error.filename, str | os.PathLike) or not error.strerror:
@@ -319,13 +322,13 @@ def os_error_sentence(error: OSError) -> str:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def add_file_name(path: Path) -> Iterator[None]:
     """Add the file that is being written to an error of the system that names none.
 
     A full disk is noticed when something is written to an open file, of which the system knows no
     name.
 
-    >>> with naming(Path("runs/a/.0f.partial")):
+    >>> with add_file_name(Path("runs/a/.0f.partial")):
     ...     raise OSError(28, "No space left on device")
     Traceback (most recent call last):
     OSError: [Errno 28] No space left on device: 'runs/a/.0f.partial'

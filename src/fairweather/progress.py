@@ -1,9 +1,20 @@
-"""Progress: how far a task is, and a short note about it."""
+"""Progress: bars on a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from io import StringIO
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+
+# ---------------------------------------------------------------- progress: how far a task is, and
 
 
 class Finished(NamedTuple):
@@ -51,10 +62,10 @@ class Event(NamedTuple):
 Notify = Callable[[Event], None]
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write a duration in words.
 
-    >>> duration(45), duration(600), duration(9000)
+    >>> format_duration(45), format_duration(600), format_duration(9000)
     ('45 s', '10 min', '2 h 30 min')
     """
     minutes = round(seconds / 60)
@@ -65,3 +76,226 @@ def duration(seconds: float) -> str:
 
 def silent(_: Event) -> None:
     """Ignore an event."""
+
+
+# ---------------------------------------------------------------- how progress is shown: bars on a
+
+# Characters of a terminal: from WIDE on there is room for a bar, from NARROW on for times.
+WIDE, NARROW = 110, 66
+# Seconds between two plain lines about a step that takes long, where there is no terminal.
+BETWEEN_LINES = 60.0
+# Seconds that a call in Python takes before it shows bars, and between two of its pictures.
+SOON, BETWEEN_PICTURES = 0.5, 0.25
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Say = Callable[[str], None]
+
+
+def shows_progress(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a public function show its progress, unless `progress` is False, None or a function.
+
+    The function gets something to call with every `Event`.
+    """
+
+    @functools.wraps(function)
+    def showing(*given: P.args, **named: P.kwargs) -> R:
+        progress = named.get("progress", True)
+        with ExitStack() as stack:
+            if not callable(progress):
+                progress = stack.enter_context(_show_when_slow()) if progress else silent
+            named["progress"] = progress
+            return function(*given, **named)
+
+    return showing
+
+
+def to_notify(progress: Notify | bool | None) -> Notify:
+    """What `shows_progress` has given a function to call."""
+    return progress if callable(progress) else silent
+
+
+@contextmanager
+def _show_when_slow() -> Iterator[Notify]:
+    """Show lines at once and the rest if it takes long; nothing is set up for quick calls."""
+    began, notebook = time.monotonic(), _is_notebook()
+    # Looked up each time: bars put another stream in its place.
+    say: Say = print if notebook else lambda line: print(line, file=sys.stderr)
+    with ExitStack() as stack:
+        shown: list[Notify] = []
+
+        def tell(event: Event) -> None:
+            if not shown and time.monotonic() - began >= SOON:
+                bars = _notebook_bars(say) if notebook else display(say, every_step=False)
+                shown.append(stack.enter_context(bars))
+            if shown:
+                shown[0](event)
+            elif event.line:
+                say(event.line)
+
+        yield tell
+
+
+def _is_notebook() -> bool:
+    """Say whether this is a cell of a notebook; a program may import ipykernel without a kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def display(say: Say, *, every_step: bool) -> Iterator[Notify]:
+    """Show a bar for every task on a terminal; elsewhere print plain lines; both on stderr.
+
+    Args:
+        say: called with the lines that a person should read.
+        every_step: print a line for every finished step too, where there is no terminal.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _PlainLines(say, every_step=every_step)
+        return
+    with Progress(*_progress_columns(console.width), console=console, expand=True) as bars:
+        yield _ProgressBars(bars, say)
+
+
+@contextmanager
+def _notebook_bars(say: Say) -> Iterator[Notify]:
+    """Show the same bars in the output of a notebook's cell, as text that is replaced."""
+    from IPython.display import display as place
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=StringIO(), width=WIDE, force_jupyter=False)
+    bars = Progress(*_progress_columns(WIDE), console=console, auto_refresh=False, expand=True)
+    show = _ProgressBars(bars, say)
+    handle = place({"text/plain": ""}, raw=True, display_id=True)
+    drawn = 0.0
+
+    def draw() -> None:
+        with console.capture() as picture:
+            console.print(bars.get_renderable())
+        handle.update({"text/plain": picture.get().rstrip()}, raw=True)
+
+    def tell(event: Event) -> None:
+        nonlocal drawn
+        show(event)
+        if time.monotonic() - drawn >= BETWEEN_PICTURES:
+            draw()
+            drawn = time.monotonic()
+
+    try:
+        yield tell
+    finally:
+        draw()
+
+
+class _ProgressBars:
+    """Keep a bar for every task."""
+
+    def __init__(self, bars: Progress, say: Say) -> None:
+        self.bars, self.say = bars, say
+        self.tasks: dict[str, Any] = {}
+
+    def __call__(self, event: Event) -> None:
+        if event.line:
+            self.say(event.line)
+        if event.line or event.finished:
+            return
+        if event.task not in self.tasks:
+            self.tasks[event.task] = self.bars.add_task(event.task, total=event.total, note="")
+        completed = event.done + event.part  # the display counts whole units
+        self.bars.update(
+            self.tasks[event.task], completed=completed, total=event.total, note=event.note
+        )
+
+
+def _progress_columns(width: int) -> list[ProgressColumn]:
+    """The columns of the progress display on a terminal of so many characters.
+
+    Numbers are never cut: 8 of 15 must not read 8/1. Names and notes are cut instead, and a narrow
+    terminal has no bar and no times.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Column
+
+    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(width * 2 // 5, 1))
+    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the other columns leave
+
+    def whole() -> Column:
+        return Column(no_wrap=True)
+
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False, table_column=name)
+    ]
+    if width >= WIDE:
+        columns.append(BarColumn(bar_width=20))
+    columns.append(MofNCompleteColumn(table_column=whole()))
+    if width >= NARROW:
+        columns += [
+            TimeElapsedColumn(table_column=whole()),
+            TextColumn("left", table_column=whole()),
+            TimeRemainingColumn(table_column=whole()),
+        ]
+    return [*columns, TextColumn("{task.fields[note]}", markup=False, table_column=rest)]
+
+
+class _PlainLines:
+    """Print one line a minute about what takes long, or also one for every finished step."""
+
+    def __init__(self, say: Say, *, every_step: bool) -> None:
+        self.say, self.every_step = say, every_step
+        self.printed = time.monotonic()
+        self.began: dict[str, tuple[float, float]] = {}  # by task: when, and what was done then
+
+    def __call__(self, event: Event) -> None:
+        if event.line:
+            self.say(event.line)
+        now = time.monotonic()
+        soon = now - self.printed < BETWEEN_LINES
+        if event.finished is not None:
+            if soon and not self.every_step:
+                return
+            line = finished_line(event.finished, event.done, event.total)
+        elif event.line or event.total is None or event.done >= event.total:
+            return
+        else:
+            since, before = self.began.setdefault(event.task, (now, event.done + event.part))
+            if soon:
+                return
+            line = working_line(event, now - since, event.done + event.part - before)
+        self.printed = now
+        print(line, file=sys.stderr)
+
+
+def working_line(event: Event, seconds: float, units: float) -> str:
+    """Describe a task that goes on in one plain line, from how long its last units took.
+
+    >>> from fairweather.progress import Event
+    >>> working_line(Event("train Basic, seed 0", 2, 8, "validation accuracy 93.1%"), 460.0, 2.0)
+    '...   train Basic, seed 0  2 of 8, about 23 min to go  validation accuracy 93.1%'
+    """
+    done, total = event.done + event.part, event.total or 0
+    exact = f"{done:.1f}" if event.part else f"{event.done}"
+    left = f", about {format_duration((total - done) * seconds / units)} to go" if units else ""
+    return f"...   {event.task}  {exact} of {total}{left}  {event.note}".rstrip()
+
+
+def finished_line(step: Finished, done: int, total: int | None) -> str:
+    """Describe a finished step in one plain line.
+
+    >>> from fairweather.progress import Finished
+    >>> finished_line(Finished("train Basic, seed 0", 41.2, 720.0), 3, 24)
+    'done  train Basic, seed 0  41 s  (3 of 24, about 12 min to go)'
+    """
+    time = f"{step.seconds:.1f} s" if step.seconds < 9.95 else format_duration(step.seconds)
+    left = "" if step.left is None else f", about {format_duration(step.left)} to go"
+    return f"done  {step.label}  {time}  ({done} of {total}{left})"

@@ -17,7 +17,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from safetensors.torch import save_file
 
 import fairweather as fw
-from fairweather.models import ModelSpec, model_json
+from fairweather.models.building import ModelSpec, render_model_json
 from tests.run_folders import outcomes, run_record, sweep_record, write_run
 
 HERE = Path(__file__).parent
@@ -108,7 +108,7 @@ def models() -> None:
     state = {"layer.weight": torch.zeros(2, 3), "layer.bias": torch.ones(2)}
     torch.save({"state_dict": state, "epoch": 3}, HERE / "weights.pt")
     save_file(state, HERE / "weights.safetensors")
-    described = model_json(ModelSpec("timm:test_resnet", 3), {"classes": CLASSES, "seed": 0})
+    described = render_model_json(ModelSpec("timm:test_resnet", 3), {"classes": CLASSES, "seed": 0})
     (HERE / "model.json").write_text(described)
     node = onnx.helper.make_node
     value = onnx.helper.make_tensor_value_info

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairweather.runs import RunFolder
+from fairweather.runs.folder import RunFolder
 
 # Of the nine kinds of tissue these six, so that the network is right on 99 and 89 % of them.
 CLASSES = {

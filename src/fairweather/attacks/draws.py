@@ -32,13 +32,13 @@ def streams(keys: torch.Tensor, name: str) -> torch.Tensor:
     (True, False)
     """
     digest = hashlib.sha256(name.encode()).digest()
-    return _mixed(keys + int.from_bytes(digest[:8], "little", signed=True))
+    return _mix(keys + int.from_bytes(digest[:8], "little", signed=True))
 
 
 def fork(states: torch.Tensor, number: int) -> torch.Tensor:
     """Return the state of an independent sequence, the `number`-th child of each sequence."""
     place = torch.full((), number + 1, dtype=torch.int64, device=states.device)
-    return _mixed(_mixed(states + place * _SECOND) + _FIRST)
+    return _mix(_mix(states + place * _SECOND) + _FIRST)
 
 
 def uniform(states: torch.Tensor, count: int, first: int = 0) -> torch.Tensor:
@@ -48,13 +48,13 @@ def uniform(states: torch.Tensor, count: int, first: int = 0) -> torch.Tensor:
     >>> bool((uniform(states, 5)[:, 3:] == uniform(states, 2, first=3)).all())
     True
     """
-    return _bits(states, count, first).float() / 2**_BITS
+    return _draw_bits(states, count, first).float() / 2**_BITS
 
 
 def normal(states: torch.Tensor, count: int) -> torch.Tensor:
     """Draw `count` standard normal numbers of each sequence: float32 `[B, count]`."""
     # Odd numerators of at most 24 bits are exact in float32 and never reach -1 or 1.
-    centred = (2 * _bits(states, count, 0) + 1 - 2**_BITS).float() / 2**_BITS
+    centred = (2 * _draw_bits(states, count, 0) + 1 - 2**_BITS).float() / 2**_BITS
     return torch.erfinv(centred) * math.sqrt(2)
 
 
@@ -73,17 +73,17 @@ def shaped(numbers: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return numbers.reshape(len(numbers), *shape)
 
 
-def _bits(states: torch.Tensor, count: int, first: int) -> torch.Tensor:
+def _draw_bits(states: torch.Tensor, count: int, first: int) -> torch.Tensor:
     places = torch.arange(first + 1, first + count + 1, device=states.device)
-    return _shifted(_mixed(states[:, None] + places * _GAMMA), 64 - _BITS)
+    return _shift_right(_mix(states[:, None] + places * _GAMMA), 64 - _BITS)
 
 
-def _mixed(numbers: torch.Tensor) -> torch.Tensor:
-    numbers = (numbers ^ _shifted(numbers, 30)) * _FIRST
-    numbers = (numbers ^ _shifted(numbers, 27)) * _SECOND
-    return numbers ^ _shifted(numbers, 31)
+def _mix(numbers: torch.Tensor) -> torch.Tensor:
+    numbers = (numbers ^ _shift_right(numbers, 30)) * _FIRST
+    numbers = (numbers ^ _shift_right(numbers, 27)) * _SECOND
+    return numbers ^ _shift_right(numbers, 31)
 
 
-def _shifted(numbers: torch.Tensor, places: int) -> torch.Tensor:
+def _shift_right(numbers: torch.Tensor, places: int) -> torch.Tensor:
     # PyTorch fills with the sign bit from the left, SplitMix64 with zeros.
     return (numbers >> places) & ((1 << (64 - places)) - 1)

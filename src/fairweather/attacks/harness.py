@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from fairweather.attacks.losses import logits_of
-from fairweather.attacks.norms import Norm
-from fairweather.attacks.plan import Plan, Problem, Run
+from fairweather.attacks.problem import AttackPlan, AttackRun, Norm, Problem, compute_logits
 from fairweather.devices import in_evaluation_mode, repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError
-from fairweather.types import Attacked, Tell
+from fairweather.types.measurement import Attacked, Tell
 
 # Pixels near 1 are multiples of 6e-8 in float32, so a perturbation may exceed epsilon by that much.
-ROUNDING = 1e-6
+ROUNDING_ERROR = 1e-6
 
 
 # What happens to the images of a problem: from the name of an attack, its runs, the problem, and
 # what is called after each run with the share of the runs that are done.
-Change = Callable[[str, Sequence[Run], Problem, Tell], Attacked]
+AttackMode = Callable[[str, Sequence[AttackRun], Problem, Tell], Attacked]
 
 
-def break_right_ones(name: str, runs: Sequence[Run], problem: Problem, tell: Tell) -> Attacked:
+def attack_right_images(
+    name: str, runs: Sequence[AttackRun], problem: Problem, tell: Tell
+) -> Attacked:
     """Attack the images that the model gets right; each run attacks those that are still right.
 
     An image that the model already gets wrong is returned unchanged. For an image that no run
@@ -36,7 +36,7 @@ def break_right_ones(name: str, runs: Sequence[Run], problem: Problem, tell: Tel
     for number, part in enumerate(runs):
         if len(right) == 0:
             break
-        found, wrong = _points(name, part, problem.take(right))
+        found, wrong = _find_points(name, part, problem.take(right))
         taken = wrong | (number == 0)
         points[right[taken]] = found[taken]
         broken[part.name][right[wrong]] = True
@@ -46,7 +46,9 @@ def break_right_ones(name: str, runs: Sequence[Run], problem: Problem, tell: Tel
     return Attacked(points, broken)
 
 
-def change_every_one(name: str, runs: Sequence[Run], problem: Problem, tell: Tell) -> Attacked:
+def change_every_image(
+    name: str, runs: Sequence[AttackRun], problem: Problem, tell: Tell
+) -> Attacked:
     """Let the first run change every image, also those that the model already gets wrong.
 
     Adversarial training needs this: if wrong images were not changed, it would train on clean
@@ -55,20 +57,20 @@ def change_every_one(name: str, runs: Sequence[Run], problem: Problem, tell: Tel
     clean = problem.logits.argmax(1) != problem.labels
     if not runs:
         return Attacked(problem.images, {"clean": clean})
-    points, wrong = _points(name, runs[0], problem)
+    points, wrong = _find_points(name, runs[0], problem)
     return Attacked(points, {"clean": clean, runs[0].name: wrong & ~clean})
 
 
-def run(
+def run_attack(
     name: str,
-    plan: Plan,
+    plan: AttackPlan,
     model: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
     keys: torch.Tensor,
     stream: str,
     tell: Tell = None,
-    change: Change = break_right_ones,
+    change: AttackMode = attack_right_images,
 ) -> Attacked:
     """Run an attack on a batch.
 
@@ -91,12 +93,12 @@ def run(
         return change(name, runs, problem, tell)
 
 
-def _points(name: str, part: Run, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
+def _find_points(name: str, part: AttackRun, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     """The points that a run finds, checked, and whether the model gets them wrong."""
     task = problem.named(part.purpose)
     points = part.attack(task)
     _check_outputs(f"{name} ({part.name})", task.images, points, task.epsilon, task.norm)
-    return points, logits_of(task.model, points).argmax(1) != task.labels
+    return points, compute_logits(task.model, points).argmax(1) != task.labels
 
 
 def _check_inputs(
@@ -124,7 +126,7 @@ def _check_inputs(
         raise InputError(f"the images are on {images.device}, the model on {weights.device}")
 
 
-def _check_epsilon(name: str, plan: Plan, images: torch.Tensor) -> None:
+def _check_epsilon(name: str, plan: AttackPlan, images: torch.Tensor) -> None:
     most = plan.ball.most(images[0].numel())
     if plan.epsilon > most:
         shape = list(images.shape[1:])
@@ -135,9 +137,9 @@ def _check_epsilon(name: str, plan: Plan, images: torch.Tensor) -> None:
 
 
 def _checked_logits(
-    name: str, plan: Plan, model: nn.Module, images: torch.Tensor, labels: torch.Tensor
+    name: str, plan: AttackPlan, model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    logits = logits_of(model, images)
+    logits = compute_logits(model, images)
     if logits.ndim != 2 or len(logits) != len(images):
         found = f"{list(logits.shape)} for {len(images)} images"
         raise InputError(f"{name} needs a model with logits [B, classes], found {found}")
@@ -166,5 +168,5 @@ def _check_outputs(
     if not 0 <= low <= high <= 1:
         raise RuntimeError(f"{name} left [0, 1]: its points go from {low} to {high}")
     length = float(norm.length(points - images).max())
-    if not length <= epsilon * (1 + ROUNDING) + ROUNDING:
+    if not length <= epsilon * (1 + ROUNDING_ERROR) + ROUNDING_ERROR:
         raise RuntimeError(f"{name} exceeded its budget: {length} > epsilon {epsilon}")

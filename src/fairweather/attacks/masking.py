@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fairweather.types import in_255ths
+from fairweather.types.measurement import format_255ths
 
 BLACK_BOX = "square"
 # One step along the gradient may overshoot or not reach chance, so it is not a sign of masking.
@@ -40,18 +40,18 @@ def masking_warning(
     """
     accuracy = {attack: values for attack, values in accuracy.items() if attack not in ONE_STEP}
     signs = [
-        *_unbounded(accuracy, chance, tolerance),
-        *_rising(accuracy, tolerance),
-        *_black_box(accuracy, tolerance),
+        *_unbounded_signs(accuracy, chance, tolerance),
+        *_rising_signs(accuracy, tolerance),
+        *_black_box_signs(accuracy, tolerance),
     ]
     return f"gradient masking is likely: {'; '.join(signs)}" if signs else ""
 
 
-def _unbounded(
+def _unbounded_signs(
     accuracy: Mapping[str, Mapping[float, float]], chance: float, tolerance: float
 ) -> list[str]:
     return [
-        f"{attack} leaves an accuracy of {value:.3g} at epsilon {_budget(epsilon)}, "
+        f"{attack} leaves an accuracy of {value:.3g} at epsilon {_format_budget(epsilon)}, "
         f"above chance ({chance:.3g})"
         for attack, values in accuracy.items()
         for epsilon, value in sorted(values.items())
@@ -59,31 +59,32 @@ def _unbounded(
     ]
 
 
-def _rising(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
+def _rising_signs(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
     found = []
     for attack, values in accuracy.items():
         least, at = 1.0, 0.0
         for epsilon, value in sorted(values.items()):
             if value > least + tolerance:
                 found.append(
-                    f"the accuracy under {attack} rises from {least:.3g} at epsilon {_budget(at)} "
-                    f"to {value:.3g} at epsilon {_budget(epsilon)}"
+                    f"the accuracy under {attack} rises from {least:.3g} at epsilon "
+                    f"{_format_budget(at)} "
+                    f"to {value:.3g} at epsilon {_format_budget(epsilon)}"
                 )
             if value <= least:
                 least, at = value, epsilon
     return found
 
 
-def _black_box(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
+def _black_box_signs(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
     blind = accuracy.get(BLACK_BOX, {})
     return [
         f"{BLACK_BOX}, which uses no gradients, leaves {blind[epsilon]:.3g} at epsilon "
-        f"{_budget(epsilon)}, but {attack} leaves {value:.3g}"
+        f"{_format_budget(epsilon)}, but {attack} leaves {value:.3g}"
         for attack, values in accuracy.items()
         for epsilon, value in sorted(values.items())
         if attack != BLACK_BOX and epsilon in blind and blind[epsilon] < value - tolerance
     ]
 
 
-def _budget(epsilon: float) -> str:
-    return in_255ths(epsilon) or f"{epsilon:.3g}"
+def _format_budget(epsilon: float) -> str:
+    return format_255ths(epsilon) or f"{epsilon:.3g}"

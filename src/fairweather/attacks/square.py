@@ -16,8 +16,15 @@ from functools import cache
 import torch
 
 from fairweather.attacks import draws
-from fairweather.attacks.losses import logits_of, margin
-from fairweather.attacks.plan import Budget, Count, Plan, Problem, Run
+from fairweather.attacks.problem import (
+    AttackPlan,
+    AttackRun,
+    Budget,
+    Count,
+    Problem,
+    compute_logits,
+    margin,
+)
 
 FIRST_SHARE = 0.8  # p: the share of the image that the first squares cover
 # After each of these queries of AutoAttack's 5000 the share is halved; other budgets are scaled.
@@ -31,32 +38,36 @@ Proposal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], to
 
 def square(
     epsilon: Budget, norm: str = "linf", queries: Count = QUERIES, restarts: Count = 1
-) -> Plan:
+) -> AttackPlan:
     """Plan the black-box Square attack, with `queries` queries per image and no gradients."""
     begin, propose = _MOVES[norm]
 
     def search(problem: Problem) -> torch.Tensor:
-        return _search(problem, queries, begin, propose)
+        return _search_squares(problem, queries, begin, propose)
 
-    runs = [Run("square", f"square/restart={restart}", search) for restart in range(restarts)]
-    return Plan(epsilon, norm, lambda classes: runs)
+    runs = [AttackRun("square", f"square/restart={restart}", search) for restart in range(restarts)]
+    return AttackPlan(epsilon, norm, lambda classes: runs)
 
 
-def share(query: int, queries: int = QUERIES) -> float:
+def square_share(query: int, queries: int = QUERIES) -> float:
     """Return the share of the image that the square of query number `query` covers.
 
-    >>> share(0), share(10), share(11), share(4999), share(2, queries=500)
+    >>> square_share(0), square_share(10), square_share(11), square_share(4999), square_share(
+    ...     2, queries=500
+    ... )
     (0.8, 0.8, 0.4, 0.00625, 0.4)
     """
     return FIRST_SHARE / 2 ** sum(query * QUERIES // queries > number for number in HALVINGS)
 
 
-def _search(problem: Problem, queries: int, begin: Start, propose: Proposal) -> torch.Tensor:
+def _search_squares(
+    problem: Problem, queries: int, begin: Start, propose: Proposal
+) -> torch.Tensor:
     """Find, for each image, the first wrong point, else the point with the smallest margin."""
     states = problem.sequences()
     best = begin(problem.images, draws.fork(states, 0), problem.epsilon)
     found, place = best, torch.arange(len(best), device=best.device)
-    least, wrong = _answer(problem, best)
+    least, wrong = _compute_margins(problem, best)
     for query in range(queries):
         if bool(wrong.any()):
             keep = ~wrong
@@ -66,47 +77,49 @@ def _search(problem: Problem, queries: int, begin: Start, propose: Proposal) -> 
         if len(place) == 0:
             return found
         numbers = draws.fork(states, query + 1)
-        point = propose(problem.images, best, numbers, problem.epsilon, share(query, queries))
-        value, wrong = _answer(problem, point)
+        point = propose(
+            problem.images, best, numbers, problem.epsilon, square_share(query, queries)
+        )
+        value, wrong = _compute_margins(problem, point)
         better = wrong | (value < least)
         best = torch.where(better[:, None, None, None], point, best)
         least = torch.where(better, value, least)
     return found.index_copy(0, place, best)
 
 
-def _answer(problem: Problem, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = logits_of(problem.model, points)
+def _compute_margins(problem: Problem, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    logits = compute_logits(problem.model, points)
     return margin(logits, problem.labels), logits.argmax(1) != problem.labels
 
 
-def _stripes(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.Tensor:
+def _draw_stripes(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Start in the maximum norm: vertical stripes, one pixel wide, with a sign per channel."""
     count, channels, _, width = images.shape
     colors = draws.signs(draws.uniform(states, channels * width))
     return (images + epsilon * colors.reshape(count, channels, 1, width)).clamp(0, 1)
 
 
-def _recolored(
+def _recolour_square(
     images: torch.Tensor, best: torch.Tensor, states: torch.Tensor, epsilon: float, part: float
 ) -> torch.Tensor:
     """Give one random square of each image new signs, one per channel."""
     count, channels, height, width = images.shape
     side = min(max(round(math.sqrt(part * height * width)), 1), height, width)
     numbers = draws.uniform(states, 2 + channels)
-    rows = _span(draws.whole(numbers[:, 0], height - side + 1), side, height)
-    columns = _span(draws.whole(numbers[:, 1], width - side + 1), side, width)
+    rows = _mark_span(draws.whole(numbers[:, 0], height - side + 1), side, height)
+    columns = _mark_span(draws.whole(numbers[:, 1], width - side + 1), side, width)
     inside = rows[:, None, :, None] & columns[:, None, None, :]
     colors = draws.signs(numbers[:, 2:]).reshape(count, channels, 1, 1)
     return torch.where(inside, (images + epsilon * colors).clamp(0, 1), best)
 
 
-def _span(first: torch.Tensor, side: int, length: int) -> torch.Tensor:
+def _mark_span(first: torch.Tensor, side: int, length: int) -> torch.Tensor:
     """Mark the positions `first` to `first + side` of each row: bool `[B, length]`."""
     past = torch.arange(length, device=first.device) - first[:, None]
     return (past >= 0) & (past < side)
 
 
-def bumps(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.Tensor:
+def draw_bumps(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Start in the Euclidean norm: a grid of bumps, with a separate sign per channel."""
     count, channels, height, width = images.shape
     side = min(height, width) // _TILES
@@ -114,27 +127,29 @@ def bumps(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> torch.T
     numbers = draws.uniform(states, rows * columns * (channels + 1))
     upright = numbers[:, : rows * columns].reshape(count, 1, rows, 1, columns, 1) < 0.5
     colors = draws.signs(numbers[:, rows * columns :]).reshape(count, channels, rows, 1, columns, 1)
-    one = bump(side).to(images.device)[:, None, :]  # [side, 1, side]: axis 1 is for the columns
-    other = bump(side).T.to(images.device)[:, None, :]
+    one = make_bump(side).to(images.device)[
+        :, None, :
+    ]  # [side, 1, side]: axis 1 is for the columns
+    other = make_bump(side).T.to(images.device)[:, None, :]
     grid = torch.where(upright, one, other) * colors  # [B, C, rows, side, columns, side]
     grid = grid.reshape(count, channels, rows * side, columns * side)
     top, left = (height - rows * side) // 2, (width - columns * side) // 2
     change = torch.zeros_like(images)
     change[:, :, top : top + rows * side, left : left + columns * side] = grid
-    return _scaled(images, change, epsilon)
+    return _scale_change(images, change, epsilon)
 
 
-def moved_bump(
+def move_bump(
     images: torch.Tensor, best: torch.Tensor, states: torch.Tensor, epsilon: float, part: float
 ) -> torch.Tensor:
     """Set one random window of the perturbation to zero and add its energy to another as a bump."""
     count, channels, height, width = images.shape
-    side = _odd(max(round(math.sqrt(part * height * width)), 3), min(height, width))
+    side = _odd_side(max(round(math.sqrt(part * height * width)), 3), min(height, width))
     numbers = draws.uniform(states, 5 + channels)
     upright = numbers[:, 4, None, None, None] < 0.5
     colors = draws.signs(numbers[:, 5:]).reshape(count, channels, 1, 1)
-    here = _window(numbers[:, 0:2], side, height, width)
-    there = _window(numbers[:, 2:4], side, height, width)
+    here = _window_index(numbers[:, 0:2], side, height, width)
+    there = _window_index(numbers[:, 2:4], side, height, width)
 
     change = best - images
     energy = (change**2).sum((2, 3), keepdim=True)  # of each channel
@@ -144,27 +159,30 @@ def moved_bump(
     unused = (epsilon**2 - energy.sum(1, keepdim=True)).clamp_min(0) / channels
 
     old = change[here].permute(0, 3, 1, 2)
-    old = old / _length(old).clamp_min(1e-12)
-    new = torch.where(upright, bump(side).to(images), bump(side).T.to(images)) * colors + old
-    new = new / _length(new).clamp_min(1e-12) * (unused + freed).sqrt()
+    old = old / _window_length(old).clamp_min(1e-12)
+    new = (
+        torch.where(upright, make_bump(side).to(images), make_bump(side).T.to(images)) * colors
+        + old
+    )
+    new = new / _window_length(new).clamp_min(1e-12) * (unused + freed).sqrt()
     change = change.masked_fill(emptied, 0)
     change[here] = new.permute(0, 2, 3, 1)
-    return _scaled(images, change, epsilon)
+    return _scale_change(images, change, epsilon)
 
 
 @cache
-def bump(side: int) -> torch.Tensor:
+def make_bump(side: int) -> torch.Tensor:
     """Make the perturbation of one window, a hill above a valley, with length 1, `[side, side]`.
 
-    >>> bump(4).sum(), bump(4).norm()
+    >>> make_bump(4).sum(), make_bump(4).norm()
     (tensor(0.), tensor(1.0000))
     """
-    upper, lower = _hill(side // 2, side), _hill(side - side // 2, side)
+    upper, lower = _make_hill(side // 2, side), _make_hill(side - side // 2, side)
     whole = torch.cat([upper, -lower])
     return whole / whole.norm()
 
 
-def _hill(height: int, width: int) -> torch.Tensor:
+def _make_hill(height: int, width: int) -> torch.Tensor:
     """Sum nested rectangles around the middle; the k-th from the inside has the height 1 / k²."""
     if height == 0:
         return torch.zeros(0, width)
@@ -177,14 +195,14 @@ def _hill(height: int, width: int) -> torch.Tensor:
     return hill / hill.norm()
 
 
-def _odd(side: int, most: int) -> int:
+def _odd_side(side: int, most: int) -> int:
     side = min(side, most)
     if side % 2:
         return side
     return side + 1 if side < most else side - 1
 
 
-def _window(
+def _window_index(
     numbers: torch.Tensor, side: int, height: int, width: int
 ) -> tuple[torch.Tensor, slice, torch.Tensor, torch.Tensor]:
     """Return the index of a square window of each image; it selects `[B, side, side, C]`."""
@@ -195,16 +213,16 @@ def _window(
     return image[:, None, None], slice(None), rows[:, :, None], columns[:, None, :]
 
 
-def _length(windows: torch.Tensor) -> torch.Tensor:
+def _window_length(windows: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(windows, dim=(2, 3), keepdim=True)
 
 
-def _scaled(images: torch.Tensor, change: torch.Tensor, epsilon: float) -> torch.Tensor:
+def _scale_change(images: torch.Tensor, change: torch.Tensor, epsilon: float) -> torch.Tensor:
     length = torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True).clamp_min(1e-12)
     return (images + epsilon / length * change).clamp(0, 1)
 
 
 _MOVES: Mapping[str, tuple[Start, Proposal]] = {
-    "linf": (_stripes, _recolored),
-    "l2": (bumps, moved_bump),
+    "linf": (_draw_stripes, _recolour_square),
+    "l2": (draw_bumps, move_bump),
 }

@@ -3,28 +3,411 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import math
+import mmap
+import os
 import secrets
+import shutil
+import struct
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock
+from loky import cpu_count
 
-from fairweather.data.decode import decode_images, unreadable_error
-from fairweather.data.pixelfile import PixelFile, explained, lock_of, open_sealed, seal
-from fairweather.data.source import Item
-from fairweather.data.split import Part
-from fairweather.folders import cache_folder
-from fairweather.intensity import Scale
-from fairweather.pixels import Square, decoder_facts
+from fairweather.data.pixels import (
+    Content,
+    Pixels,
+    PixelTarget,
+    Scale,
+    Square,
+    UnreadableImageError,
+    decode_image,
+    decoder_facts,
+    max_pixels,
+    strict_pillow,
+    write_decoded,
+)
+from fairweather.data.sources import RawImage
+from fairweather.data.splits import Subset
+from fairweather.errors import DISK_FULL, InputError
+from fairweather.files.folders import cache_folder, cannot_store
+from fairweather.processes import submit, wait_for_result
 from fairweather.progress import Event, Notify
+
+# ---------------------------------------------------------------- a file of 8-bit pixels: reserved,
+
+RECORD_END = struct.Struct("<Q8s")
+RECORD_MARK = b"fwpixels"
+HASHED_BYTES = 1 << 24  # bytes of pixels that are hashed at a time
+CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL)
+# Python 3.11 lacks the name; the value is that of <asm-generic/mman-common.h>.
+NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+
+class PixelFile(NamedTuple):
+    """The content of a sealed file.
+
+    Attributes:
+        images: uint8 `[readable, 3, H, W]`, a memory map; writing to it changes memory alone.
+        unreadable: the place of each image that could not be read, and the reason.
+    """
+
+    images: torch.Tensor
+    unreadable: dict[int, str]
+
+
+@contextmanager
+def explain_cache_errors(folder: Path) -> Iterator[None]:
+    """Turn the system's errors with the cache folder into an `InputError` with a way out."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_store("decoded images", folder, error) from error
+
+
+def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
+    """Reserve `needed` bytes of disk for a file, so that a full disk is found before the work.
+
+    Raises:
+        InputError: there is not enough space; says how much is needed and how much there is.
+    """
+    free = shutil.disk_usage(folder).free
+    try:
+        if needed > free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        if error.errno in CANNOT_RESERVE:
+            return  # some network file systems cannot; writing reports a full disk too, but later
+        if error.errno not in DISK_FULL:
+            raise
+        raise InputError(
+            f"decoded images need {_format_bytes(needed)} in {str(folder)!r}, where "
+            f"{_format_bytes(free)} are "
+            "free; the environment variable FAIRWEATHER_CACHE names another folder"
+        ) from error
+
+
+def remove_places(file: BinaryIO, places: Container[int], count: int, bytes_per_image: int) -> None:
+    """Move pixels forward in the file over the places of images that could not be read."""
+    kept = 0
+    for place in range(count):
+        if place in places:
+            continue
+        if kept < place:
+            file.seek(place * bytes_per_image)
+            pixels = file.read(bytes_per_image)
+            file.seek(kept * bytes_per_image)
+            file.write(pixels)
+        kept += 1
+
+
+def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
+    """Cut a file after its pixels, append the record, and wait until everything is on the disk."""
+    places = {str(place): why for place, why in unreadable.items()}
+    record: dict[str, Any] = {"shape": list(shape), "unreadable": places}
+    with path.open("r+b") as file:
+        file.truncate(math.prod(shape))
+        hasher = hashlib.file_digest(file, "sha256")
+        hasher.update(json.dumps(record).encode())
+        text = json.dumps({**record, "sha256": hasher.hexdigest()}).encode()
+        file.seek(0, os.SEEK_END)
+        file.write(text + RECORD_END.pack(len(text), RECORD_MARK))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cache_lock(path: Path) -> FileLock:
+    """The lock of the process that fills a file."""
+    return FileLock(path.with_suffix(".lock"))
+
+
+def open_sealed(path: Path, count: int) -> PixelFile | None:
+    """Map the file at `path`, made of `count` images; None if it is missing, cut or damaged.
+
+    The map is private and reserves no memory: writing to it changes memory alone, and it may be
+    larger than memory, since the system drops unchanged pages and reads them again.
+    """
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        record = _read_record(file)
+        if record is None:
+            return None
+        expected = record.pop("sha256")
+        pixels = mmap.mmap(
+            file.fileno(),
+            0,
+            flags=mmap.MAP_PRIVATE | NO_RESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
+    # Without this, a disk that changed one bit would change scores, and nobody would know.
+    hasher = _hash_pixels(pixels, math.prod(record["shape"]))
+    hasher.update(json.dumps(record).encode())
+    if hasher.hexdigest() != expected or record["shape"][0] + len(record["unreadable"]) != count:
+        return None
+    images = torch.from_numpy(np.ndarray(record["shape"], np.uint8, buffer=pixels))
+    return PixelFile(images, {int(place): why for place, why in record["unreadable"].items()})
+
+
+def _hash_pixels(pixels: mmap.mmap, count: int) -> hashlib._Hash:
+    """SHA-256 of the first `count` bytes."""
+    hasher = hashlib.sha256()
+    with memoryview(pixels) as view:
+        for start in range(0, count, HASHED_BYTES):
+            hasher.update(view[start : min(start + HASHED_BYTES, count)])
+    return hasher
+
+
+def _read_record(file: BinaryIO) -> dict | None:
+    size = file.seek(0, os.SEEK_END)
+    if size < RECORD_END.size:
+        return None
+    file.seek(size - RECORD_END.size)
+    length, mark = RECORD_END.unpack(file.read(RECORD_END.size))
+    start = size - RECORD_END.size - length
+    if mark != RECORD_MARK or start < 0:
+        return None
+    file.seek(start)
+    try:
+        record = json.loads(file.read(length))
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or record.keys() != {"shape", "unreadable", "sha256"}:
+        return None
+    shape = record["shape"]
+    plain = isinstance(shape, list) and all(type(side) is int for side in shape)
+    whole = plain and math.prod(shape) == start and isinstance(record["unreadable"], dict)
+    return record if whole else None
+
+
+def _format_bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+# ---------------------------------------------------------------- decode the images of one split in
+
+IMAGES_PER_TASK = (
+    16  # images per task: decoding one small image costs less than sending it to a process
+)
+SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
+# A numerical library may start one thread per core when it is imported; decoding needs none.
+WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+NumberedImage = tuple[int, RawImage]
+
+
+class DecodingResult(NamedTuple):
+    """The result of decoding a number of items.
+
+    Attributes:
+        shape: `(readable, 3, H, W)` of the pixels in the file.
+        unreadable: the place of each item that is not in the file, and the reason.
+    """
+
+    shape: tuple[int, ...]
+    unreadable: dict[int, str]
+
+
+def decode_images(
+    items: Iterable[RawImage],
+    count: int,
+    path: Path,
+    *,
+    square: Square | None,
+    skip_unreadable: bool,
+    scale: Scale | None = None,
+) -> DecodingResult:
+    """Decode `count` items into the empty file at `path`: uint8 `[readable, 3, H, W]`.
+
+    Items are taken from the iterator when they are needed, so that few encoded images are in memory
+    at a time. Decoded images are written directly to the file, whose space is reserved first. With
+    a `square`, images become `[3, size, size]` (see `decode_image`); without one, all must have the
+    same height and width. After one second, as many processes as there are cores decode the rest;
+    set `LOKY_MAX_CPU_COUNT` in the environment for fewer.
+
+    Raises:
+        InputError: an image is unreadable and `skip_unreadable` is false; two images differ in
+            height or width and there is no square; or the disk is full.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> item = Item("gray", np.full((9, 9), 7, dtype=np.uint8))
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     decode_images([item], 1, Path(file.name), square=Square(8, 8), skip_unreadable=False)
+    Decoded(shape=(1, 3, 8, 8), unreadable={})
+    """
+    numbered, workers = enumerate(items), cpu_count()
+    with strict_pillow(), _open_for_writing(path) as file:
+        filling = _PixelWriter(file, path, count, square, skip_unreadable, scale)
+        _decode_alone(filling, numbered, workers)
+        _decode_together(filling, numbered, workers)
+        filling.close_gaps()
+    side = square.size if square else 0
+    shape = filling.shape or (3, side, side)
+    return DecodingResult((count - len(filling.unreadable), *shape), filling.unreadable)
+
+
+@contextmanager
+def _open_for_writing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing; closing it writes too, so that it may find the disk full."""
+    file = path.open("r+b")
+    try:
+        yield file
+    finally:
+        with explain_cache_errors(path.parent):
+            file.close()
+
+
+@dataclass
+class _PixelWriter:
+    """A file that is being filled: the only place that checks the shape of each image."""
+
+    file: BinaryIO
+    path: Path
+    count: int
+    square: Square | None
+    skip_unreadable: bool
+    scale: Scale | None
+    shape: tuple[int, ...] | None = None
+    first: str = ""  # name of the image that has this shape
+    position: int = 0  # in the file: where the last write ended
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+    def add(self, place: int, item: RawImage) -> None:
+        try:
+            pixels = to_pixels(item.content, self.square, self.scale)
+        except UnreadableImageError as error:
+            if not self.skip_unreadable:
+                raise unreadable_error(item.name, str(error)) from error
+            self.unreadable[place] = str(error)
+            return
+        if self.shape is None:
+            self.shape, self.first = pixels.shape, item.name
+            with explain_cache_errors(self.path.parent):
+                reserve(self.file, self.path.parent, self.count * pixels.nbytes)
+        if pixels.shape != self.shape:
+            raise InputError(
+                f"images differ in height x width: {self.first} has {_format_size(self.shape)} and "
+                f"{item.name} has {_format_size(pixels.shape)}; set size to resize and crop all "
+                f"of them"
+            )
+        start = place * pixels.nbytes
+        with explain_cache_errors(self.path.parent):
+            if start != self.position:  # a seek flushes the buffer: one write per image
+                self.file.seek(start)
+            self.file.write(pixels.data)
+        self.position = start + pixels.nbytes
+
+    def close_gaps(self) -> None:
+        with explain_cache_errors(self.path.parent):
+            self.file.flush()
+            if self.shape and self.unreadable:
+                _, height, width = self.shape
+                remove_places(self.file, self.unreadable, self.count, 3 * height * width)
+
+
+def to_pixels(content: Content, square: Square | None, scale: Scale | None = None) -> Pixels:
+    """Make one image uint8 `[3, H, W]`, as `decode_image` does.
+
+    Pixels that already have their size only change their layout: Pillow would copy them several
+    times, and sending them to another process costs more than that.
+
+    >>> to_pixels(np.full((9, 9), 7, dtype=np.uint8), None).shape
+    (3, 9, 9)
+    """
+    if scale is not None or not has_final_size(content, square):
+        return decode_image(content, square, scale)
+    assert isinstance(content, np.ndarray)
+    if content.ndim == 2:
+        return np.repeat(content[None], 3, axis=0)
+    return content.transpose(2, 0, 1).copy()
+
+
+def has_final_size(content: Content, square: Square | None) -> bool:
+    """Say whether an image is given as pixels, gray or RGB, that need no resizing and no crop.
+
+    >>> pixels = np.zeros((9, 9), dtype=np.uint8)
+    >>> has_final_size(pixels, Square(9, resize=9)), has_final_size(pixels, Square(9, resize=10))
+    (True, False)
+    """
+    if not isinstance(content, np.ndarray) or content.dtype != np.uint8:
+        return False
+    if content.ndim != 2 and content.shape[2:] != (3,):
+        return False
+    return square is None or content.shape[:2] == (square.size, square.size) == 2 * (square.resize,)
+
+
+def unreadable_error(name: str, reason: str) -> InputError:
+    """Build the error for an image that cannot be decoded."""
+    return InputError(f"cannot read {name}: {reason}")
+
+
+def _decode_alone(filling: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> None:
+    start = time.perf_counter()
+    for place, item in numbered:
+        filling.add(place, item)
+        if filling.scale is None and has_final_size(item.content, filling.square):
+            continue
+        waited = time.perf_counter() - start >= SECONDS_ALONE
+        if waited and workers > 1 and filling.shape is not None:
+            return
+
+
+def _decode_together(
+    filling: _PixelWriter, numbered: Iterator[NumberedImage], workers: int
+) -> None:
+    running: deque[tuple[list[NumberedImage], Future[list[int]]]] = deque()
+    try:
+        # Executor.map would read every item before it returns the first result.
+        while chunk := list(islice(numbered, IMAGES_PER_TASK)):
+            running.append((chunk, _submit(filling, chunk, workers)))
+            if len(running) > 2 * workers:
+                _collect(filling, *running.popleft())
+        while running:
+            _collect(filling, *running.popleft())
+    finally:
+        for _, future in running:
+            future.cancel()
+
+
+def _submit(filling: _PixelWriter, chunk: list[NumberedImage], workers: int) -> Future[list[int]]:
+    assert filling.shape is not None  # known since `_decode_alone`
+    target = PixelTarget(filling.path, filling.shape, filling.square, max_pixels(), filling.scale)
+    contents = [item.content for _, item in chunk]
+    return submit(workers, WORKER_ENVIRONMENT, write_decoded, target, chunk[0][0], contents)
+
+
+def _collect(filling: _PixelWriter, chunk: list[NumberedImage], future: Future[list[int]]) -> None:
+    with explain_cache_errors(filling.path.parent):
+        alone = "set LOKY_MAX_CPU_COUNT=1 in the environment to decode in one process"
+        left = wait_for_result(future, "decoded images", alone)
+    for place, item in chunk:
+        if place in left:
+            filling.add(place, item)
+
+
+def _format_size(shape: tuple[int, ...]) -> str:
+    return "{} x {}".format(*shape[-2:])
+
+
+# ---------------------------------------------------------------- decoded images on disk: one memor
 
 VERSION = 2  # raise it if the same files give other pixels, or if the layout of a file changes
 FILES_PER_TASK = 64
@@ -49,7 +432,7 @@ class CachedImages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """The images of a split and how they are decoded, which determine their file in the cache.
 
     Attributes:
@@ -59,7 +442,7 @@ class Entry:
         square, scale: see `decode_image`.
     """
 
-    part: Part
+    part: Subset
     name: str
     content: str
     square: Square | None = None
@@ -73,7 +456,7 @@ class Entry:
             "part": self.name,
             "content": self.content,
             "keys": hashlib.sha256(self.part.keys.astype("<i8").tobytes()).hexdigest(),
-            "size": _square_fact(self.square),
+            "size": _describe_square(self.square),
             **({} if self.scale is None else {"scale": list(self.scale)}),
             **decoder_facts(),
         }
@@ -86,8 +469,8 @@ class Entry:
         return self.path.is_file()
 
 
-def cached_images(
-    entry: Entry, *, skip_unreadable: bool, progress: Notify | None = None
+def read_or_decode(
+    entry: CacheEntry, *, skip_unreadable: bool, progress: Notify | None = None
 ) -> CachedImages:
     """Map the decoded images of a split, and decode them first if they are not in the cache.
 
@@ -103,7 +486,7 @@ def cached_images(
         InputError: see `decode_images`; or the cache folder cannot be read or written.
     """
     path, part, name = entry.path, entry.part, entry.name
-    with explained(path.parent):
+    with explain_cache_errors(path.parent):
         stored = open_sealed(path, len(part.keys))
     if stored is None:
         if progress is not None and path.is_file():
@@ -124,7 +507,7 @@ def cached_images(
     return CachedImages(stored.images, readable, skipped, reason)
 
 
-def content_digests(parts: Mapping[str, Part]) -> dict[str, str]:
+def content_digests(parts: Mapping[str, Subset]) -> dict[str, str]:
     """Return the SHA-256 of each split's files: of their bytes in order, whatever their names.
 
     Files that splits share are read once. The `stretch` of a listing is appended to the digest.
@@ -152,13 +535,13 @@ def _digest_file(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _square_fact(square: Square | None) -> int | list[object] | None:
+def _describe_square(square: Square | None) -> int | list[object] | None:
     if square is None or square == Square(square.size, resize=square.size):
         return square and square.size  # as keys were made before there were preparations
     return list(square)
 
 
-def _items(part: Part, name: str, progress: Notify | None) -> Iterator[Item]:
+def _read_images(part: Subset, name: str, progress: Notify | None) -> Iterator[RawImage]:
     """Read the items of a split one by one, when decoding needs them, and report their number."""
     task, count = f"decode {name}", len(part.keys)
     for done, item in enumerate(part.listing.read(part.keys)):
@@ -170,24 +553,26 @@ def _items(part: Part, name: str, progress: Notify | None) -> Iterator[Item]:
 
 
 def _decode_once(
-    entry: Entry, path: Path, skip_unreadable: bool, progress: Notify | None
+    entry: CacheEntry, path: Path, skip_unreadable: bool, progress: Notify | None
 ) -> PixelFile:
-    with explained(path.parent):
+    with explain_cache_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = lock_of(path)
+        lock = cache_lock(path)
         lock.acquire()
     try:
-        with explained(path.parent):  # another process may have decoded them meanwhile
+        with explain_cache_errors(path.parent):  # another process may have decoded them meanwhile
             stored = open_sealed(path, len(entry.part.keys))
         return stored or _decode(entry, path, skip_unreadable, progress)
     finally:
         lock.release()
 
 
-def _decode(entry: Entry, path: Path, skip_unreadable: bool, progress: Notify | None) -> PixelFile:
+def _decode(
+    entry: CacheEntry, path: Path, skip_unreadable: bool, progress: Notify | None
+) -> PixelFile:
     count = len(entry.part.keys)
     partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
-    with explained(path.parent):
+    with explain_cache_errors(path.parent):
         for leftover in path.parent.glob("*.partial"):  # of killed processes
             ours = leftover.name.startswith(f"{path.stem}.")  # this process holds the lock
             with contextlib.suppress(FileNotFoundError):
@@ -196,14 +581,14 @@ def _decode(entry: Entry, path: Path, skip_unreadable: bool, progress: Notify | 
         partial.touch(exist_ok=False)
     try:
         decoded = decode_images(
-            _items(entry.part, entry.name, progress),
+            _read_images(entry.part, entry.name, progress),
             count,
             partial,
             square=entry.square,
             skip_unreadable=skip_unreadable,
             scale=entry.scale,
         )
-        with explained(path.parent):
+        with explain_cache_errors(path.parent):
             seal(partial, *decoded)
             stored = open_sealed(partial, count)
             partial.replace(path)

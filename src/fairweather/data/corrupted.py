@@ -10,17 +10,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fairweather.data.cifar10 import CLASSES
-from fairweather.data.folder import list_folder
-from fairweather.data.source import (
-    WHOLE,
-    Item,
+from fairweather.data.image_folders import list_folder
+from fairweather.data.named_sets import CIFAR_CLASSES
+from fairweather.data.sources import (
+    UNSPLIT,
+    ImageSource,
     Listing,
-    Request,
-    Source,
+    RawImage,
+    SourceRequest,
     check_exists,
 )
-from fairweather.errors import InputError, first_names, unknown_name
+from fairweather.errors import InputError, join_names, unknown_name
 
 # Hendrycks and Dietterich 2019: the fifteen corruptions of the benchmark, then four for validation.
 CORRUPTIONS = (
@@ -35,7 +35,7 @@ CIFAR_SIDE, IMAGENET_SIDE = 32, 224
 WNID = re.compile(r"n\d{8}")
 
 
-class Place(NamedTuple):
+class CorruptedPath(NamedTuple):
     """The path of a specification in its three pieces: FOLDER/CORRUPTION/SEVERITY."""
 
     folder: Path
@@ -44,14 +44,14 @@ class Place(NamedTuple):
 
     def source(
         self, published: str, classes: tuple[str, ...], listing: Listing, side: int
-    ) -> Source:
+    ) -> ImageSource:
         """The test set that was published there, wherever its files are stored."""
         name = f"{published}/{self.corruption}/{self.severity}"
         notes = {"corruption": self.corruption, "severity": self.severity}
-        return Source(classes, {"test": listing}, name, notes, side=side)
+        return ImageSource(classes, {"test": listing}, name, notes, side=side)
 
 
-def list_cifar10_c(request: Request) -> Source:
+def list_cifar10_c(request: SourceRequest) -> ImageSource:
     """CIFAR-10-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as CIFAR-10-C/fog/3.
 
     The folder has `fog.npy`, uint8 `[5 n, 32, 32, 3]`: the n test images at severity 1, then the
@@ -62,7 +62,7 @@ def list_cifar10_c(request: Request) -> Source:
     Raises:
         InputError: a name, a severity or a file is wrong, or the files have another layout.
     """
-    place = _read_place("cifar-10-c", request.path or Path())
+    place = _parse_corrupted_path("cifar-10-c", request.path or Path())
     path = place.folder / f"{place.corruption}.npy"
     images = _open_array(path)
     if images.dtype != np.uint8 or images.shape[1:] != (CIFAR_SIDE, CIFAR_SIDE, 3):
@@ -77,10 +77,10 @@ def list_cifar10_c(request: Request) -> Source:
             f"{len(labels)} labels"
         )
     listing = _list_severity(path, images, labels, place.severity)
-    return place.source("cifar-10-c", CLASSES, listing, CIFAR_SIDE)
+    return place.source("cifar-10-c", CIFAR_CLASSES, listing, CIFAR_SIDE)
 
 
-def list_imagenet_c(request: Request) -> Source:
+def list_imagenet_c(request: SourceRequest) -> ImageSource:
     """ImageNet-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as ImageNet-C/fog/3.
 
     That folder has one folder of JPEGs per class, named by its WordNet number (`n01440764`). These
@@ -91,18 +91,18 @@ def list_imagenet_c(request: Request) -> Source:
         InputError: a name, a severity or the folder is wrong.
     """
     path = request.path or Path()
-    place = _read_place("imagenet-c", path)
+    place = _parse_corrupted_path("imagenet-c", path)
     source = list_folder(request)
     wrong = [name for name in source.classes if not WNID.fullmatch(name)]
-    if set(source.splits) != {WHOLE} or wrong:
-        found = first_names(wrong or list(source.splits))
+    if set(source.splits) != {UNSPLIT} or wrong:
+        found = join_names(wrong or list(source.splits))
         raise InputError(
             f"{str(path)!r} must have one folder per class, named like n01440764; found {found}"
         )
-    return place.source("imagenet-c", source.classes, source.splits[WHOLE], IMAGENET_SIDE)
+    return place.source("imagenet-c", source.classes, source.splits[UNSPLIT], IMAGENET_SIDE)
 
 
-def _read_place(published: str, path: Path) -> Place:
+def _parse_corrupted_path(published: str, path: Path) -> CorruptedPath:
     corruption, severity = path.parent.name, path.name
     if severity not in [str(known) for known in range(1, SEVERITIES + 1)]:
         raise InputError(
@@ -112,7 +112,7 @@ def _read_place(published: str, path: Path) -> Place:
     if corruption not in CORRUPTIONS:
         raise unknown_name(f"corruption of {published}", corruption, CORRUPTIONS)
     check_exists(path.parent.parent)
-    return Place(path.parent.parent, corruption, int(severity))
+    return CorruptedPath(path.parent.parent, corruption, int(severity))
 
 
 def _open_array(path: Path) -> npt.NDArray[np.generic]:
@@ -141,7 +141,7 @@ def _read_labels(path: Path) -> npt.NDArray[np.int64]:
             f"{str(path)!r} must have the same {labels.shape[1]} labels {SEVERITIES} times, but "
             f"the labels of severity {different[0] + 1} differ from those of severity 1"
         )
-    if not 0 <= labels.min() <= labels.max() < len(CLASSES):
+    if not 0 <= labels.min() <= labels.max() < len(CIFAR_CLASSES):
         span = f"{labels.min()} to {labels.max()}"
         raise InputError(f"labels of {str(path)!r} go from {span}; cifar-10-c has 0 to 9")
     return labels[0]
@@ -152,9 +152,9 @@ def _list_severity(
 ) -> Listing:
     start = (severity - 1) * len(labels)
 
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
         for key in keys:
             pixels = np.array(images[start + key])  # a copy: a memory map cannot be sent elsewhere
-            yield Item(f"image {key} at severity {severity} in {str(path)!r}", pixels)
+            yield RawImage(f"image {key} at severity {severity} in {str(path)!r}", pixels)
 
     return Listing(labels, read, (path,), stretch=f"severity {severity}")

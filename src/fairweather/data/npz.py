@@ -1,10 +1,10 @@
-"""The source `npz:PATH`: images and labels in one NumPy archive, in the layout of MedMNIST."""
+"""Images in NumPy archives: `npz:PATH`, and the sets of MedMNIST, which are published as such."""
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,31 +14,37 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from fairweather.data.source import (
+from fairweather.data.named_sets import check_md5, download_folder, obtain
+from fairweather.data.sources import (
     SPLIT_NAMES,
-    SPLITS,
-    WHOLE,
-    Item,
+    UNSPLIT,
+    ImageSource,
     Listing,
-    Request,
-    Source,
+    RawImage,
+    SourceRequest,
+    check_exists,
     count_classes,
-    path_of,
+    require_path,
 )
 from fairweather.errors import UNREADABLE_ARRAYS, InputError
+from fairweather.files.download import file_digest
+from fairweather.files.folders import read_facts
+from fairweather.types.options import SPLITS
+
+# ---------------------------------------------------------------- the source `npz:PATH`: images and
 
 BLOCK = 1 << 23  # bytes of images that are in memory at a time
 CHANNELS = (1, 3)
-PREFIXES = {"": WHOLE} | {f"{name}_": split for name, split in SPLIT_NAMES.items()}
+PREFIXES = {"": UNSPLIT} | {f"{name}_": split for name, split in SPLIT_NAMES.items()}
 CLASS_NAMES = ("classes", "class_names")
-NEEDED = (
+NEEDED_ARRAYS = (
     "train_images and train_labels, and the same for val and test, or images and labels for one "
     "set without splits"
 )
-ALLOWED = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
+ALLOWED_SHAPES = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
 
 
-class Array(NamedTuple):
+class ArrayHeader(NamedTuple):
     """The header of one array; its values are not read yet."""
 
     path: Path
@@ -51,7 +57,7 @@ class Array(NamedTuple):
         return f"{self.key} in {str(self.path)!r}"
 
 
-def list_npz(request: Request) -> Source:
+def list_npz(request: SourceRequest) -> ImageSource:
     """Arrays of one .npz file: `train_images`, `train_labels`, `val_images` and so on.
 
     The split names are those of `folder:`; `images` and `labels` are one set without splits. Images
@@ -65,20 +71,20 @@ def list_npz(request: Request) -> Source:
         InputError: the file is of another kind or damaged, an array is missing or has another type
             or shape, or a label is negative, fractional or has no class.
     """
-    path = path_of(request)
+    path = require_path(request)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; npz: needs a .npz file")
     return list_archive(path)
 
 
-def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
+def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> ImageSource:
     """List the images of a .npz file; given class names replace those in the file.
 
     Raises:
         InputError: see `list_npz`.
     """
     names = _array_names(path)
-    keys = _pair(path, names)
+    keys = _pair_arrays(path, names)
     class_keys = [key for key in CLASS_NAMES if key in names]
     arrays = _read_headers(path, [*chain(*keys.values()), *class_keys])
     pairs = {split: (arrays[images], arrays[labels]) for split, (images, labels) in keys.items()}
@@ -86,27 +92,27 @@ def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
         _check_images(images)
         _check_label_shape(labels, images)
     columns = {split: _read_labels(labels) for split, (_, labels) in pairs.items()}
-    named = classes or (_class_names(arrays[class_keys[0]]) if class_keys else None)
+    named = classes or (_read_class_names(arrays[class_keys[0]]) if class_keys else None)
     largest = max(columns, key=lambda split: columns[split].max())
     every = np.concatenate(list(columns.values()))
     count = len(named) if named else count_classes(every, str(pairs[largest][1]))
     for split, (_, labels) in pairs.items():
         _check_range(labels, columns[split], count)
-    return Source(
+    return ImageSource(
         named or tuple(str(label) for label in range(count)),
         {split: _list_split(images, columns[split]) for split, (images, _) in pairs.items()},
     )
 
 
 def _array_names(path: Path) -> list[str]:
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _explain_npz_errors(path), zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".npy")]
     return sorted(name.removesuffix(".npy") for name in names)
 
 
-def _read_headers(path: Path, keys: Iterable[str]) -> dict[str, Array]:
+def _read_headers(path: Path, keys: Iterable[str]) -> dict[str, ArrayHeader]:
     arrays = {}
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _explain_npz_errors(path), zipfile.ZipFile(path) as archive:
         for key in keys:
             info = archive.getinfo(f"{key}.npy")
             with archive.open(info) as member:
@@ -118,7 +124,7 @@ def _read_headers(path: Path, keys: Iterable[str]) -> dict[str, Array]:
     return arrays
 
 
-def _read_header(path: Path, key: str, member: IO[bytes]) -> Array:
+def _read_header(path: Path, key: str, member: IO[bytes]) -> ArrayHeader:
     version = npy.read_magic(member)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{key} has the format version {version}; known versions are 1.0 and 2.0")
@@ -129,10 +135,10 @@ def _read_header(path: Path, key: str, member: IO[bytes]) -> Array:
             f"the rows of {key} are not stored one after the other: save it with "
             "np.ascontiguousarray"
         )
-    return Array(path, key, shape, dtype)
+    return ArrayHeader(path, key, shape, dtype)
 
 
-def _pair(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
+def _pair_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
     found = f"found {', '.join(names) or 'no arrays'}"
     pairs: dict[str, tuple[str, str]] = {}
     for prefix, split in PREFIXES.items():
@@ -141,31 +147,35 @@ def _pair(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
             continue
         if images not in names or labels not in names:
             missing = images if images not in names else labels
-            raise InputError(f"{str(path)!r} has no {missing}: {found}; it must have {NEEDED}")
-        if split in pairs or WHOLE in pairs:
-            other = (pairs.get(split) or pairs[WHOLE])[0]
-            raise InputError(f"{str(path)!r} has both {other} and {images}; it must have {NEEDED}")
+            raise InputError(
+                f"{str(path)!r} has no {missing}: {found}; it must have {NEEDED_ARRAYS}"
+            )
+        if split in pairs or UNSPLIT in pairs:
+            other = (pairs.get(split) or pairs[UNSPLIT])[0]
+            raise InputError(
+                f"{str(path)!r} has both {other} and {images}; it must have {NEEDED_ARRAYS}"
+            )
         pairs[split] = images, labels
     if not pairs:
-        raise InputError(f"{str(path)!r} has no images: {found}; it must have {NEEDED}")
-    return {split: pairs[split] for split in (*SPLITS, WHOLE) if split in pairs}
+        raise InputError(f"{str(path)!r} has no images: {found}; it must have {NEEDED_ARRAYS}")
+    return {split: pairs[split] for split in (*SPLITS, UNSPLIT) if split in pairs}
 
 
-def _check_images(images: Array) -> None:
+def _check_images(images: ArrayHeader) -> None:
     shape = list(images.shape)
     if images.dtype != np.uint8 or len(shape) not in (3, 4):
-        raise InputError(f"{images} is {images.dtype} {shape}; allowed are {ALLOWED}")
+        raise InputError(f"{images} is {images.dtype} {shape}; allowed are {ALLOWED_SHAPES}")
     if 0 in shape:
         raise InputError(f"{images} is empty: its shape is {shape}")
     if len(shape) == 4 and (shape[1] in CHANNELS) == (shape[3] in CHANNELS):
         problem = "both" if shape[1] in CHANNELS else "neither"
         raise InputError(
             f"{images} has the shape {shape}: {problem} of dimensions 1 and 3 could be the "
-            f"channels; allowed are {ALLOWED}"
+            f"channels; allowed are {ALLOWED_SHAPES}"
         )
 
 
-def _check_label_shape(labels: Array, images: Array) -> None:
+def _check_label_shape(labels: ArrayHeader, images: ArrayHeader) -> None:
     shape = list(labels.shape)
     if labels.dtype.kind not in "iufb":
         raise InputError(f"{labels} is {labels.dtype}; labels are whole numbers from 0")
@@ -180,7 +190,7 @@ def _check_label_shape(labels: Array, images: Array) -> None:
         raise InputError(f"{labels} has {shape[0]} labels for {images.shape[0]} images")
 
 
-def _read_labels(labels: Array) -> npt.NDArray[np.int64]:
+def _read_labels(labels: ArrayHeader) -> npt.NDArray[np.int64]:
     values = _read_whole(labels).reshape(-1)
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
@@ -192,26 +202,26 @@ def _read_labels(labels: Array) -> npt.NDArray[np.int64]:
     return whole
 
 
-def _read_whole(array: Array) -> npt.NDArray[np.generic]:
-    with _open(array) as member:
+def _read_whole(array: ArrayHeader) -> npt.NDArray[np.generic]:
+    with _open_array(array) as member:
         return npy.read_array(member, allow_pickle=False)
 
 
-def _class_names(array: Array) -> tuple[str, ...]:
+def _read_class_names(array: ArrayHeader) -> tuple[str, ...]:
     if array.dtype.kind != "U" or len(array.shape) != 1 or not array.shape[0]:
         found = f"{array.dtype} {list(array.shape)}"
         raise InputError(
             f"{array} is {found}; class names must be text in label order: "
             "np.array(names, dtype=str)"
         )
-    with _reading(array.path):
+    with _explain_npz_errors(array.path):
         names = tuple(str(name) for name in _read_whole(array))
     if len(set(names)) < len(names):
         raise InputError(f"{array} has a name twice: {', '.join(names)}")
     return names
 
 
-def _check_range(labels: Array, column: npt.NDArray[np.int64], classes: int) -> None:
+def _check_range(labels: ArrayHeader, column: npt.NDArray[np.int64], classes: int) -> None:
     outside = np.flatnonzero(column >= classes)
     if len(outside):
         raise InputError(
@@ -220,20 +230,20 @@ def _check_range(labels: Array, column: npt.NDArray[np.int64], classes: int) -> 
         )
 
 
-def _list_split(images: Array, labels: npt.NDArray[np.int64]) -> Listing:
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+def _list_split(images: ArrayHeader, labels: npt.NDArray[np.int64]) -> Listing:
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
         for start, block in _read_blocks(images, int(keys[-1]) + 1 if len(keys) else 0):
             end = start + len(block)
             for key in keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)]:
-                yield Item(f"image {key} of {images}", block[key - start])
+                yield RawImage(f"image {key} of {images}", block[key - start])
 
     return Listing(labels, read, (images.path,))
 
 
-def _read_blocks(images: Array, end: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+def _read_blocks(images: ArrayHeader, end: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     size = math.prod(images.shape[1:])
     rows = max(BLOCK // size, 1)
-    with _open(images) as member:
+    with _open_array(images) as member:
         _read_header(images.path, images.key, member)
         for start in range(0, end, rows):
             count = min(rows, images.shape[0] - start)
@@ -249,27 +259,159 @@ def _channels_last(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 @contextmanager
-def _open(array: Array) -> Iterator[IO[bytes]]:
+def _open_array(array: ArrayHeader) -> Iterator[IO[bytes]]:
     name = f"{array.key}.npy"
-    with _reading(array.path), zipfile.ZipFile(array.path) as file, file.open(name) as member:
+    with (
+        _explain_npz_errors(array.path),
+        zipfile.ZipFile(array.path) as file,
+        file.open(name) as member,
+    ):
         yield member
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _explain_npz_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
     except UNREADABLE_ARRAYS as error:
-        reason = _reason(path, error)
+        reason = _explain_npz_error(path, error)
         raise InputError(f"{str(path)!r} cannot be read as a .npz file: {reason}") from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _explain_npz_error(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             return "it ends too early" if file.read(2) == b"PK" else "it is not a zip archive"
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+# ---------------------------------------------------------------- the 2-D sets of MedMNIST with one
+
+RESOLUTIONS = (28, 64, 128, 224)
+MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{file}?download=1"
+
+
+class MedMNISTSet(NamedTuple):
+    """The facts of one set.
+
+    Attributes:
+        shows: what its images show.
+        task: as MedMNIST calls it. Each image has one class in all of these; an ordinal regression
+            is treated as a classification, as its authors do.
+        channels: 1 for gray images, 3 for RGB.
+        images: how many each split has.
+        classes: names in label order.
+        md5: by resolution, of the published file.
+        classes_are: what the classes stand for.
+    """
+
+    shows: str
+    task: str
+    channels: int
+    images: Mapping[str, int]
+    classes: tuple[str, ...]
+    md5: Mapping[int, str]
+    classes_are: str
+
+    @property
+    def title(self) -> str:
+        """One line for lists."""
+        colour = "colour" if self.channels == 3 else "gray"
+        count = f"{sum(self.images.values()):,}"
+        return f"{count} {self.shows}, {len(self.classes)} {self.classes_are}, {colour}"
+
+
+def medmnist_file(name: str, resolution: int) -> str:
+    """The name of the file that is published for a set at a resolution.
+
+    >>> medmnist_file("pathmnist", 28), medmnist_file("pathmnist", 64)
+    ('pathmnist.npz', 'pathmnist_64.npz')
+    """
+    return f"{name}.npz" if resolution == 28 else f"{name}_{resolution}.npz"
+
+
+_MEDMNIST_FACTS = read_facts("fairweather.data", "medmnist_facts")
+MEDMNIST_SETS = {
+    name: MedMNISTSet(
+        **facts
+        | {
+            "classes": tuple(facts["classes"]),
+            "md5": {int(resolution): digest for resolution, digest in facts["md5"].items()},
+        }
+    )
+    for name, facts in _MEDMNIST_FACTS["sets"].items()
+}
+# Why other sets of MedMNIST are not read.
+REFUSED_SETS: Mapping[str, str] = _MEDMNIST_FACTS["refused"]
+# Of these sets, MedMNIST's descriptions say only of pathmnist that the test images come from
+# elsewhere. Kather et al., who made the images, say (https://doi.org/10.5281/zenodo.1214456) that
+# CRC-VAL-HE-7K has other patients, and that it comes from the tissue bank of the NCT, from which a
+# part of NCT-CRC-HE-100K came as well.
+NATURAL_SHIFT: Mapping[str, str] = _MEDMNIST_FACTS["natural_shift"]
+
+
+def list_medmnist(name: str, request: SourceRequest) -> ImageSource:
+    """The official splits of one set, from its published .npz file.
+
+    The file is looked for in the request's folder, then in `~/.medmnist`, where the package
+    medmnist stores it, then in fairweather's cache. If it is in none of them, it is downloaded into
+    the request's folder, or into the cache where the request has no folder.
+
+    Args:
+        name: a key of `SETS`.
+        request: `resolution` is 28 (also where it is None), 64, 128 or 224.
+
+    Raises:
+        InputError: there is no such resolution; the file is missing and cannot be downloaded, is
+            damaged, or is not the published one.
+    """
+    resolution = 28 if request.resolution is None else request.resolution
+    if resolution not in RESOLUTIONS:
+        raise InputError(
+            f"{name} has no resolution {resolution}: allowed are "
+            f"{', '.join(f'{name}@{side}' for side in RESOLUTIONS)}"
+        )
+    facts = MEDMNIST_SETS[name]
+    path, md5 = _obtain_medmnist(medmnist_file(name, resolution), facts.md5[resolution], request)
+    listed = list_archive(path, facts.classes)
+    notes = {"file": str(path), "md5": md5, "verified": md5 == facts.md5[resolution]}
+    if name in NATURAL_SHIFT and set(listed.splits) == set(SPLITS):
+        notes["natural_shift"] = NATURAL_SHIFT[name]
+    if facts.task == "ordinal-regression":
+        notes["ordered_classes"] = True
+    return listed._replace(name=f"{name}@{resolution}", notes=notes)
+
+
+def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple[Path, str]:
+    """Find or download a file; its path and its MD5."""
+    places = [Path("~/.medmnist").expanduser(), download_folder("medmnist")]
+    target = places[-1]
+    if request.path is not None:
+        check_exists(request.path)
+        if not request.path.is_dir():
+            raise InputError(f"{str(request.path)!r} is a file; root is the folder of {file}")
+        target = request.path
+        places.insert(0, target)
+    path = next((place / file for place in places if (place / file).is_file()), None)
+    if path is None:
+        path = obtain(request, MEDMNIST_URL.format(file=file), target / file, published)
+        if request.verify:
+            return path, published
+    found = file_digest(path, "md5")
+    check_md5(path, found, published, request.verify)
+    return path, found
+
+
+def _make_lister(name: str) -> Callable[[SourceRequest], ImageSource]:
+    def load(request: SourceRequest) -> ImageSource:
+        return list_medmnist(name, request)
+
+    load.__doc__ = f"MedMNIST: {MEDMNIST_SETS[name].title}; also @64, @128 and @224."
+    return load
+
+
+MEDMNIST = {name: _make_lister(name) for name in MEDMNIST_SETS}

@@ -14,22 +14,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fairweather.data.metadata import as_texts
-from fairweather.data.source import (
+from fairweather.data.groups import column_to_text
+from fairweather.data.sources import (
     SPLIT_NAMES,
-    SPLITS,
-    WHOLE,
-    Item,
+    UNSPLIT,
+    ImageSource,
     Listing,
-    Request,
-    Source,
+    RawImage,
+    SourceRequest,
     check_same_classes,
     count_classes,
-    path_of,
+    require_path,
 )
 from fairweather.errors import InputError, unknown_name
-from fairweather.parquet_files import read_batches, read_schema, read_table
-from fairweather.types import class_names
+from fairweather.files.tables import read_parquet_batches, read_parquet_schema, read_parquet_table
+from fairweather.types.measurement import parse_class_names
+from fairweather.types.options import SPLITS
 
 ROWS_PER_BATCH = 256
 # train.parquet or train-00000-of-00002.parquet, the latter once with a hash at its end
@@ -38,7 +38,7 @@ FILE_NAME = re.compile(
 )
 
 
-class Table(NamedTuple):
+class ParquetTable(NamedTuple):
     """One parquet file: its columns of images and labels, and its class names if it has any."""
 
     path: Path
@@ -47,7 +47,7 @@ class Table(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def list_parquet(request: Request) -> Source:
+def list_parquet(request: SourceRequest) -> ImageSource:
     """Images in the Hugging Face layout: one parquet file, or a folder with one file per split.
 
     In a folder, or in `data/` below it, a split is one file or several numbered shards
@@ -63,8 +63,8 @@ def list_parquet(request: Request) -> Source:
             labels, or there are several; a label is null or out of range; or splits have different
             classes.
     """
-    path = path_of(request)
-    shards = _find_shards(path) if path.is_dir() else {WHOLE: [path]}
+    path = require_path(request)
+    shards = _find_shards(path) if path.is_dir() else {UNSPLIT: [path]}
     tables = {split: [_open_table(file) for file in files] for split, files in shards.items()}
     labels = {split: [_read_labels(table) for table in tables[split]] for split in tables}
     named = {
@@ -81,7 +81,9 @@ def list_parquet(request: Request) -> Source:
     for split in tables:
         for table, column in zip(tables[split], labels[split], strict=True):
             _check_labels(table, column, len(classes))
-    return Source(classes, {split: _list_split(tables[split], labels[split]) for split in tables})
+    return ImageSource(
+        classes, {split: _list_split(tables[split], labels[split]) for split in tables}
+    )
 
 
 def has_parquet_files(folder: Path) -> bool:
@@ -106,7 +108,7 @@ def _find_shards(folder: Path) -> dict[str, list[Path]]:
         for split in SPLITS:
             files = [match for match in matches if SPLIT_NAMES.get(match["split"].lower()) == split]
             if files:
-                splits[split] = [place / name for name in _in_order(files, split, place)]
+                splits[split] = [place / name for name in _order_shards(files, split, place)]
         if splits:
             return splits
         found += names
@@ -118,7 +120,7 @@ def _find_shards(folder: Path) -> dict[str, list[Path]]:
     raise InputError(f"{str(folder)!r} has no parquet files, neither directly nor in data/")
 
 
-def _in_order(files: list[re.Match[str]], split: str, place: Path) -> list[str]:
+def _order_shards(files: list[re.Match[str]], split: str, place: Path) -> list[str]:
     by_shard = {int(match["shard"] or 0): match.string for match in files}
     sets = {(match["split"], match["shards"]) for match in files}
     if len(sets) > 1 or len(by_shard) < len(files):
@@ -134,20 +136,24 @@ def _in_order(files: list[re.Match[str]], split: str, place: Path) -> list[str]:
     return [by_shard[shard] for shard in sorted(by_shard)]
 
 
-def _open_table(path: Path) -> Table:
-    schema = read_schema(path)
-    features = _features(schema)
-    image = _pick(path, schema, "image", [field.name for field in schema if _is_image(field.type)])
+def _open_table(path: Path) -> ParquetTable:
+    schema = read_parquet_schema(path)
+    features = _read_features(schema)
+    image = _choose_column(
+        path, schema, "image", [field.name for field in schema if _is_image(field.type)]
+    )
     labels = [field.name for field in schema if pa.types.is_integer(field.type)]
     declared = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
-    label = _pick(path, schema, "label", declared or labels)
+    label = _choose_column(path, schema, "label", declared or labels)
     names = features.get(label, {}).get("names")
     if not isinstance(names, list | None):
         raise InputError(f"{str(path)!r} must have a list of class names, found {names!r:.60}")
-    return Table(path, image, label, class_names(names, repr(str(path))) if names else None)
+    return ParquetTable(
+        path, image, label, parse_class_names(names, repr(str(path))) if names else None
+    )
 
 
-def _features(schema: pa.Schema) -> Mapping[str, Any]:
+def _read_features(schema: pa.Schema) -> Mapping[str, Any]:
     # Metadata is optional and may have any content.
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"].items()
@@ -163,7 +169,7 @@ def _is_image(kind: pa.DataType) -> bool:
     return pa.types.is_binary(stored) or pa.types.is_large_binary(stored)
 
 
-def _pick(path: Path, schema: pa.Schema, wanted: str, candidates: list[str]) -> str:
+def _choose_column(path: Path, schema: pa.Schema, wanted: str, candidates: list[str]) -> str:
     if wanted in candidates:
         return wanted
     if len(candidates) == 1:
@@ -177,15 +183,15 @@ def _pick(path: Path, schema: pa.Schema, wanted: str, candidates: list[str]) -> 
     )
 
 
-def _read_labels(table: Table) -> npt.NDArray[np.int64]:
-    column = read_table(table.path, [table.label]).column(0)
+def _read_labels(table: ParquetTable) -> npt.NDArray[np.int64]:
+    column = read_parquet_table(table.path, [table.label]).column(0)
     if column.null_count:
         row = column.is_null().index(True).as_py()
         raise InputError(f"row {row} of {str(table.path)!r} has no label")
     return column.to_numpy().astype(np.int64)
 
 
-def _check_labels(table: Table, labels: npt.NDArray[np.int64], classes: int) -> None:
+def _check_labels(table: ParquetTable, labels: npt.NDArray[np.int64], classes: int) -> None:
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
         row = outside[0]
@@ -195,10 +201,10 @@ def _check_labels(table: Table, labels: npt.NDArray[np.int64], classes: int) -> 
         )
 
 
-def _list_split(tables: list[Table], labels: list[npt.NDArray[np.int64]]) -> Listing:
+def _list_split(tables: list[ParquetTable], labels: list[npt.NDArray[np.int64]]) -> Listing:
     starts = np.cumsum([0, *(len(column) for column in labels)])
 
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[Item]:
+    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
         for table, start, end in zip(tables, starts[:-1], starts[1:], strict=True):
             rows = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)] - start
             yield from _read_rows(table, rows)
@@ -210,22 +216,22 @@ def _list_split(tables: list[Table], labels: list[npt.NDArray[np.int64]]) -> Lis
     return Listing(np.concatenate(labels), read, paths, table=columns)
 
 
-def _read_texts(table: Table, names: list[str]) -> pd.DataFrame:
+def _read_texts(table: ParquetTable, names: list[str]) -> pd.DataFrame:
     """Read some columns of a file as texts; a missing value is an empty text."""
-    known = read_schema(table.path).names
+    known = read_parquet_schema(table.path).names
     for name in names:
         if name not in known:
             raise unknown_name(f"column of {table.path}", name, known)
-    found = read_table(table.path, names).to_pandas()
-    return pd.concat([as_texts(found[name]) for name in names], axis=1)
+    found = read_parquet_table(table.path, names).to_pandas()
+    return pd.concat([column_to_text(found[name]) for name in names], axis=1)
 
 
-def _read_rows(table: Table, rows: npt.NDArray[np.int64]) -> Iterator[Item]:
+def _read_rows(table: ParquetTable, rows: npt.NDArray[np.int64]) -> Iterator[RawImage]:
     start = 0
-    for batch in read_batches(table.path, [table.image], ROWS_PER_BATCH):
+    for batch in read_parquet_batches(table.path, [table.image], ROWS_PER_BATCH):
         end = start + len(batch)
         wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
         images = pc.struct_field(batch.column(0), "bytes").take(pa.array(wanted - start))
         for row, content in zip(wanted, images.to_pylist(), strict=True):
-            yield Item(f"row {row} of {table.path}", content or b"")
+            yield RawImage(f"row {row} of {table.path}", content or b"")
         start = end

@@ -7,32 +7,35 @@ repeated that often.
 
 from __future__ import annotations
 
-from fairweather.metrics.across_shifts import effective_robustness as effective_robustness
-from fairweather.metrics.across_shifts import flip_rate as flip_rate
-from fairweather.metrics.across_shifts import mce_alexnet as mce_alexnet
-from fairweather.metrics.across_shifts import mean_corruption_error as mean_corruption_error
-from fairweather.metrics.across_shifts import (
-    relative_mean_corruption_error as relative_mean_corruption_error,
+from fairweather.metrics.accuracy_estimation import (
+    difference_of_confidences as difference_of_confidences,
 )
+from fairweather.metrics.accuracy_estimation import seed_agreement as seed_agreement
 from fairweather.metrics.calibration import BrierDecomposition as BrierDecomposition
 from fairweather.metrics.calibration import ReliabilityBins as ReliabilityBins
 from fairweather.metrics.calibration import (
     adaptive_rms_calibration_error as adaptive_rms_calibration_error,
 )
 from fairweather.metrics.calibration import brier_decomposition as brier_decomposition
+from fairweather.metrics.calibration import (
+    classwise_calibration_error as classwise_calibration_error,
+)
 from fairweather.metrics.calibration import confidence_gap as confidence_gap
 from fairweather.metrics.calibration import debiased_calibration_error as debiased_calibration_error
 from fairweather.metrics.calibration import expected_calibration_error as expected_calibration_error
 from fairweather.metrics.calibration import maximum_calibration_error as maximum_calibration_error
 from fairweather.metrics.calibration import reliability_bins as reliability_bins
 from fairweather.metrics.calibration import rms_calibration_error as rms_calibration_error
+from fairweather.metrics.classification import ClassCounts as ClassCounts
 from fairweather.metrics.classification import accuracy as accuracy
 from fairweather.metrics.classification import balanced_accuracy as balanced_accuracy
 from fairweather.metrics.classification import brier_score as brier_score
+from fairweather.metrics.classification import class_counts as class_counts
 from fairweather.metrics.classification import macro_auc as macro_auc
+from fairweather.metrics.classification import macro_pr_auc as macro_pr_auc
 from fairweather.metrics.classification import negative_log_likelihood as negative_log_likelihood
+from fairweather.metrics.classification import quadratic_kappa as quadratic_kappa
 from fairweather.metrics.classification import top5_accuracy as top5_accuracy
-from fairweather.metrics.classwise import classwise_calibration_error as classwise_calibration_error
 from fairweather.metrics.clusters import Clusters as Clusters
 from fairweather.metrics.columns import PerImage as PerImage
 from fairweather.metrics.columns import per_image as per_image
@@ -46,11 +49,14 @@ from fairweather.metrics.conformal import conformal_set_size as conformal_set_si
 from fairweather.metrics.conformal import prediction_sets as prediction_sets
 from fairweather.metrics.conformal import set_columns as set_columns
 from fairweather.metrics.conformal import size_stratified_coverage as size_stratified_coverage
+from fairweather.metrics.detection import OodScore as OodScore
 from fairweather.metrics.detection import detection_auroc as detection_auroc
 from fairweather.metrics.detection import detection_score as detection_score
+from fairweather.metrics.detection import energy as energy
 from fairweather.metrics.detection import false_positive_rate_at as false_positive_rate_at
-from fairweather.metrics.estimating import difference_of_confidences as difference_of_confidences
-from fairweather.metrics.estimating import seed_agreement as seed_agreement
+from fairweather.metrics.detection import knn_distance as knn_distance
+from fairweather.metrics.detection import max_logit as max_logit
+from fairweather.metrics.detection import softmax_entropy as softmax_entropy
 from fairweather.metrics.intervals import Estimate as Estimate
 from fairweather.metrics.intervals import estimate_means as estimate_means
 from fairweather.metrics.intervals import evaluate_metrics as evaluate_metrics
@@ -67,15 +73,6 @@ from fairweather.metrics.label_shift import under_priors as under_priors
 from fairweather.metrics.label_shift import worst_prior as worst_prior
 from fairweather.metrics.metric import Accepts as Accepts
 from fairweather.metrics.metric import Metric as Metric
-from fairweather.metrics.one_vs_rest import ClassCounts as ClassCounts
-from fairweather.metrics.one_vs_rest import class_counts as class_counts
-from fairweather.metrics.one_vs_rest import macro_pr_auc as macro_pr_auc
-from fairweather.metrics.one_vs_rest import quadratic_kappa as quadratic_kappa
-from fairweather.metrics.ood_scores import OodScore as OodScore
-from fairweather.metrics.ood_scores import energy as energy
-from fairweather.metrics.ood_scores import knn_distance as knn_distance
-from fairweather.metrics.ood_scores import max_logit as max_logit
-from fairweather.metrics.ood_scores import softmax_entropy as softmax_entropy
 from fairweather.metrics.paired import McNemar as McNemar
 from fairweather.metrics.paired import SeedSummary as SeedSummary
 from fairweather.metrics.paired import holm as holm
@@ -83,10 +80,16 @@ from fairweather.metrics.paired import mcnemar_exact as mcnemar_exact
 from fairweather.metrics.paired import paired_change as paired_change
 from fairweather.metrics.paired import paired_difference as paired_difference
 from fairweather.metrics.paired import seed_summary as seed_summary
+from fairweather.metrics.robustness import effective_robustness as effective_robustness
+from fairweather.metrics.robustness import flip_rate as flip_rate
+from fairweather.metrics.robustness import mce_alexnet as mce_alexnet
+from fairweather.metrics.robustness import mean_corruption_error as mean_corruption_error
+from fairweather.metrics.robustness import (
+    relative_mean_corruption_error as relative_mean_corruption_error,
+)
 from fairweather.metrics.sample import Resamples as Resamples
 from fairweather.metrics.sample import Sample as Sample
 from fairweather.metrics.sample import bootstrap_weights as bootstrap_weights
-from fairweather.metrics.searching import coverage_interval as coverage_interval
 from fairweather.metrics.selective import Fitted as Fitted
 from fairweather.metrics.selective import Guaranteed as Guaranteed
 from fairweather.metrics.selective import RiskCoverage as RiskCoverage
@@ -97,6 +100,7 @@ from fairweather.metrics.selective import average_confidence as average_confiden
 from fairweather.metrics.selective import confidence_auroc as confidence_auroc
 from fairweather.metrics.selective import coverage_above as coverage_above
 from fairweather.metrics.selective import coverage_at_risk as coverage_at_risk
+from fairweather.metrics.selective import coverage_interval as coverage_interval
 from fairweather.metrics.selective import fewest_for_risk as fewest_for_risk
 from fairweather.metrics.selective import fit_on as fit_on
 from fairweather.metrics.selective import guaranteed_threshold as guaranteed_threshold

@@ -20,7 +20,7 @@ from fairweather.metrics.columns import TAIL, FloatArray, IntArray, clopper_pear
 FEWEST_FREEDOM = 5
 
 
-class Spread(NamedTuple):
+class AreaSpread(NamedTuple):
     """The variance of an area, and its degrees of freedom."""
 
     variance: float
@@ -60,7 +60,7 @@ def auc_column(
     for side in (positive, ~positive):
         own = shares[side]
         # Sorted, so that the order of the images cannot change the last digit.
-        column[side] = (own - np.sort(own).mean()) / len(own) * _for_few(clusters, side)
+        column[side] = (own - np.sort(own).mean()) / len(own) * _small_sample_factor(clusters, side)
     return column
 
 
@@ -93,7 +93,7 @@ def precision_column(
     column = of_negative[above]
     area = (hits * precision).sum() / hits.sum()
     column[positive] = of_positive[above[positive]] + precision[level] - area
-    return np.asarray(column / hits.sum() * _for_few(clusters, np.ones_like(positive)))
+    return np.asarray(column / hits.sum() * _small_sample_factor(clusters, np.ones_like(positive)))
 
 
 def precision_bias(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
@@ -118,7 +118,7 @@ def precision_bias(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float
     return float((hits * gained).sum() / hits.sum())
 
 
-def _for_few(clusters: IntArray | None, chosen: npt.NDArray[np.bool_]) -> float:
+def _small_sample_factor(clusters: IntArray | None, chosen: npt.NDArray[np.bool_]) -> float:
     """The root of k / (k - 1) for the k images, or clusters, among the chosen; 1 for a single one.
 
     A single one says nothing of its variance, and its own deviation is 0.
@@ -127,13 +127,13 @@ def _for_few(clusters: IntArray | None, chosen: npt.NDArray[np.bool_]) -> float:
     return float(np.sqrt(count / max(count - 1, 1)))
 
 
-def column_of_units(column: FloatArray, clusters: IntArray | None) -> npt.NDArray[np.float32]:
+def unit_column(column: FloatArray, clusters: IntArray | None) -> npt.NDArray[np.float32]:
     """Sum a column `[n]` within clusters and scale it, so that its mean square is the variance.
 
     Returns:
         float32 `[n]` or `[clusters]`: runs hold the columns of many classes and cells at once.
 
-    >>> column_of_units(np.array([0.25, 0.25, -0.5]), np.array([0, 0, 1])).round(3).tolist()
+    >>> unit_column(np.array([0.25, 0.25, -0.5]), np.array([0, 0, 1])).round(3).tolist()
     [0.7070000171661377, -0.7070000171661377]
     """
     sums = column
@@ -158,7 +158,7 @@ def disjoint_pairs(positive: npt.NDArray[np.bool_], clusters: IntArray | None = 
     return min(*sides, len(np.unique(clusters)) // 2)
 
 
-def spread_of(column: npt.NDArray[np.floating]) -> Spread:
+def column_spread(column: npt.NDArray[np.floating]) -> AreaSpread:
     """The variance of an area, and the degrees of freedom of a variance that few images carry.
 
     The freedom is n / (kurtosis - 1), where the kurtosis is that of the n numbers: about n / 2 for
@@ -166,21 +166,21 @@ def spread_of(column: npt.NDArray[np.floating]) -> Spread:
     many; of few images, whose kurtosis is found too small, that is too many (benchmarks/areas.py).
 
     Args:
-        column: `[n]`, of images or of clusters, as from `column_of_units`.
+        column: `[n]`, of images or of clusters, as from `unit_column`.
 
-    >>> spread_of(np.array([1.0, -1.0] + [0.0] * 98))
+    >>> column_spread(np.array([1.0, -1.0] + [0.0] * 98))
     Spread(variance=0.02, freedom=2.0408163265306123)
     """
     squares = np.sort(np.square(column, dtype=np.float64))
     variance = float(squares.mean())
     if not variance:
-        return Spread(0.0, 0.0)
+        return AreaSpread(0.0, 0.0)
     excess = float(np.square(squares).mean()) / variance**2 - 1
     most = len(column) - 1.0
-    return Spread(variance, min(len(column) / excess, most) if excess > 0 else most)
+    return AreaSpread(variance, min(len(column) / excess, most) if excess > 0 else most)
 
 
-def area_ends(
+def area_interval(
     value: float,
     column: npt.NDArray[np.floating],
     pairs: float,
@@ -207,14 +207,14 @@ def area_ends(
     Source: Pepe 2003, The Statistical Evaluation of Medical Tests for Classification and
     Prediction, section 5.2, for the logit scale.
 
-    >>> [round(end, 3) for end in area_ends(0.9, np.array([0.02, -0.02] * 50), 30)]
+    >>> [round(end, 3) for end in area_interval(0.9, np.array([0.02, -0.02] * 50), 30)]
     [0.853, 0.933]
-    >>> [round(end, 3) for end in area_ends(1.0, np.zeros(100), 30)]
+    >>> [round(end, 3) for end in area_interval(1.0, np.zeros(100), 30)]
     [0.884, 1.0]
     """
-    spread = spread_of(column)
+    spread = column_spread(column)
     low, high = (
-        _moved(centre, sign * spread.reach(tests)) if 0 < centre < 1 else value
+        _move_on_logit_scale(centre, sign * spread.reach(tests)) if 0 < centre < 1 else value
         for centre, sign in ((value - bias, -1), (value, 1))
     )
     if spread.freedom < FEWEST_FREEDOM:
@@ -223,6 +223,6 @@ def area_ends(
     return low, high
 
 
-def _moved(area: float, reach: float) -> float:
+def _move_on_logit_scale(area: float, reach: float) -> float:
     """Move an area on the logit scale, as far as `reach` is where it stands."""
     return float(scipy.special.expit(scipy.special.logit(area) + reach / (area * (1 - area))))

@@ -1,9 +1,9 @@
-"""Accuracy in three forms, two proper scoring rules, and the area under the ROC curve."""
+"""Accuracy, scoring rules, ROC and precision-recall areas, counts of each class, and kappas."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from fairweather.metrics.columns import (
     sum_groups,
     weighted_mean,
 )
+
+# ---------------------------------------------------------------- accuracy in three forms, two prop
 
 
 def accuracy(correct: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
@@ -178,10 +180,10 @@ def class_areas(
     >>> class_areas(np.array([[0.9], [0.2]]), np.array([0, 1]) * 0, np.ones((1, 2)))
     array([[nan]])
     """
-    return of_each_class(_rank_area, scores, labels, rows)
+    return areas_by_class(_rank_area, scores, labels, rows)
 
 
-def of_each_class(
+def areas_by_class(
     area: Callable[[FloatArray, npt.NDArray[np.bool_], FloatArray], FloatArray],
     scores: FloatArray,
     labels: npt.NDArray[np.integer],
@@ -246,3 +248,242 @@ def _rank_area(
     beaten = np.cumsum((lost[0] + lost[1])[:-1], axis=0) / 2
     wins = np.einsum("kb,kb->b", beaten, sum_groups(level, positives, len(levels)))
     return ratio(wins, positives.sum(axis=0) * negatives.sum(axis=0))
+
+
+# ---------------------------------------------------------------- numbers of each class against all
+
+
+class ClassCounts(NamedTuple):
+    """How many images of each class there are, and how many are called so; one column per resample.
+
+    Every number is NaN where it would divide by 0: the sensitivity of a class without images, the
+    positive predictive value (PPV) of a class that is never called.
+
+    Attributes:
+        hits: images of the class that are called so, float64 `[classes, B]`.
+        images: images of the class, `[classes, B]`.
+        called: images that are called so, `[classes, B]`.
+        total: all images, `[B]`.
+
+    >>> counts = class_counts([0, 0, 1, 1], [0, 0, 0, 1], classes=3)
+    >>> counts.sensitivity.ravel().round(2), counts.ppv.ravel()
+    (array([0.67, 1.  ,  nan]), array([1. , 0.5, nan]))
+    """
+
+    hits: FloatArray
+    images: FloatArray
+    called: FloatArray
+    total: FloatArray
+
+    @property
+    def sensitivity(self) -> FloatArray:
+        """Share of the images of the class that are called so (recall), `[classes, B]`."""
+        return ratio(self.hits, self.images)
+
+    @property
+    def specificity(self) -> FloatArray:
+        """Share of the images of other classes that are not called so, `[classes, B]`."""
+        return ratio(self._neither, self.total - self.images)
+
+    @property
+    def ppv(self) -> FloatArray:
+        """Share of the images that are called so that are of the class (precision)."""
+        return ratio(self.hits, self.called)
+
+    @property
+    def npv(self) -> FloatArray:
+        """Share of the images that are not called so that are of other classes."""
+        return ratio(self._neither, self.total - self.called)
+
+    @property
+    def f1(self) -> FloatArray:
+        """Harmonic mean of sensitivity and PPV; NaN if the class has no images and no calls."""
+        return ratio(2 * self.hits, self.images + self.called)
+
+    @property
+    def kappa(self) -> FloatArray:
+        """Cohen's kappa, `[B]`; NaN if chance alone would agree everywhere."""
+        chance = np.square(self.total) - (self.images * self.called).sum(axis=0)
+        return chance_corrected_agreement((self.total - self.hits.sum(axis=0)) * self.total, chance)
+
+    @property
+    def _neither(self) -> FloatArray:
+        return self.total - self.images - self.called + self.hits
+
+    def only(self, label: int) -> ClassCounts:
+        """The same of one class, `[1, B]`."""
+        one = slice(label, label + 1)
+        return ClassCounts(self.hits[one], self.images[one], self.called[one], self.total)
+
+    def macro(self, values: FloatArray) -> FloatArray:
+        """Mean over the classes that have images or are called, without NaN: `[B]`."""
+        there = self.images + self.called > 0
+        return nanmean(np.where(there, values, np.nan).T)
+
+    def weighted(self, values: FloatArray) -> FloatArray:
+        """Mean over the classes, each counted as often as it has images, without NaN: `[B]`."""
+        defined = ~np.isnan(values)
+        share = np.where(defined, self.images, 0)
+        return ratio((share * np.where(defined, values, 0)).sum(axis=0), share.sum(axis=0))
+
+
+class CallShare(NamedTuple):
+    """A share of images that says how right the calls of a class are.
+
+    Attributes:
+        value: from the counts to `[classes, B]`.
+        whole: how many images it is a share of; for F1, those of the class or called so.
+        among: whose images these are: of the label, of the call, or all others; for F1, the first.
+        bent: is it 2x / (1 + x) of a share x, as F1.
+    """
+
+    value: Callable[[ClassCounts], FloatArray]
+    whole: Callable[[ClassCounts], FloatArray]
+    among: Literal["label", "call", "others"]
+    bent: bool = False
+
+
+SENSITIVITY = CallShare(lambda c: c.sensitivity, lambda c: c.images, "label")
+SPECIFICITY = CallShare(lambda c: c.specificity, lambda c: c.total - c.images, "others")
+PPV = CallShare(lambda c: c.ppv, lambda c: c.called, "call")
+NPV = CallShare(lambda c: c.npv, lambda c: c.total - c.called, "others")
+F1 = CallShare(lambda c: c.f1, lambda c: c.images + c.called - c.hits, "label", bent=True)
+
+
+def class_counts(
+    predicted: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    classes: int,
+    weights: npt.ArrayLike | None = None,
+) -> ClassCounts:
+    """Count the images of each class, and those that are called so.
+
+    Args:
+        predicted, labels: int `[n]`, each in `[0, classes)`.
+        classes: how many classes there are.
+        weights: how often each image counts, `[n]` or `[B, n]`; B is 1 for `[n]`.
+
+    >>> class_counts([0, 1], [0, 0], classes=2, weights=[1, 3]).sensitivity
+    array([[0.25],
+           [ nan]])
+    """
+    n = check_columns(predicted=predicted, labels=labels)
+    calls, truth = np.asarray(predicted), np.asarray(labels)
+    check_labels(calls, classes, "predicted")
+    check_labels(truth, classes)
+    columns = np.ascontiguousarray(as_rows(weights, n).T)
+    right = calls == truth
+    return ClassCounts(
+        hits=sum_groups(truth[right], columns[right], classes),
+        images=sum_groups(truth, columns, classes),
+        called=sum_groups(calls, columns, classes),
+        total=columns.sum(axis=0),
+    )
+
+
+def quadratic_kappa(
+    predicted: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Cohen's kappa of ordered classes with quadratic weights, in [-1, 1].
+
+    A prediction that is k classes away from the label counts k² times as much as one that is next
+    to it. The value is NaN if all labels and predictions are the same class.
+
+    Args:
+        predicted, labels: int `[n]`, the places of the classes in their order.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Cohen 1968, Weighted Kappa.
+
+    >>> round(quadratic_kappa([0, 1, 2, 2], [0, 1, 2, 1]), 3)
+    0.8
+    """
+    n = check_columns(predicted=predicted, labels=labels)
+    sums = as_rows(weights, n) @ kappa_columns(predicted, labels)
+    return as_result(kappa_from_sums(sums), weights)
+
+
+def kappa_columns(predicted: npt.ArrayLike, labels: npt.ArrayLike) -> FloatArray:
+    """What `kappa_from_sums` needs of each image, float64 `[n, 5]`.
+
+    >>> kappa_columns([3], [1])
+    array([[ 1.,  4., 10.,  3.,  1.]])
+    """
+    calls, truth = (np.asarray(each, dtype=np.float64) for each in (predicted, labels))
+    squares = np.square(calls - truth), np.square(calls) + np.square(truth)
+    return np.stack([np.ones(len(calls)), *squares, calls, truth], axis=1)
+
+
+def kappa_from_sums(sums: FloatArray) -> FloatArray:
+    """`quadratic_kappa` from the sums of `kappa_columns`, `[B, 5]` to `[B]`."""
+    total, distances, squares, calls, truth = sums.T
+    # By chance, label and prediction are independent: the mean of (a - b)² is that of a² + b², less
+    # twice the product of the means.
+    return chance_corrected_agreement(distances * total, squares * total - 2 * calls * truth)
+
+
+def chance_corrected_agreement(observed: FloatArray, chance: FloatArray) -> FloatArray:
+    """One less the disagreement in units of that of chance; NaN where chance has none.
+
+    >>> chance_corrected_agreement(np.array([0.1, 0.0]), np.array([0.5, 0.0]))
+    array([0.8, nan])
+    """
+    return 1 - ratio(observed, chance)
+
+
+def macro_pr_auc(
+    probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Mean over classes of their one-vs-rest average precision, in [0, 1].
+
+    Only classes with both positive and negative images count; the value is NaN if there are none.
+
+    Args:
+        probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.
+        labels: int `[n]`, each in `[0, classes)`.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    >>> round(macro_pr_auc([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]], [0, 1, 0]), 3)
+    0.667
+    """
+    scores, truth = check_probabilities(probabilities, labels)
+    rows = as_rows(weights, len(truth))
+    return as_result(nanmean(class_precisions(scores, truth, rows)), weights)
+
+
+def class_precisions(
+    scores: FloatArray, labels: npt.NDArray[np.integer], rows: npt.NDArray[Any]
+) -> FloatArray:
+    """The average precision of each label present, `[B, k]`; NaN without one of its sides.
+
+    It is the area under the precision-recall curve as a sum of steps: the mean over the images of
+    the class of the precision among all images with at least their score. No line is drawn between
+    two points of the curve, because that would be too optimistic.
+
+    Args:
+        scores: float64 `[n, classes]`.
+        labels: int `[n]`.
+        rows: how often each image counts, `[B, n]`.
+
+    Source: Davis and Goadrich 2006, The Relationship Between Precision-Recall and ROC Curves,
+    section 4, on lines between points.
+
+    >>> scores = np.array([[0.9], [0.6], [0.2]])
+    >>> class_precisions(scores, np.array([0, 0, 0]), np.ones((1, 3)))
+    array([[nan]])
+    """
+    return areas_by_class(_average_precision, scores, labels, rows)
+
+
+def _average_precision(
+    scores: FloatArray, positive: npt.NDArray[np.bool_], columns: FloatArray
+) -> FloatArray:
+    levels, level = np.unique(scores[positive], return_inverse=True)
+    # A negative image is at or above this many levels.
+    above = np.searchsorted(levels, scores[~positive], side="right")
+    hits = sum_groups(level, columns[positive], len(levels))
+    false = sum_groups(above, columns[~positive], len(levels) + 1)[1:]
+    called, right = (each[::-1].cumsum(axis=0)[::-1] for each in (hits + false, hits))
+    precision = np.divide(right, called, out=np.zeros_like(called), where=called > 0)
+    area = ratio((hits * precision).sum(axis=0), hits.sum(axis=0))
+    return np.where(columns[~positive].any(axis=0), area, np.nan)

@@ -24,7 +24,7 @@ from fairweather.metrics.columns import (
     bent_interval,
     clopper_pearson,
 )
-from fairweather.types import Groups, Score
+from fairweather.types.measurement import Groups, Score
 
 Weigh = Literal["clusters", "images"]  # what counts alike where images belong together
 WEIGH: tuple[Weigh, ...] = get_args(Weigh)
@@ -32,9 +32,11 @@ WEIGH: tuple[Weigh, ...] = get_args(Weigh)
 FEW_CLUSTERS = 20
 # Random choices behind a p-value, and fewer if there are many images.
 CHOICES, FEWEST_CHOICES, MOST_UNITS = 9_999, 999, 2 * 10**7
-PLACES = 10**5  # members of random groups that are looked at together
-NEARLY = 1e-9  # what rounding may change of a distance
-BLOCK = 2**20  # numbers of images by cluster and by point of a curve that are in memory at once
+MEMBERS_AT_ONCE = 10**5  # members of random groups that are looked at together
+NEGLIGIBLE = 1e-9  # what rounding may change of a distance
+NUMBERS_AT_ONCE = (
+    2**20
+)  # numbers of images by cluster and by point of a curve that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Clusters:
         """
         if self.count < 2:
             return np.inf
-        return student(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
+        return student_quantile(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
 
     def evenness(self, chosen: npt.NDArray[np.bool_]) -> float:
         """Say how evenly some images are spread over the clusters, in (0, 1].
@@ -187,19 +189,19 @@ class Clusters:
         return np.asarray(means + moves - moves.mean(axis=0))
 
 
-class Worth(NamedTuple):
+class EffectiveSample(NamedTuple):
     """As many independent images as some images of clusters are worth, and the hits among them."""
 
     images: float
     hits: float
 
 
-def as_precise(hits: npt.ArrayLike, clusters: Clusters) -> float:
+def independent_images(hits: npt.ArrayLike, clusters: Clusters) -> float:
     """How many independent images have a share with the jackknife's variance; at most all images.
 
     If all images agree, it is the effective number of clusters.
 
-    >>> as_precise([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
+    >>> independent_images([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
     1.0
     """
     column = np.asarray(hits, dtype=np.float64)
@@ -207,14 +209,14 @@ def as_precise(hits: npt.ArrayLike, clusters: Clusters) -> float:
     if not own or clusters.count < 2:
         return clusters.effective
     variance = float(clusters.influences(column[:, None]).var(ddof=1)) / clusters.count
-    return min(own / variance, len(column)) if variance > NEARLY * own else float(len(column))
+    return min(own / variance, len(column)) if variance > NEGLIGIBLE * own else float(len(column))
 
 
-def worth(hits: npt.ArrayLike, clusters: Clusters) -> Worth:
+def effective_sample(hits: npt.ArrayLike, clusters: Clusters) -> EffectiveSample:
     """How many independent images would tell as much of a share of images of clusters.
 
-    It is the number that is `as_precise`, made smaller since the variance has few degrees of
-    freedom, unless all images agree.
+    It is the number that is `independent_images`, made smaller since the variance has few degrees
+    of freedom, unless all images agree.
 
     Args:
         hits: bool `[n]`, which images count.
@@ -223,17 +225,17 @@ def worth(hits: npt.ArrayLike, clusters: Clusters) -> Worth:
     Source: Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number
     of Positive Counts Estimated from Survey Data.
 
-    >>> found = worth([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
+    >>> found = effective_sample([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
     >>> found.images < 1 / 2, found.hits == found.images / 2
     (True, True)
     """
     share = float(np.asarray(hits, dtype=np.float64).mean())
-    images = as_precise(hits, clusters)
+    images = independent_images(hits, clusters)
     if 0 < share < 1:
-        freedom = max(clusters.effective - 1, NEARLY)
+        freedom = max(clusters.effective - 1, NEGLIGIBLE)
         wider = float(scipy.special.stdtrit(freedom, 1 - TAIL)) / Z95
-        images = max(images / wider**2, NEARLY)
-    return Worth(images, images * share)
+        images = max(images / wider**2, NEGLIGIBLE)
+    return EffectiveSample(images, images * share)
 
 
 def share_interval(
@@ -293,10 +295,10 @@ def share_interval(
         share = np.bincount(of, own_hits, count) / whole
         moments = _moments(own_hits, own, share[of], whole[of])
     sums = np.stack([np.bincount(of, each, count) for each in moments]).astype(np.float64)
-    return _share_interval(share, images, sums)
+    return _interval_from_moments(share, images, sums)
 
 
-def share_interval_so_far(
+def running_share_interval(
     hits: npt.ArrayLike, clusters: Clusters, ends: IntArray
 ) -> tuple[FloatArray, FloatArray]:
     """The `share_interval` of the first images, for some numbers of them.
@@ -310,7 +312,7 @@ def share_interval_so_far(
         The lower and the upper ends, float64 `[k]`.
 
     >>> three = Clusters(np.array([0, 1, 2]))
-    >>> found = share_interval_so_far([True, False, True], three, np.array([1, 3]))
+    >>> found = running_share_interval([True, False, True], three, np.array([1, 3]))
     >>> [end.round(2).tolist() for end in found]
     [[0.0, 0.0], [1.0, 1.0]]
     """
@@ -318,7 +320,7 @@ def share_interval_so_far(
     segment = np.searchsorted(ends, np.arange(len(hit)), side="right")
     share = np.cumsum(hit)[ends - 1] / ends
     sums = np.zeros((len(MOMENTS), len(ends)))
-    block = min(clusters.count, max(1, BLOCK // len(ends)))
+    block = min(clusters.count, max(1, NUMBERS_AT_ONCE // len(ends)))
     for first in range(0, clusters.count, block):
         own_of = clusters.of[: len(hit)] - first
         here = (own_of >= 0) & (own_of < block)
@@ -331,7 +333,7 @@ def share_interval_so_far(
             whole = ends[:, None].astype(np.float64)
             moments = _moments(own_hits, own.astype(np.float64), share[:, None], whole)
         sums += np.stack([each.sum(axis=1) for each in moments])
-    return _share_interval(share, ends.astype(np.float64), sums)
+    return _interval_from_moments(share, ends.astype(np.float64), sums)
 
 
 # What each cluster adds to: the number of clusters, and the second and third power of its excess of
@@ -348,7 +350,7 @@ def _moments(
     return np.asarray(images > 0, dtype=np.float64), excess**2, excess**3, moves**2
 
 
-def _share_interval(
+def _interval_from_moments(
     share: FloatArray, images: FloatArray, sums: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """The intervals of shares of so many images, from the sums of `MOMENTS`, `[4, shares]`."""
@@ -359,11 +361,11 @@ def _share_interval(
         variance = moves * (clusters - 1) / clusters
         found = np.where(alike, clusters, share * (1 - share) / variance)
         wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95
-        worth = np.where(clusters < 2, NEARLY, np.minimum(images, found) / wider**2)
+        worth = np.where(clusters < 2, NEGLIGIBLE, np.minimum(images, found) / wider**2)
         low, high = clopper_pearson(share, np.where(images > 0, worth, np.nan))
         spread = np.where(alike | (clusters < 2), 0.0, np.sqrt(variance) * wider)
         # Of the sum of as many clusters, drawn at random.
-        skewness = np.where(spread > NEARLY, cubes / squares**1.5, 0.0)
+        skewness = np.where(spread > NEGLIGIBLE, cubes / squares**1.5, 0.0)
         bent = bent_interval(share, spread, skewness, Z95)
     return np.clip(np.fmin(low, bent[0]), 0, 1), np.clip(np.fmax(high, bent[1]), 0, 1)
 
@@ -413,8 +415,8 @@ def membership_p(
         own, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
         return np.abs(own / images - (sums.sum() - own) / (sizes.sum() - images))
 
-    found = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEARLY)
-    as_far, together = 0, max(1, PLACES // group)
+    found = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEGLIGIBLE)
+    as_far, together = 0, max(1, MEMBERS_AT_ONCE // group)
     for first in range(0, rounds, together):
         drawn = range(first, min(first + together, rounds))
         groups = np.stack([generator.permutation(count)[:group] for _ in drawn])
@@ -422,13 +424,13 @@ def membership_p(
     return (as_far + 1) / (rounds + 1)
 
 
-def difference_of_shares(first: Score, second: Score) -> tuple[float, float]:
+def zou_donner_interval(first: Score, second: Score) -> tuple[float, float]:
     """The 95 % interval of one value minus another of other images, from those of both.
 
     Source: Zou and Donner 2008, Construction of Confidence Limits About Effect Measures: A General
     Approach; for two shares with Wilson's intervals it is Newcombe's method 10.
 
-    >>> low, high = difference_of_shares(Score(0.9, 0.8, 0.95, 50), Score(0.6, 0.5, 0.7, 50))
+    >>> low, high = zou_donner_interval(Score(0.9, 0.8, 0.95, 50), Score(0.6, 0.5, 0.7, 50))
     >>> round(low, 3), round(high, 3)
     (0.159, 0.412)
     """
@@ -446,21 +448,21 @@ def check_weigh(weigh: object) -> Weigh:
     raise unknown_name("value of weigh", str(weigh), WEIGH)
 
 
-def clusters_of(groups: Groups | None) -> Clusters | None:
+def number_clusters(groups: Groups | None) -> Clusters | None:
     """Number the clusters of images in the order in which they first occur; None if unknown."""
     if groups is None or groups.clusters is None:
         return None
     return Clusters.of_names(groups.clusters)
 
 
-def student(count: int, tests: int = 1) -> float:
+def student_quantile(count: int, tests: int = 1) -> float:
     """Student's quantile for a 95 % interval from so many clusters.
 
     Args:
         count: at least 2.
         tests: for how many intervals the 95 % hold together, by Bonferroni's correction.
 
-    >>> round(student(20), 3), round(student(20, tests=5), 3)
+    >>> round(student_quantile(20), 3), round(student_quantile(20, tests=5), 3)
     (2.093, 2.861)
     """
     return float(scipy.special.stdtrit(count - 1, 1 - TAIL / tests))

@@ -39,11 +39,11 @@ Method = Literal["lac", "aps", "raps"]
 METHODS: tuple[Method, ...] = get_args(Method)
 # RAPS adds PENALTY for each class beyond the FREE most probable ones. Its authors choose both by
 # the size of the sets on further images, which would take a third part of the validation images.
-PENALTY, FREE = 0.01, 5
+RANK_PENALTY, FREE_RANKS = 0.01, 5
 # The largest sets of each size stratum but the last: 1, 2 to 3, 4 to 10, 11 to 100, and more, as
 # in Angelopoulos et al. 2021.
 STRATA = (1, 3, 10, 100)
-IN_A_STRATUM = 30  # with fewer images, a stratum does not count
+FEWEST_IN_STRATUM = 30  # with fewer images, a stratum does not count
 
 
 def class_scores(probabilities: npt.ArrayLike, method: str = "lac") -> FloatArray:
@@ -89,7 +89,7 @@ def class_scores(probabilities: npt.ArrayLike, method: str = "lac") -> FloatArra
     first = np.maximum.accumulate(np.where(is_first, places, 0), axis=1)
     scores = np.take_along_axis(before, first, axis=1)
     if method == "raps":
-        scores += PENALTY * np.maximum(first + 1 - FREE, 0)
+        scores += RANK_PENALTY * np.maximum(first + 1 - FREE_RANKS, 0)
     found = np.empty_like(scores)
     np.put_along_axis(found, order, scores, axis=1)
     return found
@@ -124,7 +124,7 @@ def quantile_rank(images: int, coverage: float) -> int:
     >>> quantile_rank(99, 0.95), quantile_rank(99, 0.56), quantile_rank(8, 0.9)
     (95, 56, 9)
     """
-    return math.ceil((images + 1) * _exact(coverage))
+    return math.ceil((images + 1) * _exact_share(coverage))
 
 
 def fewest_images(coverage: float) -> int:
@@ -133,7 +133,7 @@ def fewest_images(coverage: float) -> int:
     >>> fewest_images(0.9), fewest_images(0.999)
     (9, 999)
     """
-    share = _exact(coverage)
+    share = _exact_share(coverage)
     return math.ceil(share / (1 - share))
 
 
@@ -160,7 +160,9 @@ def conformal_quantile(scores: npt.ArrayLike, coverage: float, worth: int | None
     if values.ndim != 1 or np.isnan(values).any():
         raise InputError("scores of calibration images must be numbers [n], without NaN")
     count = len(values) if worth is None else worth
-    share = (count + 1) * _exact(coverage)  # of the count; a fraction, so that it is not rounded
+    share = (count + 1) * _exact_share(
+        coverage
+    )  # of the count; a fraction, so that it is not rounded
     if share > count:
         return math.inf
     place = math.ceil(share * len(values) / count) - 1
@@ -338,24 +340,26 @@ def size_stratified_coverage(
     """
     n = check_columns(set_size=set_size, covered=covered)
     rows = as_rows(weights, n)
-    terms = strata_terms(np.asarray(set_size), np.asarray(covered, dtype=bool))
-    return as_result(lowest_of_strata(rows @ terms), weights)
+    terms = stratum_columns(np.asarray(set_size), np.asarray(covered, dtype=bool))
+    return as_result(lowest_stratum_coverage(rows @ terms), weights)
 
 
-def strata_terms(set_size: npt.NDArray[np.integer], covered: npt.NDArray[np.bool_]) -> FloatArray:
+def stratum_columns(
+    set_size: npt.NDArray[np.integer], covered: npt.NDArray[np.bool_]
+) -> FloatArray:
     """Columns whose sums give `size_stratified_coverage`: float64 `[n, 2 * strata]`.
 
-    >>> strata_terms(np.ones(30, int), np.arange(30) < 20).sum(axis=0)
+    >>> stratum_columns(np.ones(30, int), np.arange(30) < 20).sum(axis=0)
     array([30., 20.])
     """
-    members = strata_of(set_size)
+    members = stratum_members(set_size)
     return np.concatenate([members, members & covered[:, None]], axis=1, dtype=np.float64)
 
 
-def lowest_of_strata(sums: FloatArray) -> FloatArray:
-    """`size_stratified_coverage` from sums of `strata_terms`, `[B, 2 * strata]` to `[B]`.
+def lowest_stratum_coverage(sums: FloatArray) -> FloatArray:
+    """`size_stratified_coverage` from sums of `stratum_columns`, `[B, 2 * strata]` to `[B]`.
 
-    >>> lowest_of_strata(np.array([[30.0, 10.0, 15.0, 10.0]]))
+    >>> lowest_stratum_coverage(np.array([[30.0, 10.0, 15.0, 10.0]]))
     array([0.5])
     """
     images, covered = np.split(sums, 2, axis=1)
@@ -363,20 +367,20 @@ def lowest_of_strata(sums: FloatArray) -> FloatArray:
     return np.fmin.reduce(shares, axis=1, initial=np.nan)
 
 
-def strata_of(set_size: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+def stratum_members(set_size: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
     """Tell which images are in each size stratum that has enough images, bool `[n, strata]`.
 
     The strata are sets of 1, 2 to 3, 4 to 10, 11 to 100 and more classes.
 
-    >>> strata_of(np.array([1] * 30 + [2] * 29)).shape
+    >>> stratum_members(np.array([1] * 30 + [2] * 29)).shape
     (59, 1)
     """
     stratum = np.searchsorted(np.array(STRATA), set_size)
     members = stratum[:, None] == np.arange(len(STRATA) + 1)
-    return np.asarray(members[:, members.sum(axis=0) >= IN_A_STRATUM])
+    return np.asarray(members[:, members.sum(axis=0) >= FEWEST_IN_STRATUM])
 
 
-def _exact(coverage: float) -> Fraction:
+def _exact_share(coverage: float) -> Fraction:
     if not 0 < coverage < 1:  # NaN fails the comparison too
         raise InputError(f"coverage must be a share between 0 and 1, found {coverage}")
     return Fraction(repr(float(coverage)))

@@ -1,25 +1,204 @@
-"""Does the model's confidence separate images of its own data set from those of another one."""
+"""Scores that tell images of another data set from known ones, and how well they do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, Result, as_result, as_rows, check_columns
-from fairweather.metrics.intervals import BLOCK, Estimate, of_clusters, to_score
-from fairweather.metrics.metric import MetricRow, by_name
-from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
+from fairweather.metrics.columns import (
+    FloatArray,
+    LevelSums,
+    Result,
+    as_confidence,
+    as_result,
+    as_rows,
+    blocks,
+    check_columns,
+    check_logits,
+    level_sums,
+    rank_area,
+    softmax,
+)
+from fairweather.metrics.intervals import COUNTS_AT_ONCE, Estimate, to_score, widen_for_clusters
+from fairweather.metrics.metric import MetricRow, index_by_name
 from fairweather.metrics.sample import draw_counts
-from fairweather.types import Score
+from fairweather.types.measurement import Score
+
+# ---------------------------------------------------------------- scores of single images that may
+
+# The published share of the training images that are stored is down to 1 % (of ImageNet's), with
+# a k that is about a thousandth of their number.
+NEIGHBOURS = 5
+MOST_FEATURES = 5_000
+DISTANCES_AT_ONCE = 2**24  # distances that are in memory at once
+
+
+def max_logit(logits: npt.ArrayLike) -> FloatArray:
+    """The largest logit of each image, `[n]`; larger for known images.
+
+    Adding a constant to all logits of an image changes it, though not the probabilities.
+
+    Args:
+        logits: float `[n, classes]`, finite.
+
+    Source: Hendrycks et al. 2022, Scaling Out-of-Distribution Detection for Real-World Settings,
+    section 3.
+
+    >>> max_logit([[2.0, 0.0], [-1.0, -3.0]])
+    array([ 2., -1.])
+    """
+    return np.asarray(check_logits(logits).max(axis=1))
+
+
+def energy(logits: npt.ArrayLike) -> FloatArray:
+    """Minus the logarithm of the sum of the exponentials of the logits, `[n]`; smaller if known.
+
+    Adding a constant to all logits of an image subtracts it here, though the probabilities stay. So
+    it is a score of logits as the network gives them: of the logarithms of probabilities it is 0.
+
+    Args:
+        logits: float `[n, classes]`, finite.
+
+    Source: Liu et al. 2020, Energy-based Out-of-distribution Detection, equation 4, at a
+    temperature of 1.
+
+    >>> energy([[0.0, 0.0], [1000.0, 0.0]]).round(3).tolist()
+    [-0.693, -1000.0]
+    """
+    return np.asarray(-scipy.special.logsumexp(check_logits(logits), axis=1))
+
+
+def softmax_entropy(logits: npt.ArrayLike) -> FloatArray:
+    """Entropy of the probabilities of each image, in nats, `[n]`; smaller for known images.
+
+    It is in [0, ln classes], and adding a constant to all logits of an image does not change it.
+
+    Args:
+        logits: float `[n, classes]`, finite.
+
+    Source: Shannon 1948, A Mathematical Theory of Communication, section 6.
+
+    >>> softmax_entropy([[0.0, 0.0], [1000.0, 0.0]]).round(3)
+    array([0.693, 0.   ])
+    """
+    return np.asarray(scipy.special.entr(softmax(logits)).sum(axis=1))
+
+
+def knn_distance(features: npt.ArrayLike, known: npt.ArrayLike, k: int = NEIGHBOURS) -> FloatArray:
+    """Distance of each image to the k-th nearest known image in the space of features, `[n]`.
+
+    Features are divided by their length, so that the distance is in [0, 2], and smaller for known
+    images. A feature of length 0 stays 0, at a distance of 1 from all others.
+
+    Args:
+        features: float `[n, D]`, finite, what the last layer of the network sees.
+        known: float `[m, D]`, the same of known images, at least one.
+        k: which neighbour; of fewer known images it is the farthest.
+
+    Source: Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors, section 3.
+
+    >>> knn_distance([[2.0, 0.0]], [[1.0, 0.0], [0.0, 3.0], [-1.0, 0.0]], k=2).round(3)
+    array([1.414])
+    """
+    ours, theirs = _normalise(features, "features"), _normalise(known, "known features")
+    if ours.shape[1] != theirs.shape[1]:
+        raise InputError(f"features have {ours.shape[1]} numbers, known ones {theirs.shape[1]}")
+    if k < 1:
+        raise InputError(f"the neighbour must be the first or a later one, found {k}")
+    place = min(k, len(theirs)) - 1
+    lengths = np.square(theirs).sum(axis=1)
+    found = np.empty(len(ours))
+    for rows in blocks(len(ours), len(theirs), DISTANCES_AT_ONCE):
+        part = ours[rows]
+        squares = np.square(part).sum(axis=1)[:, None] + lengths - 2 * part @ theirs.T
+        found[rows] = np.partition(squares, place, axis=1)[:, place]
+    return np.sqrt(np.maximum(found, 0))
+
+
+def _normalise(features: npt.ArrayLike, name: str) -> FloatArray:
+    rows = np.asarray(features, dtype=np.float64)
+    if rows.ndim != 2 or rows.size == 0:
+        raise InputError(f"{name} must be [n, D] and not empty, found {list(rows.shape)}")
+    if not np.isfinite(rows).all():
+        bad = int((~np.isfinite(rows).all(axis=1)).sum())
+        raise InputError(f"{name} must be finite, found {bad} images with NaN or infinite numbers")
+    largest = np.abs(rows).max(axis=1, keepdims=True)  # so that no square is too large or small
+    rows = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+
+
+class OodInputs(NamedTuple):
+    """What a network says about some images, and what it says about known ones.
+
+    Attributes:
+        logits: float `[n, classes]`.
+        features: float `[n, D]`, what its last layer sees; None if that is not linear.
+        known: float `[m, D]`, the same of known images; None if there are none.
+    """
+
+    logits: npt.ArrayLike
+    features: npt.ArrayLike | None = None
+    known: npt.ArrayLike | None = None
+
+
+class OodScore(NamedTuple):
+    """A row of `OOD_SCORES`.
+
+    Attributes:
+        label: what it is called in tables.
+        of: gives the score of each image; None where it needs features and there are none.
+        larger_if_known: whether it is larger for known images.
+        of_raw_logits: whether it says nothing of logits that are the logarithms of probabilities.
+    """
+
+    label: str
+    of: Callable[[OodInputs], FloatArray | None]
+    larger_if_known: bool
+    of_raw_logits: bool
+
+    def as_confidence(self, score: npt.ArrayLike) -> FloatArray:
+        """The score with the sign that makes it larger for known images."""
+        values = np.asarray(score, dtype=np.float64)
+        return values if self.larger_if_known else -values
+
+
+def _neighbour_distance(seen: OodInputs) -> FloatArray | None:
+    if seen.features is None or seen.known is None:
+        return None
+    return knn_distance(seen.features, seen.known)
+
+
+OOD_SCORES: Mapping[str, OodScore] = {
+    "max_logit": OodScore("largest logit", lambda seen: max_logit(seen.logits), True, True),
+    "energy": OodScore("energy", lambda seen: energy(seen.logits), False, True),
+    "entropy": OodScore("entropy", lambda seen: softmax_entropy(seen.logits), False, False),
+    "knn": OodScore("k-NN distance", _neighbour_distance, False, False),
+}
+
+
+def compute_ood_scores(seen: OodInputs) -> dict[str, npt.NDArray[np.float32]]:
+    """Give each score of `OOD_SCORES` that can be had, float32 `[n]`, by its name.
+
+    >>> list(compute_ood_scores(OodInputs([[2.0, 0.0]])))
+    ['max_logit', 'energy', 'entropy']
+    """
+    found = {name: score.of(seen) for name, score in OOD_SCORES.items()}
+    return {name: each.astype(np.float32) for name, each in found.items() if each is not None}
+
+
+# ---------------------------------------------------------------- does the model's confidence separ
 
 # More distinct confidences than this are binned before they are resampled; see `detection_score`.
-BINS = 2000
+MOST_LEVELS = 2000
 RECALL = 0.95
 
 
@@ -47,7 +226,7 @@ def detection_auroc(
     >>> detection_auroc([0.9, 0.8, 0.5], [0.6, 0.5])
     0.75
     """
-    levels = _both(confidence_in, confidence_out, weights_in, weights_out)
+    levels = _joint_levels(confidence_in, confidence_out, weights_in, weights_out)
     return as_result(rank_area(levels), weights_in, weights_out)
 
 
@@ -83,8 +262,8 @@ def false_positive_rate_at(
     >>> false_positive_rate_at([0.9, 0.8, 0.5], [0.6, 0.5], recall=0.95)
     1.0
     """
-    levels = _both(confidence_in, confidence_out, weights_in, weights_out)
-    return as_result(_passing(levels, recall), weights_in, weights_out)
+    levels = _joint_levels(confidence_in, confidence_out, weights_in, weights_out)
+    return as_result(_false_positive_rate(levels, recall), weights_in, weights_out)
 
 
 def detection_score(
@@ -121,30 +300,30 @@ def detection_score(
     """
     if resamples < 1:
         raise InputError(f"cannot resample {resamples} times: it must be at least 1")
-    exact = _both(confidence_in, confidence_out)
+    exact = _joint_levels(confidence_in, confidence_out)
     known, others = np.size(confidence_in), np.size(confidence_out)
     if clusters is None:
-        drawn: Iterable[LevelSums] = [_resampled(_binned(exact), resamples, seed)]
+        drawn: Iterable[LevelSums] = [_resample_levels(_merge_levels(exact), resamples, seed)]
     else:
         of = np.asarray(confidence_in), np.asarray(confidence_out)
-        drawn = _resampled_clusters(*of, clusters, resamples, seed)
-    rows = DETECTION.values()
+        drawn = _resample_clusters(*of, clusters, resamples, seed)
+    rows = DETECTION_METRICS.values()
     found = [[row.evaluate(levels) for row in rows] for levels in drawn]
     scores = {}
-    for row, blocks in zip(rows, zip(*found, strict=True), strict=True):
+    for row, parts in zip(rows, zip(*found, strict=True), strict=True):
         # A share of the other images, which are independent, has their number in its interval.
         n = others if row.of_others else known + others
-        value, replicates = float(row.evaluate(exact)[0]), np.concatenate(blocks)
+        value, replicates = float(row.evaluate(exact)[0]), np.concatenate(parts)
         estimate = Estimate(value, replicates, n, row.interval)
         if clusters is not None:
-            estimate = of_clusters(estimate, clusters)
+            estimate = widen_for_clusters(estimate, clusters)
             if row.of_others and clusters.count > 1:
                 estimate = replace(estimate, clusters=None)
         scores[row.name] = to_score(estimate, row.bounds)._replace(n=known + others)
     return scores
 
 
-def _both(
+def _joint_levels(
     confidence_in: npt.ArrayLike,
     confidence_out: npt.ArrayLike,
     weights_in: npt.ArrayLike | None = None,
@@ -169,7 +348,7 @@ def _both(
     return level_sums(np.concatenate([known, others]), np.arange(n + m) < n, rows)
 
 
-def _passing(levels: LevelSums, recall: float) -> FloatArray:
+def _false_positive_rate(levels: LevelSums, recall: float) -> FloatArray:
     """Share of the wrong images at or above a level, `[B]`.
 
     The level is the highest one at or above which at least `recall` of the right images are.
@@ -184,42 +363,44 @@ def _passing(levels: LevelSums, recall: float) -> FloatArray:
     return np.take_along_axis(wrong / wrong[:, :1], highest, axis=1)[:, 0]
 
 
-def _counts(levels: LevelSums) -> tuple[FloatArray, FloatArray]:
+def _level_counts(levels: LevelSums) -> tuple[FloatArray, FloatArray]:
     """The wrong and the right images of each level, the most confident first, `[levels]` each."""
     images, wrong = (np.diff(column[0])[::-1] for column in (levels.images, levels.wrong))
     return wrong, images - wrong
 
 
-def _binned(levels: LevelSums) -> LevelSums:
+def _merge_levels(levels: LevelSums) -> LevelSums:
     """Join neighbouring levels into `BINS` bins with equal shares; each set counts half."""
-    wrong, right = _counts(levels)
-    if len(wrong) <= BINS:
+    wrong, right = _level_counts(levels)
+    if len(wrong) <= MOST_LEVELS:
         return levels
     shares = wrong / wrong.sum() + right / right.sum()
     middle = (np.cumsum(shares) - shares / 2) / 2
-    _, starts = np.unique(np.minimum((middle * BINS).astype(int), BINS - 1), return_index=True)
+    _, starts = np.unique(
+        np.minimum((middle * MOST_LEVELS).astype(int), MOST_LEVELS - 1), return_index=True
+    )
     edges = np.append(0, len(wrong) - starts[::-1])
     return LevelSums(levels.images[:, edges], levels.wrong[:, edges])
 
 
-def _resampled_clusters(
+def _resample_clusters(
     known: FloatArray, others: FloatArray, clusters: Clusters, resamples: int, seed: int
 ) -> Iterator[LevelSums]:
     """The levels of resampled clusters of the known images and of resampled other images."""
     of_known = draw_counts(len(known), resamples, seed, clusters)
     of_others = draw_counts(len(others), resamples, seed + 1)
-    step = max(1, BLOCK // (len(known) + len(others)))
+    step = max(1, COUNTS_AT_ONCE // (len(known) + len(others)))
     for at in range(0, resamples, step):
         rows = slice(at, at + step)
-        yield _both(known, others, of_known[rows], of_others[rows])
+        yield _joint_levels(known, others, of_known[rows], of_others[rows])
 
 
-def _resampled(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
+def _resample_levels(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
     # Drawing the counts of each level is the same as drawing n images, and far cheaper.
     generator = np.random.default_rng(seed)
     wrong, right = (
         generator.multinomial(int(counts.sum()), counts / counts.sum(), resamples)[:, ::-1]
-        for counts in _counts(levels)
+        for counts in _level_counts(levels)
     )
     below = (
         np.pad(np.cumsum(counts, axis=1, dtype=np.float64), ((0, 0), (1, 0)))
@@ -229,7 +410,7 @@ def _resampled(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
 
 
 @dataclass(frozen=True)
-class Detection(MetricRow):
+class DetectionMetric(MetricRow):
     """A metric of the confidence on known images and on those of another set.
 
     Attributes:
@@ -244,8 +425,8 @@ class Detection(MetricRow):
     of_others: bool = False
 
 
-DETECTION: dict[str, Detection] = by_name(
-    Detection(
+DETECTION_METRICS: dict[str, DetectionMetric] = index_by_name(
+    DetectionMetric(
         "detection_auroc",
         "AUROC of confidence for detecting another data set",
         "probability that a clean test image is more confident than one of the other data set; "
@@ -254,12 +435,12 @@ DETECTION: dict[str, Detection] = by_name(
         "AUROC",
         higher_is_better=True,
     ),
-    Detection(
+    DetectionMetric(
         f"false_positive_rate_at_recall/{RECALL}",
         "False positive rate at 95 % recall, for another data set",
         "share of the other data set's images at or above the confidence that this share of the "
         "clean test images reaches. Behind a slash, another score takes its place",
-        partial(_passing, recall=RECALL),
+        partial(_false_positive_rate, recall=RECALL),
         "False positive rate at 95 % recall",
         of_others=True,
         higher_is_better=False,

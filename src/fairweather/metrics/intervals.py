@@ -11,9 +11,8 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import area_ends, column_of_units
-from fairweather.metrics.class_metrics import class_metric
-from fairweather.metrics.clusters import Clusters, student
+from fairweather.metrics.areas import area_interval, unit_column
+from fairweather.metrics.clusters import Clusters, student_quantile
 from fairweather.metrics.columns import (
     ROUNDING,
     SYMMETRIC,
@@ -22,18 +21,23 @@ from fairweather.metrics.columns import (
     bent_interval,
     blocks,
     clopper_pearson,
+    merge_groups,
 )
-from fairweather.metrics.hidden import NOTHING, Hidden, Observed
-from fairweather.metrics.metric import Interval, Metric
-from fairweather.metrics.ordered import merge_groups
-from fairweather.metrics.recipes import SeedVariance, seed_variance, stretch, widen
+from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError, Observation
+from fairweather.metrics.metric import IntervalKind, Metric, find_class_metric
 from fairweather.metrics.sample import BINS, Resamples, Sample, draw_counts
+from fairweather.metrics.seeds import (
+    SeedVariance,
+    seed_variance,
+    stretch_near_bounds,
+    widen_for_seeds,
+)
 from fairweather.metrics.selective import Fitted
 from fairweather.metrics.table import METRICS
-from fairweather.types import AnyPredictions, Predictions, Score, Scores
+from fairweather.types.measurement import AnyPredictions, Predictions, Score, Scores
 
 # How many counts (resamples times images) are summed at once. It limits the memory.
-BLOCK = 4_800_000
+COUNTS_AT_ONCE = 4_800_000
 # The replicates of some metrics use at most this many groups of neighbouring confidences. They are
 # exact for cells with no more distinct confidences; `benchmarks/scoring.py` measures the error.
 MOST_GROUPS = 2000
@@ -42,7 +46,7 @@ MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
 # With at least this many images on both sides (right and wrong), the percentile interval of a share
 # covers the true value as often as it should (benchmarks/coverage.py).
-FEW = 30
+FEW_IMAGES = 30
 # The kinds of intervals over seeds that are not skewed next to a bound.
 NOT_STRETCHED = ("difference", "basic", "bias-corrected", "centred")
 
@@ -75,7 +79,7 @@ class Estimate:
     value: float
     replicates: FloatArray
     n: int
-    interval: Interval = "percentile"
+    interval: IntervalKind = "percentile"
     of_seeds: tuple[Estimate, ...] = ()
     errors: float = np.inf
     fewest: int = 0
@@ -84,7 +88,7 @@ class Estimate:
     column: npt.NDArray[np.float32] | None = None
     pairs: float = np.inf
     bias: float = 0.0
-    hidden: Hidden = NOTHING
+    hidden: HiddenError = NOTHING_HIDDEN
     ends: tuple[float, float] = (np.nan, np.nan)
 
     @property
@@ -103,7 +107,7 @@ class Estimate:
         return replace(
             self,
             replicates=mean + factor * (self.replicates - mean),
-            hidden=Hidden(*(factor**2 * each for each in self.hidden)),
+            hidden=HiddenError(*(factor**2 * each for each in self.hidden)),
         )
 
     def together(self, tests: int) -> Estimate:
@@ -115,7 +119,7 @@ class Estimate:
         elif self.clusters < 2:
             return self
         else:
-            factor = student(self.clusters, tests) / student(self.clusters)
+            factor = student_quantile(self.clusters, tests) / student_quantile(self.clusters)
         low, high = (self.value + factor * (end - self.value) for end in self.ends)
         return replace(self.spread(factor), ends=(low, high))
 
@@ -186,8 +190,8 @@ def evaluate_resamples(
     Args:
         cell, fitted: the predictions, of whatever task, and as in `evaluate_metrics`.
         resamples: resamples of the same images.
-        names: names of the metrics to compute, those of classes too (`class_metric`); None means
-            all rows of `METRICS`. Unknown names are ignored.
+        names: names of the metrics to compute, those of classes too (`find_class_metric`); None
+            means all rows of `METRICS`. Unknown names are ignored.
     """
     # Each metric reads only what predictions of the kind that it accepts have.
     predictions, n = cast("Predictions", cell), len(cell)
@@ -196,7 +200,7 @@ def evaluate_resamples(
         for metric in METRICS.values()
         if metric.applies(predictions, fitted) and (names is None or metric.name in names)
     ]
-    found = (class_metric(name, predictions.classes) for name in names or ())
+    found = (find_class_metric(name, predictions.classes) for name in names or ())
     of_classes = [each for each in found if each and each.applies(predictions)]
     wanted = {metric.alias_of or metric.name for metric in metrics}
     computed = [*(metric for metric in METRICS.values() if metric.name in wanted), *of_classes]
@@ -212,7 +216,7 @@ def evaluate_resamples(
     # The blocks depend only on n, so that sums are the same to the last bit on every run.
     parts = [
         evaluate_sample(drawn, Sample(quick, coarse, resamples.counts[rows]))
-        for rows in blocks(len(resamples.counts), n, BLOCK)
+        for rows in blocks(len(resamples.counts), n, COUNTS_AT_ONCE)
     ]
     replicates = {name: np.concatenate([part[name] for part in parts]) for name in moved}
     for metric in drawn:
@@ -232,7 +236,7 @@ def evaluate_resamples(
         if metric.column is not None:
             known = replace(
                 known,
-                column=column_of_units(metric.column(prepared), prepared.clusters),
+                column=unit_column(metric.column(prepared), prepared.clusters),
                 pairs=metric.pairs(predictions, resamples.clusters),
                 bias=0.0 if metric.bias is None else metric.bias(prepared),
             )
@@ -240,24 +244,24 @@ def evaluate_resamples(
             known = replace(
                 known,
                 replicates=replicates[metric.name] + (value - moved[metric.name]),
-                hidden=metric.hidden(Observed(once, known.value, clusters=clusters)),
+                hidden=metric.hidden(Observation(once, known.value, clusters=clusters)),
                 ends=metric.ends(predictions, resamples.clusters),
             )
         within = resamples.clusters
-        estimates[metric.name] = known if within is None else of_clusters(known, within)
+        estimates[metric.name] = known if within is None else widen_for_clusters(known, within)
     return {
         metric.name: estimates[metric.alias_of or metric.name] for metric in [*metrics, *of_classes]
     }
 
 
-def of_clusters(estimate: Estimate, clusters: Clusters) -> Estimate:
+def widen_for_clusters(estimate: Estimate, clusters: Clusters) -> Estimate:
     """An estimate whose interval covers other clusters, from replicates on resampled clusters.
 
     The replicates keep their mean, so that the bias of the metric stays, and are spread farther by
     `Clusters.widening`.
 
     >>> drawn = Estimate(0.5, np.array([0.4, 0.6]), n=100)
-    >>> of_clusters(drawn, Clusters(np.arange(20))).replicates.round(4).tolist()
+    >>> widen_for_clusters(drawn, Clusters(np.arange(20))).replicates.round(4).tolist()
     [0.3904, 0.6096]
     """
     known = replace(estimate, clusters=clusters.count)
@@ -271,7 +275,7 @@ def of_clusters(estimate: Estimate, clusters: Clusters) -> Estimate:
 
 def estimate_means(
     columns: FloatArray,
-    intervals: Sequence[Interval],
+    intervals: Sequence[IntervalKind],
     resamples: int,
     seed: int = 0,
     clusters: Clusters | None = None,
@@ -291,7 +295,9 @@ def estimate_means(
     """
     n = len(columns)
     weights = draw_counts(n, resamples, seed, clusters)
-    sums = [weights[rows].astype(np.float64) @ columns for rows in blocks(resamples, n, BLOCK)]
+    sums = [
+        weights[rows].astype(np.float64) @ columns for rows in blocks(resamples, n, COUNTS_AT_ONCE)
+    ]
     images = n if clusters is None else weights.sum(axis=1, dtype=np.float64)
     estimates = [
         Estimate(float(value), replicates, n, interval)
@@ -299,7 +305,11 @@ def estimate_means(
             columns.mean(axis=0), np.concatenate(sums).T / images, intervals, strict=True
         )
     ]
-    return estimates if clusters is None else [of_clusters(each, clusters) for each in estimates]
+    return (
+        estimates
+        if clusters is None
+        else [widen_for_clusters(each, clusters) for each in estimates]
+    )
 
 
 def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, FloatArray]:
@@ -325,11 +335,11 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
         replicates=np.mean([each.replicates for each in estimates], axis=0),
         column=np.mean(columns, axis=0) if columns else None,
         bias=float(np.mean([each.bias for each in estimates])),
-        errors=_mean_errors([each.errors for each in estimates]),
+        errors=_harmonic_mean([each.errors for each in estimates]),
         ends=_ends(np.mean([each.ends for each in estimates], axis=0)),
         of_seeds=(),
         # What one cell hides, all of them hide: their images are the same.
-        hidden=Hidden(*np.mean([each.hidden for each in estimates], axis=0).tolist()),
+        hidden=HiddenError(*np.mean([each.hidden for each in estimates], axis=0).tolist()),
     )
 
 
@@ -337,7 +347,7 @@ def _ends(found: FloatArray) -> tuple[float, float]:
     return float(found[0]), float(found[1])
 
 
-def _mean_errors(errors: Sequence[float]) -> float:
+def _harmonic_mean(errors: Sequence[float]) -> float:
     """The harmonic mean, because the cells' variances add up and are proportional to 1 / errors."""
     inverse = float(np.mean([1 / each if each else np.inf for each in errors]))
     return 1 / inverse if inverse else np.inf
@@ -380,7 +390,7 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
         errors=min((each.errors for each in estimates if each.value == value), default=np.inf),
         ends=_ends(worst.reduce([each.ends for each in estimates])),
         of_seeds=(),
-        hidden=Hidden(*np.max([each.hidden for each in estimates], axis=0).tolist()),
+        hidden=HiddenError(*np.max([each.hidden for each in estimates], axis=0).tolist()),
     )
 
 
@@ -479,9 +489,9 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     """
     low, centre, high = image_interval(estimate)
     recipes = estimate.recipes
-    ends = widen((low, high), centre, estimate.n, recipes, estimate.tests)
+    ends = widen_for_seeds((low, high), centre, estimate.n, recipes, estimate.tests)
     if recipes and estimate.interval not in NOT_STRETCHED:
-        ends = stretch(ends, centre, bounds)
+        ends = stretch_near_bounds(ends, centre, bounds)
     value = estimate.value
     if np.isnan(ends[0]):
         return Score(value, np.nan, np.nan, estimate.n)
@@ -500,7 +510,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     value, n = estimate.value, estimate.units
     if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
         tests = 1 if estimate.recipes else estimate.tests  # those of seeds, `widen` corrects
-        low, high = area_ends(value, estimate.column, estimate.pairs, estimate.bias, tests)
+        low, high = area_interval(value, estimate.column, estimate.pairs, estimate.bias, tests)
         return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]
     if np.isnan(value) or not len(replicates) or estimate.too_few:
@@ -521,15 +531,15 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "classes":
             low, high = unbiased_skewed_interval(value, replicates)
         case "difference":
-            low, high = difference_ends(value, replicates, n)
+            low, high = bonett_price_interval(value, replicates, n)
         case "bounded" if value in (0, 1) and np.all(replicates == value):
-            low, high = exact_ends(value, n)
+            low, high = exact_interval(value, n)
         case "percentile" | "bounded":
             low, high = percentiles(replicates)
         case "basic":
-            low, centre, high = _unbiased(value, replicates)
+            low, centre, high = _bias_corrected_interval(value, replicates)
         case "bias-corrected":
-            found = _unbiased(value**2, np.square(replicates))
+            found = _bias_corrected_interval(value**2, np.square(replicates))
             low, centre, high = np.sqrt(np.maximum(found, 0))
         case "searched":
             low, high = estimate.ends
@@ -595,7 +605,7 @@ def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, f
     return spread, float(np.mean(((replicates - replicates.mean()) / spread) ** 3))
 
 
-def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:
+def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:
     """The 95 % interval of the difference of two shares on the same images.
 
     It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
@@ -610,12 +620,12 @@ def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[flo
     Source: Bonett and Price 2012, Adjusted Wald Confidence Interval for a Difference of Binomial
     Proportions Based on Paired Data, equation 2.
 
-    >>> [round(end, 3) for end in difference_ends(0.0, np.zeros(5), n=100)]
+    >>> [round(end, 3) for end in bonett_price_interval(0.0, np.zeros(5), n=100)]
     [-0.027, 0.027]
     """
     # If the two differ on a share d of the images, the variance is (d - value²) / n.
     differing = n * (n * float(replicates.var()) + value**2)
-    if differing >= FEW and np.ptp(replicates) > 0:
+    if differing >= FEW_IMAGES and np.ptp(replicates) > 0:
         return percentiles(replicates)
     centre = value * n / (n + 2)
     half = Z95 * float(np.sqrt(((differing + 2) / (n + 2) - centre**2) / (n + 2)))
@@ -624,30 +634,30 @@ def difference_ends(value: float, replicates: FloatArray, n: float) -> tuple[flo
 
 def _share_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
     worth = _images_worth(value, replicates, n)
-    if worth * min(value, 1 - value) >= FEW:
+    if worth * min(value, 1 - value) >= FEW_IMAGES:
         return percentiles(replicates)
-    return exact_ends(value, worth)
+    return exact_interval(value, worth)
 
 
 def _part_ends(value: float, replicates: FloatArray, part: float) -> tuple[float, float]:
     """The interval of a share of `part` images: never percentiles, which miss more on one side."""
-    return exact_ends(value, _images_worth(value, replicates, part))
+    return exact_interval(value, _images_worth(value, replicates, part))
 
 
-def exact_ends(value: float, worth: float) -> tuple[float, float]:
+def exact_interval(value: float, worth: float) -> tuple[float, float]:
     """Clopper and Pearson's interval of a share of so many images, as two floats.
 
     Wilson's is too narrow where few images are on one side. Example: it begins at 0.44 if 3 of 3
     are right, and 3 of 3 are right in 8 % of the cases if 0.44 is the true share.
 
-    >>> [round(end, 2) for end in exact_ends(1.0, 3)]
+    >>> [round(end, 2) for end in exact_interval(1.0, 3)]
     [0.29, 1.0]
     """
     low, high = clopper_pearson(value, worth)
     return float(low), float(high)
 
 
-def _unbiased(value: float, replicates: FloatArray) -> FloatArray:
+def _bias_corrected_interval(value: float, replicates: FloatArray) -> FloatArray:
     """Low, centre and high for a value with a bias, if resampling adds the same bias once more."""
     mean = float(replicates.mean())
     tail = _longer_tail(replicates)

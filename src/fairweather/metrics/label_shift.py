@@ -25,17 +25,17 @@ from fairweather.metrics.columns import (
     check_labels,
     sum_groups,
 )
-from fairweather.metrics.hidden import Observed
-from fairweather.metrics.intervals import Estimate, evaluate_sample, of_clusters, to_score
+from fairweather.metrics.hidden_error import Observation
+from fairweather.metrics.intervals import Estimate, evaluate_sample, to_score, widen_for_clusters
 from fairweather.metrics.metric import Metric
 from fairweather.metrics.sample import Resamples, Sample
 from fairweather.metrics.table import METRICS
-from fairweather.types import Predictions, Score
+from fairweather.types.measurement import Predictions, Score
 
 # How far from 1 the sum of given priors may be, since people round them.
-ROUNDING = 1e-3
+PRIOR_TOLERANCE = 1e-3
 # Weights in float64 at once: 32 MB, and a few times as much for the metrics' own arrays.
-BLOCK = 2**22
+WEIGHTS_AT_ONCE = 2**22
 
 
 def prior_metrics() -> dict[str, Metric]:
@@ -139,7 +139,7 @@ def _check_labels(labels: npt.ArrayLike, classes: int) -> npt.NDArray[np.integer
 def _check_priors(priors: npt.ArrayLike) -> FloatArray:
     wanted = np.asarray(priors, dtype=np.float64)
     # NaN fails the comparisons too.
-    if wanted.ndim != 1 or not (wanted >= 0).all() or not abs(wanted.sum() - 1) <= ROUNDING:
+    if wanted.ndim != 1 or not (wanted >= 0).all() or not abs(wanted.sum() - 1) <= PRIOR_TOLERANCE:
         raise InputError(
             "priors must be one probability per class, none negative, and add up to 1; "
             f"found {list(wanted.shape)} adding up to {wanted.sum():g}"
@@ -183,7 +183,7 @@ def under_priors(
     """
     _check_shape(predictions, priors)
     rows = [row for row in prior_metrics().values() if row.applies(predictions)]
-    return _scores(predictions, priors, rows, resamples, seed, clusters)
+    return _score_metrics(predictions, priors, rows, resamples, seed, clusters)
 
 
 def worst_prior(
@@ -233,7 +233,7 @@ def worst_prior(
     # NaN (no wrong answer to rank) is never the worst.
     badness = np.nan_to_num(-values if row.higher_is_better else values, nan=-np.inf)
     worst = list(priors)[int(badness.argmax())]
-    found = _scores(predictions, priors[worst], [row], resamples, seed, clusters)
+    found = _score_metrics(predictions, priors[worst], [row], resamples, seed, clusters)
     return worst, found[metric]
 
 
@@ -245,7 +245,7 @@ def _check_shape(predictions: Predictions, priors: npt.ArrayLike) -> None:
         )
 
 
-def _scores(
+def _score_metrics(
     predictions: Predictions,
     priors: npt.ArrayLike,
     metrics: Sequence[Metric],
@@ -260,7 +260,7 @@ def _scores(
     once = Sample(prepared, prepared.order, weights[None])
     values = evaluate_sample(metrics, once)
     drawn: dict[str, list[FloatArray]] = {metric.name: [np.empty(0)] for metric in metrics}
-    for rows in blocks(resamples, len(predictions), BLOCK):
+    for rows in blocks(resamples, len(predictions), WEIGHTS_AT_ONCE):
         block = prior_weights(labels, priors, shared.counts[rows])
         counting = block[block.any(axis=1)]
         if len(counting):
@@ -281,10 +281,10 @@ def _scores(
             metric.interval,
             errors=errors,
             fewest=metric.fewest,
-            hidden=metric.hidden(Observed(once, value, worth / len(predictions), within)),
+            hidden=metric.hidden(Observation(once, value, worth / len(predictions), within)),
             ends=metric.ends(prepared.predictions, within, weights),
         )
         if clusters is not None:
-            estimate = of_clusters(estimate, clusters)
+            estimate = widen_for_clusters(estimate, clusters)
         scores[metric.name] = to_score(estimate, metric.bounds)._replace(n=len(predictions))
     return scores

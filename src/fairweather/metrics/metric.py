@@ -1,23 +1,48 @@
-"""What a row of a table of metrics says: everything about a metric that other code must know."""
+"""What a row of a table of metrics says, and the metrics of one class against all others.
+
+Metrics of a class, such as `sensitivity/malignant`, are no rows of `METRICS`, because a run has as
+many of each as there are classes. A class is called where it is the most probable one, or, with an
+operating point such as `sensitivity/malignant@0.3`, where its probability is at least that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from fairweather.errors import InputError
 from fairweather.metrics.areas import disjoint_pairs
 from fairweather.metrics.calibration import reliability_bins
+from fairweather.metrics.classification import (
+    F1,
+    NPV,
+    PPV,
+    SENSITIVITY,
+    SPECIFICITY,
+    CallShare,
+    ClassCounts,
+)
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, Result
-from fairweather.metrics.hidden import NOTHING, Hidden, Hides, Observed
-from fairweather.metrics.sample import Prepared, Sample
+from fairweather.metrics.columns import FloatArray, Result, ratio
+from fairweather.metrics.hidden_error import (
+    NOTHING_HIDDEN,
+    HiddenError,
+    HiddenErrorFunction,
+    Observation,
+)
+from fairweather.metrics.sample import PreparedCell, Sample, is_called
 from fairweather.metrics.selective import Fitted
-from fairweather.types import Kind, Predictions
+from fairweather.types.kinds import TaskKind
+from fairweather.types.measurement import Predictions, format_number
 
-Interval = Literal[
+# ---------------------------------------------------------------- what a row of a table of metrics
+
+IntervalKind = Literal[
     "percentile",
     "skewed",
     "share",
@@ -57,7 +82,7 @@ class Accepts:
         fractions: may images count in fractions, as under other class priors.
     """
 
-    kind: Kind = Predictions.kind
+    kind: TaskKind = Predictions.kind
     ordered: bool = False
     classes: int = 1
     logits: bool = False
@@ -110,7 +135,7 @@ class MetricRow:
     higher_is_better: bool | None
     bounds: tuple[float, float] = (0.0, 1.0)
     unit: str = ""
-    interval: Interval = "percentile"
+    interval: IntervalKind = "percentile"
     accepts: Accepts = Accepts()
     described: str = ""
 
@@ -148,15 +173,15 @@ class Metric(MetricRow):
     shown: Literal[0, 1, 2] = 0
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     fewest: int = 0
-    varies: Callable[[Prepared, int], FloatArray] | None = None
-    column: Callable[[Prepared], FloatArray] | None = None
-    hides: Hides | None = None
-    bias: Callable[[Prepared], float] | None = None
+    varies: Callable[[PreparedCell, int], FloatArray] | None = None
+    column: Callable[[PreparedCell], FloatArray] | None = None
+    hides: HiddenErrorFunction | None = None
+    bias: Callable[[PreparedCell], float] | None = None
     search: Callable[[Predictions, Clusters | None, FloatArray | None], Ends] | None = None
 
-    def hidden(self, seen: Observed) -> Hidden:
+    def hidden(self, seen: Observation) -> HiddenError:
         """How far the truth may lie beside what resamples show; see `metrics.hidden`."""
-        return NOTHING if self.hides is None or np.isnan(seen.value) else self.hides(seen)
+        return NOTHING_HIDDEN if self.hides is None or np.isnan(seen.value) else self.hides(seen)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -166,7 +191,7 @@ class Metric(MetricRow):
         """Count the images that determine how precise the value is; see `carried_by`.
 
         If they are in fewer clusters than the other images, they count for less. Too few images, or
-        clusters, of the rarest class lower the count of an area (`rarest_class`).
+        clusters, of the rarest class lower the count of an area (`find_rarest_class`).
         """
         if self.carried_by == "emptiest bin":
             images = reliability_bins(predictions.confidence, predictions.correct).images
@@ -177,7 +202,7 @@ class Metric(MetricRow):
         evenness = 1.0 if clusters is None else clusters.evenness(counted)
         errors = float(counted.sum()) * evenness
         if self.column is not None:
-            rarest = rarest_class(predictions, clusters)
+            rarest = find_rarest_class(predictions, clusters)
             errors = min(errors, rarest.pairs * self.fewest / rarest.fewest)
         return errors
 
@@ -187,7 +212,9 @@ class Metric(MetricRow):
         Half of the images of each class make pairs of their own, half are the others in pairs of
         other classes. The worst is that all wrong pairs would be those of the rarest class.
         """
-        return len(np.unique(predictions.labels)) * rarest_class(predictions, clusters).pairs / 2
+        return (
+            len(np.unique(predictions.labels)) * find_rarest_class(predictions, clusters).pairs / 2
+        )
 
     def ends(
         self,
@@ -205,7 +232,7 @@ class Metric(MetricRow):
         return self.accepts.absence(predictions, fitted) is None
 
 
-class Rarest(NamedTuple):
+class RarestClass(NamedTuple):
     """The class present with the fewest pairs.
 
     Attributes:
@@ -219,17 +246,298 @@ class Rarest(NamedTuple):
     fewest: int
 
 
-def rarest_class(predictions: Predictions, clusters: Clusters | None = None) -> Rarest:
+def find_rarest_class(predictions: Predictions, clusters: Clusters | None = None) -> RarestClass:
     """Find the rarest class present, and how many of it a mean of areas needs."""
     labels, of = predictions.labels, None if clusters is None else clusters.of
     present = np.unique(labels).tolist()
     pairs, label = min((disjoint_pairs(labels == label, of), label) for label in present)
-    return Rarest(label, pairs, FEWEST_OF_AREAS if len(present) == 2 else FEWEST_OF_CLASS)
+    return RarestClass(label, pairs, FEWEST_OF_AREAS if len(present) == 2 else FEWEST_OF_CLASS)
 
 
 _Row = TypeVar("_Row", bound=MetricRow)
 
 
-def by_name(*rows: _Row) -> dict[str, _Row]:
+def index_by_name(*rows: _Row) -> dict[str, _Row]:
     """A table of rows, each under its name."""
     return {row.name: row for row in rows}
+
+
+# ---------------------------------------------------------------- the metrics of one class against
+
+NEEDS_LOGITS = Accepts(logits=True)
+POINT_SIGN = "@"  # between the class and its operating point
+
+
+@dataclass(frozen=True)
+class ClassMetricRow(MetricRow):
+    """A metric that every class has: one row of `CLASS_METRICS`.
+
+    Attributes:
+        of: the share of images that it is, which depends on the probability from which on the class
+            is called; or, from a `Sample` and a label to `[B]`, what does not depend on it.
+        counted: of what is no such share, how many images make it more or less precise: those of
+            the class by default.
+        fewest: with fewer such images there is no interval.
+        column, bias: of an area, what each image adds to it, and how much too high it is; see
+            `Metric`.
+    """
+
+    of: CallShare | Callable[[Sample, int], FloatArray]
+    _: KW_ONLY
+    counted: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
+    higher_is_better: bool | None = True
+    interval: IntervalKind = "conditional"
+    accepts: Accepts = NEEDS_LOGITS
+    fewest: int = 1
+    column: Callable[[PreparedCell, int], FloatArray] | None = None
+    bias: Callable[[PreparedCell, int], FloatArray] | None = None
+
+    def whole(self, counts: ClassCounts) -> FloatArray:
+        """Count the images that its value is a share of."""
+        return self.of.whole(counts) if isinstance(self.of, CallShare) else self.counted(counts)
+
+    @property
+    def has_points(self) -> bool:
+        """Tell whether it is of the calls of the class, and so also of operating points."""
+        return isinstance(self.of, CallShare)
+
+
+CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
+    ClassMetricRow(
+        "sensitivity",
+        "Sensitivity",
+        "share of the images of the class that are called so (recall)",
+        SENSITIVITY,
+    ),
+    ClassMetricRow(
+        "specificity",
+        "Specificity",
+        "share of the images of other classes that are not called so",
+        SPECIFICITY,
+    ),
+    ClassMetricRow(
+        "ppv",
+        "PPV",
+        "share of the images called so that are of the class (positive predictive value, "
+        "precision); it depends on how frequent the class is among the images",
+        PPV,
+    ),
+    ClassMetricRow(
+        "npv",
+        "NPV",
+        "share of the images not called so that are of other classes (negative predictive value); "
+        "it depends on how frequent the class is among the images",
+        NPV,
+    ),
+    ClassMetricRow(
+        "f1",
+        "F1",
+        "2 × right calls / (images of the class + images called so), the harmonic mean of "
+        "sensitivity and PPV",
+        F1,
+        interval="overlap",
+    ),
+    ClassMetricRow(
+        "auc",
+        "AUC",
+        "probability that an image of the class has a higher probability of it than one of another "
+        "class; ties count half",
+        lambda s, label: _take_present(s.areas, s.prepared, label, np.nan),
+        counted=lambda c: np.minimum(c.images, c.total - c.images),
+        interval="area",
+        fewest=FEWEST_OF_AREAS,
+        column=lambda prepared, label: _take_present(prepared.auc_columns, prepared, label, 0.0),
+    ),
+    ClassMetricRow(
+        "pr_auc",
+        "PR-AUC",
+        "average precision: the mean over the images of the class of the precision among all "
+        "images with at least their probability",
+        lambda s, label: _take_present(s.precisions, s.prepared, label, np.nan),
+        counted=lambda c: np.minimum(c.images, c.total - c.images),
+        interval="area",
+        fewest=FEWEST_OF_AREAS,
+        column=lambda prepared, label: _take_present(
+            prepared.precision_columns, prepared, label, 0.0
+        ),
+        bias=lambda prepared, label: _take_present(prepared.precision_biases, prepared, label, 0.0),
+    ),
+    ClassMetricRow(
+        "conformal_coverage",
+        "Coverage of prediction sets",
+        "share of the images of the class whose prediction set contains it; only of conformal "
+        "variants",
+        lambda s, label: _class_mean("covered", s, label),
+        accepts=Accepts(logits=True, sets=True),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMetric(Metric):
+    """A metric of one class.
+
+    Attributes:
+        kind: which metric.
+        class_label: the class, as its place in the list of classes.
+        threshold: the probability from which on the class is called; None if it is called where it
+            is the most probable class.
+    """
+
+    kind: ClassMetricRow
+    class_label: int
+    threshold: float | None
+
+    def images(self, predictions: Predictions) -> int:
+        """Count the images of the class."""
+        return int((predictions.labels == self.class_label).sum())
+
+    def errors(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+        """Count the images that the value is a share of.
+
+        If those of the class are in fewer clusters than the others, they count for less.
+        """
+        truth = predictions.labels == self.class_label
+        calls = is_called(predictions, self.class_label, self.threshold)
+        every = np.ones_like(truth)
+        counts = ClassCounts(
+            *(np.array([each.sum()]) for each in (truth & calls, truth, calls, every))
+        )
+        evenness = 1.0 if clusters is None else clusters.evenness(truth)
+        return float(self.kind.whole(counts)[0]) * evenness
+
+    def pairs(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+        """Count the `disjoint_pairs` of the class and the others."""
+        of = None if clusters is None else clusters.of
+        return disjoint_pairs(predictions.labels == self.class_label, of)
+
+
+def find_class_metric_row(name: str) -> ClassMetricRow | None:
+    """Find what kind of metric of a class has this name in scores.csv; None if none has.
+
+    >>> find_class_metric_row("ppv/malignant@0.3").label, find_class_metric_row(
+    ...     "ppv"
+    ... ), find_class_metric_row("accuracy")
+    ('PPV', None, None)
+    """
+    kind, _, named = name.partition("/")
+    return CLASS_METRICS.get(kind) if named else None
+
+
+def find_class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
+    """Find a metric of one of these classes by its name in scores.csv; None if there is none.
+
+    >>> found = find_class_metric("ppv/malignant@0.3", ["benign", "malignant"])
+    >>> found.label, found.class_label, found.threshold
+    ('PPV of malignant at 0.3', 1, 0.3)
+    >>> find_class_metric("ppv/mole", ["benign", "malignant"]) is None
+    True
+    """
+    kind = find_class_metric_row(name)
+    if kind is None:
+        return None
+    named = name.partition("/")[2]
+    threshold = None
+    label = f"{kind.label} of {named}"
+    if named not in classes:  # the name of a class may contain the sign too
+        named, _, at = named.rpartition(POINT_SIGN)
+        threshold = parse_threshold(at)
+        label = f"{kind.label} of {named} at {at}"
+        if named not in classes or threshold is None or not kind.has_points:
+            return None
+    place = list(classes).index(named)
+    of_kind = kind.of
+    if isinstance(of_kind, CallShare):
+        of_kind = partial(_call_share, of_kind, threshold)
+    column, bias = kind.column, kind.bias
+    return ClassMetric(
+        name,
+        label,
+        kind.formula,
+        lambda s: of_kind(s, place),
+        higher_is_better=kind.higher_is_better,
+        bounds=kind.bounds,
+        interval=kind.interval,
+        accepts=kind.accepts,
+        fewest=kind.fewest,
+        column=column and (lambda prepared: column(prepared, place)),
+        bias=bias and (lambda prepared: float(bias(prepared, place)[0])),
+        kind=kind,
+        class_label=place,
+        threshold=threshold,
+    )
+
+
+def class_metric_names(
+    classes: Sequence[str], points: Mapping[str, float] = MappingProxyType({})
+) -> list[str]:
+    """The names in scores.csv of every metric of every class, and of each operating point.
+
+    Args:
+        classes: the names of the classes.
+        points: the probability from which on a class is called, by class.
+
+    >>> class_metric_names(["a"], {"a": 0.25})[-2:]
+    ['npv/a@0.25', 'f1/a@0.25']
+    """
+    names = [f"{kind}/{name}" for name in classes for kind in CLASS_METRICS]
+    names += [
+        f"{kind}/{name}{POINT_SIGN}{format_number(threshold)}"
+        for name, threshold in points.items()
+        for kind, of in CLASS_METRICS.items()
+        if of.has_points
+    ]
+    return names
+
+
+def parse_operating_points(texts: Sequence[str]) -> dict[str, float]:
+    """Read operating points of the form `CLASS=PROBABILITY`, at most one of each class.
+
+    >>> parse_operating_points(["malignant=0.3", "a=b=0.5"])
+    {'malignant': 0.3, 'a=b': 0.5}
+    """
+    points: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        threshold = parse_threshold(number)
+        if not name or threshold is None:
+            raise InputError(
+                f"an operating point must have the form CLASS=PROBABILITY, such as malignant=0.3, "
+                f"found {text!r}"
+            )
+        if name in points:
+            raise InputError(f"the class {name!r} has two operating points; give it one")
+        points[name] = threshold
+    return points
+
+
+def parse_threshold(text: str) -> float | None:
+    """Read a probability between 0 and 1; None for any other text.
+
+    >>> parse_threshold("0.3"), parse_threshold("0"), parse_threshold("high")
+    (0.3, None, None)
+    """
+    try:
+        threshold = float(text)
+    except ValueError:
+        return None
+    return threshold if 0 < threshold < 1 else None
+
+
+def _call_share(of: CallShare, threshold: float | None, s: Sample, label: int) -> FloatArray:
+    counts = s.counts.only(label) if threshold is None else s.counts_at(label, threshold)
+    return np.asarray(of.value(counts)[0])
+
+
+def _take_present(
+    columns: FloatArray, prepared: PreparedCell, label: int, absent: float
+) -> FloatArray:
+    """One class of `[rows, k]` of the labels present; filled if the label is absent."""
+    at = np.flatnonzero(prepared.present == label)
+    return np.asarray(columns[:, at[0]]) if len(at) else np.full(len(columns), absent)
+
+
+def _class_mean(column: str, s: Sample, label: int) -> FloatArray:
+    """Mean of a column of `PreparedCell.means` over the images of a class; NaN if it has none."""
+    sums = (s.by_label(name).T for name in (column, "images"))
+    return ratio(*(_take_present(each, s.prepared, label, np.nan) for each in sums))

@@ -10,25 +10,25 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.metrics.areas import spread_of
-from fairweather.metrics.clusters import difference_of_shares
+from fairweather.metrics.areas import column_spread
+from fairweather.metrics.clusters import zou_donner_interval
 from fairweather.metrics.columns import FloatArray, check_columns
-from fairweather.metrics.hidden import Hidden
+from fairweather.metrics.hidden_error import HiddenError
 from fairweather.metrics.intervals import (
     NOT_STRETCHED,
     TAILS,
     Estimate,
-    difference_ends,
+    bonett_price_interval,
     image_interval,
     percentiles,
     skewed_interval,
     unbiased_skewed_interval,
 )
-from fairweather.metrics.recipes import SeedVariance, seed_variance, widen
-from fairweather.types import Score
+from fairweather.metrics.seeds import SeedVariance, seed_variance, widen_for_seeds
+from fairweather.types.measurement import Score
 
 # The kinds of intervals of values that may lie outside [0, 1].
-BEYOND = ("percentile", "skewed", "difference", "centred")
+UNCLIPPED = ("percentile", "skewed", "difference", "centred")
 
 
 class McNemar(NamedTuple):
@@ -115,7 +115,7 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     values has too few errors for an interval.
 
     A value that is found by a search has no replicates that show its error (`Metric.search`). Its
-    difference has the interval of two independent values (`difference_of_shares`), which is too
+    difference has the interval of two independent values (`zou_donner_interval`), which is too
     wide rather than too narrow on the same images.
 
     If an estimate is the mean over the seeds of a recipe, the interval covers other seeds too.
@@ -130,9 +130,9 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
     two values hide (`Estimate.hidden`) is added for both.
 
     The difference of two areas under curves has the difference of their columns, which is DeLong's
-    paired method, with Student's t (`spread_of`), and reaches farther by that of their biases. If
-    one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
-    (`difference_of_shares`).
+    paired method, with Student's t (`column_spread`), and reaches farther by that of their biases.
+    If one of the two is 0 or 1, it is the interval of Zou and Donner, from those of both
+    (`zou_donner_interval`).
 
     The noise of the bins inflates binned calibration errors, and resampling inflates them once
     more. Between two models this cancels only in part, and not at all if one is calibrated and the
@@ -148,7 +148,7 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
             of interval.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13, for the
-    percentile interval; `difference_ends` and `skewed_interval` name their own sources, and
+    percentile interval; `bonett_price_interval` and `skewed_interval` name their own sources, and
     `metrics.recipes` the source for seeds.
 
     >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
@@ -187,7 +187,7 @@ def paired_change(first: Estimate, second: Estimate) -> Score:
 
 def _recipes(estimate: Estimate) -> list[SeedVariance]:
     """The recipes of an estimate, with the bounds next to which seeds are skewed (`stretch`)."""
-    if estimate.interval not in (*BEYOND, *NOT_STRETCHED):
+    if estimate.interval not in (*UNCLIPPED, *NOT_STRETCHED):
         return [each._replace(bounds=(0.0, 1.0)) for each in estimate.recipes]
     return estimate.recipes
 
@@ -217,26 +217,26 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
         case "classes":
             low, high = unbiased_skewed_interval(value, differences[0])
         case "share":
-            low, high = difference_ends(value, differences[0], first.units)
+            low, high = bonett_price_interval(value, differences[0], first.units)
         case "conditional" | "overlap":
             fewer = min(first.counted, second.counted)
-            low, high = difference_ends(value, differences[0], fewer)
+            low, high = bonett_price_interval(value, differences[0], fewer)
         case "bounded" if np.ptp(differences) == 0:
-            low, high = difference_ends(value, differences[0], first.units)
+            low, high = bonett_price_interval(value, differences[0], first.units)
         case "percentile" | "bounded" | "difference":
             low, high = percentiles(differences[0])
         case "searched":
             before, after = (Score(each.value, *each.ends, each.n) for each in (first, second))
-            low, high = difference_of_shares(after, before)
+            low, high = zou_donner_interval(after, before)
         case _:
             lows, highs = np.quantile(differences, TAILS, axis=1)
             low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
-    hidden = Hidden(
+    hidden = HiddenError(
         first.hidden.above + second.hidden.below, first.hidden.below + second.hidden.above
     )
     ends = hidden.widen(value, low, high)
-    low, high = widen(ends, centre, first.n, recipes)
-    if first.interval not in BEYOND:
+    low, high = widen_for_seeds(ends, centre, first.n, recipes)
+    if first.interval not in UNCLIPPED:
         low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)
 
@@ -245,13 +245,13 @@ def _area_ends(first: Estimate, second: Estimate, column: FloatArray) -> tuple[f
     """Paired DeLong; at a value of 0 or 1, which has no variance, both single intervals joined."""
     if {first.value, second.value} & {0.0, 1.0}:
         alone = (image_interval(each) for each in (second, first))
-        return difference_of_shares(
+        return zou_donner_interval(
             *(Score(each.centre, each.low, each.high, first.n) for each in alone)
         )
     gap, bias, reach = (
         second.value - first.value,
         second.bias - first.bias,
-        spread_of(column).reach(),
+        column_spread(column).reach(),
     )
     return gap - max(bias, 0.0) - reach, gap - min(bias, 0.0) + reach
 
@@ -277,9 +277,9 @@ def _comparable(estimate: Estimate) -> FloatArray:
     value, replicates = estimate.value, np.asarray(estimate.draws, dtype=np.float64)
     match estimate.interval:
         case "basic":
-            return _ways(value, replicates)
+            return _bias_corrected_ways(value, replicates)
         case "bias-corrected":
-            return np.sqrt(np.maximum(_ways(value**2, np.square(replicates)), 0))
+            return np.sqrt(np.maximum(_bias_corrected_ways(value**2, np.square(replicates)), 0))
         case "centred":
             squares = replicates * np.abs(replicates)  # with their sign
             spread = squares - np.nanmean(squares)
@@ -289,7 +289,7 @@ def _comparable(estimate: Estimate) -> FloatArray:
             return replicates[None]
 
 
-def _ways(value: float, replicates: FloatArray) -> FloatArray:
+def _bias_corrected_ways(value: float, replicates: FloatArray) -> FloatArray:
     """Replicates around the value with and without its bias, each mirrored and not, `[4, B]`."""
     spread = replicates - replicates.mean()
     unbiased = 2 * value - replicates.mean()

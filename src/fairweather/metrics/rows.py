@@ -6,21 +6,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fairweather.errors import InputError
-from fairweather.metrics.across_shifts import OF_SHIFTS
-from fairweather.metrics.class_metrics import CLASS_METRICS, OfClasses, of_classes
-from fairweather.metrics.detection import DETECTION, Detection
-from fairweather.metrics.metric import MetricRow
-from fairweather.metrics.ood_scores import OOD_SCORES
+from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES, DetectionMetric
+from fairweather.metrics.metric import (
+    CLASS_METRICS,
+    ClassMetricRow,
+    MetricRow,
+    find_class_metric_row,
+)
+from fairweather.metrics.robustness import SHIFT_METRICS
 from fairweather.metrics.table import METRICS
 
 
-def every_row() -> Iterator[MetricRow]:
+def iterate_rows() -> Iterator[MetricRow]:
     """Give the rows of all tables; those of classes are named `KIND/CLASS`."""
     yield from METRICS.values()
-    yield from OF_SHIFTS.values()
-    yield from DETECTION.values()
-    yield from (_of_score(row, name) for row in DETECTION.values() for name in OOD_SCORES)
-    yield from map(_of_a_class, CLASS_METRICS.values())
+    yield from SHIFT_METRICS.values()
+    yield from DETECTION_METRICS.values()
+    yield from (_score_row(row, name) for row in DETECTION_METRICS.values() for name in OOD_SCORES)
+    yield from map(_class_row, CLASS_METRICS.values())
 
 
 def find_row(name: str) -> MetricRow | None:
@@ -29,18 +32,18 @@ def find_row(name: str) -> MetricRow | None:
     >>> find_row("accuracy").unit, find_row("ppv/malignant@0.3").name, find_row("acuracy")
     ('%', 'ppv/CLASS', None)
     """
-    for table in (METRICS, OF_SHIFTS, DETECTION):
+    for table in (METRICS, SHIFT_METRICS, DETECTION_METRICS):
         if name in table:
             return table[name]
-    if kind := of_classes(name):
-        return _of_a_class(kind)
+    if kind := find_class_metric_row(name):
+        return _class_row(kind)
     base, _, score = name.rpartition("/")
-    if base in DETECTION and score in OOD_SCORES:
-        return _of_score(DETECTION[base], score)
+    if base in DETECTION_METRICS and score in OOD_SCORES:
+        return _score_row(DETECTION_METRICS[base], score)
     return None
 
 
-def row_of(name: str) -> MetricRow:
+def require_row(name: str) -> MetricRow:
     """Do the same for a name that must be known."""
     row = find_row(name)
     if row is None:
@@ -48,10 +51,10 @@ def row_of(name: str) -> MetricRow:
     return row
 
 
-def _of_a_class(kind: OfClasses) -> MetricRow:
+def _class_row(kind: ClassMetricRow) -> MetricRow:
     return replace(kind, name=f"{kind.name}/CLASS", label=f"{kind.label} of a class")
 
 
-def _of_score(row: Detection, name: str) -> MetricRow:
+def _score_row(row: DetectionMetric, name: str) -> MetricRow:
     label = f"{row.what} of the {OOD_SCORES[name].label} for another data set"
     return replace(row, name=f"{row.name}/{name}", label=label)

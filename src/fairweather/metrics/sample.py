@@ -13,45 +13,46 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError
 from fairweather.metrics.areas import auc_column, precision_bias, precision_column
-from fairweather.metrics.calibration import BinSums, check_confidence
+from fairweather.metrics.calibration import (
+    BinSums,
+    ClassBins,
+    check_confidence,
+    class_bins,
+    excess_columns,
+)
 from fairweather.metrics.classification import (
+    ClassCounts,
     brier_score,
     class_areas,
+    class_counts,
+    class_precisions,
+    kappa_columns,
     negative_log_likelihood,
 )
-from fairweather.metrics.classwise import ClassBins, class_bins, excess_columns
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
+    ConfidenceOrder,
     FloatArray,
     IntArray,
+    LevelSums,
     check_counts,
+    equal_mass_cuts,
+    equal_width_places,
+    fixed_size_cuts,
+    level_and_bin_sums,
+    order_by_confidence,
     order_by_label,
     softmax,
     sum_by_label,
 )
-from fairweather.metrics.conformal import strata_terms
-from fairweather.metrics.one_vs_rest import (
-    ClassCounts,
-    class_counts,
-    class_precisions,
-    order_columns,
-)
-from fairweather.metrics.ordered import (
-    ConfidenceOrder,
-    LevelSums,
-    level_and_bin_sums,
-    mass_cuts,
-    order_by_confidence,
-    size_cuts,
-    width_places,
-)
-from fairweather.metrics.selective import Fitted, at_or_above
-from fairweather.types import AnyPredictions, Predictions
+from fairweather.metrics.conformal import stratum_columns
+from fairweather.metrics.selective import Fitted, is_answered
+from fairweather.types.measurement import AnyPredictions, Predictions
 
 # Bins and images per bin of the calibration errors that are computed for every cell.
 BINS = 10
 PER_BIN = 100
-_POSITIONS_AT_ONCE = 1 << 14  # 128 kB, which stay in a core's own cache
+POSITIONS_AT_ONCE = 1 << 14  # 128 kB, which stay in a core's own cache
 
 
 def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -77,7 +78,7 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArr
     weights = np.empty((resamples, n), dtype=np.uint8)
     # Counting random positions is ten times as fast as Generator.multinomial, which draws n
     # binomial numbers per row. Of few images, many rows are counted at once.
-    rows = max(1, _POSITIONS_AT_ONCE // n)
+    rows = max(1, POSITIONS_AT_ONCE // n)
     for start in range(0, resamples, rows):
         part = weights[start : start + rows]
         positions = generator.integers(n, size=part.shape)
@@ -180,7 +181,7 @@ class Resamples:
         weights[~weights.any(axis=1)] = 1  # as hardly happens with five images: none was drawn
         return Resamples.of(strata, weights, clusters and clusters.select(places))
 
-    def prepare(self, predictions: AnyPredictions, fitted: Fitted | None = None) -> Prepared:
+    def prepare(self, predictions: AnyPredictions, fitted: Fitted | None = None) -> PreparedCell:
         """Sort one cell's columns in the same order.
 
         Raises `InputError` if the labels are not those of the resamples.
@@ -193,10 +194,10 @@ class Resamples:
         clusters = None if self.clusters is None else self.clusters.of[self.order]
         # A metric reads only what predictions of the kind that it accepts have.
         ordered = cast("Predictions", predictions.take(self.order))
-        return Prepared(ordered, self.bounds, fitted, clusters)
+        return PreparedCell(ordered, self.bounds, fitted, clusters)
 
 
-class Columns(NamedTuple):
+class ColumnMatrix(NamedTuple):
     """Columns from whose sums by label metrics are computed, in one matrix.
 
     Attributes:
@@ -208,16 +209,16 @@ class Columns(NamedTuple):
     places: dict[str, slice]
 
     @staticmethod
-    def of(columns: Mapping[str, npt.NDArray[Any]]) -> Columns:
+    def of(columns: Mapping[str, npt.NDArray[Any]]) -> ColumnMatrix:
         """Join the columns into one matrix, in float64."""
         blocks = [column.reshape(len(column), -1) for column in columns.values()]
         ends = np.cumsum([0, *(block.shape[1] for block in blocks)]).tolist()
         matrix = np.concatenate(blocks, axis=1, dtype=np.float64)
-        return Columns(matrix, dict(zip(columns, map(slice, ends, ends[1:]), strict=True)))
+        return ColumnMatrix(matrix, dict(zip(columns, map(slice, ends, ends[1:]), strict=True)))
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedCell:
     """One cell's columns sorted by label, and what every resample of them needs.
 
     Attributes:
@@ -290,7 +291,7 @@ class Prepared:
         return class_bins(self.probabilities, self.predictions.labels, BINS)
 
     @cached_property
-    def means(self) -> Columns:
+    def means(self) -> ColumnMatrix:
         """Columns with one number per image, whose means are metrics."""
         p = self.predictions
         columns = {
@@ -305,33 +306,33 @@ class Prepared:
             columns["covered"] = p.covered
             columns["set_size"] = p.set_size
         if self.fitted is not None:
-            answered = at_or_above(p.confidence, self.fitted.threshold)
+            answered = is_answered(p.confidence, self.fitted.threshold)
             columns["answered"] = answered
             columns["answered_wrong"] = answered & ~p.correct
-            columns["above_atc"] = at_or_above(p.confidence, self.fitted.atc_threshold)
-        return Columns.of(columns)
+            columns["above_atc"] = is_answered(p.confidence, self.fitted.atc_threshold)
+        return ColumnMatrix.of(columns)
 
     @cached_property
-    def by_class(self) -> Columns:
+    def by_class(self) -> ColumnMatrix:
         """Columns with one number per image and class, or bin; only if there are logits."""
         lowest, own = excess_columns(self.probabilities, self.predictions.labels, BINS)
-        return Columns.of({"lowest_excess": lowest, "own_excess": own})
+        return ColumnMatrix.of({"lowest_excess": lowest, "own_excess": own})
 
     @cached_property
     def strata(self) -> FloatArray:
-        """`strata_terms` of each image; only if there are prediction sets."""
+        """`stratum_columns` of each image; only if there are prediction sets."""
         size, covered = self.predictions.set_size, self.predictions.covered
         assert size is not None, "there are no prediction sets; ask `Metric.applies`"
         assert covered is not None
-        return strata_terms(size, covered)
+        return stratum_columns(size, covered)
 
     @cached_property
     def distances(self) -> FloatArray:
-        """`order_columns` of each image."""
-        return order_columns(self.predictions.predicted, self.predictions.labels)
+        """`kappa_columns` of each image."""
+        return kappa_columns(self.predictions.predicted, self.predictions.labels)
 
     @cached_property
-    def narrow(self) -> Prepared:
+    def narrow(self) -> PreparedCell:
         """The same with `by_class` and `class_bins` in float32: twice as fast, almost as precise.
 
         `means` stay in float64, because float32 would change their seventh digit.
@@ -362,7 +363,7 @@ class OrderedSums(NamedTuple):
     hundreds: BinSums
 
 
-def calls_of(
+def is_called(
     predictions: Predictions, label: int, threshold: float | None
 ) -> npt.NDArray[np.bool_]:
     """Tell which images are called a class, bool `[n]`.
@@ -374,7 +375,7 @@ def calls_of(
     """
     if threshold is None or predictions.logits is None:
         return predictions.predicted == label
-    return at_or_above(softmax(predictions.logits)[:, label], threshold)
+    return is_answered(softmax(predictions.logits)[:, label], threshold)
 
 
 @dataclass(frozen=True)
@@ -390,7 +391,7 @@ class Sample:
         weights: how often each image counts, `[B, n]`, in the order of `predictions`.
     """
 
-    prepared: Prepared
+    prepared: PreparedCell
     order: ConfidenceOrder | None
     weights: npt.NDArray[Any]
 
@@ -408,19 +409,19 @@ class Sample:
         return sum_by_label(self.weights, self.prepared.by_class.matrix, self.prepared.bounds)
 
     def by_label(self, column: str) -> FloatArray:
-        """Sums of a column of `Prepared.means` over the images of each label, `[k, B]`."""
+        """Sums of a column of `PreparedCell.means` over the images of each label, `[k, B]`."""
         return self._means[:, :, self.prepared.means.places[column].start]
 
     def by_label_and_class(self, column: str) -> FloatArray:
-        """Sums of `Prepared.by_class` over the images of each label, `[k, B, columns]`."""
+        """Sums of `PreparedCell.by_class` over the images of each label, `[k, B, columns]`."""
         return self._by_class[:, :, self.prepared.by_class.places[column]]
 
     def total(self, column: str) -> FloatArray:
-        """Sum of a column of `Prepared.means` over all images, `[B]`."""
+        """Sum of a column of `PreparedCell.means` over all images, `[B]`."""
         return np.asarray(self.by_label(column).sum(axis=0))
 
     def mean(self, column: str) -> FloatArray:
-        """Mean of a column of `Prepared.means` over all images, `[B]`."""
+        """Mean of a column of `PreparedCell.means` over all images, `[B]`."""
         return self.total(column) / self.total("images")
 
     @cached_property
@@ -432,7 +433,7 @@ class Sample:
     def counts_at(self, label: int, threshold: float) -> ClassCounts:
         """`counts` of one class, called where its probability is at least the threshold."""
         if (label, threshold) not in self._points:
-            calls = calls_of(self.predictions, label, threshold)
+            calls = is_called(self.predictions, label, threshold)
             truth = (self.predictions.labels == label).astype(np.int64)
             counts = class_counts(calls.astype(np.int64), truth, 2, self.weights)
             self._points[label, threshold] = counts.only(1)
@@ -444,7 +445,7 @@ class Sample:
 
     @cached_property
     def strata(self) -> FloatArray:
-        """Sums of `Prepared.strata`, `[B, 2 * strata]`."""
+        """Sums of `PreparedCell.strata`, `[B, 2 * strata]`."""
         return np.asarray(self.weights.astype(np.float64) @ self.prepared.strata)
 
     @cached_property
@@ -464,8 +465,8 @@ class Sample:
         """Sums over the images in order of confidence, all in one pass over the weights."""
         assert self.order is not None, "a metric of confidence accepts predictions with one"
         totals = self.total("images")
-        width = width_places(self.order, BINS)
-        cuts = [mass_cuts(totals, BINS), size_cuts(totals, PER_BIN)]
+        width = equal_width_places(self.order, BINS)
+        cuts = [equal_mass_cuts(totals, BINS), fixed_size_cuts(totals, PER_BIN)]
         levels, below = level_and_bin_sums(
             self.order, self.weights, totals, width, np.concatenate(cuts, axis=1)
         )

@@ -1,7 +1,11 @@
-"""Thresholds of confidence, for deferral and for estimating accuracy without labels.
+"""Selective prediction: thresholds of confidence, the coverage that keeps a risk, and ATC.
 
 Selective prediction answers the images with the highest confidence and defers the others to a
 person. Average thresholded confidence (ATC) uses a threshold on confidence to estimate accuracy.
+
+The best threshold for some images is the one where chance made their risk small. So the coverage at
+a measured risk is too large on average, and resamples of the images repeat that choice: they are no
+evidence that the coverage can be kept. Tests of thresholds in a fixed order are.
 """
 
 from __future__ import annotations
@@ -14,28 +18,218 @@ import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import Clusters, worth
+from fairweather.metrics.clusters import Clusters, effective_sample
 from fairweather.metrics.columns import (
+    TAIL,
     FloatArray,
     IntArray,
+    LevelSums,
     Result,
+    as_confidence,
     as_result,
     as_rows,
     check_columns,
     check_shares,
+    level_sums,
+    rank_area,
     ratio,
     weighted_mean,
 )
 from fairweather.metrics.conformal import CalibrationDraw
-from fairweather.metrics.ordered import LevelSums, as_confidence, level_sums, rank_area
-from fairweather.metrics.searching import coverage_interval
-from fairweather.types import Predictions, Score
+from fairweather.metrics.seeds import NORMAL_FREEDOM
+from fairweather.types.measurement import Predictions, Score
+
+# ---------------------------------------------------------------- the interval of the largest cover
+
+# Thresholds are tried at steps of this share of the images.
+SEARCH_STEPS = 100
+# Of the chance that an end misses the truth, what its two parts have: tests of the risk, and how
+# many images are above a threshold.
+COVERAGE_TAIL = 0.005
+RISK_TAIL = TAIL - COVERAGE_TAIL
+# Fewer answers than this, divided by the risk, show a risk hardly ever.
+FEWEST_AT_START = 5
+# Counts of images this near to 0 are rounding.
+TINY = 1e-9
+
+
+class EstimatedShares(NamedTuple):
+    """Shares of images, and how much they say.
+
+    Attributes:
+        value: float64 `[k]`.
+        worth: float64 `[k]`, of how many independent images they are worth.
+        freedom: float64 `[k]`, degrees of freedom of that; infinite for independent images.
+    """
+
+    value: FloatArray
+    worth: FloatArray
+    freedom: FloatArray
+
+    def chance_of_fewer(self, share: float) -> FloatArray:
+        """How probable so few hits are, or fewer, if the true share were this one."""
+        hits = self.value * self.worth
+        missed = np.maximum(self.worth - hits, 0)
+        binomial = scipy.special.betainc(np.maximum(missed, TINY), hits + 1, 1 - share)
+        return self._of_student(np.where(missed > TINY, binomial, 1.0))
+
+    def chance_of_more(self, share: float) -> FloatArray:
+        """How probable so many hits are, or more, if the true share were this one."""
+        hits = self.value * self.worth
+        binomial = scipy.special.betainc(np.maximum(hits, TINY), self.worth - hits + 1, share)
+        return self._of_student(np.where(hits > TINY, binomial, 1.0))
+
+    def low(self, tail: float) -> FloatArray:
+        """The lower ends of exact one-sided intervals, which miss the truth with this chance."""
+        level = scipy.special.ndtr(scipy.special.stdtrit(self.freedom, tail))
+        hits = self.value * self.worth
+        found = scipy.special.betaincinv(np.maximum(hits, TINY), self.worth - hits + 1, level)
+        return np.where(hits > TINY, found, 0.0)
+
+    def _of_student(self, chance: FloatArray) -> FloatArray:
+        """The chance with Student's t in the place of the normal distribution."""
+        return np.asarray(scipy.special.stdtr(self.freedom, scipy.special.ndtri(chance)))
+
+
+def coverage_interval(
+    confidence: npt.ArrayLike,
+    correct: npt.ArrayLike,
+    *,
+    risk: float = 0.05,
+    clusters: Clusters | None = None,
+    weights: npt.ArrayLike | None = None,
+) -> tuple[float, float]:
+    """The 95 % interval of the largest coverage with a true risk of at most `risk`.
+
+    The truth is about endless images: the coverage of the lowest threshold that keeps the risk
+    among them, 0 if there is none. Each end misses it in at most 2.5 % of draws of the images.
+
+    The lower end is shown by tests, as in `guaranteed_threshold`: were the risk of a threshold
+    higher, would so few answers be wrong? Thresholds are tried from high to low, a hundredth of the
+    images apart, beginning at all images, half of them, a quarter and so on: the order does not
+    depend on which answers are wrong. The beginnings share 2 %, and each test that is passed leaves
+    its part to the next. The lower end is too high only if the search passes a threshold whose risk
+    is too high.
+    The upper end needs no correction: the true threshold is one, and it is not among those of
+    which so many wrong answers would be seen in at most 2 % of draws. The other 0.5 % are for how
+    many images are above a threshold. Few images show little: with fewer than 200 at a risk of 5 %
+    the lower end is 1 or 0, since all answers are tested together, or nothing is shown.
+
+    Args:
+        confidence: float `[n]`, larger means more confident; no NaN.
+        correct: bool `[n]`.
+        risk: the largest share of wrong answers, in [0, 1].
+        clusters: which images belong together. Images then count for as many as the variance
+            between clusters says, and Student's t takes the place of the normal distribution.
+        weights: how much each image counts, float `[n]`.
+
+    Source: Wiens and Dmitrienko 2005, The Fallback Procedure for Evaluating a Single Family of
+    Hypotheses; Angelopoulos et al. 2021, Learn then Test, section 2.3, for thresholds; Clopper and
+    Pearson 1934 for the exact tests; Korn and Graubard 1998 for the worth of clusters.
+
+    >>> confidence, correct = np.linspace(1, 0.5, 2000), np.arange(2000) % 40 != 39
+    >>> coverage_interval(confidence, correct)
+    (1.0, 1.0)
+    >>> low, high = coverage_interval(confidence, correct & (confidence > 0.7))
+    >>> round(low, 2), round(high, 2)
+    (0.57, 0.66)
+    """
+    n = check_columns(confidence=confidence, correct=correct)
+    order = np.argsort(-as_confidence(confidence), kind="stable")
+    sure, wrong = as_confidence(confidence)[order], ~np.asarray(correct, dtype=bool)[order]
+    units = None if clusters is None else clusters.of[order]
+    counts = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)[order]
+    if weights is not None and units is None:
+        units = np.arange(n)
+    thresholds = np.append(np.flatnonzero(sure[1:] != sure[:-1]) + 1, n)
+    steps = np.ceil(np.arange(1, SEARCH_STEPS + 1) * n / SEARCH_STEPS)
+    ends = thresholds[np.unique(np.searchsorted(thresholds, steps))]
+    risks = _running_shares(wrong, ends, units, counts)
+    lowest = _lowest_passing(
+        risks.chance_of_fewer(risk), ends, n, FEWEST_AT_START / max(risk, TINY)
+    )
+    possible = np.flatnonzero(risks.chance_of_more(risk) > RISK_TAIL)
+    # The true threshold may lie between two that were tried.
+    following = ends[possible[-1] + 1 :] if len(possible) else ends
+    below = thresholds[thresholds < following[0]] if len(following) else thresholds
+    highest = below[-1] if len(below) else 0
+    low, high = 0.0, 1.0
+    if lowest:
+        low = float(_estimate_share(np.arange(n) < lowest, units, counts).low(COVERAGE_TAIL)[0])
+    if highest < n:
+        high = 1 - float(
+            _estimate_share(np.arange(n) >= highest, units, counts).low(COVERAGE_TAIL)[0]
+        )
+    return (1.0 if lowest == n else low), high
+
+
+def _lowest_passing(chances: FloatArray, ends: IntArray, n: int, fewest: float) -> int:
+    """How many images the lowest threshold answers that passes its test; 0 if none does."""
+    starts = [n / 2**k for k in range(int(np.log2(max(n / fewest, 1))) + 1)]
+    shares = np.bincount(np.searchsorted(ends, starts), minlength=len(ends)) / len(starts)
+    level, found = 0.0, 0
+    for chance, share, end in zip(chances, RISK_TAIL * shares, ends, strict=True):
+        level += share
+        if chance <= level:
+            found = int(end)
+        else:
+            level = 0.0
+    return found
+
+
+def _running_shares(
+    hits: npt.NDArray[np.bool_], ends: IntArray, units: IntArray | None, counts: FloatArray
+) -> EstimatedShares:
+    """The shares of hits among the first images, for some numbers of them."""
+    if units is None:
+        images = ends.astype(np.float64)
+        return EstimatedShares(
+            np.cumsum(hits)[ends - 1] / images, images, np.full(len(ends), NORMAL_FREEDOM)
+        )
+    each = [_estimate_share(hits[:end], units[:end], counts[:end]) for end in ends]
+    return EstimatedShares(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
+
+
+def _estimate_share(
+    hits: npt.NDArray[np.bool_], units: IntArray | None, counts: FloatArray
+) -> EstimatedShares:
+    """The share of hits of some images, which are independent or belong to units."""
+    if units is None:
+        return EstimatedShares(*np.array([[hits.mean()], [len(hits)], [NORMAL_FREEDOM]]))
+    own, squares = np.bincount(units, counts), np.bincount(units, np.square(counts))
+    hit, hit_squares = (np.bincount(units, each * hits) for each in (counts, np.square(counts)))
+    whole = own.sum()
+    if not whole:
+        return EstimatedShares(*np.array([[0.0], [0.0], [TINY]]))
+    share = hit.sum() / whole
+    # Of as many units of one size are these worth (Kish 1965, Survey Sampling, section 11.7).
+    even = whole**2 / np.square(own).sum()
+    present = np.count_nonzero(own)
+    worth = even
+    if 0 < share < 1 and present > 1:
+        spread = share * (1 - share)
+        excess = hit - share * own
+        # The jackknife's variance, as of `share_interval`.
+        moves = np.square(excess / np.maximum(whole - own, TINY)).sum() * (present - 1) / present
+        # A few large units that are alike by chance make it too small. So a variance counts too in
+        # which all units have one correlation within, the mean over images of what each unit shows.
+        within = (1 - share) ** 2 * hit_squares + share**2 * (squares - hit_squares)
+        pairs = np.square(own) - squares
+        several = pairs > TINY
+        shown = (np.square(excess) - within)[several] / pairs[several] * own[several]
+        alike = max(shown.sum() / max(own[several].sum(), TINY) / spread, 0.0)
+        common = whole**2 / (squares.sum() + alike * pairs.sum())
+        worth = min(spread / max(moves, TINY**2), common, len(hits))
+    return EstimatedShares(*np.array([[share], [worth], [max(even - 1, TINY)]]))
+
+
+# ---------------------------------------------------------------- thresholds of confidence, for def
 
 # The largest share of wrong answers that the threshold from validation images allows.
 RISK = 0.05
 # Thresholds are tried at steps of this share of the images.
 STEPS = 100
-ROUNDING = 1e-9
+TOLERANCE = 1e-9
 
 
 class RiskCoverage(NamedTuple):
@@ -174,7 +368,7 @@ def threshold_at_risk(
     inf
     """
     levels = level_sums(confidence, correct)
-    kept = np.unique(as_confidence(confidence))[_keeps(levels, risk)[0]]
+    kept = np.unique(as_confidence(confidence))[_is_within_risk(levels, risk)[0]]
     return float(kept[0]) if len(kept) else np.inf
 
 
@@ -198,7 +392,7 @@ def risk_above(
     0.5
     """
     n = check_columns(confidence=confidence, correct=correct)
-    answered = at_or_above(confidence, threshold)
+    answered = is_answered(confidence, threshold)
     rows = as_rows(weights, n)
     wrong = answered & ~np.asarray(correct, dtype=bool)
     return as_result(ratio(rows @ wrong, rows @ answered), weights)
@@ -218,7 +412,7 @@ def coverage_above(
     0.5
     """
     check_columns(confidence=confidence)
-    return weighted_mean(at_or_above(confidence, threshold), weights)
+    return weighted_mean(is_answered(confidence, threshold), weights)
 
 
 class Guaranteed(NamedTuple):
@@ -295,11 +489,11 @@ def guaranteed_threshold(
     tried = np.asarray(candidates, dtype=np.float64)
     if tried.ndim != 1 or np.isnan(tried).any():
         raise InputError("candidates for a threshold must be numbers [k]")
-    answered, wrong = _counts_above(confidence, correct, tried)
+    answered, wrong = _count_answered(confidence, correct, tried)
     of, hits = answered.astype(np.float64), wrong.astype(np.float64)
     if clusters is not None:  # and then not whole numbers
-        of, hits = _worth_above(confidence, correct, tried, clusters)
-    passed = _at_most(hits, of, risk) <= 1 - certainty
+        of, hits = _count_effective(confidence, correct, tried, clusters)
+    passed = _binomial_tail(hits, of, risk) <= 1 - certainty
     count = len(tried) if passed.all() else int(passed.argmin())  # up to the first that fails
     if not count:
         return Guaranteed(np.inf, images, 0, 0, np.nan)
@@ -338,10 +532,10 @@ def thresholds_to_try(
     ordered = np.sort(as_confidence(confidence))[::-1]
     places = np.unique(np.ceil(np.arange(1, STEPS + 1) * n / STEPS).astype(np.int64)) - 1
     levels = np.unique(ordered[places])[::-1]
-    answered, wrong = _counts_above(confidence, correct, levels)
+    answered, wrong = _count_answered(confidence, correct, levels)
     chance = scipy.special.bdtr(wrong, answered, risk)
     # The highest of those that show it equally well, whatever the last digits of their chances.
-    return np.asarray(levels[(chance <= chance.min() * (1 + ROUNDING)).argmax() :])
+    return np.asarray(levels[(chance <= chance.min() * (1 + TOLERANCE)).argmax() :])
 
 
 def fewest_for_risk(risk: float, certainty: float = 0.95) -> int:
@@ -356,7 +550,7 @@ def fewest_for_risk(risk: float, certainty: float = 0.95) -> int:
     """
     _check_promise(risk, certainty)
     exact = np.log1p(-certainty) / np.log1p(-risk)
-    return int(np.ceil(exact - ROUNDING))
+    return int(np.ceil(exact - TOLERANCE))
 
 
 def _check_promise(risk: float, certainty: float) -> None:
@@ -367,7 +561,7 @@ def _check_promise(risk: float, certainty: float) -> None:
         raise InputError(f"the certainty of a promise must be in (0, 1), found {certainty}")
 
 
-def _counts_above(
+def _count_answered(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, thresholds: FloatArray
 ) -> tuple[IntArray, IntArray]:
     """How many images each threshold answers, and how many of these are wrong, `[k]` each."""
@@ -376,29 +570,31 @@ def _counts_above(
     return tuple(len(each) - np.searchsorted(each, thresholds) for each in (every, wrong))  # type: ignore[return-value]
 
 
-def _worth_above(
+def _count_effective(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, thresholds: FloatArray, clusters: Clusters
 ) -> tuple[FloatArray, FloatArray]:
     """As `_counts_above`, in numbers of independent images."""
     wrong, found = ~np.asarray(correct, dtype=bool), []
     for threshold in thresholds:
-        places = np.flatnonzero(at_or_above(confidence, threshold))
-        found.append(worth(wrong[places], clusters.select(places)) if len(places) else (0.0, 0.0))
+        places = np.flatnonzero(is_answered(confidence, threshold))
+        found.append(
+            effective_sample(wrong[places], clusters.select(places)) if len(places) else (0.0, 0.0)
+        )
     of, hits = np.reshape(found, (-1, 2)).T
     return of, hits
 
 
-def _at_most(hits: FloatArray, images: FloatArray, share: float) -> FloatArray:
+def _binomial_tail(hits: FloatArray, images: FloatArray, share: float) -> FloatArray:
     """The binomial chance of at most so many hits among so many images, whole numbers or not."""
     some = images > hits
     others = np.where(some, images - hits, 1)
     return np.where(some, scipy.special.betainc(others, hits + 1, 1 - share), 1.0)
 
 
-def at_or_above(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+def is_answered(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
     """Tell which images are answered, bool `[n]`.
 
-    >>> at_or_above([0.9, 0.8, 0.7], 0.8).tolist()
+    >>> is_answered([0.9, 0.8, 0.7], 0.8).tolist()
     [True, True, False]
     """
     if np.isnan(threshold):
@@ -425,10 +621,10 @@ def largest_coverage(levels: LevelSums, risk: float) -> FloatArray:
     """
     # A level without images in a resample has the coverage of the next level: it changes nothing.
     share = levels.answered / levels.images[:, -1:]
-    return np.asarray(np.where(_keeps(levels, risk), share, 0.0).max(axis=1))
+    return np.asarray(np.where(_is_within_risk(levels, risk), share, 0.0).max(axis=1))
 
 
-def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
+def _is_within_risk(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
     """At which levels the risk is at most `risk`, `[B, levels]`; false if no image is answered."""
     # NaN fails the comparison too.
     if not 0 <= risk <= 1:
@@ -436,7 +632,7 @@ def _keeps(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
     return levels.risk <= risk
 
 
-def share_to_hand_over(
+def deferral_shares(
     confidence: npt.ArrayLike,
     correct: npt.ArrayLike,
     risks: Sequence[float],
@@ -457,7 +653,7 @@ def share_to_hand_over(
     Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2.
 
     >>> confidence, correct = np.linspace(1, 0, 200), np.arange(200) < 150
-    >>> [score] = share_to_hand_over(confidence, correct, [0.1])
+    >>> [score] = deferral_shares(confidence, correct, [0.1])
     >>> [round(number, 2) for number in score]
     [0.17, 0.06, 0.3, 200]
     """

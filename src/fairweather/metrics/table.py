@@ -9,14 +9,23 @@ from typing import Literal
 
 import numpy as np
 
-from fairweather.metrics.calibration import BinSums
-from fairweather.metrics.classification import mean_area, mean_recall
-from fairweather.metrics.classwise import mean_class_error
+from fairweather.metrics.calibration import BinSums, mean_class_error
+from fairweather.metrics.classification import (
+    F1,
+    NPV,
+    PPV,
+    SENSITIVITY,
+    SPECIFICITY,
+    CallShare,
+    kappa_from_sums,
+    mean_area,
+    mean_recall,
+)
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, nanmean, ratio
-from fairweather.metrics.conformal import coverage_deviations, lowest_of_strata
-from fairweather.metrics.hidden import (
-    Hides,
+from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
+from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
+from fairweather.metrics.hidden_error import (
+    HiddenErrorFunction,
     hidden_among_answered,
     hidden_errors,
     hidden_errors_of_classes,
@@ -27,21 +36,17 @@ from fairweather.metrics.hidden import (
     hidden_larger_sets,
     hidden_squares,
 )
-from fairweather.metrics.metric import Accepts, Ends, Evaluate, Metric, by_name
-from fairweather.metrics.one_vs_rest import (
-    F1,
-    NPV,
-    PPV,
-    SENSITIVITY,
-    SPECIFICITY,
-    CallShare,
-    kappa_of_sums,
+from fairweather.metrics.metric import Accepts, Ends, Evaluate, Metric, index_by_name
+from fairweather.metrics.sample import PreparedCell, Sample
+from fairweather.metrics.selective import (
+    RISK,
+    Fitted,
+    coverage_interval,
+    largest_coverage,
+    risk_area,
 )
-from fairweather.metrics.ordered import rank_area
-from fairweather.metrics.sample import Prepared, Sample
-from fairweather.metrics.searching import coverage_interval
-from fairweather.metrics.selective import RISK, Fitted, largest_coverage, risk_area
-from fairweather.types import Kind, Predictions
+from fairweather.types.kinds import TaskKind
+from fairweather.types.measurement import Predictions
 
 # With fewer errors than these, no interval covers the true value as often as it should
 # (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2; for metrics
@@ -50,7 +55,7 @@ from fairweather.types import Kind, Predictions
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
 
 
-def shown_metrics(least: Literal[1, 2], kind: Kind | None = None) -> list[str]:
+def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[str]:
     """The names of the rows that are shown so prominently, the most prominent first.
 
     If a kind of predictions is given, only of metrics of these.
@@ -80,13 +85,13 @@ def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> li
     return [(name, reason) for name, reason in reasons if reason is not None]
 
 
-def _of_other_calibrations(prepared: Prepared, resamples: int) -> FloatArray:
+def _calibration_deviations(prepared: PreparedCell, resamples: int) -> FloatArray:
     """What another draw of calibration images would change; nothing where they do not apply."""
     draws = prepared.fitted.draws if prepared.fitted is not None else ()
     return coverage_deviations(draws, prepared.predictions.labels, resamples)
 
 
-def _coverage_at_risk_ends(
+def _coverage_at_risk_interval(
     predictions: Predictions, clusters: Clusters | None, weights: FloatArray | None
 ) -> Ends:
     columns = predictions.confidence, predictions.correct
@@ -105,7 +110,7 @@ def _calibration_rows(
     label: str,
     formula: str,
     norm: str,
-    hides: Callable[[Callable[[Sample], BinSums]], Hides] = lambda _: hidden_errors,
+    hides: Callable[[Callable[[Sample], BinSums]], HiddenErrorFunction] = lambda _: hidden_errors,
     fewest_in_a_bin: int = 0,
     shown: Literal[0, 1, 2] = 0,
 ) -> tuple[Metric, ...]:
@@ -162,7 +167,7 @@ def _means_over_classes(name: str, label: str, formula: str, of: CallShare) -> t
     )
 
 
-METRICS: dict[str, Metric] = by_name(
+METRICS: dict[str, Metric] = index_by_name(
     Metric(
         "accuracy",
         "Accuracy",
@@ -261,7 +266,7 @@ METRICS: dict[str, Metric] = by_name(
         "Quadratic kappa",
         "1 − mean (answer − label)² / the same if label and answer were independent; classes in "
         "their order are 0, 1, 2 and so on",
-        lambda s: kappa_of_sums(s.weights @ s.prepared.distances),
+        lambda s: kappa_from_sums(s.weights @ s.prepared.distances),
         higher_is_better=True,
         accepts=Accepts(ordered=True, classes=3),
         bounds=(-1.0, 1.0),
@@ -407,7 +412,7 @@ METRICS: dict[str, Metric] = by_name(
         higher_is_better=True,
         accepts=Accepts(fractions=True),
         interval="searched",
-        search=_coverage_at_risk_ends,
+        search=_coverage_at_risk_interval,
     ),
     Metric(
         "confidence_auroc",
@@ -479,7 +484,7 @@ METRICS: dict[str, Metric] = by_name(
         unit="%",
         accepts=Accepts(sets=True),
         interval="share",
-        varies=_of_other_calibrations,
+        varies=_calibration_deviations,
     ),
     Metric(
         "conformal_set_size",
@@ -497,7 +502,7 @@ METRICS: dict[str, Metric] = by_name(
         "Lowest coverage of prediction sets of similar size (30 images per stratum)",
         "lowest share of covered labels among images with sets of 1, 2 to 3, 4 to 10, 11 to 100 "
         "or more classes, of those strata that have at least 30 images",
-        lambda s: lowest_of_strata(s.strata),
+        lambda s: lowest_stratum_coverage(s.strata),
         higher_is_better=True,
         accepts=Accepts(sets=True),
         interval="basic",

@@ -1,4 +1,4 @@
-"""Are these images like those of a reference? Tests on what a model says of them, without labels.
+"""Do two sets of images differ in what a model says of them: tests, and energy distances.
 
 A small p-value says that the two sets differ in what the model sees: in appearance, in content, or
 in how frequent the classes are. It does not say that the model is wrong more often. A large one
@@ -10,14 +10,128 @@ each (`one_of_each`); otherwise alarms are false more often than the p-value say
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import scipy.special
 
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import NEARLY, Clusters
+from fairweather.metrics.clusters import NEGLIGIBLE, Clusters
 from fairweather.metrics.columns import FloatArray, IntArray
-from fairweather.metrics.nearness import distances
+
+# ---------------------------------------------------------------- how far apart are two sets of ima
+
+# Images of a set that are compared, drawn at random from more.
+CLOUD_SIZE = 500
+
+
+class EnergyDistance(NamedTuple):
+    """The energy distance of two sets of images.
+
+    Attributes:
+        value: 0 on average if both have the same distribution, so that it can be negative.
+        error: its standard error, if they have not.
+    """
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """What a model says of some images.
+
+    Attributes:
+        rows: float64 `[n, k]`, such as probabilities.
+        own: float64 `[n]`, the mean distance of each row from the other rows.
+    """
+
+    rows: FloatArray
+    own: FloatArray
+
+    @staticmethod
+    def of(rows: npt.ArrayLike, seed: int = 0) -> Cloud:
+        """Make it from rows `[n, k]`, n at least 2; of more than 500, 500 are drawn."""
+        found = np.asarray(rows, dtype=np.float64)
+        if found.ndim != 2 or len(found) < 2:
+            raise InputError(
+                f"a distance needs rows [n, k], n at least 2, found {list(found.shape)}"
+            )
+        order = np.random.default_rng(seed).permutation(len(found))
+        found = found[np.sort(order[:CLOUD_SIZE])]
+        return Cloud(found, euclidean_distances(found, found).sum(axis=1) / (len(found) - 1))
+
+
+def energy_distance(first: Cloud, second: Cloud) -> EnergyDistance:
+    """Twice the mean distance between two sets, minus the mean distance within each.
+
+    Source: Székely and Rizzo 2013, Energy Statistics: A Class of Statistics Based on Distances, as
+    a U-statistic; its standard error is that of its first-order terms.
+
+    >>> there, here = np.zeros((3, 1)), np.ones((4, 1))
+    >>> energy_distance(Cloud.of(there), Cloud.of(here))
+    Distance(value=2.0, error=0.0)
+    """
+    between = euclidean_distances(first.rows, second.rows)
+    terms = [2 * (between.mean(axis=1) - first.own), 2 * (between.mean(axis=0) - second.own)]
+    value = 2 * between.mean() - first.own.mean() - second.own.mean()
+    return EnergyDistance(float(value), _standard_error(*terms))
+
+
+def is_nearest(batch: Cloud, found: Cloud, than: Sequence[Cloud], among: int) -> bool:
+    """Say whether a set is nearer to a batch than others are, by more than chance explains.
+
+    Args:
+        batch: the batch.
+        found: the nearest of some sets.
+        than: sets that it must be nearer than.
+        among: of how many sets it is the nearest; the test holds for all (Bonferroni).
+
+    >>> near, far = (Cloud.of(np.random.default_rng(k).normal(k, 1, (100, 1))) for k in (0, 1))
+    >>> batch = Cloud.of(np.random.default_rng(7).normal(0, 1, (100, 1)))
+    >>> is_nearest(batch, near, [far], 2), is_nearest(batch, near, [near], 2)
+    (True, False)
+    """
+    least = float(-scipy.special.ndtri(0.025 / among))
+    ahead = [nearness_difference(batch, found, other) for other in than]
+    return all(each.value > least * each.error for each in ahead)
+
+
+def nearness_difference(batch: Cloud, first: Cloud, second: Cloud) -> EnergyDistance:
+    """The energy distance of a batch from the second set minus that from the first.
+
+    >>> there, here = Cloud.of(np.zeros((3, 1))), Cloud.of(np.ones((4, 1)))
+    >>> nearness_difference(there, there, here).value
+    2.0
+    """
+    to_first, to_second = (euclidean_distances(batch.rows, each.rows) for each in (first, second))
+    value = 2 * (to_second.mean() - to_first.mean()) - second.own.mean() + first.own.mean()
+    return EnergyDistance(
+        float(value),
+        _standard_error(
+            2 * (to_second.mean(axis=1) - to_first.mean(axis=1)),
+            2 * (to_first.mean(axis=0) - first.own),
+            2 * (to_second.mean(axis=0) - second.own),
+        ),
+    )
+
+
+def _standard_error(*terms: FloatArray) -> float:
+    """The standard error of a sum of means of independent terms, `[n]` each."""
+    return float(np.sqrt(sum(term.var() / max(len(term) - 1, 1) for term in terms)))
+
+
+def euclidean_distances(first: FloatArray, second: FloatArray) -> FloatArray:
+    """The Euclidean distance of each row of the first from each of the second."""
+    squares = [np.square(each).sum(axis=1) for each in (first, second)]
+    found = squares[0][:, None] + squares[1] - 2 * first @ second.T
+    return np.asarray(np.sqrt(np.maximum(found, 0.0)))
+
+
+# ---------------------------------------------------------------- are these images like those of a
 
 # Of fewer images in either set nothing is said. They could show only differences that are plain to
 # see, and the distribution behind the p-value of outputs is one of many images.
@@ -51,7 +165,7 @@ def outputs_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike) -> float:
     >>> outputs_differ_p(reference, np.eye(3)[np.arange(30) % 3]) < 1e-6
     True
     """
-    known, others = _both(reference, batch)
+    known, others = _check_pair(reference, batch)
     if min(len(known), len(others)) < FEWEST_IMAGES:
         return np.nan
     if known.shape[1] == 2:  # the second column is 1 minus the first
@@ -59,15 +173,15 @@ def outputs_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike) -> float:
     else:
         columns = list(zip(known.T, others.T, strict=True))
     columns.append((known.max(axis=1), others.max(axis=1)))
-    distance = max(largest_step(*pair) for pair in columns)
+    distance = max(kolmogorov_smirnov_distance(*pair) for pair in columns)
     size = len(known) * len(others) / (len(known) + len(others))
     return min(1.0, len(columns) * float(scipy.special.kolmogorov(np.sqrt(size) * distance)))
 
 
-def largest_step(first: FloatArray, second: FloatArray) -> float:
+def kolmogorov_smirnov_distance(first: FloatArray, second: FloatArray) -> float:
     """The largest distance between the distribution functions of two columns, in [0, 1].
 
-    >>> largest_step(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0]))
+    >>> kolmogorov_smirnov_distance(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0]))
     0.5
     """
     both = np.concatenate([first, second])
@@ -102,7 +216,7 @@ def features_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike, seed: int 
     >>> features_differ_p(features, features[:30] + 1)
     0.001
     """
-    known, others = _both(reference, batch)
+    known, others = _check_pair(reference, batch)
     if min(len(known), len(others)) < FEWEST_IMAGES:
         return np.nan
     generator = np.random.default_rng(seed)
@@ -112,12 +226,12 @@ def features_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike, seed: int 
     n, m = len(known), len(others)
     inside = np.arange(n + m) >= n
     splits = generator.permuted(np.tile(inside, (SPLITS, 1)), axis=1)
-    apart = _distances(np.concatenate([known, others]))
-    found, random = energies(apart, inside[None]), energies(apart, splits)
-    return float((1 + np.count_nonzero(random >= found - NEARLY)) / (1 + SPLITS))
+    apart = _scaled_distances(np.concatenate([known, others]))
+    found, random = split_energies(apart, inside[None]), split_energies(apart, splits)
+    return float((1 + np.count_nonzero(random >= found - NEGLIGIBLE)) / (1 + SPLITS))
 
 
-def energies(distances: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
+def split_energies(distances: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
     """The energy distance of the two sets that each split makes of the same images.
 
     It is twice the mean distance between images of both sets, minus the mean distance within each.
@@ -127,7 +241,7 @@ def energies(distances: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray
         inside: bool `[splits, N]`, which images are in the second set; as many in each split.
 
     >>> places = np.array([0.0, 1.0, 4.0])
-    >>> energies(np.abs(places[:, None] - places), np.array([[False, False, True]]))
+    >>> split_energies(np.abs(places[:, None] - places), np.array([[False, False, True]]))
     array([6.5])
     """
     member = inside.astype(np.float64)
@@ -169,7 +283,7 @@ def one_of_each(clusters: Clusters, seed: int = 0) -> IntArray:
     return np.sort(order[first])
 
 
-def _both(reference: npt.ArrayLike, batch: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _check_pair(reference: npt.ArrayLike, batch: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Both sets as float64 `[n, k]` and `[m, k]`."""
     known, others = (np.asarray(each, dtype=np.float64) for each in (reference, batch))
     if known.ndim != 2 or others.ndim != 2 or known.shape[1:] != others.shape[1:] or not known.size:
@@ -182,10 +296,10 @@ def _both(reference: npt.ArrayLike, batch: npt.ArrayLike) -> tuple[FloatArray, F
     return known, others
 
 
-def _distances(columns: FloatArray) -> FloatArray:
+def _scaled_distances(columns: FloatArray) -> FloatArray:
     """The Euclidean distances between any two rows, with each column divided by its deviation."""
     spread = columns.std(axis=0)
     scaled = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    found = distances(scaled, scaled)
+    found = euclidean_distances(scaled, scaled)
     np.fill_diagonal(found, 0.0)
     return found

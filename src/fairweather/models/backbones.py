@@ -1,31 +1,207 @@
-"""Networks by name from torchvision and timm, with a head of the right width."""
+"""Networks by name from torchvision and timm: their design choices, and their encoders."""
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import huggingface_hub.constants
 import timm
 import torch
 import torchvision
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
 from torch import nn
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.models.preprocessing import (
+    Normalisation,
     Preprocessing,
-    Statistics,
-    from_timm,
-    from_torchvision,
+    read_timm,
+    read_torchvision,
 )
+from fairweather.models.wrappers import Classifier
+
+# ---------------------------------------------------------------- choices about the architecture of
+
+Stem = Literal["imagenet", "small"]
+Norm = Literal["batch", "group"]
+Pooling = Literal["average", "max", "average+max"]
+
+MOST_GROUPS = 32  # Wu & He 2018, table 3
+# With one channel per group, nothing would be left of feature maps of one pixel.
+SMALLEST_GROUP = 2
+
+
+def apply_choices(network: nn.Module, **choices: str) -> None:
+    """Change a network in place as its specification says; the published choice changes nothing.
+
+    Args:
+        network: as its library builds it.
+        choices: the chosen value for each key of `CHOICES`.
+
+    Raises:
+        InputError: a value that is not in the table, or a network that cannot be changed like this.
+
+    >>> from torchvision.models import resnet18
+    >>> network = resnet18()
+    >>> apply_choices(network, norm="group", pooling="max")
+    >>> network.bn1.num_groups, network.avgpool.pool_type
+    (32, 'max')
+    """
+    for key, value in choices.items():
+        if value not in CHOICES[key]:
+            raise unknown_name(key, value, CHOICES[key])
+        CHOICES[key][value](network)
+
+
+def use_small_stem(network: nn.Module) -> None:
+    """Keep the resolution in the first layers, for images of about 28 to 64 pixels.
+
+    ResNets get a 3x3 convolution of stride 1 and no max-pooling (He et al. 2016, section 4.2).
+    Deep stems of several 3x3 convolutions, EfficientNets and MobileNets keep their layers; only the
+    stride of the first one becomes 1, so that published weights still fit. Raises `InputError` for
+    other networks.
+    """
+    layers: Any = network
+    first = getattr(network, "conv1", None)
+    if isinstance(first, nn.Conv2d) and hasattr(network, "maxpool"):
+        layers.conv1 = nn.Conv2d(3, first.out_channels, 3, stride=1, padding=1, bias=False)
+        layers.maxpool = nn.Identity()
+    elif isinstance(first, nn.Sequential) and hasattr(network, "maxpool"):
+        cast("nn.Conv2d", first[0]).stride = (1, 1)
+        layers.maxpool = nn.Identity()
+    elif isinstance(getattr(network, "conv_stem", None), nn.Conv2d):
+        layers.conv_stem.stride = (1, 1)
+    else:
+        kind = type(network).__name__
+        raise InputError(
+            f"stem: small is possible for ResNets, EfficientNets and MobileNets, not for {kind}"
+        )
+
+
+def use_group_norm(network: nn.Module) -> None:
+    """Replace every batch norm by group norm (Wu & He 2018), in place.
+
+    Scale, shift, epsilon, fused activations and the names of tensors stay. In training, the output
+    for an image no longer depends on the other images of its batch. Raises `InputError` for a
+    network without batch norm, or with a batch norm that is not for images.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24))
+    >>> use_group_norm(network)
+    >>> network[1].num_groups
+    12
+    """
+    kind = type(network).__name__
+    norms = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    }
+    if not norms:
+        raise InputError(f"norm: group replaces batch norm, and {kind} has none")
+    if found := {type(norm).__name__ for norm in norms.values() if type(norm) not in _GROUP_NORMS}:
+        known = ", ".join(each.__name__ for each in _GROUP_NORMS)
+        raise InputError(f"norm: group replaces {known}, but {kind} has {', '.join(sorted(found))}")
+    for name, norm in norms.items():
+        network.set_submodule(name, _GROUP_NORMS[type(norm)](norm))
+
+
+def count_groups(channels: int) -> int:
+    """Give the number of groups for some channels: the largest that divides them evenly.
+
+    At most 32, the published number, with at least two channels each.
+
+    >>> [count_groups(channels) for channels in (64, 40, 32, 7, 1)]
+    [32, 20, 16, 1, 1]
+    """
+    most = min(MOST_GROUPS, channels // SMALLEST_GROUP)
+    return max((count for count in range(1, most + 1) if channels % count == 0), default=1)
+
+
+def change_pooling(kind: str, network: nn.Module) -> None:
+    """Change how the last feature maps are pooled, in place.
+
+    Args:
+        kind: timm's name: `max`, or `avgmax` for half the sum of the average and the maximum.
+        network: with one layer that averages whole feature maps. Torchvision's VGG, DenseNet and
+            MobileNetV2 have none: they pool to a grid or in their `forward`.
+
+    Raises:
+        InputError: there is no such layer.
+
+    >>> import timm
+    >>> network = timm.create_model("test_efficientnet")
+    >>> change_pooling("avgmax", network)
+    >>> network.global_pool.pool_type
+    'avgmax'
+    """
+    found = {
+        name: layer for name, layer in network.named_modules() if _is_average_pooling(name, layer)
+    }
+    if len(found) != 1:
+        raise InputError(
+            "pooling: only average is possible for "
+            f"{type(network).__name__}; others need one pooling layer, as ResNets, EfficientNets, "
+            "MobileNetV3 and ConvNeXt of torchvision and timm have"
+        )
+    ((name, layer),) = found.items()
+    flatten = isinstance(getattr(layer, "flatten", None), nn.Flatten)
+    network.set_submodule(name, SelectAdaptivePool2d(pool_type=kind, flatten=flatten))
+
+
+def _is_average_pooling(name: str, layer: nn.Module) -> bool:
+    # Squeeze-and-excitation blocks have an `avgpool` too, but not at the top of a network.
+    if name == "avgpool" and isinstance(layer, nn.AdaptiveAvgPool2d):
+        return layer.output_size in (1, (1, 1))
+    return isinstance(layer, SelectAdaptivePool2d) and isinstance(layer.pool, nn.AdaptiveAvgPool2d)
+
+
+def _to_group_norm(norm: nn.Module) -> nn.Module:
+    old: Any = norm
+    new = nn.GroupNorm(count_groups(old.num_features), old.num_features, old.eps, old.affine)
+    new.weight, new.bias = old.weight, old.bias
+    return new
+
+
+def _to_fused_group_norm(norm: nn.Module) -> nn.Module:
+    old: Any = norm
+    groups = count_groups(old.num_features)
+    new = GroupNormAct(old.num_features, groups, eps=old.eps, affine=old.affine)
+    new.weight, new.bias, new.drop, new.act = old.weight, old.bias, old.drop, old.act
+    return cast("nn.Module", new)
+
+
+def _keep(network: nn.Module) -> None:
+    """Change nothing."""
+
+
+_GROUP_NORMS: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
+    nn.BatchNorm2d: _to_group_norm,
+    BatchNormAct2d: _to_fused_group_norm,
+}
+CHOICES: Mapping[str, Mapping[str, Callable[[nn.Module], None]]] = {
+    "stem": {"imagenet": _keep, "small": use_small_stem},
+    "norm": {"batch": _keep, "group": use_group_norm},
+    "pooling": {
+        "average": _keep,
+        "max": partial(change_pooling, "max"),
+        "average+max": partial(change_pooling, "avgmax"),
+    },
+}
+
+
+# ---------------------------------------------------------------- networks by name from torchvision
 
 # torchvision builds these with `transform_input` when it loads their published weights itself: they
 # then take images normalised by ImageNet's statistics and turn those into halves. Built without, as
 # here, they take halves.
 INCEPTIONS = ("googlenet", "inception_v3")
-HALVES = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+HALVES = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Library(Protocol):
@@ -70,7 +246,7 @@ class Torchvision:
         """Build a network with random weights and `classes` outputs (None: its own number)."""
         self.check(name)
         if width != 1:
-            raise _no_width(f"torchvision:{name}")
+            raise _fixed_width_error(f"torchvision:{name}")
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if name in INCEPTIONS:
             options["init_weights"] = True  # the default, which warns of itself
@@ -85,11 +261,11 @@ class Torchvision:
         try:
             return weights.get_state_dict(progress=False, check_hash=True)
         except OSError as error:
-            raise _unreachable(f"torchvision:{name}", error) from error
+            raise _download_error(f"torchvision:{name}", error) from error
 
     def preprocessing(self, name: str) -> Preprocessing:
         """Give the preprocessing that the published weights expect."""
-        published = from_torchvision(self._weights(name).transforms(), name)
+        published = read_torchvision(self._weights(name).transforms(), name)
         return published._replace(statistics=HALVES) if name in INCEPTIONS else published
 
     def head(self, network: nn.Module) -> str:
@@ -147,9 +323,9 @@ class Timm:
         except ValueError as error:  # groups that no longer divide the channels
             if width == 1:
                 raise
-            raise _too_narrow(name, width, str(error)) from None
+            raise _width_error(name, width, str(error)) from None
         if any(parameter.numel() == 0 for parameter in network.parameters()):
-            raise _too_narrow(name, width, "a layer has no channels left")
+            raise _width_error(name, width, "a layer has no channels left")
         return network
 
     def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
@@ -162,7 +338,7 @@ class Timm:
         try:
             return timm.create_model(name, pretrained=True).state_dict()
         except (OSError, RuntimeError) as error:
-            raise _unreachable(f"timm:{name}", error) from error
+            raise _download_error(f"timm:{name}", error) from error
 
     def preprocessing(self, name: str) -> Preprocessing:
         """Give the preprocessing that the published weights expect."""
@@ -171,7 +347,7 @@ class Timm:
             raise InputError(
                 f"timm:{name} has no published weights, so no statistics either: give mean and std"
             )
-        return from_timm(configuration, name)
+        return read_timm(configuration, name)
 
     def head(self, network: nn.Module) -> str:
         """Name the head, as timm defines it."""
@@ -183,10 +359,12 @@ class Timm:
         return found
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """Multiply a number of channels by a width: to the nearest multiple of 8, at least 8.
 
-    >>> scaled(64, 0.25), scaled(48, 0.5), scaled(8, 0.1), scaled(24, 0.5)
+    >>> scale_channels(64, 0.25), scale_channels(48, 0.5), scale_channels(8, 0.1), scale_channels(
+    ...     24, 0.5
+    ... )
     (16, 24, 8, 16)
     """
     return max(8, int(channels * width / 8 + 0.5) * 8)
@@ -216,31 +394,121 @@ def _stage_channels(name: str, width: float) -> tuple[int, ...]:
     The stem keeps its own, as that of wide residual networks (Zagoruyko & Komodakis 2016, table 1).
     """
     if not timm.models.is_model_in_modules(name, ("resnet",)):
-        raise _no_width(f"timm:{name}")
+        raise _fixed_width_error(f"timm:{name}")
     with torch.device("meta"):
         network: Any = timm.create_model(name, pretrained=False)
     stages = [stage for stage in network.feature_info if stage["module"].startswith("layer")]
     blocks = [network.get_submodule(stage["module"])[-1] for stage in stages]
     return tuple(
-        scaled(stage["num_chs"] // block.expansion, width)
+        scale_channels(stage["num_chs"] // block.expansion, width)
         for stage, block in zip(stages, blocks, strict=True)
     )
 
 
-def _too_narrow(name: str, width: float, reason: str) -> InputError:
+def _width_error(name: str, width: float, reason: str) -> InputError:
     return InputError(f"width {width:g} does not suit timm:{name}: {reason.splitlines()[0]}")
 
 
-def _no_width(backbone: str) -> InputError:
+def _fixed_width_error(backbone: str) -> InputError:
     return InputError(
         "width: another than 1 is known for timm's ResNets, such as timm:resnet18, not for "
         f"{backbone}"
     )
 
 
-def _unreachable(backbone: str, error: Exception) -> InputError:
+def _download_error(backbone: str, error: Exception) -> InputError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(
         f"the ImageNet weights of {backbone} could not be fetched ({reason}); "
         "give a local file as weights instead, or none for random ones"
     )
+
+
+# ---------------------------------------------------------------- a classifier without its head: fe
+
+
+class Encoder(NamedTuple):
+    """A module from float images `[B, 3, H, W]` in [0, 1] to features `[B, D]`, and D."""
+
+    module: nn.Module
+    features: int
+
+
+class FeatureHead(nn.Module):
+    """Replaces a head and returns its input, which must be `[B, D]`.
+
+    >>> FeatureHead()(torch.ones(2, 5)).shape
+    torch.Size([2, 5])
+    """
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Give the features as they are; raises `InputError` if they are not `[B, D]`."""
+        if features.ndim != 2:
+            raise _features_error(f"one of shape {list(features.shape)}")
+        return features
+
+
+def make_encoder(model: Classifier, backbone: str) -> Encoder:
+    """Give a classifier without its head, but with its normalisation and resizing.
+
+    The two share all parameters, buffers and layers except the head: training one trains the
+    other. They also share the mode (`train`, `eval`) of these layers, so set the mode of the one
+    that is used next, and freeze batch norm before.
+
+    Args:
+        model: from `build` or `load_model`.
+        backbone: `torchvision:NAME` or `timm:NAME`.
+
+    Raises:
+        InputError: the input of the head is not `[B, D]`. If its layer does not show that, the
+            error comes with the first batch.
+
+    >>> from fairweather.models.opening import load_model
+    >>> model = load_model("timm:test_resnet", classes=3, weights="none")
+    >>> encoder = make_encoder(model, "timm:test_resnet")
+    >>> encoder.module(torch.rand(2, 3, 32, 32)).shape, encoder.features
+    (torch.Size([2, 96]), 96)
+    """
+    name = _head_name(model, backbone)
+    head = model.get_submodule(name)
+    if not isinstance(head, nn.Linear):
+        raise _features_error(f"those that a {type(head).__name__} takes in {backbone}")
+    return Encoder(_replace_part(model, name.split("."), FeatureHead()), head.in_features)
+
+
+def state_without_head(model: Classifier, backbone: str) -> dict[str, torch.Tensor]:
+    """Give all tensors of a classifier except those of its head, for a file of weights.
+
+    They are on the CPU and contiguous, as safetensors needs them, and include `mean` and `std`. A
+    model with this file as `weights` has the same backbone and normalisation and a new head.
+
+    >>> from fairweather.models.opening import load_model
+    >>> model = load_model("timm:test_resnet", classes=3, weights="none")
+    >>> sorted(set(model.state_dict()) - set(state_without_head(model, "timm:test_resnet")))
+    ['network.fc.bias', 'network.fc.weight']
+    """
+    name = _head_name(model, backbone)
+    return {
+        key: tensor.detach().cpu().contiguous()
+        for key, tensor in model.state_dict().items()
+        if not key.startswith(f"{name}.")
+    }
+
+
+def _head_name(model: Classifier, backbone: str) -> str:
+    library, _ = find_library(backbone)
+    return f"network.{library.head(model.network)}"
+
+
+def _replace_part(module: nn.Module, path: list[str], part: nn.Module) -> nn.Module:
+    """A copy of a module that shares everything except the one part at a path."""
+    first, *rest = path
+    shallow: Any = copy.copy(module)
+    # The tables of parameters and buffers stay shared, so that moving one module moves both.
+    shallow._modules = dict(module._modules)
+    shallow._modules[first] = _replace_part(shallow._modules[first], rest, part) if rest else part
+    return shallow
+
+
+def _features_error(found: str) -> InputError:
+    return InputError(f"an encoder needs features [B, D] before the head, found {found}")

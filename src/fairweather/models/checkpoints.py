@@ -1,47 +1,49 @@
-"""Read state dicts that other programs wrote: nested, with prefixes, or with averages."""
+"""State dicts: read from other programs' files, given a network's names, interpolated."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import nn
 
 from fairweather.errors import InputError
-from fairweather.models.normalisation import DEVIATIONS, MEANS, RUNNING
-from fairweather.models.preprocessing import Statistics, three
-from fairweather.types import special_kind
+from fairweather.models.preprocessing import DEVIATIONS, MEANS, RUNNING, Normalisation, to_triple
+from fairweather.types.measurement import special_kind
+
+# ---------------------------------------------------------------- read state dicts that other progr
 
 State = dict[str, torch.Tensor]
 
 # Keys under which programs keep a state dict: torchvision's and timm's training scripts, Lightning,
 # fairseq, DeepSpeed, BasicSR, and tutorials.
-PLAIN = (
+STATE_KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network_state_dict", "network"),
     *("net_state_dict", "net", "module", "params", "weights"),
 )
 # Moving averages of the weights, likewise.
-AVERAGED = (
+AVERAGE_KEYS = (
     *("state_dict_ema", "ema_state_dict", "model_ema_state_dict", "model_ema", "ema_model"),
     *("ema", "module_ema", "net_ema", "params_ema"),
 )
-DEEPEST = 4
+MOST_NESTING = 4
 # What files may hold besides tensors: the options of training programs, and a function that the
 # optimisers of Barlow Twins and VICReg keep in their state, for which the same class stands in.
-SAFE = (argparse.Namespace, (argparse.Namespace, "__main__.exclude_bias_and_norm"))
+SAFE_CLASSES = (argparse.Namespace, (argparse.Namespace, "__main__.exclude_bias_and_norm"))
 
 
 class Checkpoint(NamedTuple):
     """The tensors of a file, the normalisation found among them, and where they were."""
 
     state: State
-    statistics: Statistics | None
+    statistics: Normalisation | None
     nesting: str  # `model.state_dict`, or empty
     beside: tuple[str, ...]  # other state dicts of the file, which are not used
 
@@ -60,9 +62,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     nesting: list[str] = []
     beside: list[str] = []
     while not _is_state(held):
-        inside = [key for key in (*PLAIN, *AVERAGED) if _is_mapping(held, key)]
-        if not inside or len(nesting) == DEEPEST:
-            raise InputError(f"weights: {path} holds no state dict of tensors{_keys(held)}")
+        inside = [key for key in (*STATE_KEYS, *AVERAGE_KEYS) if _has_mapping(held, key)]
+        if not inside or len(nesting) == MOST_NESTING:
+            raise InputError(
+                f"weights: {path} holds no state dict of tensors{_describe_keys(held)}"
+            )
         beside += [".".join([*nesting, key]) for key in inside[1:]]
         nesting.append(inside[0])
         held = held[inside[0]]
@@ -73,7 +77,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(state, statistics, ".".join(nesting), tuple(beside))
 
 
-def split_statistics(state: State) -> tuple[State, Statistics | None]:
+def split_statistics(state: State) -> tuple[State, Normalisation | None]:
     """Separate a mean and a std of three channels from a state dict: a wrapper's normalisation.
 
     >>> state = {"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(3), "network.w": torch.ones(1)}
@@ -81,9 +85,11 @@ def split_statistics(state: State) -> tuple[State, Statistics | None]:
     >>> list(rest), statistics.std
     (['network.w'], (1.0, 1.0, 1.0))
     """
-    means, deviations = (dict(_channels(state, pattern)) for pattern in (MEANS, DEVIATIONS))
+    means, deviations = (dict(_find_channels(state, pattern)) for pattern in (MEANS, DEVIATIONS))
     pairs = {
-        parent: Statistics(three(state[means[parent]].flatten()), three(state[key].flatten()))
+        parent: Normalisation(
+            to_triple(state[means[parent]].flatten()), to_triple(state[key].flatten())
+        )
         for parent, key in deviations.items()
         if parent in means
     }
@@ -103,13 +109,13 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_pickle(path: Path) -> object:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(list(SAFE)):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(SAFE_CLASSES)):
             warnings.simplefilter("ignore")  # TorchScript is told about below
             return torch.load(path, map_location="cpu", weights_only=True)
     # On files of another kind, torch.load raises whatever its unpickler stumbles over.
     except Exception as error:
         text = str(error)
-        if not _needs_more(path, text):
+        if not _is_unsafe_pickle(path, text):
             kind = type(error).__name__
             told = f"weights: {path} is damaged or not a PyTorch checkpoint ({kind})"
             raise InputError(told) from error
@@ -121,15 +127,15 @@ def _read_pickle(path: Path) -> object:
         ) from error
 
 
-def _needs_more(path: Path, text: str) -> bool:
+def _is_unsafe_pickle(path: Path, text: str) -> bool:
     """Say from torch.load's message whether a file is a pickle that would execute code."""
     if "Unsupported operand" in text:
-        return _begins(path, b"\x80")  # of every pickle since protocol 2
+        return _starts_with(path, b"\x80")  # of every pickle since protocol 2
     told = r"(?i)unsupported|can only|only persistent|torchscript|legacy \.tar|must be imported"
     return bool(re.search(told, text))
 
 
-def _begins(path: Path, content: bytes) -> bool:
+def _starts_with(path: Path, content: bytes) -> bool:
     with path.open("rb") as file:
         return file.read(len(content)) == content
 
@@ -141,19 +147,312 @@ def _is_state(held: object) -> bool:
     return bool(held) and all(named)
 
 
-def _is_mapping(held: object, key: str) -> bool:
+def _has_mapping(held: object, key: str) -> bool:
     return isinstance(held, Mapping) and isinstance(held.get(key), Mapping) and bool(held[key])
 
 
-def _keys(held: object) -> str:
+def _describe_keys(held: object) -> str:
     if not isinstance(held, Mapping):
         return f", but a {type(held).__name__}"
     keys = ", ".join(str(key) for key in list(held)[:10])
     return f": its keys are {keys}" if keys else ": it is empty"
 
 
-def _channels(state: State, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+def _find_channels(state: State, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
     for key, tensor in state.items():
         parent, _, last = key.rpartition(".")
         if tensor.numel() == 3 and pattern.search(last) and not RUNNING.search(last):
             yield parent, key
+
+
+# ---------------------------------------------------------------- give the tensors of a file the na
+
+# Attributes in which wrappers keep the network itself; only torch.compile has its own. Encoders
+# are those of pre-training: SimSiam, MoCo, MoCo v3.
+ENCODERS = {"encoder", "encoder_q", "base_encoder"}
+WRAPPERS = {"module", "model", "backbone", "network", "net", *ENCODERS, *AVERAGE_KEYS}
+COMPILED_PREFIX = "_orig_mod."
+AVERAGE_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+
+
+class NetworkState(NamedTuple):
+    """A state dict with an architecture's names, the removed prefix, and the tensors left out.
+
+    `left_out` are moving averages beside the weights, `pretraining` the tensors that only
+    pre-training needs.
+    """
+
+    state: State
+    prefix: str
+    left_out: tuple[str, ...]
+    pretraining: tuple[str, ...] = ()
+
+
+class CommonPrefix(NamedTuple):
+    """The prefix that most of an architecture's names have, and how many have it."""
+
+    prefix: str
+    names: int
+
+
+def find_common_prefix(keys: Collection[str], names: Collection[str]) -> CommonPrefix:
+    """Find the prefix of wrappers whose removal gives most keys a name of the architecture.
+
+    >>> find_common_prefix(["module.encoder.w", "module.encoder.b", "module.queue"], {"w", "b"})
+    Prefix(prefix='module.encoder.', names=2)
+    """
+    prefixes = sorted({prefix for key in keys for prefix in _list_prefixes(key)}, key=_prefix_order)
+    counted = [CommonPrefix(prefix, _count_names(keys, prefix, names)) for prefix in prefixes]
+    return max(counted, key=lambda found: found.names)
+
+
+def list_parts(keys: Collection[str]) -> list[str]:
+    """Name the parts that keys belong to, up to the first attribute that is not a wrapper's.
+
+    >>> list_parts(["module.projector.0.weight", "module.projector.1.weight", "module.queue"])
+    ['module.projector', 'module.queue']
+    """
+    return list(dict.fromkeys(_first_part(key) for key in keys))
+
+
+def first_attribute(key: str) -> str:
+    """Give the first attribute of a name that is not a wrapper's.
+
+    >>> first_attribute("module.projector.0.weight")
+    'projector'
+    """
+    return _first_part(key).rpartition(".")[2]
+
+
+def match_names(state: Mapping[str, torch.Tensor], names: Collection[str]) -> NetworkState:
+    """Remove the prefixes that wrappers put before the names of an architecture's tensors.
+
+    Wrappers add paths of attributes, such as `module.`, `model.backbone.` or `1.`. The one is
+    removed that turns most names into those of the architecture, and only where it does.
+
+    >>> state = {"module._orig_mod.encoder.w": torch.ones(1), "module._orig_mod.b": torch.ones(1)}
+    >>> fitted = match_names(state, ["encoder.w", "b"])
+    >>> list(fitted.state), fitted.prefix
+    (['encoder.w', 'b'], 'module.')
+    """
+    bare = {key.replace(COMPILED_PREFIX, ""): tensor for key, tensor in state.items()}
+    names = set(names)
+    prefix = find_common_prefix(bare, names).prefix
+    fitted: State = {}
+    left_out = []
+    for key, tensor in bare.items():
+        short = key.removeprefix(prefix)
+        name = short if short in names else key
+        if name not in names and (_is_average(key, prefix) or key.endswith(AVERAGE_COUNTER)):
+            left_out.append(key)
+        elif name in fitted:
+            raise InputError(f"weights: two tensors could be {name}, one of them called {key}")
+        else:
+            fitted[name] = tensor
+    return NetworkState(fitted, prefix, tuple(left_out))
+
+
+def _first_part(key: str) -> str:
+    path = key.split(".")
+    place = next((place for place, part in enumerate(path) if part not in WRAPPERS), len(path))
+    return ".".join(path[: place + 1])
+
+
+def _list_prefixes(key: str) -> Iterator[str]:
+    """All prefixes that may be those of wrappers: none, `module.`, `module.model.`, `1.`, ..."""
+    prefix = ""
+    yield prefix
+    for part in key.split(".")[:-1]:
+        if part not in WRAPPERS and not part.isdigit():
+            return
+        prefix += f"{part}."
+        yield prefix
+
+
+def _prefix_order(prefix: str) -> tuple[bool, int, str]:
+    return _is_average(prefix, ""), len(prefix), prefix
+
+
+def _is_average(key: str, prefix: str) -> bool:
+    parts = key.split(".")[:-1]
+    return not (prefix and key.startswith(prefix)) and any(part in AVERAGE_KEYS for part in parts)
+
+
+def _count_names(keys: Collection[str], prefix: str, names: Collection[str]) -> int:
+    return sum(key.startswith(prefix) and key.removeprefix(prefix) in names for key in keys)
+
+
+def describe_checkpoint(checkpoint: Checkpoint, fitted: NetworkState) -> dict[str, object]:
+    """Describe how a file was understood, for JSON."""
+    averages = [key for key in checkpoint.beside if key.rpartition(".")[2] in AVERAGE_KEYS]
+    facts: dict[str, object] = {"nesting": checkpoint.nesting, "prefix": fitted.prefix}
+    if averages or fitted.left_out:
+        facts["averaged"] = "the file also has a moving average of the weights, which is not used"
+    elif not {*checkpoint.nesting.split("."), *fitted.prefix.split(".")}.isdisjoint(AVERAGE_KEYS):
+        facts["averaged"] = "the weights are a moving average: the file has no others"
+    if fitted.pretraining:
+        facts["left_out"] = list_parts(fitted.pretraining)
+    others = [key for key in checkpoint.beside if key not in averages]
+    if others:
+        facts["not_taken"] = others
+    return facts
+
+
+# ---------------------------------------------------------------- checkpoints of self-supervised pr
+
+
+class PublishedWeights(NamedTuple):
+    """Weights that the authors of a method published: their address and their backbone."""
+
+    address: str
+    backbone: str
+
+
+# Backbones without a head, pre-trained on ImageNet without its labels. None of them is shipped or
+# used by default. The licence of the authors' code need not be that of their weights, and that of
+# Barlow Twins has changed over time (it was CC BY-NC 4.0): check it before you use them.
+PUBLISHED_WEIGHTS: Mapping[str, PublishedWeights] = {
+    # github.com/facebookresearch/barlowtwins (Zbontar et al. 2021)
+    "barlow_twins": PublishedWeights(
+        "https://dl.fbaipublicfiles.com/barlowtwins/"
+        "ep1000_bs2048_lrw0.2_lrb0.0048_lambd0.0051/resnet50.pth",
+        "torchvision:resnet50",
+    ),
+    # github.com/facebookresearch/vicreg (Bardes et al. 2022)
+    "vicreg": PublishedWeights(
+        "https://dl.fbaipublicfiles.com/vicreg/resnet50.pth", "torchvision:resnet50"
+    ),
+}
+
+# The attributes for parts that only pre-training needs, in Barlow Twins, VICReg, SimSiam,
+# SimCLR, SwAV, MoCo, solo-learn, lightly.
+PRETRAINING_HEADS = {
+    *("projector", "projection_head", "projection_mlp", "projection", "prototypes"),
+    *("predictor", "prediction_head", "prediction_mlp", "online_classifier"),
+    *("encoder_k", "queue", "queue_ptr"),
+}
+MOMENTUM_COPY = re.compile(r"^(momentum|target|teacher)_|_(momentum|target)$")
+# Names that other parts have too. They belong to pre-training only if one of its heads is there:
+# the norm of Barlow Twins' embedding, and the classifier that solo-learn trains along.
+PRETRAINING_PARTS = {"bn", "classifier"}
+NUMBERED_CHILD = re.compile(rf"^((?:(?:{'|'.join(sorted(WRAPPERS))})\.)*)(\d+)\.(.+)$")
+
+
+def match_state(
+    state: Mapping[str, torch.Tensor], network: nn.Module, head: str | None
+) -> NetworkState:
+    """Give a file's tensors the names of a network, without those that only pre-training needs.
+
+    Projectors, predictors, momentum copies and queues are left out and named in the result. If they
+    are outside the network, its head is a projector too and is left out; if they are parts of the
+    network itself, its head is kept. Children by number, as in
+    `Sequential(*list(network.children())[:-1])`, get their names.
+
+    Args:
+        state: the tensors of a file.
+        network: the network whose names the tensors get.
+        head: the name of its head, if it has one.
+
+    >>> network = nn.Sequential()
+    >>> network.add_module("conv", nn.Conv2d(3, 8, 3))
+    >>> held = {f"module.backbone.{key}": value for key, value in network.state_dict().items()}
+    >>> fitted = match_state({**held, "module.projector.0.weight": torch.ones(4, 8)}, network, None)
+    >>> list(fitted.state), fitted.pretraining
+    (['conv.weight', 'conv.bias'], ('module.projector.0.weight',))
+    """
+    names = set(network.state_dict())
+    bare = {key.replace(COMPILED_PREFIX, ""): tensor for key, tensor in state.items()}
+    numbered = name_children(bare, [name for name, _ in network.named_children()])
+    more = find_common_prefix(numbered, names).names > find_common_prefix(bare, names).names
+    if more and len(numbered) == len(bare):
+        bare = numbered
+    fitted = match_names(bare, names)
+    strangers = {key: first_attribute(key) for key in fitted.state if key not in names}
+    own = {
+        key
+        for key, part in strangers.items()
+        if part in PRETRAINING_HEADS or MOMENTUM_COPY.search(part)
+    }
+    if not own:
+        return fitted
+    own |= {key for key, part in strangers.items() if part in PRETRAINING_PARTS}
+    beside = not all(key.startswith(fitted.prefix) for key in own)
+    if head and beside:
+        places = (f"{head}.", f"{fitted.prefix}{head}.")
+        own |= {key for key in fitted.state if key.startswith(places)}
+    kept = {key: tensor for key, tensor in fitted.state.items() if key not in own}
+    return fitted._replace(state=kept, pretraining=tuple(key for key in fitted.state if key in own))
+
+
+def name_children(
+    state: Mapping[str, torch.Tensor], children: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """Replace the numbers of child modules by their names.
+
+    >>> list(name_children({"backbone.1.weight": torch.ones(1)}, ["conv1", "bn1"]))
+    ['backbone.bn1.weight']
+    """
+    places = {str(place): name for place, name in enumerate(children)}
+    renamed = {}
+    for key, tensor in state.items():
+        match = NUMBERED_CHILD.match(key)
+        if match and match[2] in places:
+            renamed[f"{match[1]}{places[match[2]]}.{match[3]}"] = tensor
+        else:
+            renamed[key] = tensor
+    return renamed
+
+
+# ---------------------------------------------------------------- interpolation between two sets of
+
+
+def interpolate(
+    start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """Mix two state dicts of one network: `(1 - share) * start + share * end`.
+
+    A mixture of a pre-trained network and its fine-tuned version is often more robust than both.
+    The running statistics of batch norm are mixed like weights. Whole numbers, such as its
+    counters, are those of `end` unless the share is 0.
+
+    Args:
+        start, end: with the same names and shapes; the result has the types and devices of `end`.
+        share: of `end`, in [0, 1]; 0 gives `start` and 1 gives `end`, bit for bit.
+
+    Raises:
+        InputError: a share outside [0, 1], or names or shapes that differ.
+
+    Source: Wortsman et al. 2022, Robust Fine-Tuning of Zero-Shot Models, equation 1.
+
+    >>> start, end = {"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([1.0, 4.0])}
+    >>> interpolate(start, end, 0.25)
+    {'w': tensor([0.2500, 2.5000])}
+    """
+    if not 0 <= share <= 1:
+        raise InputError(f"the share of an interpolation must be in [0, 1], found {share}")
+    _check_same_network(start, end)
+    return {name: _interpolate_tensor(start[name], tensor, share) for name, tensor in end.items()}
+
+
+def _interpolate_tensor(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
+    start, end = start.detach().to(end.device, end.dtype), end.detach()
+    # The ends are taken, not computed: 0 times infinity is no number.
+    if share == 0:
+        return start.clone()
+    if share == 1 or not end.is_floating_point():
+        return end.clone()
+    return torch.lerp(start, end, share)  # equal ends give the same bits
+
+
+def _check_same_network(start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor]) -> None:
+    if lone := sorted(start.keys() ^ end.keys()):
+        raise InputError(
+            f"weights can only be mixed with weights of the same network, but {len(lone)} tensors "
+            f"are only on one side, such as {lone[0]}"
+        )
+    for name, tensor in end.items():
+        if start[name].shape != tensor.shape:
+            shapes = f"{list(start[name].shape)} and {list(tensor.shape)}"
+            raise InputError(
+                f"weights can only be mixed if their shapes are equal, but {name} has {shapes}"
+            )

@@ -4,36 +4,352 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
+from PIL import Image
+from timm.models import PretrainedCfg
 from torch import nn
 
-from fairweather.download import files_digest
-from fairweather.errors import InputError, first_line, first_names, missing_extra
-from fairweather.models.classifier import Classifier
-from fairweather.models.hf_processor import read_processor
-from fairweather.models.hf_vetting import TIMM, vetted
-from fairweather.models.source import Opened, Source, folder_name
-from fairweather.record import DESCRIPTION
-from fairweather.types import Preparation, class_names
+from fairweather.data.pixels import Square, decode_image
+from fairweather.errors import InputError, first_line, join_names, missing_extra
+from fairweather.files.download import combined_digest
+from fairweather.models.preprocessing import Normalisation, Preprocessing, read_timm
+from fairweather.models.sources import OpenedModel, SourceKind, folder_name
+from fairweather.models.wrappers import Classifier
+from fairweather.types.measurement import parse_class_names
+from fairweather.types.options import Preparation
+from fairweather.types.record import DESCRIPTION
 
-Find = Callable[[str], Path | None]
+# ---------------------------------------------------------------- what of a Hugging Face repository
+
+TIMM_WRAPPER = "timm_wrapper"  # the type of models that timm builds, whose own files do not name it
+# What timm's classifiers and their preprocessing are made of. Weights are read from no other place.
+TIMM_KEYS = (
+    "architecture",
+    "do_pooling",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "label_names",
+    "model_type",
+    "num_classes",
+    "num_labels",
+    "problem_type",
+)
+PREPROCESSING_KEYS = (
+    "crop_mode",
+    "crop_pct",
+    "fixed_input_size",
+    "input_size",
+    "interpolation",
+    "mean",
+    "std",
+)
+# Of `timm.create_model`: sizes, kinds and rates of layers. Others open files, as `checkpoint_path`.
+_TIMM_ARGUMENTS = """
+act_layer attn_drop_rate avg_down base_width cardinality channels class_token conv_mlp depth depths
+dims drop_path_rate drop_rate dynamic_img_pad dynamic_img_size embed_dim fc_norm final_norm
+global_pool img_size in_chans init_values kernel_sizes layers ls_init_value mlp_ratio no_embed_class
+norm_eps norm_layer num_heads output_stride patch_drop_rate patch_size pos_drop_rate pos_embed
+pre_norm proj_drop_rate qk_norm qkv_bias reg_tokens stem_type stem_width strict_img_size window_size
+"""
+MODEL_ARGUMENTS = frozenset(_TIMM_ARGUMENTS.split())
+# Settings of transformers that read other files, other repositories, or code of other packages.
+REFERENCES = (
+    "backbone",
+    "class_info_file",
+    "quantization_config",
+    "repo_path",
+    "transformers_weights",
+    "use_pretrained_backbone",
+    "use_timm_backbone",
+)
+# These change no number: which code computes it, and where the repository once was.
+IGNORED_KEYS = (
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+)
+CLASS_NAMES = ("id2label", "label2id")
+
+
+@contextmanager
+def vet_repository(
+    transformers: ModuleType,
+    repo: str,
+    config: Path,
+    settings: Path | None,
+    weights: Sequence[Path],
+) -> Iterator[Path]:
+    """Give a folder with nothing but vetted settings and the weights, while it is needed.
+
+    Args:
+        transformers: the package.
+        repo: name of the repository, for messages.
+        config: its configuration.
+        settings: of its image processor, if they are in a file of their own.
+        weights: files of weights, and their index.
+
+    Raises:
+        InputError: the settings are damaged, or name what is elsewhere.
+    """
+    with tempfile.TemporaryDirectory(prefix="fairweather-") as name:
+        place = Path(name)
+        known = _check_config(transformers, repo, _read_settings(repo, config))
+        (place / config.name).write_text(json.dumps(known), encoding="utf-8")
+        if settings is not None:
+            (place / settings.name).write_text(
+                json.dumps(_read_settings(repo, settings)), encoding="utf-8"
+            )
+        for file in weights:
+            try:
+                (place / file.name).symlink_to(file.resolve())
+            except OSError:  # Windows asks for a privilege
+                shutil.copyfile(file, place / file.name)
+        yield place
+
+
+def _read_settings(repo: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is not a mapping")
+        return {key: _check_value(repo, path.name, key, each) for key, each in _used_items(found)}
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"hf:{repo} cannot be loaded: {path.name} is damaged ({error})") from None
+
+
+def _used_items(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, each) for key, each in found.items() if key not in IGNORED_KEYS]
+
+
+def _check_value(repo: str, file: str, key: str, value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Give a value without what is ignored; raises `InputError` if it leads elsewhere."""
+    if key in REFERENCES and value:
+        raise InputError(
+            f"hf:{repo}: {key} of its {file} leads out of the repository, or to code: load the "
+            "model with python:FILE.py:FUNCTION"
+        )
+    if isinstance(value, dict) and key not in CLASS_NAMES:
+        return {inner: _check_value(repo, file, inner, each) for inner, each in _used_items(value)}
+    return (
+        [_check_value(repo, file, "", each) for each in value] if isinstance(value, list) else value
+    )
+
+
+def _check_config(transformers: ModuleType, repo: str, found: dict[str, Any]) -> dict[str, Any]:
+    given = found.get("pretrained_cfg")
+    if isinstance(given, dict):
+        found = {"model_type": TIMM_WRAPPER, **found}
+    kind = found.get("model_type")
+    classifiers = (
+        transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    )
+    if kind not in list(classifiers):
+        raise InputError(
+            f"hf:{repo} is not an image classifier that transformers knows (type {kind!r:.60})"
+        )
+    if kind != TIMM_WRAPPER:
+        return found
+    from fairweather.models.backbones import find_library
+
+    find_library(f"timm:{found.get('architecture')}")  # no address, as `hf-hub:OWNER/NAME` is
+    arguments = found.get("model_args") or {}
+    if not isinstance(arguments, dict):
+        raise InputError(f"hf:{repo}: model_args of its config.json is not a mapping")
+    if unknown := sorted(set(arguments) - MODEL_ARGUMENTS):
+        raise InputError(
+            f"hf:{repo}: model_args of its config.json has {', '.join(unknown)}, and only sizes, "
+            "kinds and rates of layers are given to timm: load the model with "
+            "python:FILE.py:FUNCTION"
+        )
+    known = {key: found[key] for key in TIMM_KEYS if key in found}
+    prepared = given if isinstance(given, dict) else {}
+    prepared = {key: prepared[key] for key in PREPROCESSING_KEYS if key in prepared}
+    return {**known, "model_args": arguments, "pretrained_cfg": prepared}
+
+
+# ---------------------------------------------------------------- translate a Hugging Face image pr
+
+Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Processor = Any  # transformers.BaseImageProcessor, of an extra
+Channels = tuple[float, float, float]
+
+# The supported steps; do_convert_rgb and do_reduce_labels change no RGB image.
+KNOWN_STEPS = {
+    "do_resize",
+    "do_center_crop",
+    "do_rescale",
+    "do_normalize",
+    "do_convert_rgb",
+    "do_reduce_labels",
+}
+RESAMPLE_FILTERS: Mapping[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+# ConvNextImageProcessor resizes to a square, and crops nothing, from this size on.
+CONVNEXT_SQUASHES_FROM = 384
+# LevitImageProcessor resizes the shorter side to this many times its size.
+LEVIT_MARGIN = 256 / 224
+PROCESSOR_ORIGIN = "its image processor"
+
+
+def read_processor(processor: Processor) -> Preprocessing:
+    """Read an image processor of transformers, and check the result against the processor itself.
+
+    Raises `InputError` with the name of the step if a processor does something else than resize,
+    crop at the center, divide by 255 and normalise.
+    """
+    kind = type(processor).__name__
+    if kind.startswith("TimmWrapper"):
+        processing = _read_timm(processor.data_config)
+    else:
+        settings = processor.to_dict()
+        statistics = Normalisation(*_read_normalisation(kind, settings))
+        processing = Preprocessing(statistics, _read_preparation(kind, settings), PROCESSOR_ORIGIN)
+    prepared = processing.preparation
+    if prepared is not None and (prepared.resize or prepared.size) < prepared.size:
+        raise _unsupported_error(kind, f"resized to {prepared.resize}, padded to {prepared.size}")
+    _check_processor(processor, processing)
+    return processing
+
+
+def _read_timm(config: Mapping[str, Any]) -> Preprocessing:
+    keys = ("input_size", "crop_mode", "crop_pct", "interpolation", "mean", "std")
+    configuration = PretrainedCfg(**{key: config[key] for key in keys if key in config})
+    published = read_timm(configuration, "the repository")
+    if published.preparation is None or published.remark:
+        raise _unsupported_error("timm's transform", published.remark)
+    _read_filter("timm", published.preparation.interpolation)
+    return published._replace(origin=PROCESSOR_ORIGIN)
+
+
+def _read_preparation(kind: str, settings: Mapping[str, Any]) -> Preparation | None:
+    extra = [key for key in settings if key.startswith("do_") and settings[key]]
+    if unknown := sorted(set(extra) - KNOWN_STEPS):
+        raise _unsupported_error(kind, ", ".join(unknown))
+    crop = _read_square(kind, "crop_size", settings) if settings.get("do_center_crop") else None
+    if not settings.get("do_resize"):
+        if crop is not None:
+            raise _unsupported_error(kind, "do_center_crop without do_resize")
+        return None
+    interpolation = _read_filter(kind, settings.get("resample"))
+    edge = dict(settings["size"]).get("shortest_edge")
+    if edge is None:
+        side = _read_square(kind, "size", settings)
+        return Preparation(crop or side, side, interpolation, "squash")
+    if kind.startswith("ConvNext"):
+        if edge >= CONVNEXT_SQUASHES_FROM:
+            return Preparation(crop or edge, edge, interpolation, "squash")
+        return Preparation(crop or edge, int(edge / settings["crop_pct"]), interpolation)
+    if crop is None:
+        raise _unsupported_error(kind, "size.shortest_edge without do_center_crop: oblong images")
+    if kind.startswith("PoolFormer"):
+        edge = int(edge / settings["crop_pct"])
+    if kind.startswith("Levit"):
+        edge = int(LEVIT_MARGIN * edge)
+    return Preparation(crop, edge, interpolation)
+
+
+def _read_normalisation(kind: str, settings: Mapping[str, Any]) -> tuple[Channels, Channels]:
+    factor = settings.get("rescale_factor")
+    if not settings.get("do_rescale") or factor is None or abs(factor * 255 - 1) > 1e-6:
+        found = f"do_rescale {settings.get('do_rescale')} with rescale_factor {factor}, not 1/255"
+        raise _unsupported_error(kind, found)
+    if settings.get("rescale_offset"):
+        raise _unsupported_error(kind, "rescale_offset")
+    normalised = bool(settings.get("do_normalize"))
+    mean = _read_channels(settings["image_mean"] if normalised else 0.0)
+    std = _read_channels(settings["image_std"] if normalised else 1.0)
+    if settings.get("include_top"):  # EfficientNetImageProcessor divides by std a second time
+        again = _read_channels(settings["image_std"])
+        std = _read_channels([one * two for one, two in zip(std, again, strict=True)])
+    return mean, std
+
+
+def _read_filter(kind: str, resample: object) -> Filter:
+    if resample in RESAMPLE_FILTERS.values():
+        return cast("Filter", resample)
+    if not isinstance(resample, int) or int(resample) not in RESAMPLE_FILTERS:
+        raise _unsupported_error(kind, f"the filter {resample!r} of its resizing")
+    return RESAMPLE_FILTERS[int(resample)]
+
+
+def _read_square(kind: str, key: str, settings: Mapping[str, Any]) -> int:
+    given = settings[key]
+    sides = given if isinstance(given, Mapping) else dict.fromkeys(("height", "width"), given)
+    known = {name: side for name, side in sides.items() if side is not None}
+    if set(known.values()) != {known.get("height"), known.get("width")} or len(known) != 2:
+        raise _unsupported_error(kind, f"{key} {known}")
+    if known["height"] != known["width"]:
+        raise _unsupported_error(
+            kind, f"{key} {known['height']}x{known['width']}, which is not a square"
+        )
+    return int(known["height"])
+
+
+def _read_channels(values: float | Sequence[float]) -> Channels:
+    red, green, blue = np.broadcast_to(np.asarray(values, dtype=float), 3).tolist()
+    return red, green, blue
+
+
+def _unsupported_error(kind: str, what: str) -> InputError:
+    return InputError(
+        f"the preprocessing of {kind} is not supported ({what}): change "
+        "preprocessor_config.json, or load the model with python:FILE.py:FUNCTION"
+    )
+
+
+def _check_processor(processor: Processor, processing: Preprocessing) -> None:
+    """Compare with the processor on a picture that is so smooth that filters hardly matter."""
+    prepared, square, side = processing.preparation, None, 64
+    if prepared is not None:
+        side = prepared.size
+        square = Square(side, prepared.resize or side, "bicubic", prepared.fit)
+    blobs = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    short = square.resize if square else side
+    picture = Image.fromarray(blobs).resize((short * 4 // 3, short), Image.Resampling.BICUBIC)
+    values = processor(picture, return_tensors="pt").get("pixel_values")
+    pixels = torch.from_numpy(decode_image(picture, square))[None] / 255
+    mean, std = (torch.tensor(each).reshape(1, 3, 1, 1) for each in processing.statistics)
+    if values is None or values.shape != pixels.shape:
+        found = "no pixel_values" if values is None else f"images {list(values.shape)}"
+        raise _unsupported_error(type(processor).__name__, found)
+    difference = float((values * std + mean - pixels).abs().mean())
+    # Where a margin is odd, libraries crop one pixel apart; of `side` pixels, a blob has a fourth.
+    if not difference <= 0.01 + 2 / side:
+        found = f"its own pixels differ by {difference:.2f} of [0, 1] from what its settings say"
+        raise _unsupported_error(type(processor).__name__, found)
+
+
+# ---------------------------------------------------------------- image classifiers of Hugging Face
+
+FileFinder = Callable[[str], Path | None]
 # Of transformers, which is an extra: PreTrainedModel and its configuration.
 Network = Any
 Config = Any
 
 # In the order in which transformers looks for them.
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
-class Logits(nn.Module):
+class LogitsOnly(nn.Module):
     """A classifier of transformers that returns only its logits, `[B, outputs]`."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -45,7 +361,7 @@ class Logits(nn.Module):
         return self.network(pixel_values=images).logits
 
 
-def open_hf(repo: str, *, offline: bool = False) -> Opened:
+def open_hf(repo: str, *, offline: bool = False) -> OpenedModel:
     """Open an image classifier of transformers with the settings of its image processor.
 
     Loading never executes code: files of code in the repository are ignored, and weights are read
@@ -69,31 +385,31 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
     except ImportError:
         raise missing_extra("transformers", "hf", "Hugging Face models") from None
     folder = Path(repo).expanduser()
-    find: Find = _in_folder(folder) if folder.is_dir() else _on_hub(repo, offline)
+    find: FileFinder = _find_in_folder(folder) if folder.is_dir() else _find_on_hub(repo, offline)
     config_file = find("config.json")
     if config_file is None:
         raise InputError(f"hf:{repo} is not a model: there is no config.json")
-    weights = _weights(repo, find)
-    settings = next((path for name in PROCESSORS if (path := find(name))), None)
+    weights = _find_weights(repo, find)
+    settings = next((path for name in PROCESSOR_FILES if (path := find(name))), None)
     with (
-        _quietly(transformers.utils.logging),
+        _silence(transformers.utils.logging),
         torch.random.fork_rng(devices=[]),
-        vetted(transformers, repo, config_file, settings, weights) as place,
+        vet_repository(transformers, repo, config_file, settings, weights) as place,
     ):
         network = _load_network(transformers, repo, place, weights)
-        classes = _classes(repo, network.config)
-        if settings is None and network.config.model_type != TIMM:
+        classes = _read_classes(repo, network.config)
+        if settings is None and network.config.model_type != TIMM_WRAPPER:
             raise InputError(
                 f"hf:{repo} does not describe its preprocessing: add its preprocessor_config.json, "
                 "or load it with python:FILE.py:FUNCTION"
             )
-        with _explained(f"the image processor of hf:{repo} cannot be loaded"):
+        with _explain_errors(f"the image processor of hf:{repo} cannot be loaded"):
             processor = transformers.AutoImageProcessor.from_pretrained(  # nosec B615 # local
                 str(place), local_files_only=True, trust_remote_code=False
             )
-        with _explained(f"the image processor of hf:{repo} cannot be used"):
+        with _explain_errors(f"the image processor of hf:{repo} cannot be used"):
             statistics, preparation, origin, _ = read_processor(processor)
-    model = Classifier(Logits(network), *statistics, _size(network, preparation))
+    model = Classifier(LogitsOnly(network), *statistics, _fixed_size(network, preparation))
     files = [config_file, *([settings] if settings else []), *weights]
     facts = {
         "source": f"hf:{repo}",
@@ -107,10 +423,10 @@ def open_hf(repo: str, *, offline: bool = False) -> Opened:
         "preparation": preparation and {**preparation._asdict(), "from": origin},
     }
     name = folder_name(folder.resolve().name if folder.is_dir() else repo.rpartition("/")[2])
-    return Opened(model.eval(), name, files_digest(files), classes, preparation, facts)
+    return OpenedModel(model.eval(), name, combined_digest(files), classes, preparation, facts)
 
 
-def _in_folder(folder: Path) -> Find:
+def _find_in_folder(folder: Path) -> FileFinder:
     own = folder.resolve()
     blobs = own.parent.parent / "blobs"  # where the cache of a hub has what is linked in snapshots
 
@@ -124,7 +440,7 @@ def _in_folder(folder: Path) -> Find:
     return find
 
 
-def _on_hub(repo: str, offline: bool) -> Find:
+def _find_on_hub(repo: str, offline: bool) -> FileFinder:
     """Find files of one revision: the one that is current when the first file is asked for."""
     import huggingface_hub
     from huggingface_hub import errors
@@ -143,16 +459,16 @@ def _on_hub(repo: str, offline: bool) -> Find:
             absent = not isinstance(error, errors.LocalEntryNotFoundError)
             if absent or (offline and commit):
                 return None
-            raise _unreachable(repo, offline, error) from error
+            raise _hub_error(repo, offline, error) from error
         except (OSError, ValueError, errors.HfHubHTTPError) as error:
-            raise _unreachable(repo, offline, error) from error
+            raise _hub_error(repo, offline, error) from error
         revision[:] = [Path(path).parent.name]
         return Path(path)
 
     return find
 
 
-def _unreachable(repo: str, offline: bool, error: Exception) -> InputError:
+def _hub_error(repo: str, offline: bool, error: Exception) -> InputError:
     from huggingface_hub import errors
 
     if offline:
@@ -171,22 +487,22 @@ def _unreachable(repo: str, offline: bool, error: Exception) -> InputError:
     )
 
 
-def _weights(repo: str, find: Find) -> list[Path]:
-    for name in WEIGHTS:
+def _find_weights(repo: str, find: FileFinder) -> list[Path]:
+    for name in WEIGHTS_FILES:
         if (single := find(name)) is not None:
             return [single]
         if (index := find(f"{name}.index.json")) is not None:
-            shards = [find(shard) for shard in _shards(repo, index, Path(name).suffix)]
+            shards = [find(shard) for shard in _read_shards(repo, index, Path(name).suffix)]
             if None in shards:
                 raise InputError(f"hf:{repo}: {index.name} names files that are not there")
             return [index, *[shard for shard in shards if shard]]
     raise InputError(
         f"hf:{repo} has no weights that can be loaded without executing code: expected one of "
-        f"{', '.join(WEIGHTS)}; save_pretrained writes the first"
+        f"{', '.join(WEIGHTS_FILES)}; save_pretrained writes the first"
     )
 
 
-def _shards(repo: str, index: Path, suffix: str) -> list[str]:
+def _read_shards(repo: str, index: Path, suffix: str) -> list[str]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         others = [name for name in names if Path(name).name != name or Path(name).suffix != suffix]
@@ -201,7 +517,7 @@ def _shards(repo: str, index: Path, suffix: str) -> list[str]:
 
 
 def _load_network(transformers: ModuleType, repo: str, place: Path, weights: list[Path]) -> Network:
-    with _explained(f"hf:{repo} cannot be loaded without executing code"):
+    with _explain_errors(f"hf:{repo} cannot be loaded without executing code"):
         network, found = transformers.AutoModelForImageClassification.from_pretrained(  # nosec B615 # local
             str(place),
             local_files_only=True,
@@ -218,14 +534,14 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
     }
     if any(misfits.values()):
         listed = "; ".join(
-            f"{what} {first_names(sorted(keys))}" for what, keys in misfits.items() if keys
+            f"{what} {join_names(sorted(keys))}" for what, keys in misfits.items() if keys
         )
         raise InputError(f"the weights of hf:{repo} do not fit {type(network).__name__}: {listed}")
     return network.float()
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def _explain_errors(what: str) -> Iterator[None]:
     """Say in a sentence what failed: settings and damaged files raise any error in the library."""
     try:
         yield
@@ -235,7 +551,7 @@ def _explained(what: str) -> Iterator[None]:
         raise InputError(f"{what} ({first_line(error)})") from error
 
 
-def _classes(repo: str, config: Config) -> tuple[str, ...] | None:
+def _read_classes(repo: str, config: Config) -> tuple[str, ...] | None:
     kind = config.problem_type
     if kind not in (None, "single_label_classification") or config.num_labels < 2:
         found = f"{kind or 'a model'} with {config.num_labels} outputs"
@@ -243,13 +559,13 @@ def _classes(repo: str, config: Config) -> tuple[str, ...] | None:
     if set(config.id2label) != set(range(config.num_labels)):
         raise InputError(f"hf:{repo}: id2label must name the outputs 0 to {config.num_labels - 1}")
     written = [config.id2label[number] for number in range(config.num_labels)]
-    names = class_names(written, f"hf:{repo}")
+    names = parse_class_names(written, f"hf:{repo}")
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return None
     return names
 
 
-def _size(network: Network, preparation: Preparation | None) -> int | None:
+def _fixed_size(network: Network, preparation: Preparation | None) -> int | None:
     """Give the fixed size of the network, if it has one."""
     configured = getattr(network.config, "image_size", None)
     timm = getattr(network.config, "pretrained_cfg", None) or {}
@@ -261,7 +577,7 @@ def _size(network: Network, preparation: Preparation | None) -> int | None:
 
 
 @contextmanager
-def _quietly(logging: ModuleType) -> Iterator[None]:
+def _silence(logging: ModuleType) -> Iterator[None]:
     """Stop transformers from printing and warning; its settings are restored afterwards."""
     hub = logging.hf_hub_utils  # whose bars transformers switches with its own
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -279,15 +595,15 @@ def _quietly(logging: ModuleType) -> Iterator[None]:
             (hub.enable_progress_bars if hub_bars else hub.disable_progress_bars)()
 
 
-def _guess(text: str) -> str | None:
+def _guess_hf(text: str) -> str | None:
     config, of_run = (Path(text).expanduser() / name for name in ("config.json", DESCRIPTION))
     return f"hf:{text}" if config.is_file() and not of_run.is_file() else None
 
 
-HF = Source(
+HF = SourceKind(
     "hf:REPO",
     "a classifier of Hugging Face transformers, from the hub or a folder",
     open_hf,
     settings=("offline",),
-    guess=_guess,
+    guess=_guess_hf,
 )

@@ -1,19 +1,133 @@
-"""Label mapping: which outputs of a model are the classes of the data."""
+"""Label mapping: which outputs of a model are the classes of the data, by name or as given."""
 
 from __future__ import annotations
 
+import csv
 import difflib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
-from fairweather.errors import InputError, show, unknown_name
-from fairweather.models.label_file import check_labels
-from fairweather.models.label_file import read_label_file as read_label_file
-from fairweather.models.output_names import OutputNames
-from fairweather.models.relabelled import Relabelled
-from fairweather.models.wnids import CLASSES, class_wnids, imagenet, wnids_of
+from fairweather.errors import InputError, quote_names, unknown_name
+from fairweather.files.yamlfile import parse_yaml
+from fairweather.models.class_names import (
+    IMAGENET_CLASSES,
+    OutputNames,
+    find_class_wnids,
+    find_wnids,
+    read_imagenet,
+)
+from fairweather.models.wrappers import Relabelled
+
+# ---------------------------------------------------------------- the file for `--labels`: for each
+
+LABEL_HEADER = ("data", "model")  # of a CSV that has one
+
+
+def read_label_file(path: Path) -> dict[str, object]:
+    """Read a label mapping from a YAML, JSON or CSV file: data classes to classes of the model.
+
+    A YAML or JSON file is one mapping from data classes to a class name, a wnid, an output number,
+    or a list of these. A CSV file has two columns, with or without the header `data,model`. Loading
+    never executes code.
+
+    Raises:
+        InputError: the file is missing, has another form, or has a class twice.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "labels.yaml"
+    ...     _ = path.write_text("cat: [tabby, tiger cat]\\ndog: 207\\n")
+    ...     read_label_file(path)
+    {'cat': ['tabby', 'tiger cat'], 'dog': 207}
+    """
+    readers = {".yaml": parse_yaml, ".yml": parse_yaml, ".json": _parse_json, ".csv": _parse_csv}
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise unknown_name("kind of label file", path.suffix, readers)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"the label file {str(path)!r} is not a text file") from None
+    except OSError as error:
+        raise InputError(f"the label file {str(path)!r} cannot be read: {error.strerror}") from None
+    try:
+        return check_labels(readers[suffix](text, f"the label file {str(path)!r}"), str(path))
+    except RecursionError:
+        raise InputError(f"the label file {str(path)!r} is nested too deeply") from None
+
+
+def check_labels(labels: object, name: str) -> dict[str, object]:
+    """Check a label mapping; a data class that is a whole number becomes text.
+
+    Raises:
+        InputError: it is not one; the message names the class.
+    """
+    if not isinstance(labels, Mapping) or not labels:
+        raise InputError(
+            f"{name} must map each class of the data to a class of the model, found {labels!r:.60}"
+        )
+    checked: dict[str, object] = {}
+    for key, value in labels.items():
+        if not isinstance(key, str | int) or isinstance(key, bool):
+            raise InputError(f"{name} has {key!r} for a class, which is not text: put it in quotes")
+        if str(key) in checked:
+            raise InputError(f"{name} has the class {str(key)!r} twice")
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(map(_is_label, values)):
+            raise InputError(
+                f"{name} has {value!r:.60} for the class {str(key)!r}; allowed are a class name, a "
+                "wnid, an output number, or a list of these"
+            )
+        checked[str(key)] = value
+    return checked
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _parse_json(text: str, name: str) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _unique_mapping(pairs, name))
+    except InputError:
+        raise
+    except ValueError as error:  # also for a number of more digits than Python reads
+        raise InputError(f"{name} is not JSON: {error}") from None
+
+
+def _unique_mapping(pairs: Iterable[tuple[str, object]], name: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"{name} has the class {key!r} twice")
+        found[key] = value
+    return found
+
+
+def _parse_csv(text: str, name: str) -> dict[str, object]:
+    labels: list[tuple[str, object]] = []
+    try:
+        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{name} is not CSV: {error}") from None
+    for line, row in enumerate(rows, start=1):
+        cells = tuple(cell.strip() for cell in row)
+        if not any(cells) or (line == 1 and cells == LABEL_HEADER):
+            continue
+        if len(cells) != 2 or not all(cells):
+            raise InputError(
+                f"row {line} of {name} must have two cells, a class of the data and one of the "
+                f"model, found {list(cells)}"
+            )
+        labels.append((cells[0], cells[1]))
+    return _unique_mapping(labels, name)
+
+
+# ---------------------------------------------------------------- label mapping: which outputs of a
 
 __all__ = [
     "LabelMap",
@@ -78,12 +192,12 @@ def match_labels(
         )
     if given is not None:
         names = None if model_classes is None else OutputNames(model_classes)
-        return _map_given(names, outputs, data_classes, given)
+        return _match_given(names, outputs, data_classes, given)
     if model_classes is None:
-        return _in_order(outputs, data_classes)
+        return _match_in_order(outputs, data_classes)
     if tuple(data_classes) == tuple(model_classes):
-        return _described([(place,) for place in range(outputs)], outputs, ["name"])
-    return _by_name(OutputNames(model_classes), data_classes)
+        return _describe_match([(place,) for place in range(outputs)], outputs, ["name"])
+    return _match_names(OutputNames(model_classes), data_classes)
 
 
 def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | None:
@@ -97,7 +211,7 @@ def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | 
     """
     names = OutputNames(among)
     try:
-        found = [names.find(*pair) for pair in zip(classes, class_wnids(classes), strict=True)]
+        found = [names.find(*pair) for pair in zip(classes, find_class_wnids(classes), strict=True)]
     except InputError:  # it may be one of several
         return None
     places = [hit.output for hit in found if hit is not None]
@@ -111,27 +225,29 @@ def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:
     return Relabelled(model, labels.columns)
 
 
-def _by_name(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
+def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
     outputs = len(names.names)
-    wnids = class_wnids(data_classes)
+    wnids = find_class_wnids(data_classes)
     found = [names.find(*pair) for pair in zip(data_classes, wnids, strict=True)]
     if not any(found):
         if _are_numbers(names.names):
-            return _in_order(outputs, data_classes)
-        numbers = _numbers(data_classes)
+            return _match_in_order(outputs, data_classes)
+        numbers = _parse_numbers(data_classes)
         if numbers is not None and sorted(numbers) == list(range(outputs)):
             note = "the data's class names are numbers, used as the numbers of the model's outputs"
             return LabelMap(tuple((number,) for number in numbers), note, outputs)
     if None in found:
         missing = [name for name, hit in zip(data_classes, found, strict=True) if hit is None]
-        raise _no_partner(missing, data_classes, names)
+        raise _unmatched_error(missing, data_classes, names)
     hits = [hit for hit in found if hit is not None]
     columns = [(hit.output,) for hit in hits]
-    _check_apart(columns, data_classes)
-    return _described(columns, outputs, [hit.by for hit in hits])
+    _check_disjoint(columns, data_classes)
+    return _describe_match(columns, outputs, [hit.by for hit in hits])
 
 
-def _described(columns: Sequence[tuple[int, ...]], outputs: int, by: Sequence[str]) -> LabelMap:
+def _describe_match(
+    columns: Sequence[tuple[int, ...]], outputs: int, by: Sequence[str]
+) -> LabelMap:
     some = "the" if len(columns) == outputs else f"{len(columns):,} of the"
     how = " and ".join(dict.fromkeys(by))
     return LabelMap(
@@ -139,18 +255,19 @@ def _described(columns: Sequence[tuple[int, ...]], outputs: int, by: Sequence[st
     )
 
 
-def _in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
-    if outputs == CLASSES and set(data_classes) <= set(imagenet().wnids):
-        place = {wnid: output for output, wnid in enumerate(imagenet().wnids)}
+def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
+    if outputs == IMAGENET_CLASSES and set(data_classes) <= set(read_imagenet().wnids):
+        place = {wnid: output for output, wnid in enumerate(read_imagenet().wnids)}
         note = "the model names no classes: its 1,000 outputs are taken to be ImageNet's, by wnid"
         return LabelMap(tuple((place[name],) for name in data_classes), note, outputs)
     if len(data_classes) != outputs:
         raise InputError(
             f"the model names no classes and has {outputs:,} outputs, but the data has "
-            f"{len(data_classes):,} classes ({show(data_classes)}): say which output each one is "
+            f"{len(data_classes):,} classes ({quote_names(data_classes)}): say which output each "
+            f"one is "
             "with --labels FILE"
         )
-    numbers = _numbers(data_classes)
+    numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers
     rank = {number: place for place, number in enumerate(sorted(order))}
     note = "in order: the model names no classes"
@@ -164,7 +281,7 @@ def _in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
     return LabelMap(tuple((rank[number],) for number in order), note, outputs)
 
 
-def _map_given(
+def _match_given(
     names: OutputNames | None,
     outputs: int,
     data_classes: Sequence[str],
@@ -178,23 +295,23 @@ def _map_given(
     if missing:
         raise InputError(
             f"the labels must have all {len(data_classes):,} classes of the data; without one are "
-            f"{show(missing)}"
+            f"{quote_names(missing)}"
         )
     columns: list[tuple[int, ...]] = []
     for name in data_classes:
         value: Any = labels[name]
         values = value if isinstance(value, list) else [value]
-        columns.append(tuple(_resolve(wanted, names, outputs) for wanted in values))
-    _check_apart(columns, data_classes)
+        columns.append(tuple(_find_output(wanted, names, outputs) for wanted in values))
+    _check_disjoint(columns, data_classes)
     used = sum(map(len, columns))
     classes = "class" if len(columns) == 1 else "classes"
     note = f"{len(columns):,} {classes} on {used:,} of the model's {outputs:,} outputs, as given"
     return LabelMap(tuple(columns), note, outputs)
 
 
-def _resolve(wanted: str | int, names: OutputNames | None, outputs: int) -> int:
+def _find_output(wanted: str | int, names: OutputNames | None, outputs: int) -> int:
     if isinstance(wanted, str):
-        found = names and names.find(wanted, wnids_of(wanted))
+        found = names and names.find(wanted, find_wnids(wanted))
         if found:
             return found.output
         if not wanted.strip().isdecimal():  # a CSV has only text
@@ -212,7 +329,7 @@ def _resolve(wanted: str | int, names: OutputNames | None, outputs: int) -> int:
     return number
 
 
-def _check_apart(columns: Sequence[tuple[int, ...]], data_classes: Sequence[str]) -> None:
+def _check_disjoint(columns: Sequence[tuple[int, ...]], data_classes: Sequence[str]) -> None:
     owner: dict[int, str] = {}
     for name, outputs in zip(data_classes, columns, strict=True):
         for output in outputs:
@@ -223,7 +340,7 @@ def _check_apart(columns: Sequence[tuple[int, ...]], data_classes: Sequence[str]
             owner[output] = name
 
 
-def _no_partner(
+def _unmatched_error(
     missing: Sequence[str], data_classes: Sequence[str], names: OutputNames
 ) -> InputError:
     known = names.known()
@@ -231,8 +348,9 @@ def _no_partner(
     hint = f" (closest to {missing[0]!r} is {near[0]!r})" if near else ""
     return InputError(
         f"the model has no class for {len(missing):,} of the data's {len(data_classes):,}: "
-        f"{show(missing)}{hint}; the data has {show(data_classes)}, and the model has "
-        f"{show(names.names)}; map them with --labels FILE"
+        f"{quote_names(missing)}{hint}; the data has {quote_names(data_classes)}, and the model "
+        f"has "
+        f"{quote_names(names.names)}; map them with --labels FILE"
     )
 
 
@@ -244,7 +362,7 @@ def _are_numbers(names: Sequence[str]) -> bool:
     )
 
 
-def _numbers(names: Sequence[str]) -> list[int] | None:
+def _parse_numbers(names: Sequence[str]) -> list[int] | None:
     if not all(name.isdecimal() for name in names):
         return None
     numbers = [int(name) for name in names]

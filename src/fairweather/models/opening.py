@@ -8,20 +8,46 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fairweather.errors import InputError, check_text
-from fairweather.models.building import given_statistics
-from fairweather.models.foreign import refuse_foreign
+from fairweather.models.backbones import LIBRARIES
+from fairweather.models.backbones import Encoder as Encoder
+from fairweather.models.backbones import Norm as Norm
+from fairweather.models.backbones import Pooling as Pooling
+from fairweather.models.backbones import Stem as Stem
+from fairweather.models.backbones import make_encoder as make_encoder
+from fairweather.models.backbones import state_without_head as state_without_head
+from fairweather.models.building import ModelSpec as ModelSpec
+from fairweather.models.building import build as build
+from fairweather.models.building import check_channels as check_channels
+from fairweather.models.building import check_counts, check_normalisation
+from fairweather.models.building import describe_weights as describe_weights
+from fairweather.models.building import find_head as find_head
+from fairweather.models.building import load_checkpoint as load_checkpoint
+from fairweather.models.building import render_model_json as render_model_json
+from fairweather.models.building import resolve_normalisation as resolve_normalisation
+from fairweather.models.building import weights_digest as weights_digest
+from fairweather.models.checkpoints import PUBLISHED_WEIGHTS as PUBLISHED_WEIGHTS
+from fairweather.models.checkpoints import interpolate as interpolate
 from fairweather.models.hf import HF
-from fairweather.models.named import FILE, TIMM, TORCHVISION
 from fairweather.models.onnx import ONNX
-from fairweather.models.python_file import PYTHON
-from fairweather.models.run_folder import RUN
-from fairweather.models.source import OF_ANY, Opened, Source
-from fairweather.models.specification import check_counts
-from fairweather.options import ModelOptions, takes
+from fairweather.models.preprocessing import describe_preprocessing as describe_preprocessing
+from fairweather.models.preprocessing import prepare_at as prepare_at
+from fairweather.models.pretrained import FILE, TIMM, TORCHVISION
+from fairweather.models.run_models import RUN
+from fairweather.models.run_models import find_run_path as find_run_path
+from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, SourceKind, refuse_foreign
+from fairweather.models.user_modules import PYTHON
+from fairweather.models.user_modules import open_module as open_module
+from fairweather.models.wrappers import Classifier as Classifier
+from fairweather.models.wrappers import Ensemble as Ensemble
+from fairweather.types.options import ModelOptions, takes
+
+# ---------------------------------------------------------------- open a classifier from any source
 
 # By the kind before the colon; `file` has none.
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, SourceKind] = {
     "torchvision": TORCHVISION,
     "timm": TIMM,
     "hf": HF,
@@ -40,7 +66,7 @@ def open_model(
     offline: bool = False,
     seed: int = 0,
     **options: Any,  # noqa: ANN401 - those of `ModelOptions`
-) -> Opened:
+) -> OpenedModel:
     """Open a classifier from any source, with the preprocessing of its own configuration.
 
     Loading never executes code, with one exception: `python:` runs the file that it names, and
@@ -71,25 +97,25 @@ def open_model(
     (torch.Size([1, 1000]), 160)
     """
     given = ModelOptions(**options)
-    return open_with(source, given, classes=classes, offline=offline, seed=seed)
+    return open_with_options(source, given, classes=classes, offline=offline, seed=seed)
 
 
-def open_with(
+def open_with_options(
     source: str,
     options: ModelOptions,
     *,
     classes: int | None = None,
     offline: bool = False,
     seed: int = 0,
-) -> Opened:
+) -> OpenedModel:
     """Open a classifier as `open_model` does."""
     found, place = find_source(source)
-    every = {**given_options(options), "classes": classes, "offline": offline, "seed": seed}
-    check_model(source, **given_options(options), classes=classes)
+    every = {**list_given_options(options), "classes": classes, "offline": offline, "seed": seed}
+    check_model(source, **list_given_options(options), classes=classes)
     return found.open(place, **{name: every[name] for name in (*found.options, *found.settings)})
 
 
-def given_options(options: ModelOptions) -> dict[str, Any]:
+def list_given_options(options: ModelOptions) -> dict[str, Any]:
     """The options of a model by name; other fields of a subclass are left out."""
     found = {each.name: getattr(options, each.name) for each in fields(ModelOptions)}
     return {**found, "weights": None if found["weights"] is None else str(found["weights"])}
@@ -112,10 +138,10 @@ def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of
 
 def check_module_options(what: str, **options: Any) -> None:  # noqa: ANN401 - those of `open_model`
     """Raise `InputError` for options that a module of this process does not take."""
-    _check_options(what, OF_ANY, options)
+    _check_options(what, MODULE_OPTIONS, options)
 
 
-def find_source(text: str) -> tuple[Source, str]:
+def find_source(text: str) -> tuple[SourceKind, str]:
     """Find the source that a text names, and what stands behind its kind.
 
     >>> find_source("timm:resnet18")[1]
@@ -150,4 +176,92 @@ def _check_options(source: str, allowed: Sequence[str], options: dict[str, Any])
     if wrong := sorted(given - set(allowed)):
         may = f"it takes only {', '.join(allowed)}" if allowed else "it takes no options"
         raise InputError(f"{' and '.join(wrong)} cannot be given for {source}: {may}")
-    given_statistics(options.get("mean"), options.get("std"))
+    check_normalisation(options.get("mean"), options.get("std"))
+
+
+# ---------------------------------------------------------------- classifiers by name, from files a
+
+
+def load_model(
+    source: str,
+    *,
+    architecture: str | None = None,
+    classes: int | None = None,
+    weights: str | Path | None = None,
+    stem: Stem = "imagenet",
+    input_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    norm: Norm = "batch",
+    pooling: Pooling = "average",
+    width: float = 1.0,
+    weights_sha256: str | None = None,
+    outputs: str = "auto",
+    seed: int = 0,
+) -> nn.Module:
+    """Build a classifier by name, or load an existing one, in evaluation mode.
+
+    Args:
+        source: `torchvision:NAME`, `timm:NAME`, `run:FOLDER/models/NAME/seed-S` for a model of a
+            run, or any other source of `open_model`: `hf:REPO`, `onnx:FILE`,
+            `python:FILE.py:FUNCTION`, or a checkpoint's file with its architecture.
+        architecture: only for a checkpoint's file: `torchvision:NAME` or `timm:NAME`.
+        classes: number of outputs; None keeps the head of the backbone. A backbone by name gets a
+            new head if the head of the weights has another number of outputs.
+        weights: only for a backbone by name: `imagenet` (default), `none` for random weights,
+            `lite0`, `barlow_twins` or `vicreg` (published by their authors without a head, for
+            `torchvision:resnet50`; check their licence before you use them), a local file, or an
+            https address that is downloaded once. Projectors and other parts that only
+            self-supervised pre-training needs are left out.
+        stem: `imagenet`, or `small` for small images.
+        input_size: resize images to this square inside the classifier.
+        mean, std: normalisation; by default that of the weights (for a local file its own, or that
+            of the backbone's published weights), and no normalisation for `weights="none"`.
+        norm: `batch` or `group`; with published weights only `batch`.
+        pooling: of the last feature maps: `average`, `max`, or `average+max`, the mean of both.
+        width: only for timm's ResNets: multiplies the channels of every stage, rounded to
+            multiples of 8.
+        weights_sha256: the SHA-256 that the file of weights must have, as hexadecimal digits.
+        outputs: only for `onnx:` and `python:`; see `open_model`.
+        seed: random seed of the initialisation; the caller's random state does not change.
+
+    Raises:
+        InputError: something cannot be built or loaded; the message is one sentence.
+
+    >>> import torch
+    >>> model = load_model("timm:resnet18", classes=10, weights="none")
+    >>> model(torch.rand(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+    mean, std = check_normalisation(mean, std) or (None, None)
+    design: dict[str, Any] = {
+        "stem": stem,
+        "norm": norm,
+        "pooling": pooling,
+        "width": width,
+        "weights_sha256": weights_sha256,
+    }
+    if source.partition(":")[0] in LIBRARIES:
+        if architecture is not None:
+            raise InputError(f"architecture goes with a checkpoint's file, not with {source}")
+        if outputs != "auto":
+            raise InputError(f"outputs goes with onnx: and python:, not with {source}")
+        published = "imagenet" if weights is None else str(weights)
+        spec = ModelSpec(
+            source, classes, published, input_size=input_size, mean=mean, std=std, **design
+        )
+        return build(spec, seed).eval()
+    given = [] if weights is None else ["weights"]
+    given += [key for key, value in design.items() if value != getattr(ModelSpec, key)]
+    if given:
+        raise InputError(f"only torchvision: and timm: take {' and '.join(given)}, not {source}")
+    return open_model(
+        source,
+        architecture=architecture,
+        classes=classes,
+        mean=mean,
+        std=std,
+        input_size=input_size,
+        outputs=outputs,
+        seed=seed,
+    ).model

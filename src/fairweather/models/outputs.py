@@ -1,24 +1,28 @@
-"""The outputs of a classifier: logits, or probabilities, whose logarithms are logits."""
+"""What outputs are, logits or probabilities, and the logits that they stand for."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from fairweather.errors import InputError, unknown_name
 
+# ---------------------------------------------------------------- the outputs of a classifier: logi
+
 # The choices of the option; `auto` finds out.
-OUTPUTS = ("auto", "logits", "probabilities")
+OUTPUT_CHOICES = ("auto", "logits", "probabilities")
 GIVEN = "given"
 # Half-precision probabilities of a thousand classes add up to one no better than this.
-TOLERANCE = 0.01
+SUM_TOLERANCE = 0.01
 # A probability of zero counts as this, the smallest normal float32 (1.2e-38, logarithm -87.3).
-SMALLEST = torch.finfo(torch.float32).tiny
+SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
 
 
-class Outputs(NamedTuple):
+class OutputKind(NamedTuple):
     """Whether outputs are treated as logits or as probabilities, and why."""
 
     kind: Literal["logits", "probabilities"]
@@ -30,7 +34,7 @@ class Outputs(NamedTuple):
         return f"{self.kind} ({self.origin}){taken}"
 
 
-LOGITS = Outputs("logits", "the network's own")
+LOGITS = OutputKind("logits", "the network's own")
 
 
 class LogProbabilities(nn.Module):
@@ -47,10 +51,10 @@ class LogProbabilities(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Give the logarithms of the probabilities of a batch."""
-        return logarithms(self.model(images))
+        return log_probabilities(self.model(images))
 
 
-def logarithms(probabilities: torch.Tensor) -> torch.Tensor:
+def log_probabilities(probabilities: torch.Tensor) -> torch.Tensor:
     """Turn probabilities into logits: float `[B, classes]` to float32 `[B, classes]`.
 
     The softmax of the logarithms gives the probabilities again; a row that does not sum to one is
@@ -60,7 +64,7 @@ def logarithms(probabilities: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: a number is negative.
 
-    >>> logarithms(torch.tensor([[0.2, 0.8], [0.0, 1.0]])).softmax(1)
+    >>> log_probabilities(torch.tensor([[0.2, 0.8], [0.0, 1.0]])).softmax(1)
     tensor([[2.0000e-01, 8.0000e-01],
             [1.1755e-38, 1.0000e+00]])
     """
@@ -70,25 +74,25 @@ def logarithms(probabilities: torch.Tensor) -> torch.Tensor:
             "outputs that are treated as probabilities must be >= 0, found "
             f"{float(values.min()):.4g}; set outputs (--outputs) to logits"
         )
-    return values.clamp_min(SMALLEST).log()
+    return values.clamp_min(SMALLEST_PROBABILITY).log()
 
 
-def asked_for(outputs: str) -> Outputs | None:
+def parse_outputs(outputs: str) -> OutputKind | None:
     """Say what the outputs are if the option says it; None for `auto`.
 
     Raises `InputError` for another word.
 
-    >>> asked_for("probabilities").kind
+    >>> parse_outputs("probabilities").kind
     'probabilities'
     """
-    if outputs not in OUTPUTS:
-        raise unknown_name("outputs", outputs, OUTPUTS)
+    if outputs not in OUTPUT_CHOICES:
+        raise unknown_name("outputs", outputs, OUTPUT_CHOICES)
     if outputs == "auto":
         return None
-    return Outputs("probabilities" if outputs == "probabilities" else "logits", GIVEN)
+    return OutputKind("probabilities" if outputs == "probabilities" else "logits", GIVEN)
 
 
-def kind_of(outputs: torch.Tensor) -> Literal["logits", "probabilities", "sigmoids"]:
+def detect_kind(outputs: torch.Tensor) -> Literal["logits", "probabilities", "sigmoids"]:
     """Say what outputs `[B, classes]` look like, for two or more classes.
 
     `probabilities` are >= 0 and sum to one in every row. `sigmoids` are in [0, 1] and do not sum to
@@ -96,20 +100,20 @@ def kind_of(outputs: torch.Tensor) -> Literal["logits", "probabilities", "sigmoi
     new head may give them. Everything else is `logits`, including logarithms of probabilities.
 
     >>> rows = torch.tensor([[1.0, 3.0, 0.0], [0.5, 0.2, 0.1]])
-    >>> kind_of(rows), kind_of(rows.softmax(1)), kind_of(rows.sigmoid())
+    >>> detect_kind(rows), detect_kind(rows.softmax(1)), detect_kind(rows.sigmoid())
     ('logits', 'probabilities', 'sigmoids')
-    >>> kind_of(rows.log_softmax(1))
+    >>> detect_kind(rows.log_softmax(1))
     'logits'
     """
     values = outputs.float()
-    if not ((values >= 0) & (values <= 1 + TOLERANCE)).all():
+    if not ((values >= 0) & (values <= 1 + SUM_TOLERANCE)).all():
         return "logits"
-    if ((values.sum(1) - 1).abs() < TOLERANCE).all():
+    if ((values.sum(1) - 1).abs() < SUM_TOLERANCE).all():
         return "probabilities"
     return "sigmoids" if (values <= 1).all() and values.any() else "logits"
 
 
-def like_sigmoids(what: str) -> InputError:
+def sigmoid_error(what: str) -> InputError:
     """Build the error for a model whose outputs are each a yes or no, with the ways out."""
     return InputError(
         f"{what}: each output is a yes or no of its own, and a softmax over them would give a "
@@ -119,9 +123,210 @@ def like_sigmoids(what: str) -> InputError:
     )
 
 
-def single_output(what: str) -> InputError:
+def single_output_error(what: str) -> InputError:
     """Build the error for a model that gives one number per image."""
     return InputError(
         f"{what} gives one number for each image, and a classifier must give one for each class: "
         "for two classes return [0, z] for a logit z, or [1 - p, p] for a probability p"
     )
+
+
+# ---------------------------------------------------------------- what outputs are: probabilities,
+
+# The sum of many rounded probabilities may be further from one than `TOLERANCE`, but not than this.
+MOST_TOLERANCE = 0.1
+MOST_DECIMALS = 6
+LEAST_PROBABILITY = -1e-6  # a negative number that rounding errors explain counts as 0
+MOST_ROWS = 0.9  # of rows that are probabilities show that the others were meant to be
+ROWS_LOOKED_AT = 10_000  # rows that show to how many decimals probabilities are rounded
+
+# What settles whether outputs are probabilities.
+REMEDY = (
+    "--outputs probabilities divides each row by its sum, and --outputs logits uses the numbers as "
+    "they are"
+)
+
+KindName = Literal["probabilities", "logarithms of probabilities", "logits"]
+
+
+class PredictionKind(NamedTuple):
+    """What outputs are taken for.
+
+    Attributes:
+        kind: logarithms of probabilities are logits too.
+        origin: how that is known.
+        whole: what a row sums to: 1, or 100 for percentages; probabilities are divided by it.
+    """
+
+    kind: KindName
+    origin: str
+    whole: float = 1.0
+
+    def __str__(self) -> str:
+        """One line for people."""
+        done = "; each row is divided by its sum" if self.kind == "probabilities" else ""
+        return f"{self.kind} ({self.origin}){done}"
+
+
+def detect_prediction_kind(
+    outputs: npt.NDArray[np.float64], asked: str, place: str
+) -> PredictionKind:
+    """Say what outputs are.
+
+    `probabilities` are >= 0 and sum to one, or to 100, in every row; rounding may make them miss it
+    by half a unit of the last decimal for each class, and at most by 0.1. A number from -1e-6 on
+    counts as 0. `logarithms of
+    probabilities` are <= 0, and their exponentials sum to one. All others are `logits`, unless they
+    look like something else.
+
+    Args:
+        outputs: float64 `[N, C]`, at least two columns.
+        asked: `auto`, `logits` or `probabilities`.
+        place: what messages call them.
+
+    Raises:
+        InputError: they are in [0, 1] or have one sum, in all rows or in nine of ten, but are no
+            probabilities; or they cannot be what is asked for.
+
+    >>> rows = np.array([[0.33, 0.33, 0.33], [0.8, 0.1, 0.1]])
+    >>> detect_prediction_kind(rows, "auto", "the table").origin
+    '>= 0, and each row sums to 1 within 0.01; rounded to 2 decimals'
+    >>> detect_prediction_kind(np.log(rows), "auto", "the table").kind, detect_prediction_kind(
+    ...     -rows, "logits", ""
+    ... ).kind
+    ('logarithms of probabilities', 'logits')
+    """
+    given = parse_outputs(asked)
+    if given is not None and given.kind == "logits":
+        _check_finite(outputs, place)
+        return PredictionKind("logits", GIVEN)
+    if given is not None:
+        _check_probabilities(outputs, place)
+        return PredictionKind("probabilities", GIVEN)
+    found = _detect_probabilities(outputs, place)
+    if found is not None:
+        return found
+    if (outputs <= SUM_TOLERANCE).all():
+        sums = np.exp(outputs).sum(1)
+        if (np.abs(sums - 1) <= SUM_TOLERANCE * (1 + 1e-9)).all():
+            return PredictionKind(
+                "logarithms of probabilities",
+                f"<= 0, and the exponentials of each row sum to 1 within {SUM_TOLERANCE:g}",
+            )
+    _check_finite(outputs, place)
+    return PredictionKind("logits", "the rows are neither probabilities nor their logarithms")
+
+
+def to_logits(outputs: npt.NDArray[np.float64], kind: PredictionKind) -> npt.NDArray[np.float32]:
+    """Return the logits, float32 `[N, C]`, whose softmax is the probabilities of the rows.
+
+    A probability below the smallest normal float32 is raised to it, as for models.
+    """
+    if kind.kind == "logits":
+        return outputs.astype(np.float32)
+    if kind.kind == "probabilities":
+        shares = np.maximum(outputs, 0)
+        shares = shares / shares.sum(1, keepdims=True)
+        return np.log(np.maximum(shares, SMALLEST_PROBABILITY)).astype(np.float32)
+    return np.maximum(outputs, np.log(SMALLEST_PROBABILITY)).astype(np.float32)
+
+
+def count_decimals(values: npt.NDArray[np.float64]) -> int | None:
+    """The decimals that all values are rounded to; None for more than six.
+
+    >>> count_decimals(np.array([[0.25, 0.5]])), count_decimals(np.array([[1 / 3]]))
+    (2, None)
+    """
+    for decimals in range(MOST_DECIMALS + 1):
+        scaled = values * 10.0**decimals
+        if np.abs(scaled - np.round(scaled)).max() < 1e-6:
+            return decimals
+    return None
+
+
+def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> PredictionKind | None:
+    """Say whether rows are probabilities; None if neither their signs nor their sums look so."""
+    positive = (outputs >= LEAST_PROBABILITY).all(1) & np.isfinite(outputs).all(1)
+    own = outputs if positive.all() else outputs[positive]
+    if positive.mean() < MOST_ROWS or not (own > 0).any():
+        return None
+    with np.errstate(invalid="ignore"):  # of infinite numbers with both signs
+        sums = outputs.sum(1)
+    for whole in (1.0, 100.0):
+        decimals = count_decimals(own[:ROWS_LOOKED_AT] / whole)
+        rounding = 0.0 if not decimals else outputs.shape[1] / 2 * 10.0**-decimals
+        tolerance = min(max(SUM_TOLERANCE, rounding), MOST_TOLERANCE) * (1 + 1e-9)
+        fits = positive & (np.abs(sums / whole - 1) <= tolerance)
+        if fits.all():
+            off = np.abs(sums - whole).max()
+            within = "" if off < 1e-6 * whole else f" within {_round_up(off)}"
+            rounded = f"; rounded to {decimals} decimals" if decimals and within else ""
+            percent = "percentages, " if whole > 1 else ""
+            least = outputs.min()
+            zero = "" if least >= 0 else f" ({least:.2g} counts as 0)"
+            told = f"{percent}>= 0{zero}, and each row sums to {whole:g}{within}{rounded}"
+            return PredictionKind("probabilities", told, whole)
+        _check_exceptions(outputs, fits, whole, place)
+    span = f"{sums.min():.4g} to {sums.max():.4g}"
+    if positive.all() and outputs.max() <= 1:
+        raise InputError(
+            f"{place} has numbers in [0, 1] whose rows sum to {span}, so they are no probabilities "
+            f"of classes that exclude each other, or not all classes are there: {REMEDY}"
+        )
+    middle = float(np.median(sums[positive]))
+    rounding = 0.0
+    if (own == np.round(own)).all():  # as bytes are
+        rounding = min(outputs.shape[1] / 2, MOST_TOLERANCE * middle)
+    fits = positive & (np.abs(sums - middle) <= max(1e-6 * middle, rounding))
+    if len(sums) > 1 and fits.all():
+        off = np.abs(sums - middle).max()
+        told = "as votes do" if off <= 1e-6 * middle else f"within {_round_up(off)}, as bytes do"
+        raise InputError(
+            f"{place} has rows that are >= 0 and all sum to {middle:.4g}, {told}: {REMEDY}"
+        )
+    _check_exceptions(outputs, fits, middle, place)
+    return None
+
+
+def _check_exceptions(
+    outputs: npt.NDArray[np.float64], fits: npt.NDArray[np.bool_], whole: float, place: str
+) -> None:
+    """Raise `InputError` if most rows are probabilities, and name the first that is not."""
+    if fits.mean() < MOST_ROWS or fits.all():
+        return
+    at = int((~fits).argmax())
+    odd, least = outputs[at].sum(), outputs[at].min()
+    what = f"sums to {odd:.4g}" if least >= LEAST_PROBABILITY else f"has {least:.4g}"
+    raise InputError(
+        f"{int(fits.sum()):,} of {len(fits):,} rows of {place} are >= 0 and sum to {whole:.4g}, "
+        f"and row {at + 1} {what}: {REMEDY}"
+    )
+
+
+def _check_probabilities(outputs: npt.NDArray[np.float64], place: str) -> None:
+    _check_finite(outputs, place)
+    if (outputs < LEAST_PROBABILITY).any():
+        row = int((outputs < LEAST_PROBABILITY).any(1).argmax())
+        raise InputError(
+            f"{place} has {outputs[row].min():.4g} in row {row + 1}, and probabilities are >= 0; "
+            "set outputs (--outputs) to logits, also for logarithms of probabilities"
+        )
+    if (empty := outputs.max(1) <= 0).any():
+        raise InputError(f"{place} has only zeros in row {int(empty.argmax()) + 1}")
+
+
+def _check_finite(outputs: npt.NDArray[np.float64], place: str) -> None:
+    finite = np.isfinite(outputs).all(1)
+    if not finite.all():
+        row = int((~finite).argmax())
+        raise InputError(f"{place} has a number that is not finite in row {row + 1}")
+
+
+def _round_up(value: float) -> str:
+    """A number with two digits that is not smaller.
+
+    >>> _round_up(0.0101), _round_up(0.02)
+    ('0.011', '0.02')
+    """
+    unit = 10.0 ** (np.floor(np.log10(value)) - 1)
+    return f"{np.ceil(value / unit - 1e-6) * unit:.2g}"

@@ -1,52 +1,56 @@
-"""The preprocessing of a model: size, filter, crop, mean and std, as published or as asked for."""
+"""The preprocessing of a model, as published, as asked for, or found inside the model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from timm.models import PretrainedCfg
+from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
-from fairweather.models.classifier import Classifier
-from fairweather.models.gray import runs
-from fairweather.models.source import Opened
-from fairweather.types import Preparation
+from fairweather.errors import InputError
+from fairweather.models.sources import OpenedModel
+from fairweather.models.wrappers import Classifier, accepts_images
+from fairweather.types.options import Preparation
+
+# ---------------------------------------------------------------- the preprocessing of a model: siz
 
 # The defaults of timm where a configuration says nothing (timm.data.config, timm.data.constants).
 TIMM_FILTER = "bicubic"
 TIMM_CROP = 0.875
-UNKNOWN = "unknown"  # the origin of the preparation if no configuration describes it
+UNKNOWN_ORIGIN = "unknown"  # the origin of the preparation if no configuration describes it
 
 
-class Statistics(NamedTuple):
+class Normalisation(NamedTuple):
     """Per-channel mean and standard deviation of images in [0, 1]."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-NOTHING = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # images stay as they are
+NO_NORMALISATION = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # images stay as they are
 
 
 class Preprocessing(NamedTuple):
     """The preprocessing of a model's own configuration; `origin` and `remark` are for people."""
 
-    statistics: Statistics
+    statistics: Normalisation
     preparation: Preparation | None
     origin: str
     remark: str = ""
 
 
-def from_timm(configuration: PretrainedCfg, name: str) -> Preprocessing:
+def read_timm(configuration: PretrainedCfg, name: str) -> Preprocessing:
     """Read timm's configuration of a model, as `timm.data.resolve_model_data_config` does.
 
     The shorter side becomes floor(size / crop_pct), as in `timm.data.create_transform`.
     """
-    statistics = Statistics(three(configuration.mean), three(configuration.std))
+    statistics = Normalisation(to_triple(configuration.mean), to_triple(configuration.std))
     origin = f"timm's configuration of {name}"
     _, height, width = configuration.input_size
     mode = configuration.crop_mode or "center"
@@ -60,19 +64,19 @@ def from_timm(configuration: PretrainedCfg, name: str) -> Preprocessing:
     return _without_padding(Preprocessing(statistics, preparation, origin))
 
 
-def from_torchvision(transform: ImageClassification, name: str) -> Preprocessing:
+def read_torchvision(transform: ImageClassification, name: str) -> Preprocessing:
     """Read the transform that torchvision publishes with its weights."""
-    statistics = Statistics(three(transform.mean), three(transform.std))
+    statistics = Normalisation(to_triple(transform.mean), to_triple(transform.std))
     (resize,), (size,) = transform.resize_size, transform.crop_size
     preparation = Preparation(size, resize, transform.interpolation.value)
     origin = f"torchvision's transform of {name}"
     return _without_padding(Preprocessing(statistics, preparation, origin))
 
 
-def at_size(preparation: Preparation | None, size: int) -> Preparation:
+def scale_preparation(preparation: Preparation | None, size: int) -> Preparation:
     """Prepare images at another size; the same share of the image is cropped away.
 
-    >>> at_size(Preparation(224, resize=256), 448)
+    >>> scale_preparation(Preparation(224, resize=256), 448)
     Preparation(size=448, resize=512, interpolation='bilinear', fit='crop')
     """
     if preparation is None:
@@ -83,7 +87,7 @@ def at_size(preparation: Preparation | None, size: int) -> Preparation:
     return preparation._replace(size=size, resize=resize)
 
 
-def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
+def prepare_at(opened: OpenedModel, size: int, *, keep: bool) -> OpenedModel:
     """Use the size that was asked for instead of the one in the model's configuration.
 
     A network that takes any size then gets the images at this size. With `keep`, or if the network
@@ -92,7 +96,7 @@ def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
     model = opened.model
     origin = "the size given"
     if isinstance(model, Classifier) and model.input_size not in (None, size):
-        if keep or not runs(model.network, 3, size):
+        if keep or not accepts_images(model.network, 3, size):
             origin += f", then {model.input_size} inside the model"
         else:
             model.input_size = None
@@ -101,7 +105,7 @@ def prepared_at(opened: Opened, size: int, *, keep: bool) -> Opened:
     return replace(opened, preparation=preparation, facts=facts)
 
 
-def describe_preprocessing(opened: Opened) -> str:
+def describe_preprocessing(opened: OpenedModel) -> str:
     """Describe in one line the preprocessing of a model, and where it comes from.
 
     >>> from torch import nn
@@ -111,25 +115,25 @@ def describe_preprocessing(opened: Opened) -> str:
     >>> print(describe_preprocessing(opened))
     resize 256 (bilinear), crop 224, mean 0.5 0.5 0.5, std 0.25 0.25 0.25 (the file)
     """
-    normalised, prepared = (_fact(opened, key) for key in ("normalisation", "preparation"))
-    first, says = _prepared_words(opened.preparation), prepared.get("from")
-    second, also_says = _normalised_words(normalised), normalised.get("from")
+    normalised, prepared = (_read_fact(opened, key) for key in ("normalisation", "preparation"))
+    first, says = _format_preparation(opened.preparation), prepared.get("from")
+    second, also_says = _format_normalisation(normalised), normalised.get("from")
     if normalised.get("mean") is None:
         second, also_says = str(also_says or second), None
-    once = says in (None, UNKNOWN, also_says)
-    return f"{first}{'' if once else _aside(says)}, {second}{_aside(also_says)}"
+    once = says in (None, UNKNOWN_ORIGIN, also_says)
+    return f"{first}{'' if once else _format_origin(says)}, {second}{_format_origin(also_says)}"
 
 
-def in_words(numbers: Iterable[float]) -> str:
+def format_numbers(numbers: Iterable[float]) -> str:
     """Write numbers for a message.
 
-    >>> in_words((0.5, 1 / 3))
+    >>> format_numbers((0.5, 1 / 3))
     '0.5 0.3333'
     """
     return " ".join(f"{number:.4g}" for number in numbers)
 
 
-def three(values: Iterable[float | torch.Tensor]) -> tuple[float, float, float]:
+def to_triple(values: Iterable[float | torch.Tensor]) -> tuple[float, float, float]:
     """Give three numbers as a tuple of floats."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue
@@ -144,21 +148,21 @@ def _without_padding(published: Preprocessing) -> Preprocessing:
     return published._replace(preparation=preparation._replace(resize=None), remark=remark)
 
 
-def preparation_facts(preparation: Preparation | None, origin: str) -> dict[str, object]:
-    """How images are prepared, and where this is from, as `Opened.facts` has it."""
+def describe_preparation(preparation: Preparation | None, origin: str) -> dict[str, object]:
+    """How images are prepared, and where this is from, as `OpenedModel.facts` has it."""
     return {**(preparation._asdict() if preparation else {}), "from": origin}
 
 
-def _fact(opened: Opened, key: str) -> Mapping[str, Any]:
+def _read_fact(opened: OpenedModel, key: str) -> Mapping[str, Any]:
     fact = opened.facts.get(key)
     return cast("Mapping[str, Any]", fact) if isinstance(fact, Mapping) else {}
 
 
-def _aside(origin: object) -> str:
+def _format_origin(origin: object) -> str:
     return f" ({origin})" if origin else ""
 
 
-def _prepared_words(preparation: Preparation | None) -> str:
+def _format_preparation(preparation: Preparation | None) -> str:
     if preparation is None:
         return "images as they are"
     side = preparation.resize or preparation.size
@@ -166,8 +170,89 @@ def _prepared_words(preparation: Preparation | None) -> str:
     return f"{resize} ({preparation.interpolation}), crop {preparation.size}"
 
 
-def _normalised_words(normalisation: Mapping[str, Any]) -> str:
+def _format_normalisation(normalisation: Mapping[str, Any]) -> str:
     if normalisation.get("mean") is None:
         return "normalisation unknown"
-    mean, std = (in_words(normalisation[key]) for key in ("mean", "std"))
+    mean, std = (format_numbers(normalisation[key]) for key in ("mean", "std"))
     return f"mean {mean}, std {std}"
+
+
+# ---------------------------------------------------------------- find out whether a module normali
+
+MEANS = re.compile(r"(^|_)(means?|mu)$")
+DEVIATIONS = re.compile(r"(^|_)(stds?|sigma)$")
+RUNNING = re.compile(r"running_")  # those of batch norm, which are not statistics of images
+NORMALISING = re.compile(r"(^|[a-z_])Normali[sz](e|er|ation)|^normali[sz]", re.ASCII)
+
+
+def find_normalisation(module: nn.Module) -> str | None:
+    """Say where a module already normalises its images; None if nothing like that is found.
+
+    Found are: any part with a mean and a std of three numbers that change something, as in
+    torchvision, kornia and this package (or of one number, if its class is called Normalize); a
+    first layer, or one directly below the top, whose class is called Normalize or similar; and a
+    torchvision transform in an attribute. Arithmetic in a `forward` cannot be found.
+
+    >>> find_normalisation(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))) is None
+    True
+    """
+    parts = list(module.named_modules())
+    first = next((name for name, part in parts if not list(part.children())), "")
+    for name, part in parts:
+        place = f"{name or 'its top'} ({type(part).__name__})"
+        mean, std = (_read_numbers(part, pattern) for pattern in (MEANS, DEVIATIONS))
+        # Noise has a mean and a deviation too: one number each does not make a normalisation.
+        of_channels = len(mean or ()) == 3 or len(std or ()) == 3 or _is_normalising(part)
+        if mean and std and of_channels and (set(mean), set(std)) != ({0.0}, {1.0}):
+            return f"{place} with mean {format_numbers(mean)} and std {format_numbers(std)}"
+        near_the_top = name and (name == first or "." not in name)
+        if near_the_top and not mean and _is_normalising(part):
+            return place
+        if name == "" and (kept := _find_transform(part)):
+            return f"the transform in its attribute {kept}"
+    return None
+
+
+def check_not_normalised_twice(module: nn.Module, what: str) -> None:
+    """Raise `InputError` if a module that gets a mean and std already normalises by itself."""
+    if seen := find_normalisation(module):
+        raise InputError(
+            f"{what} already contains its own normalisation: {seen}; leave mean and std out, or "
+            "remove it from the model"
+        )
+
+
+def _read_numbers(part: nn.Module, pattern: re.Pattern[str]) -> tuple[float, ...] | None:
+    for name, value in _list_attributes(part):
+        if not pattern.search(name) or RUNNING.search(name):
+            continue
+        if isinstance(value, torch.Tensor):
+            value = value.detach().flatten().tolist()
+        numbers = value if isinstance(value, list | tuple) else [value]
+        plain = tuple(float(v) for v in numbers if isinstance(v, float | int))
+        if len(plain) == len(numbers) and len(numbers) in (1, 3):
+            return plain
+    return None
+
+
+def _list_attributes(part: nn.Module) -> Iterator[tuple[str, object]]:
+    yield from part.named_buffers(recurse=False)
+    yield from part.named_parameters(recurse=False)
+    for name, value in vars(part).items():
+        if not isinstance(value, bool):
+            yield name, value
+
+
+def _is_normalising(part: nn.Module) -> bool:
+    # A layer that scales features to length one is called so too, but has an exponent.
+    return bool(NORMALISING.search(type(part).__name__)) and not hasattr(part, "p")
+
+
+def _find_transform(part: nn.Module) -> str | None:
+    for name, value in vars(part).items():
+        steps = getattr(value, "transforms", [])
+        if isinstance(steps, list) and any(
+            NORMALISING.search(type(step).__name__) for step in steps
+        ):
+            return name
+    return None

@@ -1,21 +1,28 @@
-"""What tables, figures and page are made from: the scores of one run or several, and the shifts."""
+"""What tables, figures and page are made from: shifts at their levels, and the scores of runs."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy.typing as npt
 import pandas as pd
 
 from fairweather.errors import InputError
-from fairweather.metrics.class_metrics import CLASS_METRICS
 from fairweather.metrics.clusters import FEW_CLUSTERS, Clusters
-from fairweather.record import (
+from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.report.samples import Samples
+from fairweather.runs.folder import RunFolder, list_machines
+from fairweather.runs.scores import read_clusters
+from fairweather.tasks.task import find_task
+from fairweather.types.kinds import TaskKind
+from fairweather.types.measurement import Predictions, Score, format_255ths, format_number
+from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
     ENSEMBLE_SUFFIX,
@@ -34,23 +41,172 @@ from fairweather.record import (
     Machine,
     ModelRecord,
     RunRecord,
+    SweepRecord,
     base_model,
+    cells_by_level,
+    escape,
     model_folder,
 )
-from fairweather.report.samples import Samples
-from fairweather.report.sweeps import Sweep, as_sweep
-from fairweather.runs import RunFolder, machines_of
-from fairweather.scores import read_clusters
-from fairweather.tasks import task_named
-from fairweather.types import Kind, Predictions, Score
-from fairweather.variants import Variant, read_variants, variant_of
+from fairweather.variants.variant import Variant, find_variant, read_variants
+
+# ---------------------------------------------------------------- one shift or attack at its levels
+
+# First words of shifts' titles that keep their capital inside a sentence.
+PROPER_NOUNS = ("Gaussian",)
+# How levels are read whose titles are more than a word and have no letter.
+LEVEL_PHRASES = {
+    "angle (degrees)": "{} degrees",
+    "factor of the pixel size": "{} times the pixel size",
+    "fraction of the width": "{} of the width",
+    "turn of the colour circle": "{} of the colour circle",
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One shift or attack at its levels, as a report shows it; of several runs, put together.
+
+    Attributes:
+        name: as scores.csv writes it.
+        title, level_title: for table heads and axes.
+        neutral: the level that changes nothing; clean images are drawn there.
+        note: what a reader must know about the levels; may be empty.
+        cells: the id of each shifted test set by its level as scores.csv writes it, ascending.
+        constants: what a level stands for in numbers, where it is a mere rank.
+        kind: shift or attack.
+    """
+
+    name: str
+    title: str
+    level_title: str
+    neutral: float
+    note: str
+    cells: Mapping[str, str]
+    constants: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["shift", "attack"] = "shift"
+
+    @property
+    def notes(self) -> list[str]:
+        """The note, one statement after the other, each ready to be a sentence.
+
+        >>> Sweep("", "", "", 0.0, "0.3: weak; not a blur", {}).notes
+        ['0.3: weak', 'Not a blur']
+        """
+        parts = [part for part in self.note.split("; ") if part]
+        return [f"{part[0].upper()}{part[1:]}" for part in parts]
+
+    @property
+    def file_name(self) -> str:
+        """The name as part of a file's name."""
+        return escape(self.name)
+
+    @property
+    def farthest(self) -> str:
+        """The level that is farthest from the neutral one."""
+        return max(self.cells, key=lambda level: abs(float(level) - self.neutral))
+
+    @property
+    def is_attack(self) -> bool:
+        """Say whether a model is needed to change images; means over shifts leave attacks out."""
+        return self.kind == "attack"
+
+    @property
+    def in_sentence(self) -> str:
+        """The title as inside a sentence: names and abbreviations keep their capitals.
+
+        Attacks are all named by names.
+
+        >>> titles = ("Fog", "JPEG", "Gaussian blur")
+        >>> [Sweep("", title, "", 0.0, "", {}).in_sentence for title in titles]
+        ['fog', 'JPEG', 'Gaussian blur']
+        """
+        first = self.title.partition(" ")[0]
+        keep = first in PROPER_NOUNS or any(map(str.isupper, first[1:])) or self.is_attack
+        return self.title if keep else self.title[:1].lower() + self.title[1:]
+
+    def at(self, level: str) -> str:
+        """Name the shift at a level inside a sentence.
+
+        >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).at("0.4")
+        'brightness at f = 0.4'
+        >>> Sweep("imagenet_c/jpeg", "JPEG compression", "severity", 0.0, "", {}).at("5")
+        'JPEG compression at severity 5'
+        >>> Sweep("hue", "Hue", "turn of the colour circle", 0.0, "", {}).at("0.5")
+        'hue at 0.5 of the colour circle'
+        >>> attack = Sweep("pgd", "PGD", "budget ε (in [0, 1])", 0.0, "", {}, kind="attack")
+        >>> attack.at("0.03137254901960784")
+        'PGD at ε = 8/255'
+        """
+        return f"{self.in_sentence} at {self._read(level)}"
+
+    def heading(self, level: str) -> str:
+        """Write a level the way a paper does: with the letter that the level's title ends in.
+
+        At most four significant digits, unless two levels would then read the same; budgets of
+        attacks in steps of 8-bit images.
+
+        >>> Sweep("b", "Brightness", "brightness factor f", 1.0, "", {}).heading("0.8")
+        'f = 0.8'
+        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).heading("3")
+        '3'
+        >>> attack = Sweep("p", "PGD", "budget ε", 0.0, "", {}, kind="attack")
+        >>> attack.heading("0.00784313725490196")
+        'ε = 2/255'
+        """
+        symbol = re.search(r"\s(\w)(?:\s*\(.*\))?$", self.level_title)
+        return f"{symbol[1]} = {self.number(level)}" if symbol else self.number(level)
+
+    def spelled(self, level: str) -> str:
+        """Write a level so that it can stand alone.
+
+        >>> Sweep("s", "Snow", "severity", 0.0, "", {}).spelled("3")
+        'severity 3'
+        """
+        heading = self.heading(level)
+        return heading if "=" in heading else f"{self.level_title} {heading}"
+
+    def number(self, level: str) -> str:
+        """Write a level as `heading` does, without its letter."""
+        short = self._short(level)
+        alike = [self._short(other) for other in self.cells].count(short) > 1
+        return level if alike else short
+
+    def _short(self, level: str) -> str:
+        steps = format_255ths(level) if self.is_attack else ""
+        return steps or format_number(float(f"{float(level):.4g}"))
+
+    def _read(self, level: str) -> str:
+        heading, title = self.heading(level), self.level_title
+        if "=" in heading:
+            return heading
+        one_word = " " not in title
+        form = LEVEL_PHRASES.get(title, f"{title} {{}}" if one_word else f"{{}} ({title})")
+        return form.format(heading)
+
+
+def make_sweep(record: SweepRecord) -> Sweep:
+    """Make it from the record of a shift or an attack."""
+    levels = cells_by_level(record)
+    return Sweep(
+        name=record.name,
+        title=record.title,
+        level_title=record.level_title,
+        neutral=record.neutral,
+        note=record.note,
+        cells={level: cell.id for level, cell in levels.items()},
+        constants={level: cell.constants for level, cell in levels.items() if cell.constants},
+        kind=record.kind,
+    )
+
+
+# ---------------------------------------------------------------- what tables, figures and page are
 
 # The step that scores, and the first version of it whose means over seeds cover other seeds.
-SCORED, WITH_SEEDS = "scores", 4
-Found = TypeVar("Found")
+SCORING_STEP, FIRST_OVER_SEEDS = "scores", 4
+T = TypeVar("T")
 
 
-class Home(NamedTuple):
+class ModelHome(NamedTuple):
     """Where the files of a model or of a pre-training are: the run, and its name in that run."""
 
     run: RunFolder
@@ -83,11 +239,11 @@ class Contents:
         default_factory=dict, init=False, repr=False, compare=False
     )
 
-    def once(self, find: Callable[[Contents], Found]) -> Found:
+    def once(self, find: Callable[[Contents], T]) -> T:
         """What a function finds here: it is called once, however many sections ask."""
         if find not in self._found:
             self._found[find] = find(self)
-        return cast("Found", self._found[find])
+        return cast("T", self._found[find])
 
     # ---- what the records say
 
@@ -114,9 +270,9 @@ class Contents:
         return self._first.data
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[TaskKind, ...]:
         """What was predicted, as the parts of sections say what they accept."""
-        return task_named(self.data.task).kinds
+        return find_task(self.data.task).kinds
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -131,12 +287,12 @@ class Contents:
     @property
     def models(self) -> Mapping[str, ModelRecord]:
         """The models by their names here."""
-        return joined({label: record.models for label, record in self.records.items()})
+        return join_models({label: record.models for label, record in self.records.items()})
 
     @property
     def pretraining(self) -> Mapping[str, ModelRecord]:
         """The pre-trainings by their names here."""
-        return joined({label: record.pretraining for label, record in self.records.items()})
+        return join_models({label: record.pretraining for label, record in self.records.items()})
 
     @property
     def bootstrap(self) -> int:
@@ -160,19 +316,19 @@ class Contents:
             self.titles[name]: {self.shift_title(shift): how for shift, how in shifts.items()}
             for label, record in self.records.items()
             for model, shifts in record.seen_shifts.items()
-            if (name := joined_name(label, model)) in self.titles
+            if (name := join_name(label, model)) in self.titles
         }
 
     @cached_property
     def mixed_machines(self) -> dict[str, list[Machine]]:
         """The machines of each run whose steps were done on several, by the run's label."""
-        found = {label: machines_of(run) for label, run in self.runs.items()}
+        found = {label: list_machines(run) for label, run in self.runs.items()}
         return {label: machines for label, machines in found.items() if len(machines) > 1}
 
     @property
     def hardware(self) -> str:
         """What trained and measured, in words."""
-        begun = (_in_words(record.provenance.hardware) for record in self.records.values())
+        begun = (_describe_hardware(record.provenance.hardware) for record in self.records.values())
         return "; ".join([*dict.fromkeys(begun), *self.mixtures])
 
     @property
@@ -190,10 +346,10 @@ class Contents:
 
     # ---- files
 
-    def home(self, name: str) -> Home:
+    def home(self, name: str) -> ModelHome:
         """The run that a model or a pre-training belongs to, and what it is called there."""
         label, _, inner = name.rpartition(":")
-        return Home(self.runs[label], inner)
+        return ModelHome(self.runs[label], inner)
 
     def training_file(self, model: str, seed: str, name: str) -> Path:
         """Return the path of a file of a training; a model that was not trained has none."""
@@ -241,7 +397,7 @@ class Contents:
     def variant(self, model: str) -> Variant | None:
         """The variant that a name here is of; None for a model itself."""
         written = self._record_of(model).settings.variants
-        return variant_of(model.removesuffix(ENSEMBLE_SUFFIX), read_variants(written))
+        return find_variant(model.removesuffix(ENSEMBLE_SUFFIX), read_variants(written))
 
     def _record_of(self, model: str) -> RunRecord:
         label, _, _ = model.rpartition(":")
@@ -356,7 +512,7 @@ class Contents:
     @cached_property
     def of_recipes(self) -> list[str]:
         """The models whose numbers are about recipes: means over seeds, with intervals for both."""
-        before = {label for label, run in self.runs.items() if _leaves_seeds_out(run)}
+        before = {label for label, run in self.runs.items() if _ignores_seeds(run)}
         return [name for name in self._of_several_seeds if name.rpartition(":")[0] not in before]
 
     @cached_property
@@ -432,7 +588,7 @@ class Contents:
             seeds.append("an ensemble is one model of all seeds")
         if self.caution:
             seeds.append(self.caution)
-        known = in_clusters(self.clusters)
+        known = describe_clusters(self.clusters)
         known += ", each image counting alike" if known else ""
         if self.clusters is not None and self.clusters.count < FEW_CLUSTERS:
             known += (
@@ -444,36 +600,36 @@ class Contents:
         return "; ".join([f"n = {images} test images{known}, {self.bootstrap:,} resamples", *seeds])
 
 
-def _leaves_seeds_out(run: RunFolder) -> bool:
+def _ignores_seeds(run: RunFolder) -> bool:
     """Say whether a run was scored by a version whose intervals are over images alone."""
-    scored = run.step(SCORED)
+    scored = run.step(SCORING_STEP)
     version = scored.depends.get("version") if scored else None
-    return isinstance(version, int) and version < WITH_SEEDS
+    return isinstance(version, int) and version < FIRST_OVER_SEEDS
 
 
-def in_clusters(clusters: Clusters | None) -> str:
+def describe_clusters(clusters: Clusters | None) -> str:
     """Say in how many clusters images come; "" if that is not known.
 
     >>> import numpy as np
-    >>> in_clusters(Clusters(np.array([0, 0, 1])))
+    >>> describe_clusters(Clusters(np.array([0, 0, 1])))
     ' in 2 clusters'
     """
     return "" if clusters is None else f" in {clusters.count:,} clusters"
 
 
-def joined_name(label: str, name: str) -> str:
+def join_name(label: str, name: str) -> str:
     """Name a model of a run as a report of several runs does.
 
-    >>> joined_name("one", "basic"), joined_name("", "basic")
+    >>> join_name("one", "basic"), join_name("", "basic")
     ('one:basic', 'basic')
     """
     return f"{label}:{name}" if label else name
 
 
-def joined(of_runs: Mapping[str, Mapping[str, Found]]) -> dict[str, Found]:
+def join_models(of_runs: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
     """Put what is known of the models of each run together, each by its name here."""
     return {
-        joined_name(label, name): each
+        join_name(label, name): each
         for label, known in of_runs.items()
         for name, each in known.items()
     }
@@ -487,8 +643,8 @@ def read_contents(run: RunFolder) -> Contents:
     scores = ensembles_as_models(run.scores)
     if scores.empty:
         raise InputError(f"{run.path / SCORES} has no rows: there is nothing to report")
-    titles = _titles(record, set(scores["model"]))
-    sweeps = _distinct(as_sweep(each) for each in record.sweeps)
+    titles = _title_models(record, set(scores["model"]))
+    sweeps = _distinguish_sweeps(make_sweep(each) for each in record.sweeps)
     return Contents({"": record}, titles, sweeps, scores, {"": run})
 
 
@@ -504,21 +660,21 @@ def ensembles_as_models(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(model=models, seed=scores["seed"].where(~together, MEAN))
 
 
-def _titles(record: RunRecord, scored: set[str]) -> dict[str, str]:
+def _title_models(record: RunRecord, scored: set[str]) -> dict[str, str]:
     """Title what was scored: the record's models in its order, each before its variants."""
-    variants = _with_ensembles(record)
+    variants = _title_variants(record)
     titles: dict[str, str] = {}
     for name, model in record.models.items():
         titles[name] = model.title
         titles |= {each: title for each, title in variants.items() if base_model(each) == name}
     titles = {name: title for name, title in titles.items() if name in scored}
-    return told_apart(titles, {name: name for name in titles})
+    return distinguish_titles(titles, {name: name for name in titles})
 
 
-def told_apart(titles: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
+def distinguish_titles(titles: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
     """Add marks to titles that are there twice: two models under one title are drawn as one.
 
-    >>> told_apart({"a": "A", "b": "A", "c": "C"}, {"a": "1", "b": "2", "c": "3"})
+    >>> distinguish_titles({"a": "A", "b": "A", "c": "C"}, {"a": "1", "b": "2", "c": "3"})
     {'a': 'A (1)', 'b': 'A (2)', 'c': 'C'}
     """
     uses = Counter(titles.values())
@@ -528,7 +684,7 @@ def told_apart(titles: Mapping[str, str], marks: Mapping[str, str]) -> dict[str,
     }
 
 
-def _with_ensembles(record: RunRecord) -> dict[str, str]:
+def _title_variants(record: RunRecord) -> dict[str, str]:
     """Titles of what stands beside the models, with an ensemble of each where there are some."""
     variants = dict(record.variants)
     if record.ensemble:
@@ -538,15 +694,15 @@ def _with_ensembles(record: RunRecord) -> dict[str, str]:
     return variants
 
 
-def _distinct(sweeps: Iterable[Sweep]) -> tuple[Sweep, ...]:
+def _distinguish_sweeps(sweeps: Iterable[Sweep]) -> tuple[Sweep, ...]:
     """Add the name to a title that two shifts share."""
     every = {sweep.name: sweep for sweep in sweeps}
-    titles = told_apart(
+    titles = distinguish_titles(
         {name: sweep.title for name, sweep in every.items()}, dict(zip(every, every, strict=True))
     )
     return tuple(replace(sweep, title=titles[name]) for name, sweep in every.items())
 
 
-def _in_words(hardware: Mapping[str, object]) -> str:
+def _describe_hardware(hardware: Mapping[str, object]) -> str:
     device, cores = hardware.get("device", "unknown"), hardware.get("cores", "?")
     return f"{device} ({cores} cores of {hardware.get('cpu')})"

@@ -1,4 +1,4 @@
-"""Numbers against the level of each shift: tables, figures, and the charts of the page."""
+"""Numbers under each shift: curves over levels, heat maps, the scatter, and smallest levels."""
 
 from __future__ import annotations
 
@@ -11,39 +11,55 @@ from typing import NamedTuple
 
 import altair as alt
 import pandas as pd
+from pydantic import JsonValue
 
 from fairweather.metrics.table import METRICS, shown_metrics
-from fairweather.report.contents import Contents
-from fairweather.report.figures import (
-    FAINT,
+from fairweather.report import charts as drawing
+from fairweather.report.charts import (
+    FOCUS,
+    IN_FOCUS,
+    INK,
+    PAPER,
+    PRINTED_FAINT,
+    ROWS,
     Figure,
     Spec,
-    either,
-    level_axis,
-    model_dash,
-    printed,
-    render,
+    choose_value,
+    dash_models,
+    describe_score,
+    make_level_axis,
+    make_records,
+    make_spec,
+    make_tooltip,
+    order_drawing,
+    paint_models,
+    print_chart,
+    render_figure,
+    shape_models,
 )
-from fairweather.report.page import drawing
-from fairweather.report.page.drawing import LOUD, ROWS, in_words, records, spec_of, tooltip
-from fairweather.report.section import Chart, Part, Shown, Tables
-from fairweather.report.sweeps import Sweep
+from fairweather.report.contents import Contents, Sweep
+from fairweather.report.section import Chart, PartView, ReportPart, Tables
 from fairweather.report.tables import (
-    Column,
-    Table,
-    by_model,
-    column_key,
+    ScoreColumn,
+    ScoreTable,
+    TableLayout,
+    TextTable,
+    caption_scores,
+    describe_interval,
     describe_metric,
-    interval_note,
     is_percent,
-    told_of,
+    make_column_key,
+    tabulate_models,
 )
-from fairweather.types import Score
+from fairweather.types.measurement import Score
+from fairweather.types.record import CLEAN, NO_LEVEL
+
+# ---------------------------------------------------------------- numbers against the level of each
 
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
 # Characters of a subtitle's line.
-SUBTITLE = 110
+SUBTITLE_LETTERS = 110
 EXTENT = 36  # of vertical axes, so that charts above each other line up
 HEIGHT = 165
 
@@ -51,7 +67,7 @@ HEIGHT = 165
 # ---------------------------------------------------------------- figures
 
 
-class Layout(NamedTuple):
+class PanelGrid(NamedTuple):
     """How panels are laid out so that a figure fits a page: panels in a row, and their pixels."""
 
     columns: int
@@ -59,25 +75,27 @@ class Layout(NamedTuple):
     height: int
 
 
-LARGE, SMALL = Layout(2, 370, 270), Layout(4, 165, 130)
+LARGE_PANELS, SMALL_PANELS = PanelGrid(2, 370, 270), PanelGrid(4, 165, 130)
 MOST_LARGE = 6  # panels
 
 
-def level_figure(contents: Contents, metric: str) -> Figure | None:
+def draw_levels(contents: Contents, metric: str) -> Figure | None:
     """Draw a metric against the level, one panel for each shift; None where none has it."""
-    charts = level_charts(contents, [metric])
+    charts = draw_level_charts(contents, [metric])
     drawn = [sweep for sweep in contents.sweeps if sweep.name in charts]
     if not drawn:
         return None
-    layout = LARGE if len(drawn) <= MOST_LARGE else SMALL
+    layout = LARGE_PANELS if len(drawn) <= MOST_LARGE else SMALL_PANELS
     columns = 1 if max(map(len, contents.titles.values())) > LONG_TITLE else 4
     legend = alt.Legend(title=None, orient="top", columns=columns)
     panels = [
-        _panel(charts[sweep.name][metric].spec, METRICS[metric].label, sweep.title, layout, legend)
+        _make_panel(
+            charts[sweep.name][metric].spec, METRICS[metric].label, sweep.title, layout, legend
+        )
         for sweep in drawn
     ]
     described = describe_metric(metric)
-    return render(
+    return render_figure(
         metric,
         {"concat": panels, "columns": layout.columns, "spacing": 32},
         alt.Title(
@@ -85,30 +103,30 @@ def level_figure(contents: Contents, metric: str) -> Figure | None:
             subtitle=[
                 *textwrap.wrap(
                     f"{described}. Bands: {contents.intervals} at each level, joined"
-                    f"{interval_note(metric)}. {contents.sample()}.",
-                    SUBTITLE,
+                    f"{describe_interval(metric)}. {contents.sample()}.",
+                    SUBTITLE_LETTERS,
                     break_on_hyphens=False,
                 ),
                 "Dashed line: the level that leaves images unchanged; clean results are drawn "
                 "there.",
             ],
         ),
-        f"{described} with 95 % intervals{interval_note(metric)}, against "
+        f"{described} with 95 % intervals{describe_interval(metric)}, against "
         + " and ".join(sweep.level_title for sweep in drawn)
         + f". One curve for each of: {'; '.join(contents.titles.values())}."
         + " The tables hold the same numbers.",
     )
 
 
-def _panel(spec: Spec, label: str, title: str, layout: Layout, legend: alt.Legend) -> Spec:
+def _make_panel(spec: Spec, label: str, title: str, layout: PanelGrid, legend: alt.Legend) -> Spec:
     """Make a chart of the page a panel, with titles of its axis and of the clean images' line."""
     heading = {"text": title, "fontSize": 13, "offset": 20}
     size = {"width": layout.width, "height": layout.height}
-    panel = printed(spec, "title", legend, **size, title=heading)
+    panel = print_chart(spec, "title", legend, **size, title=heading)
     rule, *layers = panel["layer"]
     for layer in layers:
         layer["encoding"]["y"]["title"] = label
-    word = {"type": "text", "text": "clean", "color": FAINT, "dy": -13}
+    word = {"type": "text", "text": "clean", "color": PRINTED_FAINT, "dy": -13}
     named = rule | {"mark": word, "encoding": rule["encoding"] | {"y": {"value": 0}}}
     return panel | {"layer": [rule, named, *layers]}
 
@@ -116,10 +134,10 @@ def _panel(spec: Spec, label: str, title: str, layout: Layout, legend: alt.Legen
 # ---------------------------------------------------------------- charts of the page
 
 
-def level_charts(contents: Contents, metrics: Sequence[str]) -> dict[str, dict[str, Chart]]:
+def draw_level_charts(contents: Contents, metrics: Sequence[str]) -> dict[str, dict[str, Chart]]:
     """Draw each of the metrics against the level: by the shift's name, and the metric's."""
     found: dict[str, dict[str, Chart]] = {}
-    in_order = operator.methodcaller("map", drawing.drawn_order(contents).index)
+    in_order = operator.methodcaller("map", drawing.order_drawing(contents).index)
     for metric in metrics:
         frames = {sweep.name: contents.by_level(metric, sweep) for sweep in contents.sweeps}
         highs = [frame["high"].max() for frame in frames.values() if len(frame)]
@@ -127,16 +145,16 @@ def level_charts(contents: Contents, metrics: Sequence[str]) -> dict[str, dict[s
             continue
         # In steps of 0.05, so that the axis that all charts share ends at a round number.
         top = math.ceil(max(highs) * 20) / 20
-        template = _level_chart(contents, metric, top)
+        template = _draw_level_chart(contents, metric, top)
         for sweep in contents.sweeps:
             if len(frames[sweep.name]):
                 frame = frames[sweep.name].sort_values("title", key=in_order, kind="stable")
-                chart = _chart_of(template, metric, sweep, frame)
+                chart = _fill_chart(template, metric, sweep, frame)
                 found.setdefault(sweep.name, {})[metric] = chart
     return found
 
 
-def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
+def _draw_level_chart(contents: Contents, metric: str, top: float) -> Spec:
     """Build the chart of any shift: its numbers, and what its axis says, are put in later."""
     shares = alt.Axis(
         format=".0%" if is_percent(metric) else ".2~f",
@@ -147,23 +165,23 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
     )
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
     bare = alt.Chart(ROWS).encode(x=x.scale(zero=False, padding=10))
-    base = bare.encode(color=drawing.model_color(contents))
+    base = bare.encode(color=drawing.color_models(contents))
     # A layer that has no title of its own would take the field's and add it to the axis.
     y = alt.Y("value:Q", title=None, axis=shares).scale(domain=(0, top), nice=False)
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=None),
         y2=alt.Y2("high:Q"),
-        opacity=either(alt.OpacityValue, LOUD, 0.16, 0.02),
+        opacity=choose_value(alt.OpacityValue, IN_FOCUS, 0.16, 0.02),
     )
-    quiet = either(alt.OpacityValue, LOUD, 1, 0.1)
-    dash = model_dash(list(contents.titles.values()), contents.positions)
+    quiet = choose_value(alt.OpacityValue, IN_FOCUS, 1, 0.1)
+    dash = dash_models(list(contents.titles.values()), contents.positions)
     line = base.mark_line(strokeWidth=1.8).encode(y=y, opacity=quiet, strokeDash=dash)
     points = bare.mark_point(size=44, strokeWidth=1).encode(
         y=y,
-        **drawing.model_paint(contents),
-        shape=drawing.model_shape(contents),
+        **drawing.paint_models(contents),
+        shape=drawing.shape_models(contents),
         opacity=quiet,
-        tooltip=tooltip(("title", "Model"), ("at", "Images"), ("text", METRICS[metric].label)),
+        tooltip=make_tooltip(("title", "Model"), ("at", "Images"), ("text", METRICS[metric].label)),
     )
     rule = (
         alt.Chart(alt.NamedData(name="clean"))
@@ -171,27 +189,27 @@ def _level_chart(contents: Contents, metric: str, top: float) -> Spec:
         .encode(x=alt.X("level:Q"))
     )
     chart = alt.layer(rule, band, line, points).properties(width="container", height=HEIGHT)
-    return spec_of(chart.add_params(drawing.FOCUS))
+    return make_spec(chart.add_params(drawing.FOCUS))
 
 
-def _chart_of(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) -> Chart:
+def _fill_chart(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) -> Chart:
     """Put the numbers of a shift into the chart of any shift."""
     spec = copy.deepcopy(template)
     for layer in spec["layer"]:
         x = layer["encoding"]["x"]
         x["title"] = sweep.level_title
-        x["axis"] = x.get("axis", {}) | level_axis(sweep, frame["level"])
+        x["axis"] = x.get("axis", {}) | make_level_axis(sweep, frame["level"])
     names = {float(level): sweep.at(level) for level in sweep.cells}
     numbers = zip(frame["value"], frame["low"], frame["high"], strict=True)
     rows = frame.assign(
-        text=[in_words(metric, Score(value, low, high, 0)) for value, low, high in numbers],
+        text=[describe_score(metric, Score(value, low, high, 0)) for value, low, high in numbers],
         at=[names.get(level, "clean") for level in frame["level"]],
     )
     return Chart(
         f"{metric}-{sweep.file_name}",
         f"{METRICS[metric].label} against {sweep.level_title}, one curve for each model with its "
         "95 % interval. The table below holds the same numbers.",
-        spec | {"datasets": {"rows": records(rows), "clean": [{"level": sweep.neutral}]}},
+        spec | {"datasets": {"rows": make_records(rows), "clean": [{"level": sweep.neutral}]}},
     )
 
 
@@ -204,38 +222,42 @@ def has_levels(contents: Contents) -> bool:
     )
 
 
-def _figures(contents: Contents) -> Iterator[Figure | None]:
-    return (level_figure(contents, metric) for metric in shown_metrics(2))
+def _level_figures(contents: Contents) -> Iterator[Figure | None]:
+    return (draw_levels(contents, metric) for metric in shown_metrics(2))
 
 
-def _shown(contents: Contents, _: Tables) -> Shown:
-    levels = level_charts(contents, shown_metrics(2))
+def _show_charts(contents: Contents, _: Tables) -> PartView:
+    levels = draw_level_charts(contents, shown_metrics(2))
     charts = [chart for metrics in levels.values() for chart in metrics.values()]
-    return Shown(charts=charts, template="levels.html.j2", facts={"levels": levels})
+    return PartView(charts=charts, template="levels.html.j2", facts={"levels": levels})
 
 
-CHARTS = Part(_shown, figures=_figures, accepts=None)
+LEVEL_CHARTS = ReportPart(_show_charts, figures=_level_figures, accepts=None)
 
 
 # ---------------------------------------------------------------- tables
 
 
-def _level_tables(contents: Contents) -> Iterator[Table | None]:
+def _level_tables(contents: Contents) -> Iterator[ScoreTable | None]:
     for sweep in contents.sweeps:
         for metric in shown_metrics(2):
             note = "".join(f". {each}" for each in sweep.notes)
             subject = f"{sweep.title}: {describe_metric(metric)} by {sweep.level_title}{note}"
             columns = [
-                Column(
-                    sweep.heading(level), column_key(sweep.name, level), metric, sweep.name, level
+                ScoreColumn(
+                    sweep.heading(level),
+                    make_column_key(sweep.name, level),
+                    metric,
+                    sweep.name,
+                    level,
                 )
                 for level in sweep.cells
             ]
-            caption = told_of(contents, subject, interval_note(metric))
-            yield by_model(f"{metric}_{sweep.file_name}", caption, columns, contents)
+            caption = caption_scores(contents, subject, describe_interval(metric))
+            yield tabulate_models(f"{metric}_{sweep.file_name}", caption, columns, contents)
 
 
-def _numbers(contents: Contents, tables: Tables) -> Shown:
+def _show_numbers(contents: Contents, tables: Tables) -> PartView:
     found = {table.name: table for table in tables}
     named = {
         f"{sweep.title}: {METRICS[metric].label}": found[name]
@@ -243,7 +265,318 @@ def _numbers(contents: Contents, tables: Tables) -> Shown:
         for metric in shown_metrics(2)
         if (name := f"{metric}_{sweep.file_name}") in found
     }
-    return Shown("The numbers of the curves", template="numbers.html.j2", facts={"named": named})
+    return PartView("The numbers of the curves", template="numbers.html.j2", facts={"named": named})
 
 
-NUMBERS = Part(_numbers, _level_tables, accepts=None)
+LEVEL_NUMBERS = ReportPart(_show_numbers, _level_tables, accepts=None)
+
+
+# ---------------------------------------------------------------- heat maps: the mean over the leve
+
+# Shifts from which on the page draws a heat map: fewer are read off the small charts.
+MANY_SHIFTS = 5
+TITLE_WIDTH = 200  # pixels of a model's title above a heat map
+
+
+def draw_heat_map(contents: Contents, metric: str) -> Chart | None:
+    """Draw the mean over levels of every shift (row) and model (column), where there are many."""
+    if len(contents.sweeps) < MANY_SHIFTS:
+        return None
+    shifts = contents.means
+    scored = [
+        (title, name, score)
+        for title, shift, level in shifts
+        for model, name in contents.titles.items()
+        if (score := contents.score(metric, model, shift, level)) is not None
+    ]
+    if not scored:
+        return None
+    rows = [
+        {"shift": title, "model": name, "value": score.value, "text": describe_score(metric, score)}
+        for title, name, score in scored
+    ]
+    share = is_percent(metric)
+    values = [score.value for _, _, score in scored]
+    # cividis: even steps of lightness, for every kind of colour vision (Nuñez et al. 2018).
+    scale = alt.Scale(scheme="cividis", reverse=not share, domain=[min(values), max(values)])
+    middle = (min(values) + max(values)) / 2
+    base = alt.Chart(ROWS).encode(
+        x=alt.X(
+            "model:N",
+            sort=list(contents.titles.values()),
+            title=None,
+            axis=alt.Axis(
+                orient="top", labelAngle=-50, labelLimit=TITLE_WIDTH, domain=False, ticks=False
+            ),
+        ),
+        y=alt.Y(
+            "shift:N",
+            sort=[title for title, _, _ in shifts],
+            title=None,
+            axis=alt.Axis(labelLimit=150, domain=False, ticks=False),
+        ),
+        tooltip=make_tooltip(
+            ("model", "Model"), ("shift", "Shift"), ("text", METRICS[metric].label)
+        ),
+    )
+    cells = base.mark_rect(stroke=PAPER, strokeWidth=2).encode(
+        color=alt.Color("value:Q", scale=scale, legend=None)
+    )
+    bright = f"datum.value > {middle}" if share else f"datum.value < {middle}"
+    words = base.mark_text(fontSize=11).encode(
+        text=alt.Text("value:Q", format=".0%" if share else ".2f"),
+        color=choose_value(alt.ColorValue, bright, "#000000", "#ffffff"),
+    )
+    chart = alt.layer(cells, words).properties(width="container", height=25 * len(shifts))
+    spec = make_spec(chart) | {"datasets": {"rows": rows}}
+    # The last of the slanted titles reaches beyond its column: 6 pixels a letter, at 50 degrees.
+    beyond = 0.64 * min(6 * max(map(len, contents.titles.values())), TITLE_WIDTH)
+    spec |= {"padding": {"left": 2, "top": 2, "right": 8 + round(beyond), "bottom": 2}}
+    words_of = (
+        f"{METRICS[metric].label}, mean over the levels, of every shift (rows) and model (columns)"
+    )
+    return Chart(f"heat-{metric}", f"Heat map. {words_of}. The tables hold the same numbers.", spec)
+
+
+def _show_heat_maps(contents: Contents, _: Tables) -> PartView | None:
+    drawn = {METRICS[metric].label: draw_heat_map(contents, metric) for metric in shown_metrics(2)}
+    maps = {heading: chart for heading, chart in drawn.items() if chart is not None}
+    if not maps:
+        return None
+    return PartView(charts=list(maps.values()), template="heat_maps.html.j2", facts={"maps": maps})
+
+
+HEAT_MAPS = ReportPart(_show_heat_maps, accepts=None)
+
+
+# ---------------------------------------------------------------- the scatter of accuracy against c
+
+
+def draw_scatter(contents: Contents) -> Chart | None:
+    """Draw accuracy against calibration error, one point for each model, shift and level."""
+    rows = list(_scatter_points(contents))
+    if not rows:
+        return None
+    base = alt.Chart(ROWS).encode(
+        x=alt.X(
+            "accuracy:Q",
+            title="Accuracy",
+            axis=alt.Axis(format=".0%", tickCount=6, tickMinStep=0.01),
+        ).scale(zero=False),
+        y=alt.Y("error:Q", title="RMS calibration error", axis=alt.Axis(tickCount=6)),
+        tooltip=make_tooltip(
+            ("title", "Model"),
+            ("at", "Images"),
+            ("accuracy_text", "Accuracy"),
+            ("error_text", "RMS calibration error"),
+        ),
+    )
+    points = base.mark_point(size=46, strokeWidth=1).encode(
+        **paint_models(contents),
+        shape=shape_models(contents),
+        opacity=choose_value(alt.OpacityValue, IN_FOCUS, 0.8, 0.08),
+    )
+    clean = base.transform_filter("datum.at === 'clean'").mark_point(
+        size=190, shape="circle", stroke=INK, strokeWidth=1.2, fillOpacity=0
+    )
+    chart = alt.layer(points, clean).properties(width="container", height=330)
+    return Chart(
+        "scatter",
+        "Scatter of accuracy against RMS calibration error, one point for each model, shift and "
+        "level; clean images are circled. The tables hold the same numbers.",
+        make_spec(chart.add_params(FOCUS)) | {"datasets": {"rows": rows}},
+    )
+
+
+def _scatter_points(contents: Contents) -> Iterator[dict[str, JsonValue]]:
+    words = {sweep.name: sweep for sweep in contents.sweeps}
+    order = order_drawing(contents)
+    for model, title in sorted(contents.titles.items(), key=lambda each: order.index(each[1])):
+        for shift, level in contents.cells.values():
+            accuracy, error = (
+                contents.score(metric, model, shift, level)
+                for metric in ("accuracy", "rms_calibration_error")
+            )
+            if accuracy is not None and error is not None:
+                yield {
+                    "title": title,
+                    "at": "clean" if shift == CLEAN else words[shift].at(level),
+                    "accuracy": accuracy.value,
+                    "error": error.value,
+                    "accuracy_text": describe_score("accuracy", accuracy),
+                    "error_text": describe_score("rms_calibration_error", error),
+                }
+
+
+def _show_scatter(contents: Contents, _: Tables) -> PartView | None:
+    chart = draw_scatter(contents)
+    if chart is None:
+        return None
+    note = (
+        "One point for each model, shift and level; clean images are circled. Bottom right is good."
+    )
+    return PartView(
+        "Accuracy against calibration",
+        charts=[chart],
+        notes=[note],
+        facts={"follow": "Follow one model through the scatter"},
+    )
+
+
+SCATTER = ReportPart(_show_scatter)
+
+
+# ---------------------------------------------------------------- the smallest level of each shift
+
+POINTS_BELOW_CLEAN = 0.05  # below clean images: the limit of the first column
+LIMIT_SHARES = (0.95, 0.9, 0.8, 0.7, 0.5)
+NO_LEVEL_BELOW = "none"
+UNSURE_MARK = "*"  # marks a level whose interval still reaches the limit
+
+
+class Limit(NamedTuple):
+    """An accuracy that a model should not fall below.
+
+    Attributes:
+        title: for a column or a choice.
+        share: the accuracy itself; None for so many points below the one on clean images.
+    """
+
+    title: str
+    share: float | None
+
+    def of(self, clean: float) -> float:
+        """Return the accuracy that is meant, for a model with this one on clean images."""
+        # Rounded, since 0.969 − 0.05 is a little more than 0.919 as a float.
+        return round(clean - POINTS_BELOW_CLEAN, 9) if self.share is None else self.share
+
+
+LIMITS = (
+    Limit("5 points below clean", None),
+    *(Limit(f"{100 * share:.0f} %", share) for share in LIMIT_SHARES),
+)
+
+
+class Crossing(NamedTuple):
+    """The level nearest to clean images, on one side, at which a model is below a limit.
+
+    Attributes:
+        level: as scores.csv writes it.
+        accuracy: there.
+        is_open: whether the interval still reaches the limit.
+    """
+
+    level: str
+    accuracy: Score
+    is_open: bool
+
+
+class SmallestLevels(NamedTuple):
+    """What is found for one model and one shift.
+
+    Attributes:
+        model, title, sweep: of what.
+        below: for each of `LIMITS`, the levels that were found; none on a side that stays above.
+        unsure: for each, whether the interval at some level reaches below the limit.
+    """
+
+    model: str
+    title: str
+    sweep: Sweep
+    below: tuple[tuple[Crossing, ...], ...]
+    unsure: tuple[bool, ...]
+
+    def texts(self) -> list[str]:
+        """Write what is found for each limit: `σ = 1.2`, `f = 0.7 *; f = 1.3` or `none`."""
+        return [
+            "; ".join(
+                f"{self.sweep.heading(each.level)}{f' {UNSURE_MARK}' if each.is_open else ''}"
+                for each in found
+            )
+            or f"{NO_LEVEL_BELOW}{f' {UNSURE_MARK}' if unsure else ''}"
+            for found, unsure in zip(self.below, self.unsure, strict=True)
+        ]
+
+
+def find_smallest_levels(contents: Contents) -> list[SmallestLevels]:
+    """Find for each model, shift and limit the smallest level with an accuracy below the limit.
+
+    Only levels that were tested are looked at, and nothing is interpolated between them. A level is
+    below a limit where the accuracy itself is, whatever its interval; it is marked where its
+    interval still reaches the limit. The smallest level is the one nearest to what changes
+    nothing; where levels lie on both sides of that, each side has its own.
+
+    Returns:
+        One for each model and shift.
+    """
+    rows = []
+    for model, title in contents.titles.items():
+        clean = contents.score("accuracy", model, CLEAN, NO_LEVEL)
+        for sweep in contents.sweeps:
+            scores = [
+                (level, score)
+                for level in sweep.cells
+                if (score := contents.score("accuracy", model, sweep.name, level)) is not None
+            ]
+            if clean is not None and scores:
+                limits = [limit.of(clean.value) for limit in LIMITS]
+                found = tuple(tuple(_find_crossings(sweep, scores, limit)) for limit in limits)
+                lowest = min((score.low for _, score in scores if not score.too_few), default=1.0)
+                unsure = tuple(lowest < limit for limit in limits)
+                rows.append(SmallestLevels(model, title, sweep, found, unsure))
+    return rows
+
+
+def tabulate_limits(rows: Sequence[SmallestLevels]) -> TextTable | None:
+    """Lay them out, one row each; None without any."""
+    if not rows:
+        return None
+    lines = [
+        (row.model, row.title, row.sweep.name, limit.title, each.level, *each.accuracy)
+        for row in rows
+        for limit, found in zip(LIMITS, row.below, strict=True)
+        for each in found
+    ]
+    columns = ["model", "title", "shift", "limit", "level", *Score._fields]
+    caption = (
+        "The smallest level tested at which accuracy is below the limit; “none”: it is at or above "
+        "the limit at all levels tested. The measured accuracy is compared with the limit, not its "
+        "interval, and nothing is interpolated. "
+        f"“{UNSURE_MARK}”: the 95 % interval at that level still reaches the limit; beside "
+        f"“none”, one at "
+        "some level reaches below it."
+    )
+    return TextTable(
+        "smallest_levels",
+        TableLayout(("Model", "Shift", *(limit.title for limit in LIMITS)), words=2),
+        [[row.title, row.sweep.title, *row.texts()] for row in rows],
+        [caption],
+        pd.DataFrame(lines, columns=columns),
+    )
+
+
+def _find_crossings(
+    sweep: Sweep, scores: Sequence[tuple[str, Score]], limit: float
+) -> Iterator[Crossing]:
+    """The nearest level below the limit on each side of the neutral one, the lower side first."""
+    for side in (-1, 1):
+        away = {level: side * (float(level) - sweep.neutral) for level, _ in scores}
+        lower = [(away[level], level, score) for level, score in scores if score.value < limit]
+        nearest = min((each for each in lower if each[0] > 0), default=None)
+        if nearest is not None:
+            _, level, score = nearest
+            yield Crossing(level, score, score.high >= limit)
+
+
+def _show_limits(contents: Contents, tables: Tables) -> PartView | None:
+    rows = contents.once(find_smallest_levels)
+    if not rows:
+        return None
+    smallest = {(row.model, row.sweep.name): row.texts() for row in rows}
+    facts = {"smallest": smallest, "choices": LIMITS}
+    return PartView(tables=tables, template="limits.html.j2", facts=facts)
+
+
+SMALLEST_LEVELS = ReportPart(
+    _show_limits, lambda contents: [tabulate_limits(contents.once(find_smallest_levels))]
+)

@@ -13,9 +13,26 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
+from fairweather.metrics.detection import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.metrics.table import shown_metrics
-from fairweather.record import (
+from fairweather.report.contents import Contents
+from fairweather.report.section import PartView, ReportPart, Tables, show_tables
+from fairweather.report.sentences import format_percent
+from fairweather.report.tables import (
+    ScoreColumn,
+    ScoreEntry,
+    ScoreRow,
+    ScoreTable,
+    Views,
+    describe_interval,
+    describe_metric,
+    drop_empty_columns,
+    find_entry,
+    tabulate_models,
+)
+from fairweather.runs.scores import read_clusters
+from fairweather.types.measurement import Score
+from fairweather.types.record import (
     CLEAN,
     ENSEMBLE,
     MEAN,
@@ -27,23 +44,6 @@ from fairweather.record import (
     VALIDATION,
     base_model,
 )
-from fairweather.report.contents import Contents
-from fairweather.report.section import Part, Shown, Tables, headed
-from fairweather.report.sentences import percent
-from fairweather.report.tables import (
-    Column,
-    Entry,
-    Row,
-    Table,
-    Views,
-    by_model,
-    describe_metric,
-    find_entry,
-    interval_note,
-    without_empty,
-)
-from fairweather.scores import read_clusters
-from fairweather.types import Score
 
 AUROC, FALSE_POSITIVES = "detection_auroc", "false_positive_rate_at_recall/0.95"
 # MOVER takes both numbers as independent; networks that are good on both sets make them alike.
@@ -52,13 +52,13 @@ SAME_NETWORKS = (
     "are rather too wide. "
 )
 INTERVALS = "In brackets: 95 % bootstrap intervals over images"
-COIN = 0.5  # the AUROC of a confidence that says nothing about where an image is from
+CHANCE_AUROC = 0.5  # the AUROC of a confidence that says nothing about where an image is from
 # The kinds of findings, the worst first.
 SURER_OF_OTHERS, LESS_RIGHT, NOT_SURER, SURER, AS_RIGHT = range(5)
 Numbers = Mapping[tuple[str, str, str], Score]  # by model, shift and metric
 
 
-class Found(NamedTuple):
+class OtherSetFinding(NamedTuple):
     """What is found about a set of images.
 
     Attributes:
@@ -72,7 +72,7 @@ class Found(NamedTuple):
     sentence: str
 
 
-def other_images(
+def describe_other_images(
     scores: pd.DataFrame, titles: Mapping[str, str], *, natural_shift: bool
 ) -> list[str]:
     """Say what is found about each set of other images, the worst first.
@@ -84,7 +84,7 @@ def other_images(
         titles: the titles of the models, by name.
         natural_shift: whether the test images have another source than the validation images.
     """
-    numbers = _numbers(scores)
+    numbers = _read_numbers(scores)
     models = {model: title for model, title in titles.items() if base_model(model) == model}
     sets = list(dict.fromkeys(shift for _, shift, _ in numbers))
     found = []
@@ -93,14 +93,14 @@ def other_images(
             each = [
                 one
                 for model, title in models.items()
-                if (one := _found(numbers, model, title, shift)) is not None
+                if (one := _describe_set(numbers, model, title, shift)) is not None
             ]
             found += [min(each)] if each else []
     worst = "At worst, " if len(models) > 1 else ""
     return [f"{worst}{each.sentence}" for each in sorted(found)]
 
 
-def _numbers(scores: pd.DataFrame) -> Numbers:
+def _read_numbers(scores: pd.DataFrame) -> Numbers:
     """The accuracies and AUROCs of clean images: means over seeds, or those of an only seed."""
     rows = scores[(scores["level"] == NO_LEVEL) & ~scores["seed"].isin([SPREAD, ENSEMBLE])]
     rows = rows[(rows["metric"] == "accuracy") | rows["metric"].str.startswith(AUROC)]
@@ -115,23 +115,23 @@ def _numbers(scores: pd.DataFrame) -> Numbers:
     }
 
 
-def _found(numbers: Numbers, model: str, title: str, shift: str) -> Found | None:
+def _describe_set(numbers: Numbers, model: str, title: str, shift: str) -> OtherSetFinding | None:
     if shift.startswith(OOD):
         of = {name: each for (of, at, name), each in numbers.items() if (of, at) == (model, shift)}
-        return _told_apart(title, shift.removeprefix(OOD), of) if AUROC in of else None
+        return _describe_separation(title, shift.removeprefix(OOD), of) if AUROC in of else None
     there, clean = (numbers.get((model, at, "accuracy")) for at in (shift, CLEAN))
     if there is None or clean is None:
         return None
     if shift == VALIDATION:
-        found = _right(title, clean, there, "the test images", "the validation images")
+        found = _describe_accuracy(title, clean, there, "the test images", "the validation images")
         end = ": " if found.kind == LESS_RIGHT else ", though "
         return found._replace(sentence=f"{found.sentence}{end}the test images have another source.")
     name = f"the images of {shift.removeprefix(NATURAL)}"
-    found = _right(title, there, clean, name, "the test images")
+    found = _describe_accuracy(title, there, clean, name, "the test images")
     return found._replace(sentence=f"{found.sentence}.")
 
 
-def _told_apart(title: str, name: str, of: Mapping[str, Score]) -> Found:
+def _describe_separation(title: str, name: str, of: Mapping[str, Score]) -> OtherSetFinding:
     """Say whether confidence tells the images of another data set, and what does so better.
 
     Args:
@@ -140,9 +140,9 @@ def _told_apart(title: str, name: str, of: Mapping[str, Score]) -> Found:
         of: the AUROC of the confidence and of each score, by metric.
     """
     score = of[AUROC]
-    if score.high < COIN:
+    if score.high < CHANCE_AUROC:
         kind, said = SURER_OF_OTHERS, f"is more sure of the images of {name} than of its own"
-    elif score.low > COIN:
+    elif score.low > CHANCE_AUROC:
         kind, said = SURER, f"is surer of its own images than of those of {name}"
     else:
         kind, said = NOT_SURER, f"may be no surer of its own images than of those of {name}"
@@ -150,49 +150,53 @@ def _told_apart(title: str, name: str, of: Mapping[str, Score]) -> Found:
     by = ""
     if kind == NOT_SURER and not score.too_few:
         by = f", which the interval [{score.low:.2f}, {score.high:.2f}] includes"
-    if best := better_score(of):
+    if best := find_better_score(of):
         by += f", and the {OOD_SCORES[best].label} gives {of[f'{AUROC}/{best}'].value:.2f}"
-    return Found(kind, score.value, f"“{title}” {said}: {wins}; {COIN} is a coin{by}.")
+    return OtherSetFinding(
+        kind, score.value, f"“{title}” {said}: {wins}; {CHANCE_AUROC} is a coin{by}."
+    )
 
 
-def _right(title: str, there: Score, before: Score, which: str, than: str) -> Found:
+def _describe_accuracy(
+    title: str, there: Score, before: Score, which: str, than: str
+) -> OtherSetFinding:
     """Say how much less accurate a model is there than before; without the full stop."""
-    gap = difference(there, before)
-    right = f"“{title}” is right in {percent(there)} of {which}"
+    gap = subtract_scores(there, before)
+    right = f"“{title}” is right in {format_percent(there)} of {which}"
     if gap.high < 0 or gap.low > 0:
         kind, way = (LESS_RIGHT, "less") if gap.high < 0 else (AS_RIGHT, "more")
         said = f"{right}, {100 * abs(gap.value):.1f} points {way} than of {than}"
     else:
         kind = AS_RIGHT
-        said = f"{right} and in {percent(before)} of {than}, a difference that may be chance"
-    return Found(kind, gap.value, said)
+        said = f"{right} and in {format_percent(before)} of {than}, a difference that may be chance"
+    return OtherSetFinding(kind, gap.value, said)
 
 
-def _sentences(contents: Contents, _: Tables) -> Shown | None:
-    found = all_sentences(contents)
-    return Shown(template="others.html.j2", facts={"sentences": found}) if found else None
+def _show_sentences(contents: Contents, _: Tables) -> PartView | None:
+    found = list_other_images(contents)
+    return PartView(template="others.html.j2", facts={"sentences": found}) if found else None
 
 
-def all_sentences(contents: Contents) -> list[str]:
+def list_other_images(contents: Contents) -> list[str]:
     """Say what is found about each set of other images of a run, the worst first."""
     natural = bool(contents.data.notes.get("natural_shift"))
-    return other_images(contents.scores, contents.titles, natural_shift=natural)
+    return describe_other_images(contents.scores, contents.titles, natural_shift=natural)
 
 
-SENTENCES = Part(_sentences)
+OTHER_IMAGES = ReportPart(_show_sentences)
 
 
 # ---------------------------------------------------------------- differences of two sets
 
 
-def difference(first: Score, second: Score) -> Score:
+def subtract_scores(first: Score, second: Score) -> Score:
     """Subtract two numbers of independent images, with a 95 % interval.
 
     The interval is made of the two intervals by MOVER (Zou and Donner 2008, "Construction of
     confidence limits about effect measures", equation 5), which keeps their asymmetry. `n` is the
     smaller one.
 
-    >>> gap = difference(Score(0.9, 0.87, 0.92, 400), Score(0.8, 0.76, 0.83, 300))
+    >>> gap = subtract_scores(Score(0.9, 0.87, 0.92, 400), Score(0.8, 0.76, 0.83, 300))
     >>> [round(number, 3) for number in gap]
     [0.1, 0.058, 0.145, 300]
     """
@@ -202,7 +206,7 @@ def difference(first: Score, second: Score) -> Score:
     return Score(value, low, high, min(first.n, second.n))
 
 
-def _natural_shift(contents: Contents) -> list[Table]:
+def _natural_shift_tables(contents: Contents) -> list[ScoreTable]:
     """Build one table per metric: validation, test, and their difference, one row per model.
 
     There is none for data whose test images come from the same source as the others.
@@ -215,21 +219,22 @@ def _natural_shift(contents: Contents) -> list[Table]:
     )
 
 
-def _natural_shift_table(contents: Contents, metric: str, origin: str) -> Table:
+def _natural_shift_table(contents: Contents, metric: str, origin: str) -> ScoreTable:
     caption = (
         f"{describe_metric(metric)} on the validation and on the test images. {origin} The "
         "validation images chose the checkpoint, so their number is slightly too good. In "
-        f"brackets: 95 % intervals{interval_note(metric)}. "
-        f"{_independent(contents, {'validation images': VAL})}A part of the difference may come "
+        f"brackets: 95 % intervals{describe_interval(metric)}. "
+        f"{_note_independence(contents, {'validation images': VAL})}A part of the difference may "
+        f"come "
         "from classes that are more frequent in one of the two sets."
     )
     head = ("Model", "Validation", "Test", "Test − validation")
     keys = ("model", VALIDATION, CLEAN, "difference")
     sets = (VALIDATION, CLEAN)
-    return _compared(contents, f"natural_shift_{metric}", caption, head, keys, metric, sets)
+    return _compare_sets(contents, f"natural_shift_{metric}", caption, head, keys, metric, sets)
 
 
-def _compared(
+def _compare_sets(
     contents: Contents,
     name: str,
     caption: str,
@@ -237,20 +242,24 @@ def _compared(
     keys: tuple[str, ...],
     metric: str,
     sets: Sequence[str],
-) -> Table:
+) -> ScoreTable:
     """Lay out the number of a first set, and of each other one with its difference to it."""
     rows = []
     for model, title in contents.titles.items():
         first, *others = (find_entry(contents, metric, model, each, NO_LEVEL) for each in sets)
         entries = [first]
         for other in others:
-            gap = first and other and Entry(difference(other.score, first.score), other.percent)
+            gap = (
+                first
+                and other
+                and ScoreEntry(subtract_scores(other.score, first.score), other.percent)
+            )
             entries += [other, gap]
-        rows.append(Row(model, title, title, tuple(entries)))
-    return Table(name, caption, header, keys, tuple(rows))
+        rows.append(ScoreRow(model, title, title, tuple(entries)))
+    return ScoreTable(name, caption, header, keys, tuple(rows))
 
 
-def _independent(contents: Contents, parts: Mapping[str, str]) -> str:
+def _note_independence(contents: Contents, parts: Mapping[str, str]) -> str:
     """Say of which images is not known which belong together; "" if it is known of all.
 
     `parts` are titles and names as in the run folder.
@@ -269,66 +278,70 @@ def _independent(contents: Contents, parts: Mapping[str, str]) -> str:
     )
 
 
-def _natural_sets(contents: Contents) -> list[Table]:
+def _natural_sets_tables(contents: Contents) -> list[ScoreTable]:
     """Build one table per metric: the test images, each set of other images, and the differences.
 
     There is none without other images of the same classes.
     """
-    sets = shifts_of(contents, NATURAL)
+    sets = find_shifts(contents, NATURAL)
     return (
         [_natural_sets_table(contents, metric, sets) for metric in shown_metrics(2)] if sets else []
     )
 
 
-def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) -> Table:
+def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) -> ScoreTable:
     names = [each.removeprefix(NATURAL) for each in sets]
     caption = (
         f"{describe_metric(metric)} on the clean test images and on other images of the same "
-        f"classes. In brackets: 95 % intervals{interval_note(metric)}. The images are others, so "
+        f"classes. In brackets: 95 % intervals{describe_interval(metric)}. The images are others, "
+        f"so "
         "the differences are not paired, and their intervals cover the images of both sets. "
-        f"{_independent(contents, {each.removeprefix(NATURAL): each for each in sets})}A part of a "
+        f"{_note_independence(contents, {each.removeprefix(NATURAL): each for each in sets})}A "
+        f"part of a "
         "difference may come from classes that are more frequent in one of the sets. "
         f"{SAME_NETWORKS if len(contents.seeds) > 1 else ''}"
-        f"{told_sample(contents, NATURAL, 'other images', {'': contents})}."
+        f"{describe_sample(contents, NATURAL, 'other images', {'': contents})}."
     )
     head = ("Model", "Clean", *(part for n in names for part in (n, f"{n} − clean")))
     keys = ("model", CLEAN, *(part for s in sets for part in (s, f"{s} difference")))
     every = (CLEAN, *sets)
-    return _compared(contents, f"other_images_{metric}", caption, head, keys, metric, every)
+    return _compare_sets(contents, f"other_images_{metric}", caption, head, keys, metric, every)
 
 
 # ---------------------------------------------------------------- other data sets
 
 
-def _other_data(contents: Contents) -> Table | None:
+def _tabulate_other_data(contents: Contents) -> ScoreTable | None:
     labels = {AUROC: "AUROC", FALSE_POSITIVES: "FPR at 95 % recall"}
     columns = [
-        Column(f"{shift.removeprefix(OOD)}: {label}", f"{shift} {metric}", metric, shift, NO_LEVEL)
-        for shift in shifts_of(contents, OOD)
+        ScoreColumn(
+            f"{shift.removeprefix(OOD)}: {label}", f"{shift} {metric}", metric, shift, NO_LEVEL
+        )
+        for shift in find_shifts(contents, OOD)
         for metric, label in labels.items()
     ]
-    views = views_of(contents, OOD)
+    views = split_by_seed(contents, OOD)
     caption = (
         "How well confidence separates the clean test images from those of another data set. "
         "AUROC: the probability that a test image has a higher confidence than an image of the "
         "other data set; 0.5 is guessing, more is better. FPR at 95 % recall: the share of the "
         "other data set's images with at least the confidence that 95 % of the test images reach; "
         f"less is better. {INTERVALS} of both sets. "
-        f"{told_sample(contents, OOD, 'images of both sets together', views)}."
+        f"{describe_sample(contents, OOD, 'images of both sets together', views)}."
     )
-    return without_empty(by_model("other_data", caption, columns, contents, views))
+    return drop_empty_columns(tabulate_models("other_data", caption, columns, contents, views))
 
 
-def _scores_of_other_data(contents: Contents) -> Table | None:
+def _tabulate_other_scores(contents: Contents) -> ScoreTable | None:
     """Lay out what may tell another data set beside confidence, one row per model and data set."""
-    shifts = shifts_of(contents, OOD)
+    shifts = find_shifts(contents, OOD)
     kinds = {"": "confidence", **{f"/{name}": of.label for name, of in OOD_SCORES.items()}}
     columns = [
         (f"{head}: {label}", f"{metric}{added}")
         for metric, head in ((AUROC, "AUROC"), (FALSE_POSITIVES, "FPR"))
         for added, label in kinds.items()
     ]
-    rows, views = [], views_of(contents, OOD)
+    rows, views = [], split_by_seed(contents, OOD)
     for added, view in views.items():
         for model, title in contents.titles.items():
             for shift in shifts:
@@ -338,13 +351,13 @@ def _scores_of_other_data(contents: Contents) -> Table | None:
                 }
                 of = {metric: entry.score for metric, entry in found.items() if entry}
                 if len(of) > len((AUROC, FALSE_POSITIVES)):
-                    better = better_score(of)
+                    better = find_better_score(of)
                     label = OOD_SCORES[better].label if better else "none is found better"
                     line = f"{title}{added}, {shift.removeprefix(OOD)}"
-                    rows.append(Row(model, line, f"{line} ({label})", tuple(found.values())))
+                    rows.append(ScoreRow(model, line, f"{line} ({label})", tuple(found.values())))
     if not rows:
         return None
-    table = Table(
+    table = ScoreTable(
         name="other_data_scores",
         caption=(
             "What may tell the images of another data set better than confidence, the largest "
@@ -356,16 +369,16 @@ def _scores_of_other_data(contents: Contents) -> Table | None:
             "where 95 % of the test images pass; less is better. Behind the data set: the score "
             "with the largest AUROC, if its interval lies above that of confidence. "
             f"{INTERVALS} of both sets. "
-            f"{told_sample(contents, OOD, 'images of both sets together', views)}."
+            f"{describe_sample(contents, OOD, 'images of both sets together', views)}."
         ),
         header=("Model and data set", *(title for title, _ in columns)),
         keys=("model", *(metric for _, metric in columns)),
         rows=tuple(rows),
     )
-    return without_empty(table)
+    return drop_empty_columns(table)
 
 
-def better_score(of: Mapping[str, Score]) -> str | None:
+def find_better_score(of: Mapping[str, Score]) -> str | None:
     """The score with the largest AUROC, if that is found to be larger than that of confidence.
 
     Two AUROCs differ where their intervals do not overlap, which is a strict test since both are of
@@ -374,7 +387,9 @@ def better_score(of: Mapping[str, Score]) -> str | None:
     Args:
         of: the AUROC of the confidence and of each score, by metric.
 
-    >>> better_score({AUROC: Score(0.5, 0.4, 0.6, 99), f"{AUROC}/knn": Score(0.9, 0.8, 1.0, 99)})
+    >>> find_better_score({AUROC: Score(0.5, 0.4, 0.6, 99), f"{AUROC}/knn": Score(
+    ...     0.9, 0.8, 1.0, 99
+    ... )})
     'knn'
     """
     scores = {name: of[f"{AUROC}/{name}"] for name in OOD_SCORES if f"{AUROC}/{name}" in of}
@@ -382,13 +397,13 @@ def better_score(of: Mapping[str, Score]) -> str | None:
     return best if best is not None and scores[best].low > of[AUROC].high else None
 
 
-def shifts_of(contents: Contents, beginning: str) -> list[str]:
+def find_shifts(contents: Contents, beginning: str) -> list[str]:
     """Name the shifts that begin so, in the order of scores.csv."""
     shifts = contents.scores["shift"].unique()
     return [shift for shift in shifts if shift.startswith(beginning)]
 
 
-def views_of(contents: Contents, beginning: str) -> Views:
+def split_by_seed(contents: Contents, beginning: str) -> Views:
     """The shown seed, or each seed on its own where scores.csv has no mean over seeds of these."""
     scores = contents.scores
     if contents.shown_seed in set(scores["seed"][scores["shift"].str.startswith(beginning)]):
@@ -399,7 +414,7 @@ def views_of(contents: Contents, beginning: str) -> Views:
     }
 
 
-def told_sample(contents: Contents, beginning: str, images: str, views: Views) -> str:
+def describe_sample(contents: Contents, beginning: str, images: str, views: Views) -> str:
     """Say how many images, resamples and seeds are behind numbers of other images or priors."""
     scores = contents.scores
     counts = sorted(scores["n"][scores["shift"].str.startswith(beginning)].unique())
@@ -411,9 +426,11 @@ def told_sample(contents: Contents, beginning: str, images: str, views: Views) -
     return f"n = {seen} {images}, {resamples}{seeds}"
 
 
-NATURAL_SHIFT = Part(headed("A natural shift: test images from another source"), _natural_shift)
-NATURAL_SETS = Part(headed("Other images of the same classes"), _natural_sets)
-OTHER_DATA = Part(
-    headed("On other data sets"),
-    lambda contents: [_other_data(contents), _scores_of_other_data(contents)],
+NATURAL_SHIFT = ReportPart(
+    show_tables("A natural shift: test images from another source"), _natural_shift_tables
+)
+NATURAL_SETS = ReportPart(show_tables("Other images of the same classes"), _natural_sets_tables)
+OTHER_DATA = ReportPart(
+    show_tables("On other data sets"),
+    lambda contents: [_tabulate_other_data(contents), _tabulate_other_scores(contents)],
 )

@@ -1,16 +1,64 @@
-"""The first picture of a report: how far accuracy falls, and whether confidence falls with it."""
+"""The answer: accuracy and confidence of each model in one chart, and what is found in words."""
 
 from __future__ import annotations
 
 import json
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Literal, NamedTuple, TypedDict
 
 import altair as alt
+import numpy as np
 
-from fairweather.record import (
+from fairweather.metrics import mcnemar_exact, paired_change
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.metric import IntervalKind
+from fairweather.metrics.seeds import crossed_mean
+from fairweather.report import charts as figures
+from fairweather.report import sentences as words
+from fairweather.report.charts import (
+    FOCUS,
+    IN_FOCUS,
+    INK,
+    RULE,
+    Figure,
+    choose_value,
+    make_spec,
+    paint_models,
+    print_chart,
+    render_figure,
+)
+from fairweather.report.contents import Contents
+from fairweather.report.other_images import list_other_images
+from fairweather.report.performance import (
+    FloatArray,
+    ImageKeys,
+    ModelOutcome,
+    PairedChange,
+    Performance,
+    WorstLevels,
+    estimate_seed_means,
+    find_accuracy_direction,
+    find_lowest,
+    find_miscalibrated_class,
+    find_sign,
+    find_worst_levels,
+    gives_same_answers,
+    read_by_seed,
+    read_correct,
+    read_image_keys,
+    read_performance,
+    widen_interval,
+)
+from fairweather.report.ranking import Ranking, drop_variants, rank_models
+from fairweather.report.section import Brief, Chart, PartView, ReportPart, Tables
+from fairweather.report.sentences import format_points
+from fairweather.report.tables import ABSENT, TOO_FEW, ScoreEntry, ScoreRow, ScoreTable, TableLayout
+from fairweather.report.training import read_warnings
+from fairweather.types.measurement import Score
+from fairweather.types.record import (
     ALL,
     CLEAN,
     ENSEMBLE_SUFFIX,
@@ -21,19 +69,9 @@ from fairweather.record import (
     base_model,
     is_shifted,
 )
-from fairweather.report import figures
-from fairweather.report.contents import Contents
-from fairweather.report.figures import Figure, either, printed, render
-from fairweather.report.other_images import all_sentences
-from fairweather.report.page.drawing import FOCUS, INK, LOUD, RULE, model_paint, spec_of
-from fairweather.report.performance import Performance, lowest, performance_at, worst_levels
-from fairweather.report.ranking import ranking
-from fairweather.report.section import Brief, Chart, Part, Shown, Tables
-from fairweather.report.sentences import points
-from fairweather.report.table_formats import Layout
-from fairweather.report.tables import ABSENT, TOO_FEW, Entry, Row, Table
-from fairweather.report.training_files import read_warnings
-from fairweather.types import Score
+from fairweather.variants.variant import Variant
+
+# ---------------------------------------------------------------- the first picture of a report: ho
 
 # In the order in which they are drawn, each with its shape and that shape as a letter.
 STATES: dict[str, tuple[str, str]] = {
@@ -43,21 +81,21 @@ STATES: dict[str, tuple[str, str]] = {
     "Strongest attack": ("square", "■"),
 }
 # Pixels of a state in the row of a model, by how many rows there are at most; and of the gap.
-STEPS, STEP, GAP = ((6, 15), (14, 11)), 8, 12
-LINE = 26  # letters of a title in one line beside the chart
-LINES = 3
+STEPS, SMALLEST_STEP, GAP = ((6, 15), (14, 11)), 8, 12
+TITLE_LETTERS = 26  # letters of a title in one line beside the chart
+TITLE_LINES = 3
 MOST_NUMBERED = 14  # rows that have room for their numbers
-LABELS = 190  # pixels of these titles at most
+LABEL_WIDTH = 190  # pixels of these titles at most
 WIDTHS = {"accuracy": 340, "gap": 300}  # pixels of the two panels of the figure
-TENTH = 0.05  # the axis of confidence − accuracy ends at a multiple of it
-ROOM = 0.12  # of that axis on either side, for the numbers
+AXIS_STEP = 0.05  # the axis of confidence − accuracy ends at a multiple of it
+AXIS_ROOM = 0.12  # of that axis on either side, for the numbers
 # The two charts stand beside each other, in files and in windows as wide as the style says: then
 # they share the titles of their rows.
-BESIDE = "!(windowSize()[0] < 720)"
-LEAST = 0.1  # and reaches so far on either side, so that a small gap looks small
-SUBTITLE = 120
+SIDE_BY_SIDE = "!(windowSize()[0] < 720)"
+AXIS_LEAST = 0.1  # and reaches so far on either side, so that a small gap looks small
+SUBTITLE_LETTERS = 120
 
-BRIEF = Layout(("model", "images", "accuracy (%)", "confidence − accuracy"), words=2)
+BRIEF = TableLayout(("model", "images", "accuracy (%)", "confidence − accuracy"), words=2)
 MOST_LINES = 40  # in a terminal
 MOST_SENTENCES = 5  # above them; the page has all
 
@@ -66,7 +104,7 @@ TITLES: dict[Measure, str | list[str]] = {
     "accuracy": "Accuracy",
     "gap": ["confidence − accuracy (points)", "← underconfident · overconfident →"],
 }
-SHORT: dict[Measure, str] = {"accuracy": "Accuracy", "gap": "Confidence − accuracy"}
+SHORT_TITLES: dict[Measure, str] = {"accuracy": "Accuracy", "gap": "Confidence − accuracy"}
 
 
 class Reading(NamedTuple):
@@ -86,21 +124,21 @@ class Reading(NamedTuple):
     performance: Performance
 
 
-def readings(contents: Contents, model: str) -> list[Reading]:
+def read_states(contents: Contents, model: str) -> list[Reading]:
     """Read accuracy and confidence of a model in each state: clean, mean, worst level, attacked.
 
     The worst level is that of the lowest accuracy, and the strongest attack likewise. There is no
     mean where only one set of shifted images was tested.
     """
-    found = worst_levels(contents, model)
+    found = find_worst_levels(contents, model)
     states: list[tuple[str, str, Performance | None]] = [
-        ("Clean", "clean images", performance_at(contents, model, CLEAN, NO_LEVEL))
+        ("Clean", "clean images", read_performance(contents, model, CLEAN, NO_LEVEL))
     ]
     if sum(low.levels for low in found.shifts) > 1:
-        mean = performance_at(contents, model, ALL, MEAN)
+        mean = read_performance(contents, model, ALL, MEAN)
         states.append(("Mean over shifts", "mean over all shifts", mean))
     for state, lows in (("Worst level", found.shifts), ("Strongest attack", found.attacks)):
-        if (low := lowest(lows)) is not None:
+        if (low := find_lowest(lows)) is not None:
             states.append((state, low.sweep.at(low.level), low.performance))
     return [
         Reading(model, contents.titles[model], state, place, performance)
@@ -109,7 +147,7 @@ def readings(contents: Contents, model: str) -> list[Reading]:
     ]
 
 
-def in_order(contents: Contents, ranked: Sequence[str]) -> list[str]:
+def order_models(contents: Contents, ranked: Sequence[str]) -> list[str]:
     """Order the models as they are ranked, each before its variants; without ranks as they are.
 
     Args:
@@ -120,25 +158,28 @@ def in_order(contents: Contents, ranked: Sequence[str]) -> list[str]:
     return sorted(contents.titles, key=lambda model: place.get(base_model(model), len(place)))
 
 
-def ranked_order(contents: Contents) -> list[str]:
+def order_by_rank(contents: Contents) -> list[str]:
     """Order the models as they are ranked."""
-    ranks = contents.once(ranking)
-    return in_order(contents, [row.model for row in ranks.rows] if ranks else [])
+    ranks = contents.once(rank_models)
+    return order_models(contents, [row.model for row in ranks.rows] if ranks else [])
 
 
-def overview_figure(contents: Contents, order: Sequence[str]) -> Figure | None:
+def draw_overview(contents: Contents, order: Sequence[str]) -> Figure | None:
     """Draw a row for each model: accuracy, and beside it confidence − accuracy, in each state.
 
     None where no model was tested on clean images.
     """
-    read = [each for model in order for each in readings(contents, model)]
+    read = [each for model in order for each in read_states(contents, model)]
     if not read:
         return None
     legend = alt.Legend(
-        title=None, orient="top", symbolFillColor=figures.INK, symbolStrokeColor=figures.INK
+        title=None,
+        orient="top",
+        symbolFillColor=figures.PRINTED_INK,
+        symbolStrokeColor=figures.PRINTED_INK,
     )
     panels = [
-        printed(
+        print_chart(
             chart.spec,
             "state",
             legend,
@@ -146,16 +187,18 @@ def overview_figure(contents: Contents, order: Sequence[str]) -> Figure | None:
             height=chart.spec["height"],
             title={"text": _HEADINGS[measure], "fontSize": 13, "anchor": "start", "offset": 10},
         )
-        for measure, chart in overview_charts(contents, order).items()
+        for measure, chart in draw_overview_charts(contents, order).items()
     ]
     alone = len({each.state for each in read}) == 1
     title = "Accuracy and confidence on clean images" if alone else "What the shifts cost"
     subtitle = f"Lines: {contents.intervals}. {contents.sample()}."
-    return render(
+    return render_figure(
         "overview",
         {"hconcat": panels, "spacing": 24},
-        alt.Title(title, subtitle=textwrap.wrap(subtitle, SUBTITLE, break_on_hyphens=False)),
-        alt_text(contents, read),
+        alt.Title(
+            title, subtitle=textwrap.wrap(subtitle, SUBTITLE_LETTERS, break_on_hyphens=False)
+        ),
+        describe_chart(contents, read),
     )
 
 
@@ -165,7 +208,9 @@ _HEADINGS: dict[Measure, str] = {
 }
 
 
-def alt_text(contents: Contents, read: Sequence[Reading], measure: Measure | None = None) -> str:
+def describe_chart(
+    contents: Contents, read: Sequence[Reading], measure: Measure | None = None
+) -> str:
     """Say what somebody who does not see the chart has to know."""
     what = {"accuracy": "accuracy", "gap": "confidence minus accuracy"}
     drawn = what[measure] if measure else " and ".join(what.values())
@@ -191,7 +236,7 @@ class _Point(TypedDict):
     text: str
 
 
-def forest(
+def draw_forest(
     contents: Contents,
     read: Sequence[Reading],
     measure: Measure,
@@ -205,16 +250,16 @@ def forest(
     """
     titles = list(dict.fromkeys(each.title for each in read))
     states = [state for state in STATES if state in {each.state for each in read}]
-    rows = [row for each in read if (row := _point(each, measure, titles, states)) is not None]
+    rows = [row for each in read if (row := _make_point(each, measure, titles, states)) is not None]
     if not rows:
         return None
-    lines = [textwrap.wrap(title, LINE)[:LINES] or [""] for title in titles]
-    step = next((pixels for most, pixels in STEPS if len(titles) <= most), STEP)
+    lines = [textwrap.wrap(title, TITLE_LETTERS)[:TITLE_LINES] or [""] for title in titles]
+    step = next((pixels for most, pixels in STEPS if len(titles) <= most), SMALLEST_STEP)
     height = max(step * len(states), 14 * max(map(len, lines))) + GAP
-    named = "true" if measure == "accuracy" else f"!({BESIDE})"
+    named = "true" if measure == "accuracy" else f"!({SIDE_BY_SIDE})"
     axis = alt.Axis(
-        labelExpr=f"({named}) ? {_names(lines)}[datum.value] : ''",
-        labelLimit=LABELS,
+        labelExpr=f"({named}) ? {_label_rows(lines)}[datum.value] : ''",
+        labelLimit=LABEL_WIDTH,
         labelLineHeight=13,
         labelFontSize=12,
         tickBand="extent",
@@ -232,17 +277,17 @@ def forest(
         ),
     )
     offset = alt.YOffset("state:N", scale=alt.Scale(domain=states, padding=0))
-    painted = model_paint(contents)
-    scale, ticks = _axis(rows, measure)
+    painted = paint_models(contents)
+    scale, ticks = _make_axis(rows, measure)
     x = alt.X("value:Q", title=TITLES[measure], scale=scale, axis=ticks)
     base = alt.Chart().encode(y=y, yOffset=offset)
-    seen = either(alt.OpacityValue, LOUD, 1, 0.15)
+    seen = choose_value(alt.OpacityValue, IN_FOCUS, 1, 0.15)
     path = base.mark_line(strokeWidth=1, strokeDash=[2, 3]).encode(
         x=x,
         stroke=painted["stroke"],
         detail=alt.Detail("at:O"),
         order=alt.Order("step:Q"),
-        opacity=either(alt.OpacityValue, LOUD, 0.7, 0.1),
+        opacity=choose_value(alt.OpacityValue, IN_FOCUS, 0.7, 0.1),
     )
     ends = (
         base.transform_filter("isValid(datum.low)")
@@ -267,11 +312,11 @@ def forest(
         tooltip=[
             alt.Tooltip("title:N", title="Model"),
             alt.Tooltip("place:N", title="Images"),
-            alt.Tooltip("text:N", title=SHORT[measure]),
+            alt.Tooltip("text:N", title=SHORT_TITLES[measure]),
         ],
     )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=RULE, strokeWidth=1.5)
-    numbers = _numbers(base, measure, scale) if len(titles) <= MOST_NUMBERED else []
+    numbers = _draw_numbers(base, measure, scale) if len(titles) <= MOST_NUMBERED else []
     at_zero = zero.encode(x=alt.X("zero:Q", title=TITLES[measure], scale=scale, axis=ticks))
     line = [at_zero] if measure == "gap" else []
     return alt.LayerChart(
@@ -281,7 +326,7 @@ def forest(
     )
 
 
-def _numbers(base: alt.Chart, measure: Measure, scale: alt.Scale) -> list[alt.Chart]:
+def _draw_numbers(base: alt.Chart, measure: Measure, scale: alt.Scale) -> list[alt.Chart]:
     """Write each number beside its interval: inside the axis, and away from the line at 0."""
     number = "format(100 * datum.value, '.1f')"
     beside = base.transform_calculate(
@@ -297,13 +342,13 @@ def _numbers(base: alt.Chart, measure: Measure, scale: alt.Scale) -> list[alt.Ch
             align=align, dx=dx, baseline="middle", fontSize=11, color=INK
         )
         at = alt.X("end:Q", title=TITLES[measure], scale=scale)
-        numbered = "true" if measure == "accuracy" else BESIDE
-        seen = either(alt.OpacityValue, numbered, 1, 0)
+        numbered = "true" if measure == "accuracy" else SIDE_BY_SIDE
+        seen = choose_value(alt.OpacityValue, numbered, 1, 0)
         found.append(text.encode(x=at, text=alt.Text("number:N"), opacity=seen))
     return found
 
 
-def _point(
+def _make_point(
     each: Reading, measure: Measure, titles: Sequence[str], states: Sequence[str]
 ) -> _Point | None:
     score = getattr(each.performance, measure)
@@ -318,41 +363,45 @@ def _point(
         value=score.value,
         low=None if math.isnan(score.low) else score.low,
         high=None if math.isnan(score.high) else score.high,
-        text=Entry(score, percent=True).in_words if measure == "accuracy" else points(score),
+        text=ScoreEntry(score, percent=True).in_words
+        if measure == "accuracy"
+        else format_points(score),
     )
 
 
-def _axis(rows: Sequence[_Point], measure: Measure) -> tuple[alt.Scale, alt.Axis]:
+def _make_axis(rows: Sequence[_Point], measure: Measure) -> tuple[alt.Scale, alt.Axis]:
     if measure == "accuracy":
         values = [0, 0.25, 0.5, 0.75, 1]
         return alt.Scale(domain=[0, 1]), alt.Axis(format=".0%", values=values)
     ends = [end for row in rows for end in (row["low"], row["value"], row["high"])]
     known = [end for end in ends if end is not None]
-    low, high = min(*known, -LEAST), max(*known, LEAST)
-    room = ROOM * (high - low)
-    low = math.floor((low - room) / TENTH) * TENTH
-    high = math.ceil((high + room) / TENTH) * TENTH
+    low, high = min(*known, -AXIS_LEAST), max(*known, AXIS_LEAST)
+    room = AXIS_ROOM * (high - low)
+    low = math.floor((low - room) / AXIS_STEP) * AXIS_STEP
+    high = math.ceil((high + room) / AXIS_STEP) * AXIS_STEP
     sign = "(datum.value > 0.001 ? '+' : '') + format(100 * datum.value, '.0f')"
     axis = alt.Axis(tickCount=5, labelExpr=sign)
     return alt.Scale(domain=[round(low, 2), round(high, 2)], nice=False), axis
 
 
-def _names(lines: Sequence[Sequence[str]]) -> str:
+def _label_rows(lines: Sequence[Sequence[str]]) -> str:
     # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
     return json.dumps(lines).replace(".", r"\u002e")
 
 
-def overview_table(contents: Contents, order: Sequence[str]) -> Table | None:
+def tabulate_overview(contents: Contents, order: Sequence[str]) -> ScoreTable | None:
     """Lay out what the overview draws, one row per model; None where there is nothing."""
-    read = {(each.model, each.state): each for model in order for each in readings(contents, model)}
+    read = {
+        (each.model, each.state): each for model in order for each in read_states(contents, model)
+    }
     states = [state for state in STATES if state in {state for _, state in read}]
     if not read:
         return None
 
-    def entry(model: str, state: str, measure: Measure) -> Entry | None:
+    def entry(model: str, state: str, measure: Measure) -> ScoreEntry | None:
         reading = read.get((model, state))
         score: Score | None = getattr(reading.performance, measure) if reading else None
-        return None if score is None or math.isnan(score.value) else Entry(score, percent=True)
+        return None if score is None or math.isnan(score.value) else ScoreEntry(score, percent=True)
 
     columns = [(state, measure) for measure in TITLES for state in states]
     heads = {"accuracy": "accuracy (%)", "gap": "confidence − accuracy (points)"}
@@ -363,7 +412,7 @@ def overview_table(contents: Contents, order: Sequence[str]) -> Table | None:
         if "Worst level" in states
         else ""
     )
-    return Table(
+    return ScoreTable(
         name="overview",
         caption=(
             "Accuracy, and mean confidence − accuracy: above 0 a model is overconfident, below 0 "
@@ -372,7 +421,7 @@ def overview_table(contents: Contents, order: Sequence[str]) -> Table | None:
         header=("Model", *(f"{state}: {heads[measure]}" for state, measure in columns)),
         keys=("model", *(f"{state.lower()} {keys[measure]}" for state, measure in columns)),
         rows=tuple(
-            Row(
+            ScoreRow(
                 model,
                 contents.titles[model],
                 contents.titles[model],
@@ -387,43 +436,43 @@ def overview_table(contents: Contents, order: Sequence[str]) -> Table | None:
 # ---------------------------------------------------------------- on the page
 
 
-def overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, Chart]:
+def draw_overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, Chart]:
     """Draw accuracy, and confidence − accuracy, of each model in each state, in this order."""
-    read = [each for model in order for each in readings(contents, model)]
+    read = [each for model in order for each in read_states(contents, model)]
     found: dict[Measure, Chart] = {}
     for measure in TITLES:
-        chart = forest(contents, read, measure)
+        chart = draw_forest(contents, read, measure)
         if chart is not None:
-            spec = spec_of(chart.properties(width="container"))
-            words = alt_text(contents, read, measure)
+            spec = make_spec(chart.properties(width="container"))
+            words = describe_chart(contents, read, measure)
             found[measure] = Chart(f"overview-{measure}", words, spec)
     return found
 
 
-def _shown(contents: Contents, tables: Tables) -> Shown:
-    charts = overview_charts(contents, order := ranked_order(contents))
-    seen = {each.state for model in order for each in readings(contents, model)}
+def _show_overview(contents: Contents, tables: Tables) -> PartView:
+    charts = draw_overview_charts(contents, order := order_by_rank(contents))
+    seen = {each.state for model in order for each in read_states(contents, model)}
     facts = {
         "overview": charts,
         "states": [(glyph, state) for state, (_, glyph) in STATES.items() if state in seen],
         "warnings": read_warnings(contents),
     }
-    return Shown("", tables, list(charts.values()), template="overview.html.j2", facts=facts)
+    return PartView("", tables, list(charts.values()), template="overview.html.j2", facts=facts)
 
 
-PART = Part(
-    _shown,
-    lambda contents: [overview_table(contents, ranked_order(contents))],
-    lambda contents: [overview_figure(contents, ranked_order(contents))],
+OVERVIEW = ReportPart(
+    _show_overview,
+    lambda contents: [tabulate_overview(contents, order_by_rank(contents))],
+    lambda contents: [draw_overview(contents, order_by_rank(contents))],
 )
 
 
 # ---------------------------------------------------------------- in a terminal
 
 
-def brief(contents: Contents) -> Brief:
+def summarize_overview(contents: Contents) -> Brief:
     """Say what is found about other images, and tabulate each model on clean and shifted ones."""
-    found = all_sentences(contents)
+    found = list_other_images(contents)
     told, rest = found[:MOST_SENTENCES], len(found) - MOST_SENTENCES
     more = [f"{PAGE} has {rest} more such sentences."] if rest > 0 else []
     return Brief([*told, *more], BRIEF, _brief_lines(contents))
@@ -447,7 +496,9 @@ def _brief_lines(contents: Contents) -> list[list[str]]:
             )
             accuracy, gap = read
             if not model.endswith(ENSEMBLE_SUFFIX) and (accuracy or gap):
-                found.append([model, shift, _percent(accuracy, "z.1f"), _percent(gap, "+z.1f")])
+                found.append(
+                    [model, shift, _format_percent(accuracy, "z.1f"), _format_percent(gap, "+z.1f")]
+                )
     if len(found) > MOST_LINES:
         found = [line for line in found if line[1] in (CLEAN, ALL)]
     before = ["", *(model for model, *_ in found)]
@@ -457,8 +508,187 @@ def _brief_lines(contents: Contents) -> list[list[str]]:
     ]
 
 
-def _percent(score: Score | None, form: str) -> str:
+def _format_percent(score: Score | None, form: str) -> str:
     if score is None or math.isnan(score.value):
         return ABSENT
     value, low, high = (f"{100 * number:{form}}".replace("-", "−") for number in score[:3])
     return f"{value} ({TOO_FEW})" if score.too_few else f"{value} [{low}, {high}]"
+
+
+# ---------------------------------------------------------------- what is found of each model, in a
+
+
+class ModelFindings(NamedTuple):
+    """What the report says of a model in words, as plain text that is to be escaped.
+
+    Attributes:
+        model, title: its names.
+        sentences: at most three: of accuracy, of confidence, and of what is deferred to a person.
+        more: what a reader may want to know besides.
+        outcome: the numbers behind the sentences.
+    """
+
+    model: str
+    title: str
+    sentences: tuple[str, ...]
+    more: tuple[str, ...]
+    outcome: ModelOutcome
+
+
+def find_findings(contents: Contents) -> list[ModelFindings]:
+    """Say of each model how far its accuracy falls and whether its confidence falls with it.
+
+    Accuracy "falls" only where the 95 % interval of the paired difference to clean images excludes
+    0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
+    correction of McNemar's test, or of that of `cross` where there are several seeds). A model is
+    called overconfident where the interval of mean confidence − accuracy is above 0, widened by the
+    same correction. Where it is not, a class comes first whose mean probability differs from its
+    share of the images. Where there are no predictions to pair, two numbers differ where their
+    intervals do not overlap. Of a variant that gives the answers of its base model only the
+    confidence is told.
+
+    Returns:
+        One for each model that was tested on clean images, in the study's order.
+    """
+    found = {
+        model: find_worst_levels(contents, model)
+        for model in contents.titles
+        if contents.score("accuracy", model, CLEAN, NO_LEVEL)
+    }
+    images = read_image_keys(contents)
+    changes = _pair_changes(contents, found, images) if images else {}
+    chance = np.bincount(images.labels).max() / len(images.labels) if images else None
+    told = []
+    for model, of in found.items():
+        change, base = changes.get(model, PairedChange()), base_model(model)
+        title = contents.titles[model]
+        on_clean = contents.fitted_on(model) == (CLEAN,)
+        detail: Iterator[str]
+        if base in found and base != model and gives_same_answers(contents, model, base):
+            first, detail = _describe_same_answers(contents, model, base, of), iter(())
+        else:
+            first, detail = _describe_accuracy(contents, model, of, change, chance)
+        clean = read_performance(contents, model, CLEAN, NO_LEVEL)
+        assert clean is not None
+        there = of.focus.performance if of.focus else None
+        gap = widen_interval(there.gap, of.searched) if there and there.gap else clean.gap
+        cell = of.focus.sweep.cells[of.focus.level] if of.focus else CLEAN
+        off = find_miscalibrated_class(contents, model, cell, max(1, of.searched))
+        by_class = [words.describe_class_share(off, shifted=there is not None)] if off else []
+        confidence = [*words.describe_confidence(clean, there, change, of.searched)]
+        if by_class and gap and not find_sign(gap):
+            # The largest probabilities may be right on average, and those of a class not.
+            by_class, confidence = confidence, by_class
+        sentences = (first, *confidence, *words.describe_deferral(clean, there, on_clean=on_clean))
+        more = (
+            *detail,
+            *by_class,
+            *words.detail_confidence(clean, there, change, of.searched),
+            *words.detail_deferral(clean, there),
+        )
+        way = find_accuracy_direction(clean, there, change, of.searched) if there else 0
+        outcome = ModelOutcome(title, clean, there, way, find_sign(gap) if gap else 0)
+        told.append(ModelFindings(model, title, sentences, more, outcome))
+    return told
+
+
+def write_verdict(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
+    """Say in one sentence which model is best, how far it falls, and if confidence falls too.
+
+    Where several share the first place it is about all of these; without ranks it is about the
+    models, not about their variants. Empty where no model was tested on clean images.
+    """
+    models = (
+        [row.model for row in ranks.rows] if ranks else drop_variants(each.model for each in found)
+    )
+    leaders = [models[at] for at in ranks.leaders] if ranks else models
+    outcomes = {each.model: each.outcome for each in found}
+    told = [outcomes[model] for model in leaders if model in outcomes]
+    ranked: words.RankedBy = None if ranks is None else "shifts" if ranks.shifted else "clean"
+    return words.write_answer(told, len(models), ranked) if told else ""
+
+
+def _describe_same_answers(contents: Contents, model: str, base: str, found: WorstLevels) -> str:
+    variant = contents.variant(model)
+    differs = Variant.differs if variant is None else variant.differs
+    return words.describe_same_answers(contents.titles[base], found.focus, differs)
+
+
+def _describe_accuracy(
+    contents: Contents, model: str, found: WorstLevels, change: PairedChange, chance: float | None
+) -> tuple[str, Iterator[str]]:
+    """The sentence on the accuracy of a model, and those behind it."""
+    clean = read_performance(contents, model, CLEAN, NO_LEVEL)
+    assert clean is not None
+    lows = found.shifts or found.attacks
+    if not lows:
+        return words.describe_unshifted(clean, chance), iter(())
+    of = (clean, lows, found.searched, change, chance)
+    more = [*words.detail_accuracy(*of)]
+    if found.shifts:
+        more += words.describe_other_shifts(
+            found.shifts, contents.score("accuracy", model, ALL, MEAN)
+        )
+        more += words.describe_attacks(found.attacks)
+    return words.describe_accuracy(*of), iter(more)
+
+
+def _pair_changes(
+    contents: Contents, found: Mapping[str, WorstLevels], images: ImageKeys
+) -> dict[str, PairedChange]:
+    """The change from clean to the lowest accuracy of each model, on the same images."""
+    read: dict[str, list[FloatArray]] = {}
+    for model, of in found.items():
+        if of.focus is not None:
+            cells = (CLEAN, of.focus.sweep.cells[of.focus.level])
+            both = [_read_columns(contents, model, cell, images) for cell in cells]
+            if both[0] is not None and both[1] is not None:
+                read[model] = [*both[0], *both[1]]
+    if not read:
+        return {}
+    # One call, since all share the resamples: of each model four columns.
+    kinds: Sequence[IntervalKind] = ("share", "percentile", "share", "percentile")
+    every = [each for of in read.values() for each in of]
+    clusters = contents.clusters
+    estimated = iter(estimate_seed_means(every, contents.bootstrap, clusters, cycle(kinds)))
+    changes = {}
+    for model, (right, _, right_there, _) in read.items():
+        of_right, of_gap, of_right_there, of_gap_there = islice(estimated, 4)
+        changes[model] = PairedChange(
+            paired_change(of_right, of_right_there),
+            paired_change(of_gap, of_gap_there),
+            min(1.0, _test_change(right, right_there, clusters) * found[model].searched),
+        )
+    return changes
+
+
+def _test_change(clean: FloatArray, there: FloatArray, clusters: Clusters | None) -> float:
+    """Test whether the same trained networks are as often right here and there, `[n, S]` each."""
+    if clean.shape[1] > 1 or clusters is not None:
+        return crossed_mean(there - clean, clusters).p
+    return mcnemar_exact(clean[:, 0] > 0, there[:, 0] > 0).p
+
+
+def _read_columns(
+    contents: Contents, model: str, cell: str, images: ImageKeys
+) -> tuple[FloatArray, FloatArray] | None:
+    """How often each image is right, and confidence − that: `[n, S]` each."""
+    right = read_correct(contents, model, {cell: 1.0}, images)
+    sure = read_by_seed(contents, model, cell, "confidence")
+    return None if right is None or sure is None else (right, sure - right)
+
+
+def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
+    told = write_verdict(contents.once(find_findings), contents.once(rank_models))
+    return PartView(template="verdict.html.j2", facts={"told": told}) if told else None
+
+
+def _show_findings(contents: Contents, _: Tables) -> PartView:
+    order = order_by_rank(contents)
+    findings = sorted(contents.once(find_findings), key=lambda each: order.index(each.model))
+    return PartView(
+        "Each model in words", template="findings.html.j2", facts={"findings": findings}
+    )
+
+
+VERDICT, FINDINGS = ReportPart(_show_verdict), ReportPart(_show_findings)

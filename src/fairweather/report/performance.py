@@ -1,22 +1,250 @@
-"""How a model performs on clean images and at its worst, and which numbers are found to differ."""
+"""What predictions and scores say of a model, and which numbers differ by more than chance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, repeat
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import scipy.special  # scipy.stats takes half a second to import
 
-from fairweather.metrics.columns import Z95
-from fairweather.record import MEAN
-from fairweather.report.contents import Contents
-from fairweather.report.sweeps import Sweep
-from fairweather.types import Score
+from fairweather.metrics import Estimate, estimate_means, mcnemar_exact, recipe_estimate
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.columns import Z95, softmax
+from fairweather.metrics.metric import IntervalKind
+from fairweather.metrics.seeds import crossed_mean
+from fairweather.metrics.table import FEWEST
+from fairweather.report.contents import Contents, Sweep
+from fairweather.types.measurement import Score
+from fairweather.types.record import CLEAN, MEAN
 
-LEVEL = 0.05  # of the tests
+# ---------------------------------------------------------------- which images each model gets righ
+
+FloatArray = npt.NDArray[np.float64]
+# Random swaps behind a p-value: at least so many, and then more until so many were as far, which
+# leaves a p-value an error of 5 %.
+SWAPS, ENOUGH_EXTREME = 1_999, 400
+# They end with so many, or earlier by the number of images that are swapped, but not before so many
+# for each test that is corrected for, so that the smallest p-value stays far below 5 % after it.
+MOST_SWAPS, MOST_IMAGES, SWAPS_A_TEST = 99_999, 10**8, 100
+# Swaps of images that are drawn at once, and how many of them are in float64 at once: 1 MB, which
+# stays in the processor's cache (a third of the time for 300 and for 2,000 images), but no fewer
+# than some rows, since all columns are read again each time.
+SWAPS_AT_ONCE, CACHED_NUMBERS, FEWEST_ROWS = 2**22, 2**17, 16
+# What rounding may take off a sum of many shares; sums that differ do so by far more.
+ROUNDING = 1e-9
+
+
+class PairTests(NamedTuple):
+    """What tests of pairs find.
+
+    Attributes:
+        p: a p-value a pair, in (0, 1].
+        bound: bool, where no swap was as far, so that a larger number of them makes p smaller.
+        exact: whether McNemar's test counted all swaps, instead of some at random.
+    """
+
+    p: FloatArray
+    bound: npt.NDArray[np.bool_]
+    exact: bool
+
+
+class ImageKeys(NamedTuple):
+    """What identifies test images: int64 `[n]` each, in the order of the predictions."""
+
+    keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+
+def read_image_keys(contents: Contents) -> ImageKeys | None:
+    """Read which images all models were tested on, the same ones in the same order.
+
+    Scoring has made sure that all cells of a run are of the same images; so only those of clean
+    images are looked at. None where the models were tested on others than each other, or where
+    predictions are missing.
+    """
+    first = None
+    for model in contents.titles if contents.runs else ():
+        seed = contents.seeds_of(model)[0]
+        found = contents.read_columns(model, seed, CLEAN, ("keys", "labels"))
+        first = first or (ImageKeys(*found) if found else None)
+        if found is None or first is None or not all(map(np.array_equal, found, first)):
+            return None
+    return first
+
+
+def read_by_seed(contents: Contents, model: str, cell: str, column: str) -> FloatArray | None:
+    """Read a column of a cell, for each seed of the model: `[n, S]`; None where one is missing."""
+    found = [
+        contents.read_columns(model, seed, cell, (column,)) for seed in contents.seeds_of(model)
+    ]
+    columns = [columns[0] for columns in found if columns is not None]
+    return np.stack(columns, axis=1) if columns and len(columns) == len(found) else None
+
+
+def read_correct(
+    contents: Contents, model: str, cells: Mapping[str, float], images: ImageKeys
+) -> FloatArray | None:
+    """Read how often each image is right over some cells, for each seed of the model: `[n, S]`.
+
+    Args:
+        contents: of the run.
+        model: its name.
+        cells: the ids of the shifts, with their weights in the mean; these sum to 1.
+        images: from `read_image_keys`.
+
+    Returns:
+        Shares in [0, 1], only 0 and 1 for one cell; None where predictions are missing.
+    """
+    right = np.zeros((len(images.labels), len(contents.seeds_of(model))))
+    for cell, weight in cells.items():
+        predicted = read_by_seed(contents, model, cell, "predicted")
+        if predicted is None:
+            return None
+        right += (predicted == images.labels[:, None]) * weight
+    return right
+
+
+def find_shared_cells(contents: Contents, models: Iterable[str]) -> dict[str, float]:
+    """The shifted cells that all of these models have, with their weights in the mean over shifts.
+
+    The mean is over the levels of each shift and then over shifts, attacks left out.
+    """
+    names = list(models)
+    shared = [
+        [
+            cell
+            for level, cell in sweep.cells.items()
+            if all(contents.score("accuracy", name, sweep.name, level) for name in names)
+        ]
+        for sweep in contents.sweeps
+        if not sweep.is_attack
+    ]
+    kept = [cells for cells in shared if cells]
+    return {cell: 1 / (len(kept) * len(cells)) for cells in kept for cell in cells}
+
+
+def estimate_seed_means(
+    columns: Sequence[FloatArray],
+    resamples: int,
+    clusters: Clusters | None,
+    kinds: Iterable[IntervalKind] = repeat("share"),
+) -> list[Estimate]:
+    """Estimate the mean of each of some columns, `[n, S]`, over images (or clusters) and seeds.
+
+    All are estimated on the same resamples, so that they can be compared.
+    """
+    every = np.concatenate(columns, axis=1)
+    of_each = zip(columns, kinds, strict=False)
+    intervals = [kind for each, kind in of_each for _ in range(each.shape[1])]
+    by_seed = iter(estimate_means(every, intervals, resamples, clusters=clusters))
+    return [recipe_estimate(list(islice(by_seed, each.shape[1]))) for each in columns]
+
+
+def gives_same_answers(contents: Contents, model: str, base: str) -> bool:
+    """Say whether a model gives the answers of another to all images, as its scores suggest.
+
+    False where the two have other seeds, other cells, or predictions that are missing.
+    """
+    seeds = contents.seeds_of(model)
+    if not contents.runs or contents.seeds_of(base) != seeds:
+        return False
+    for cell, (shift, level) in contents.cells.items():
+        mine, others = (contents.score("accuracy", name, shift, level) for name in (model, base))
+        if mine != others:
+            return False
+        for seed in seeds if mine else ():
+            one, other = (
+                contents.read_columns(name, seed, cell, ("predicted",)) for name in (model, base)
+            )
+            if one is None or other is None or not np.array_equal(one[0], other[0]):
+                return False
+    return True
+
+
+def compare_pairs(
+    columns: FloatArray,
+    pairs: Sequence[tuple[int, int]],
+    tests: int,
+    generator: np.random.Generator,
+) -> PairTests:
+    """Test for each pair of columns whether they are equally often right on the same images.
+
+    If two columns differ by chance alone, each image's two numbers could as well have been
+    swapped. Where every number is 0 or 1, how many swaps differ at least as much is counted
+    exactly: that is McNemar's test. Otherwise (shares over cells or seeds) it is counted among
+    random swaps, with the one that was found among them, so that p is never too small by chance of
+    their number; the fewer are as far, the more are drawn. It is two-sided, and needs neither bins
+    nor a normal distribution.
+
+    Args:
+        columns: float `[n, columns]` in [0, 1].
+        pairs: numbers of two columns each.
+        tests: for how many tests the p-values will be corrected.
+        generator: of the random swaps.
+
+    Source: Fisher 1935, The Design of Experiments, section 21, for the swaps; Phipson and Smyth
+    2010, Permutation P-values Should Never Be Zero, for counting the one that was found; Besag and
+    Clifford 1991, Sequential Monte Carlo p-values, for drawing until enough are as far.
+
+    >>> columns = np.array([[1, 0]] * 6 + [[0, 1]] + [[0, 0]])
+    >>> compare_pairs(columns, [(0, 1)], 1, np.random.default_rng(0)).p.tolist()
+    [0.125]
+    """
+    if np.isin(columns, (0, 1)).all():
+        p = [mcnemar_exact(columns[:, a] > 0, columns[:, b] > 0).p for a, b in pairs]
+        return PairTests(np.array(p), np.zeros(len(pairs), dtype=bool), True)
+    unlike = np.asarray(columns[np.ptp(columns, axis=1) > 0], dtype=np.float64)
+    most = min(MOST_SWAPS, MOST_IMAGES // max(1, len(unlike)))
+    return _compare_by_swaps(unlike, pairs, max(SWAPS, SWAPS_A_TEST * tests, most), generator)
+
+
+def _compare_by_swaps(
+    columns: FloatArray,
+    pairs: Sequence[tuple[int, int]],
+    most: int,
+    generator: np.random.Generator,
+) -> PairTests:
+    first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    total = columns.sum(axis=0)
+    found = np.abs(total[first] - total[second]) * (1 - ROUNDING) - ROUNDING
+    as_far, drawn = np.zeros((2, len(pairs)))
+    left, done = np.arange(len(pairs)), 0
+    while len(left) and done < most:
+        # No pair is done before a first round, which is as long however many images there are.
+        ends = SWAPS if done < SWAPS else most
+        count = min(max(1, SWAPS_AT_ONCE // max(1, len(columns))), ends - done)
+        bits = generator.integers(256, size=(count, -(-len(columns) // 8)), dtype=np.uint8)
+        # The swapped images count with one sign, the others with the other.
+        sums = 2 * _sum_swapped(bits, columns) - total
+        far = np.abs(sums[:, first[left]] - sums[:, second[left]]) >= found[left]
+        done += count
+        as_far[left] += far.sum(axis=0)
+        drawn[left] = done
+        left = left[as_far[left] < ENOUGH_EXTREME] if done >= SWAPS else left
+    return PairTests((1 + as_far) / (1 + drawn), as_far == 0, False)
+
+
+def _sum_swapped(bits: npt.NDArray[np.uint8], columns: FloatArray) -> FloatArray:
+    """Sum each column over the images whose bit is set: `[count, n / 8]` to `[count, columns]`."""
+    step = max(FEWEST_ROWS, CACHED_NUMBERS // max(1, len(columns)))
+    return np.concatenate(
+        [
+            np.unpackbits(bits[at : at + step], axis=1, count=len(columns)).astype(np.float64)
+            @ columns
+            for at in range(0, len(bits), step)
+        ]
+    )
+
+
+# ---------------------------------------------------------------- how a model performs on clean ima
+
+SIGNIFICANCE = 0.05  # of the tests
 COVERAGE = "coverage_above_validation_threshold/0.05"
 RISK = "risk_above_validation_threshold/0.05"
-_COUNTS = dict(enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine"), 2))
+_COUNT_WORDS = dict(enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine"), 2))
 
 
 class Performance(NamedTuple):
@@ -49,7 +277,7 @@ class Performance(NamedTuple):
         ['these images', 'three seeds']
         """
         if self.seeds > 1:
-            return f"{_COUNTS.get(self.seeds, self.seeds)} seeds"
+            return f"{_COUNT_WORDS.get(self.seeds, self.seeds)} seeds"
         return "these clusters of images" if self.clusters else "these images"
 
 
@@ -79,7 +307,7 @@ class WorstLevels(NamedTuple):
     @property
     def focus(self) -> WorstLevel | None:
         """The lowest accuracy of all shifts, or of all attacks where there is no shift."""
-        return lowest(self.shifts or self.attacks)
+        return find_lowest(self.shifts or self.attacks)
 
     @property
     def searched(self) -> int:
@@ -87,19 +315,19 @@ class WorstLevels(NamedTuple):
         return sum(low.levels for low in self.shifts or self.attacks)
 
 
-def lowest(lows: Sequence[WorstLevel]) -> WorstLevel | None:
+def find_lowest(lows: Sequence[WorstLevel]) -> WorstLevel | None:
     """Return the level with the lowest accuracy of all, None where there is none."""
     return min(lows, key=lambda low: low.performance.accuracy.value, default=None)
 
 
-def worst_levels(contents: Contents, model: str) -> WorstLevels:
+def find_worst_levels(contents: Contents, model: str) -> WorstLevels:
     """Find the level of each shift and of each attack at which a model's accuracy is lowest."""
     lows: dict[str, list[WorstLevel]] = {"shift": [], "attack": []}
     for sweep in contents.sweeps:
         levels = [
             (level, performance)
             for level in sweep.cells
-            if (performance := performance_at(contents, model, sweep.name, level))
+            if (performance := read_performance(contents, model, sweep.name, level))
         ]
         if levels:
             level, worst = min(levels, key=lambda each: each[1].accuracy.value)
@@ -108,7 +336,7 @@ def worst_levels(contents: Contents, model: str) -> WorstLevels:
     return WorstLevels(lows["shift"], lows["attack"])
 
 
-def performance_at(
+def read_performance(
     contents: Contents, model: str, shift: str, level: str, seed: str | None = None
 ) -> Performance | None:
     """Read what the scores say of a model at one level of a shift; None without an accuracy.
@@ -140,7 +368,7 @@ class PairedChange(NamedTuple):
     p: float = 1.0
 
 
-class Outcome(NamedTuple):
+class ModelOutcome(NamedTuple):
     """What becomes of a model from clean images to its lowest accuracy.
 
     Attributes:
@@ -158,7 +386,7 @@ class Outcome(NamedTuple):
     side: int
 
 
-def accuracy_direction(
+def find_accuracy_direction(
     clean: Performance, there: Performance, change: PairedChange, searched: int
 ) -> int:
     """Say whether the lowest accuracy is higher (1), lower (−1), or not found to differ (0).
@@ -169,48 +397,109 @@ def accuracy_direction(
     >>> clean = Performance(Score(0.9, 0.88, 0.92, 100))
     >>> there = Performance(Score(0.8, 0.78, 0.82, 100))
     >>> change = PairedChange(accuracy=Score(-0.1, -0.15, -0.05, 100), p=0.2)
-    >>> [accuracy_direction(clean, there, change, searched) for searched in (1, 9)]
+    >>> [find_accuracy_direction(clean, there, change, searched) for searched in (1, 9)]
     [-1, 0]
     """
-    way = direction(clean.accuracy, there.accuracy, change.accuracy)
+    way = find_direction(clean.accuracy, there.accuracy, change.accuracy)
     tested = searched > 1 and change.accuracy is not None
-    return 0 if way < 0 and tested and change.p >= LEVEL else way
+    return 0 if way < 0 and tested and change.p >= SIGNIFICANCE else way
 
 
-def widened(score: Score, searched: int) -> Score:
+def widen_interval(score: Score, searched: int) -> Score:
     """Widen an interval to that of one of several numbers, which all hold theirs in 95 %.
 
     By Bonferroni's correction: it becomes one of 100 − 5 / `searched` %, as the tails of a normal
     distribution have it on either side. That is near enough for means over many images, and needs
     no more resamples than the interval itself.
 
-    >>> wide = widened(Score(0.1, 0.0, 0.2, 100), 20)
+    >>> wide = widen_interval(Score(0.1, 0.0, 0.2, 100), 20)
     >>> round(wide.low, 3), round(wide.high, 3)
     (-0.054, 0.254)
     """
-    factor = float(scipy.special.ndtri(1 - LEVEL / 2 / searched)) / Z95
+    factor = float(scipy.special.ndtri(1 - SIGNIFICANCE / 2 / searched)) / Z95
     value, low, high, n = score
     return Score(value, value - factor * (value - low), value + factor * (high - value), n)
 
 
-def direction(first: Score, second: Score, difference: Score | None) -> int:
+def find_direction(first: Score, second: Score, difference: Score | None) -> int:
     """Say whether the second number is larger (1), smaller (−1), or not found to differ (0).
 
     By the interval of the paired difference where there is one, else by whether theirs overlap.
 
     >>> near, far = Score(0.9, 0.88, 0.92, 100), Score(0.8, 0.78, 0.82, 100)
-    >>> direction(near, far, None), direction(near, far, Score(-0.1, -0.21, 0.01, 100))
+    >>> find_direction(near, far, None), find_direction(near, far, Score(-0.1, -0.21, 0.01, 100))
     (-1, 0)
     """
     if difference is None:
         return int(second.low > first.high) - int(second.high < first.low)
-    return sign(difference)
+    return find_sign(difference)
 
 
-def sign(score: Score) -> int:
+def find_sign(score: Score) -> int:
     """Say whether a number is above 0 (1), below (−1), or neither is found (0), by its interval.
 
-    >>> sign(Score(0.1, 0.05, 0.2, 100)), sign(Score(0.1, -0.05, 0.2, 100))
+    >>> find_sign(Score(0.1, 0.05, 0.2, 100)), find_sign(Score(0.1, -0.05, 0.2, 100))
     (1, 0)
     """
     return int(score.low > 0) - int(score.high < 0)
+
+
+# ---------------------------------------------------------------- whether each class is as frequent
+
+LEAST_DIFFERENCE = 0.01  # a smaller difference is no finding, however many images confirm it
+
+
+class ClassShare(NamedTuple):
+    """A class whose mean probability differs from its share of the images.
+
+    Attributes:
+        name: of the class.
+        probability: its mean over all images and seeds.
+        share: of the images that are of it.
+    """
+
+    name: str
+    probability: float
+    share: float
+
+
+def find_miscalibrated_class(
+    contents: Contents, model: str, cell: str, searched: int
+) -> ClassShare | None:
+    """Find the class whose mean probability is farthest from its share of the images of a cell.
+
+    The largest probability may be right on average while those of a class are not: of two classes,
+    one half too probable is surer where it is wrong and less sure where it is right.
+
+    Args:
+        contents: of the run.
+        model: its name.
+        cell: the id of the shift.
+        searched: among how many sets of images this one was chosen.
+
+    Returns:
+        None where no class differs by more than `LEAST` and with p below `LEVEL`, by the t-test of
+        `cross`, after Bonferroni's correction over classes and sets of images; classes of few
+        images are left out. None too where probabilities of all classes are not stored.
+    """
+    seeds = contents.seeds_of(model)
+    read = [contents.read_predictions(model, seed, cell) for seed in seeds] if contents.runs else []
+    logits = [each.logits for each in read if each is not None and each.logits is not None]
+    if not logits or len(logits) < len(read) or read[0] is None:
+        return None
+    labels, names = read[0].labels, read[0].classes
+    probabilities = np.stack([softmax(each) for each in logits], axis=2)
+    counts = np.bincount(labels, minlength=len(names))
+    tests = searched * (len(names) if len(names) > 2 else 1)
+    off = []
+    for at in np.flatnonzero(np.minimum(counts, len(labels) - counts) >= FEWEST):
+        of = probabilities[:, at] - (labels == at)[:, None]
+        found = crossed_mean(of, contents.clusters)
+        if abs(found.value) > LEAST_DIFFERENCE and found.p * tests < SIGNIFICANCE:
+            share = counts[at] / len(labels)
+            # Of two classes, both are as far off, and the rarer one is told.
+            off.append((round(abs(found.value), 9), -share, share + found.value, at))
+    if not off:
+        return None
+    _, share, probability, at = max(off)
+    return ClassShare(names[at], probability, -share)

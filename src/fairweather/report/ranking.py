@@ -1,4 +1,4 @@
-"""The ranking: which model is best, and which models the tests cannot tell apart."""
+"""Models beside each other: the ranking, and each variant beside its own model."""
 
 from __future__ import annotations
 
@@ -12,28 +12,40 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fairweather.metrics import holm, to_score
+from fairweather.metrics import holm, paired_change, paired_difference, to_score
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.recipes import cross_difference
-from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
+from fairweather.metrics.seeds import crossed_difference
 from fairweather.report.contents import Contents
-from fairweather.report.correctness import (
+from fairweather.report.performance import (
+    COVERAGE,
+    RISK,
     FloatArray,
-    Images,
+    ImageKeys,
     compare_pairs,
-    mean_estimates,
+    estimate_seed_means,
+    find_shared_cells,
     read_correct,
-    read_images,
-    shared_cells,
+    read_image_keys,
 )
-from fairweather.report.section import Part, Shown, Tables
-from fairweather.report.sentences import seed_far_out
-from fairweather.report.table_formats import Layout, TextTable, p_value
-from fairweather.report.tables import ABSENT, Entry
-from fairweather.types import Score
+from fairweather.report.section import PartView, ReportPart, Tables, show_tables
+from fairweather.report.sentences import warn_of_far_seed
+from fairweather.report.tables import (
+    ABSENT,
+    ScoreEntry,
+    ScoreRow,
+    ScoreTable,
+    TableLayout,
+    TextTable,
+    find_entry,
+    format_p_value,
+)
+from fairweather.types.measurement import Score
+from fairweather.types.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
+
+# ---------------------------------------------------------------- the ranking: which model is best,
 
 SHARE = (0.0, 1.0)  # bounds of accuracy
-LEVEL = 0.05  # of the tests, after Holm's correction
+SIGNIFICANCE = 0.05  # of the tests, after Holm's correction
 MCNEMAR = "McNemar's exact test"
 SWAPS = "random swaps of the two numbers of each image"
 RECIPES = "Student's t over seeds and images"
@@ -41,7 +53,7 @@ CLUSTERS = "Student's t over clusters of images"
 NORMAL_SEEDS = "Intervals and tests over seeds assume that seeds are about normal."
 
 
-class Ranked(NamedTuple):
+class RankedModel(NamedTuple):
     """A model at its rank.
 
     Attributes:
@@ -69,12 +81,12 @@ class Ranked(NamedTuple):
     @property
     def rank(self) -> str:
         """The ranks that it may have: `1` or `1–3`."""
-        return _span(self.best_rank, self.worst_rank)
+        return _format_range(self.best_rank, self.worst_rank)
 
     @property
     def clean_rank(self) -> str:
         """The ranks that it may have on clean images."""
-        return _span(self.clean_best_rank, self.clean_worst_rank)
+        return _format_range(self.clean_best_rank, self.clean_worst_rank)
 
     @property
     def p_in_words(self) -> str:
@@ -84,7 +96,7 @@ class Ranked(NamedTuple):
         if self.p_next_at_most and self.p_next >= 0.001:
             # A bound is rounded up, so that it stays one.
             return f"≤ {math.ceil(1000 * self.p_next) / 1000:.3f}"
-        return p_value(self.p_next)
+        return format_p_value(self.p_next)
 
 
 class Ranking(NamedTuple):
@@ -98,7 +110,7 @@ class Ranking(NamedTuple):
         notes: of recipes with a seed that is far from the others, a sentence each.
     """
 
-    rows: tuple[Ranked, ...]
+    rows: tuple[RankedModel, ...]
     shifted: bool
     caption: str
     leaders: tuple[int, ...]
@@ -113,25 +125,25 @@ class Ranking(NamedTuple):
             header = ("Model", "Rank", "Mean over shifts (%)", "p against the next", *clean)
         parts = ("", " low", " high", " n")
         numbers = [f"{of}{part}" for of in ("score", "clean") for part in parts]
-        columns = ["model", "title", *numbers, *Ranked._fields[4:]]
+        columns = ["model", "title", *numbers, *RankedModel._fields[4:]]
         lines = [(row.model, row.title, *row.score, *row.clean, *row[4:]) for row in self.rows]
         return TextTable(
             "ranking",
-            Layout(header),
+            TableLayout(header),
             [self._cells(row) for row in self.rows],
             [self.caption, *self.notes],
             pd.DataFrame(lines, columns=columns),
             [row.model for row in self.rows],
         )
 
-    def _cells(self, row: Ranked) -> list[str]:
-        score, clean = (str(Entry(each, percent=True)) for each in (row.score, row.clean))
+    def _cells(self, row: RankedModel) -> list[str]:
+        score, clean = (str(ScoreEntry(each, percent=True)) for each in (row.score, row.clean))
         if self.shifted:
             return [row.title, row.rank, score, row.p_in_words, row.clean_rank, clean]
         return [row.title, row.clean_rank, clean, row.p_in_words]
 
 
-class _Order(NamedTuple):
+class _RankRanges(NamedTuple):
     """What the tests say: the range of ranks of each model, and p for each two of them.
 
     `bound` says which p are only known to be at most that, and `tests` names the tests.
@@ -144,17 +156,17 @@ class _Order(NamedTuple):
     tests: str
 
 
-def ranked_models(models: Iterable[str]) -> list[str]:
+def drop_variants(models: Iterable[str]) -> list[str]:
     """Leave out the variants of models that are there themselves.
 
-    >>> ranked_models(["basic", "basic+temperature", "other+ensemble"])
+    >>> drop_variants(["basic", "basic+temperature", "other+ensemble"])
     ['basic', 'other+ensemble']
     """
     every = list(models)
     return [model for model in every if base_model(model) not in set(every) - {model}]
 
 
-def ranking(contents: Contents) -> Ranking | None:
+def rank_models(contents: Contents) -> Ranking | None:
     """Rank the models by mean accuracy over shifts; those not found to differ share their ranks.
 
     Variants are left out: a model is no rival of itself, so they stand in a table of their own.
@@ -163,32 +175,32 @@ def ranking(contents: Contents) -> Ranking | None:
     that all models have; where there are none, it is the accuracy on clean images. Two models are
     found to differ where a test on the same images is below 5 % after Holm's correction over all
     pairs of models that do not give the same answers. Where one of the two has several seeds it is
-    the t-test of `cross_difference`, which is about the recipes. Else it is the test of
+    the t-test of `crossed_difference`, which is about the recipes. Else it is the test of
     `compare_pairs`, which is about these trained networks.
 
     Returns:
         None where there are fewer than two models, where predictions are missing, or where the
         models were not tested on the same images in the same order.
     """
-    models = ranked_models(contents.titles)
+    models = drop_variants(contents.titles)
     if len(models) < len(contents.titles):
         contents = replace(contents, titles={model: contents.titles[model] for model in models})
-    images = read_images(contents) if len(models) > 1 else None
-    cells = shared_cells(contents, contents.titles)
+    images = read_image_keys(contents) if len(models) > 1 else None
+    cells = find_shared_cells(contents, contents.titles)
     tested = sum(len(sweep.cells) for sweep in contents.sweeps if not sweep.is_attack)
-    clean = _columns(contents, {CLEAN: 1.0}, images)
-    shifted = _columns(contents, cells, images) if cells else clean
+    clean = _read_columns(contents, {CLEAN: 1.0}, images)
+    shifted = _read_columns(contents, cells, images) if cells else clean
     if clean is None or shifted is None:
         return None
-    cleans = _scores(contents, clean, CLEAN, NO_LEVEL)
+    cleans = _read_scores(contents, clean, CLEAN, NO_LEVEL)
     scores = cleans
     if cells:
-        known = len(cells) == tested and _scores(contents, shifted, ALL, MEAN)
-        scores = known or _means(contents, shifted)
-    order, on_clean = (_order(columns, contents.clusters) for columns in (shifted, clean))
+        known = len(cells) == tested and _read_scores(contents, shifted, ALL, MEAN)
+        scores = known or _estimate_scores(contents, shifted)
+    order, on_clean = (_order_models(columns, contents.clusters) for columns in (shifted, clean))
     in_order = np.argsort([-columns.mean() for columns in shifted], kind="stable")
     rows = tuple(
-        Ranked(
+        RankedModel(
             model=models[at],
             title=contents.titles[models[at]],
             score=scores[at],
@@ -202,18 +214,21 @@ def ranking(contents: Contents) -> Ranking | None:
         )
         for at, after in zip(in_order, [*in_order[1:], None], strict=True)
     )
-    what = _what(len(cells), tested)
+    what = _describe_criterion(len(cells), tested)
     tests = order.tests
     if on_clean.tests != tests:
         tests = f"{on_clean.tests} on clean images, and {tests} for means"
     if any(row.p_in_words.startswith("≤") for row in rows):
         tests += ". “≤”: no random swap gave as large a difference"
-    caption = _caption(contents, what, tests)
+    caption = _caption_ranking(contents, what, tests)
     leaders = tuple(at for at, row in enumerate(rows) if row.best_rank == 1)
     trained = [(title, contents.seeds_of(model)) for model, title in contents.titles.items()]
     said = (
         next(
-            filter(None, (seed_far_out(title, seeds, each, contents.clusters) for each in both)), ""
+            filter(
+                None, (warn_of_far_seed(title, seeds, each, contents.clusters) for each in both)
+            ),
+            "",
         )
         for (title, seeds), both in zip(trained, zip(shifted, clean, strict=True), strict=True)
     )
@@ -221,8 +236,8 @@ def ranking(contents: Contents) -> Ranking | None:
     return Ranking(rows, bool(cells), caption, leaders, notes)
 
 
-def _columns(
-    contents: Contents, cells: Mapping[str, float], images: Images | None
+def _read_columns(
+    contents: Contents, cells: Mapping[str, float], images: ImageKeys | None
 ) -> list[FloatArray] | None:
     """How often each image is right, `[n, S]` a model; None where predictions are missing."""
     found = [
@@ -234,27 +249,27 @@ def _columns(
     return found if len(found) == len(contents.titles) else None
 
 
-def _scores(
+def _read_scores(
     contents: Contents, columns: Sequence[FloatArray], shift: str, level: str
 ) -> list[Score]:
     """The numbers of scores.csv, so that they read here as they do in the tables."""
     found = [contents.score("accuracy", model, shift, level) for model in contents.titles]
-    computed = _means(contents, columns) if None in found else []
+    computed = _estimate_scores(contents, columns) if None in found else []
     return [each or computed[at] for at, each in enumerate(found)]
 
 
-def _means(contents: Contents, columns: Sequence[FloatArray]) -> list[Score]:
-    found = mean_estimates(columns, contents.bootstrap, contents.clusters)
+def _estimate_scores(contents: Contents, columns: Sequence[FloatArray]) -> list[Score]:
+    found = estimate_seed_means(columns, contents.bootstrap, contents.clusters)
     return [to_score(each, SHARE) for each in found]
 
 
-def _order(columns: Sequence[FloatArray], clusters: Clusters | None) -> _Order:
+def _order_models(columns: Sequence[FloatArray], clusters: Clusters | None) -> _RankRanges:
     """Test all pairs of models that do not answer alike, `[n, S]` each."""
     shares = np.stack([each.mean(axis=1) for each in columns], axis=1)
     _, first, which = np.unique(shares, axis=1, return_index=True, return_inverse=True)
     pairs = list(combinations(range(len(first)), 2))
     tried = [(first[a], first[b]) for a, b in pairs]
-    p, is_bound, tests = _test(columns, tried, clusters)
+    p, is_bound, tests = _test_pairs(columns, tried, clusters)
     adjusted = np.ones((len(first),) * 2)
     bound = np.zeros(adjusted.shape, dtype=bool)
     for at, corrected, only_bound in zip(pairs, holm(p), is_bound, strict=True):
@@ -263,12 +278,12 @@ def _order(columns: Sequence[FloatArray], clusters: Clusters | None) -> _Order:
     every = np.ix_(which.ravel(), which.ravel())
     of_models = adjusted[every]
     means = shares.mean(axis=0)
-    better = (of_models < LEVEL) & (means[:, None] > means)  # [better one, worse one]
+    better = (of_models < SIGNIFICANCE) & (means[:, None] > means)  # [better one, worse one]
     best, worst = 1 + better.sum(axis=0), len(means) - better.sum(axis=1)
-    return _Order(best, worst, of_models, bound[every], tests)
+    return _RankRanges(best, worst, of_models, bound[every], tests)
 
 
-def _test(
+def _test_pairs(
     columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]], clusters: Clusters | None
 ) -> tuple[FloatArray, npt.NDArray[np.bool_], str]:
     """Test pairs of models: p, whether it is only a bound, and the names of the tests."""
@@ -290,13 +305,13 @@ def _test(
     for at, pair in enumerate(pairs):
         if not single[at]:
             first, second = (columns[which] for which in pair)
-            p[at] = cross_difference(second, first, clusters, SHARE).p
+            p[at] = crossed_difference(second, first, clusters, SHARE).p
     if not all(single):
         names.append(of_recipes)
     return p, bound, " or ".join(names) or otherwise
 
 
-def _what(cells: int, tested: int) -> str:
+def _describe_criterion(cells: int, tested: int) -> str:
     """Say what the models are ranked by, and what of their shifted sets is left out."""
     if not tested:
         return "accuracy on clean images"
@@ -315,30 +330,124 @@ def _what(cells: int, tested: int) -> str:
     )
 
 
-def _caption(contents: Contents, what: str, tests: str) -> str:
+def _caption_ranking(contents: Contents, what: str, tests: str) -> str:
     normal = f"{NORMAL_SEEDS} " if RECIPES in tests else ""
     return (
         f"Models by {what}. In brackets: {contents.intervals}. {contents.sample()}. "
         f"{normal}A range of ranks lists every rank that the tests do not rule out. Two models "
-        f"differ where a test on the same images has p < {LEVEL:g} after Holm's correction over "
+        f"differ where a test on the same images has p < {SIGNIFICANCE:g} after Holm's correction "
+        f"over "
         f"all pairs: {tests}."
     )
 
 
-def _span(best: int, worst: int) -> str:
+def _format_range(best: int, worst: int) -> str:
     return str(best) if best == worst else f"{best}–{worst}"
 
 
-def _tables(contents: Contents) -> Iterator[TextTable]:
-    if (ranks := contents.once(ranking)) is not None:
+def _ranking_tables(contents: Contents) -> Iterator[TextTable]:
+    if (ranks := contents.once(rank_models)) is not None:
         yield ranks.table
 
 
-def _shown(contents: Contents, tables: Tables) -> Shown | None:
-    ranks = contents.once(ranking)
+def _show_ranking(contents: Contents, tables: Tables) -> PartView | None:
+    ranks = contents.once(rank_models)
     if ranks is None:
         return None
-    return Shown("Ranking", tables, template="ranking.html.j2", facts={"notes": ranks.notes})
+    return PartView("Ranking", tables, template="ranking.html.j2", facts={"notes": ranks.notes})
 
 
-PART = Part(_shown, _tables)
+RANKING = ReportPart(_show_ranking, _ranking_tables)
+
+
+# ---------------------------------------------------------------- variants of models beside the mod
+
+_THRESHOLD_NOTE = (
+    "Risk: the share of wrong answers among those at or above the threshold that keeps it to 5 % "
+    "on validation images, clean ones or those under the shifts that fit_on lists. Coverage: the "
+    "share of the images that is answered so. "
+)
+
+
+def tabulate_variants(contents: Contents) -> ScoreTable | None:
+    """Compare each variant with its own model on the same images; None where there is none.
+
+    A change is variant − model, paired by images, and by seeds where both have the same number of
+    them. Under the shifts it is over the levels that both were tested on.
+    """
+    pairs = [
+        (name, base_model(name))
+        for name in contents.titles
+        if base_model(name) != name and base_model(name) in contents.titles
+    ]
+    if not pairs:
+        return None
+    images = read_image_keys(contents)
+    shifted = any(not sweep.is_attack for sweep in contents.sweeps)
+    thresholds = any(contents.fitted_on(name) != (CLEAN,) for name, _ in pairs)
+    deferred = [RISK, COVERAGE] if thresholds else []
+    places = [("mean over shifts", ALL, MEAN)] if shifted else []
+    places.append(("clean", CLEAN, NO_LEVEL))
+    rows = []
+    for base in dict.fromkeys(base for _, base in pairs):
+        for name in (base, *(name for name, own in pairs if own == base)):
+            entries = [
+                entry
+                for place, shift, level in places
+                for entry in (
+                    *_variant_entries(contents, name, base, (place, shift, level), images),
+                    *(find_entry(contents, each, name, shift, level) for each in deferred),
+                )
+            ]
+            rows.append(
+                ScoreRow(name, contents.titles[name], contents.titles[name], tuple(entries))
+            )
+    heads = ["accuracy (%)", "change (points)", "RMS calibration error"]
+    keys = ["accuracy", "change of accuracy", "rms_calibration_error"]
+    heads += ["risk", "coverage"] if deferred else []
+    keys += deferred
+    return ScoreTable(
+        name="variants",
+        caption=(
+            "Each model, and its variants below it. Change: of the accuracy, variant − model, on "
+            f"the same images. {_THRESHOLD_NOTE if thresholds else ''}In brackets: "
+            f"{contents.intervals}. {contents.sample()}."
+        ),
+        header=("Model", *(f"{p[0].capitalize()}: {head}" for p in places for head in heads)),
+        keys=("model", *(f"{p[0]} {key}" for p in places for key in keys)),
+        rows=tuple(rows),
+    )
+
+
+def _variant_entries(
+    contents: Contents, name: str, base: str, place: tuple[str, str, str], images: ImageKeys | None
+) -> list[ScoreEntry | None]:
+    """Accuracy, its change to the model's own, and calibration error in one place."""
+    _, shift, level = place
+    cells = {CLEAN: 1.0} if shift == CLEAN else find_shared_cells(contents, (name, base))
+    change = None
+    if images and cells and name != base:
+        change = _estimate_change(contents, name, base, cells, images)
+    return [
+        find_entry(contents, "accuracy", name, shift, level),
+        None if change is None else ScoreEntry(change, percent=True),
+        find_entry(contents, "rms_calibration_error", name, shift, level),
+    ]
+
+
+def _estimate_change(
+    contents: Contents, name: str, base: str, cells: Mapping[str, float], images: ImageKeys
+) -> Score | None:
+    """How much more often the variant is right than its model; None without predictions."""
+    columns = [read_correct(contents, model, cells, images) for model in (base, name)]
+    known = [each for each in columns if each is not None]
+    if len(known) < len(columns):
+        return None
+    first, second = estimate_seed_means(known, contents.bootstrap, contents.clusters)
+    alike = len(first.of_seeds) == len(second.of_seeds)
+    return (paired_change if alike else paired_difference)(first, second)
+
+
+VARIANTS = ReportPart(
+    show_tables("Variants beside their own model"), lambda contents: [tabulate_variants(contents)]
+)

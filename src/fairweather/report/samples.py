@@ -13,8 +13,8 @@ import pydantic
 from PIL import Image
 
 from fairweather.errors import InputError, one_line
-from fairweather.record import SAMPLES
-from fairweather.runs import RunFolder, inside, read_parquet
+from fairweather.runs.folder import RunFolder, read_parquet, resolve_inside
+from fairweather.types.record import SAMPLES
 
 INDEX_VERSION = 2
 INDEX, PICTURES = f"{SAMPLES}/index.json", f"{SAMPLES}/pictures.parquet"
@@ -73,18 +73,18 @@ class Samples(NamedTuple):
     attacked: Mapping[tuple[str, str, int], bytes] = MappingProxyType({})
 
 
-class _Mixture(pydantic.BaseModel):
+class _MixtureFile(pydantic.BaseModel):
     file: str
     labels: tuple[str, str]
     weight: Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
-class _Index(pydantic.BaseModel):
+class _IndexFile(pydantic.BaseModel):
     """The content of the index: keys; the pictures themselves are in one file."""
 
     version: Literal[2]
     labels: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
-    mixup: _Mixture | None = None
+    mixup: _MixtureFile | None = None
     strip: tuple[int, ...]
     lost: dict[str, tuple[CellImage, ...]] | None
     mistakes: dict[str, dict[str, tuple[CellImage, ...]]]
@@ -105,14 +105,14 @@ def read_samples(run: RunFolder) -> Samples | None:
     if not path.is_file():
         return None
     try:
-        return _read(run, _Index.model_validate_json(path.read_bytes()))
+        return _make_samples(run, _IndexFile.model_validate_json(path.read_bytes()))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "all"
         raise InputError(f"{path} cannot be read: {where}: {first['msg']}") from None
 
 
-def _read(run: RunFolder, index: _Index) -> Samples:
+def _make_samples(run: RunFolder, index: _IndexFile) -> Samples:
     if len(index.strip) != len(index.labels):
         counts = f"{len(index.labels)} labels for {len(index.strip)} images"
         raise InputError(f"{run.path / INDEX} must name each image of the strip, found {counts}")
@@ -190,11 +190,11 @@ def _is_webp(content: bytes) -> bool:
         return False
 
 
-def _read_mixup(run: RunFolder, index: _Index) -> Mixup | None:
+def _read_mixup(run: RunFolder, index: _IndexFile) -> Mixup | None:
     """Read the three pictures of one size that stand side by side in one file."""
     if index.mixup is None:
         return None
-    path = inside(run.path, index.mixup.file, INDEX)
+    path = resolve_inside(run.path, index.mixup.file, INDEX)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
+from fairweather.report.charts import Figure, Spec
 from fairweather.report.contents import Contents
-from fairweather.report.figures import Figure, Spec
-from fairweather.report.table_formats import Body, Layout
-from fairweather.types import Kind, Predictions
+from fairweather.report.tables import Body, TableLayout
+from fairweather.types.kinds import TaskKind
+from fairweather.types.measurement import Predictions
 
 
 class FileTable(Protocol):
@@ -43,7 +44,7 @@ Tables = Sequence[FileTable]
 
 
 @dataclass(frozen=True)
-class Shown:
+class PartView:
     """What the page shows of a part of a section.
 
     Attributes:
@@ -67,18 +68,18 @@ class Shown:
     carried: Mapping[str, object] = field(default_factory=dict)
 
 
-def nothing(_: Contents) -> Iterable[None]:
+def make_nothing(_: Contents) -> Iterable[None]:
     """A part that writes no tables, or no figures."""
     return ()
 
 
-def headed(heading: str) -> Callable[[Contents, Tables], Shown | None]:
+def show_tables(heading: str) -> Callable[[Contents, Tables], PartView | None]:
     """Show the tables of a part below a heading; where there are none, nothing."""
-    return lambda _, tables: Shown(heading, tables) if tables else None
+    return lambda _, tables: PartView(heading, tables) if tables else None
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportPart:
     """A part of a section.
 
     Attributes:
@@ -88,17 +89,17 @@ class Part:
         accepts: the kind of predictions that it is about; None for those of every task.
     """
 
-    shown: Callable[[Contents, Tables], Shown | None]
-    tables: Callable[[Contents], Iterable[FileTable | None]] = nothing
-    figures: Callable[[Contents], Iterable[Figure | None]] = nothing
-    accepts: Kind | None = Predictions.kind
+    shown: Callable[[Contents, Tables], PartView | None]
+    tables: Callable[[Contents], Iterable[FileTable | None]] = make_nothing
+    figures: Callable[[Contents], Iterable[Figure | None]] = make_nothing
+    accepts: TaskKind | None = Predictions.kind
 
 
 class Brief(NamedTuple):
     """What is said of a section in a terminal: sentences, and a table below them."""
 
     sentences: Sequence[str]
-    layout: Layout
+    layout: TableLayout
     body: Body
 
 
@@ -117,7 +118,7 @@ class Section:
 
     anchor: str
     title: str
-    parts: tuple[Part, ...]
+    parts: tuple[ReportPart, ...]
     accepts: Callable[[Contents], bool] = lambda _: True
     brief: Callable[[Contents], Brief] | None = None
 

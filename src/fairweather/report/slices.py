@@ -11,28 +11,46 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.metrics import holm, to_score
-from fairweather.metrics.clusters import FEW_CLUSTERS, difference_of_shares, membership_p
-from fairweather.record import ALL, CLEAN, MEAN, NO_LEVEL, SLICES, slice_of, worst_slice
-from fairweather.report.contents import Contents, ensembles_as_models, joined_name
-from fairweather.report.correctness import (
+from fairweather.metrics.clusters import FEW_CLUSTERS, membership_p, zou_donner_interval
+from fairweather.report.contents import Contents, ensembles_as_models, join_name
+from fairweather.report.performance import (
     FloatArray,
-    Images,
-    mean_estimates,
+    ImageKeys,
+    estimate_seed_means,
     read_correct,
-    read_images,
+    read_image_keys,
 )
-from fairweather.report.section import Part, Shown, Tables
-from fairweather.report.table_formats import Layout, TextTable, p_value, signed
-from fairweather.report.tables import ABSENT, TOO_FEW, TOO_FEW_NOTE, Entry, is_percent, signed_entry
-from fairweather.runs import StoredGroups
-from fairweather.types import Score
+from fairweather.report.section import PartView, ReportPart, Tables
+from fairweather.report.tables import (
+    ABSENT,
+    TOO_FEW,
+    TOO_FEW_NOTE,
+    ScoreEntry,
+    TableLayout,
+    TextTable,
+    format_difference,
+    format_p_value,
+    format_signed,
+    is_percent,
+)
+from fairweather.runs.folder import StoredGroups
+from fairweather.types.measurement import Score
+from fairweather.types.record import (
+    ALL,
+    CLEAN,
+    MEAN,
+    NO_LEVEL,
+    SLICES,
+    slice_label,
+    worst_slice_label,
+)
 
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 FEW_MARK = "*"
 ONE_CLUSTER = "one cluster"  # which says nothing of others
-SINGLE = "="  # in the name of a slice, and not in that of the worst of a column
+VALUE_MARK = "="  # in the name of a slice, and not in that of the worst of a column
 # What a table of slices shows: the metric, and of which images.
-PLACES = (
+SLICE_PLACES = (
     ("accuracy", CLEAN, NO_LEVEL, "Clean: accuracy (%)"),
     ("rms_calibration_error", CLEAN, NO_LEVEL, "Clean: RMS calibration error"),
     ("accuracy", ALL, MEAN, "Mean over shifts: accuracy (%)"),
@@ -105,14 +123,14 @@ class SliceTable(NamedTuple):
         counts = ["Images", *([f"Clusters ({self.cluster})"] if self._has_clusters else [])]
         names = [f"{shift} {metric}" for metric, shift, *_ in self.places]
         columns = ["model", "title", "slice", "n", "clusters"]
-        columns += [f"{name}{part}" for name in [*names, "difference"] for part in PARTS]
+        columns += [f"{name}{part}" for name in [*names, "difference"] for part in INTERVAL_PARTS]
         lines = [
             [*row[:4], row.clusters, *(each for score in row.numbers for each in score[:3]), row.p]
             for row in self.rows
         ]
         return TextTable(
             self.name,
-            Layout(
+            TableLayout(
                 (
                     *("Model", "Images with", *counts, *shown),
                     *("Against the others (points)", "p (Holm)"),
@@ -139,19 +157,19 @@ class SliceTable(NamedTuple):
         shown = [
             ABSENT
             if score is None
-            else str(Entry(score, is_percent(metric))).replace(TOO_FEW, alone)
+            else str(ScoreEntry(score, is_percent(metric))).replace(TOO_FEW, alone)
             for (metric, *_), score in zip(self.places, row.scores, strict=True)
         ]
-        p = ABSENT if math.isnan(row.p) else p_value(row.p)
-        gap = ABSENT if row.difference is None else signed_entry(row.difference, True, alone)
+        p = ABSENT if math.isnan(row.p) else format_p_value(row.p)
+        gap = ABSENT if row.difference is None else format_difference(row.difference, True, alone)
         return [row.title, row.slice, *counts, *shown, gap, p]
 
 
-PARTS = ("", " low", " high")
+INTERVAL_PARTS = ("", " low", " high")
 NO_SCORE = Score(math.nan, math.nan, math.nan, 0)
 
 
-def slice_tables(contents: Contents) -> list[SliceTable]:
+def tabulate_slices(contents: Contents) -> list[SliceTable]:
     """Build one table for each column of slices that was asked for; none if there are none.
 
     With several runs, only the slices of the first one that has some are shown.
@@ -159,24 +177,27 @@ def slice_tables(contents: Contents) -> list[SliceTable]:
     for label, run in contents.runs.items():
         groups = run.groups()
         if groups is not None and groups.slices and run.holds(SLICES):
-            scores, images = _read(run.slice_scores, label), read_images(contents)
-            return [_table(contents, column, groups, scores, images) for column in groups.slices]
+            scores, images = _read_slices(run.slice_scores, label), read_image_keys(contents)
+            return [
+                _tabulate_column(contents, column, groups, scores, images)
+                for column in groups.slices
+            ]
     return []
 
 
-class _Read(NamedTuple):
+class _StoredSlices(NamedTuple):
     """The scores of slices.csv by what they are of, and the number of clusters of each slice."""
 
     scores: Mapping[Key, Score]
     clusters: Mapping[str, int | None]
 
 
-def _read(frame: pd.DataFrame, label: str) -> _Read:
+def _read_slices(frame: pd.DataFrame, label: str) -> _StoredSlices:
     rows = ensembles_as_models(frame)
     if MEAN in set(rows["seed"]):
         rows = rows[rows["seed"] == MEAN]
     scores = {
-        (joined_name(label, model), shift, level, name, metric): Score(value, low, high, int(n))
+        (join_name(label, model), shift, level, name, metric): Score(value, low, high, int(n))
         for model, shift, level, name, metric, value, low, high, n in rows[COLUMNS].itertuples(
             index=False
         )
@@ -185,26 +206,26 @@ def _read(frame: pd.DataFrame, label: str) -> _Read:
     if "clusters" in rows:
         known = rows.dropna(subset="clusters")
         clusters |= dict(zip(known["slice"], known["clusters"].astype(int), strict=True))
-    return _Read(scores, clusters)
+    return _StoredSlices(scores, clusters)
 
 
-def _table(
+def _tabulate_column(
     contents: Contents,
     column: str,
     groups: StoredGroups,
-    read: _Read,
-    images: Images | None,
+    read: _StoredSlices,
+    images: ImageKeys | None,
 ) -> SliceTable:
     values = groups.slices[column]
-    names = [slice_of(column, value) for value in sorted(set(values))]
+    names = [slice_label(column, value) for value in sorted(set(values))]
     shifted = any(key[1] == ALL for key in read.scores)
-    places = PLACES if shifted else PLACES[:2]
+    places = SLICE_PLACES if shifted else SLICE_PLACES[:2]
     first = (CLEAN, NO_LEVEL, names[0], "accuracy")
     models = [model for model in contents.titles if (model, *first) in read.scores]
     contrasts: dict[tuple[str, str], _Contrast | None] = {}
     for model in models:
         scores = [read.scores[model, CLEAN, NO_LEVEL, name, "accuracy"] for name in names]
-        found = zip(names, _contrasts(contents, model, values, scores, images), strict=True)
+        found = zip(names, _test_contrasts(contents, model, values, scores, images), strict=True)
         contrasts |= {(model, name): each for name, each in found}
     # Of two slices, both are the same test.
     told = {name: names[0] if len(names) == 2 else name for name in names}
@@ -218,27 +239,27 @@ def _table(
     for model in models:
         for name in names:
             each, p = contrasts[model, name], adjusted.get((model, told[name]), math.nan)
-            rows.append(_row(contents, model, name, places, read, each and each.gap, p))
-        worst = worst_slice(column)
+            rows.append(_make_row(contents, model, name, places, read, each and each.gap, p))
+        worst = worst_slice_label(column)
         if (model, CLEAN, NO_LEVEL, worst, "accuracy") in read.scores:
-            rows.append(_row(contents, model, worst, places, read, None, math.nan))
+            rows.append(_make_row(contents, model, worst, places, read, None, math.nan))
     return SliceTable(
         f"slices_{column.replace('*', '_and_')}",
         column,
         places,
         tuple(rows),
-        _found(rows),
-        _caption(contents, column, len(alone), rows),
+        _describe_differences(rows),
+        _caption_slices(contents, column, len(alone), rows),
         groups.cluster,
     )
 
 
-def _row(
+def _make_row(
     contents: Contents,
     model: str,
     name: str,
     places: Sequence[tuple[str, str, str, str]],
-    read: _Read,
+    read: _StoredSlices,
     difference: Score | None,
     p: float,
 ) -> SliceRow:
@@ -251,12 +272,12 @@ def _row(
     return SliceRow(model, contents.titles[model], name, first.n, clusters, scores, difference, p)
 
 
-def _contrasts(
+def _test_contrasts(
     contents: Contents,
     model: str,
     values: npt.NDArray[np.object_],
     scores: Sequence[Score],
-    images: Images | None,
+    images: ImageKeys | None,
 ) -> Iterator[_Contrast | None]:
     """For each slice, clean accuracy against that of all other images; None if not tested.
 
@@ -268,8 +289,8 @@ def _contrasts(
         if right is None or inside.all() or len(right) != len(inside):
             yield None
             continue
-        others = _accuracy(contents, right, np.flatnonzero(~inside))
-        ends = difference_of_shares(score, others)
+        others = _estimate_accuracy(contents, right, np.flatnonzero(~inside))
+        ends = zou_donner_interval(score, others)
         gap = Score(score.value - others.value, *ends, score.n)
         clusters = contents.clusters
         if clusters is not None and set(clusters.of[inside]) & set(clusters.of[~inside]):
@@ -279,15 +300,17 @@ def _contrasts(
             yield _Contrast(gap, p)
 
 
-def _accuracy(contents: Contents, right: FloatArray, places: npt.NDArray[np.integer]) -> Score:
+def _estimate_accuracy(
+    contents: Contents, right: FloatArray, places: npt.NDArray[np.integer]
+) -> Score:
     """The accuracy on some images, over seeds and over images or clusters."""
     known = contents.clusters
     clusters = None if known is None else known.select(places)
-    [found] = mean_estimates([right[places]], contents.bootstrap, clusters)
+    [found] = estimate_seed_means([right[places]], contents.bootstrap, clusters)
     return to_score(found, (0.0, 1.0))
 
 
-def _found(rows: Sequence[SliceRow]) -> str:
+def _describe_differences(rows: Sequence[SliceRow]) -> str:
     """Say which slices differ from the others, and where no test says so, which differs most."""
     models = len({row.model for row in rows})
     tested = [
@@ -295,36 +318,36 @@ def _found(rows: Sequence[SliceRow]) -> str:
         for row in rows
         if not math.isnan(row.p) and (gap := row.difference and row.difference.value) is not None
     ]
-    if differ := [f"{name} ({_points(gap)})" for p, gap, name in tested if p < LEVEL]:
+    if differ := [f"{name} ({_format_points(gap)})" for p, gap, name in tested if p < SIGNIFICANCE]:
         return f"Clean accuracy differs from that of the other images: {', '.join(differ)}."
     told = ""
     # Of two slices, both are as far away.
-    several = len({row.slice for row in rows if SINGLE in row.slice}) > 2
+    several = len({row.slice for row in rows if VALUE_MARK in row.slice}) > 2
     if far := [each for each in tested if several and round(abs(each[1]), 3)]:
         _, gap, name = max(far, key=lambda each: (round(abs(each[1]), 9), -each[1]))
-        told = f"{name} differs most ({_points(gap)}), and the tests cannot confirm that."
+        told = f"{name} differs most ({_format_points(gap)}), and the tests cannot confirm that."
     alone = list(dict.fromkeys(row.slice for row in rows if row.clusters == 1))
     unknown = f" Nothing is known of {', '.join(alone)}, of one cluster each." if alone else ""
-    low = min((row for row in rows if _low(row) < math.inf), key=_low, default=None)
+    low = min((row for row in rows if _lower_end(row) < math.inf), key=_lower_end, default=None)
     if low is None:
         return f"{told}{unknown}".strip()
     size = f"{low.n:,} images" if low.clusters is None else f"{low.clusters:,} clusters"
     of = f" of {low.title}" if models > 1 else ""
-    lowest = f"{low.slice} may be as low as {100 * _low(low):.1f} %"
+    lowest = f"{low.slice} may be as low as {100 * _lower_end(low):.1f} %"
     return f"{told} With {size}, clean accuracy{of} on {lowest}.{unknown}".strip()
 
 
-def _points(gap: float) -> str:
-    return f"{signed(gap, percent=True)} points"
+def _format_points(gap: float) -> str:
+    return f"{format_signed(gap, percent=True)} points"
 
 
-def _low(row: SliceRow) -> float:
+def _lower_end(row: SliceRow) -> float:
     """The lower end of the clean accuracy on a single slice; infinite if there is none."""
-    score, single = row.scores[0], SINGLE in row.slice
+    score, single = row.scores[0], VALUE_MARK in row.slice
     return math.inf if score is None or score.too_few or not single else score.low
 
 
-def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRow]) -> str:
+def _caption_slices(contents: Contents, column: str, tests: int, rows: Sequence[SliceRow]) -> str:
     of = "test" if tests == 1 else "tests"
     units = "" if contents.clusters is None else ", over clusters"
     chosen = "images" if contents.clusters is None else "clusters"
@@ -340,15 +363,17 @@ def _caption(contents: Contents, column: str, tests: int, rows: Sequence[SliceRo
         words.append(
             f"{FEW_MARK} Fewer than {FEW_CLUSTERS} clusters: the interval is less reliable."
         )
-    several = [row for row in rows if row.clusters != 1 and SINGLE in row.slice]
+    several = [row for row in rows if row.clusters != 1 and VALUE_MARK in row.slice]
     if any(score is not None and score.too_few for row in several for score in row.scores):
         words.append(TOO_FEW_NOTE)
     return " ".join(words)
 
 
-def _shown(contents: Contents, _: Tables) -> Shown | None:
-    slices = contents.once(slice_tables)
-    return Shown(template="slices.html.j2", facts={"slices": slices}) if slices else None
+def _show_slices(contents: Contents, _: Tables) -> PartView | None:
+    slices = contents.once(tabulate_slices)
+    return PartView(template="slices.html.j2", facts={"slices": slices}) if slices else None
 
 
-PART = Part(_shown, lambda contents: [each.table for each in contents.once(slice_tables)])
+SUBGROUPS = ReportPart(
+    _show_slices, lambda contents: [each.table for each in contents.once(tabulate_slices)]
+)

@@ -1,67 +1,89 @@
-"""The summary: clean images and the mean of each shift, and each class against all others."""
+"""Tables with a row for each model: summary, classes, units, worst levels, priors, deferral."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pandas as pd
 
-from fairweather.metrics.class_metrics import CLASS_METRICS
+from fairweather.metrics import METRICS
+from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.metrics.table import shown_metrics
-from fairweather.record import CLEAN, NO_LEVEL
-from fairweather.report.contents import Contents
-from fairweather.report.section import Part, Shown, Tables, headed
+from fairweather.report.contents import Contents, ensembles_as_models
+from fairweather.report.other_images import INTERVALS, describe_sample, find_shifts, split_by_seed
+from fairweather.report.performance import COVERAGE, RISK
+from fairweather.report.section import PartView, ReportPart, Tables, show_tables
 from fairweather.report.tables import (
-    Column,
-    Row,
-    Table,
-    by_model,
-    column_key,
+    CORRECTED,
+    ScoreColumn,
+    ScoreRow,
+    ScoreTable,
+    caption_scores,
+    describe_interval,
     describe_metric,
+    drop_empty_columns,
     find_defined,
-    interval_note,
-    told_of,
+    find_entry,
+    make_column_key,
+    tabulate_models,
 )
-from fairweather.report.training_figures import labels_figure
+from fairweather.report.training import draw_labels
+from fairweather.types.record import (
+    ALL,
+    CLEAN,
+    MEAN,
+    NO_LEVEL,
+    PRIORS,
+    WORST,
+    WORST_PRIORS,
+    is_of_all_units,
+)
+
+# ---------------------------------------------------------------- the summary: clean images and the
 
 
-def summary_rows(contents: Contents) -> pd.DataFrame:
+def find_summary_rows(contents: Contents) -> pd.DataFrame:
     """Return the rows of scores.csv that the summary tables show."""
     return contents.find(
         (metric, model, column.shift, column.level)
         for metric in shown_metrics(2)
         for model in contents.titles
-        for column in states(contents, metric)
+        for column in summary_columns(contents, metric)
     )
 
 
-def _summaries(contents: Contents) -> Iterator[Table | None]:
+def _summary_tables(contents: Contents) -> Iterator[ScoreTable | None]:
     shifts = "; for each shift, the mean over its levels" if contents.sweeps else ""
     for metric in shown_metrics(2):
         subject = f"{describe_metric(metric)} on the clean test images{shifts}"
-        caption = told_of(contents, subject, interval_note(metric))
-        yield by_model(f"summary_{metric}", caption, states(contents, metric), contents)
+        caption = caption_scores(contents, subject, describe_interval(metric))
+        yield tabulate_models(
+            f"summary_{metric}", caption, summary_columns(contents, metric), contents
+        )
 
 
-def states(contents: Contents, metric: str) -> list[Column]:
+def summary_columns(contents: Contents, metric: str) -> list[ScoreColumn]:
     """The columns of a summary: clean images, and the mean over the levels of each shift."""
     return [
-        Column(title, column_key(shift, level), metric, shift, level)
+        ScoreColumn(title, make_column_key(shift, level), metric, shift, level)
         for title, shift, level in contents.means
     ]
 
 
-def _shown(_: Contents, tables: Tables) -> Shown:
-    return Shown(tables=tables, facts={"figures": ["labels"]})
+def _show_summaries(_: Contents, tables: Tables) -> PartView:
+    return PartView(tables=tables, facts={"figures": ["labels"]})
 
 
-SUMMARY = Part(_shown, _summaries, lambda contents: [labels_figure(contents)], accepts=None)
+SUMMARY = ReportPart(
+    _show_summaries, _summary_tables, lambda contents: [draw_labels(contents)], accepts=None
+)
 
 
 # ---- single classes
 
 
-def _classes(contents: Contents) -> Iterator[Table]:
+def _class_tables(contents: Contents) -> Iterator[ScoreTable]:
     """Build one table of all classes and operating points on clean images, if there are some."""
     beginning = f"{next(iter(CLASS_METRICS))}/"
     metrics = contents.scores["metric"][contents.scores["shift"] == CLEAN].unique()
@@ -75,26 +97,217 @@ def _classes(contents: Contents) -> Iterator[Table]:
         f"is at least that. In brackets: {contents.intervals}, for as many images as the number is "
         f"a share of. {contents.sample()}."
     )
-    yield Table(
+    yield ScoreTable(
         name="classes",
         caption=caption,
         header=("Class", *(kind.label for kind in CLASS_METRICS.values())),
         keys=("class", *CLASS_METRICS),
         rows=tuple(
-            _class_row(contents, model, title, name)
+            _make_class_row(contents, model, title, name)
             for model, title in contents.titles.items()
             for name in named
         ),
     )
 
 
-def _class_row(contents: Contents, model: str, title: str, name: str) -> Row:
+def _make_class_row(contents: Contents, model: str, title: str, name: str) -> ScoreRow:
     of_class = [f"{kind}/{name}" for kind in CLASS_METRICS]
     whose = f"{title}: {name}" if len(contents.titles) > 1 else name
     scores = [contents.score(metric, model, CLEAN, NO_LEVEL) for metric in of_class]
     images = next((each.n for each in scores if each), 0)
     shown = tuple(find_defined(contents, metric, model, CLEAN, NO_LEVEL) for metric in of_class)
-    return Row(f"{model}/{name}", whose, f"{whose} (n = {images:,})", shown)
+    return ScoreRow(f"{model}/{name}", whose, f"{whose} (n = {images:,})", shown)
 
 
-CLASSES = Part(headed("Each class against all others"), _classes)
+CLASSES = ReportPart(show_tables("Each class against all others"), _class_tables)
+
+
+# ---------------------------------------------------------------- each unit of a task by itself, su
+
+
+def split_by_unit(contents: Contents) -> Mapping[str, Contents]:
+    """The scores of each unit, by what is added to the title of a model; of a single run."""
+    if len(contents.runs) != 1:
+        return {}
+    (run,) = contents.runs.values()
+    rows = ensembles_as_models(run.unit_scores)
+    if "unit" not in rows:
+        return {}
+    return {
+        f", {unit}": replace(contents, scores=own.drop(columns="unit").reset_index(drop=True))
+        for unit, own in rows.groupby("unit", sort=False)
+        if not is_of_all_units(str(unit))
+    }
+
+
+def _unit_tables(contents: Contents) -> Iterator[ScoreTable | None]:
+    if views := split_by_unit(contents):
+        for metric in shown_metrics(2):
+            what = f"{describe_metric(metric)} of each by itself, where its label is known"
+            caption = caption_scores(contents, what, describe_interval(metric))
+            yield tabulate_models(
+                f"units_{metric}", caption, summary_columns(contents, metric), contents, views
+            )
+
+
+UNITS = ReportPart(show_tables("Each unit by itself"), _unit_tables, accepts=None)
+
+
+# ---------------------------------------------------------------- tables besides levels and means:
+
+FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-memory"
+# By what stands in scores.csv; priors have no rows of aliases.
+PRIOR_METRICS: Mapping[str, str] = {
+    "accuracy": "accuracy (%)",
+    "negative_log_likelihood": "NLL (nats)",
+    METRICS["rms_calibration_error"].alias_of or "rms_calibration_error": "RMS",
+}
+
+
+def _tabulate_worst(contents: Contents, metric: str) -> ScoreTable | None:
+    titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
+    columns = [ScoreColumn(title, f"{s} {WORST}", metric, s, WORST) for title, s in titled]
+    caption = (
+        f"{describe_metric(metric)} at the worst level of each shift by this metric, and at the "
+        "worst of all shifts without attacks. The worst level is chosen again in each resample"
+        f"{' and for each seed' if len(contents.seeds) > 1 else ''}, so the intervals differ from "
+        "those of one fixed level. The worst of several noisy values looks worse than the true "
+        f"worst. In brackets: {contents.intervals}{describe_interval(metric)}. {contents.sample()}."
+    )
+    return drop_empty_columns(tabulate_models(f"worst_{metric}", caption, columns, contents))
+
+
+def _tabulate_priors(contents: Contents) -> ScoreTable | None:
+    priors = find_shifts(contents, PRIORS)
+    if not priors:
+        return None
+    titled = [("Clean", CLEAN)]
+    titled += [(shift.removeprefix(PRIORS), shift) for shift in priors if shift != WORST_PRIORS]
+    titled += [("Worst of these priors", WORST_PRIORS)]
+    columns = [
+        ScoreColumn(f"{title}: {label}", f"{shift} {metric}", metric, shift, NO_LEVEL)
+        for title, shift in titled
+        for metric, label in PRIOR_METRICS.items()
+    ]
+    views = split_by_seed(contents, PRIORS)
+    *_, rms = PRIOR_METRICS
+    caption = (
+        "Clean test images under other class priors, beside the frequencies of the test set. "
+        "Priors give the images of each class another weight; the images themselves stay the same. "
+        "Worst: the lowest accuracy under any of these priors. NLL: negative log-likelihood. RMS: "
+        f"{describe_metric(rms)}. {INTERVALS}; those of RMS are "
+        f"{describe_interval(rms).removeprefix(', ')}. "
+        f"{describe_sample(contents, PRIORS, 'test images', views)}."
+    )
+    return drop_empty_columns(tabulate_models("class_priors", caption, columns, contents, views))
+
+
+def _tabulate_stability(contents: Contents) -> ScoreTable | None:
+    titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
+    columns = [
+        ScoreColumn(f"{title}: flip rate", f"{shift} {FLIPS}", FLIPS, shift, MEAN)
+        for title, shift in titled
+    ]
+    found = contents.scores
+    parts = [
+        "Flip rate: the share of the images whose predicted class changes from one level to the "
+        "next, where clean counts as a level; the mean over neighbouring levels. It needs no "
+        "labels. It grows with the distance of the levels, so compare models by it, not shifts. "
+        "All shifts: their mean, without attacks"
+    ]
+    for metric, label, note in (
+        (
+            MEAN_ERROR,
+            "mean corruption error",
+            "Mean corruption error: the share of wrong answers, mean over the severities of each "
+            "corruption of a family and then over corruptions. It is not normalised by the errors "
+            "of another model",
+        ),
+        (
+            MCE,
+            "mCE",
+            "mCE: the errors divided by the published errors of AlexNet; 1 means as many errors as "
+            "AlexNet makes (papers print 100 times that). The corruptions are made in memory, and "
+            "are not bit for bit those of the published files",
+        ),
+    ):
+        families = found["shift"][found["metric"] == metric].unique()
+        columns += [
+            ScoreColumn(f"{family}: {label}", f"{family} {metric}", metric, family, MEAN)
+            for family in families
+        ]
+        parts += [note] if len(families) else []
+    caption = f"{'. '.join(parts)}. In brackets: {contents.intervals}. {contents.sample()}."
+    return drop_empty_columns(tabulate_models("stability", caption, columns, contents))
+
+
+def _tabulate_deferral(contents: Contents) -> ScoreTable | None:
+    columns = [
+        ScoreColumn(
+            f"{title}: {label}", f"{make_column_key(shift, level)} {metric}", metric, shift, level
+        )
+        for title, shift, level in contents.means
+        for metric, label in ((COVERAGE, "coverage"), (RISK, "risk"))
+    ]
+    shifted = any(contents.fitted_on(model) != (CLEAN,) for model in contents.titles)
+    of_others = "Where a model was fitted under shifts, it is that of all these images. "
+    of_others = of_others if shifted else ""
+    caption = (
+        "The model answers confident images and defers the rest to a person. Coverage: the share "
+        "of the images that it answers, those at or above a confidence threshold. Risk: the share "
+        "of its answers that is wrong; there is none where it answers no image. The threshold was "
+        "fitted on clean validation images, so that at most 5 % of the answers on them are wrong. "
+        f"{of_others}All numbers of a model and seed have the same threshold. For each shift, the "
+        "mean over "
+        f"its levels. In brackets: {contents.intervals} for this fixed threshold. "
+        f"{contents.sample()}."
+    )
+    return drop_empty_columns(tabulate_models("hand_over", caption, columns, contents))
+
+
+def _tabulate_clean_metrics(contents: Contents) -> ScoreTable:
+    """Lay out every metric on clean images, one row per metric, without aliases."""
+    found = set(contents.scores["metric"])
+    names = [name for name, m in METRICS.items() if m.alias_of is None and name in found]
+    note = (
+        f"; those of binned calibration errors are {CORRECTED}; those of the maximum calibration "
+        "error are indicative only"
+    )
+    return ScoreTable(
+        name="clean_metrics",
+        caption=caption_scores(contents, "Every metric on the clean test images", note),
+        header=("Metric", *contents.titles.values()),
+        keys=("metric", *contents.titles),
+        rows=tuple(
+            ScoreRow(
+                name,
+                METRICS[name].label,
+                describe_metric(name),
+                tuple(find_entry(contents, name, m, CLEAN, NO_LEVEL) for m in contents.titles),
+            )
+            for name in names
+        ),
+    )
+
+
+WORST_LEVELS = ReportPart(
+    show_tables("At the worst level"),
+    lambda contents: [_tabulate_worst(contents, metric) for metric in shown_metrics(2)],
+    accepts=None,
+)
+STABILITY = ReportPart(
+    show_tables("Answers that change from level to level"),
+    lambda contents: [_tabulate_stability(contents)],
+)
+CLASS_PRIORS = ReportPart(
+    show_tables("Under other class priors"), lambda contents: [_tabulate_priors(contents)]
+)
+DEFERRAL = ReportPart(
+    show_tables("Coverage and risk at the threshold of the validation images"),
+    lambda contents: [_tabulate_deferral(contents)],
+)
+CLEAN_METRICS = ReportPart(
+    show_tables("All metrics on clean images"),
+    lambda contents: [_tabulate_clean_metrics(contents)],
+    accepts=None,
+)

@@ -1,20 +1,207 @@
-"""Tables in Markdown, CSV and LaTeX: every number with its 95 % interval."""
+"""Tables for terminals, in Markdown, CSV and LaTeX: every score with its 95 % interval."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pandas as pd
 
+from fairweather.files.tables import escape_formula, frame_to_csv
 from fairweather.metrics import METRICS
 from fairweather.metrics.rows import find_row
-from fairweather.record import NO_LEVEL
 from fairweather.report.contents import Contents
-from fairweather.report.table_formats import Layout, TextTable, signed
-from fairweather.types import Score
+from fairweather.types.measurement import Score
+from fairweather.types.record import NO_LEVEL, TABLES
+
+# ---------------------------------------------------------------- tables of text for terminals and
+
+Body = Sequence[Sequence[str]]
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "σ": r"$\sigma$",
+    "ε": r"$\varepsilon$",
+    "−": "$-$",
+    "×": r"$\times$",
+}
+
+
+class TableLayout(NamedTuple):
+    """The head of a table.
+
+    Attributes:
+        header: of every column.
+        words: how many columns, from the left, hold words; the others hold numbers.
+    """
+
+    header: tuple[str, ...]
+    words: int = 1
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of text, and the same in numbers.
+
+    Attributes:
+        name: of its files, without folder and suffix.
+        layout, body: the table as text.
+        below: paragraphs that explain it.
+        frame: the numbers, for the CSV.
+        models: of each row, where the page is to show which model it is of.
+        shown: the rows that a terminal shows; None for all.
+    """
+
+    name: str
+    layout: TableLayout
+    body: Body
+    below: Sequence[str]
+    frame: pd.DataFrame
+    models: Sequence[str] = ()
+    shown: Body | None = None
+
+    def __str__(self) -> str:
+        rows = self.body if self.shown is None else self.shown
+        return align_table(self.layout, rows) if rows else ""
+
+    def texts(self) -> dict[str, str]:
+        """Write the table in Markdown, CSV and LaTeX, by the suffix of the file."""
+        return {
+            "md": write_markdown(self.layout, self.body, self.below),
+            "csv": write_csv(self.frame),
+            "tex": write_latex(self.layout, self.body, self.name, " ".join(self.below)),
+        }
+
+
+def name_table_files(name: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """Name the files of a table in a run folder, given its texts by suffix."""
+    return {f"{TABLES}/{name}.{suffix}": text for suffix, text in texts.items()}
+
+
+def format_p_value(p: float) -> str:
+    """Write a p-value.
+
+    >>> format_p_value(0.0004), format_p_value(0.0123)
+    ('< 0.001', '0.012')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def align_table(layout: TableLayout, body: Body) -> str:
+    """Write a table for a terminal: words to the left, numbers to the right.
+
+    >>> print(align_table(TableLayout(("Model", "n")), [["basic", "7180"], ["small", "70"]]))
+    Model     n
+    basic  7180
+    small    70
+    """
+    lines = [layout.header, *body]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < layout.words else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def format_signed(number: float, percent: bool) -> str:
+    """Write a difference as a table's numbers are written, with its sign.
+
+    >>> format_signed(-0.0123, percent=True)
+    '−1.2'
+    """
+    scale, digits = (100, 1) if percent else (1, 3)
+    # `z` writes what rounds to zero without a sign.
+    return f"{scale * number:+z.{digits}f}".replace("-", "−")
+
+
+def write_markdown(layout: TableLayout, body: Body, below: Sequence[str]) -> str:
+    """Write a table as GitHub's Markdown, with paragraphs below it.
+
+    >>> print(write_markdown(TableLayout(("Model", "n")), [["a_b", "7"]], ["One model."]))
+    | Model | n |
+    | --- | ---: |
+    | a\\_b | 7 |
+    <BLANKLINE>
+    One model.
+    <BLANKLINE>
+    """
+    rule = ["---"] * layout.words + ["---:"] * (len(layout.header) - layout.words)
+    head = [escape_markdown(text) for text in layout.header]
+    rows = [
+        [*map(escape_markdown, line[: layout.words]), *line[layout.words :]] for line in body
+    ]  # of numbers, the brackets would be spoilt
+    table = ["| " + " | ".join(line) + " |" for line in (head, rule, *rows)]
+    paragraphs = [line for text in below for line in ("", escape_markdown(text))]
+    return "\n".join([*table, *paragraphs, ""])
+
+
+def write_latex(layout: TableLayout, body: Body, name: str, caption: str) -> str:
+    """Write a table for LaTeX's booktabs package; its label is made of the name."""
+    rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in body]
+    columns = "l" * layout.words + "r" * (len(layout.header) - layout.words)
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{escape_latex(caption)}}}",
+        rf"  \label{{tab:{re.sub('[^a-z0-9]+', '-', name.lower())}}}",
+        rf"  \begin{{tabular}}{{{columns}}}",
+        r"    \toprule",
+        "    " + " & ".join(map(escape_latex, layout.header)) + r" \\",
+        r"    \midrule",
+        *("    " + row for row in rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_csv(frame: pd.DataFrame) -> str:
+    """Write a frame as CSV, its numbers as scores.csv writes them; no text in it is a formula.
+
+    >>> write_csv(pd.DataFrame([["=1+1", 0.5]], columns=["title", "value"]))
+    "title,value\\n'=1+1,0.5\\n"
+    """
+    shown = frame.rename(columns=escape_formula)
+    for name in shown.select_dtypes(exclude="number"):
+        shown[name] = shown[name].map(escape_formula)
+    return frame_to_csv(shown)
+
+
+def escape_markdown(text: str) -> str:
+    r"""Make text show as it is in a cell of a Markdown table.
+
+    >>> print(escape_markdown("a|b <i> c_d"))
+    a\|b &lt;i&gt; c\_d
+    """
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", plain)
+
+
+def escape_latex(text: str) -> str:
+    r"""Make text show as it is in LaTeX.
+
+    >>> print(escape_latex("50 % of a_b"))
+    50 \% of a\_b
+    """
+    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    # At the start of a row these would be read as an argument of the line break before it.
+    return re.sub(r"^[\[*]", r"{\g<0>}", escaped)
+
+
+# ---------------------------------------------------------------- tables in Markdown, CSV and LaTeX
 
 # What the rows of a model draw on, by what is added to its title.
 Views = Mapping[str, Contents]
@@ -28,7 +215,7 @@ CORRECTED = "bias-corrected: noise in the bins inflates the value, so it is near
 
 
 @dataclass(frozen=True)
-class Table:
+class ScoreTable:
     """A table to be written in several formats.
 
     Attributes:
@@ -43,19 +230,23 @@ class Table:
     caption: str
     header: tuple[str, ...]
     keys: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
 
     def texts(self) -> dict[str, str]:
         """Write the table out, by the suffix of the file."""
         first, *others = self.keys
         columns = [f"{key}{part}" for key in others for part in ("", " low", " high")]
         lines = [
-            [row.key, row.label, *(number for entry in row.entries for number in _numbers(entry))]
+            [
+                row.key,
+                row.label,
+                *(number for entry in row.entries for number in _entry_numbers(entry)),
+            ]
             for row in self.rows
         ]
         # The numbers as scores.csv has them, three columns for each of the table's.
         frame = pd.DataFrame(lines, columns=[first, "title", *columns])
-        layout, below = Layout(self.header), [self.full_caption]
+        layout, below = TableLayout(self.header), [self.full_caption]
         return TextTable(self.name, layout, self.cells(), below, frame).texts()
 
     def cells(self) -> list[list[str]]:
@@ -73,7 +264,7 @@ class Table:
         return f"{self.caption} {TOO_FEW_NOTE}" if marked else self.caption
 
 
-class Row(NamedTuple):
+class ScoreRow(NamedTuple):
     """A row of a table.
 
     Attributes:
@@ -86,16 +277,16 @@ class Row(NamedTuple):
     key: str
     label: str
     title: str
-    entries: tuple[Entry | None, ...]
+    entries: tuple[ScoreEntry | None, ...]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ScoreEntry:
     """A score as a table shows it.
 
-    >>> str(Entry(Score(0.8234, 0.801, 0.845, 200), percent=True))
+    >>> str(ScoreEntry(Score(0.8234, 0.801, 0.845, 200), percent=True))
     '82.3 [80.1, 84.5]'
-    >>> str(Entry(Score(0.996, math.nan, math.nan, 200), percent=False))
+    >>> str(ScoreEntry(Score(0.996, math.nan, math.nan, 200), percent=False))
     '0.996 [too few errors]'
     """
 
@@ -117,27 +308,29 @@ class Entry:
         return f"{value}{unit} [{interval}]".replace("-", "−")
 
 
-def find_entry(contents: Contents, metric: str, model: str, shift: str, level: str) -> Entry | None:
+def find_entry(
+    contents: Contents, metric: str, model: str, shift: str, level: str
+) -> ScoreEntry | None:
     """Return a number as a table shows it, or None where there is none."""
     score = contents.score(metric, model, shift, level)
-    return None if score is None else Entry(score, is_percent(metric))
+    return None if score is None else ScoreEntry(score, is_percent(metric))
 
 
 def find_defined(
     contents: Contents, metric: str, model: str, shift: str, level: str
-) -> Entry | None:
+) -> ScoreEntry | None:
     """Return a number likewise, or None where it is undefined, such as a risk of no answers."""
     entry = find_entry(contents, metric, model, shift, level)
     return None if entry is None or math.isnan(entry.score.value) else entry
 
 
-def signed_entry(difference: Score, percent: bool, without_interval: str = TOO_FEW) -> str:
+def format_difference(difference: Score, percent: bool, without_interval: str = TOO_FEW) -> str:
     """Write a difference with its sign and its interval.
 
-    >>> signed_entry(Score(-0.0123, -0.02, 0.001, 200), percent=True)
+    >>> format_difference(Score(-0.0123, -0.02, 0.001, 200), percent=True)
     '−1.2 [−2.0, +0.1]'
     """
-    value, low, high = (signed(each, percent) for each in difference[:3])
+    value, low, high = (format_signed(each, percent) for each in difference[:3])
     return f"{value} [{without_interval if difference.too_few else f'{low}, {high}'}]"
 
 
@@ -158,12 +351,12 @@ def describe_metric(name: str) -> str:
     return METRICS[name].title
 
 
-def interval_note(metric: str) -> str:
+def describe_interval(metric: str) -> str:
     """Say what a reader must know about a metric's intervals, to be added to their name."""
     return f", {CORRECTED}" if METRICS[metric].interval == "bias-corrected" else ""
 
 
-class Column(NamedTuple):
+class ScoreColumn(NamedTuple):
     """A column of a table with one row per model: a metric in one state of the test images."""
 
     title: str
@@ -173,27 +366,27 @@ class Column(NamedTuple):
     level: str
 
 
-def column_key(shift: str, level: str) -> str:
+def make_column_key(shift: str, level: str) -> str:
     """Write a state as a program reads it: `clean`, `SHIFT mean` or `SHIFT LEVEL`."""
     return shift if level == NO_LEVEL else f"{shift} {level}"
 
 
-def by_model(
+def tabulate_models(
     name: str,
     caption: str,
-    columns: Sequence[Column],
+    columns: Sequence[ScoreColumn],
     contents: Contents,
     views: Views | None = None,
-) -> Table | None:
+) -> ScoreTable | None:
     """Lay out the columns, one row per model and view; None where they have no number."""
-    rows = list(_lines(columns, {"": contents} if views is None else views, contents))
+    rows = list(_model_rows(columns, {"": contents} if views is None else views, contents))
     if not any(any(row.entries) for row in rows):
         return None
     titles, keys = ([column[at] for column in columns] for at in (0, 1))
-    return Table(name, caption, ("Model", *titles), ("model", *keys), tuple(rows))
+    return ScoreTable(name, caption, ("Model", *titles), ("model", *keys), tuple(rows))
 
 
-def without_empty(table: Table | None) -> Table | None:
+def drop_empty_columns(table: ScoreTable | None) -> ScoreTable | None:
     """Leave out the columns without a number."""
     if table is None:
         return None
@@ -209,12 +402,14 @@ def without_empty(table: Table | None) -> Table | None:
     )
 
 
-def told_of(contents: Contents, subject: str, note: str = "") -> str:
+def caption_scores(contents: Contents, subject: str, note: str = "") -> str:
     """Caption numbers of the test images: the subject, their intervals, and how many there are."""
     return f"{subject}. In brackets: {contents.intervals}{note}. {contents.sample()}."
 
 
-def _lines(columns: Sequence[Column], views: Views, contents: Contents) -> Iterator[Row]:
+def _model_rows(
+    columns: Sequence[ScoreColumn], views: Views, contents: Contents
+) -> Iterator[ScoreRow]:
     for model, title in contents.titles.items():
         for added, view in views.items():
             entries = tuple(
@@ -222,8 +417,8 @@ def _lines(columns: Sequence[Column], views: Views, contents: Contents) -> Itera
                 for column in columns
             )
             if any(entries) or len(views) == 1:  # another run's seed is not this model's
-                yield Row(model, title + added, title + added, entries)
+                yield ScoreRow(model, title + added, title + added, entries)
 
 
-def _numbers(entry: Entry | None) -> tuple[float, float, float]:
+def _entry_numbers(entry: ScoreEntry | None) -> tuple[float, float, float]:
     return entry.score[:3] if entry else (math.nan, math.nan, math.nan)

@@ -1,73 +1,520 @@
-"""The training section: charts of the epochs, times, pre-trainings, recipes and sweeps."""
+"""The training section: what trainings stored, its charts and figures, recipes and sweeps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import altair as alt
 import pandas as pd
+import pydantic
 from pydantic import JsonValue
 
-from fairweather.record import base_model
-from fairweather.report.contents import Contents
-from fairweather.report.figures import (
+from fairweather.errors import InputError
+from fairweather.report.charts import (
     DASHED,
-    ROW_WIDTH,
-    WHOLE,
-    Figure,
-    either,
-    printed,
-    render,
-)
-from fairweather.report.how import flatten
-from fairweather.report.page.drawing import (
     FOCUS,
-    LOUD,
+    IN_FOCUS,
+    ROW_WIDTH,
     ROWS,
-    model_color,
-    records,
-    spec_of,
-    tooltip,
+    SOLID,
+    Figure,
+    choose_value,
+    color_figure,
+    color_models,
+    make_records,
+    make_spec,
+    make_tooltip,
+    print_chart,
+    render_figure,
+    shape_figure,
 )
-from fairweather.report.picture_figures import mixup_figure
-from fairweather.report.section import Chart, Part, Shown, Tables
+from fairweather.report.contents import Contents
+from fairweather.report.pictures import draw_mixup
+from fairweather.report.provenance import flatten_facts
+from fairweather.report.section import Chart, PartView, ReportPart, Tables
 from fairweather.report.tables import ABSENT
-from fairweather.report.training_figures import (
-    correlation_figure,
-    pretraining_figure,
-)
-from fairweather.report.training_files import (
-    read_histories,
-    read_recipes,
-    read_starts,
-    read_times,
-    read_tries,
+from fairweather.runs.folder import read_json
+from fairweather.types.record import (
+    CORRELATION,
+    DESCRIPTION,
+    HISTORY,
+    WARNINGS,
+    FrozenRecord,
+    ModelRecord,
+    base_model,
+    pretraining_folder,
+    sweep_table,
 )
 
+# ---------------------------------------------------------------- what the trainings of a run store
+
+# Columns of history.csv: what each is, and of which images.
+HISTORY_COLUMNS = {
+    "train_accuracy": ("accuracy", "training"),
+    "val_accuracy": ("accuracy", "validation"),
+    "train_loss": ("loss", "training"),
+    "val_loss": ("loss", "validation"),
+    "learning_rate": ("learning rate", "training"),
+}
+PRETRAINING_COLUMNS = (
+    "epoch",
+    "knn_accuracy",
+    "embedding_std",
+)  # columns of a pre-training's history.csv
+WEIGHT_FACTS = ("file", "sha256", "left_out", "head")  # what is told of weights
+
+
+class TrainingHistory(NamedTuple):
+    """What one training wrote after each epoch, one column for each number."""
+
+    title: str
+    seed: str
+    epochs: pd.DataFrame
+
+
+def read_histories(contents: Contents) -> pd.DataFrame:
+    """Read the numbers of each epoch: title, seed, epoch, what, part and value, one in each row.
+
+    `what` is accuracy, loss or learning rate, and `part` training or validation. It has no rows
+    when nothing was trained.
+    """
+    frames = [
+        _melt_history(each.epochs).assign(title=each.title, seed=each.seed)
+        for each in _model_histories(contents)
+    ]
+    # Concatenating typed frames with an empty, untyped one would untype them.
+    empty = pd.DataFrame(columns=["title", "seed", "epoch", "what", "part", "value"])
+    return pd.concat(frames, ignore_index=True) if frames else empty
+
+
+class TrainingTime(NamedTuple):
+    """How long a training took, as text."""
+
+    title: str
+    seed: str
+    epochs: str
+    speed: str
+    time: str
+
+
+def read_times(contents: Contents) -> list[TrainingTime]:
+    """Read how long each training took; where that was not stored, only the speed."""
+    found = []
+    for title, seed, epochs in _model_histories(contents):
+        speed = epochs.get("images_per_second", pd.Series(dtype=float)).median()
+        seconds = epochs.get("seconds", pd.Series(dtype=float)).sum(min_count=1)
+        found.append(
+            TrainingTime(
+                title, seed, f"{len(epochs)}", _format_speed(speed), format_duration(float(seconds))
+            )
+        )
+    return found
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration.
+
+    >>> format_duration(75.4), format_duration(3725.0), format_duration(float("nan"))
+    ('1:15 min', '1:02 h', '–')
+    """
+    if math.isnan(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def read_recipes(contents: Contents) -> dict[str, Mapping[str, JsonValue]]:
+    """Read the recipe that trained each model, by its name; a sweep may have changed the study's.
+
+    The first seed stands for all; a model that was not trained is left out.
+    """
+    described = ((name, _read_description(contents, name)) for name in contents.titles)
+    return {
+        name: recipe for name, facts in described if isinstance(recipe := facts.get("recipe"), dict)
+    }
+
+
+def read_starts(contents: Contents) -> dict[str, Mapping[str, JsonValue]]:
+    """Read what weights each model started from, by its name; of random ones nothing is said.
+
+    The first seed stands for all.
+    """
+    found: dict[str, Mapping[str, JsonValue]] = {}
+    for name in contents.titles:
+        facts = _read_description(contents, name).get("weights")
+        if isinstance(facts, dict) and facts.get("weights", "none") != "none":
+            found[name] = {key: facts[key] for key in WEIGHT_FACTS if facts.get(key)}
+    return found
+
+
+def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
+    """Read what each hyperparameter sweep of the study tried, as text, by the model's title."""
+    paths = {
+        contents.titles[name]: contents.home(name).run.file(sweep_table(contents.home(name).name))
+        for name, model in contents.models.items()
+        if name in contents.titles and model.settings.get("sweep")
+    }
+    return {
+        title: _read_table(path, dtype=str, keep_default_na=False)
+        for title, path in paths.items()
+        if path.is_file()
+    }
+
+
+def read_warnings(contents: Contents) -> dict[str, str]:
+    """Read the warnings about a model's numbers under attack, by its title; often there is none."""
+    found: dict[str, str] = {}
+    for label, run in contents.runs.items():
+        path = run.file(WARNINGS)
+        told = read_json(path) if path.is_file() else {}
+        if not all(isinstance(words, str) for words in told.values()):
+            raise InputError(f"{path} must hold a sentence for each model")
+        prefix = f"{label}: " if label else ""
+        found |= {f"{prefix}{title}": words for title, words in told.items()}
+    return found
+
+
+def read_pretraining_histories(contents: Contents) -> list[TrainingHistory]:
+    """Read what each pre-training wrote down, of each of its seeds."""
+    return [
+        TrainingHistory(title, seed, _read_history(path, PRETRAINING_COLUMNS))
+        for title, seed, path in _pretraining_files(contents, HISTORY)
+    ]
+
+
+class Correlation(NamedTuple):
+    """The cross-correlation of the embeddings of two views, by row, around a pre-training."""
+
+    title: str
+    before: list[list[float]]
+    after: list[list[float]]
+
+
+class _CorrelationFile(FrozenRecord):
+    """The content of correlation.json."""
+
+    before: list[list[float]]
+    after: list[list[float]]
+
+
+def read_correlations(contents: Contents) -> list[Correlation]:
+    """Read the cross-correlation of each pre-training that has one.
+
+    The first seed stands for all.
+    """
+    found: dict[str, Correlation] = {}
+    for title, _, path in _pretraining_files(contents, CORRELATION):
+        if title not in found:
+            try:
+                matrices = _CorrelationFile.model_validate(read_json(path))
+            except pydantic.ValidationError:
+                raise InputError(f"{path} does not hold two matrices, before and after") from None
+            found[title] = Correlation(title, matrices.before, matrices.after)
+    return list(found.values())
+
+
+def _pretraining_files(contents: Contents, file: str) -> Iterator[tuple[str, str, Path]]:
+    """Title, seed and path of a file of each pre-training that has it."""
+    for name, entry in contents.pretraining.items():
+        run, inner = contents.home(name)
+        own = entry.settings.get("seed")
+        for seed in contents.seeds if own is None else (str(own),):
+            path = run.file(f"{pretraining_folder(inner, int(seed))}/{file}")
+            if path.is_file():
+                yield entry.title, seed, path
+
+
+def _model_histories(contents: Contents) -> Iterator[TrainingHistory]:
+    for name, title in contents.titles.items():
+        for seed in contents.seeds_of(name):
+            path = contents.training_file(name, seed, HISTORY)
+            if path.is_file():
+                yield TrainingHistory(title, seed, _read_history(path, ("epoch",)))
+
+
+def _read_history(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    """Read the numbers of each epoch; raises `InputError` unless these columns are numbers."""
+    table = _read_table(path)
+    for name in needed:
+        if name not in table or not pd.api.types.is_numeric_dtype(table[name]):
+            raise InputError(f"{path} is not the table of a training: it has no numbers {name}")
+    return table
+
+
+def _read_table(path: Path, **how: Any) -> pd.DataFrame:  # noqa: ANN401 - of pandas
+    try:
+        return pd.read_csv(path, **how)
+    except ValueError as error:  # also for what is no text, or empty
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not the table of a training: {reason}") from None
+
+
+def _read_description(contents: Contents, name: str) -> Mapping[str, JsonValue]:
+    """What model.json says of a model's first seed; nothing of what was not trained."""
+    path = contents.training_file(name, contents.seeds_of(name)[0], DESCRIPTION)
+    return read_json(path) if path.is_file() else {}
+
+
+def _melt_history(history: pd.DataFrame) -> pd.DataFrame:
+    kept = [column for column in HISTORY_COLUMNS if column in history]
+    long = history.melt("epoch", kept, var_name="column").dropna(subset=["value"])
+    what, part = (
+        long["column"].map({name: row[at] for name, row in HISTORY_COLUMNS.items()})
+        for at in (0, 1)
+    )
+    return long.drop(columns="column").assign(what=what, part=part)
+
+
+def _format_speed(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:,.0f}"
+
+
+# ---------------------------------------------------------------- figures of trainings: accuracy by
+
+# Pixels of the panels on pre-trainings and on labels, and of a side of a matrix.
+PRETRAINING_WIDTH, PRETRAINING_HEIGHT = 370, 210
+LABELS_WIDTH, LABELS_HEIGHT = 240, 220
+MATRIX_SIDE = 170
+MOST_DIMENSIONS = 32  # of a matrix that is drawn: more could not be seen
+PRETRAINING_TRACES = {
+    "knn_accuracy": "k-NN accuracy on validation images",
+    "embedding_std": "Deviation of the embedding (0: collapsed)",
+}
+LABEL_PANELS = 3  # of panels on labels
+SUBTITLE_LETTERS = 130  # characters of a line
+
+
+def draw_pretraining(contents: Contents) -> Figure | None:
+    """Draw how good the features were after each epoch, one line a pre-training and seed."""
+    frames = [
+        each.epochs[["epoch", *PRETRAINING_TRACES]].assign(title=each.title, seed=each.seed)
+        for each in read_pretraining_histories(contents)
+    ]
+    if not frames:
+        return None
+    history = pd.concat(frames, ignore_index=True)
+    titles = list(dict.fromkeys(each.title for each in contents.pretraining.values()))
+    legend = alt.Legend(title=None, orient="top", columns=2)
+    last = int(history["epoch"].max())
+    epochs = alt.Axis(values=list(range(1, last + 1, max(1, last // 8))), format="d")
+    panels = [
+        alt.Chart(history.dropna(subset=[column]))
+        .mark_line(point=True, strokeWidth=2)
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=epochs),
+            y=alt.Y(f"{column}:Q", title=label, axis=_make_trace_axis(column)).scale(
+                zero=column == "embedding_std"
+            ),
+            color=color_figure(titles, legend),
+            detail=alt.Detail("seed:N"),
+        )
+        .properties(width=PRETRAINING_WIDTH, height=PRETRAINING_HEIGHT)
+        for column, label in PRETRAINING_TRACES.items()
+    ]
+    note = (
+        "k-NN: the share of validation images for which the nearest training images, by the "
+        "features of the backbone, have the same class."
+    )
+    return render_figure(
+        "pretraining",
+        alt.concat(*panels, columns=2, spacing=32),
+        alt.Title("Pre-training, epoch by epoch", subtitle=[note]),
+        f"k-NN accuracy and deviation of the embedding against the epoch. One line for each of: "
+        f"{'; '.join(titles)}.",
+    )
+
+
+def draw_correlations(contents: Contents) -> Figure | None:
+    """Draw the cross-correlation of two views before and after each Barlow Twins pre-training."""
+    found = read_correlations(contents)
+    if not found:
+        return None
+    rows = [_draw_matrices(each) for each in found]
+    chart = alt.vconcat(*(alt.hconcat(*pair, spacing=40) for pair in rows), spacing=26)
+    return render_figure(
+        "cross_correlation",
+        chart,
+        alt.Title(
+            "Barlow Twins: cross-correlation of two views",
+            subtitle=[
+                "Two random views of each of up to 1,024 images of the pre-training.",
+                "The loss makes this matrix more like the identity.",
+                f"At most the first {MOST_DIMENSIONS} dimensions of the embedding are shown.",
+            ],
+        ),
+        "Cross-correlation matrices of the embeddings of two views, before and after pre-training: "
+        + "; ".join(each.title for each in found)
+        + ". The loss pulls the diagonal to 1 and the rest to 0.",
+    )
+
+
+def draw_labels(contents: Contents) -> Figure | None:
+    """Draw accuracy against the labels that models had, a panel for clean images and each shift.
+
+    None where all models have the same labels, and where two models with the same labels start from
+    the same: there, other things differ that this figure does not show. Variants are left out.
+    """
+    labels = {name: _read_labels(model) for name, model in contents.models.items()}
+    order = sorted(set(labels.values()), key=lambda each: (each.label_noise, each.label_fraction))
+    if len(order) < 2:
+        return None
+    starts = {name: _name_start(contents, model) for name, model in contents.models.items()}
+    if len({(labels[name], starts[name]) for name in labels}) < len(labels):
+        return None
+    titles = list(dict.fromkeys(starts.values()))
+    panels = []
+    for title, shift, level in contents.means:
+        rows = contents.pick("accuracy", shift)
+        rows = rows[(rows["level"] == level) & rows["model"].isin(list(labels))]
+        frame = rows.assign(
+            labels=rows["model"].map({name: str(each) for name, each in labels.items()}),
+            title=rows["model"].map(starts),
+        )
+        if len(frame):
+            shown = frame[["labels", "title", "value", "low", "high"]]
+            panels.append(_draw_labels_panel(shown, [str(each) for each in order], titles, title))
+    return render_figure(
+        "labels",
+        alt.concat(*panels, columns=LABEL_PANELS, spacing=26),
+        alt.Title(
+            "Accuracy by the labels used in training",
+            subtitle=textwrap.wrap(
+                "Accuracy by the labels that the models were trained with, and by the weights that "
+                "they started from. For each shift: the mean over its levels. "
+                f"Bars: {contents.intervals}. {contents.sample()}.",
+                SUBTITLE_LETTERS,
+                break_on_hyphens=False,
+            ),
+        ),
+        "Accuracy against the labels used in training, on clean images and under each shift. "
+        f"Started from: {'; '.join(titles)}. The summary table holds the same numbers.",
+    )
+
+
+class _LabelSettings(pydantic.BaseModel):
+    """What the settings of a model say of its labels; a model from elsewhere says nothing."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    label_fraction: float = 1.0
+    label_noise: float = 0.0
+
+    def __str__(self) -> str:
+        words = "all" if self.label_fraction == 1 else f"{100 * self.label_fraction:.3g} %"
+        return f"{words}, {100 * self.label_noise:.2g} % redrawn" if self.label_noise else words
+
+
+def _read_labels(model: ModelRecord) -> _LabelSettings:
+    try:
+        return _LabelSettings.model_validate(model.settings)
+    except pydantic.ValidationError as error:
+        key = error.errors()[0]["loc"][0]
+        raise InputError(
+            f"the record of the run must have a number for the {key} of {model.title}, found "
+            f"{model.settings[str(key)]!r:.60}"
+        ) from None
+
+
+def _name_start(contents: Contents, model: ModelRecord) -> str:
+    weights = str(model.settings.get("weights", "none"))
+    name = weights.removeprefix("pretraining:")
+    if name != weights and name in contents.pretraining:
+        return contents.pretraining[name].title
+    return "No pre-training" if weights == "none" else weights
+
+
+def _draw_labels_panel(
+    frame: pd.DataFrame, words: list[str], titles: list[str], title: str
+) -> alt.LayerChart:
+    legend = alt.Legend(title=None, orient="top", columns=2)
+    shift = alt.XOffset("title:N", scale=alt.Scale(domain=titles, paddingInner=0.5))
+    # A line for how many labels there are, one for how many of them are wrong.
+    axis = alt.Axis(labelAngle=0, labelLimit=90, labelExpr="split(datum.label, ', ')")
+    base = alt.Chart(frame).encode(
+        x=alt.X("labels:O", sort=words, title="labels", axis=axis),
+        xOffset=shift,
+        color=color_figure(titles, legend),
+    )
+    shares = alt.Axis(format=".0%", tickCount=6, tickMinStep=0.01)
+    value = alt.Y("value:Q", title="Accuracy", axis=shares).scale(zero=False)
+    bars = base.mark_rule(strokeWidth=1.5).encode(
+        y=alt.Y("low:Q", title="Accuracy", axis=shares).scale(zero=False), y2=alt.Y2("high:Q")
+    )
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(
+        y=value, shape=shape_figure(titles, legend)
+    )
+    return alt.LayerChart(
+        layer=[bars, points],
+        width=LABELS_WIDTH,
+        height=LABELS_HEIGHT,
+        title=alt.Title(title, fontSize=13),
+    )
+
+
+def _make_trace_axis(column: str) -> alt.Axis:
+    return alt.Axis(
+        format=".0%" if column == "knn_accuracy" else ".2f", tickCount=6, tickMinStep=0.01
+    )
+
+
+def _draw_matrices(each: Correlation) -> Iterator[alt.Chart]:
+    for when, matrix in (("before", each.before), ("after", each.after)):
+        cells = [
+            {"row": row, "column": column, "correlation": value}
+            for row, values in enumerate(matrix[:MOST_DIMENSIONS])
+            for column, value in enumerate(values[:MOST_DIMENSIONS])
+        ]
+        axis = alt.Axis(labels=False, ticks=False, domain=False)
+        yield (
+            alt.Chart(pd.DataFrame(cells))
+            .mark_rect()
+            .encode(
+                x=alt.X("column:O", axis=axis, title="dimension, second view"),
+                y=alt.Y("row:O", axis=axis, title="dimension, first view"),
+                color=alt.Color(
+                    "correlation:Q",
+                    scale=alt.Scale(domain=[-1, 0, 1], scheme="blueorange"),
+                    legend=alt.Legend(title="correlation", gradientLength=MATRIX_SIDE - 30),
+                ),
+            )
+            .properties(
+                width=MATRIX_SIDE,
+                height=MATRIX_SIDE,
+                title=alt.Title([each.title, when], fontSize=13, anchor="start"),
+            )
+        )
+
+
+# ---------------------------------------------------------------- the training section: charts of t
+
 # The charts: the name, what is drawn, and the title and the format of its axis.
-TRACED = (
+TRAINING_CHARTS = (
     ("accuracy", "accuracy", "Accuracy", ".0%"),
     ("loss", "loss", "Loss", ".3~g"),
     ("rate", "learning rate", "Learning rate of the head", ".1~e"),
 )
 
 
-def training_charts(contents: Contents) -> dict[str, Chart]:
+def draw_training_charts(contents: Contents) -> dict[str, Chart]:
     """Draw accuracy, loss and learning rate of each epoch, by what is drawn."""
     history = read_histories(contents)
     known = set(history["what"])
     return {
-        name: _training_chart(contents, history, what, title, form)
-        for name, what, title, form in TRACED
+        name: _draw_training_chart(contents, history, what, title, form)
+        for name, what, title, form in TRAINING_CHARTS
         if what in known
     }
 
 
-def _training_chart(
+def _draw_training_chart(
     contents: Contents, history: pd.DataFrame, what: str, title: str, form: str
 ) -> Chart:
     rows = history[history["what"] == what].drop(columns="what")
-    rows = rows.assign(text=[_epoch_in_words(what, value) for value in rows["value"]])
+    rows = rows.assign(text=[_format_epoch(what, value) for value in rows["value"]])
     last = int(rows["epoch"].max())
     epochs = list(range(1, last + 1, max(1, last // 8)))
     log = what == "learning rate" and bool((rows["value"] > 0).all())
@@ -75,22 +522,22 @@ def _training_chart(
     if what == "accuracy":
         axis.tickMinStep = 0.01
     scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
-    dash = WHOLE if what == "learning rate" else DASHED
+    dash = SOLID if what == "learning rate" else DASHED
     line = (
         alt.Chart(ROWS)
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs, format="d")),
             y=alt.Y("value:Q", title=title, axis=axis, scale=scale),
-            color=model_color(contents),
+            color=color_models(contents),
             strokeDash=alt.StrokeDash(
                 "part:N",
-                scale=alt.Scale(domain=["validation", "training"], range=[WHOLE, dash]),
+                scale=alt.Scale(domain=["validation", "training"], range=[SOLID, dash]),
                 legend=None,
             ),
             detail=alt.Detail("seed:N"),
-            opacity=either(alt.OpacityValue, LOUD, 1, 0.12),
-            tooltip=tooltip(
+            opacity=choose_value(alt.OpacityValue, IN_FOCUS, 1, 0.12),
+            tooltip=make_tooltip(
                 ("title", "Model"),
                 ("seed", "Seed"),
                 ("epoch", "Epoch"),
@@ -105,13 +552,13 @@ def _training_chart(
     return Chart(
         f"training-{what.replace(' ', '-')}",
         f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",
-        spec_of(line) | {"datasets": {"rows": records(rows)}},
+        make_spec(line) | {"datasets": {"rows": make_records(rows)}},
     )
 
 
-def training_figure(contents: Contents) -> Figure | None:
+def draw_training(contents: Contents) -> Figure | None:
     """Draw training and validation accuracy of each epoch, one panel a model, one line a seed."""
-    chart = training_charts(contents).get("accuracy")
+    chart = draw_training_charts(contents).get("accuracy")
     if chart is None:
         return None
     rows = chart.spec["datasets"]["rows"]
@@ -122,12 +569,12 @@ def training_figure(contents: Contents) -> Figure | None:
     legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolSize=400)
     header = {"title": None, "labelLimit": ROW_WIDTH // columns, "labelAnchor": "start"}
     facet = {"field": "title", "type": "nominal", "sort": titles, "header": header}
-    panel = printed(chart.spec, "part", legend, width=width, height=210)
+    panel = print_chart(chart.spec, "part", legend, width=width, height=210)
     data = panel.pop("data")
     several = len(seeds) > 1
     note = f"one line for each of seeds {', '.join(contents.seeds)}" if several else "one run each"
     measured = "Training accuracy: on up to 10,000 clean training images, at the end of each epoch."
-    return render(
+    return render_figure(
         "training_curves",
         {"data": data, "facet": facet, "columns": columns, "spacing": 30, "spec": panel},
         alt.Title("Training and validation accuracy", subtitle=[f"By epoch; {note}.", measured]),
@@ -136,22 +583,22 @@ def training_figure(contents: Contents) -> Figure | None:
     )
 
 
-def _epoch_in_words(what: str, value: float) -> str:
+def _format_epoch(what: str, value: float) -> str:
     return f"{100 * value:.1f} %" if what == "accuracy" else f"{value:.4g}"
 
 
-def settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
+def compare_settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
     """Name each setting that has an effect for some model, with its value for every model."""
     recipes, starts = read_recipes(contents), read_starts(contents)
     models = []
     for name in contents.titles:
         base = base_model(name)
         entry: dict[str, object] = dict(contents.models[base].settings)
-        recipe = _effective(recipes.get(base, {}))
+        recipe = _drop_idle_settings(recipes.get(base, {}))
         tuning = {key: entry.pop(key, None) for key in ("sweep", "sweep_metric")}
         start = {"started_from": starts.get(base, {})} if starts else {}
         described = entry | start | {"recipe": recipe} | (tuning if tuning["sweep"] else {})
-        models.append(dict(flatten(described)))
+        models.append(dict(flatten_facts(described)))
     keys = dict.fromkeys(key for model in models for key in model)
     # Where some models have parts of a setting, these parts show that the others have none of it.
     parents = {key.rpartition(".")[0] for key in keys}
@@ -159,7 +606,7 @@ def settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
         yield key, [model.get(key, ABSENT) for model in models]
 
 
-def _effective(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def _drop_idle_settings(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Leave out settings that have no effect beside the others, and write rotation as one."""
     schedule = recipe.get("schedule")
     idle = {
@@ -174,24 +621,24 @@ def _effective(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return kept
 
 
-def _figures(contents: Contents) -> Iterator[Figure | None]:
-    yield training_figure(contents)
-    yield mixup_figure(contents.samples) if contents.samples else None
-    yield pretraining_figure(contents)
-    yield correlation_figure(contents)
+def _training_figures(contents: Contents) -> Iterator[Figure | None]:
+    yield draw_training(contents)
+    yield draw_mixup(contents.samples) if contents.samples else None
+    yield draw_pretraining(contents)
+    yield draw_correlations(contents)
 
 
-def _shown(contents: Contents, _: Tables) -> Shown:
-    charts, times = training_charts(contents), read_times(contents)
+def _show_training(contents: Contents, _: Tables) -> PartView:
+    charts, times = draw_training_charts(contents), read_times(contents)
     facts = {
         "training": charts,
         "times": times,
         "trained": {each.title for each in times},
         "timed": any(each.time != ABSENT for each in times),
-        "settings": list(settings(contents)),
+        "settings": list(compare_settings(contents)),
         "tries": read_tries(contents),
     }
-    return Shown(charts=list(charts.values()), template="training.html.j2", facts=facts)
+    return PartView(charts=list(charts.values()), template="training.html.j2", facts=facts)
 
 
-PART = Part(_shown, figures=_figures)
+TRAINING = ReportPart(_show_training, figures=_training_figures)

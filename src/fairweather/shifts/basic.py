@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.ranges import POSITIVE, NotNegative, Positive, Quality, Range, between
 from fairweather.shifts.imagenet_c.digital import jpeg_compression
-from fairweather.types import ShiftFunction
+from fairweather.shifts.ranges import POSITIVE, JpegQuality, NotNegative, Positive, Range, between
+from fairweather.types.measurement import ShiftFunction
 
 MOST_SIGMA = 1000  # pixels
 MOST_KERNEL = 8 * MOST_SIGMA + 1  # pixels, of the largest sigma
@@ -156,7 +156,7 @@ def gamma(*, exponent: Positive) -> ShiftFunction:
     return apply
 
 
-def jpeg(*, quality: Quality) -> ShiftFunction:
+def jpeg(*, quality: JpegQuality) -> ShiftFunction:
     """Encode as JPEG and decode again, as `imagenet_c/jpeg_compression` but at any quality.
 
     Args:

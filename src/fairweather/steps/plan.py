@@ -20,13 +20,18 @@ import pydantic.dataclasses
 from pydantic import JsonValue
 
 from fairweather.devices import FP32, Arithmetic
-from fairweather.effects import VERSION, Effect, Untold, Within, facts
 from fairweather.metrics import METRICS
-from fairweather.metrics.class_metrics import CLASS_METRICS
-from fairweather.metrics.ood_scores import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
-from fairweather.models import ModelSpec
-from fairweather.options import LoadOptions, ModelOptions
-from fairweather.record import (
+from fairweather.metrics.detection import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
+from fairweather.metrics.metric import CLASS_METRICS
+from fairweather.models.building import ModelSpec
+from fairweather.runs.fingerprints import DEFAULTS_VERSION, Effect, Inline, NoEffect, collect_facts
+from fairweather.runs.folder import fingerprint
+from fairweather.tasks.task import find_task
+from fairweather.training.recipe import Recipe
+from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
+from fairweather.types.measurement import CLASSIFICATION
+from fairweather.types.options import LoadOptions, ModelOptions
+from fairweather.types.record import (
     CLEAN,
     CORRELATION,
     DESCRIPTION,
@@ -35,16 +40,10 @@ from fairweather.record import (
     RECORD,
     TEST,
     WEIGHTS,
-    Frozen,
+    FrozenRecord,
     StepKind,
 )
-from fairweather.runs import fingerprint
-from fairweather.tasks import task_named
-from fairweather.training import Recipe
-from fairweather.training.selfsupervised import Pretraining
-from fairweather.types import CLASSIFICATION
-from fairweather.variants import read_variant
-from fairweather.variants.variant import Adapting
+from fairweather.variants.variant import Adapting, read_variant
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
 NATURAL_DATA = "natural:"  # prefix of other images of the same classes
@@ -62,9 +61,9 @@ VERSIONS = {
     "report": 11,
 }
 # The fields that change the result of a network; of other steps they do not.
-MACHINE = ("device", "threads")
+MACHINE_FIELDS = ("device", "threads")
 # With other versions of these, shifts may change the same images differently.
-LIBRARIES: dict[str, JsonValue] = {
+LIBRARY_VERSIONS: dict[str, JsonValue] = {
     "opencv": cv2.__version__,  # of whichever distribution is installed
     **{
         name: importlib.metadata.version(name)
@@ -76,7 +75,7 @@ LIBRARIES: dict[str, JsonValue] = {
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
-class DataSource(LoadOptions):
+class PlannedDataset(LoadOptions):
     """A data set as a worker opens it.
 
     Attributes:
@@ -85,12 +84,12 @@ class DataSource(LoadOptions):
     """
 
     source: str
-    labelled: Untold[bool] = True
-    digests: Untold[dict[str, str]] = field(default_factory=dict)
+    labelled: NoEffect[bool] = True
+    digests: NoEffect[dict[str, str]] = field(default_factory=dict)
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config={"extra": "forbid"})
-class ModelSource(ModelOptions):
+class PlannedModel(ModelOptions):
     """A model from elsewhere as a worker opens it.
 
     Attributes:
@@ -109,7 +108,7 @@ class ModelSource(ModelOptions):
     digest: str
 
 
-class ImagesReference(Frozen):
+class ImagesReference(FrozenRecord):
     """A split of a data set of the plan; the digest is None until its images are decoded."""
 
     data: str = DATA
@@ -122,14 +121,14 @@ class ImagesReference(Frozen):
         return self.digest
 
 
-class Trained(Frozen):
+class TrainedNetwork(FrozenRecord):
     """A network that the run trained: a folder with its weights and description."""
 
     kind: Literal["trained"] = "trained"
     folder: str
 
 
-class Interpolated(Frozen):
+class InterpolatedNetwork(FrozenRecord):
     """A network between its probed and its fine-tuned weights, `share` of the way."""
 
     kind: Literal["interpolated"] = "interpolated"
@@ -137,11 +136,11 @@ class Interpolated(Frozen):
     share: float
 
 
-class Together(Frozen):
+class EnsembleNetwork(FrozenRecord):
     """Several networks whose probabilities are averaged."""
 
     kind: Literal["together"] = "together"
-    members: tuple[Trained | Interpolated, ...]
+    members: tuple[TrainedNetwork | InterpolatedNetwork, ...]
 
     @property
     def fact(self) -> str:
@@ -149,25 +148,25 @@ class Together(Frozen):
         return self.kind
 
 
-class OpenedNetwork(Frozen):
+class OpenedNetwork(FrozenRecord):
     """The model from elsewhere that the plan names, known by its digest."""
 
     kind: Literal["opened"] = "opened"
     digest: str
 
 
-AnyNetwork = Trained | Interpolated | Together | OpenedNetwork
+AnyNetwork = TrainedNetwork | InterpolatedNetwork | EnsembleNetwork | OpenedNetwork
 Network = Annotated[AnyNetwork, pydantic.Field(discriminator="kind")]
 
 
 def network_files(network: AnyNetwork) -> list[str]:
     """The files of a run that a network is loaded from."""
     match network:
-        case Trained(folder=folder):
+        case TrainedNetwork(folder=folder):
             return [f"{folder}/{WEIGHTS}", f"{folder}/{DESCRIPTION}"]
-        case Interpolated(folder=folder):
+        case InterpolatedNetwork(folder=folder):
             return [f"{folder}/{name}" for name in (WEIGHTS, DESCRIPTION, PROBED)]
-        case Together(members=members):
+        case EnsembleNetwork(members=members):
             return [file for member in members for file in network_files(member)]
         case OpenedNetwork():
             return []
@@ -176,7 +175,7 @@ def network_files(network: AnyNetwork) -> list[str]:
 # ---------------------------------------------------------------- steps
 
 
-class Done(NamedTuple):
+class StepResult(NamedTuple):
     """The result of a step, besides its files.
 
     Attributes:
@@ -192,7 +191,7 @@ class Done(NamedTuple):
     halved_to: int | None = None
 
 
-class Step(Frozen):
+class Step(FrozenRecord):
     """The attributes of every step; each kind of step adds its own.
 
     Attributes:
@@ -209,16 +208,16 @@ class Step(Frozen):
             batches.
     """
 
-    id: Untold[str]
-    task: Untold[str]
-    needs: Untold[tuple[str, ...]] = ()
-    reads: Untold[tuple[str, ...]] = ()
-    leaves: Untold[tuple[str, ...]]
-    may_leave: Untold[tuple[str, ...]] = ()
+    id: NoEffect[str]
+    task: NoEffect[str]
+    needs: NoEffect[tuple[str, ...]] = ()
+    reads: NoEffect[tuple[str, ...]] = ()
+    leaves: NoEffect[tuple[str, ...]]
+    may_leave: NoEffect[tuple[str, ...]] = ()
     threads: int = 1
     device: str = "cpu"
-    work: Untold[int] = 0
-    memory: Untold[int] = 0
+    work: NoEffect[int] = 0
+    memory: NoEffect[int] = 0
 
     kind: StepKind
     tells_progress: ClassVar[bool] = False  # it sends events while it runs
@@ -245,17 +244,19 @@ class Step(Frozen):
 
     def depends(self) -> dict[str, JsonValue]:
         """What it depends on besides the files that it reads; None for values not known yet."""
-        changed: dict[str, JsonValue] = {"defaults": VERSION} if VERSION > 1 else {}
+        changed: dict[str, JsonValue] = (
+            {"defaults": DEFAULTS_VERSION} if DEFAULTS_VERSION > 1 else {}
+        )
         return {"version": VERSIONS[self.kind], **changed, **self.inputs()}
 
     def inputs(self) -> dict[str, JsonValue]:
         """The part of `depends` that is special to each kind of step."""
         # Its kind stands in the fingerprint itself.
-        return {**facts(self, ["kind", *self.idle()]), **self.made_with()}
+        return {**collect_facts(self, ["kind", *self.idle()]), **self.made_with()}
 
     def idle(self) -> Collection[str]:
         """The fields that have no effect beside the values of the others."""
-        return MACHINE
+        return MACHINE_FIELDS
 
     def made_with(self) -> dict[str, JsonValue]:
         """What its result is made with besides its fields: metrics, and versions of libraries."""
@@ -301,8 +302,8 @@ class PretrainStep(TrainingStep):
 
     kind: Literal["pretrain"] = "pretrain"
     tells_progress: ClassVar[bool] = True
-    folder: Untold[str]
-    title: Untold[str]
+    folder: NoEffect[str]
+    title: NoEffect[str]
     seed: int
     images: ImagesReference
     probe: tuple[ImagesReference, ImagesReference]
@@ -333,23 +334,23 @@ class TrainStep(TrainingStep):
 
     kind: Literal["train"] = "train"
     tells_progress: ClassVar[bool] = True
-    folder: Untold[str]
+    folder: NoEffect[str]
     seed: int
     train: ImagesReference
     val: ImagesReference
     spec: ModelSpec
     own_statistics: bool
-    start: Untold[str | None] = None
+    start: NoEffect[str | None] = None
     weights: str | None
     recipe: Recipe | None
-    choice: Untold[str | None] = None
-    tries: Untold[tuple[str, ...]] = ()
+    choice: NoEffect[str | None] = None
+    tries: NoEffect[tuple[str, ...]] = ()
     train_shifts: tuple[str, ...] = ()
     label_fraction: float = 1.0
     label_noise: float = 0.0
     label_seed: int | None = None
     precision: str
-    may_diverge: Untold[bool] = False
+    may_diverge: NoEffect[bool] = False
 
     @property
     def is_shared(self) -> bool:
@@ -368,9 +369,9 @@ class ChooseStep(Step):
 
     kind: Literal["choose"] = "choose"
     disposable: ClassVar[bool] = True
-    title: Untold[str]
+    title: NoEffect[str]
     values: tuple[dict[str, JsonValue], ...]
-    folders: Untold[tuple[str, ...]]
+    folders: NoEffect[tuple[str, ...]]
     metric: Literal["accuracy", "nll"]
 
 
@@ -392,25 +393,25 @@ class FitStep(Step):
     kind: Literal["fit"] = "fit"
     variant: str
     task_name: str = CLASSIFICATION
-    validation: Untold[str]
-    more: Untold[tuple[str, ...]] = ()
+    validation: NoEffect[str]
+    more: NoEffect[tuple[str, ...]] = ()
     shifts: tuple[str, ...] = (CLEAN,)
     shift_seed: Annotated[int, Effect("seed")] = 0
     network: Network | None
     val: Annotated[ImagesReference, Effect("data")]
     stored: bool
     batch_size: int
-    arithmetic: Within[Arithmetic] = FP32
-    groups: Untold[str | None] = None
+    arithmetic: Inline[Arithmetic] = FP32
+    groups: NoEffect[str | None] = None
 
     def idle(self) -> Collection[str]:
         if self.stored:
-            of_networks = ("network", "val", "batch_size", "arithmetic", *MACHINE)
+            of_networks = ("network", "val", "batch_size", "arithmetic", *MACHINE_FIELDS)
             return ("stored", "shifts", "shift_seed", *of_networks)
         return ("stored", *(("shift_seed",) if self.shifts == (CLEAN,) else ()))
 
     def made_with(self) -> dict[str, JsonValue]:
-        return {} if self.stored or self.shifts == (CLEAN,) else {"libraries": LIBRARIES}
+        return {} if self.stored or self.shifts == (CLEAN,) else {"libraries": LIBRARY_VERSIONS}
 
 
 class FeaturesStep(Step):
@@ -430,13 +431,13 @@ class FeaturesStep(Step):
     most: int = MOST_FEATURES
     seed: int
     batch_size: int
-    arithmetic: Within[Arithmetic] = FP32
+    arithmetic: Inline[Arithmetic] = FP32
 
     def idle(self) -> Collection[str]:
         return ()
 
 
-class Way(Frozen):
+class PredictionWay(FrozenRecord):
     """How predictions are made."""
 
     way: str
@@ -447,7 +448,7 @@ class Way(Frozen):
         return []
 
 
-class Forward(Way):
+class ForwardPass(PredictionWay):
     """Predict with a network.
 
     Attributes:
@@ -458,7 +459,7 @@ class Forward(Way):
     way: Literal["forward"] = "forward"
     network: Network
     variant: str | None = None
-    fitted: Untold[str | None] = None
+    fitted: NoEffect[str | None] = None
 
     @property
     def reads(self) -> list[str]:
@@ -470,38 +471,38 @@ class Forward(Way):
         return None if self.variant is None else read_variant(self.variant).adapting
 
 
-class Applied(Way):
+class AppliedVariant(PredictionWay):
     """Change stored predictions by what is fitted for a variant; keep them if nothing is."""
 
     way: Literal["applied"] = "applied"
-    of: Untold[str]
+    of: NoEffect[str]
     variant: str
-    fitted: Untold[str | None]
+    fitted: NoEffect[str | None]
 
     @property
     def reads(self) -> list[str]:
         return [self.of, *([self.fitted] if self.fitted else [])]
 
 
-class Averaged(Way):
+class EnsembleAverage(PredictionWay):
     """Average the probabilities of stored logits."""
 
     way: Literal["averaged"] = "averaged"
-    members: Untold[tuple[str, ...]]
+    members: NoEffect[tuple[str, ...]]
 
     @property
     def reads(self) -> list[str]:
         return list(self.members)
 
 
-class Given(Way):
+class GivenPredictions(PredictionWay):
     """Take predictions that were made elsewhere, known by the digest of their content."""
 
     way: Literal["given"] = "given"
     digest: Annotated[str, Effect("given")]
 
 
-AnyWay = Forward | Applied | Averaged | Given
+AnyPredictionWay = ForwardPass | AppliedVariant | EnsembleAverage | GivenPredictions
 
 
 class PredictStep(Step):
@@ -520,18 +521,18 @@ class PredictStep(Step):
     """
 
     kind: Literal["predict"] = "predict"
-    model: Untold[str]
-    seed: Untold[int | str]
+    model: NoEffect[str]
+    seed: NoEffect[int | str]
     images: Annotated[ImagesReference, Effect("data")]
     task_name: str = CLASSIFICATION
     shift: str
     shift_seed: Annotated[int, Effect("seed")]
     labelled: bool = True
     batch_size: int
-    arithmetic: Within[Arithmetic] = FP32
-    how: Annotated[AnyWay, pydantic.Field(discriminator="way"), Effect("")]
+    arithmetic: Inline[Arithmetic] = FP32
+    how: Annotated[AnyPredictionWay, pydantic.Field(discriminator="way"), Effect("")]
     ood_scores: bool = False
-    known: Untold[str | None] = None
+    known: NoEffect[str | None] = None
 
     @property
     def label(self) -> str:
@@ -539,17 +540,17 @@ class PredictStep(Step):
         return f"{self.task}, {cell}"
 
     def idle(self) -> Collection[str]:
-        if isinstance(self.how, Forward):
+        if isinstance(self.how, ForwardPass):
             return ()
-        unseen = () if isinstance(self.how, Given) else ("images",)
-        return (*MACHINE, "shift", "shift_seed", "batch_size", "arithmetic", *unseen)
+        unseen = () if isinstance(self.how, GivenPredictions) else ("images",)
+        return (*MACHINE_FIELDS, "shift", "shift_seed", "batch_size", "arithmetic", *unseen)
 
     def made_with(self) -> dict[str, JsonValue]:
         found: dict[str, JsonValue] = {}
         if self.ood_scores:
             found["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
-        if self.shift != CLEAN and isinstance(self.how, Forward):
-            found["libraries"] = LIBRARIES
+        if self.shift != CLEAN and isinstance(self.how, ForwardPass):
+            found["libraries"] = LIBRARY_VERSIONS
         return found
 
 
@@ -571,7 +572,7 @@ class GroupStep(Step):
         return None not in self.digests
 
 
-class Row(Frozen):
+class ScoredModel(FrozenRecord):
     """A model or variant with a seed, and the shifts and attacks that it was predicted under.
 
     Attributes:
@@ -609,9 +610,9 @@ class ScoreStep(Step):
     kind: Literal["score"] = "score"
     tells_progress: ClassVar[bool] = True
     disposable: ClassVar[bool] = True
-    rows: tuple[Row, ...]
+    rows: tuple[ScoredModel, ...]
     titles: dict[str, str]
-    validation: Untold[bool]
+    validation: NoEffect[bool]
     natural_shift: bool
     ordered: bool = False
     task_name: str = CLASSIFICATION
@@ -622,11 +623,11 @@ class ScoreStep(Step):
     operating_points: dict[str, float] = pydantic.Field(default_factory=dict)
     in_units_of_alexnet: bool = False
     slices: tuple[str, ...] = ()
-    sets: Untold[dict[str, str]] = pydantic.Field(default_factory=dict)
+    sets: NoEffect[dict[str, str]] = pydantic.Field(default_factory=dict)
 
     def made_with(self) -> dict[str, JsonValue]:
         # Those of prediction sets only where there are some, so that other scores stay finished.
-        kinds = task_named(self.task_name).kinds
+        kinds = find_task(self.task_name).kinds
         every = (*METRICS.values(), *CLASS_METRICS.values())
         rows = [row for row in every if row.accepts.kind in kinds]
         return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
@@ -655,10 +656,10 @@ class SampleStep(Step):
     networks: dict[str, Network] = pydantic.Field(default_factory=dict)
 
     def idle(self) -> Collection[str]:
-        return () if self.attacks else MACHINE
+        return () if self.attacks else MACHINE_FIELDS
 
     def made_with(self) -> dict[str, JsonValue]:
-        return {"libraries": LIBRARIES}
+        return {"libraries": LIBRARY_VERSIONS}
 
 
 class ReportStep(Step):
@@ -683,7 +684,7 @@ AnyStep = Annotated[
 ]
 
 
-class Plan(Frozen):
+class Plan(FrozenRecord):
     """All steps of a run, each after those that it needs, and their data sets and models.
 
     Attributes:
@@ -692,8 +693,8 @@ class Plan(Frozen):
         steps: all steps of the run, in order.
     """
 
-    data: dict[str, DataSource]
-    models: tuple[ModelSource, ...] = ()
+    data: dict[str, PlannedDataset]
+    models: tuple[PlannedModel, ...] = ()
     steps: tuple[AnyStep, ...]
 
     def step(self, step: str) -> Step:
@@ -718,8 +719,8 @@ class Plan(Frozen):
         return self.model_copy(update={"steps": tuple(ordered)})
 
 
-def in_order(
-    data: Mapping[str, DataSource], models: Sequence[ModelSource], steps: Sequence[Step]
+def link_steps(
+    data: Mapping[str, PlannedDataset], models: Sequence[PlannedModel], steps: Sequence[Step]
 ) -> Plan:
     """Make a plan of steps in order; `needs` of each follows from the files that it reads.
 
@@ -745,7 +746,7 @@ def in_order(
     return Plan.model_construct(data=dict(data), models=tuple(models), steps=tuple(linked))
 
 
-def fingerprint_of(step: Step, checksums: Mapping[str, str]) -> str:
+def step_fingerprint(step: Step, checksums: Mapping[str, str]) -> str:
     """Make the fingerprint of a step: of its kind, of `depends`, and of the files that it reads.
 
     Args:

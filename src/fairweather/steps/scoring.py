@@ -12,20 +12,44 @@ import numpy as np
 import pandas as pd
 import torch
 
-from fairweather.attacks import ATTACKS, masking_warning
+from fairweather.attacks.masking import masking_warning
+from fairweather.attacks.table import ATTACKS
 from fairweather.errors import InputError
-from fairweather.inference import join
-from fairweather.metrics import (
-    Fitted,
-    absent_metrics,
-    fit_on,
-    under_priors,
-    worst_prior,
-)
+from fairweather.inference.prediction import join_predictions
+from fairweather.metrics import Fitted, absent_metrics, fit_on, under_priors, worst_prior
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.conformal import CalibrationDraw
 from fairweather.progress import Event, Notify
-from fairweather.record import (
+from fairweather.runs.folder import RunFolder, read_json
+from fairweather.runs.scores import (
+    Estimates,
+    ScoreKey,
+    add_means,
+    add_worst,
+    estimate_cells,
+    estimate_units,
+    read_clusters,
+    score_key,
+    scores_frame,
+    scores_to_csv,
+    seed_spread,
+    slice_frame,
+    unit_frame,
+    worst_slices,
+)
+from fairweather.shifts.table import CLEAN as UNCHANGED
+from fairweather.steps.plan import ScoredModel, ScoreStep, StepResult
+from fairweather.steps.predictions import has_changed_logits, parse_shift
+from fairweather.steps.score_rows import (
+    class_slice_rows,
+    derived_rows,
+    detection_rows,
+    estimate_with_classes,
+    explain_absent_scores,
+)
+from fairweather.steps.worker import Worker
+from fairweather.types.measurement import CLASSIFICATION, Attack, Cell, Predictions, Score, Shift
+from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
     COLUMNS,
@@ -46,49 +70,24 @@ from fairweather.record import (
     WORST_PRIORS,
     is_of_all_units,
     predictions_file,
-    slice_of,
+    slice_label,
 )
-from fairweather.runs import RunFolder, read_json
-from fairweather.scores import (
-    Estimates,
-    Key,
-    estimate_cells,
-    estimate_units,
-    key_of,
-    read_clusters,
-    seed_spread,
-    slice_frame,
-    to_csv,
-    to_frame,
-    unit_frame,
-    with_means,
-    with_worst,
-    worst_slices,
-)
-from fairweather.shifts import CLEAN as UNCHANGED
-from fairweather.steps.class_rows import class_slice_rows, estimate_with_classes
-from fairweather.steps.derived import derived_rows
-from fairweather.steps.detection_rows import absent_ood_scores, detection_rows
-from fairweather.steps.plan import Done, Row, ScoreStep
-from fairweather.steps.predicting import are_changed, shift_of
-from fairweather.steps.worker import Worker
-from fairweather.types import CLASSIFICATION, Attack, Cell, Predictions, Score, Shift
-from fairweather.variants.conformal import FittedSets
+from fairweather.variants.prediction_sets import FittedSets
 
 # The metric by which the worst priors are found: which priors are worst depends on the metric.
 WORST_BY = "accuracy"
 
 
-def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
     """Write scores.csv, warnings.json and absent_metrics.json."""
-    shifts = {text: shift_of(text) for row in step.rows for text in row.shifts}
+    shifts = {text: parse_shift(text) for row in step.rows for text in row.shifts}
     cells = [Cell(row.model, row.seed, shifts[text]) for row in step.rows for text in row.shifts]
     # Images of other sets are resampled separately, each set by itself.
-    apart = {name: _cells_of(step, name) for name in _other_images(step)}
+    apart = {name: _other_cells(step, name) for name in _other_images(step)}
     total = len(cells) + sum(map(len, apart.values()))
 
-    fitted_on = [file for row in step.rows for file in _fitted_on(step, row)]
-    files = [*map(file_of, chain(cells, *apart.values())), *fitted_on]
+    fitted_on = [file for row in step.rows for file in _validation_files(step, row)]
+    files = [*map(cell_file, chain(cells, *apart.values())), *fitted_on]
 
     done = 0
 
@@ -103,23 +102,23 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     of_parts += [(each, clusters[name]) for name, each in apart.items()]
     if step.task_name != CLASSIFICATION:
         frame = _unit_rows(of_parts, folder, step.bootstrap, tell)
-        folder.write(SCORES, to_csv(_with_counts(_with_spread(frame), clusters)))
+        folder.write(SCORES, scores_to_csv(_with_counts(_with_spread(frame), clusters)))
         for file in (WARNINGS, ABSENT_METRICS):
             folder.write(file, "{}\n")
-        return Done()
+        return StepResult()
 
     def read_file(file: str) -> Predictions:
         predictions = folder.read_predictions(file)
-        if are_changed(predictions):
+        if has_changed_logits(predictions):
             _forget_changed(dict.fromkeys(files), folder)
         return predictions
 
     def read(cell: Cell) -> Predictions:
-        return read_file(file_of(cell))
+        return read_file(cell_file(cell))
 
-    fitted = _fit(step, read_file)
-    draws = _draws(step, folder)
-    estimated: dict[Key, Estimates] = {}
+    fitted = _fit_models(step, read_file)
+    draws = _calibration_draws(step, folder)
+    estimated: dict[ScoreKey, Estimates] = {}
     of_classes = []
     for part, of in of_parts:
         scored, rows = estimate_with_classes(
@@ -127,27 +126,27 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
             read,
             step.bootstrap,
             step.operating_points,
-            fitted=lambda cell: _of_cell(cell, fitted, draws),
+            fitted=lambda cell: _fitted_for_cell(cell, fitted, draws),
             clusters=of,
             tell=tell,
         )
         estimated |= scored
         of_classes.append(rows)
-    frame = _frame(step, folder, cells, estimated, of_classes, clusters[TEST])
-    folder.write(SCORES, to_csv(_with_counts(frame, clusters)))
+    frame = _make_frame(step, folder, cells, estimated, of_classes, clusters[TEST])
+    folder.write(SCORES, scores_to_csv(_with_counts(frame, clusters)))
     if step.slices:
-        found = _slices(step, folder, cells, fitted, progress)
-        folder.write(SLICES, to_csv(found))
+        found = _slice_rows(step, folder, cells, fitted, progress)
+        folder.write(SLICES, scores_to_csv(found))
     labels = read(cells[0]).labels
     chance = np.bincount(labels).max().item() / len(labels)
     warnings = attack_warnings(frame, step.titles, list(shifts.values()), chance)
     folder.write(WARNINGS, json.dumps(warnings, indent=1) + "\n")
     absent = dict(absent_metrics(read(cells[0]), next(iter(fitted.values()), None)))
-    absent |= absent_ood_scores(step, folder)
+    absent |= explain_absent_scores(step, folder)
     folder.write(ABSENT_METRICS, json.dumps(absent, indent=1) + "\n")
     for title, warning in warnings.items():
         progress(Event(f"attacks on {title}", 1, 1, warning))
-    return Done()
+    return StepResult()
 
 
 def _unit_rows(
@@ -157,13 +156,13 @@ def _unit_rows(
     tell: Callable[[int], None],
 ) -> pd.DataFrame:
     """Make the rows of whole images and of each unit, of the mean over units, and of the worst."""
-    tables: dict[str, dict[Key, Estimates]] = {}
+    tables: dict[str, dict[ScoreKey, Estimates]] = {}
     for cells, clusters in parts:
         found = estimate_units(
             folder.task,
-            folder.read_cell(file_of(cells[0])),
+            folder.read_cell(cell_file(cells[0])),
             lambda cells=cells: (  # type: ignore[misc]
-                (key_of(cell), folder.read_cell(file_of(cell))) for cell in cells
+                (score_key(cell), folder.read_cell(cell_file(cell))) for cell in cells
             ),
             bootstrap,
             clusters,
@@ -174,7 +173,7 @@ def _unit_rows(
         tell(len(cells))
     apart = list(ATTACKS)
     every = {
-        name: with_worst(with_means(table.items(), apart), apart) for name, table in tables.items()
+        name: add_worst(add_means(table.items(), apart), apart) for name, table in tables.items()
     }
     single = {name: table for name, table in every.items() if not is_of_all_units(name)}
     frames = [unit_frame(table, name) for name, table in every.items()]
@@ -184,7 +183,7 @@ def _unit_rows(
     return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
 
 
-def file_of(cell: Cell) -> str:
+def cell_file(cell: Cell) -> str:
     """The file with the predictions of a cell; `validation` means the clean validation images.
 
     `natural/NAME` means other images, which are clean too.
@@ -201,7 +200,7 @@ def _forget_changed(files: Iterable[str], folder: RunFolder) -> NoReturn:
 
     It raises `InputError`; then the command that made the run makes them again.
     """
-    changed = [file for file in files if are_changed(folder.read_predictions(file))]
+    changed = [file for file in files if has_changed_logits(folder.read_predictions(file))]
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     what = (
         f"{changed[0]}{more} of {folder.path}: the logits are not those that the classes were "
@@ -214,22 +213,22 @@ def _forget_changed(files: Iterable[str], folder: RunFolder) -> NoReturn:
     raise InputError(f"{what}; these files are now removed, and the same command predicts again")
 
 
-def _frame(
+def _make_frame(
     step: ScoreStep,
     folder: RunFolder,
     cells: Sequence[Cell],
-    estimated: Mapping[Key, Estimates],
+    estimated: Mapping[ScoreKey, Estimates],
     of_classes: Sequence[pd.DataFrame],
     clusters: Clusters | None,
 ) -> pd.DataFrame:
     apart = list(ATTACKS)
-    table = with_worst(with_means(estimated.items(), apart), apart)
+    table = add_worst(add_means(estimated.items(), apart), apart)
     parts = [
-        to_frame(table),
+        scores_frame(table),
         derived_rows(
             cells,
             {key: each for key, each in estimated.items() if not key[2].startswith(NATURAL)},
-            lambda cell: folder.read_column(file_of(cell), "predicted"),
+            lambda cell: folder.read_column(cell_file(cell), "predicted"),
             bootstrap=step.bootstrap,
             in_units_of_alexnet=step.in_units_of_alexnet,
             clusters=clusters,
@@ -258,7 +257,7 @@ def _with_counts(frame: pd.DataFrame, clusters: Mapping[str, Clusters | None]) -
     return frame.assign(clusters=known.astype("Int64"))
 
 
-def _slices(
+def _slice_rows(
     step: ScoreStep,
     folder: RunFolder,
     cells: Sequence[Cell],
@@ -272,7 +271,7 @@ def _slices(
     apart, frames, done = list(ATTACKS), [], 0
 
     def read(cell: Cell) -> Predictions:
-        return folder.read_predictions(file_of(cell))
+        return folder.read_predictions(cell_file(cell))
 
     clean = sum(cell.shift.name == CLEAN for cell in cells)  # of these, single classes too
     values = sum(len(set(groups.slices[column])) for column in step.slices)
@@ -284,9 +283,9 @@ def _slices(
         progress(Event("score slices", done, total))
 
     for column in step.slices:
-        tables: dict[str, Mapping[Key, Estimates]] = {}
+        tables: dict[str, Mapping[ScoreKey, Estimates]] = {}
         slices = {
-            slice_of(column, value): np.flatnonzero(groups.slices[column] == value)
+            slice_label(column, value): np.flatnonzero(groups.slices[column] == value)
             for value in sorted(set(groups.slices[column]))
         }
         for name, places in slices.items():
@@ -301,7 +300,7 @@ def _slices(
             ):
                 estimated.append(estimate)
                 tell(1)
-            table = with_worst(with_means(estimated, apart), apart)
+            table = add_worst(add_means(estimated, apart), apart)
             tables[name] = table
             frame = slice_frame(table, name)
             frames.append(frame if clusters is None else frame.assign(clusters=clusters.count))
@@ -314,23 +313,23 @@ def _slices(
     return found
 
 
-def _fit(
+def _fit_models(
     step: ScoreStep, read_file: Callable[[str], Predictions]
 ) -> dict[tuple[str, int | str], Fitted | None]:
     """The values fitted on the validation images, by model or variant, and seed."""
     return {
-        (row.model, row.seed): fit_on(join([read_file(file) for file in files]))
+        (row.model, row.seed): fit_on(join_predictions([read_file(file) for file in files]))
         for row in step.rows
-        if (files := _fitted_on(step, row))
+        if (files := _validation_files(step, row))
     }
 
 
-def _fitted_on(step: ScoreStep, row: Row) -> list[str]:
+def _validation_files(step: ScoreStep, row: ScoredModel) -> list[str]:
     shifts = row.fitted_on if step.validation else ()
     return [predictions_file(row.model, row.seed, shift, VAL) for shift in shifts]
 
 
-def _draws(
+def _calibration_draws(
     step: ScoreStep, folder: RunFolder
 ) -> dict[tuple[str, int | str], tuple[CalibrationDraw, ...]]:
     """The calibration images behind prediction sets, by variant and seed.
@@ -347,7 +346,7 @@ def _draws(
     }
 
 
-def _of_cell(
+def _fitted_for_cell(
     cell: Cell,
     fitted: Mapping[tuple[str, int | str], Fitted | None],
     draws: Mapping[tuple[str, int | str], tuple[CalibrationDraw, ...]],
@@ -364,7 +363,7 @@ def _other_images(step: ScoreStep) -> list[str]:
     return [*([VALIDATION] if step.natural_shift and step.validation else []), *step.natural]
 
 
-def _cells_of(step: ScoreStep, images: str) -> list[Cell]:
+def _other_cells(step: ScoreStep, images: str) -> list[Cell]:
     shift = replace(UNCHANGED, name=images)
     return [Cell(row.model, row.seed, shift) for row in step.rows]
 
@@ -372,7 +371,7 @@ def _cells_of(step: ScoreStep, images: str) -> list[Cell]:
 def _prior_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -> pd.DataFrame:
     """The scores of the clean test images under each set of class priors, and under the worst."""
 
-    def scores(row: Row) -> Iterator[tuple[str, Mapping[str, Score]]]:
+    def scores(row: ScoredModel) -> Iterator[tuple[str, Mapping[str, Score]]]:
         if not step.priors:
             return
         predictions = folder.read_predictions(predictions_file(row.model, row.seed, CLEAN))
@@ -389,7 +388,8 @@ def _prior_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -
 
 
 def _as_frame(
-    rows: Sequence[Row], scores: Callable[[Row], Iterator[tuple[str, Mapping[str, Score]]]]
+    rows: Sequence[ScoredModel],
+    scores: Callable[[ScoredModel], Iterator[tuple[str, Mapping[str, Score]]]],
 ) -> pd.DataFrame:
     lines = [
         (row.model, str(row.seed), shift, NO_LEVEL, metric, *score)

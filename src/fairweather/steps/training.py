@@ -15,29 +15,34 @@ import pydantic
 import safetensors.torch
 import torch
 
-from fairweather import models
-from fairweather.attacks import make_training_attack
-from fairweather.data import fewer_labels, with_wrong_labels
+from fairweather.attacks.shift_lists import expand_only_shifts
+from fairweather.attacks.table import make_training_attack
+from fairweather.data.splits import fewer_labels, with_wrong_labels
 from fairweather.devices import is_out_of_memory
 from fairweather.errors import TrainingDivergedError
-from fairweather.group import ALONE, Group, synchronise_batchnorm
+from fairweather.files.tables import frame_to_csv
+from fairweather.models import opening as models
 from fairweather.progress import Event, Notify
-from fairweather.record import CORRELATION, DESCRIPTION, DIVERGED, HISTORY, PROBED, WEIGHTS
-from fairweather.runs import RunFolder, read_json
-from fairweather.shift_lists import only_shifts
-from fairweather.spreadsheet import frame_to_csv
+from fairweather.runs.folder import RunFolder, read_json
 from fairweather.steps.plan import (
     ChooseStep,
-    Done,
     PretrainStep,
     Step,
+    StepResult,
     TrainStep,
-    fingerprint_of,
+    step_fingerprint,
 )
 from fairweather.steps.worker import Worker
-from fairweather.training import Recipe, fit, selected_epoch
-from fairweather.training.selfsupervised import PretrainingEpoch, Probe, pretrain
-from fairweather.types import Attack, Dataset, Images
+from fairweather.training.ranks import ALONE, Ranks, synchronise_batchnorm
+from fairweather.training.recipe import Recipe
+from fairweather.training.selfsupervised.pretraining import (
+    NeighbourProbe,
+    PretrainingEpoch,
+    pretrain,
+)
+from fairweather.training.supervised import fit, select_epoch
+from fairweather.types.measurement import Attack, Dataset, Images
+from fairweather.types.record import CORRELATION, DESCRIPTION, DIVERGED, HISTORY, PROBED, WEIGHTS
 
 SELECTED = ("epoch", "val_accuracy", "val_loss")
 RESUME = "resume"  # the folder of an unfinished training's state
@@ -48,14 +53,14 @@ DECIMALS = 4  # of correlations, which are only plotted
 State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
 
-def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
     """Train a model, or continue its training, and store the weights that its recipe selects."""
     with worker.group.agreeing():
-        recipe = _recipe(step, folder)
+        recipe = _read_recipe(step, folder)
     if step.tries:
-        _take_over(step, folder, recipe)
+        _copy_try(step, folder, recipe)
         progress(Event(step.task, 1, 1, "copied from a try of the sweep"))
-        return Done("copied from a try of the sweep")
+        return StepResult("copied from a try of the sweep")
     try:
         return _train(step, recipe, worker, folder, progress)
     except TrainingDivergedError as error:
@@ -63,10 +68,10 @@ def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notif
             raise
         if worker.group.is_first:
             folder.write(f"{step.folder}/{DIVERGED}", json.dumps({"diverged": str(error)}) + "\n")
-        return Done(str(error))
+        return StepResult(str(error))
 
 
-def _recipe(step: TrainStep, folder: RunFolder) -> Recipe:
+def _read_recipe(step: TrainStep, folder: RunFolder) -> Recipe:
     """The recipe of a training: that of its step, or the one that the sweep has chosen."""
     if step.recipe is not None:
         return step.recipe
@@ -74,7 +79,7 @@ def _recipe(step: TrainStep, folder: RunFolder) -> Recipe:
     return pydantic.TypeAdapter(Recipe).validate_json(folder.file(step.choice).read_bytes())
 
 
-def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
+def _copy_try(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
     """Copy the files of the sweep's try that had the same recipe and seed."""
     # Through JSON, where tuples become lists.
     wanted = json.loads(json.dumps(asdict(recipe)))
@@ -89,17 +94,17 @@ def _take_over(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
 
 def _train(
     step: TrainStep, recipe: Recipe, worker: Worker, folder: RunFolder, progress: Notify
-) -> Done:
+) -> StepResult:
     with worker.group.agreeing():
         dataset = worker.dataset(step.train.data)
         spec = _loaded_spec(step, dataset, folder)
         weights = _weights_facts(step, spec, worker.offline)
         train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
-        resume = Resumption(step.folder, _fingerprint(step, folder), worker.group)
+        resume = Resumption(step.folder, _training_fingerprint(step, folder), worker.group)
         model = models.build(spec, step.seed, offline=worker.offline)
     state = resume.read(folder, step.task, progress)
     done = len(state["history"]) if state else 0
-    told = _Told(progress, step.task, recipe.epochs, done)
+    told = _EpochProgress(progress, step.task, recipe.epochs, done)
     told.say(_start_note(weights))
     if recipe.freeze_batchnorm:
         model.freeze_batchnorm()
@@ -110,12 +115,12 @@ def _train(
         train,
         val,
         recipe,
-        head=models.head_of(model, spec.backbone),
+        head=models.find_head(model, spec.backbone),
         seed=step.seed,
         device=worker.device,
         precision=step.precision,
         state=state,
-        train_shifts=only_shifts(step.train_shifts) if step.train_shifts else (),
+        train_shifts=expand_only_shifts(step.train_shifts) if step.train_shifts else (),
         attack=training_attack(recipe),
         after_step=told.within,
         group=worker.group,
@@ -128,12 +133,12 @@ def _train(
     assert state is not None
     if worker.group.is_first:
         _store_training(step, recipe, spec, dataset, len(train), weights, state, folder)
-        drop_resume(step, folder)
-    return Done(told.note, share=1 - done / recipe.epochs)
+        drop_state(step, folder)
+    return StepResult(told.note, share=1 - done / recipe.epochs)
 
 
 @dataclass
-class _Told:
+class _EpochProgress:
     """Tells how far a training is: how many of its epochs are done, and what the last one gave."""
 
     progress: Notify
@@ -177,7 +182,9 @@ def with_statistics(spec: models.ModelSpec, dataset: Dataset) -> models.ModelSpe
     # A channel without contrast has standard deviation 0.
     std = [max(deviation, 1 / 255) for deviation in dataset.std]
     return replace(
-        spec, mean=models.channels("mean", dataset.mean), std=models.channels("std", std)
+        spec,
+        mean=models.check_channels("mean", dataset.mean),
+        std=models.check_channels("std", std),
     )
 
 
@@ -203,7 +210,7 @@ def _start_note(weights: Mapping[str, Any]) -> str:
 
 
 def _weights_facts(step: TrainStep, spec: models.ModelSpec, offline: bool) -> dict[str, Any]:
-    facts = models.weights_facts(spec, offline=offline)
+    facts = models.describe_weights(spec, offline=offline)
     if step.start is not None:  # its path within the run, which is the same if the run is moved
         facts |= {"file": step.start, "weights": step.spec.weights}
     return facts
@@ -220,7 +227,7 @@ def _store_training(
     folder: RunFolder,
 ) -> None:
     history = state["history"]
-    chosen = history[selected_epoch(history, recipe)]
+    chosen = history[select_epoch(history, recipe)]
     facts = {
         "classes": list(dataset.classes),
         "seed": step.seed,
@@ -235,17 +242,17 @@ def _store_training(
     }
     described = replace(spec, weights=step.spec.weights)
     files: dict[str, bytes | str] = {
-        WEIGHTS: as_safetensors(state["best"]),
-        DESCRIPTION: models.model_json(described, facts),
+        WEIGHTS: encode_safetensors(state["best"]),
+        DESCRIPTION: models.render_model_json(described, facts),
         HISTORY: frame_to_csv(pd.DataFrame(history), None),
     }
     if "probed" in state:
-        files[PROBED] = as_safetensors(state["probed"])
+        files[PROBED] = encode_safetensors(state["probed"])
     for name, content in files.items():
         folder.write(f"{step.folder}/{name}", content)
 
 
-def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
     """Choose the best try of a sweep by validation, and write the table of all tries."""
     rows: list[dict[str, Any]] = []
     for number, (values, source) in enumerate(zip(step.values, step.folders, strict=True), 1):
@@ -266,23 +273,25 @@ def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Not
     recipe = read_json(folder.file(f"{step.folders[chosen]}/{DESCRIPTION}"))["recipe"]
     folder.write(step.leaves[0], frame_to_csv(table, None))
     folder.write(step.leaves[1], json.dumps(recipe, indent=1) + "\n")
-    return Done(f"try {chosen + 1} of {len(table)}")
+    return StepResult(f"try {chosen + 1} of {len(table)}")
 
 
-def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> Done:
+def do_pretrain(
+    step: PretrainStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> StepResult:
     """Pre-train a backbone, or continue its pre-training."""
     with worker.group.agreeing():
         dataset, images = worker.dataset(step.images.data), worker.images(step.images)
         # Features are judged on the run's own images, also if others were used for pre-training.
-        probe = Probe(*map(worker.images, step.probe))
+        probe = NeighbourProbe(*map(worker.images, step.probe))
         spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
-        resume = Resumption(step.folder, _fingerprint(step, folder), worker.group)
+        resume = Resumption(step.folder, _training_fingerprint(step, folder), worker.group)
         classifier = models.build(spec, step.seed, offline=worker.offline)
     state = resume.read(folder, step.task, progress)
     epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
-    told = _Told(progress, step.task, epochs, done)
+    told = _EpochProgress(progress, step.task, epochs, done)
     told.say("")
-    encoder = models.encoder_of(classifier, spec.backbone)
+    encoder = models.make_encoder(classifier, spec.backbone)
     last: PretrainingEpoch | None = None
     for last in pretrain(
         encoder.module,
@@ -303,8 +312,8 @@ def do_pretrain(step: PretrainStep, worker: Worker, folder: RunFolder, progress:
     assert last is not None
     if worker.group.is_first:
         _store_pretraining(step, spec, dataset, last, classifier, worker.offline, folder)
-        drop_resume(step, folder)
-    return Done(told.note, share=1 - done / epochs)
+        drop_state(step, folder)
+    return StepResult(told.note, share=1 - done / epochs)
 
 
 def _pretraining_note(row: Mapping[str, float]) -> str:
@@ -331,13 +340,13 @@ def _store_pretraining(
         "labels_used": step.recipe.method == "supervised",
         "seed": step.seed,
         "recipe": asdict(step.recipe),
-        "weights": models.weights_facts(spec, offline=offline),
+        "weights": models.describe_weights(spec, offline=offline),
         "precision": step.precision,
         **{key: last.history[-1][key] for key in ("epoch", "knn_accuracy", "embedding_std")},
     }
     files: dict[str, bytes | str] = {
-        WEIGHTS: as_safetensors(models.state_without_head(classifier, spec.backbone)),
-        DESCRIPTION: models.model_json(spec, facts),
+        WEIGHTS: encode_safetensors(models.state_without_head(classifier, spec.backbone)),
+        DESCRIPTION: models.render_model_json(spec, facts),
         HISTORY: frame_to_csv(pd.DataFrame(last.history), None),
     }
     if last.correlation is not None and last.correlation_before is not None:
@@ -349,14 +358,14 @@ def _store_pretraining(
         folder.write(f"{step.folder}/{name}", content)
 
 
-def as_safetensors(weights: Mapping[str, torch.Tensor]) -> bytes:
+def encode_safetensors(weights: Mapping[str, torch.Tensor]) -> bytes:
     """Write weights as safetensors, which needs contiguous memory; training has channels last."""
     return safetensors.torch.save({name: each.contiguous() for name, each in weights.items()})
 
 
-def _fingerprint(step: TrainStep | PretrainStep, folder: RunFolder) -> str:
+def _training_fingerprint(step: TrainStep | PretrainStep, folder: RunFolder) -> str:
     there = [name for name in step.reads if folder.file(name).is_file()]
-    return fingerprint_of(step, {name: folder.checksum(name) for name in there})
+    return step_fingerprint(step, {name: folder.checksum(name) for name in there})
 
 
 class Resumption(NamedTuple):
@@ -367,7 +376,7 @@ class Resumption(NamedTuple):
 
     folder: str
     fingerprint: str
-    group: Group = ALONE
+    group: Ranks = ALONE
 
     def write(self, run: RunFolder, state: State) -> None:
         """Store what the next epoch needs, with the fingerprint of the training."""
@@ -411,7 +420,7 @@ class Resumption(NamedTuple):
         return found
 
 
-def drop_resume(step: Step, run: RunFolder) -> None:
+def drop_state(step: Step, run: RunFolder) -> None:
     """Remove the state, which only an unfinished training needs."""
     if isinstance(step, TrainStep | PretrainStep):
         shutil.rmtree(run.file(f"{step.folder}/{RESUME}"), ignore_errors=True)

@@ -15,41 +15,43 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from fairweather import models
-from fairweather.data import check_no_copies, digest, load
-from fairweather.data.metadata import shared_clusters
+from fairweather.data.groups import describe_shared_clusters
+from fairweather.data.loading import check_no_copies, load_with_options
+from fairweather.data.pixel_scans import digest
 from fairweather.devices import memory_for_networks, resolve_device
-from fairweather.errors import InputError, show
-from fairweather.group import ALONE, Group
+from fairweather.errors import InputError, quote_names
+from fairweather.inference.shifters import Shifters
+from fairweather.models import opening as models
 from fairweather.models.labels import LabelMap, places_by_name, relabel
-from fairweather.models.onnx_network import OnnxNetwork
+from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.outputs import LogProbabilities
+from fairweather.models.sources import OpenedModel
 from fairweather.progress import Event, Notify, silent
-from fairweather.record import NATURAL, PROBED, TEST, TRAIN, VAL, WEIGHTS
-from fairweather.runs import RunFolder, fingerprint
-from fairweather.shifting import Shifters
+from fairweather.runs.folder import RunFolder, fingerprint
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
     AnyNetwork,
-    DataSource,
+    EnsembleNetwork,
     ImagesReference,
-    Interpolated,
-    ModelSource,
+    InterpolatedNetwork,
     OpenedNetwork,
     Plan,
-    Together,
-    Trained,
+    PlannedDataset,
+    PlannedModel,
+    TrainedNetwork,
 )
-from fairweather.types import AnyPredictions, Dataset, Images, Predictions
+from fairweather.training.ranks import ALONE, Ranks
+from fairweather.types.measurement import AnyPredictions, Dataset, Images, Predictions
+from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL, WEIGHTS
 
-Version = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
+FileVersion = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
 
 
-class _Loaded(NamedTuple):
+class _LoadedNetwork(NamedTuple):
     """A network in memory, its bytes, and the version of the files that it was loaded from."""
 
-    files: tuple[Version, ...]
+    files: tuple[FileVersion, ...]
     size: int
     model: nn.Module
 
@@ -87,7 +89,7 @@ class Worker:
         workers: int = 0,
         networks: int | None = None,
         jobs: int = 1,
-        group: Group = ALONE,
+        group: Ranks = ALONE,
         given: Callable[[str], AnyPredictions] | None = None,
     ) -> None:
         self.group = group
@@ -101,7 +103,7 @@ class Worker:
         self.workers, self.most_networks = workers, networks
         self.shifters = Shifters(workers) if workers else None
         self.room = memory_for_networks(self.device) // jobs
-        self._networks: dict[AnyNetwork, _Loaded] = {}  # the latest last
+        self._networks: dict[AnyNetwork, _LoadedNetwork] = {}  # the latest last
         self._largest_batch: int | None = None
 
     def dataset(self, name: str = DATA) -> Dataset:
@@ -128,18 +130,18 @@ class Worker:
         if part is None:
             raise InputError(f"{dataset.name} has no {reference.part} images")
         if reference.data.startswith(NATURAL_DATA):
-            return relabelled(part, self.dataset().classes, dataset.name)
+            return match_labels_by_name(part, self.dataset().classes, dataset.name)
         source = self.sources.get(reference.data)
         if source is None or source.labelled:
             return part
-        return unlabelled(part, self.dataset().classes)
+        return drop_labels(part, self.dataset().classes)
 
     def network(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
         """A network that returns logits of the data's classes; as many as fit are kept.
 
         A model that the user opened is moved to the CPU instead of being deleted.
         """
-        files = _files(network, folder)
+        files = _file_versions(network, folder)
         loaded = self._networks.pop(network, None)
         if loaded is None or loaded.files != files:
             size = self._size_of(network, folder)
@@ -149,9 +151,9 @@ class Worker:
                 first = next(iter(self._networks))
                 put_aside = self._networks.pop(first)
                 if isinstance(first, OpenedNetwork):
-                    for graph in _graphs(put_aside.model.cpu()):
+                    for graph in _onnx_graphs(put_aside.model.cpu()):
                         graph.sessions.leave_devices()
-            loaded = _Loaded(files, size, self._load(network, folder))
+            loaded = _LoadedNetwork(files, size, self._load(network, folder))
         self._networks[network] = loaded
         return loaded.model
 
@@ -183,15 +185,15 @@ class Worker:
     def _size_of(self, network: AnyNetwork, folder: RunFolder) -> int:
         """The bytes of its weights: those of its files, or of a model from elsewhere its own."""
         if isinstance(network, OpenedNetwork):
-            return bytes_of(self._load(network, folder))
-        return sum(size for *_, size in _files(network, folder))
+            return count_bytes(self._load(network, folder))
+        return sum(size for *_, size in _file_versions(network, folder))
 
     def _load(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
         if not isinstance(network, OpenedNetwork):
-            return _load(network, folder)
+            return _load_network(network, folder)
         if network.digest not in self._opened:
             source = self.model_sources[network.digest]
-            self._opened[network.digest] = open_source(source, offline=self.offline)
+            self._opened[network.digest] = open_planned_model(source, offline=self.offline)
         return self._opened[network.digest]
 
     def close(self) -> None:
@@ -227,18 +229,18 @@ def using_threads(threads: int) -> Iterator[None]:
 
 
 def open_data(
-    source: DataSource, *, offline: bool = False, progress: Notify | None = None
+    source: PlannedDataset, *, offline: bool = False, progress: Notify | None = None
 ) -> Dataset:
     """Load a data set of a plan."""
-    return load(source.source, source, offline=offline, progress=progress)
+    return load_with_options(source.source, source, offline=offline, progress=progress)
 
 
-def digests_of(dataset: Dataset) -> dict[str, str]:
+def digest_splits(dataset: Dataset) -> dict[str, str]:
     """The digest of each split of a data set."""
-    return {name: digest(part) for name, part in splits_of(dataset).items()}
+    return {name: digest(part) for name, part in get_splits(dataset).items()}
 
 
-def splits_of(dataset: Dataset) -> dict[str, Images]:
+def get_splits(dataset: Dataset) -> dict[str, Images]:
     """The splits that a data set has, by name."""
     parts = {TRAIN: dataset.train, VAL: dataset.val, TEST: dataset.test}
     return {name: part for name, part in parts.items() if part is not None}
@@ -262,12 +264,12 @@ def predictions_digest(predictions: AnyPredictions) -> str:
     return digest.hexdigest()
 
 
-def unlabelled(images: Images, classes: tuple[str, ...]) -> Images:
+def drop_labels(images: Images, classes: tuple[str, ...]) -> Images:
     """Images of another data set for a model with these classes; all labels become 0."""
     return Images(images.images, torch.zeros_like(images.labels), images.keys, classes)
 
 
-def relabelled(images: Images, classes: tuple[str, ...], name: str) -> Images:
+def match_labels_by_name(images: Images, classes: tuple[str, ...], name: str) -> Images:
     """Images whose labels are those of the run's classes; they may have only some of them.
 
     Classes are matched by what they are called. Their order says nothing: other images may have
@@ -278,8 +280,10 @@ def relabelled(images: Images, classes: tuple[str, ...], name: str) -> Images:
     places = places_by_name(images.classes, classes)
     if places is None:
         raise InputError(
-            f"the classes of {name} ({show(images.classes)}) are not each one of the run's by name "
-            f"({show(classes)}): call them as the run does, such as by renaming their folders"
+            f"the classes of {name} ({quote_names(images.classes)}) are not each one of the run's "
+            f"by name "
+            f"({quote_names(classes)}): call them as the run does, such as by renaming their "
+            f"folders"
         )
     return replace(images, labels=torch.tensor(places)[images.labels], classes=classes)
 
@@ -303,7 +307,7 @@ def check_natural(
         if name.startswith(NATURAL_DATA)
     }
     for other in others.values():
-        relabelled(other.test[:1], own.classes, other.name)
+        match_labels_by_name(other.test[:1], own.classes, other.name)
         sides = [" x ".join(map(str, each.test.images.shape[2:])) for each in (other, own)]
         if sides[0] != sides[1]:
             raise InputError(
@@ -312,7 +316,7 @@ def check_natural(
             )
     _tell_shared_clusters(own, others, progress or silent)
     check_no_copies(
-        splits_of(own),
+        get_splits(own),
         {name: other.test for name, other in others.items()},
         allowed=allow_duplicates,
         progress=progress,
@@ -321,7 +325,7 @@ def check_natural(
 
 def _tell_shared_clusters(own: Dataset, others: Mapping[str, Dataset], tell: Notify) -> None:
     """Warn of patients, for example, that other images share with the run's own."""
-    known = {name: images.groups for name, images in splits_of(own).items()}
+    known = {name: images.groups for name, images in get_splits(own).items()}
     for name, other in others.items():
         theirs = other.test.groups
         if theirs is None or theirs.clusters is None:
@@ -330,27 +334,25 @@ def _tell_shared_clusters(own: Dataset, others: Mapping[str, Dataset], tell: Not
             if ours is None or ours.clusters is None:
                 continue
             pair = {part: ours.clusters, name: theirs.clusters}
-            for line in shared_clusters(pair, str(theirs.cluster)):
+            for line in describe_shared_clusters(pair, str(theirs.cluster)):
                 tell(Event("compare groups", 0, None, line=f"warning        {line}"))
 
 
-def open_source(source: ModelSource, *, offline: bool = False) -> nn.Module:
+def open_planned_model(source: PlannedModel, *, offline: bool = False) -> nn.Module:
     """Open the model of a plan with the settings of the plan; it returns logits of its classes.
 
     Raises `InputError` if the model has changed since the plan was made.
     """
-    opened = models.open_with(source.source, source, offline=offline)
+    opened = models.open_with_options(source.source, source, offline=offline)
     if source.size is not None:
-        opened = models.prepared_at(opened, source.size, keep=source.input_size is not None)
+        opened = models.prepare_at(opened, source.size, keep=source.input_size is not None)
     if model_digest(opened, source.taken_for, source.columns) != source.digest:
         raise InputError(f"{source.source} has changed since the plan was made")
     model = as_logits(opened, source.taken_for)
     return relabel(model, LabelMap(source.columns, "", source.answers))
 
 
-def model_digest(
-    opened: models.Opened, taken_for: str, columns: tuple[tuple[int, ...], ...]
-) -> str:
+def model_digest(opened: OpenedModel, taken_for: str, columns: tuple[tuple[int, ...], ...]) -> str:
     """The digest of the weights and settings of a model from elsewhere."""
     return fingerprint(
         {
@@ -363,30 +365,30 @@ def model_digest(
     )
 
 
-def as_logits(opened: models.Opened, taken_for: str) -> nn.Module:
+def as_logits(opened: OpenedModel, taken_for: str) -> nn.Module:
     """A model that returns logits: of probabilities, the logarithms, unless opening took these."""
     if opened.outputs is None and taken_for == "probabilities":
         return LogProbabilities(opened.model).eval()
     return opened.model
 
 
-def bytes_of(model: nn.Module) -> int:
+def count_bytes(model: nn.Module) -> int:
     """The bytes of a model's weights; those of an ONNX graph are in its file.
 
-    >>> bytes_of(nn.Linear(3, 2))
+    >>> count_bytes(nn.Linear(3, 2))
     32
     """
     tensors = [*model.parameters(), *model.buffers()]
     stored = sum(each.numel() * each.element_size() for each in tensors)
-    return stored + sum(each.sessions.path.stat().st_size for each in _graphs(model))
+    return stored + sum(each.sessions.path.stat().st_size for each in _onnx_graphs(model))
 
 
-def _graphs(model: nn.Module) -> Iterator[OnnxNetwork]:
+def _onnx_graphs(model: nn.Module) -> Iterator[OnnxNetwork]:
     return (each for each in model.modules() if isinstance(each, OnnxNetwork))
 
 
-def _check_digests(source: DataSource, dataset: Dataset) -> None:
-    found = digests_of(dataset)
+def _check_digests(source: PlannedDataset, dataset: Dataset) -> None:
+    found = digest_splits(dataset)
     for part, expected in source.digests.items():
         if found.get(part) != expected:
             raise InputError(
@@ -395,30 +397,32 @@ def _check_digests(source: DataSource, dataset: Dataset) -> None:
             )
 
 
-def _files(network: AnyNetwork, folder: RunFolder) -> tuple[Version, ...]:
+def _file_versions(network: AnyNetwork, folder: RunFolder) -> tuple[FileVersion, ...]:
     # Steps write files by renaming, so that a new file has another inode or time. Checksums
     # would read large weights again for every cell.
-    there = [(path, path.stat()) for path in map(folder.file, _weights(network))]
+    there = [(path, path.stat()) for path in map(folder.file, _weight_files(network))]
     return tuple((str(path), s.st_ino, s.st_mtime_ns, s.st_size) for path, s in there)
 
 
-def _weights(network: AnyNetwork) -> list[str]:
+def _weight_files(network: AnyNetwork) -> list[str]:
     if isinstance(network, OpenedNetwork):
         return []
-    if isinstance(network, Together):
-        return [name for member in network.members for name in _weights(member)]
-    names = [WEIGHTS, *([PROBED] if isinstance(network, Interpolated) else [])]
+    if isinstance(network, EnsembleNetwork):
+        return [name for member in network.members for name in _weight_files(member)]
+    names = [WEIGHTS, *([PROBED] if isinstance(network, InterpolatedNetwork) else [])]
     return [f"{network.folder}/{name}" for name in names]
 
 
-def _load(network: Trained | Interpolated | Together, folder: RunFolder) -> nn.Module:
+def _load_network(
+    network: TrainedNetwork | InterpolatedNetwork | EnsembleNetwork, folder: RunFolder
+) -> nn.Module:
     match network:
-        case Trained():
+        case TrainedNetwork():
             return models.load_checkpoint(folder.file(network.folder))
-        case Interpolated():
+        case InterpolatedNetwork():
             model = models.load_checkpoint(folder.file(network.folder))
             start = safetensors.torch.load_file(folder.file(f"{network.folder}/{PROBED}"))
             model.load_state_dict(models.interpolate(start, model.state_dict(), network.share))
             return model
-        case Together():
-            return models.Ensemble([_load(each, folder) for each in network.members]).eval()
+        case EnsembleNetwork():
+            return models.Ensemble([_load_network(each, folder) for each in network.members]).eval()

@@ -1,16 +1,23 @@
-"""What a task says of labels, of what is stored of a model's outputs, and of what is judged."""
+"""What a task says of labels, outputs and units; classification, the only task of the package."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 
-from fairweather.record import IMAGE
-from fairweather.types import AnyPredictions, Kind
+from fairweather.errors import unknown_name
+from fairweather.metrics.columns import per_image
+from fairweather.types.kinds import TaskKind
+from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions
+from fairweather.types.record import IMAGE
+
+# ---------------------------------------------------------------- what a task says of labels, of wh
 
 Labels = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float32]
@@ -64,7 +71,7 @@ class Task:
     predictions: type[Any]
     columns: Callable[[Logits, Labels], Mapping[str, npt.NDArray[Any]]]
     strata: Callable[[Labels, tuple[str, ...]], Strata]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[TaskKind, ...]
     together: Callable[[Iterable[Logits | None]], Logits]
     decided: str
     check: Callable[[Labels, tuple[str, ...]], None] = lambda labels, classes: None
@@ -75,3 +82,67 @@ class Task:
         """Whole images, and then the units of the task."""
         whole = np.arange(len(predictions), dtype=np.int64)
         return (Unit(IMAGE, whole, lambda found: found), *self.units(predictions))
+
+
+# ---------------------------------------------------------------- classification: each image has on
+
+# With more classes than this, logits would need more space than everything else in a run folder.
+MOST_STORED_CLASSES = 100
+
+
+def mean_log_probability(logits: Iterable[Logits | None]) -> Logits:
+    """Return the logarithm of the mean of the members' probabilities.
+
+    Args:
+        logits: float32 `[N, classes]` per member.
+
+    Returns:
+        float32 `[N, classes]`.
+
+    Raises `ValueError` if the logits of a member are not stored.
+
+    Source: Lakshminarayanan et al. 2017, section 2.4.
+
+    >>> sure, unsure = np.float32([[9, 0]]), np.float32([[0, 0]])
+    >>> np.exp(mean_log_probability([sure, unsure])).round(3).tolist()
+    [[0.75, 0.25]]
+    """
+    logs = []
+    for each in logits:
+        if each is None:
+            raise ValueError("an ensemble needs the logits of every member")
+        logs.append(scipy.special.log_softmax(each.astype(np.float64), axis=1))
+    together = scipy.special.logsumexp(np.stack(logs), axis=0) - math.log(len(logs))
+    return np.asarray(together, dtype=np.float32)
+
+
+def _classification_columns(logits: Logits, labels: Labels) -> Mapping[str, npt.NDArray[Any]]:
+    return per_image(logits, labels)._asdict()
+
+
+CLASSIFICATION_TASK = Task(
+    name=CLASSIFICATION,
+    predictions=Predictions,
+    columns=_classification_columns,
+    strata=Strata,  # the images of each class
+    kinds=(Predictions.kind,),
+    together=mean_log_probability,
+    decided="accuracy",
+    most_stored=MOST_STORED_CLASSES,
+)
+
+
+# ---------------------------------------------------------------- the tasks: what is to be told of
+
+TASKS: dict[str, Task] = {CLASSIFICATION_TASK.name: CLASSIFICATION_TASK}
+
+
+def find_task(name: str) -> Task:
+    """Find a task by its name in a data set or in record.json.
+
+    >>> find_task("classification").name
+    'classification'
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    return TASKS[name]

@@ -25,7 +25,7 @@ Lookup = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _NEAREST_BITS, _LINEAR_BITS = 16, 32
 
 
-def nearest(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def look_up_nearest(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Look up the nearest source pixel of every pixel, black outside the image.
 
     Equal to the last bit to `PIL.Image.transform(AFFINE, NEAREST)`.
@@ -37,18 +37,18 @@ def nearest(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
 
     >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
     >>> one_to_the_right = torch.tensor([[1, 0, -1, 0, 1, 0]], dtype=torch.float64)
-    >>> nearest(image, one_to_the_right)[0, 0].tolist()
+    >>> look_up_nearest(image, one_to_the_right)[0, 0].tolist()
     [[0, 0], [0, 2]]
     """
     height, width = images.shape[2:]
-    column, row = _sources(images, matrices, _NEAREST_BITS)
+    column, row = _source_places(images, matrices, _NEAREST_BITS)
     column, row = column >> _NEAREST_BITS, row >> _NEAREST_BITS
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    picked = _pick(images, column.clamp_(0, width - 1), row.clamp_(0, height - 1))
+    picked = _pick_pixels(images, column.clamp_(0, width - 1), row.clamp_(0, height - 1))
     return picked * inside[:, None]
 
 
-def bilinear(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def interpolate_bilinear(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Interpolate linearly between source pixels and drop the fraction, black outside the image.
 
     Equal to `PIL.Image.transform(AFFINE, BILINEAR)`, except that values are interpolated in
@@ -60,22 +60,28 @@ def bilinear(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
 
     >>> image = torch.tensor([0, 100, 200] * 3, dtype=torch.uint8).reshape(1, 3, 1, 3)
     >>> half_to_the_right = torch.tensor([[1, 0, -0.5, 0, 1, 0]], dtype=torch.float64)
-    >>> bilinear(image, half_to_the_right)[0, 0].tolist()
+    >>> interpolate_bilinear(image, half_to_the_right)[0, 0].tolist()
     [[0, 50, 150]]
     """
     height, width = images.shape[2:]
     one = 1 << _LINEAR_BITS
-    column, row = _sources(images, matrices, _LINEAR_BITS)
+    column, row = _source_places(images, matrices, _LINEAR_BITS)
     inside = (column >= 0) & (column < width * one) & (row >= 0) & (row < height * one)
     left, right, across = _neighbours(column, width)
     upper, lower, down = _neighbours(row, height)
     values = images.float()
-    top = _between(_pick(values, left, upper), _pick(values, right, upper), across)
-    bottom = _between(_pick(values, left, lower), _pick(values, right, lower), across)
-    return _between(top, bottom, down).mul_(inside[:, None]).to(torch.uint8)
+    top = _interpolate(
+        _pick_pixels(values, left, upper), _pick_pixels(values, right, upper), across
+    )
+    bottom = _interpolate(
+        _pick_pixels(values, left, lower), _pick_pixels(values, right, lower), across
+    )
+    return _interpolate(top, bottom, down).mul_(inside[:, None]).to(torch.uint8)
 
 
-def rotate(images: torch.Tensor, degrees: torch.Tensor, lookup: Lookup = nearest) -> torch.Tensor:
+def rotate(
+    images: torch.Tensor, degrees: torch.Tensor, lookup: Lookup = look_up_nearest
+) -> torch.Tensor:
     """Rotate counter-clockwise about the centre; pixels from outside the image are black.
 
     Equal to `PIL.Image.rotate`.
@@ -93,7 +99,9 @@ def rotate(images: torch.Tensor, degrees: torch.Tensor, lookup: Lookup = nearest
     return lookup(images, torch.stack((cos, sin, right, -sin, cos, down), 1))
 
 
-def shear_x(images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = nearest) -> torch.Tensor:
+def shear_x(
+    images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = look_up_nearest
+) -> torch.Tensor:
     """Move every row to the left by `slope` times its distance from the upper edge.
 
     Equal to `PIL.Image.transform(AFFINE, (1, slope, 0, 0, 1, 0))`.
@@ -102,10 +110,12 @@ def shear_x(images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = nearest)
     >>> shear_x(image, torch.tensor([0.5]))[0, 0].tolist()
     [[0, 1], [3, 0]]
     """
-    return lookup(images, _matrices(slope, 1))
+    return lookup(images, _affine_matrices(slope, 1))
 
 
-def shear_y(images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = nearest) -> torch.Tensor:
+def shear_y(
+    images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = look_up_nearest
+) -> torch.Tensor:
     """Move every column upwards by `slope` times its distance from the left edge.
 
     Equal to `PIL.Image.transform(AFFINE, (1, 0, 0, slope, 1, 0))`.
@@ -114,11 +124,11 @@ def shear_y(images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = nearest)
     >>> shear_y(image, torch.tensor([0.5]))[0, 0].tolist()
     [[0, 3], [2, 0]]
     """
-    return lookup(images, _matrices(slope, 3))
+    return lookup(images, _affine_matrices(slope, 3))
 
 
 def translate_x(
-    images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = nearest
+    images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = look_up_nearest
 ) -> torch.Tensor:
     """Move right by `pixels`, or left if negative; pixels from outside the image are black.
 
@@ -128,11 +138,11 @@ def translate_x(
     >>> translate_x(image, torch.tensor([-1]))[0, 0].tolist()
     [[1, 0], [3, 0]]
     """
-    return lookup(images, _matrices(-pixels, 2))
+    return lookup(images, _affine_matrices(-pixels, 2))
 
 
 def translate_y(
-    images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = nearest
+    images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = look_up_nearest
 ) -> torch.Tensor:
     """Move down by `pixels`, or up if negative; pixels from outside the image are black.
 
@@ -142,10 +152,10 @@ def translate_y(
     >>> translate_y(image, torch.tensor([1]))[0, 0].tolist()
     [[0, 0], [0, 1]]
     """
-    return lookup(images, _matrices(-pixels, 5))
+    return lookup(images, _affine_matrices(-pixels, 5))
 
 
-def _sources(
+def _source_places(
     images: torch.Tensor, matrices: torch.Tensor, bits: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where each pixel comes from: columns and rows int64 `[B, H, W]` with `bits` fraction bits."""
@@ -167,18 +177,18 @@ def _neighbours(place: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Ten
     return first.clamp(0, size - 1), (first + 1).clamp_(0, size - 1), share[:, None]
 
 
-def _pick(images: torch.Tensor, column: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+def _pick_pixels(images: torch.Tensor, column: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
     source = (row * images.shape[3] + column).flatten(1)[:, None]
     flat = images.flatten(2)
     return flat.gather(2, source.expand_as(flat)).reshape(images.shape)
 
 
-def _between(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+def _interpolate(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     # Pillow's formula; `torch.lerp` rounds differently. In place, since memory takes most time.
     return second.sub_(first).mul_(share).add_(first)
 
 
-def _matrices(values: torch.Tensor, column: int) -> torch.Tensor:
+def _affine_matrices(values: torch.Tensor, column: int) -> torch.Tensor:
     """Identity matrices in which one of the six numbers is replaced, float64 `[B, 6]`."""
     matrices = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).repeat(len(values), 1)
     matrices[:, column] = values.cpu().double()
@@ -249,7 +259,7 @@ def colour(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     >>> colour(image, torch.tensor([0.5])).flatten().tolist()
     [159, 109, 59]
     """
-    return _enhance(_grey(images), images, factor)
+    return _blend_from(_grey(images), images, factor)
 
 
 def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -263,7 +273,7 @@ def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """
     pixels = images.shape[2] * images.shape[3]
     total = _grey(images).sum((1, 2, 3), keepdim=True)
-    return _enhance((2 * total + pixels) // (2 * pixels), images, factor)
+    return _blend_from((2 * total + pixels) // (2 * pixels), images, factor)
 
 
 def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -275,7 +285,7 @@ def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     >>> brightness(image, torch.tensor([1.2])).flatten().tolist()
     [0, 121, 255]
     """
-    return _enhance(torch.zeros_like(images[:, :1, :1, :1]), images, factor)
+    return _blend_from(torch.zeros_like(images[:, :1, :1, :1]), images, factor)
 
 
 def sharpness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -294,7 +304,7 @@ def sharpness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     inner = smooth[..., 1:-1, 1:-1]
     weighted = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * inner
     inner.copy_((2 * weighted + 13) // 26)
-    return _enhance(smooth, images, factor)
+    return _blend_from(smooth, images, factor)
 
 
 def _per_image(values: torch.Tensor) -> torch.Tensor:
@@ -307,7 +317,7 @@ def _grey(images: torch.Tensor) -> torch.Tensor:
     return (19595 * red + 38470 * green + 7471 * blue + (1 << 15)) >> 16
 
 
-def _enhance(without: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def _blend_from(without: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Blend from `without` (factor 0) to the image (factor 1) or beyond, as `PIL.Image.blend`."""
     without = without.to(torch.int16)
     share = _per_image(factor.to(images.device, torch.float32))
@@ -318,7 +328,7 @@ def _enhance(without: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) 
 Operation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def _table(lookup: Lookup) -> dict[str, Operation]:
+def _operation_table(lookup: Lookup) -> dict[str, Operation]:
     return {
         "autocontrast": lambda images, _: autocontrast(images),
         "equalize": lambda images, _: equalize(images),
@@ -338,10 +348,11 @@ def _table(lookup: Lookup) -> dict[str, Operation]:
 
 # With the nearest source pixel, as in RandAugment and TrivialAugment; and with linear
 # interpolation, as in AugMix.
-OPERATIONS: Mapping[str, Operation] = _table(nearest)
-SMOOTH_OPERATIONS: Mapping[str, Operation] = _table(bilinear)
+OPERATIONS: Mapping[str, Operation] = _operation_table(look_up_nearest)
+SMOOTH_OPERATIONS: Mapping[str, Operation] = _operation_table(interpolate_bilinear)
 
-# The test shifts that do the same, by the last part of their names in `fairweather.shifts.SHIFTS`.
+# The test shifts that do the same, by the last part of their names in
+# `fairweather.shifts.table.SHIFTS`.
 TESTED_AS: Mapping[str, tuple[str, ...]] = {
     "rotate": ("rotation",),
     "translate_x": ("translate",),
@@ -352,7 +363,7 @@ TESTED_AS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def apply_each(
+def apply_chosen(
     images: torch.Tensor,
     names: Sequence[str],
     chosen: npt.NDArray[np.int64],
@@ -370,7 +381,9 @@ def apply_each(
 
     >>> images = torch.full((2, 3, 1, 1), 100, dtype=torch.uint8)
     >>> names, chosen = ("none", "brightness"), np.array([0, 1])
-    >>> apply_each(images, names, chosen, np.array([0.0, 1.5]), OPERATIONS)[:, 0].flatten().tolist()
+    >>> apply_chosen(images, names, chosen, np.array([0.0, 1.5]), OPERATIONS)[
+    ...     :, 0
+    ... ].flatten().tolist()
     [100, 150]
     """
     changed = images.clone()

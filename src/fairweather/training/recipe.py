@@ -7,16 +7,16 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from fairweather.errors import InputError
-from fairweather.ranges import (
+from fairweather.shifts.ranges import (
     POSITIVE,
     Alpha,
+    AlphaOrZero,
     BatchSize,
-    Checked,
+    BelowOne,
+    CheckedSettings,
     Epochs,
     Epsilon,
-    NoneOrAlpha,
     NotNegative,
-    Part,
     Positive,
     Share,
     at_most,
@@ -24,12 +24,12 @@ from fairweather.ranges import (
     require,
 )
 
-MOST_ASPECT = 1000.0
-Aspect = Annotated[float, between(1 / MOST_ASPECT, MOST_ASPECT)]
+LARGEST_ASPECT = 1000.0
+Aspect = Annotated[float, between(1 / LARGEST_ASPECT, LARGEST_ASPECT)]
 
 
 @dataclass(frozen=True)
-class Rotation(Checked, where="recipe: rotation."):
+class Rotation(CheckedSettings, where="recipe: rotation."):
     """With `probability`, rotate by an angle uniform in +-`degrees` (nearest pixel, black fill)."""
 
     degrees: Annotated[float, between(0, 180)]
@@ -37,7 +37,7 @@ class Rotation(Checked, where="recipe: rotation."):
 
 
 @dataclass(frozen=True)
-class AugMix(Checked, where="recipe: augmix."):
+class AugMix(CheckedSettings, where="recipe: augmix."):
     """AugMix (Hendrycks et al. 2020) with the constants published for CIFAR.
 
     Attributes:
@@ -61,7 +61,7 @@ class AugMix(Checked, where="recipe: augmix."):
 
 
 @dataclass(frozen=True)
-class RandAugment(Checked, where="recipe: rand_augment."):
+class RandAugment(CheckedSettings, where="recipe: rand_augment."):
     """RandAugment (Cubuk et al. 2020): random operations per image, all of one magnitude, 0 to 30.
 
     `operations` is how many each image gets.
@@ -72,7 +72,7 @@ class RandAugment(Checked, where="recipe: rand_augment."):
 
 
 @dataclass(frozen=True)
-class RandomErasing(Checked, where="recipe: random_erasing."):
+class RandomErasing(CheckedSettings, where="recipe: random_erasing."):
     """Fill a rectangle with random pixels, with `probability` (Zhong et al. 2020).
 
     `area` is the smallest and the largest share of the image, `aspect` the smallest and the largest
@@ -84,13 +84,13 @@ class RandomErasing(Checked, where="recipe: random_erasing."):
     aspect: tuple[Aspect, Aspect] = (0.3, 3.3)
 
     def __post_init__(self) -> None:
-        _ordered("random_erasing.area", self.area, 1)
-        _ordered("random_erasing.aspect", self.aspect, math.inf)
+        _check_ordered("random_erasing.area", self.area, 1)
+        _check_ordered("random_erasing.aspect", self.aspect, math.inf)
         super().__post_init__()
 
 
 @dataclass(frozen=True)
-class GaussianNoise(Checked, where="recipe: gaussian_noise."):
+class GaussianNoise(CheckedSettings, where="recipe: gaussian_noise."):
     """With `probability`, add Gaussian noise whose standard deviation is uniform up to `std`.
 
     `std` is in units of [0, 1] pixels.
@@ -101,7 +101,7 @@ class GaussianNoise(Checked, where="recipe: gaussian_noise."):
 
 
 @dataclass(frozen=True)
-class Adversarial(Checked, where="recipe: adversarial."):
+class Adversarial(CheckedSettings, where="recipe: adversarial."):
     """Train on images that PGD has changed within `epsilon` (Madry et al. 2018).
 
     Attributes:
@@ -122,7 +122,7 @@ class Adversarial(Checked, where="recipe: adversarial."):
             raise InputError(f"recipe: adversarial.norm must be linf or l2, found {self.norm!r}")
 
 
-def _ordered(name: str, pair: tuple[float, float], most: float) -> None:
+def _check_ordered(name: str, pair: tuple[float, float], most: float) -> None:
     """Raise `InputError` unless 0 < low <= high <= `most`."""
     if not 0 < pair[0] <= pair[1] <= most:
         allowed = "above 0" if most == math.inf else f"above 0 and at most {most:g}"
@@ -130,7 +130,7 @@ def _ordered(name: str, pair: tuple[float, float], most: float) -> None:
 
 
 @dataclass(frozen=True)
-class Recipe(Checked, where="recipe: "):
+class Recipe(CheckedSettings, where="recipe: "):
     """How a classifier is trained.
 
     Attributes:
@@ -198,8 +198,8 @@ class Recipe(Checked, where="recipe: "):
     horizontal_flip: Share = 0.0
     vertical_flip: Share = 0.0
     rotation: Rotation | None = None
-    mixup: NoneOrAlpha = 0.0
-    label_smoothing: Part = 0.0
+    mixup: AlphaOrZero = 0.0
+    label_smoothing: BelowOne = 0.0
     clip_gradient_norm: Positive | None = None
     select: Literal["accuracy", "nll", "last"] = "accuracy"
     probe_epochs: int = 0
@@ -209,10 +209,10 @@ class Recipe(Checked, where="recipe: "):
     augmix: AugMix | None = None
     gaussian_noise: GaussianNoise | None = None
     random_erasing: RandomErasing | None = None
-    cutmix: NoneOrAlpha = 0.0
+    cutmix: AlphaOrZero = 0.0
     adversarial: Adversarial | None = None
     rotation_prediction: NotNegative = 0.0
-    ema_decay: Part = 0.0
+    ema_decay: BelowOne = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

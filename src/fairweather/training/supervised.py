@@ -1,43 +1,291 @@
-"""The supervised loop: a generator of epochs; the caller prints, saves and decides."""
+"""Supervised training: a generator of epochs; the caller prints, saves and decides."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from fairweather.errors import InputError
-from fairweather.group import ALONE, Group
-from fairweather.training.batching import Batch, make_batch, near, training_batches
-from fairweather.training.learner import Learner, State
-from fairweather.training.loop_parts import (
-    is_time_to_look,
-    mean_loss,
-    seeded,
-    stop_unless_finite,
-    stop_where_outputs_are_not_finite,
-    to_input,
+from fairweather.training.augmentation import (
+    TrainingBatch,
+    make_batch,
+    move_if_room,
+    training_batches,
 )
-from fairweather.training.objective import attacked, check_square, supervised_loss
-from fairweather.training.optimization import (
-    batches,
+from fairweather.training.loop_parts import (
+    Phase,
+    build_optimizer,
+    cut_batches,
+    find_phase,
+    is_check_due,
     learning_rate_scale,
     learning_rates,
-    phase_of,
+    mean_loss,
+    report_divergence,
+    seeded,
     set_learning_rate,
+    stop_unless_finite,
+    take_step,
+    to_input,
 )
+from fairweather.training.policies import jensen_shannon
+from fairweather.training.ranks import ALONE, Fabric, Ranks
+from fairweather.training.recipe import RECIPE_KEYS as RECIPE_KEYS
+from fairweather.training.recipe import Adversarial as Adversarial
+from fairweather.training.recipe import AugMix as AugMix
+from fairweather.training.recipe import GaussianNoise as GaussianNoise
+from fairweather.training.recipe import RandAugment as RandAugment
+from fairweather.training.recipe import RandomErasing as RandomErasing
 from fairweather.training.recipe import Recipe
-from fairweather.types import Attack, Images, Shift
+from fairweather.training.recipe import Rotation as Rotation
+from fairweather.training.selfsupervised.methods import rotate_quarter
+from fairweather.types.measurement import Attack, Images, Shift
+
+# ---------------------------------------------------------------- the loss of a supervised step: cr
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+def supervised_loss(forward: Forward, batch: TrainingBatch, recipe: Recipe) -> torch.Tensor:
+    """Cross-entropy of the first view, plus the consistency loss of AugMix's other views.
+
+    All views go through the network in one forward pass, so that batch norm sees them together, as
+    in the published code (Hendrycks et al. 2020).
+
+    >>> batch = Batch((torch.zeros(2, 3, 8, 8),), torch.tensor([0, 1]))
+    >>> supervised_loss(lambda images: torch.zeros(len(images), 2), batch, Recipe())
+    tensor(0.6931)
+    """
+    logits = forward(torch.cat(batch.views)) if len(batch.views) > 1 else forward(batch.views[0])
+    clean, *others = logits.split(len(batch.targets))
+    loss = F.cross_entropy(clean, batch.targets, label_smoothing=recipe.label_smoothing)
+    if others and recipe.augmix:
+        loss = loss + recipe.augmix.consistency * jensen_shannon(clean, *others)
+    return loss
+
+
+def attack_batch(
+    batch: TrainingBatch,
+    keys: torch.Tensor,
+    model: nn.Module,
+    attack: Attack,
+    rng: np.random.Generator,
+) -> TrainingBatch:
+    """Replace the images of a batch by attacked ones (Madry et al. 2018).
+
+    The attack uses the model in evaluation mode, so that it changes no statistics of batch norm. It
+    starts from other random points in every batch.
+    """
+    (images,) = batch.views
+    seed = int(rng.integers(2**31))
+    return TrainingBatch((attack(model, images, batch.targets, keys, seed),), batch.targets)
+
+
+class RotationTask(nn.Module):
+    """A second head that predicts by how many quarter turns an image was rotated.
+
+    It reads the same features as the head of the classifier. Each image of a batch is used once
+    more, rotated by 0 to 3 quarter turns; the paper uses all four turns, at twice the cost.
+
+    Source: Hendrycks et al. 2019, Using Self-Supervised Learning Can Improve Model Robustness and
+    Uncertainty, section 3.
+
+    Args:
+        head: the classifier's head, a layer with `in_features` that takes float `[B, features]`.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        features = getattr(head, "in_features", None)
+        if features is None:
+            raise InputError(
+                "recipe: rotation_prediction needs a classifier whose head is a linear layer, "
+                f"found {type(head).__name__}"
+            )
+        self.linear = nn.Linear(features, 4)
+        self._seen: list[torch.Tensor] = []
+        self._head = [head]  # in a list: the head is the classifier's, not a part of this module
+
+    def loss(
+        self, forward: Forward, images: torch.Tensor, rng: np.random.Generator
+    ) -> torch.Tensor:
+        """Cross-entropy of the predicted turns of float images `[B, 3, S, S]`."""
+        turns = torch.from_numpy(rng.integers(4, size=len(images))).to(images.device)
+        with self._watching():
+            forward(rotate_quarter(images, turns))
+        return F.cross_entropy(self.linear(self._seen.pop().float()), turns)
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        def keep(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self._seen.append(inputs[0])
+
+        handle = self._head[0].register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def check_square_images(images: Images, recipe: Recipe) -> None:
+    """Raise `InputError` if a recipe rotates by quarter turns and the images are not square."""
+    height, width = images.images.shape[2:]
+    if recipe.rotation_prediction and height != width:
+        raise InputError(
+            f"recipe: rotation_prediction rotates images by 90 degrees and needs square images, "
+            f"found {height}x{width}"
+        )
+
+
+# ---------------------------------------------------------------- the state of supervised training,
+
+State = dict[str, Any]
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
+
+def make_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Make an exponential moving average of a model, its batch-norm statistics included.
+
+    Each `update_parameters(model)` sets average = d * average + (1 - d) * model. Here d is the
+    smaller of `decay` and (1 + step) / (10 + step), so that the average soon forgets the random
+    initialisation (Tarvainen & Valpola 2017 raise the decay in steps for the same reason).
+
+    >>> model = nn.Linear(1, 1)
+    >>> average = make_average(model, 0.9)
+    >>> average.update_parameters(model)
+    >>> bool(average.module.weight == model.weight)
+    True
+    """
+
+    @torch.no_grad()
+    def move(averages: Tensors, currents: Tensors, steps: Any) -> None:  # noqa: ANN401
+        rate = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, rate)
+            else:
+                average.copy_(current)
+
+    return AveragedModel(model, multi_avg_fn=move, use_buffers=True)
+
+
+class Learner:
+    """A model in training, with its optimiser, its average and its second head, if it has them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        head: nn.Module | None,
+        task: RotationTask | None,
+        fabric: Fabric,
+    ) -> None:
+        self.model, self.recipe, self.head, self.task = model, recipe, head, task
+        self.fabric, self.device = fabric, fabric.device
+        self.average = make_average(model, recipe.ema_decay) if recipe.ema_decay else None
+        self.forward: nn.Module
+        self.trainable = [each for each in model.parameters() if each.requires_grad]
+        self.probe = False
+        self._plain: torch.optim.Optimizer
+        self.optimizer: Any = None  # Fabric wraps it in a class without a public name
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        recipe: Recipe,
+        head: nn.Module | None,
+        seed: int,
+        device: torch.device,
+        precision: str,
+        group: Ranks = ALONE,
+    ) -> Learner:
+        """Move the model to the device, with a second head if the recipe asks for one."""
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task = None
+        if recipe.rotation_prediction and head is not None:
+            with seeded(seed, device):
+                task = RotationTask(head).to(device)
+        return cls(model, recipe, head, task, group.fabric(device, precision))
+
+    def enter(self, phase: Phase, stored: State | None = None) -> None:
+        """Begin or continue a phase: each has its own optimiser and trainable parameters."""
+        self.probe = phase.probe
+        in_head = {id(each) for each in self.head.parameters()} if self.head is not None else set()
+        for each in self.trainable:
+            each.requires_grad_(not phase.probe or id(each) in in_head)
+        # Again in each phase: only what is trained is shared with other processes.
+        self.forward = self.fabric.setup_module(self.model)
+        self._plain = build_optimizer(
+            self.model,
+            self.head,
+            self.recipe,
+            learning_rate=self.recipe.probe_learning_rate if phase.probe else None,
+            beside=self.task,
+        )
+        if stored is not None:
+            self._plain.load_state_dict(stored)
+        self.optimizer = self.fabric.setup_optimizers(self._plain)
+
+    def load(self, state: State, epochs: int) -> None:
+        """Load the state that was stored after this number of epochs."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.task is not None:
+            self.task.load_state_dict(state["task"])
+        self.enter(find_phase(self.recipe, epochs - 1), state["optimizer"])
+
+    def state(self) -> State:
+        """Everything that the next epoch needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._plain.state_dict(),
+            **({"average": self.average.state_dict()} if self.average is not None else {}),
+            **({"task": self.task.state_dict()} if self.task is not None else {}),
+        }
+
+    def train_mode(self) -> None:
+        """Set training mode; if only the head is trained, the backbone stays in evaluation mode."""
+        if self.probe and self.head is not None:
+            self.model.eval()
+            self.head.train()
+        else:
+            self.model.train()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model whose accuracy is reported and whose weights are stored."""
+        return self.model if self.average is None else self.average.module
+
+    def predict(self, images: torch.Tensor) -> torch.Tensor:
+        """Float32 logits of the evaluated model, computed in the precision of training."""
+        with self.fabric.autocast():
+            logits: torch.Tensor = self.evaluated(images)
+        return logits.float()
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Update the weights by one step, and then their average."""
+        largest = self.recipe.clip_gradient_norm
+        take_step(self.fabric, self.forward, self.optimizer, loss, largest)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+
+# ---------------------------------------------------------------- the supervised loop: a generator
 
 MOST_CLEAN_TRAINING_IMAGES = 10_000
 
 
-class Evaluation(NamedTuple):
+class CleanScores(NamedTuple):
     """Mean cross-entropy in nats and accuracy of clean, unmixed images."""
 
     loss: float
@@ -72,7 +320,7 @@ def fit(
     train_shifts: Sequence[Shift] = (),
     attack: Attack | None = None,
     after_step: Callable[[float], None] | None = None,
-    group: Group = ALONE,
+    group: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train a classifier, one epoch at a time.
 
@@ -102,11 +350,11 @@ def fit(
             given.
         TrainingDivergedError: a loss is not finite; the message has epoch, step and learning rate.
     """
-    _check(train, recipe, head, attack, group)
+    _check_training(train, recipe, head, attack, group)
     device = device or torch.device("cpu")
     learner = Learner.of(model, recipe, head, seed, device, precision, group)
     if not train_shifts:  # these need the pixels on the CPU
-        train = near(train, learner.device)
+        train = move_if_room(train, learner.device)
     history: list[dict[str, float]] = []
     best: dict[str, torch.Tensor] = {}
     probed: dict[str, torch.Tensor] = {}
@@ -115,7 +363,7 @@ def fit(
         probed = state.get("probed", {})
         learner.load(state, len(history))
     for epoch in range(len(history), recipe.epochs):
-        phase = phase_of(recipe, epoch)
+        phase = find_phase(recipe, epoch)
         if epoch == phase.start:
             learner.enter(phase)
         rng = np.random.default_rng([seed, epoch])
@@ -125,10 +373,10 @@ def fit(
         row |= _evaluate_epoch(learner, train, val, group)
         history = [*history, row]
         weights = learner.evaluated.state_dict()
-        if selected_epoch(history, recipe) == epoch:
-            best = _copied(weights)
+        if select_epoch(history, recipe) == epoch:
+            best = _copy_weights(weights)
         if epoch + 1 == recipe.probe_epochs < recipe.epochs:
-            probed = _copied(weights)
+            probed = _copy_weights(weights)
         yield Epoch(
             history,
             # Not a copy: a caller that keeps a state must save it before the next epoch.
@@ -141,12 +389,12 @@ def fit(
         )
 
 
-def _check(
-    train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack | None, group: Group
+def _check_training(
+    train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack | None, group: Ranks
 ) -> None:
     if len(train) < 2:
         raise InputError(f"training needs at least 2 images, found {len(train)}")
-    group.check_batches(list(batches(torch.arange(len(train)), recipe.batch_size)))
+    group.check_batches(list(cut_batches(torch.arange(len(train)), recipe.batch_size)))
     if recipe.rotation_prediction and group.size > 1:
         # It runs the network twice before a backward pass, which DDP does not support.
         raise InputError(
@@ -157,10 +405,10 @@ def _check(
             raise InputError(f"recipe: {name} needs the head of the model")
     if (recipe.adversarial is None) != (attack is None):
         raise InputError("recipe: adversarial and an attack go together: give both or neither")
-    check_square(train, recipe)
+    check_square_images(train, recipe)
 
 
-def _copied(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _copy_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: tensor.detach().cpu().clone() for key, tensor in weights.items()}
 
 
@@ -172,12 +420,12 @@ def _train_epoch(
     train_shifts: Sequence[Shift],
     attack: Attack | None,
     after_step: Callable[[float], None] | None,
-    group: Group,
+    group: Ranks,
 ) -> dict[str, float]:
     learner.train_mode()
     recipe = learner.recipe
     order = torch.from_numpy(rng.permutation(len(train)))
-    steps = list(batches(order, recipe.batch_size))
+    steps = list(cut_batches(order, recipe.batch_size))
     losses: list[torch.Tensor] = []
     start = time.perf_counter()
     for step, images in enumerate(training_batches(train, steps, learner.device)):
@@ -185,11 +433,11 @@ def _train_epoch(
         rate = learning_rates(learner.optimizer)["head"]
         batch = make_batch(images, recipe, rng, learner.device, train_shifts)
         part = group.part(len(images))
-        batch = Batch(tuple(view[part] for view in batch.views), batch.targets[part])
+        batch = TrainingBatch(tuple(view[part] for view in batch.views), batch.targets[part])
         if attack is not None:
             keys = images.keys[part].to(learner.device)
-            with group.agreeing(), stop_where_outputs_are_not_finite(epoch, step, rate):
-                batch = attacked(batch, keys, learner.model, attack, rng)
+            with group.agreeing(), report_divergence(epoch, step, rate):
+                batch = attack_batch(batch, keys, learner.model, attack, rng)
         loss = supervised_loss(learner.forward, batch, recipe)
         if learner.task is not None:
             turned = learner.task.loss(learner.forward, batch.views[0], rng)
@@ -197,7 +445,7 @@ def _train_epoch(
         loss = group.weighted(loss, len(batch.targets), len(images))
         learner.step(loss)
         losses.append(group.mean(loss.detach()))
-        if is_time_to_look(step, len(steps), learner.device):
+        if is_check_due(step, len(steps), learner.device):
             stop_unless_finite(losses, epoch, rate)
         if after_step is not None and len(losses) < len(steps):
             after_step(len(losses) / len(steps))
@@ -213,7 +461,7 @@ def _train_epoch(
     }
 
 
-def _evaluate_epoch(learner: Learner, train: Images, val: Images, group: Group) -> dict[str, float]:
+def _evaluate_epoch(learner: Learner, train: Images, val: Images, group: Ranks) -> dict[str, float]:
     for model in (learner.model, learner.evaluated):
         group.copy_statistics(model)
     # A fixed, evenly spread subset: no second pass in training mode, no extra randomness.
@@ -228,10 +476,10 @@ def _evaluate_epoch(learner: Learner, train: Images, val: Images, group: Group) 
 
 
 @torch.inference_mode()
-def _evaluate(learner: Learner, images: Images, group: Group) -> Evaluation:
+def _evaluate(learner: Learner, images: Images, group: Ranks) -> CleanScores:
     learner.evaluated.eval()
     loss, correct = 0.0, 0
-    every = list(batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
+    every = list(cut_batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
     for index in every[group.rank :: group.size]:
         batch = images[slice(int(index[0]), int(index[-1]) + 1)]
         logits = learner.predict(to_input(batch.images.to(learner.device)))
@@ -239,22 +487,25 @@ def _evaluate(learner: Learner, images: Images, group: Group) -> Evaluation:
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
     losses, hits = zip(*group.gather((loss, correct)), strict=True)
-    return Evaluation(sum(losses) / len(images), sum(hits) / len(images))
+    return CleanScores(sum(losses) / len(images), sum(hits) / len(images))
 
 
-def selected_epoch(history: list[dict[str, float]], recipe: Recipe) -> int:
+def select_epoch(history: list[dict[str, float]], recipe: Recipe) -> int:
     """Give the index in the history of the epoch whose weights the recipe selects.
 
     Epochs that trained only the head do not count if later ones trained the backbone too.
 
     >>> rows = [{"val_accuracy": 0.5, "val_loss": 1.0}, {"val_accuracy": 0.7, "val_loss": 0.9}]
-    >>> selected_epoch(rows, Recipe(select="accuracy"))
+    >>> select_epoch(rows, Recipe(select="accuracy"))
     1
     """
     last = len(history) - 1
-    candidates = range(phase_of(recipe, last).start, len(history))
+    candidates = range(find_phase(recipe, last).start, len(history))
     if recipe.select == "last":
         return last
     if recipe.select == "nll":
         return min(candidates, key=lambda i: history[i]["val_loss"])
     return min(candidates, key=lambda i: (-history[i]["val_accuracy"], history[i]["val_loss"]))
+
+
+# ---------------------------------------------------------------- training: recipes, augmentation o

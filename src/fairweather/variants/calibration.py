@@ -1,23 +1,91 @@
-"""Calibrations: logits are changed so that confidence is right; their base and shared formulas."""
+"""What is fitted for a variant, and the base of calibrations, with the formulas that they share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import scipy.optimize
 from pydantic import Field
 
 from fairweather.errors import InputError
 from fairweather.metrics import per_image
 from fairweather.metrics.clusters import Clusters
-from fairweather.record import fitted_file
-from fairweather.types import AnyPredictions
-from fairweather.variants.fitted import Fitted, FloatArray, Logits
+from fairweather.tasks.task import CLASSIFICATION_TASK, Task
+from fairweather.types.measurement import AnyPredictions, P
+from fairweather.types.record import FrozenRecord, fitted_file
 from fairweather.variants.variant import FIT_ON, FITTED_UNDER_SHIFTS, PostHoc, Variant
+
+# ---------------------------------------------------------------- what is fitted for a variant: num
+
+FloatArray = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.float32]
+
+
+class FittedParameters(FrozenRecord):
+    """Numbers that were fitted. They are stored as JSON, and checked when they are read.
+
+    The two methods say what they change: of stored predictions (`apply`), and of what a network
+    predicts. Here they change nothing.
+    """
+
+    @property
+    def note(self) -> str:
+        """What was found, in a few words."""
+        return ""
+
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+        """Change the logits `[N, classes]` of a model; the results are float32 logits again."""
+        return np.asarray(logits, dtype=np.float32)
+
+    def columns(
+        self, logits: Logits, labels: npt.NDArray[np.int64], task: Task = CLASSIFICATION_TASK
+    ) -> Mapping[str, Any]:
+        """The columns of predictions that follow from changed logits and labels."""
+        return task.columns(logits, labels)
+
+    def apply(self, predictions: P, task: Task = CLASSIFICATION_TASK) -> P:
+        """Change stored logits, and compute all other columns from them again.
+
+        Raises `InputError` for predictions without logits; they are not stored for more than 100
+        classes.
+        """
+        if predictions.logits is None:
+            raise InputError("a calibration needs logits, but these predictions have none")
+        logits = self.change(predictions.logits)
+        columns = self.columns(logits, predictions.labels, task)
+        return predictions.with_columns(logits=logits, **columns)
+
+    @classmethod
+    def read(cls, content: object, place: str) -> Self:
+        """Read one back from its JSON; raises `InputError` for anything else."""
+        try:
+            return cls.model_validate(content)
+        except pydantic.ValidationError:
+            raise InputError(f"{place} does not hold what is fitted for this variant") from None
+
+
+NOTHING_FITTED = FittedParameters()
+
+
+class LogitDivisor(FittedParameters):
+    """Logits are divided by a number.
+
+    >>> LogitDivisor(value=2).change(np.float32([[3, 1]])).tolist()
+    [[1.5, 0.5]]
+    """
+
+    value: float
+
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+        return np.asarray(logits / np.float32(self.value), dtype=np.float32)
+
+
+# ---------------------------------------------------------------- calibrations: logits are changed
 
 # The scales that logits may be multiplied by: those of a temperature between 32 and 1/32. Outside
 # of them, the probabilities of all images are 0, 1 or 1 / classes.
@@ -37,7 +105,7 @@ class Calibration(PostHoc):
     """
 
     described: ClassVar[str]
-    fitted: ClassVar[type[Fitted]]
+    fitted: ClassVar[type[FittedParameters]]
     fit_on: bool = False
 
     def __post_init__(self) -> None:
@@ -66,11 +134,11 @@ class Calibration(PostHoc):
     def file(self, model: str, seed: int | str) -> str:
         return fitted_file(model, seed, self.name)
 
-    def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> Fitted:
+    def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> FittedParameters:
         assert predictions.logits is not None
         return self.fit_logits(predictions.logits, predictions.labels)
 
-    def fit_logits(self, logits: npt.ArrayLike, labels: npt.ArrayLike) -> Fitted:
+    def fit_logits(self, logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedParameters:
         """Fit it.
 
         Args:
@@ -91,7 +159,7 @@ class Calibration(PostHoc):
         raise NotImplementedError
 
 
-class Calibrator(Fitted):
+class Calibrator(FittedParameters):
     """Numbers that were fitted, by which logits are changed.
 
     Attributes:
@@ -110,7 +178,7 @@ class Calibrator(Fitted):
         return f"{self.kind}: NLL {self.nll_before:.3g}, then {self.nll_after:.3g}"
 
 
-def check_classes(logits: npt.NDArray[np.floating], classes: int) -> FloatArray:
+def check_class_count(logits: npt.NDArray[np.floating], classes: int) -> FloatArray:
     """Give the logits in float64; raises `InputError` if there are not as many classes."""
     if logits.shape[1] != classes:
         raise InputError(
@@ -124,13 +192,13 @@ def mean_nll(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     return float(per_image(logits, labels).nll.mean())
 
 
-def with_one_winner(log_probabilities: FloatArray, logits: FloatArray) -> Logits:
+def break_ties(log_probabilities: FloatArray, logits: FloatArray) -> Logits:
     """Make logits of log-probabilities, with one largest in each row.
 
     Of the classes that share the largest probability, the one with the largest logit of the model
     wins: its own becomes larger by one step of float32.
 
-    >>> with_one_winner(np.log([[0.25, 0.25, 0.5], [0.4, 0.4, 0.2]]), np.eye(3)[[2, 1]]).argmax(1)
+    >>> break_ties(np.log([[0.25, 0.25, 0.5], [0.4, 0.4, 0.2]]), np.eye(3)[[2, 1]]).argmax(1)
     array([2, 1])
     """
     found = log_probabilities.astype(np.float32)
@@ -141,7 +209,7 @@ def with_one_winner(log_probabilities: FloatArray, logits: FloatArray) -> Logits
     return found
 
 
-def minimise(
+def minimise_convex(
     loss: Callable[[FloatArray], tuple[float, FloatArray]],
     start: FloatArray,
     bounds: list[tuple[float, float]],

@@ -1,20 +1,26 @@
-"""What a variant is, and its two kinds: what changes stored predictions, what adapts the network.
+"""The variants of a model: their two kinds, and how each is written and read.
 
-A class of these has everything that the rest of the package asks about a variant. No other part
-knows one by its name or its type.
+A variant is a model plus something that is fitted or changed when it is tested. It has its own
+predictions but no checkpoint, and its name is `MODEL+VARIANT`. `PostHoc` variants change stored
+predictions, `Adapting` ones the network. A class of these answers everything that the rest of the
+package asks about a variant: no other part knows one by its name or its type.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import pkgutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, ClassVar
 
-from fairweather.errors import InputError
-from fairweather.kinds import Kind
+from fairweather.errors import InputError, unknown_name
+from fairweather.files.yamlfile import parse_yaml
+from fairweather.types.kinds import TaskKind
 
-if TYPE_CHECKING:  # `--help` should not wait for these
+if TYPE_CHECKING:
+    # `--help` should not wait for these
     from collections.abc import Sequence
 
     import numpy as np
@@ -22,9 +28,12 @@ if TYPE_CHECKING:  # `--help` should not wait for these
     from torch import nn
 
     from fairweather.metrics.clusters import Clusters
-    from fairweather.types import AnyPredictions
-    from fairweather.variants.conformal import Conformal
-    from fairweather.variants.fitted import Fitted
+    from fairweather.types.measurement import AnyPredictions
+    from fairweather.variants.calibration import FittedParameters
+    from fairweather.variants.prediction_sets import Conformal
+
+
+# ---------------------------------------------------------------- what a variant is, and its two ki
 
 FIT_ON = "-fit_on"  # suffix of the names of variants that are fitted on what `fit_on` lists
 FITTED_UNDER_SHIFTS = "fitted under shifts"
@@ -44,9 +53,9 @@ class Variant:
 
     kind: ClassVar[str]
     is_fitted: ClassVar[bool]
-    fitted: ClassVar[type[Fitted] | None] = None
+    fitted: ClassVar[type[FittedParameters] | None] = None
     differs: ClassVar[str] = "only its confidence differs"
-    accepts: ClassVar[Kind] = Kind()
+    accepts: ClassVar[TaskKind] = TaskKind()
 
     @property
     def name(self) -> str:
@@ -161,7 +170,7 @@ class PostHoc(Variant):
     def post_hoc(self) -> PostHoc:
         return self
 
-    def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> Fitted:
+    def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> FittedParameters:
         """Fit it on validation images.
 
         Args:
@@ -217,3 +226,165 @@ def even_batches(images: int, batch_size: int) -> int:
     250
     """
     return math.ceil(images / math.ceil(images / batch_size))
+
+
+# ---------------------------------------------------------------- thresholds of deferral and ATC th
+
+
+@dataclass(frozen=True)
+class Thresholds(PostHoc):
+    """The model as it is, with the thresholds of deferral and ATC from what `fit_on` lists.
+
+    Scores fit these, so that there is no file of them, and predictions stay what they are.
+    """
+
+    kind: ClassVar[str] = f"thresholds{FIT_ON}"
+    differs: ClassVar[str] = "only the threshold of its confidence differs"
+
+    @property
+    def title(self) -> str:
+        return f"thresholds {FITTED_UNDER_SHIFTS}"
+
+    @property
+    def uses_fit_on(self) -> bool:
+        return True
+
+
+# ---------------------------------------------------------------- the variants of a model: what may
+
+FORM = "KIND, or KIND: {PARAMETER: VALUE}"
+# Each kind, and the class that it is. It is imported when one is asked for: they need SciPy, which
+# `--help` should not wait for.
+VARIANTS = {
+    "temperature": "fairweather.variants.scaling:Temperature",
+    "batchnorm": "fairweather.variants.batchnorm:BatchNorm",
+    "vector_scaling": "fairweather.variants.scaling:VectorScaling",
+    "isotonic": "fairweather.variants.curves:Isotonic",
+    "top_versus_all": "fairweather.variants.curves:TopVersusAll",
+    "thresholds-fit_on": "fairweather.variants.variant:Thresholds",
+    "conformal": "fairweather.variants.prediction_sets:Conformal",
+}
+
+
+def variant_class(kind: str) -> type[Variant]:
+    """The class of a kind of variant.
+
+    >>> variant_class("temperature")().title
+    'temperature scaling'
+    """
+    found: type[Variant] = pkgutil.resolve_name(VARIANTS[kind])
+    return found
+
+
+def read_variant(asked: object) -> Variant:
+    """Make a variant of its written form.
+
+    Args:
+        asked: a kind such as `temperature`; a kind with its parameters, as a mapping or as text
+            (`conformal: {method: aps, coverage: 0.95}`); or a `Variant`. What is fitted on
+            predictions takes `of`, a variant that adapts the network (`temperature: {of:
+            batchnorm}`).
+
+    Raises:
+        InputError: the kind or a parameter is unknown, or a value is not allowed.
+
+    >>> read_variant("conformal: {method: raps, coverage: 0.8}").title
+    'RAPS sets for 80 %'
+    >>> read_variant("temperature: {of: batchnorm}").name
+    'batchnorm+temperature'
+    """
+    if isinstance(asked, Variant):
+        return asked
+    if isinstance(asked, str) and ":" in asked:
+        asked = parse_yaml(asked, f"variants: {asked!r}")
+    if isinstance(asked, str):
+        asked = {asked: {}}
+    if not isinstance(asked, Mapping) or len(asked) != 1:
+        raise InputError(f"variants: each must be {FORM}, found {asked!r}")
+    ((kind, given),) = asked.items()
+    if kind not in VARIANTS:
+        raise unknown_name("variant", str(kind), VARIANTS)
+    if not isinstance(given, Mapping):
+        raise InputError(f"variants: each must be {FORM}, found {asked!r}")
+    found = variant_class(kind)
+    known = sorted(each.name for each in fields(found))
+    for name in given:
+        if name not in known and known:
+            raise unknown_name(f"parameter of {kind}", str(name), known)
+        if name not in known:
+            raise InputError(f"variants: {kind} has no parameters, found {name!r}")
+    of = {"of": read_variant(given["of"])} if "of" in given else {}
+    return found(**{**given, **of})
+
+
+def read_variants(asked: Iterable[object]) -> tuple[Variant, ...]:
+    """Make variants of their written forms; see `read_variant`.
+
+    Raises:
+        InputError: as `read_variant`, and if one is listed twice.
+
+    >>> [each.name for each in read_variants(["temperature", {"conformal": {"method": "aps"}}])]
+    ['temperature', 'conformal-aps-0.9']
+    """
+    found = tuple(read_variant(each) for each in asked)
+    names = [each.name for each in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"variants: {name} is listed twice")
+    return found
+
+
+def complete_variants(asked: Iterable[object], *, fit_on: bool) -> tuple[Variant, ...]:
+    """Make variants of their written forms, with those that they need, and that `fit_on` adds.
+
+    What is fitted on an adapted network stands after this. What is fitted on the images that
+    `fit_on` lists stands beside what is fitted on clean ones.
+
+    Args:
+        asked: as in `read_variants`.
+        fit_on: whether images are listed there.
+
+    Raises:
+        InputError: as `read_variants`, and if a variant needs `fit_on` and nothing is listed there.
+
+    >>> [each.name for each in complete_variants(["temperature"], fit_on=True)]
+    ['temperature', 'temperature-fit_on', 'thresholds-fit_on']
+    >>> [each.name for each in complete_variants(["temperature: {of: batchnorm}"], fit_on=False)]
+    ['batchnorm', 'batchnorm+temperature']
+    """
+    found: list[Variant] = []
+    for each in read_variants(asked):
+        if each.uses_fit_on and not fit_on:
+            raise InputError(
+                f"variants: {each.name} is fitted on the images that fit_on lists, and there is no "
+                "fit_on"
+            )
+        found += [] if each.adapting is None else [each.adapting]
+        found += each.with_fit_on() if fit_on else [each]
+    found += [read_variant("thresholds-fit_on")] if fit_on else []
+    every = tuple(dict.fromkeys(found))
+    names = [each.name for each in every]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"variants: {twice[0]} is asked for with different parameters")
+    return every
+
+
+def find_variant(name: str, variants: Iterable[Variant]) -> Variant | None:
+    """The variant whose name stands behind `MODEL+`; None for a model itself.
+
+    >>> listed = read_variants(["temperature", "temperature: {of: batchnorm}"])
+    >>> find_variant("basic+batchnorm+temperature", listed).text
+    'temperature: {"of": "batchnorm"}'
+    """
+    fitting = [each for each in variants if name.endswith(f"+{each.name}")]
+    return max(fitting, key=lambda each: len(each.name), default=None)
+
+
+def keeps_network(added: str) -> bool:
+    """Say whether what stands behind `MODEL+` is a variant that an attack sees as the model itself.
+
+    >>> [keeps_network(each) for each in ("isotonic-fit_on", "batchnorm", "interpolated-0.5")]
+    [True, False, False]
+    """
+    kinds = [kind for kind in VARIANTS if added == kind or added.startswith(f"{kind}-")]
+    return bool(kinds) and variant_class(kinds[0]).is_fitted

@@ -1,35 +1,282 @@
-"""What the page shows of one model under one shift at one level, in few numbers."""
+"""Numbers of one model on one set of images: reliability diagrams, risk, classes, confusions."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import math
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
+from itertools import product
 from typing import NamedTuple, TypedDict
 
+import altair as alt
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from fairweather.metrics import reliability_bins
-from fairweather.metrics.clusters import Clusters, share_interval, share_interval_so_far
+from fairweather.metrics.clusters import Clusters, running_share_interval, share_interval
 from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.selective import (
     RiskCoverage,
-    at_or_above,
     coverage_above,
+    deferral_shares,
+    is_answered,
     risk_above,
     risk_coverage_curve,
-    share_to_hand_over,
     threshold_at_risk,
 )
-from fairweather.record import CLEAN, TEST, VAL
+from fairweather.report.charts import (
+    PRINTED_FAINT,
+    PRINTED_GRID,
+    PRINTED_INK,
+    PRINTED_RULE,
+    Figure,
+    color_figure,
+    render_figure,
+)
 from fairweather.report.contents import Contents
-from fairweather.report.reliability import worst_conditions
+from fairweather.types.measurement import Predictions
+from fairweather.types.record import (
+    ALL,
+    CLEAN,
+    ENSEMBLE_SUFFIX,
+    MEAN,
+    NO_LEVEL,
+    SUMMARY_LEVELS,
+    TEST,
+    VAL,
+)
+
+# ---------------------------------------------------------------- reliability diagrams: is a model
+
+PANEL_SIDE = 190
+ROW_GAP, COLUMN_GAP = 34, 28
+TITLE_LETTERS = 26  # letters of a title that fit beside or above a panel
+NOT_MEASURED = "not measured"
+FIGURE_BINS = 10
+WORST_NOTE = "the level of each shift at which the models' mean accuracy is lowest"
+OUTLINE = 0.8
+MOST_SHIFTS = 5  # beside clean images: a page holds no more columns
+MOST_MODELS = 20  # rows that someone may still look through; the page's charts show any model
+
+
+class DiagramCondition(NamedTuple):
+    """A column of the figure: one state of the test images."""
+
+    title: str
+    shift: str
+    level: str
+    cell: str
+
+
+def draw_reliability(contents: Contents) -> Figure | None:
+    """Draw one diagram for each model on clean images and at the worst level of each shift.
+
+    With several seeds it shows the first, because bins of different models cannot be averaged. Of
+    many models it shows the most accurate.
+    """
+    conditions = keep_hardest(contents, find_worst_conditions(contents))
+    kept = keep_most_accurate(contents)
+    bins = tabulate_panels(contents, conditions, kept)
+    if bins["confidence"].isna().all():
+        return None
+    titles = [contents.titles[name] for name in kept]
+    looks = dict(zip(contents.titles, contents.positions, strict=True))
+    shown = [condition.title for condition in conditions]
+    chart = _make_layers(titles, [looks[name] for name in kept], bins).facet(
+        row=alt.Row("row:O", header=_make_header(titles, padding=10)),
+        column=alt.Column("column:O", header=_make_header(shown, padding=22)),
+        spacing={"row": ROW_GAP, "column": COLUMN_GAP},
+    )
+    seed = f", seed {contents.seeds[0]} (ensembles: all)" if len(contents.seeds) > 1 else ""
+    if not any(name.endswith(ENSEMBLE_SUFFIX) for name in kept):
+        seed = seed.removesuffix(" (ensembles: all)")
+    kind = "exact intervals" if contents.clusters is None else "intervals over clusters"
+    subtitle = [
+        f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
+        f"{FIGURE_BINS} equal-width bins{seed}.",
+        f"Lines: 95 % {kind}. Shaded: the gap to the diagonal. Area: share of the images.",
+        f"Columns: clean images, and {WORST_NOTE}{_note_shifts(contents, conditions)}. "
+        "RMS: RMS calibration error.",
+        *_note_models(len(kept), len(contents.titles)),
+    ]
+    return render_figure(
+        "reliability",
+        chart,
+        alt.Title("Is the confidence right?", subtitle=subtitle),
+        f"Reliability diagrams: accuracy against confidence in {FIGURE_BINS} bins with 95 % "
+        f"intervals, "
+        f"on clean images and at {WORST_NOTE}: {'; '.join(shown)}. Models: {'; '.join(titles)}.",
+    )
+
+
+def tabulate_panels(
+    contents: Contents, conditions: list[DiagramCondition], models: Sequence[str]
+) -> pd.DataFrame:
+    """Bins that hold images, one in each row, of every model under every condition.
+
+    A pair without predictions has one row, without a bin: Vega lays the panels of a facet one
+    after the other, so a pair that had none would shift those that follow it under other titles.
+    """
+    frames = []
+    for (row, name), (column, condition) in product(enumerate(models), enumerate(conditions)):
+        predictions = contents.read_predictions(name, contents.seeds_of(name)[0], condition.cell)
+        if predictions is not None:
+            frame = _bin_predictions(contents, name, condition, predictions)
+        else:
+            frame = pd.DataFrame({"confidence": [math.nan], "note": [NOT_MEASURED]})
+        frames.append(frame.assign(row=row, column=column, title=contents.titles[name]))
+    return pd.concat(frames, ignore_index=True)
+
+
+def find_worst_conditions(contents: Contents) -> list[DiagramCondition]:
+    """Name the clean images and, for each shift, the level at which mean accuracy is lowest."""
+    conditions = [DiagramCondition("Clean", CLEAN, NO_LEVEL, CLEAN)]
+    for sweep in contents.sweeps:
+        scores = contents.pick("accuracy", sweep.name)
+        levels = scores[~scores["level"].isin(SUMMARY_LEVELS)]
+        values = levels.groupby("level", sort=False)["value"]
+        # In a report of several runs, a level that few models have is not the worst for all.
+        means = values.mean()[values.count() == values.count().max()]
+        if len(means):
+            level = str(means.idxmin())
+            title = f"{sweep.title}, {sweep.heading(level)}"
+            conditions.append(DiagramCondition(title, sweep.name, level, sweep.cells[level]))
+    return conditions
+
+
+def keep_hardest(contents: Contents, conditions: list[DiagramCondition]) -> list[DiagramCondition]:
+    """Keep the clean images and the few shifts with the lowest accuracy, in their order."""
+    if len(conditions) <= 1 + MOST_SHIFTS:
+        return conditions
+    clean, *others = conditions
+    means = [
+        contents.pick("accuracy", each.shift).query("level == @each.level")["value"].mean()
+        for each in others
+    ]
+    kept = sorted(range(len(others)), key=lambda at: means[at])[:MOST_SHIFTS]
+    return [clean, *(others[at] for at in sorted(kept))]
+
+
+def keep_most_accurate(contents: Contents) -> list[str]:
+    """The `MOST_MODELS` models with the highest mean accuracy over all shifts, in their order.
+
+    Those without that mean come last, and are compared on clean images.
+    """
+    names = list(contents.titles)
+    if len(names) <= MOST_MODELS:
+        return names
+
+    def accuracy(name: str) -> list[float]:
+        places = ((ALL, MEAN), (CLEAN, NO_LEVEL))
+        found = [contents.score("accuracy", name, *place) for place in places]
+        return [-math.inf if score is None else score.value for score in found]
+
+    best = sorted(names, key=accuracy, reverse=True)[:MOST_MODELS]
+    return [name for name in names if name in best]
+
+
+def _note_models(shown: int, every: int) -> list[str]:
+    if shown == every:
+        return []
+    return [f"The {shown} models of {every} with the highest mean accuracy over all shifts."]
+
+
+def _note_shifts(contents: Contents, conditions: list[DiagramCondition]) -> str:
+    shown, every = len(conditions) - 1, len(contents.sweeps)
+    return f", of the {shown} shifts of {every} where it is lowest" if shown < every else ""
+
+
+def _bin_predictions(
+    contents: Contents, name: str, condition: DiagramCondition, predictions: Predictions
+) -> pd.DataFrame:
+    """Bins that hold images, one in each row; the first has the note of the panel."""
+    bins = reliability_bins(
+        predictions.confidence, predictions.correct, bins=FIGURE_BINS, clusters=contents.clusters
+    )
+    frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
+    seed = None if name.endswith(ENSEMBLE_SUFFIX) else contents.seeds_of(name)[0]
+    notes = [
+        words.format(score.value)
+        for metric, words in (
+            ("accuracy", "accuracy {:.1%}"),
+            ("rms_calibration_error", "RMS {:.3f}"),
+        )
+        if (score := contents.score(metric, name, condition.shift, condition.level, seed))
+    ]
+    return frame.assign(
+        share=frame["images"] / len(predictions),
+        note=[", ".join(notes), *[""] * (len(frame) - 1)],
+    )
+
+
+def _make_header(titles: list[str], padding: int) -> alt.Header:
+    """Title the panels by their number, so that two with the same title stay two; wrap titles."""
+    lines = json.dumps([textwrap.wrap(title, TITLE_LETTERS) or [""] for title in titles])
+    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
+    lines = lines.replace(".", r"\u002e")
+    return alt.Header(
+        title=None,
+        labelExpr=f"{lines}[datum.value]",
+        labelLimit=PANEL_SIDE + COLUMN_GAP,
+        labelPadding=padding,
+    )
+
+
+def _make_layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame) -> alt.LayerChart:
+    shares = [0, 0.25, 0.5, 0.75, 1]
+    axis = alt.Axis(values=shares, format=".0%")
+    unit = alt.Scale(domain=[0, 1])
+    x = alt.X("confidence:Q", title="Confidence", axis=axis, scale=unit)
+    y = alt.Y("accuracy:Q", title="Accuracy", axis=axis, scale=unit)
+    base = alt.Chart().encode(x=x, color=color_figure(titles, None, positions))
+    diagonal = (
+        alt.Chart()
+        .transform_aggregate(count="count()")
+        .mark_rule(color=PRINTED_RULE, strokeDash=[4, 3])
+        .encode(x=alt.XDatum(0), y=alt.YDatum(0), x2=alt.X2Datum(1), y2=alt.Y2Datum(1))
+    )
+    gap = base.mark_rule(strokeWidth=9, opacity=0.25).encode(y=y, y2=alt.Y2("confidence:Q"))
+    interval = base.mark_rule(strokeWidth=1.5).encode(
+        y=alt.Y("accuracy_low:Q"), y2=alt.Y2("accuracy_high:Q")
+    )
+    size = alt.Size(
+        "share:Q",
+        scale=alt.Scale(domain=[0, 1], range=[0, 700]),
+        legend=alt.Legend(
+            title="Share of the images in a bin",
+            values=[0.05, 0.2, 0.5],
+            format=".0%",
+            orient="top",
+            symbolFillColor=PRINTED_FAINT,
+            symbolStrokeColor=PRINTED_INK,
+            symbolStrokeWidth=OUTLINE,
+        ),
+    )
+    # Dark, so that it shows where a share is so small that nothing else would.
+    points = base.mark_point(
+        filled=True, opacity=1, stroke=PRINTED_INK, strokeWidth=OUTLINE
+    ).encode(y=y, size=size)
+    note = alt.Chart().mark_text(align="left", color=PRINTED_FAINT, fontSize=11)
+    note = note.encode(x=alt.XValue(0), y=alt.YValue(-10), text=alt.Text("note:N"))
+    return alt.LayerChart(
+        layer=[diagonal, gap, interval, points, note],
+        data=bins,
+        width=PANEL_SIDE,
+        height=PANEL_SIDE,
+        view=alt.ViewBackground(stroke=PRINTED_GRID),
+    )
+
+
+# ---------------------------------------------------------------- what the page shows of one model
 
 BINS = 10  # of the reliability diagram
-BARS = 20  # of the histogram of confidence
-POINTS = 60  # of the risk-coverage curve
-FINE = 400  # of those whose intervals over clusters are computed
-FEWEST = 10  # images of its first point: the risk of fewer images is mostly chance
+HISTOGRAM_BARS = 20  # of the histogram of confidence
+CURVE_POINTS = 60  # of the risk-coverage curve
+FINE_POINTS = 400  # of those whose intervals over clusters are computed
+FIRST_POINT = 10  # images of its first point: the risk of fewer images is mostly chance
 # Up to so many classes a confusion matrix can be read; beyond, the page lists the worst.
 MOST_CLASSES = 40
 WORST_CLASSES = 20
@@ -38,10 +285,10 @@ MOST_CELLS = 2000  # of all models together; with more, a page has one level of 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 FloatArray = npt.NDArray[np.float64]
-Ends = tuple[FloatArray, FloatArray]  # of intervals
+IntervalEnds = tuple[FloatArray, FloatArray]  # of intervals
 
 
-class Columns(NamedTuple):
+class CellColumns(NamedTuple):
     """What is read of a cell, one entry an image: label and prediction `[n]`, confidence `[n]`."""
 
     keys: npt.NDArray[np.int64]
@@ -55,7 +302,7 @@ class Columns(NamedTuple):
         return self.labels == self.predicted
 
 
-class Read(NamedTuple):
+class CellReading(NamedTuple):
     """A cell of a model as it was read.
 
     Attributes:
@@ -67,11 +314,11 @@ class Read(NamedTuple):
 
     model: str
     cell: str
-    columns: Columns
+    columns: CellColumns
     shown: bool
 
 
-Row = list[float | None]  # numbers that belong together, rounded; None for what is no number
+RoundedRow = list[float | None]  # numbers that belong together, rounded; None for what is no number
 
 
 class CellNumbers(TypedDict):
@@ -89,25 +336,25 @@ class CellNumbers(TypedDict):
     """
 
     n: int
-    bins: list[Row]
+    bins: list[RoundedRow]
     bars: list[list[int]]
-    curve: list[Row]
-    hand: list[Row]
-    kept: list[Row]
-    classes: list[Row]
+    curve: list[RoundedRow]
+    hand: list[RoundedRow]
+    kept: list[RoundedRow]
+    classes: list[RoundedRow]
     confused: list[int]
 
 
 def read_cell(
     contents: Contents, model: str, seed: str, cell: str, part: str = TEST
-) -> Columns | None:
+) -> CellColumns | None:
     """Read a cell of a model; None where it was not predicted."""
-    found = contents.read_columns(model, seed, cell, Columns._fields, part)
-    return None if found is None else Columns(*found)
+    found = contents.read_columns(model, seed, cell, CellColumns._fields, part)
+    return None if found is None else CellColumns(*found)
 
 
 def describe_cell(
-    cell: Columns, classes: int, thresholds: Sequence[float], clusters: Clusters | None = None
+    cell: CellColumns, classes: int, thresholds: Sequence[float], clusters: Clusters | None = None
 ) -> CellNumbers:
     """Work out what the charts of a cell draw.
 
@@ -119,31 +366,36 @@ def describe_cell(
     """
     confidence, correct = cell.confidence, cell.correct
     curve = risk_coverage_curve(confidence, correct)
-    risk = _risk_interval(curve, cell, clusters)
+    risk = _estimate_risk_interval(curve, cell, clusters)
     return {
         "n": len(correct),
-        "bins": _bins(confidence, correct, clusters),
-        "bars": [_counts(confidence[correct]), _counts(confidence[~correct])],
-        "curve": _thinned(curve, risk, len(correct)),
+        "bins": _tabulate_bins(confidence, correct, clusters),
+        "bars": [_count_bars(confidence[correct]), _count_bars(confidence[~correct])],
+        "curve": _thin_curve(curve, risk, len(correct)),
         "hand": [
-            rounded(score[:3]) for score in share_to_hand_over(confidence, correct, RISKS, clusters)
+            round_numbers(score[:3])
+            for score in deferral_shares(confidence, correct, RISKS, clusters)
         ],
-        "kept": [_kept(confidence, correct, threshold, clusters) for threshold in thresholds],
-        "classes": _by_class(cell, classes, clusters),
-        "confused": _confused(cell, classes, all_of_them=classes <= MOST_CLASSES),
+        "kept": [
+            _apply_threshold(confidence, correct, threshold, clusters) for threshold in thresholds
+        ],
+        "classes": _tabulate_classes(cell, classes, clusters),
+        "confused": _count_confusions(cell, classes, all_of_them=classes <= MOST_CLASSES),
     }
 
 
-def rounded(numbers: Sequence[float] | FloatArray) -> Row:
+def round_numbers(numbers: Sequence[float] | FloatArray) -> RoundedRow:
     """Write numbers with six digits behind the point, and what is no number as None.
 
-    >>> rounded([0.12345678, float("nan"), 1.0])
+    >>> round_numbers([0.12345678, float("nan"), 1.0])
     [0.123457, None, 1.0]
     """
     return [round(float(each), 6) if np.isfinite(each) else None for each in numbers]
 
 
-def _risk_interval(curve: RiskCoverage, cell: Columns, clusters: Clusters | None) -> Ends:
+def _estimate_risk_interval(
+    curve: RiskCoverage, cell: CellColumns, clusters: Clusters | None
+) -> IntervalEnds:
     """The 95 % interval of the risk at each point of a risk-coverage curve.
 
     With clusters, points between `FINE` even ones and those that are drawn have that of the next.
@@ -152,68 +404,70 @@ def _risk_interval(curve: RiskCoverage, cell: Columns, clusters: Clusters | None
     if clusters is None:
         return clopper_pearson(curve.risk, images)
     order = np.argsort(-cell.confidence, kind="stable")
-    even = np.searchsorted(curve.coverage, np.linspace(0, 1, FINE))
+    even = np.searchsorted(curve.coverage, np.linspace(0, 1, FINE_POINTS))
     last = len(images) - 1
-    at = np.union1d(np.minimum(even, last), _drawn(curve, len(order)))
-    low, high = share_interval_so_far(
+    at = np.union1d(np.minimum(even, last), _find_drawn(curve, len(order)))
+    low, high = running_share_interval(
         ~cell.correct[order], Clusters(clusters.of[order]), images[at]
     )
     following = np.searchsorted(at, np.arange(len(images)))
     return low[following], high[following]
 
 
-def _bins(
+def _tabulate_bins(
     confidence: FloatArray, correct: npt.NDArray[np.bool_], clusters: Clusters | None
-) -> list[Row]:
+) -> list[RoundedRow]:
     """Bins that hold images: which, mean confidence, accuracy, its interval, images."""
     bins = reliability_bins(confidence, correct, bins=BINS, clusters=clusters)
     columns = (bins.confidence, bins.accuracy, bins.accuracy_low, bins.accuracy_high)
     table = np.stack(columns, axis=1)
     return [
-        [at, *rounded(table[at]), int(bins.images[at])]
+        [at, *round_numbers(table[at]), int(bins.images[at])]
         for at in np.flatnonzero(bins.images).tolist()
     ]
 
 
-def _counts(confidence: FloatArray) -> list[int]:
-    counts, _ = np.histogram(confidence, bins=BARS, range=(0, 1))
+def _count_bars(confidence: FloatArray) -> list[int]:
+    counts, _ = np.histogram(confidence, bins=HISTOGRAM_BARS, range=(0, 1))
     return [int(count) for count in counts]
 
 
-def _thinned(curve: RiskCoverage, ends: Ends, images: int) -> list[Row]:
+def _thin_curve(curve: RiskCoverage, ends: IntervalEnds, images: int) -> list[RoundedRow]:
     """Points of a curve at about even coverages, from where a few images are answered to all.
 
     Each is coverage, risk, and the risk's interval over the images that are answered.
     """
-    at = _drawn(curve, images)
+    at = _find_drawn(curve, images)
     points = np.stack([curve.coverage[at], curve.risk[at], ends[0][at], ends[1][at]], axis=1)
-    return [rounded(point) for point in points]
+    return [round_numbers(point) for point in points]
 
 
-def _drawn(curve: RiskCoverage, images: int) -> npt.NDArray[np.int64]:
+def _find_drawn(curve: RiskCoverage, images: int) -> npt.NDArray[np.int64]:
     """The points of a curve that are drawn."""
-    first = min(FEWEST / images, 1.0)
-    at = np.unique(np.searchsorted(curve.coverage, np.linspace(first, 1, POINTS)))
+    first = min(FIRST_POINT / images, 1.0)
+    at = np.unique(np.searchsorted(curve.coverage, np.linspace(first, 1, CURVE_POINTS)))
     return at[at < len(curve.coverage)]
 
 
-def _kept(
+def _apply_threshold(
     confidence: FloatArray,
     correct: npt.NDArray[np.bool_],
     threshold: float,
     clusters: Clusters | None,
-) -> Row:
+) -> RoundedRow:
     """What a threshold defers and how wrong the answers are, each with its interval."""
-    answered = at_or_above(confidence, threshold)
+    answered = is_answered(confidence, threshold)
     everything = np.zeros(len(confidence), dtype=np.int64)
     over = 1 - float(coverage_above(confidence, threshold))
     risk = float(risk_above(confidence, correct, threshold))
     over_ends = share_interval(~answered, everything, 1, clusters)
     risk_ends = share_interval(~correct, np.where(answered, 0, -1), 1, clusters)
-    return rounded([over, *np.ravel(over_ends), risk, *np.ravel(risk_ends)])
+    return round_numbers([over, *np.ravel(over_ends), risk, *np.ravel(risk_ends)])
 
 
-def _by_class(cell: Columns, classes: int, clusters: Clusters | None) -> list[Row]:
+def _tabulate_classes(
+    cell: CellColumns, classes: int, clusters: Clusters | None
+) -> list[RoundedRow]:
     """Class, images, accuracy and its interval; of many classes only the least accurate."""
     images = np.bincount(cell.labels, minlength=classes)
     right = np.bincount(cell.labels[cell.correct], minlength=classes)
@@ -223,10 +477,10 @@ def _by_class(cell: Columns, classes: int, clusters: Clusters | None) -> list[Ro
     rows = np.stack([present, images[present], accuracy, low[present], high[present]], axis=1)
     if classes > MOST_CLASSES:
         rows = rows[np.argsort(accuracy, kind="stable")[:WORST_CLASSES]]
-    return [[int(row[0]), int(row[1]), *rounded(row[2:])] for row in rows]
+    return [[int(row[0]), int(row[1]), *round_numbers(row[2:])] for row in rows]
 
 
-def _confused(cell: Columns, classes: int, *, all_of_them: bool) -> list[int]:
+def _count_confusions(cell: CellColumns, classes: int, *, all_of_them: bool) -> list[int]:
     """Label, prediction and count of the matrix, one after the other; the most frequent first."""
     pairs, counts = np.unique(cell.labels * classes + cell.predicted, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -244,7 +498,7 @@ def shows_every_level(contents: Contents) -> bool:
     return not several or cells * len(contents.titles) <= MOST_CELLS
 
 
-def shown_cells(contents: Contents) -> Iterator[tuple[str, list[str]]]:
+def find_shown_cells(contents: Contents) -> Iterator[tuple[str, list[str]]]:
     """Give each model with its cells that can be looked at, clean first.
 
     If all would be too many, it is the level of each shift with the lowest mean accuracy of all
@@ -256,7 +510,7 @@ def shown_cells(contents: Contents) -> Iterator[tuple[str, list[str]]]:
             (model, [cell for cells in every for cell in cells]) for model in contents.titles
         )
         return
-    worst = {condition.cell for condition in worst_conditions(contents)}
+    worst = {condition.cell for condition in find_worst_conditions(contents)}
     levels = [sorted(cells, key=lambda cell: cell not in worst) for cells in every]
     for model in contents.titles:
         seed = contents.seeds_of(model)[0]
@@ -264,20 +518,20 @@ def shown_cells(contents: Contents) -> Iterator[tuple[str, list[str]]]:
         yield model, [cell for cells in there for cell in itertools.islice(cells, 1)]
 
 
-def read_cells(contents: Contents, further: Collection[str]) -> Iterator[Read]:
+def read_cells(contents: Contents, further: Collection[str]) -> Iterator[CellReading]:
     """Read the cells of every model that can be looked at, and then some further ones.
 
     With several seeds it is the first: bins of different trainings cannot be averaged.
     """
-    for model, shown in shown_cells(contents):
+    for model, shown in find_shown_cells(contents):
         seed = contents.seeds_of(model)[0]
         for cell in dict.fromkeys([*shown, *further]):
             columns = read_cell(contents, model, seed, cell)
             if columns is not None:
-                yield Read(model, cell, columns, shown=cell in shown)
+                yield CellReading(model, cell, columns, shown=cell in shown)
 
 
-def thresholds_of(contents: Contents) -> dict[str, list[float]]:
+def fit_thresholds(contents: Contents) -> dict[str, list[float]]:
     """Give the confidence that keeps each of `RISKS` on validation images, where there are some."""
     found: dict[str, list[float]] = {}
     for model in contents.titles:

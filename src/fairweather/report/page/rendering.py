@@ -1,39 +1,119 @@
-"""The one HTML page: it loads nothing, runs only its own script, and shows every name as text."""
+"""The one HTML page and the JavaScript it carries: it loads nothing and shows names as text."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import gzip
 import hashlib
 import importlib.resources
 import json
+import os
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
+from fairweather.files.folders import cache_folder
 from fairweather.metrics.table import METRICS
+from fairweather.report.charts import PAGE_CONFIG, Figure, choose_looks
 from fairweather.report.contents import Contents
-from fairweather.report.figures import Figure
-from fairweather.report.page.drawing import CONFIG, looks
-from fairweather.report.section import FileTable, Part, Section, Shown
+from fairweather.report.section import FileTable, PartView, ReportPart, Section
 from fairweather.report.tables import ABSENT, CORRECTED, describe_metric
+from fairweather.report.vega import EXPOSED_API, begin_work, bundle_javascript
+from fairweather.runs.folder import ABANDONED_AFTER, remove_partial, write_atomically
+
+# ---------------------------------------------------------------- vega's JavaScript for the page: p
+
+MOST_BYTES = 2**25  # bytes that are read; the JavaScript has one million
+SHARED_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-class _Drawn(NamedTuple):
+def begin_library(letters: int) -> Callable[[], str]:
+    """Read the JavaScript from the cache folder, or begin to put it together: seconds of work.
+
+    The page's policy allows this script to run, so it is read only from a file that the same user
+    has written and nobody else can change.
+
+    Args:
+        letters: characters of the figures that are drawn meanwhile, as for `vega.begin`.
+
+    Returns:
+        A function that waits for the JavaScript.
+
+    >>> "window.vegaEmbed" in begin_library(0)()
+    True
+    """
+    try:
+        place = _locate_library()
+    except RuntimeError:  # a user without a home folder
+        return begin_work(letters, bundle_javascript)
+    stored = _read_library(place)
+    if stored is not None:
+        return lambda: stored
+    made = begin_work(letters, bundle_javascript)
+
+    def finish() -> str:
+        text = made()
+        _store_library(place, text)
+        return text
+
+    return finish
+
+
+def _locate_library() -> Path:
+    kind = _digest(EXPOSED_API)[:8]
+    return cache_folder() / "vega" / f"{version('vl-convert-python')}-{kind}.js"
+
+
+def _read_library(place: Path) -> str | None:
+    """Read what was stored; None where there is nothing, or something else."""
+    try:
+        # A link would lead elsewhere, and what is no file may never end.
+        number = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(number, "rb") as file:
+            found = os.fstat(number)
+            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+            if not ours or found.st_mode & SHARED_WRITE:
+                return None
+            digest, _, text = file.read(MOST_BYTES).decode().partition("\n")
+    except (OSError, ValueError):
+        return None
+    return text if digest == _digest(text) else None
+
+
+def _store_library(place: Path, text: str) -> None:
+    """Write the JavaScript behind its checksum; without a word where nothing can be stored."""
+    with contextlib.suppress(OSError):
+        remove_partial(place.parent, age=ABANDONED_AFTER)
+        write_atomically(place, f"{_digest(text)}\n{text}")
+        place.chmod(place.stat().st_mode & ~SHARED_WRITE)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- the one HTML page: it loads nothi
+
+
+class _PageSection(NamedTuple):
     """A section as the page shows it."""
 
     anchor: str
     title: str
-    parts: Sequence[Shown]
+    parts: Sequence[PartView]
 
 
 def render_page(
     contents: Contents,
     sections: Sequence[Section],
-    tables: Mapping[Part, Sequence[FileTable]],
+    tables: Mapping[ReportPart, Sequence[FileTable]],
     figures: Sequence[Figure],
     library: Callable[[], str],
 ) -> str:
@@ -47,7 +127,7 @@ def render_page(
         library: returns the JavaScript that draws charts; it is asked last, since it may take long.
     """
     drawn = [
-        _Drawn(
+        _PageSection(
             section.anchor,
             section.title,
             [shown for part in section.parts if (shown := part.shown(contents, tables[part]))],
@@ -55,9 +135,9 @@ def render_page(
         for section in sections
     ]
     drawn = [section for section in drawn if section.parts]
-    models = dict(zip(contents.titles, looks(contents.positions), strict=True))
+    models = dict(zip(contents.titles, choose_looks(contents.positions), strict=True))
     carried: dict[str, object] = {
-        "config": CONFIG,
+        "config": PAGE_CONFIG,
         "charts": {
             chart.name: chart.spec
             for section in drawn
@@ -72,9 +152,9 @@ def render_page(
     }
     for part in (part for section in drawn for part in section.parts):
         carried |= part.carried
-    scripts = script(library())
+    scripts = join_scripts(library())
     return (
-        _environment()
+        _make_environment()
         .get_template("page.html.j2")
         .render(
             contents=contents,
@@ -86,32 +166,32 @@ def render_page(
             metrics=METRICS,
             looks=models,
             variants=len(set(contents.positions)) < len(contents.positions),
-            policy=content_security_policy([scripts]),
-            style=Markup(_own("style.css")),  # nosec B704 # a file of this package
-            payload=Markup(pack(carried)),  # nosec B704 # letters and digits: base64
+            policy=write_policy([scripts]),
+            style=Markup(_read_own_file("style.css")),  # nosec B704 # a file of this package
+            payload=Markup(pack_json(carried)),  # nosec B704 # letters and digits: base64
             script=Markup(scripts),  # nosec B704 # files of packages
         )
     )
 
 
-def pack(content: Mapping[str, object]) -> str:
+def pack_json(content: Mapping[str, object]) -> str:
     """Write JSON, compressed, in letters that mean nothing to HTML; the same for the same content.
 
     >>> import json
-    >>> json.loads(gzip.decompress(base64.b64decode(pack({"name": "</script>"}))))
+    >>> json.loads(gzip.decompress(base64.b64decode(pack_json({"name": "</join_scripts>"}))))
     {'name': '</script>'}
     """
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def script(library: str) -> str:
+def join_scripts(library: str) -> str:
     """Put the page's own script behind the library that draws its charts."""
     # The end of a script inside of a string of it would end the script.
-    return (library + "\n" + _own("page.js")).replace("</script", r"<\/script")
+    return (library + "\n" + _read_own_file("page.js")).replace("</script", r"<\/script")
 
 
-def content_security_policy(scripts: Iterable[str]) -> str:
+def write_policy(scripts: Iterable[str]) -> str:
     """Allow these scripts and nothing else: no network, no evaluated text, no form, no frame."""
     hashes = " ".join(
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
@@ -124,19 +204,19 @@ def content_security_policy(scripts: Iterable[str]) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _make_environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_own),
+        loader=jinja2.FunctionLoader(_read_own_file),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
+    environment.filters["data_uri"] = _make_data_uri
     return environment
 
 
-def _own(name: str) -> str:
+def _read_own_file(name: str) -> str:
     """Read a file that lies beside this one."""
     return (
         importlib.resources.files("fairweather.report.page")
@@ -145,5 +225,5 @@ def _own(name: str) -> str:
     )
 
 
-def _data_uri(figure: Figure) -> str:
+def _make_data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(figure.svg.encode()).decode()

@@ -16,20 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from fairweather.ranges import Positive, Range, whole
-from fairweather.shifts.imagenet_c.imagewise import (
-    Floats,
-    each,
-    gaussian_filter,
-    quantised,
-)
+from fairweather.shifts.corruption import Floats, change_each_image, gaussian_filter, quantise
+from fairweather.shifts.ranges import Positive, Range, whole
 
 Pixels = npt.NDArray[np.uint8]
 Generators = Iterator[np.random.Generator]
 
 # OpenCV sums kernels with fewer taps than this directly, and larger ones by Fourier transform.
 _DIRECT_BELOW = 130
-_BEYOND = Range("> 1", lambda value: value > 1)
+_ABOVE_ONE = Range("> 1", lambda value: value > 1)
 
 
 def gaussian_blur(images: Pixels, *, sigma: Positive) -> Pixels:
@@ -42,7 +37,7 @@ def gaussian_blur(images: Pixels, *, sigma: Positive) -> Pixels:
     >>> gaussian_blur(images, sigma=0.5)[0, 0, 4, 2:7].tolist()
     [0, 21, 157, 21, 0]
     """
-    return each(images, lambda image: gaussian_filter(image, sigma))
+    return change_each_image(images, lambda image: gaussian_filter(image, sigma))
 
 
 def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> Pixels:
@@ -54,7 +49,9 @@ def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> P
         alias_blur: standard deviation of the softening in pixels, > 0.
     """
     kernel = disk(radius, alias_blur)
-    return each(images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32))
+    return change_each_image(
+        images, lambda image: np.asarray(cv2.filter2D(image, -1, kernel), np.float32)
+    )
 
 
 def disk(radius: float, alias_blur: float) -> Floats:
@@ -94,7 +91,7 @@ def motion_blur(
     def smear(image: Floats) -> Floats:
         return motion_filter(image, radius, sigma, next(generators).uniform(-45, 45))
 
-    return each(images, smear)
+    return change_each_image(images, smear)
 
 
 def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> Floats:
@@ -124,15 +121,15 @@ def motion_filter(image: Floats, radius: float, sigma: float, angle: float) -> F
     rows, columns = [y + above for y in rows], [x + left for x in columns]
     height, width = image.shape[:2]
     result = np.zeros_like(image)
-    for part in _pieces(rows, columns):
-        kernel, top, side = _kernel(rows[part], columns[part], weights[part])
+    for part in _cut_line(rows, columns):
+        kernel, top, side = _smallest_kernel(rows[part], columns[part], weights[part])
         down, across = kernel.shape
         window = padded[top : top + height + down - 1, side : side + width + across - 1]
         result += cv2.filter2D(window, -1, kernel, anchor=(0, 0))[:height, :width]
     return result
 
 
-def _pieces(rows: list[int], columns: list[int]) -> Iterator[slice]:
+def _cut_line(rows: list[int], columns: list[int]) -> Iterator[slice]:
     """Cut a line of taps so that the rectangle of each piece is small enough to sum directly."""
     start = 0
     for at in range(1, len(rows)):
@@ -143,7 +140,9 @@ def _pieces(rows: list[int], columns: list[int]) -> Iterator[slice]:
     yield slice(start, len(rows))
 
 
-def _kernel(rows: list[int], columns: list[int], weights: Floats) -> tuple[Floats, int, int]:
+def _smallest_kernel(
+    rows: list[int], columns: list[int], weights: Floats
+) -> tuple[Floats, int, int]:
     """Put taps into the smallest kernel; return it with its row and column."""
     top, left = min(rows[0], rows[-1]), min(columns[0], columns[-1])
     shape = (abs(rows[-1] - rows[0]) + 1, abs(columns[-1] - columns[0]) + 1)
@@ -153,7 +152,7 @@ def _kernel(rows: list[int], columns: list[int], weights: Floats) -> tuple[Float
     return kernel, top, left
 
 
-def zoom_blur(images: Pixels, *, stop: Annotated[float, _BEYOND], step: Positive) -> Pixels:
+def zoom_blur(images: Pixels, *, stop: Annotated[float, _ABOVE_ONE], step: Positive) -> Pixels:
     """Average the image with its zooms by 1, 1 + step, ... up to `stop`, as in `numpy.arange`.
 
     A zoom is `scipy.ndimage.zoom(order=1)` of the central part, whose first and last pixels keep
@@ -167,7 +166,7 @@ def zoom_blur(images: Pixels, *, stop: Annotated[float, _BEYOND], step: Positive
     """
     factors = tuple(np.arange(1, stop, step).tolist())
     height, width = images.shape[2:]
-    to_columns, to_rows = _zooms(width, factors), _averaged(height, factors)
+    to_columns, to_rows = _zoom_matrices(width, factors), _mean_zoom_matrix(height, factors)
 
     def zoom(image: Floats) -> Floats:
         """Zoom the columns, then zoom and average the rows: both are sparse linear maps."""
@@ -176,16 +175,16 @@ def zoom_blur(images: Pixels, *, stop: Annotated[float, _BEYOND], step: Positive
         wide = cv2.transpose(wide).reshape(height * len(factors), width * 3)
         return (to_rows @ wide).reshape(height, width, 3)
 
-    return each(images, zoom)
+    return change_each_image(images, zoom)
 
 
 @lru_cache(maxsize=64)
-def _zooms(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
+def _zoom_matrices(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
     """Stack the maps that zoom a line of pixels by each factor, `[factors * side, side]`."""
-    return sparse.vstack([_zoom(side, factor) for factor in factors], format="csr")
+    return sparse.vstack([_zoom_matrix(side, factor) for factor in factors], format="csr")
 
 
-def _zoom(side: int, factor: float) -> sparse.csr_array:
+def _zoom_matrix(side: int, factor: float) -> sparse.csr_array:
     crop = math.ceil(side / factor)
     zoomed = round(crop * factor)
     first = (zoomed - side) // 2
@@ -199,7 +198,7 @@ def _zoom(side: int, factor: float) -> sparse.csr_array:
 
 
 @lru_cache(maxsize=64)
-def _averaged(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
+def _mean_zoom_matrix(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
     """The mean of the image and all its zooms; the first zoom, by 1, is the image again.
 
     `[side, side * factors]`: the columns are ordered by pixel, then by factor.
@@ -208,7 +207,9 @@ def _averaged(side: int, factors: tuple[float, ...]) -> sparse.csr_array:
     weights[0] += 1
     weights /= len(factors) + 1
     stacked = np.arange(side * len(factors)).reshape(len(factors), side)
-    zooms = [weight * _zoom(side, factor) for weight, factor in zip(weights, factors, strict=True)]
+    zooms = [
+        weight * _zoom_matrix(side, factor) for weight, factor in zip(weights, factors, strict=True)
+    ]
     return sparse.hstack(zooms, format="csr")[:, stacked.T.ravel()].sorted_indices()
 
 
@@ -236,18 +237,18 @@ def glass_blur(
     height, width = images.shape[2:]
 
     def shatter(image: Floats) -> Floats:
-        blurred = quantised(gaussian_filter(image, sigma)).reshape(height * width, 3)
+        blurred = quantise(gaussian_filter(image, sigma)).reshape(height * width, 3)
         generator = next(generators)
-        source = _origins(height, width, int(reach), generator)
+        source = _pixel_origins(height, width, int(reach), generator)
         for _ in range(int(passes) - 1):
-            source = source.take(_origins(height, width, int(reach), generator))
+            source = source.take(_pixel_origins(height, width, int(reach), generator))
         shuffled = blurred.take(source, axis=0).reshape(height, width, 3)
         return gaussian_filter(shuffled.astype(np.float32), sigma)
 
-    return each(images, shatter)
+    return change_each_image(images, shatter)
 
 
-def _origins(
+def _pixel_origins(
     height: int, width: int, reach: int, generator: np.random.Generator
 ) -> npt.NDArray[np.int_]:
     """Return, for each pixel of `[H * W]`, where its value comes from after one pass.

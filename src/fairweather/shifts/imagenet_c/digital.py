@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
-from fairweather.ranges import NotNegative, Quality, Range, Signed
+from fairweather.shifts.ranges import JpegQuality, NotNegative, Range, SignedShare
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -32,7 +32,7 @@ _NUDGE = np.float32(1e-4)
 _SHRINKS = Range("> 0 and <= 1", lambda value: 0 < value <= 1)
 
 
-def brightness(images: Pixels, *, amount: Signed) -> Pixels:
+def brightness(images: Pixels, *, amount: SignedShare) -> Pixels:
     """Add `amount` to V in HSV, clip V to [0, 1], and keep hue and saturation.
 
     So every channel is multiplied by the same factor V'/V. The result is within 1/255 of the
@@ -46,16 +46,16 @@ def brightness(images: Pixels, *, amount: Signed) -> Pixels:
     >>> brightness(images, amount=0.1).ravel().tolist()
     [0, 63, 127]
     """
-    table = _brightened(amount)
+    table = _brightness_table(amount)
     result = np.empty_like(images)
-    for part, out in _blocks(images, result):
+    for part, out in _cut_blocks(images, result):
         row = part.max(axis=1, keepdims=True).astype(np.int32) * 256
         np.take(table, row + part, out=out, mode="wrap")
     return result
 
 
 @lru_cache(maxsize=8)
-def _brightened(amount: float) -> npt.NDArray[np.uint8]:
+def _brightness_table(amount: float) -> npt.NDArray[np.uint8]:
     """Table of a channel's new value, by the pixel's largest channel and its own, `[256 * 256]`."""
     own = np.arange(256) / 255.0
     largest = own[:, None]
@@ -65,7 +65,7 @@ def _brightened(amount: float) -> npt.NDArray[np.uint8]:
     return (np.clip(grown, 0, 1) * 255).astype(np.uint8).ravel()
 
 
-def saturate(images: Pixels, *, factor: NotNegative, offset: Signed) -> Pixels:
+def saturate(images: Pixels, *, factor: NotNegative, offset: SignedShare) -> Pixels:
     """Multiply S in HSV by `factor`, add `offset`, clip S to [0, 1], and keep hue and value.
 
     So a channel's distance to the largest one is multiplied by S'/S. Grey has no hue and counts as
@@ -82,7 +82,7 @@ def saturate(images: Pixels, *, factor: NotNegative, offset: Signed) -> Pixels:
     [200, 50, 125]
     """
     result = np.empty_like(images)
-    for part, out in _blocks(images, result):
+    for part, out in _cut_blocks(images, result):
         pixels = part.astype(np.float32)
         value = pixels.max(axis=1, keepdims=True)
         spread = value - pixels.min(axis=1, keepdims=True)
@@ -117,7 +117,7 @@ def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
     """
     result = np.empty_like(images)
     values = np.arange(256) / 255.0
-    for part, out in _blocks(images, result):
+    for part, out in _cut_blocks(images, result):
         # Sums of whole numbers are the same in any order and for any batch.
         sums = part.sum(axis=(2, 3), dtype=np.int64)[..., None]
         means = sums / (part.shape[2] * part.shape[3]) / 255.0
@@ -128,7 +128,7 @@ def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
     return result
 
 
-def jpeg_compression(images: Pixels, *, quality: Quality) -> Pixels:
+def jpeg_compression(images: Pixels, *, quality: JpegQuality) -> Pixels:
     """Encode as JPEG and decode again.
 
     libjpeg-turbo through OpenCV, equal to the last bit to Pillow's `save(quality=...)`: 4:2:0
@@ -171,24 +171,24 @@ def pixelate(images: Pixels, *, factor: Annotated[float, _SHRINKS]) -> Pixels:
     """
     height, width = images.shape[2:]
     low, narrow = max(1, int(factor * height)), max(1, int(factor * width))
-    rows, columns = _nearest(low, height), _nearest(narrow, width)
+    rows, columns = _nearest_places(low, height), _nearest_places(narrow, width)
     result = np.empty(images.shape, np.uint8)
-    for part, out in _blocks(images, result, 4 * _PIXELS_AT_ONCE):
+    for part, out in _cut_blocks(images, result, 4 * _PIXELS_AT_ONCE):
         # The axis that is worked on stands first, so that whole rows are added and copied.
         planes = part.shape[0] * part.shape[1]
-        small = _box(_transposed(part.reshape(planes * height, width)), narrow)
-        small = _box(_transposed(small.reshape(narrow * planes, height)), low)
+        small = _shrink_lines(_transpose(part.reshape(planes * height, width)), narrow)
+        small = _shrink_lines(_transpose(small.reshape(narrow * planes, height)), low)
         # Enlarging with a box filter takes the nearest pixel.
-        high = _transposed(small[rows]).reshape(narrow, planes * height)
+        high = _transpose(small[rows]).reshape(narrow, planes * height)
         cv2.transpose(high[columns], dst=out.reshape(planes * height, width))
     return result
 
 
-def _transposed(plane: Pixels) -> Pixels:
+def _transpose(plane: Pixels) -> Pixels:
     return np.asarray(cv2.transpose(plane), np.uint8)
 
 
-def _box(lines: Pixels, small: int) -> Pixels:
+def _shrink_lines(lines: Pixels, small: int) -> Pixels:
     """Shrink the first axis of uint8 `[large, N]` to `small` by means of neighbours, as Pillow.
 
     Pillow's filter takes the pixels with centres in (j, j + 1] times large / small, as doubles tell
@@ -222,12 +222,12 @@ def _box(lines: Pixels, small: int) -> Pixels:
     return result
 
 
-def _nearest(small: int, large: int) -> npt.NDArray[np.intp]:
+def _nearest_places(small: int, large: int) -> npt.NDArray[np.intp]:
     """Return the small pixel that contains the centre of each large one."""
     return ((np.arange(large) + 0.5) * (small / large)).astype(np.intp)
 
 
-def _blocks(
+def _cut_blocks(
     images: Pixels, result: Pixels, pixels: int = _PIXELS_AT_ONCE
 ) -> Iterator[tuple[Pixels, Pixels]]:
     """Yield blocks of a batch and its result, with so many pixels or one image at a time."""
@@ -273,10 +273,10 @@ def elastic_transform(
     for image, out in zip(images, result, strict=True):
         generator = next(generators)
         moved = image.transpose(1, 2, 0).astype(np.float32)
-        across, down = _affine_places(generator, (height, width), shift * side)
+        across, down = _draw_affine_places(generator, (height, width), shift * side)
         moved = cv2.remap(moved, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         if alpha > 0:
-            across, down = grid + _displacement(generator, (height, width), sigma * side) * (
+            across, down = grid + _draw_displacement(generator, (height, width), sigma * side) * (
                 np.float32(alpha * side)
             )
             moved = cv2.remap(moved, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
@@ -285,7 +285,7 @@ def elastic_transform(
     return result
 
 
-def _affine_places(
+def _draw_affine_places(
     generator: np.random.Generator, shape: tuple[int, int], shift: float
 ) -> tuple[Floats, Floats]:
     """Draw an affine map that moves three corners; return the x and y that each pixel comes from.
@@ -299,19 +299,21 @@ def _affine_places(
     moved = corners + generator.uniform(-shift, shift, size=(3, 2)).astype(np.float32)
     rows, columns = np.arange(shape[0])[:, None], np.arange(shape[1])
     across, down = (
-        _rounded(by_y * rows + constant, by_x * columns)
+        _round_places(by_y * rows + constant, by_x * columns)
         for by_x, by_y, constant in cv2.getAffineTransform(moved, corners)
     )
     return across, down
 
 
-def _rounded(rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]) -> Floats:
+def _round_places(rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]) -> Floats:
     """Add in units of 1/1024 of a pixel, and round to 1/32."""
     fine = np.rint(rows * 1024).astype(np.int32) + np.rint(columns * 1024).astype(np.int32)
     return ((fine + 16) >> 5).astype(np.float32) / np.float32(32)
 
 
-def _displacement(generator: np.random.Generator, shape: tuple[int, int], sigma: float) -> Floats:
+def _draw_displacement(
+    generator: np.random.Generator, shape: tuple[int, int], sigma: float
+) -> Floats:
     """Draw smoothed noise for x and for y, `[2, H, W]`."""
     noise = generator.random((2, *shape), dtype=np.float32)
     noise *= 2
@@ -320,13 +322,13 @@ def _displacement(generator: np.random.Generator, shape: tuple[int, int], sigma:
         return noise
     if 3 * sigma > min(shape):
         return _smooth_widely(noise, sigma)
-    weights, border = _weights(sigma).astype(np.float32), cv2.BORDER_REFLECT
+    weights, border = _gaussian_weights(sigma).astype(np.float32), cv2.BORDER_REFLECT
     return np.stack(
         [cv2.sepFilter2D(field, -1, weights, weights, borderType=border) for field in noise]
     )
 
 
-def _weights(sigma: float) -> npt.NDArray[np.float64]:
+def _gaussian_weights(sigma: float) -> npt.NDArray[np.float64]:
     """Return a Gaussian's weights, cut off at three standard deviations as in the benchmark."""
     radius = int(3 * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
@@ -340,20 +342,20 @@ def _smooth_widely(noise: Floats, sigma: float) -> Floats:
     waves remain. einsum is used without its optimiser, because the last bits of a matrix product
     depend on the number of threads.
     """
-    down, across = (_waves(side, sigma) for side in noise.shape[1:])
+    down, across = (_cosine_waves(side, sigma) for side in noise.shape[1:])
     amplitudes = np.einsum("ckj,lj->ckl", np.einsum("ki,cij->ckj", down, noise), across)
     return np.asarray(np.einsum("cil,lj->cij", np.einsum("ki,ckl->cil", down, amplitudes), across))
 
 
 @lru_cache(maxsize=8)
-def _waves(size: int, sigma: float) -> Floats:
+def _cosine_waves(size: int, sigma: float) -> Floats:
     """Return the waves, `[waves, size]`, of which a Gaussian leaves more than 1e-4, scaled.
 
     Each wave is multiplied by the root of the share that the Gaussian leaves. Because of the
     cut-off at 3 sigma, other waves remain too: they change a position by less than 0.004 pixels at
     the benchmark's levels.
     """
-    weights = _weights(sigma)
+    weights = _gaussian_weights(sigma)
     offsets = np.arange(len(weights)) - len(weights) // 2
     numbers = np.arange(size)[:, None]
     left = np.cos(np.pi * numbers * offsets / size) @ weights

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from fairweather.ranges import Positive, Range
+from fairweather.shifts.ranges import Positive, Range
 
 Pixels = npt.NDArray[np.uint8]
 Generators = Iterator[np.random.Generator]
@@ -34,7 +34,7 @@ def gaussian_noise(images: Pixels, generators: Generators, *, scale: Positive) -
     >>> round(float(noisy.std() / 255), 2)
     0.1
     """
-    return _sample(images, generators, _table(_gaussian, scale))
+    return _sample_noise(images, generators, _alias_table(_gaussian_below, scale))
 
 
 def shot_noise(images: Pixels, generators: Generators, *, photons: Positive) -> Pixels:
@@ -45,7 +45,7 @@ def shot_noise(images: Pixels, generators: Generators, *, photons: Positive) -> 
     >>> round(float(noisy.std() / 255), 2)
     0.1
     """
-    return _sample(images, generators, _table(_poisson, photons))
+    return _sample_noise(images, generators, _alias_table(_poisson_below, photons))
 
 
 def impulse_noise(
@@ -58,7 +58,7 @@ def impulse_noise(
     >>> round(float((noisy == 255).mean()), 2)
     0.12
     """
-    return _sample(images, generators, _table(_impulse, amount))
+    return _sample_noise(images, generators, _alias_table(_impulse_below, amount))
 
 
 def speckle_noise(images: Pixels, generators: Generators, *, scale: Positive) -> Pixels:
@@ -69,37 +69,37 @@ def speckle_noise(images: Pixels, generators: Generators, *, scale: Positive) ->
     >>> round(float(noisy.std() / 255), 2)
     0.1
     """
-    return _sample(images, generators, _table(_speckle, scale))
+    return _sample_noise(images, generators, _alias_table(_speckle_below, scale))
 
 
 # The functions below return the probability that a value v (row) becomes less than j = 1 to 255
 # (column). `uint8(255 x)` drops the fraction, so an output is less than j exactly if 255 x is.
-_V = np.arange(256.0)[:, None]
-_J = np.arange(1.0, 256.0)[None, :]
+_VALUES = np.arange(256.0)[:, None]
+_BOUNDS = np.arange(1.0, 256.0)[None, :]
 
 
-def _gaussian(scale: float) -> npt.NDArray[np.float64]:
-    return special.ndtr((_J - _V) / (255 * scale))
+def _gaussian_below(scale: float) -> npt.NDArray[np.float64]:
+    return special.ndtr((_BOUNDS - _VALUES) / (255 * scale))
 
 
-def _poisson(photons: float) -> npt.NDArray[np.float64]:
+def _poisson_below(photons: float) -> npt.NDArray[np.float64]:
     counts = np.arange(np.ceil(photons) + 1)
     outputs = np.minimum(counts / photons, 1) * 255
-    least = np.searchsorted(outputs, _J[0])  # the smallest count whose output is j or more
-    return np.asarray(special.pdtr(least[None, :] - 1, _V / 255 * photons))
+    least = np.searchsorted(outputs, _BOUNDS[0])  # the smallest count whose output is j or more
+    return np.asarray(special.pdtr(least[None, :] - 1, _VALUES / 255 * photons))
 
 
-def _impulse(amount: float) -> npt.NDArray[np.float64]:
-    return np.asarray(amount / 2 + (1 - amount) * (_V < _J), np.float64)
+def _impulse_below(amount: float) -> npt.NDArray[np.float64]:
+    return np.asarray(amount / 2 + (1 - amount) * (_VALUES < _BOUNDS), np.float64)
 
 
-def _speckle(scale: float) -> npt.NDArray[np.float64]:
+def _speckle_below(scale: float) -> npt.NDArray[np.float64]:
     # Black stays black: a tiny standard deviation instead of a division by zero.
-    return special.ndtr((_J - _V) / np.maximum(scale * _V, 1e-300))
+    return special.ndtr((_BOUNDS - _VALUES) / np.maximum(scale * _VALUES, 1e-300))
 
 
 @lru_cache(maxsize=64)
-def _table(
+def _alias_table(
     below: Callable[[float], npt.NDArray[np.float64]], parameter: float
 ) -> npt.NDArray[np.uint16]:
     """The alias table of a noise, flat `[256 * 256]`: an entry is `threshold << 8 | alias`.
@@ -127,7 +127,7 @@ def _table(
     return (np.minimum(threshold, 255) << 8 | alias).astype(np.uint16).ravel()
 
 
-def _sample(images: Pixels, generators: Generators, table: npt.NDArray[np.uint16]) -> Pixels:
+def _sample_noise(images: Pixels, generators: Generators, table: npt.NDArray[np.uint16]) -> Pixels:
     n, values = len(images), images[0].size
     flat = images.reshape(n, -1)
     result = np.empty_like(flat)

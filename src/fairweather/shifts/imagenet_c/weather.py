@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 
 from fairweather.errors import InputError, missing_pictures
-from fairweather.ranges import NotNegative, Positive, Range, between, within
+from fairweather.shifts.corruption import gaussian_filter
 from fairweather.shifts.imagenet_c.blur import motion_filter
-from fairweather.shifts.imagenet_c.imagewise import gaussian_filter
+from fairweather.shifts.ranges import NotNegative, Positive, Range, between, within
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -29,7 +29,7 @@ Generators = Iterator[np.random.Generator]
 
 # Map points per block: about as many as stay in a core's own cache.
 _POINTS_AT_ONCE = 1 << 15
-_MUDDY = Range("0 (water) or 1 (mud)", lambda value: value in (0, 1))
+_WATER_OR_MUD = Range("0 (water) or 1 (mud)", lambda value: value in (0, 1))
 _PHOTOGRAPHS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 # Colours of spatter: pale turquoise and brown, RGB.
 _WATER, _MUD = np.array([(175, 238, 238), (63, 42, 20)], np.float32)[:, :, None, None]
@@ -52,7 +52,7 @@ def fog(images: Pixels, generators: Generators, *, amount: Positive, decay: Posi
     at_once = max(1, _POINTS_AT_ONCE // size**2)
     for start in range(0, len(images), at_once):
         chunk = images[start : start + at_once]
-        clouds = plasma(generators, len(chunk), size, decay)[:, None, :height, :width]
+        clouds = draw_plasma(generators, len(chunk), size, decay)[:, None, :height, :width]
         brightest = chunk.max(axis=(1, 2, 3), keepdims=True) / np.float32(255)
         clouds *= np.float32(255 * amount)
         foggy = (chunk + clouds) * (brightest / (brightest + np.float32(amount)))
@@ -61,7 +61,7 @@ def fog(images: Pixels, generators: Generators, *, amount: Positive, decay: Posi
     return result
 
 
-def plasma(generators: Generators, count: int, size: int, decay: float) -> Floats:
+def draw_plasma(generators: Generators, count: int, size: int, decay: float) -> Floats:
     """Draw plasma fractals, float32 `[count, size, size]` in [0, 1], by the diamond-square method.
 
     The map is a torus. On each scale, the centres of squares and then the two kinds of centres of
@@ -130,7 +130,7 @@ def frost(
     for image, out in zip(images, result, strict=True):
         generator = next(generators)
         number = int(generator.integers(len(_PHOTOGRAPHS)))
-        photograph = _scaled(number, frost_zoom, height, width)
+        photograph = _scale_photograph(number, frost_zoom, height, width)
         row = int(generator.integers(photograph.shape[1] - height))
         column = int(generator.integers(photograph.shape[2] - width))
         part = photograph[:, row : row + height, column : column + width]
@@ -142,9 +142,9 @@ def frost(
 
 
 @lru_cache(maxsize=32)
-def _scaled(number: int, zoom: float, height: int, width: int) -> Pixels:
+def _scale_photograph(number: int, zoom: float, height: int, width: int) -> Pixels:
     """Return a photograph, 8-bit `[3, rows, columns]`, larger than height and width."""
-    photograph = _photograph(number)
+    photograph = _read_photograph(number)
     rows, columns = photograph.shape[:2]
     zoom = max(zoom, (height + 1) / rows, (width + 1) / columns)
     if zoom != 1:
@@ -153,7 +153,7 @@ def _scaled(number: int, zoom: float, height: int, width: int) -> Pixels:
 
 
 @lru_cache(maxsize=len(_PHOTOGRAPHS))
-def _photograph(number: int) -> Pixels:
+def _read_photograph(number: int) -> Pixels:
     # The package is found but not imported: importing it needs pkg_resources, which setuptools
     # has removed.
     spec = importlib.util.find_spec("imagecorruptions")
@@ -199,7 +199,7 @@ def snow(
     grey = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None] * np.float32(1.5)
     for image, out in zip(images, result, strict=True):
         generator = next(generators)
-        flakes = _flakes(generator, (height, width), mean, scale, zoom)
+        flakes = _draw_flakes(generator, (height, width), mean, scale, zoom)
         flakes[flakes < threshold] = 0
         flakes = np.floor(np.clip(flakes, 0, 1) * np.float32(255))
         angle = generator.uniform(-135, -45)
@@ -217,7 +217,7 @@ def snow(
     return result
 
 
-def _flakes(
+def _draw_flakes(
     generator: np.random.Generator, size: tuple[int, int], mean: float, scale: float, zoom: float
 ) -> Floats:
     """Draw the middle part of normal noise and enlarge it.
@@ -248,7 +248,7 @@ def spatter(
     sigma: Positive,
     threshold: float,
     strength: Positive,
-    mud: Annotated[float, _MUDDY],
+    mud: Annotated[float, _WATER_OR_MUD],
 ) -> Pixels:
     """Add drops of water that reflect light, or cover parts with mud.
 
@@ -277,14 +277,14 @@ def spatter(
             changed = image * (1 - cover) + cover * _MUD
         else:
             liquid[liquid < threshold] = 0
-            changed = image + _wetness(liquid) * np.float32(strength) * _WATER
+            changed = image + _shade_drops(liquid) * np.float32(strength) * _WATER
         # The weights of mud and image add up to 1 only up to rounding.
         changed += np.float32(1e-4)
         np.copyto(out, np.minimum(changed, 255, out=changed), casting="unsafe")
     return result
 
 
-def _wetness(liquid: Floats) -> Floats:
+def _shade_drops(liquid: Floats) -> Floats:
     """Light and shade of drops, float32 `[H, W]`, 1 where brightest, from the liquid's height."""
     # A height above 1 overflows and starts again at 0, as in the benchmark.
     levels = (liquid * np.float32(255)).astype(np.int32).astype(np.uint8)

@@ -1,15 +1,22 @@
 """Layers over the image: stains, bubbles, dark corners and letters.
 
 Each layer is drawn on a canvas of 224 px, the size that medmnistc's lengths are for, and resized to
-the image (`scaling.fitted`): something that covers a quarter of a pixel has a quarter of the weight
-there.
+the image: something that covers a quarter of a pixel has a quarter of the weight there.
+
+The letters are those of the Hershey duplex font, which OpenCV had up to version 4. A. V. Hershey
+made the fonts at the U.S. National Bureau of Standards (A. V. Hershey, "Calligraphy for computers",
+1967; N. M. Wolcott and J. Hilsenrath, NBS Special Publication 424, 1976; numbers 2601 to 2626); the
+encoding of the coordinates is that of James Hurt, Cognition, Inc. The fonts are free to use with
+this acknowledgement. OpenCV 5 draws another font under the same name, which is only a third as
+visible at these sizes.
+
 """
 
 from __future__ import annotations
 
 import importlib.util
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +27,65 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from fairweather.errors import InputError, missing_pictures
-from fairweather.ranges import Positive, Range, whole
-from fairweather.shifts.medmnist_c.hershey import write
-from fairweather.shifts.medmnist_c.scaling import Floats, canvas_of, fitted
+from fairweather.files.folders import read_facts
+from fairweather.shifts.medmnist_c.operations import Layer, canvas_size, fit_layer
+from fairweather.shifts.ranges import Positive, Range, whole
+
+# ---------------------------------------------------------------- small letters of the Hershey dupl
+
+# A letter: its left and right end, then points x y; a space ends a stroke. Each coordinate is the
+# distance of its character from R, with y downwards.
+_LETTERS: Mapping[str, str] = read_facts("fairweather.shifts.medmnist_c", "hershey")
+_BASE_LINE = 9  # the line that letters stand on
+_FRACTION_BITS = 16  # bits of a pixel's fraction
+
+
+def write_word(
+    layer: npt.NDArray[np.uint8],
+    word: str,
+    at: tuple[int, int],
+    scale: float,
+    colour: tuple[int, ...],
+) -> None:
+    """Write a word into a layer, `[H, W]` or `[H, W, 3]`, as OpenCV 4's `putText` does.
+
+    The lines are thin and antialiased, and each is drawn over the earlier ones.
+
+    Args:
+        layer: the layer; it is changed in place.
+        word: letters from a to z.
+        at: column and row of the lower left end, in pixels.
+        scale: pixels per unit of the font; small letters are 14 units high.
+        colour: one value per channel.
+
+    >>> layer = np.zeros((20, 20), np.uint8)
+    >>> write_word(layer, "l", (2, 19), 0.5, (200,))
+    >>> np.flatnonzero(layer.max(axis=0) > 50).tolist()
+    [4, 5]
+    """
+    unit = round(scale * (1 << _FRACTION_BITS))
+    x, y = at[0] << _FRACTION_BITS, (at[1] << _FRACTION_BITS) - _BASE_LINE * unit
+    for letter in word:
+        (left, right), strokes = _letter_strokes(letter)
+        x -= left * unit
+        lines = [(stroke * unit + (x, y)).astype(np.int32) for stroke in strokes]
+        for line in lines:
+            cv2.polylines(layer, [line], False, colour, 1, cv2.LINE_AA, _FRACTION_BITS)
+        x += right * unit
+
+
+@lru_cache(maxsize=len(_LETTERS))
+def _letter_strokes(letter: str) -> tuple[tuple[int, int], list[npt.NDArray[np.int64]]]:
+    """Return a letter's left and right end and its strokes, `[points, 2]` each."""
+    strokes = [
+        np.array([ord(character) - ord("R") for character in text], np.int64).reshape(-1, 2)
+        for text in _LETTERS[letter][2:].split(" ")
+    ]
+    left, right = (ord(character) - ord("R") for character in _LETTERS[letter][:2])
+    return (left, right), strokes
+
+
+# ---------------------------------------------------------------- layers over the image: stains, bu
 
 Pixels = npt.NDArray[np.uint8]
 Generators = Iterator[np.random.Generator]
@@ -30,13 +93,13 @@ Generators = Iterator[np.random.Generator]
 _MARGIN = 10  # around stains and letters, in canvas pixels
 _FEWEST_BUBBLES, _SMALLEST_BUBBLE, _RIM = 7, 3, 2  # the last two in canvas pixels
 _INSIDE, _ON_THE_RIM = 100, 130  # opacity of a bubble, from 0 to 255
-_FEWEST_LETTERS, _LETTER = 3, 8  # the second: the width reserved per letter, in canvas pixels
+_FEWEST_LETTERS, _LETTER_WIDTH = 3, 8  # the second: the width reserved per letter, in canvas pixels
 _SMALLEST_FONT = 14  # in hundredths of OpenCV's scale
 # Folders of the drawings in medmnistc/assets/inks.npz, by their side in pixels.
 _DRAWINGS = {12: "1", 16: "2", 24: "3", 32: "4", 42: "5"}
 
-_SIDE = Range("12, 16, 24, 32 or 42", lambda value: value in _DRAWINGS)
-_FONT = Range(">= 0.14", lambda value: round(value * 100) >= _SMALLEST_FONT)
+_DRAWING_SIDE = Range("12, 16, 24, 32 or 42", lambda value: value in _DRAWINGS)
+_FONT_SCALE = Range(">= 0.14", lambda value: round(value * 100) >= _SMALLEST_FONT)
 
 
 def stain_deposit(
@@ -44,7 +107,7 @@ def stain_deposit(
     generators: Generators,
     *,
     marks: Annotated[float, whole(1)],
-    size: Annotated[float, _SIDE],
+    size: Annotated[float, _DRAWING_SIDE],
 ) -> Pixels:
     """Put black marks on the image: drawings of ink from the package medmnistc.
 
@@ -57,24 +120,24 @@ def stain_deposit(
     Raises:
         InputError: if medmnistc is not installed.
     """
-    drawings, side = _drawings(int(size)), int(size)
-    height, width = canvas_of(*images.shape[2:])
+    drawings, side = _read_drawings(int(size)), int(size)
+    height, width = canvas_size(*images.shape[2:])
     result = np.empty_like(images)
     for image, out in zip(images, result, strict=True):
         generator = next(generators)
-        number = _between(generator, 1, int(marks)) if marks > 1 else 1
+        number = _draw_whole(generator, 1, int(marks)) if marks > 1 else 1
         kept = np.ones((height, width), np.float32)
         for _ in range(number):
-            drawing = drawings[_between(generator, 0, len(drawings) - 1)]
-            column = _between(generator, _MARGIN, width - side - _MARGIN)
-            row = _between(generator, _MARGIN, height - side - _MARGIN)
+            drawing = drawings[_draw_whole(generator, 0, len(drawings) - 1)]
+            column = _draw_whole(generator, _MARGIN, width - side - _MARGIN)
+            row = _draw_whole(generator, _MARGIN, height - side - _MARGIN)
             kept[row : row + side, column : column + side] *= 1 - drawing
-        _round(image * fitted(kept, *image.shape[1:]), out)
+        _write_rounded(image * fit_layer(kept, *image.shape[1:]), out)
     return result
 
 
 @lru_cache(maxsize=len(_DRAWINGS))
-def _drawings(size: int) -> Floats:
+def _read_drawings(size: int) -> Layer:
     """Read drawings, float32 `[10, size, size]`, 1 for ink."""
     # The package is found but not imported: importing it needs Wand and ImageMagick.
     spec = importlib.util.find_spec("medmnistc")
@@ -106,7 +169,7 @@ def bubble(
             the smallest is 3.
         max_bubbles: the largest number of bubbles, a whole number >= 7; the smallest is 7.
     """
-    height, width = canvas_of(*images.shape[2:])
+    height, width = canvas_size(*images.shape[2:])
     if 2 * max_radius > min(height, width):
         raise InputError(f"bubble: max_radius must be at most 112, found {max_radius}")
     result = np.empty_like(images)
@@ -114,14 +177,14 @@ def bubble(
         generator = next(generators)
         layer = Image.new("L", (width, height))
         draw = ImageDraw.Draw(layer)
-        for _ in range(_between(generator, _FEWEST_BUBBLES, int(max_bubbles))):
-            radius = _between(generator, _SMALLEST_BUBBLE, int(max_radius))
-            x = _between(generator, radius, width - radius)
-            y = _between(generator, radius, height - radius)
+        for _ in range(_draw_whole(generator, _FEWEST_BUBBLES, int(max_bubbles))):
+            radius = _draw_whole(generator, _SMALLEST_BUBBLE, int(max_radius))
+            x = _draw_whole(generator, radius, width - radius)
+            y = _draw_whole(generator, radius, height - radius)
             for reach, opacity in ((radius + _RIM, _ON_THE_RIM), (radius, _INSIDE)):
                 draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=opacity)
-        white = fitted(np.asarray(layer, np.float32), *image.shape[1:])
-        _round(image * (1 - white / 255) + white, out)
+        white = fit_layer(np.asarray(layer, np.float32), *image.shape[1:])
+        _write_rounded(image * (1 - white / 255) + white, out)
     return result
 
 
@@ -136,14 +199,14 @@ def black_corner(images: Pixels, *, radius: Positive) -> Pixels:
     >>> black_corner(images, radius=0.9)[0, 0, 0].tolist()
     [0, 0, 41, 100, 101, 44, 0, 0]
     """
-    height, width = canvas_of(*images.shape[2:])
+    height, width = canvas_size(*images.shape[2:])
     reach = int(min(height // 2, width // 2) * radius)
     rows, columns = np.arange(height) - height // 2, np.arange(width) - width // 2
     inside = rows[:, None] ** 2 + columns[None] ** 2 <= reach**2
-    kept = fitted(inside.astype(np.float32), *images.shape[2:])
+    kept = fit_layer(inside.astype(np.float32), *images.shape[2:])
     result = np.empty_like(images)
     for image, out in zip(images, result, strict=True):
-        _round(image * kept, out)
+        _write_rounded(image * kept, out)
     return result
 
 
@@ -153,7 +216,7 @@ def characters(
     *,
     words: Annotated[float, whole(1)],
     letters: Annotated[float, whole(_FEWEST_LETTERS)],
-    font_scale: Annotated[float, _FONT],
+    font_scale: Annotated[float, _FONT_SCALE],
 ) -> Pixels:
     """Write words of random small letters in random colours over the image.
 
@@ -170,8 +233,8 @@ def characters(
             0.14.
     """
     largest_font = round(font_scale * 100)
-    height, width = canvas_of(*images.shape[2:])
-    if width < _MARGIN + _LETTER * letters:
+    height, width = canvas_size(*images.shape[2:])
+    if width < _MARGIN + _LETTER_WIDTH * letters:
         raise InputError(f"characters: letters must be at most 26, found {letters}")
     how = cv2.INTER_NEAREST if height > images.shape[2] else cv2.INTER_AREA
     result = np.empty_like(images)
@@ -180,25 +243,25 @@ def characters(
         # Written on the image itself, because edges of letters are blended stroke by stroke.
         under = cv2.resize(cv2.merge(tuple(image)), (width, height), interpolation=how)
         written = under.copy()
-        for _ in range(_between(generator, 1, int(words))):
-            number = _between(generator, _FEWEST_LETTERS, int(letters))
-            scale = _between(generator, _SMALLEST_FONT, largest_font) / 100
+        for _ in range(_draw_whole(generator, 1, int(words))):
+            number = _draw_whole(generator, _FEWEST_LETTERS, int(letters))
+            scale = _draw_whole(generator, _SMALLEST_FONT, largest_font) / 100
             word = "".join(
-                string.ascii_lowercase[_between(generator, 0, 25)] for _ in range(number)
+                string.ascii_lowercase[_draw_whole(generator, 0, 25)] for _ in range(number)
             )
-            x = _between(generator, _MARGIN, width - _LETTER * number)
-            y = _between(generator, _MARGIN, height - _MARGIN)
-            colour = tuple(_between(generator, 0, 255) for _ in range(3))
-            write(written, word, (x, y), scale, colour)
+            x = _draw_whole(generator, _MARGIN, width - _LETTER_WIDTH * number)
+            y = _draw_whole(generator, _MARGIN, height - _MARGIN)
+            colour = tuple(_draw_whole(generator, 0, 255) for _ in range(3))
+            write_word(written, word, (x, y), scale, colour)
         change = written.astype(np.float32) - under
-        _round(image + fitted(change, *image.shape[1:]).transpose(2, 0, 1), out)
+        _write_rounded(image + fit_layer(change, *image.shape[1:]).transpose(2, 0, 1), out)
     return result
 
 
-def _between(generator: np.random.Generator, low: int, high: int) -> int:
+def _draw_whole(generator: np.random.Generator, low: int, high: int) -> int:
     """Return a random whole number from low to high, both included."""
     return int(generator.integers(low, high + 1))
 
 
-def _round(values: Floats, out: Pixels) -> None:
+def _write_rounded(values: Layer, out: Pixels) -> None:
     np.copyto(out, np.clip(np.rint(values), 0, 255), casting="unsafe")

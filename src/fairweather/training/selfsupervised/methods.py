@@ -72,7 +72,7 @@ def _standardise(embedding: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return centred / (variance + EPSILON).sqrt()
 
 
-class _Sum(torch.autograd.Function):
+class _SumOverProcesses(torch.autograd.Function):
     """A sum over processes whose gradient is the sum of the processes' gradients."""
 
     @staticmethod
@@ -85,14 +85,14 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
         """Every process's loss depends on the values of every process."""
-        return _Sum.forward(ctx, gradients[0])
+        return _SumOverProcesses.forward(ctx, gradients[0])
 
 
 def _sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not distributed or torch.distributed.get_world_size() == 1:
         return values
-    total: torch.Tensor = _Sum.apply(values)
+    total: torch.Tensor = _SumOverProcesses.apply(values)
     return total
 
 
@@ -144,7 +144,7 @@ def rotation_loss(
     return F.cross_entropy(head(features), turns), features
 
 
-class Outcome(NamedTuple):
+class BatchLoss(NamedTuple):
     """The loss of a batch, a scalar, and the embedding `[B, d]` of its first view."""
 
     loss: torch.Tensor
@@ -170,12 +170,14 @@ class Method(NamedTuple):
     targets: Callable[[torch.Tensor], torch.Tensor] = lambda labels: labels
 
 
-def _equally_often(labels: torch.Tensor) -> torch.Tensor:
+def _cycle_turns(labels: torch.Tensor) -> torch.Tensor:
     """Each number of right angles equally often; the order of a batch is random."""
     return torch.arange(len(labels)) % TURNS
 
 
-def projector(features: int, widths: Sequence[int], last: nn.Module | None = None) -> nn.Sequential:
+def build_projector(
+    features: int, widths: Sequence[int], last: nn.Module | None = None
+) -> nn.Sequential:
     """Build linear layers without bias, with batch norm and ReLU between them.
 
     Args:
@@ -183,7 +185,7 @@ def projector(features: int, widths: Sequence[int], last: nn.Module | None = Non
         widths: widths of the layers, in order; the last is that of the embedding.
         last: module after the last layer, if any.
 
-    >>> [type(layer).__name__ for layer in projector(512, (8, 8))]
+    >>> [type(layer).__name__ for layer in build_projector(512, (8, 8))]
     ['Linear', 'BatchNorm1d', 'ReLU', 'Linear']
     """
     layers: list[nn.Module] = []
@@ -203,10 +205,10 @@ class TwoViews(nn.Module):
 
     def forward(
         self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
-    ) -> Outcome:
+    ) -> BatchLoss:
         """Embed both views and compare them; there are no targets."""
         first, second = (self.project(encoder(view)) for view in views)
-        return Outcome(self.loss(first, second), first)
+        return BatchLoss(self.loss(first, second), first)
 
 
 class SimSiam(nn.Module):
@@ -216,26 +218,26 @@ class SimSiam(nn.Module):
         super().__init__()
         width = recipe.projector[-1]
         norm = nn.BatchNorm1d(width, affine=False)
-        self.project = projector(features, recipe.projector, norm)
+        self.project = build_projector(features, recipe.projector, norm)
         self.predict = nn.Sequential(
-            projector(width, (recipe.predictor_width,)),
+            build_projector(width, (recipe.predictor_width,)),
             nn.BatchNorm1d(recipe.predictor_width),
             nn.ReLU(inplace=True),
             nn.Linear(recipe.predictor_width, width),
         )
-        self.loss = _lightly().NegativeCosineSimilarity()
+        self.loss = _import_lightly().NegativeCosineSimilarity()
 
     def forward(
         self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
-    ) -> Outcome:
+    ) -> BatchLoss:
         """Chen and He 2021, algorithm 1; there are no targets."""
         first, second = (self.project(encoder(view)) for view in views)
         forth = self.loss(self.predict(first), second.detach())
         back = self.loss(self.predict(second), first.detach())
-        return Outcome((forth + back) / 2, first)
+        return BatchLoss((forth + back) / 2, first)
 
 
-class Rotation(nn.Module):
+class RotationPrediction(nn.Module):
     """One linear layer predicts by which right angle an image was rotated."""
 
     def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
@@ -244,12 +246,12 @@ class Rotation(nn.Module):
 
     def forward(
         self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
-    ) -> Outcome:
+    ) -> BatchLoss:
         """The targets are the numbers of right angles."""
-        return Outcome(*rotation_loss(encoder, self.head, views[0], targets))
+        return BatchLoss(*rotation_loss(encoder, self.head, views[0], targets))
 
 
-class Supervised(nn.Module):
+class LabelPrediction(nn.Module):
     """One linear layer predicts the labels."""
 
     def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
@@ -258,38 +260,38 @@ class Supervised(nn.Module):
 
     def forward(
         self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
-    ) -> Outcome:
+    ) -> BatchLoss:
         """Mean cross-entropy in nats of the labels."""
         features = encoder(views[0])
-        return Outcome(F.cross_entropy(self.head(features), targets), features)
+        return BatchLoss(F.cross_entropy(self.head(features), targets), features)
 
 
 def _barlow_twins(features: int, recipe: Pretraining, classes: int) -> nn.Module:
     def loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         return barlow_twins_loss(first, second, recipe.redundancy_weight)
 
-    return TwoViews(projector(features, recipe.projector), loss)
+    return TwoViews(build_projector(features, recipe.projector), loss)
 
 
 def _simclr(features: int, recipe: Pretraining, classes: int) -> nn.Module:
     """The embedding has a batch norm without offset, as in the authors' code."""
-    loss = _lightly().NTXentLoss(temperature=recipe.temperature, gather_distributed=True)
+    loss = _import_lightly().NTXentLoss(temperature=recipe.temperature, gather_distributed=True)
     norm = nn.BatchNorm1d(recipe.projector[-1])
     norm.bias.requires_grad_(False)
-    return TwoViews(projector(features, recipe.projector, norm), loss)
+    return TwoViews(build_projector(features, recipe.projector, norm), loss)
 
 
 def _vicreg(features: int, recipe: Pretraining, classes: int) -> nn.Module:
-    loss = _lightly().VICRegLoss(
+    loss = _import_lightly().VICRegLoss(
         recipe.invariance_weight,
         recipe.variance_weight,
         recipe.covariance_weight,
         gather_distributed=True,
     )
-    return TwoViews(projector(features, recipe.projector), loss)
+    return TwoViews(build_projector(features, recipe.projector), loss)
 
 
-def _lightly() -> Any:  # noqa: ANN401 - a module without type annotations
+def _import_lightly() -> Any:  # noqa: ANN401 - a module without type annotations
     """The losses of lightly.
 
     If several processes have equal shares of a batch, gradients averaged over processes equal those
@@ -311,7 +313,7 @@ METHODS: Mapping[str, Method] = {
     "vicreg": Method("VICReg (Bardes et al. 2022)", 2, True, _vicreg),
     "simsiam": Method("SimSiam (Chen and He 2021)", 2, True, SimSiam),
     "rotation": Method(
-        "rotation prediction (Gidaris et al. 2018)", 1, False, Rotation, _equally_often
+        "rotation prediction (Gidaris et al. 2018)", 1, False, RotationPrediction, _cycle_turns
     ),
-    "supervised": Method("supervised", 1, False, Supervised),
+    "supervised": Method("supervised", 1, False, LabelPrediction),
 }

@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.ranges import (
+from fairweather.shifts.ranges import (
     POSITIVE,
     BatchSize,
-    Checked,
+    BelowOne,
+    CheckedSettings,
     Epochs,
     NotNegative,
-    Part,
     Positive,
     Share,
     at_most,
@@ -31,7 +31,7 @@ MOST_WARMUP = 0.1  # share of all epochs, unless `warmup_epochs` is given
 
 
 @dataclass(frozen=True)
-class Views(Checked, where="views: "):
+class Views(CheckedSettings, where="views: "):
     """How two random views of each image are made, in this order; the defaults are Barlow Twins'.
 
     Attributes:
@@ -84,7 +84,7 @@ SMALL_VIEWS = Views(crop_scale=(0.2, 1.0), blur=(0.0, 0.0))
 NAMED_VIEWS: Mapping[str, Views] = {"small": SMALL_VIEWS}  # names that a study may give as `views`
 
 
-class Published(NamedTuple):
+class PublishedSettings(NamedTuple):
     """The published settings of a method; learning rates are per 256 images."""
 
     epochs: int
@@ -107,22 +107,26 @@ _STRONG = Views(
 _MOCO = Views(crop_scale=(0.2, 1.0), saturation=0.4, blur=(0.5, 0.5), solarize=(0, 0))
 _PLAIN = Views(jitter_probability=0.0, grayscale=0.0, blur=(0, 0), solarize=(0, 0))
 _FLIPPED = replace(_PLAIN, crop_scale=(0.6, 1.0))
-PUBLISHED: Mapping[str, Published] = {
+PUBLISHED: Mapping[str, PublishedSettings] = {
     # Zbontar et al. 2021, section 2.2 and the authors' main.py.
-    "barlow_twins": Published(1000, 2048, "lars", 0.2, 0.0048, 1e-6, 10, 1e-3, _WIDE, _BARLOW),
+    "barlow_twins": PublishedSettings(
+        1000, 2048, "lars", 0.2, 0.0048, 1e-6, 10, 1e-3, _WIDE, _BARLOW
+    ),
     # Chen et al. 2020, section 2.2: 100 epochs unless said otherwise; a hidden and an output layer.
     # Views of full strength: the authors' data_util.py.
-    "simclr": Published(100, 4096, "lars", 0.3, None, 1e-6, 10, 0.0, (2048, 128), _STRONG),
+    "simclr": PublishedSettings(100, 4096, "lars", 0.3, None, 1e-6, 10, 0.0, (2048, 128), _STRONG),
     # Bardes et al. 2022, section 4.2; the final rate is that of the authors' main_vicreg.py.
-    "vicreg": Published(1000, 2048, "lars", 0.2, None, 1e-6, 10, 1e-3, _WIDE, _BARLOW),
+    "vicreg": PublishedSettings(1000, 2048, "lars", 0.2, None, 1e-6, 10, 1e-3, _WIDE, _BARLOW),
     # Chen and He 2021, section 3, and the authors' main_simsiam.py. There the predictor can have a
     # constant learning rate; here it has the same schedule as the rest.
-    "simsiam": Published(100, 512, "sgd", 0.05, None, 1e-4, 0, 0.0, (2048, 2048, 2048), _MOCO),
+    "simsiam": PublishedSettings(
+        100, 512, "sgd", 0.05, None, 1e-4, 0, 0.0, (2048, 2048, 2048), _MOCO
+    ),
     # Gidaris et al. 2018, section 3.1, CIFAR-10: 0.1 for 128 images, each in all four rotations.
     # Their learning rate falls in steps, and they crop from a padded image.
-    "rotation": Published(100, 128, "sgd", 0.2, None, 5e-4, 0, 0.0, (), _FLIPPED),
+    "rotation": PublishedSettings(100, 128, "sgd", 0.2, None, 5e-4, 0, 0.0, (), _FLIPPED),
     # Goyal et al. 2017, section 5.1; their learning rate falls in steps, and norms do not decay.
-    "supervised": Published(90, 256, "sgd", 0.1, None, 1e-4, 5, 0.0, (), _PLAIN),
+    "supervised": PublishedSettings(90, 256, "sgd", 0.1, None, 1e-4, 5, 0.0, (), _PLAIN),
 }
 
 
@@ -130,7 +134,7 @@ LEFT_OUT: Any = None  # the field then has the method's published value
 
 
 @dataclass(frozen=True)
-class Pretraining(Checked, where="pretraining: "):
+class Pretraining(CheckedSettings, where="pretraining: "):
     """How an encoder is pre-trained.
 
     A setting that is left out takes the method's published value from `PUBLISHED`; the object
@@ -179,7 +183,7 @@ class Pretraining(Checked, where="pretraining: "):
     learning_rate: Positive = LEFT_OUT
     bias_learning_rate: Positive = LEFT_OUT
     weight_decay: NotNegative = LEFT_OUT
-    momentum: Part = 0.9
+    momentum: BelowOne = 0.9
     trust_coefficient: Positive = 1e-3
     warmup_epochs: NotNegative = LEFT_OUT
     final_learning_rate_scale: Share = LEFT_OUT
@@ -196,7 +200,7 @@ class Pretraining(Checked, where="pretraining: "):
     def __post_init__(self) -> None:
         if self.method not in PUBLISHED:
             raise unknown_name("pre-training method", self.method, PUBLISHED)
-        for name, value in _left_out(self).items():
+        for name, value in _fill_in(self).items():
             object.__setattr__(self, name, value)
         super().__post_init__()
         if self.warmup_epochs >= self.epochs:
@@ -218,7 +222,7 @@ class Pretraining(Checked, where="pretraining: "):
             )
 
 
-def _left_out(given: Pretraining) -> dict[str, Any]:
+def _fill_in(given: Pretraining) -> dict[str, Any]:
     """Give the values of the settings that were left out."""
     values = PUBLISHED[given.method]._asdict()
     as_published = given.optimizer in (None, values["optimizer"])

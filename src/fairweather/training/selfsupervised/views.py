@@ -18,17 +18,17 @@ import torch.nn.functional as F
 
 from fairweather.training.selfsupervised.pretraining_recipe import Views
 
-RATIO = (3 / 4, 4 / 3)  # range of width to height, as in torchvision
-TRIES = 10  # random boxes per image; if none fits, the largest central one is used
+ASPECT_RANGE = (3 / 4, 4 / 3)  # range of width to height, as in torchvision
+BOX_TRIES = 10  # random boxes per image; if none fits, the largest central one is used
 SHARPNESS = -0.5  # of the bicubic filter: the value of Pillow, and of torch when it antialiases
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's rounding of ITU-R BT.601
 KERNEL_SHARE = 10  # a blur's kernel is about a tenth of the image (Chen et al. 2020, appendix A)
 SOLARIZE_FROM = 0.5
-Change = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Kind = Literal[0, 1]  # the first or the second view: they differ in blur and solarization
+ColourChange = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+ViewKind = Literal[0, 1]  # the first or the second view: they differ in blur and solarization
 
 
-class Boxes(NamedTuple):
+class CropBoxes(NamedTuple):
     """The crop of each image in whole pixels, float64 `[n]`, and whether to flip it, bool `[n]`."""
 
     top: npt.NDArray[np.float64]
@@ -44,7 +44,7 @@ def draw_boxes(
     scale: tuple[float, float],
     flip: float,
     rng: np.random.Generator,
-) -> Boxes:
+) -> CropBoxes:
     """Draw a box for each of `n` images of `size` (height, width), as `RandomResizedCrop` does.
 
     The area is uniform in `scale`; the logarithm of the aspect ratio is uniform between those of
@@ -55,16 +55,18 @@ def draw_boxes(
     [22.0, 19.0, 15.0]
     """
     high, wide = size
-    area = high * wide * rng.uniform(*scale, (TRIES, n))
-    ratio = np.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]), (TRIES, n)))
+    area = high * wide * rng.uniform(*scale, (BOX_TRIES, n))
+    ratio = np.exp(
+        rng.uniform(math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1]), (BOX_TRIES, n))
+    )
     width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
     fits = (width >= 1) & (width <= wide) & (height >= 1) & (height <= high)
     first = fits.argmax(0), np.arange(n)
     found = fits[first]
-    width = np.where(found, width[first], min(wide, round(high * RATIO[1])))
-    height = np.where(found, height[first], min(high, round(wide / RATIO[0])))
+    width = np.where(found, width[first], min(wide, round(high * ASPECT_RANGE[1])))
+    height = np.where(found, height[first], min(high, round(wide / ASPECT_RANGE[0])))
     down, right, mirror = rng.random((3, n))
-    return Boxes(
+    return CropBoxes(
         np.where(found, np.floor(down * (high - height + 1)), (high - height) // 2),
         np.where(found, np.floor(right * (wide - width + 1)), (wide - width) // 2),
         height,
@@ -73,7 +75,7 @@ def draw_boxes(
     )
 
 
-def crop(images: torch.Tensor, boxes: Boxes) -> torch.Tensor:
+def crop(images: torch.Tensor, boxes: CropBoxes) -> torch.Tensor:
     """Cut a box out of each image, resize it to the size of the image, and flip some.
 
     The resize is a product with one matrix per image and direction, which does whole batches at
@@ -84,7 +86,7 @@ def crop(images: torch.Tensor, boxes: Boxes) -> torch.Tensor:
         images: float `[B, 3, H, W]` in [0, 1].
         boxes: one box per image, inside the image.
 
-    >>> whole = Boxes(*np.array([[0.0], [0.0], [8.0], [8.0]]), np.array([False]))
+    >>> whole = CropBoxes(*np.array([[0.0], [0.0], [8.0], [8.0]]), np.array([False]))
     >>> images = torch.rand(1, 3, 8, 8)
     >>> bool(torch.allclose(crop(images, whole), images, atol=1e-6))
     True
@@ -92,13 +94,13 @@ def crop(images: torch.Tensor, boxes: Boxes) -> torch.Tensor:
     height, width = images.shape[2:]
     top, left, high, wide = torch.from_numpy(np.stack(boxes[:4])).to(images)
     flip = torch.from_numpy(boxes.flip).to(images.device).reshape(-1, 1, 1)
-    rows = _filters(top, high, height)
-    columns = _filters(left, wide, width)
+    rows = _resize_matrices(top, high, height)
+    columns = _resize_matrices(left, wide, width)
     columns = torch.where(flip, columns.flip(1), columns)
     return (rows[:, None] @ images @ columns.transpose(1, 2)[:, None]).clamp_(0, 1)
 
 
-def _filters(start: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:
+def _resize_matrices(start: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:
     """Give the matrices `[B, size, size]` that resize a part of a line to the whole line."""
     places = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
     start, length = start.reshape(-1, 1, 1), length.reshape(-1, 1, 1)
@@ -124,17 +126,17 @@ def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     >>> brightness(torch.full((1, 3, 8, 8), 0.5), torch.tensor([1.5])).max()
     tensor(0.7500)
     """
-    return (images * _wide(factor)).clamp_(0, 1)
+    return (images * _per_image(factor)).clamp_(0, 1)
 
 
 def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Move away from the mean grey value of the image by a factor, and clip."""
-    return _blend(images, grey(images).mean((2, 3), keepdim=True), factor)
+    return _blend_towards(images, grey(images).mean((2, 3), keepdim=True), factor)
 
 
 def saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Move away from the grey value of each pixel by a factor, and clip."""
-    return _blend(images, grey(images), factor)
+    return _blend_towards(images, grey(images), factor)
 
 
 def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
@@ -200,20 +202,23 @@ def _blur_along(images: torch.Tensor, dimension: int, sigma: torch.Tensor) -> to
     padded = F.pad(images, pad, mode="reflect")
     # A sum over few taps is faster than a convolution with one kernel per image.
     parts = (
-        padded.narrow(dimension, tap, size) * _wide(weight) for tap, weight in enumerate(weights.T)
+        padded.narrow(dimension, tap, size) * _per_image(weight)
+        for tap, weight in enumerate(weights.T)
     )
     return torch.stack(list(parts)).sum(0)
 
 
-def _blend(images: torch.Tensor, towards: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return torch.lerp(towards.expand_as(images), images, _wide(factor)).clamp_(0, 1)
+def _blend_towards(
+    images: torch.Tensor, towards: torch.Tensor, factor: torch.Tensor
+) -> torch.Tensor:
+    return torch.lerp(towards.expand_as(images), images, _per_image(factor)).clamp_(0, 1)
 
 
-def _wide(parameter: torch.Tensor) -> torch.Tensor:
+def _per_image(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.reshape(-1, 1, 1, 1)
 
 
-JITTERS: Mapping[str, Change] = {
+JITTERS: Mapping[str, ColourChange] = {
     "brightness": brightness,
     "contrast": contrast,
     "saturation": saturation,
@@ -221,7 +226,7 @@ JITTERS: Mapping[str, Change] = {
 }
 
 
-class View(NamedTuple):
+class ViewDraws(NamedTuple):
     """The random changes of `n` images; arrays on the CPU.
 
     Attributes:
@@ -232,7 +237,7 @@ class View(NamedTuple):
         sigma: float64 `[n]`, standard deviation of the blur in pixels.
     """
 
-    boxes: Boxes
+    boxes: CropBoxes
     jittered: npt.NDArray[np.bool_]
     order: npt.NDArray[np.int64]
     amounts: npt.NDArray[np.float64]
@@ -242,7 +247,7 @@ class View(NamedTuple):
     solarized: npt.NDArray[np.bool_]
 
 
-def two_views(
+def make_two_views(
     images: torch.Tensor, views: Views, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Make two views of each image, the first kind and the second.
@@ -256,24 +261,24 @@ def two_views(
     values are not rounded to 8 bits after each change.
 
     >>> images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
-    >>> first, second = two_views(images, Views(), np.random.default_rng(0))
+    >>> first, second = make_two_views(images, Views(), np.random.default_rng(0))
     >>> first.shape, bool((first == second).all())
     (torch.Size([4, 3, 16, 16]), False)
     """
-    return one_view(images, views, 0, rng), one_view(images, views, 1, rng)
+    return make_view(images, views, 0, rng), make_view(images, views, 1, rng)
 
 
-def one_view(
-    images: torch.Tensor, views: Views, kind: Kind, rng: np.random.Generator
+def make_view(
+    images: torch.Tensor, views: Views, kind: ViewKind, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Make one view of each image, of the first kind (0) or the second (1); see `two_views`."""
+    """Make one view of each image, of the first kind (0) or the second (1)."""
     height, width = images.shape[2:]
     return apply_view(images, draw_view(len(images), (height, width), views, kind, rng))
 
 
 def draw_view(
-    n: int, size: tuple[int, int], views: Views, kind: Kind, rng: np.random.Generator
-) -> View:
+    n: int, size: tuple[int, int], views: Views, kind: ViewKind, rng: np.random.Generator
+) -> ViewDraws:
     """Draw the random changes of `n` images of `size` (height, width).
 
     >>> draw_view(2, (28, 28), Views(), 0, np.random.default_rng(0)).blurred.tolist()
@@ -282,9 +287,9 @@ def draw_view(
     boxes = draw_boxes(n, size, views.crop_scale, views.horizontal_flip, rng)
     jittered, greyed, blurred, solarized = rng.random((4, n))
     order = rng.permuted(np.tile(np.arange(len(JITTERS)), (n, 1)), axis=1)
-    low, high = np.array([_range(name, views) for name in JITTERS]).T[..., None]
+    low, high = np.array([_jitter_range(name, views) for name in JITTERS]).T[..., None]
     amounts = rng.uniform(low, high, (len(JITTERS), n))
-    return View(
+    return ViewDraws(
         boxes,
         jittered < views.jitter_probability,
         order,
@@ -296,26 +301,26 @@ def draw_view(
     )
 
 
-def _range(name: str, views: Views) -> tuple[float, float]:
+def _jitter_range(name: str, views: Views) -> tuple[float, float]:
     """Give the range of a factor, which is not below 0, or of the turn of the hue."""
     width = float(getattr(views, name))
     return (-width, width) if name == "hue" else (max(0.0, 1 - width), 1 + width)
 
 
-def apply_view(images: torch.Tensor, view: View) -> torch.Tensor:
+def apply_view(images: torch.Tensor, view: ViewDraws) -> torch.Tensor:
     """Crop, flip, change colours, turn grey, blur, and solarize: uint8 in, float32 out."""
     changed = crop(images.float().div_(255), view.boxes)
     for place in range(len(JITTERS)):
         for number, change in enumerate(JITTERS.values()):
             chosen = view.jittered & (view.order[:, place] == number)
-            _change(changed, chosen, change, view.amounts[number])
-    _change(changed, view.greyed, lambda batch, _: grey(batch).expand_as(batch))
-    _change(changed, view.blurred, blur, view.sigma)
-    _change(changed, view.solarized, lambda batch, _: solarize(batch))
+            _change_chosen(changed, chosen, change, view.amounts[number])
+    _change_chosen(changed, view.greyed, lambda batch, _: grey(batch).expand_as(batch))
+    _change_chosen(changed, view.blurred, blur, view.sigma)
+    _change_chosen(changed, view.solarized, lambda batch, _: solarize(batch))
     return changed.contiguous(memory_format=torch.channels_last)
 
 
-def _change(
+def _change_chosen(
     images: torch.Tensor,
     chosen: npt.NDArray[np.bool_],
     change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],

@@ -1,0 +1,382 @@
+"""What attacks are made of: losses and their gradients, norms, the images, and the plan of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fairweather.attacks import draws
+from fairweather.errors import InputError
+from fairweather.shifts.ranges import Range, at_most
+from fairweather.types.measurement import MAX_SIDE, is_finite
+
+# ---------------------------------------------------------------- the losses that attacks maximise,
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+# The targeted DLR loss uses four logits, so it needs this many classes.
+DLR_CLASSES = 4
+
+
+class Slope(NamedTuple):
+    """A loss at some points: whether the model is wrong, bool `[B]`; value `[B]`; gradient."""
+
+    wrong: torch.Tensor
+    value: torch.Tensor
+    gradient: torch.Tensor
+
+
+def cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return the cross-entropy of the labels in nats, `[B]`; the targets are not used."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def logit_lead(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the target's logit minus the label's, `[B]`."""
+    return _pick_logits(logits, targets) - _pick_logits(logits, labels)
+
+
+def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the targeted difference-of-logits-ratio loss, `[B]`.
+
+    `-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)`, with the logits sorted in descending order. It does
+    not change if all logits are multiplied by a number or if a number is added to all (Croce and
+    Hein, "Reliable evaluation of adversarial robustness", 2020, equation 7). It needs at least 4
+    classes.
+
+    >>> logits = torch.tensor([[5.0, 3.0, 1.0, 1.0]])
+    >>> targeted_dlr(logits, torch.tensor([0]), torch.tensor([1]))
+    tensor([-0.5000])
+    """
+    top = logits.topk(DLR_CLASSES, dim=1).values
+    spread = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+    return logit_lead(logits, labels, targets) / (spread + 1e-12)
+
+
+def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the label's logit minus the largest of the others, `[B]`."""
+    return _pick_logits(logits, labels) - _mask_labels(logits, labels).amax(1)
+
+
+def likely_other_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sort the classes other than the label, the most likely first: int64 `[B, classes - 1]`.
+
+    >>> likely_other_classes(torch.tensor([[2.0, 9.0, 4.0]]), torch.tensor([1]))
+    tensor([[2, 0]])
+    """
+    return _mask_labels(logits, labels).argsort(dim=1, descending=True, stable=True)[:, :-1]
+
+
+def compute_slope(
+    model: nn.Module,
+    points: torch.Tensor,
+    loss: Loss,
+    labels: torch.Tensor,
+    targets: torch.Tensor,
+) -> Slope:
+    """Compute a loss and its gradient with respect to the images; parameters get no gradients.
+
+    Raises `InputError` if the model has no gradient with respect to its images, or a gradient that
+    is not finite.
+    """
+    leaf = points.detach().requires_grad_()
+    with torch.enable_grad():
+        try:
+            logits = model(leaf.clone()).float()  # it may change its input
+        except RuntimeError as error:
+            if "requires grad" in str(error):  # the model converts a tensor, to numpy for example
+                raise _missing_gradient() from error
+            raise
+        value = loss(logits, labels, targets)
+    if not value.requires_grad:
+        raise _missing_gradient()
+    (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+    if gradient is None:
+        raise _missing_gradient()
+    if not bool(gradient.isfinite().all()):
+        raise InputError("the model's gradient with respect to its images is not finite")
+    return Slope(logits.detach().argmax(1) != labels, value.detach(), gradient)
+
+
+@torch.no_grad()
+def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the model's float32 logits `[B, classes]`, without gradients.
+
+    The model gets a copy of the images, and its logits are copied: it may reuse either's memory.
+    """
+    logits = model(images.clone())
+    if not isinstance(logits, torch.Tensor):
+        raise InputError(f"an attack needs a model that returns a tensor, found {type(logits)}")
+    return logits.to(torch.float32, copy=True)
+
+
+def predict_classes(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the predicted classes, int64 `[B]`, without gradients."""
+    return compute_logits(model, images).argmax(1)
+
+
+def _missing_gradient() -> InputError:
+    return InputError(
+        "this attack needs gradients with respect to the images, but the model does not give any; "
+        "the attack square needs no gradients"
+    )
+
+
+def _pick_logits(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def _mask_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.scatter(1, labels[:, None], float("-inf"))
+
+
+# ---------------------------------------------------------------- the two norms of attacks, and pro
+
+_TINY = 1e-12  # keeps a direction of length zero at zero
+_LEAST = torch.finfo(torch.float32).tiny
+_FINE = 2**37  # rows of 3 x 4096 x 4096 numbers in [0, 1] still fit into 64 bits
+
+
+class Norm(NamedTuple):
+    """The functions of a norm that attacks need; perturbations are float32 `[B, 3, H, W]`.
+
+    Attributes:
+        length: the norm of each perturbation, `[B, 1, 1, 1]`.
+        steepest: the perturbation of length 1 with the largest product with a gradient.
+        fit: the nearest perturbation whose length is at most a radius.
+        noise: numbers `[B, count]` with a uniform direction on the sphere, from the states of
+            sequences and a count.
+        weight: how much each pixel moves on the shortest way to a hyperplane, from the absolute
+            values of its normal.
+        most: the largest distance of two images with this many numbers.
+    """
+
+    length: Callable[[torch.Tensor], torch.Tensor]
+    steepest: Callable[[torch.Tensor], torch.Tensor]
+    fit: Callable[[torch.Tensor, float], torch.Tensor]
+    noise: Callable[[torch.Tensor, int], torch.Tensor]
+    weight: Callable[[torch.Tensor], torch.Tensor]
+    most: Callable[[int], float]
+
+
+def _max_length(perturbation: torch.Tensor) -> torch.Tensor:
+    return perturbation.abs().amax((1, 2, 3), keepdim=True)
+
+
+def _euclidean_length(perturbation: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(perturbation, dim=(1, 2, 3), keepdim=True)
+
+
+def _unit_direction(perturbation: torch.Tensor) -> torch.Tensor:
+    # Scaled first, because the squares of a saturated model's gradients are zero in float32.
+    scaled = perturbation / _max_length(perturbation).clamp_min(_LEAST)
+    return scaled / _euclidean_length(scaled).clamp_min(_TINY)
+
+
+def _fit_euclidean(perturbation: torch.Tensor, radius: float) -> torch.Tensor:
+    return perturbation * (radius / _euclidean_length(perturbation).clamp_min(_TINY)).clamp_max(1)
+
+
+def _box_noise(states: torch.Tensor, count: int) -> torch.Tensor:
+    return draws.uniform(states, count) * 2 - 1
+
+
+NORMS: Mapping[str, Norm] = {
+    "linf": Norm(
+        _max_length,
+        torch.sign,
+        lambda perturbation, radius: perturbation.clamp(-radius, radius),
+        _box_noise,
+        lambda normal: (normal > 0).float(),
+        lambda count: 1.0,
+    ),
+    "l2": Norm(
+        _euclidean_length,
+        _unit_direction,
+        _fit_euclidean,
+        draws.normal,
+        lambda normal: normal,
+        lambda count: count**0.5,
+    ),
+}
+
+
+def project_into_ball(
+    images: torch.Tensor, points: torch.Tensor, epsilon: float, norm: Norm
+) -> torch.Tensor:
+    """Move points into the ball around their images, then into [0, 1].
+
+    The box contains the centre of the ball, so clipping never makes a perturbation longer. In the
+    maximum norm the result is the nearest point of the intersection. In the Euclidean norm it is a
+    point of the intersection, but not always the nearest.
+
+    >>> images, points = torch.zeros(1, 3, 1, 1), torch.tensor([3.0, -1, 0]).reshape(1, 3, 1, 1)
+    >>> project_into_ball(images, points, 0.5, NORMS["linf"]).flatten()
+    tensor([0.5000, 0.0000, 0.0000])
+    """
+    return (images + norm.fit(points - images, epsilon)).clamp(0, 1)
+
+
+def draw_on_sphere(states: torch.Tensor, images: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """Draw a perturbation of length 1 for each image, uniform on the sphere of the norm."""
+    noise = draws.shaped(norm.noise(states, images[0].numel()), images.shape[1:])
+    return noise / norm.length(noise).clamp_min(_TINY)
+
+
+def project_on_hyperplane(
+    points: torch.Tensor, normals: torch.Tensor, offsets: torch.Tensor, norm: Norm
+) -> torch.Tensor:
+    """Return the shortest perturbations that move points onto hyperplanes inside [0, 1].
+
+    If the hyperplane does not cross the box, the point moves to the corner of the box nearest to
+    the hyperplane. Pixel i moves by min(λ v_i, room_i), where v_i is 1 in the maximum norm and
+    |w_i| in the Euclidean norm. λ is found from the sorted values at which pixels reach their
+    bounds (Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
+    attack", 2020, section 2.2).
+
+    Args:
+        points: float32 `[B, 3, H, W]` in [0, 1].
+        normals: float32 `[B, 3, H, W]`, the normal w of each hyperplane `<w, x> = offset`.
+        offsets: float32 `[B]`.
+
+    >>> point, w = torch.full((1, 3, 1, 1), 0.5), torch.tensor([1.0, 0, 3]).reshape(1, 3, 1, 1)
+    >>> project_on_hyperplane(point, w, torch.tensor([2.8]), NORMS["linf"]).flatten()
+    tensor([0.2000, 0.0000, 0.2000])
+    """
+    flat, w = points.flatten(1), normals.flatten(1)
+    missing = offsets - (w * flat).sum(1)
+    towards = w.sign() * missing.sign()[:, None]
+    room = torch.where(towards > 0, 1 - flat, flat)
+    # Without this, squares of small gradients would be zero: beside larger ones of pixels that
+    # cannot move, too.
+    free = torch.where(room > 0, w.abs(), 0.0)
+    scale = free.amax(1, keepdim=True).clamp_min(_LEAST)
+    size, short = free / scale, missing.abs()[:, None] / scale
+    move = norm.weight(size)
+    meets = torch.where(size > 0, room / move.clamp_min(_LEAST), 0.0)
+    meets, order = meets.sort(dim=1)
+    filled, slope = (size * room).gather(1, order), (size * move).gather(1, order)
+    total = _running_sum(filled)
+    steep = _running_sum(slope.flip(1)).flip(1)  # of this pixel and all that are bounded later
+    reached = total + meets * (steep - slope)
+    last = torch.searchsorted(reached, short).clamp_max(w.shape[1] - 1)
+    before = (total - filled).gather(1, last)
+    rate = steep.gather(1, last).clamp_min(_LEAST)
+    # Beyond the last bound no pixel can move: the hyperplane does not cross the box.
+    length = ((short - before) / rate).clamp_min(0).minimum(meets[:, -1:])
+    return (towards * torch.minimum(length * move, room)).reshape(points.shape)
+
+
+def _running_sum(shares: torch.Tensor) -> torch.Tensor:
+    """Add up numbers in [0, 1] along rows, to the last bit the same on every device.
+
+    They are summed as whole multiples of 2**-37, in any order. A GPU that adds up floats in
+    parallel may round each time in another way.
+    """
+    return (shares * _FINE).round().long().cumsum(1).float() / _FINE
+
+
+# ---------------------------------------------------------------- the plan of an attack: runs in or
+
+# What is larger was not meant: no two images are further apart, and no attack ends.
+LARGEST_EPSILON, LARGEST_COUNT = 3 * MAX_SIDE, 1_000_000
+_WHOLE_NUMBER = Range(
+    "a whole number >= 1",
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+)
+Budget = Annotated[
+    float,
+    Range("a finite number >= 0", lambda value: is_finite(value) and float(value) >= 0),
+    at_most(LARGEST_EPSILON),
+]
+StepSize = Annotated[
+    float,
+    Range("a finite number > 0", lambda value: is_finite(value) and float(value) > 0),
+    at_most(LARGEST_EPSILON),
+]
+Count = Annotated[int, _WHOLE_NUMBER, at_most(LARGEST_COUNT)]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Images that a model gets right, and the budget of an attack on them.
+
+    Attributes:
+        model: in evaluation mode.
+        images: float32 `[B, 3, H, W]` in [0, 1].
+        labels, keys: int64 `[B]`.
+        logits: float32 `[B, classes]` on the unchanged images.
+        epsilon: the largest length of a perturbation, in units of [0, 1] pixels.
+        norm: the norm that measures length.
+        stream: the name of this run's random sequences.
+    """
+
+    model: nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
+    keys: torch.Tensor
+    logits: torch.Tensor
+    epsilon: float
+    norm: Norm
+    stream: str
+
+    def take(self, index: torch.Tensor) -> Problem:
+        """Keep some of the images."""
+        columns = ("images", "labels", "keys", "logits")
+        return replace(self, **{name: getattr(self, name)[index] for name in columns})
+
+    def named(self, purpose: str) -> Problem:
+        """Return the problem with separate random sequences for the run with this purpose."""
+        return replace(self, stream=f"{self.stream}/{purpose}")
+
+    def sequences(self) -> torch.Tensor:
+        """Return the state of each image's random sequence, int64 `[B]`."""
+        return draws.streams(self.keys, self.stream)
+
+    def targets(self, rank: int) -> torch.Tensor:
+        """Return the `rank`-th most likely class other than the label, from 0: int64 `[B]`."""
+        return likely_other_classes(self.logits, self.labels)[:, rank]
+
+
+class AttackRun(NamedTuple):
+    """One pass of one attack.
+
+    Attributes:
+        name: the attack that is reported for the images that this run breaks.
+        purpose: the name of this run's random sequences; no other run has the same.
+        attack: returns a point within the budget for each image, `[B, 3, H, W]`: one that the model
+            gets wrong, if it found one.
+    """
+
+    name: str
+    purpose: str
+    attack: Callable[[Problem], torch.Tensor]
+
+
+class AttackPlan(NamedTuple):
+    """Runs in order; each attacks only the images that no earlier one has broken.
+
+    Attributes:
+        epsilon, norm: the budget; `norm` is a name in NORMS.
+        runs: returns the runs for a number of classes.
+        least_classes: models with fewer classes are refused.
+        instead: the attack that the error message then recommends.
+    """
+
+    epsilon: float
+    norm: str
+    runs: Callable[[int], Sequence[AttackRun]]
+    least_classes: int = 2
+    instead: str = ""
+
+    @property
+    def ball(self) -> Norm:
+        """The norm that measures length."""
+        return NORMS[self.norm]

@@ -1,0 +1,208 @@
+"""The command line: thin, plain when piped, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from fairweather.cli.deploy import guard, predict
+from fairweather.cli.images import export, preview
+from fairweather.cli.judge import check, compare, estimate
+from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
+from fairweather.errors import InputError, describe_os_error, one_line, unknown_name
+from fairweather.files.folders import cache_folder
+
+# ---------------------------------------------------------------- the names of everything that the
+
+Entries = Iterable[tuple[str, str]]
+
+
+def list_names(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="studies, shifts, attacks, suites, metrics, models, data or pretraining; all by "
+            "default."
+        ),
+    ] = "all",
+) -> None:
+    """List all that is taken by name: studies, shifts, metrics, sources of models and data."""
+    if what not in ("all", *SECTIONS):
+        raise unknown_name("list", what, ["all", *SECTIONS])
+    for title, entries in SECTIONS.items():
+        if what in ("all", title):
+            typer.echo(f"{title}:")
+            for name, description in entries():
+                typer.echo(f"  {name:<41} {description}")
+
+
+def _list_shifts() -> Entries:
+    from fairweather.shifts.table import SHIFTS
+
+    return [(name, f"{kind.title}: {kind.level_title}") for name, kind in SHIFTS.items()]
+
+
+def _list_attacks() -> Entries:
+    from fairweather.attacks.table import ATTACKS
+
+    return [(name, f"{kind.title}: {kind.level_title}") for name, kind in ATTACKS.items()]
+
+
+def _list_suites() -> Entries:
+    from fairweather.shifts.table import SUITES
+
+    return [(name, _shorten_names(sweeps)) for name, sweeps in SUITES.items()]
+
+
+def _list_metrics() -> Entries:
+    from fairweather.metrics.rows import iterate_rows
+
+    return [(row.name, row.label) for row in iterate_rows()]
+
+
+def _list_models() -> Entries:
+    from fairweather.models.opening import SOURCES
+
+    return [(source.form, source.title) for source in SOURCES.values()]
+
+
+def _list_data() -> Entries:
+    from fairweather.data.loading import SOURCES
+
+    return [(name, (load.__doc__ or "").partition("\n")[0]) for name, load in SOURCES.items()]
+
+
+def _list_pretraining() -> Entries:
+    from fairweather.training.selfsupervised.methods import METHODS
+
+    return [(name, method.title) for name, method in METHODS.items()]
+
+
+def _shorten_names(sweeps: Iterable[str], most: int = 4) -> str:
+    names = [name.rpartition("/")[2] for name in sweeps]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _list_studies() -> Iterator[tuple[str, str]]:
+    from fairweather.files.yamlfile import parse_yaml
+    from fairweather.requests.study.files import packaged_studies, study_facts
+
+    for name, text in packaged_studies().items():
+        yield name, parse_yaml(text).get("title", "")
+        for fact, words in study_facts(text).items():
+            yield "", f"{fact}: {words}"
+
+
+SECTIONS: Mapping[str, Callable[[], Entries]] = {
+    "studies": _list_studies,
+    "shifts": _list_shifts,
+    "attacks": _list_attacks,
+    "suites": _list_suites,
+    "metrics": _list_metrics,
+    "models": _list_models,
+    "data": _list_data,
+    "pretraining": _list_pretraining,
+}
+
+
+# ---------------------------------------------------------------- the command line: thin, plain whe
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "run": run,
+    "plan": plan,
+    "evaluate": evaluate,
+    "estimate": estimate,
+    "predict": predict,
+    "guard": guard,
+    "compare": compare,
+    "check": check,
+    "report": report,
+    "preview": preview,
+    "export": export,
+    "cancel": cancel,
+    "clean": clean,
+    "pack": pack,
+    "list": list_names,
+}
+
+INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
+# What Typer raises for arguments that it cannot read; its module depends on Typer's version.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="fairweather",
+    help="Train image classifiers, and measure their accuracy and calibration under shifts.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",  # in the default one, [clean] would be a style and not be shown
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _print_version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        import fairweather
+
+        typer.echo(fairweather.__version__)
+        raise typer.Exit
+
+
+for _name, _command in COMMANDS.items():
+    app.command(name=_name)(_command)
+
+
+def _cache_hint(error: OSError) -> str:
+    """Say how the folder of the cache is changed, if the system refused something there."""
+    named = isinstance(error.filename, str | os.PathLike)
+    if not named or not Path(error.filename).absolute().is_relative_to(cache_folder().absolute()):
+        return ""
+    return "; the environment variable FAIRWEATHER_CACHE names another folder for the cache"
+
+
+def main() -> None:
+    """Run the command line.
+
+    It ends with status 2 and one sentence on bad input, with 130 when it was interrupted, and with
+    70 and a traceback when the program itself is at fault. Status 1, which Python would use, says
+    that a rule is broken.
+    """
+    # A terminal may not have every letter.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        status = app(prog_name="fairweather", standalone_mode=False)
+    except InputError as error:
+        _exit_with(str(error))
+    except OSError as error:
+        _exit_with(f"{describe_os_error(error)}{_cache_hint(error)}")
+    except typer.Abort:  # older versions of Typer say so of an interruption
+        sys.exit(130)
+    except UsageError as error:
+        _exit_with(_usage_sentence(error))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(INTERNAL_ERROR)
+    sys.exit(status or 0)
+
+
+def _exit_with(told: str) -> NoReturn:
+    if told:
+        typer.echo(f"fairweather: {one_line(told)}", err=True)
+    sys.exit(2)
+
+
+def _usage_sentence(error: Any) -> str:  # noqa: ANN401 - a `UsageError`
+    """Say what Typer cannot read, and where it is explained; nothing where the help was shown."""
+    said = error.format_message().strip().removesuffix(".")
+    return said and f"{said}; see: {error.ctx.command_path if error.ctx else 'fairweather'} --help"

@@ -1,0 +1,262 @@
+"""Answers that one may use: predict with a promised risk, and save a guard that does so."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fairweather.cli.options import DataRoot, Device, Offline, Quiet, go_offline, progress, takes
+from fairweather.errors import InputError, check_writable
+from fairweather.progress import Event, Notify
+from fairweather.types.options import ImageOptions, check_limits
+
+if TYPE_CHECKING:
+    from fairweather.deploy.guard import Answers, Guard, Likeness
+    from fairweather.steps.run_model import NewImages
+
+BATCH_SIZE = 256  # images that are answered at once
+TABLE_SUFFIXES = (".csv", ".parquet")
+
+Risk = Annotated[
+    str | None,
+    typer.Option(
+        help="The largest share of wrong answers, such as 5% or 0.05.", show_default=False
+    ),
+]
+Confidence = Annotated[
+    str | None,
+    typer.Option(
+        help="How certain that is: the share of draws of validation images in which the risk is "
+        "kept.",
+        show_default="95%",
+    ),
+]
+Coverage = Annotated[
+    str | None,
+    typer.Option(
+        help="The share of images whose prediction set holds the right class, on average over "
+        "draws of validation images.",
+        show_default="90%",
+    ),
+]
+
+Weighing = Annotated[
+    str | None,
+    typer.Option(
+        help="What counts alike where images belong together: clusters, such as patients, or "
+        "images.",
+        show_default="clusters",
+    ),
+]
+
+
+@takes(ImageOptions)
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN[:MODEL[:SEED]]", help="A model of a finished run, or a saved guard."
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A data source, such as images:PATH or folder:PATH (see: fairweather list data)."
+        ),
+    ],
+    risk: Risk = None,
+    confidence: Confidence = None,
+    coverage: Coverage = None,
+    weigh: Weighing = None,
+    out: Annotated[Path, typer.Option(help="The table to write, .csv or .parquet.")] = Path(
+        "predictions.csv"
+    ),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the table if it exists.")
+    ] = False,
+    device: Device = "auto",
+    offline: Offline = False,
+    quiet: Quiet = False,
+    **options: Any,  # noqa: ANN401 - those of `ImageOptions`
+) -> None:
+    """Answer images with a promised risk, and defer the others to a person.
+
+    It writes one row for each image: class, confidence after temperature scaling, answer or defer,
+    and the classes that it may be. It warns where the images are unlike those that the promise
+    rests on.
+    """
+    go_offline(offline)
+    shares = _read_shares(risk, confidence, coverage)
+    check_limits(asked := ImageOptions(**options))
+    _check_table(out, replace=replace)
+    from fairweather.deploy.answer_table import write_answers
+    from fairweather.deploy.loading import load_guard
+    from fairweather.steps.run_model import open_images
+
+    with progress(quiet=quiet) as show:
+        guard = load_guard(
+            model, **shares, weigh=weigh, device=device, data_root=asked.root, offline=offline
+        )
+        record = guard.record
+        asked = dataclasses.replace(asked, scale=asked.scale or record.scale)
+        found = open_images(
+            data, record.classes, record.preparation, asked, offline=offline, progress=show
+        )
+        parts, likeness = _answer_images(guard, found, show)
+    write_answers(out, found.images, parts)
+    for line in _summary_lines(guard, found, parts, likeness):
+        typer.echo(line)
+    typer.echo(f"{'table':<11}{out}")
+
+
+def guard(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="RUN[:MODEL[:SEED]]", help="A model of a finished run."),
+    ],
+    folder: Annotated[Path, typer.Argument(help="The folder of the guard; new or empty.")],
+    risk: Risk = None,
+    confidence: Confidence = None,
+    coverage: Coverage = None,
+    weigh: Weighing = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write an ONNX file: 8-bit images to logits, probabilities and confidence.",
+            show_default=False,
+        ),
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace what is there.")] = False,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    offline: Offline = False,
+) -> None:
+    """Save a model with its promise as a folder that a service loads: weights and JSON, no code.
+
+    In Python, `fairweather.load_guard(FOLDER)` gives an object that answers batches of images.
+    """
+    go_offline(offline)
+    shares = _read_shares(risk, confidence, coverage)
+    if "risk" not in shares:
+        raise InputError("say which risk the guard keeps, such as --risk 5%")
+    check_writable(folder)
+    if onnx is not None:
+        check_writable(onnx.parent)
+        if onnx.suffix.lower() != ".onnx":
+            raise InputError(f"--onnx must end with .onnx, found {onnx}")
+        if onnx.exists() and (onnx.is_dir() or not replace):
+            raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
+    from fairweather.deploy.loading import make_promise
+    from fairweather.deploy.making import (
+        check_new_folder,
+        check_weighing,
+        make_guard,
+        save_guard,
+        save_onnx,
+    )
+    from fairweather.steps.run_model import open_run_model
+
+    promise = make_promise(**shares, weigh=weigh)
+    check_new_folder(folder, replace=replace)
+    of = open_run_model(model, offline=offline)
+    check_weighing(of, weigh)
+    made = make_guard(of, promise, device=device, root=data_root, offline=offline)
+    save_guard(made, of, folder, replace=replace)
+    if onnx is not None:
+        save_onnx(made, of, onnx)
+    for line in _promise_lines(made):
+        typer.echo(line)
+    typer.echo(f"{'guard':<11}{folder}")
+    if onnx is not None:
+        typer.echo(f"{'onnx':<11}{onnx}")
+
+
+def _check_table(path: Path, *, replace: bool) -> None:
+    """Raise `InputError` unless a table can be written there."""
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise InputError(f"--out must end with {' or '.join(TABLE_SUFFIXES)}, found {path}")
+    check_writable(path.parent)
+    if path.is_dir():
+        raise InputError(f"--out: {path} is a folder; name a file")
+    if path.exists() and not replace:
+        raise InputError(f"{path} exists: name another file (--out), or replace it (--replace)")
+
+
+def _read_shares(
+    risk: str | None, confidence: str | None, coverage: str | None
+) -> dict[str, float]:
+    """The shares that were given, by name; raises `InputError` for what is none."""
+    given = {"risk": risk, "confidence": confidence, "coverage": coverage}
+    return {name: read_share(text, f"--{name}") for name, text in given.items() if text is not None}
+
+
+def read_share(text: str, option: str) -> float:
+    """Read a share between 0 and 1, as a number or in per cent.
+
+    >>> read_share("5%", "--risk"), read_share("0.05", "--risk")
+    (0.05, 0.05)
+    """
+    number, percent, rest = text.strip().partition("%")
+    try:
+        found = float(number) / (100 if percent else 1)
+    except ValueError:
+        found = -1.0
+    if rest or not 0 < found < 1:  # nor NaN
+        raise InputError(f"{option} must be a share such as 5% or 0.05, found {text!r}")
+    return found
+
+
+def _answer_images(guard: Guard, found: NewImages, show: Notify) -> tuple[list[Answers], Likeness]:
+    """The answers to all images, batch by batch, and whether the images are like validation's."""
+    import numpy as np
+
+    from fairweather.deploy.guard import GuardOutputs
+    from fairweather.metrics.two_sample import MOST_IMAGES
+
+    images, parts, logits, features = found.images, [], [], []
+    n = len(images)
+    # Features of many images would need much memory, and no more of them are compared.
+    drawn = np.zeros(n, dtype=bool)
+    drawn[np.random.default_rng(0).permutation(n)[:MOST_IMAGES]] = True
+    for start in range(0, n, BATCH_SIZE):
+        seen = guard.see(images.images[start : start + BATCH_SIZE])
+        parts.append(guard.answers(seen))
+        logits.append(seen.logits)
+        if seen.features is not None:
+            features.append(seen.features[drawn[start : start + BATCH_SIZE]])
+        show(Event("predict", min(start + BATCH_SIZE, n), n))
+    kept = np.concatenate(features) if features else None
+    return parts, guard.likeness(GuardOutputs(np.concatenate(logits), kept))
+
+
+def _summary_lines(
+    guard: Guard, found: NewImages, parts: list[Answers], likeness: Likeness
+) -> list[str]:
+    """What a person reads first: how many are deferred, what is promised, and the warning."""
+    import numpy as np
+
+    from fairweather.deploy.promise import format_percent
+
+    answered = np.concatenate([each.answered for each in parts])
+    n, count = len(answered), int(answered.sum())
+    first = f"{n:,} of {found.name}: {count:,} answered, {n - count:,} deferred"
+    compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
+    lines = [f"{'images':<11}{first} ({format_percent(1 - count / n)})", *_promise_lines(guard)]
+    lines.insert(1 if likeness.unlike else len(lines), compared)
+    if found.labelled:
+        predicted = np.concatenate([each.probabilities.argmax(axis=1) for each in parts])
+        wrong = (predicted != found.images.labels.numpy()) & answered
+        risk = f", {format_percent(wrong.sum() / count)} of the answers" if count else ""
+        lines.append(
+            f"{'labels':<11}by the labels of these images {wrong.sum():,} answers are wrong{risk}"
+        )
+    return lines
+
+
+def _promise_lines(guard: Guard) -> list[str]:
+    """What is promised, what it rests on, and what the run's test images keep of it."""
+    lines = guard.record.lines()
+    return [f"{name:<11}{said}" for name, said in lines.items()]

@@ -1,0 +1,156 @@
+"""Pictures of shifted images, and shifted copies of data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fairweather.cli.options import (
+    DataArgument,
+    DataRoot,
+    Offline,
+    Quiet,
+    Scale,
+    Shifts,
+    Size,
+    SkipUnreadable,
+    Suites,
+    progress,
+    resumable,
+)
+from fairweather.errors import InputError, check_writable
+from fairweather.progress import Event
+
+if TYPE_CHECKING:
+    from fairweather.types.measurement import Images, Shift
+
+
+def preview(
+    data: DataArgument = "mnist5k",
+    suite: Suites = None,
+    shift: Shifts = None,
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
+    size: Size = None,
+    images: Annotated[
+        int, typer.Option(min=1, help="How many pictures, each of another class.")
+    ] = 1,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the choice of pictures and of the shifts.")
+    ] = 0,
+    data_root: DataRoot = None,
+    scale: Scale = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a contact sheet of test images: one row per shift, one column per level."""
+    from fairweather.data.loading import load_data
+    from fairweather.report import contact_sheet
+    from fairweather.runs.folder import write_atomically
+    from fairweather.steps.samples import pick_pictures
+
+    if out.suffix.lower() != ".png":
+        raise InputError(f"a contact sheet is a PNG: --out must end with .png, found {out}")
+    check_writable(out.parent)
+    shifts = _read_shifts(suite or [], shift or [])
+    with progress(quiet=quiet) as show:
+        dataset = load_data(
+            data,
+            size=size,
+            root=data_root,
+            seed=seed,
+            parts={"test"},
+            scale=scale,
+            offline=offline,
+            progress=show,
+        )
+    picked = pick_pictures(dataset.test, images, seed)
+    subtitle = f"Test images of {dataset.name}, seed {seed}."
+    sheet = contact_sheet.preview(picked, shifts, seed=seed, subtitle=subtitle)
+    write_atomically(out, sheet.png)
+    typer.echo(f"preview {out}")
+
+
+def export(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option(help="A new folder, or one with an unfinished export.")],
+    suite: Suites = None,
+    shift: Shifts = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="png (one folder per class) or npz.")
+    ] = "png",
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Which split of a study: test, val or train. Without it, what evaluate tests: the "
+            "test split, or all images of a set without splits."
+        ),
+    ] = None,
+    size: Size = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the split and of the shifts.")] = 0,
+    data_root: DataRoot = None,
+    skip_unreadable: SkipUnreadable = False,
+    scale: Scale = None,
+    offline: Offline = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a shifted copy of a data set, without loss. The same command continues it."""
+    check_writable(out)
+    from fairweather.data.loading import TEST_FRACTION, list_source, load_data, share_tested
+    from fairweather.data.sources import UNSPLIT
+    from fairweather.share import export as exporting
+
+    shifts = _read_shifts(suite or [], shift or [])
+    with resumable(), progress(quiet=quiet) as show:
+        listed = list_source(data, data_root, offline=offline)
+        undivided, share = UNSPLIT in listed.splits, share_tested(data)
+        dataset = load_data(
+            data,
+            size=size,
+            root=data_root,
+            seed=seed,
+            parts={"test", part or "test"},
+            test_fraction=share if part is None else TEST_FRACTION,
+            skip_unreadable=skip_unreadable,
+            allow_duplicates=True,  # a copy is no measurement, but a line tells
+            scale=scale,
+            offline=offline,
+            progress=show,
+        )
+        images = exporting.select_part(dataset, part or "test")
+        every = sum(len(listing.labels) for listing in listed.splits.values())
+        show(Event("export", 0, None, line=_describe_images(images, every, part, undivided, share)))
+        manifest = exporting.export(
+            dataset, shifts, out, part=part or "test", format=format_, seed=seed, progress=show
+        )
+    typer.echo(f"{'export':<10}{out}")
+    typer.echo(f"{'manifest':<10}{manifest}")
+
+
+def _describe_images(
+    images: Images, every: int, part: str | None, undivided: bool, share: float
+) -> str:
+    """Say which images are exported: how many of how many, why these, and the first files."""
+    from fairweather.errors import join_names
+
+    if part is None and undivided and share == 1:
+        why = "the set has no splits, so all of it is tested"
+    elif undivided:
+        why = f"the {part or 'test'} split that a study draws with this seed"
+    else:
+        why = f"the {part or 'test'} split"
+    files = "" if images.names is None else f": {join_names(images.names.tolist())}"
+    return f"images         {len(images):,} of {every:,}, {why}{files}"
+
+
+def _read_shifts(suites: list[str], shifts: list[str]) -> list[Shift]:
+    from fairweather.attacks.shift_lists import expand_only_shifts
+
+    if not suites and not shifts:
+        raise InputError(
+            "name at least one shift: --suite NAME, or --shift NAME[,parameter=value...]"
+        )
+    return expand_only_shifts(
+        [*({"suite": name} for text in suites for name in text.split(",")), *shifts]
+    )

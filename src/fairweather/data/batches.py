@@ -1,0 +1,140 @@
+"""Batches of images, shifted or gathered ahead of the network that reads them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from fairweather.devices import is_out_of_memory
+from fairweather.types.measurement import Images, Index, Shift
+
+
+class BatchShifter(Protocol):
+    """What shifts batches elsewhere while others are predicted.
+
+    Attributes:
+        most: how many batches may be on their way.
+    """
+
+    most: int
+
+    def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
+        """Begin to shift a batch; the result waits for it and must be called in this order."""
+        ...
+
+
+def batch_slices(images: int, batch_size: int) -> list[slice]:
+    """Cut a number of images into consecutive batches.
+
+    >>> batch_slices(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return [slice(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
+
+
+def shifted_batches(
+    images: Images,
+    shift: Shift | None,
+    seed: int,
+    batches: Iterable[Index],
+    *,
+    makers: BatchShifter | None = None,
+    pinned: bool = False,
+    keep: torch.Tensor | None = None,
+) -> Iterator[Images]:
+    """Yield the shifted batches in order.
+
+    An image gets the same pixels in any batch and from any maker, since random shifts are keyed by
+    image.
+
+    Args:
+        images: 8-bit images, which may be larger than memory.
+        shift: None for clean images.
+        seed: seed of random shifts.
+        batches: index of each batch.
+        makers: shift batches ahead; None to shift a batch when it is asked for.
+        pinned: put the pixels in page-locked memory, from which a GPU copies without waiting.
+        keep: uint8, like the pixels of `images`; it receives the shifted pixels.
+
+    >>> pixels, column = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4)
+    >>> images = Images(pixels, column, column, tuple("abcd"))
+    >>> [batch.keys.tolist() for batch in shifted_batches(images, None, 0, batch_slices(4, 3))]
+    [[0, 1, 2], [3]]
+    """
+    for index, batch in _shift_ahead(images, shift, seed, batches, makers):
+        if keep is not None:
+            keep[index] = batch.images
+        yield replace(batch, images=batch.images.pin_memory()) if pinned else batch
+
+
+def _shift_ahead(
+    images: Images,
+    shift: Shift | None,
+    seed: int,
+    batches: Iterable[Index],
+    makers: BatchShifter | None,
+) -> Iterator[tuple[Index, Images]]:
+    if shift is None or shift.level is None or makers is None:
+        for index in batches:
+            batch = images[index]
+            if shift is not None:
+                pixels = shift_pixels(batch.images, batch.keys, shift, seed)
+                batch = replace(batch, images=pixels)
+            yield index, batch
+        return
+    waiting: deque[tuple[Index, Callable[[], Images]]] = deque()
+    try:
+        for index in batches:
+            if len(waiting) == makers.most:
+                first, result = waiting.popleft()
+                yield first, result()
+            waiting.append((index, makers.start(images[index], shift, seed)))
+        while waiting:
+            first, result = waiting.popleft()
+            yield first, result()
+    finally:
+        for _, result in waiting:  # so that the makers are free for the next batches
+            with suppress(Exception):
+                result()
+
+
+def shift_pixels(pixels: torch.Tensor, keys: torch.Tensor, shift: Shift, seed: int) -> torch.Tensor:
+    """Shift 8-bit images; when memory runs out, in halves, down to one image.
+
+    Args:
+        pixels: uint8 `[B, 3, H, W]`.
+        keys: int64 `[B]`.
+        shift: what to apply.
+        seed: seed of random shifts.
+    """
+    try:
+        return shift(pixels, keys, seed)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or len(pixels) == 1:
+            raise
+    middle = len(pixels) // 2  # go on outside `except`, where the error has freed its arrays
+    halves = (slice(middle), slice(middle, None))
+    return torch.cat([shift_pixels(pixels[half], keys[half], shift, seed) for half in halves])
+
+
+def gathered_batches(images: Images, indices: Sequence[torch.Tensor]) -> Iterator[Images]:
+    """Yield batches in order, in page-locked memory; a thread gathers each one ahead."""
+
+    def gather(index: torch.Tensor) -> Images:
+        batch = images[index]
+        return replace(batch, images=batch.images.pin_memory())
+
+    with ThreadPoolExecutor(1, thread_name_prefix="gathered-batches") as pool:
+        ahead = None
+        for index in indices:
+            ahead, ready = pool.submit(gather, index), ahead
+            if ready is not None:
+                yield ready.result()
+        if ahead is not None:
+            yield ahead.result()

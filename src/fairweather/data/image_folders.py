@@ -1,0 +1,321 @@
+"""The sources `folder:PATH`, `images:PATH` and `csv:PATH`: one file per image."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.data.sources import (
+    FILE_COLUMNS,
+    SPLIT_NAMES,
+    UNSPLIT,
+    ImageSource,
+    Listing,
+    SourceRequest,
+    check_exists,
+    check_same_classes,
+    list_files,
+    relative_names,
+    require_path,
+)
+from fairweather.errors import InputError, unknown_name
+from fairweather.types.options import SPLITS
+
+# ---------------------------------------------------------------- the source `folder:PATH`: image f
+
+UNLABELLED = "unlabelled"  # the one class of images without labels
+
+
+def list_folder(request: SourceRequest) -> ImageSource:
+    """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
+
+    Split folders are called train or training, val, valid or validation, test or testing, in upper
+    or lower case; other folders beside them are ignored. Classes and files are sorted by name.
+    Files in nested folders belong to their class. Hidden files are ignored. Every other file counts
+    as an image, so that a file that is not an image is reported and not silently left out.
+
+    Raises:
+        InputError: the folder is missing, or has no class folders, an empty class folder, two
+            folders for one split, or splits with different classes.
+    """
+    path = require_path(request)
+    if not path.is_dir():
+        raise InputError(
+            f"{str(path)!r} is a file; folder: needs a folder with one folder per class"
+        )
+    roots = _split_folders(path)
+    folders = {split: _class_folders(root) for split, root in roots.items()}
+    classes = check_same_classes(
+        {split: tuple(folder.name for folder in below) for split, below in folders.items()}
+    )
+    names = {split: root.name for split, root in roots.items() if split != UNSPLIT}
+    splits = {split: _list_class_folders(folders[split], path) for split in folders}
+    return ImageSource(classes, splits, parts=names)
+
+
+def list_images(request: SourceRequest) -> ImageSource:
+    """Image files without labels, in a folder and the folders in it: for `--ood`.
+
+    Files are sorted by name. All images have the one class `unlabelled`, so that a model can be
+    asked about them but not judged by them. Hidden files are ignored.
+
+    Raises:
+        InputError: the folder is missing or has no files.
+    """
+    path = require_path(request)
+    if not path.is_dir():
+        raise InputError(f"{str(path)!r} is a file; images: needs a folder with image files")
+    paths = tuple(_visible_files(path))
+    if not paths:
+        raise InputError(f"{str(path)!r} has no files")
+    return ImageSource(
+        (UNLABELLED,), {UNSPLIT: _list_below(paths, np.zeros(len(paths), np.int64), path)}
+    )
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    folders = _visible_folders(path)
+    named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    if len(named) < len(folders):
+        # A class may be called "train": beside class folders, only a folder that has folders itself
+        # is a split.
+        named = [folder for folder in named if _visible_folders(folder)]
+    splits: dict[str, Path] = {}
+    for folder in named:
+        split = SPLIT_NAMES[folder.name.lower()]
+        if split in splits:
+            both = f"{splits[split].name} and {folder.name}"
+            raise InputError(f"{str(path)!r} has two folders for {split}: {both}")
+        splits[split] = folder
+    return {split: splits[split] for split in SPLITS if split in splits} or {UNSPLIT: path}
+
+
+def _class_folders(root: Path) -> list[Path]:
+    folders = _visible_folders(root)
+    if not folders:
+        raise InputError(
+            f"{str(root)!r} has no class folders: it needs one folder per class; a table with the "
+            "label of each file is csv:PATH, and images without labels are images:PATH"
+        )
+    return folders
+
+
+def _list_class_folders(folders: list[Path], root: Path) -> Listing:
+    paths: list[Path] = []
+    counts: list[int] = []
+    for folder in folders:
+        before = len(paths)
+        paths.extend(_visible_files(folder))
+        counts.append(len(paths) - before)
+        if not counts[-1]:
+            raise InputError(f"class folder {str(folder)!r} is empty")
+    return _list_below(tuple(paths), np.repeat(np.arange(len(folders)), counts), root)
+
+
+def _list_below(paths: tuple[Path, ...], labels: npt.NDArray[np.int64], root: Path) -> Listing:
+    return list_files(labels, paths, relative_names(root, paths))
+
+
+def _visible(folder: Path) -> list[Path]:
+    entries = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    return [entry for entry in _visible(folder) if entry.is_dir()]
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and in the folders in it, in the order of their names."""
+    left = [iter(_visible(folder))]  # no recursion: folders may be nested deeper than calls may
+    while left:
+        entry = next(left[-1], None)
+        if entry is None:
+            left.pop()
+        elif entry.is_dir():
+            if entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve()):
+                raise InputError(f"{str(entry)!r} is a link to a folder that contains it")
+            left.append(iter(_visible(entry)))
+        elif entry.is_file():
+            yield entry
+        else:
+            raise InputError(f"{str(entry)!r} cannot be read: it is no file")
+
+
+# ---------------------------------------------------------------- the source `csv:PATH`: image file
+
+# The names of columns that are understood, in any case.
+TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "file": FILE_COLUMNS,
+    "label": ("label", "class", "target", "diagnosis", "dx"),
+    "split": ("split",),
+}
+IMAGES_OPTION = "images"  # the folder of the files
+CSV_FORM = re.compile(r"(?P<path>.*?\.[ct]sv)(?P<given>(,[^,=]+=[^,]*)*)", re.IGNORECASE)
+
+
+class LabelledFile(NamedTuple):
+    """One line of the table: where it stands, and its file, label and split."""
+
+    where: str
+    file: str
+    label: str
+    split: str
+
+
+def list_csv(request: SourceRequest) -> ImageSource:
+    """Image files named in a table with their labels: labels.csv[,label=COLUMN][,images=FOLDER].
+
+    The table is CSV (with commas, semicolons or tabs) with a header. The columns of files, labels
+    and splits are found by their names (`COLUMNS`), or stated: `,file=NAME`, `,label=NAME`,
+    `,split=NAME`. Files are below the folder of the table, or below `images=FOLDER`, which may be
+    relative to it. A missing extension is found if only one file fits. Split names are those of
+    `folder:`; without such a column, the table is one set. Classes are sorted by name, or by number
+    if all are whole numbers. Keys count the rows of each split.
+
+    Raises:
+        InputError: a column is missing, there are several, or a row names a file that is missing,
+            is named twice or lies outside the folder, has no label, or an unknown split.
+    """
+    path, given = _parse_csv_path(request.path or Path())
+    check_exists(path)
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; csv: needs a table, such as labels.csv")
+    rows = _read_rows(path, given)
+    folder = path.parent / Path(given.get(IMAGES_OPTION, "")).expanduser()
+    check_exists(folder)
+    files = _find_files(folder, rows)
+    classes = _sort_classes({row.label for row in rows})
+    numbers = {name: number for number, name in enumerate(classes)}
+    splits = {}
+    for split in (*SPLITS, UNSPLIT):
+        places = [place for place, row in enumerate(rows) if row.split == split]
+        if places:
+            labels = np.array([numbers[rows[place].label] for place in places], dtype=np.int64)
+            names = tuple(files[place] for place in places)
+            splits[split] = list_files(labels, tuple(folder / each for each in names), names)
+    return ImageSource(classes, splits)
+
+
+def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
+    """Take the stated columns and the folder off the end of a path.
+
+    >>> _parse_csv_path(Path("skin/labels.csv,label=dx,images=photos"))[1]
+    {'label': 'dx', 'images': 'photos'}
+    """
+    found = CSV_FORM.fullmatch(str(path))
+    if found is None:
+        return path, {}
+    pairs = [each.partition("=") for each in found["given"].split(",")[1:]]
+    for name, _, _ in pairs:
+        if name not in (*TABLE_COLUMNS, IMAGES_OPTION):
+            raise unknown_name("part of csv:", name, (*TABLE_COLUMNS, IMAGES_OPTION))
+    return Path(found["path"]), {name: value for name, _, value in pairs}
+
+
+def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
+    rows = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)
+            lines = csv.reader(file, delimiter=delimiter, strict=True)
+            header = [name.strip() for name in next(lines, [])]
+            columns = {kind: _find_column(path, header, kind, given) for kind in TABLE_COLUMNS}
+            for cells in lines:
+                where = f"line {lines.line_num} of {str(path)!r}"
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise InputError(
+                        f"{where} has {len(cells)} cells, and the header has {len(header)}"
+                    )
+                rows.append(_parse_row(where, cells, columns))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{str(path)!r} cannot be read as CSV: {error}") from error
+    if not rows:
+        raise InputError(f"{str(path)!r} has no rows")
+    return rows
+
+
+def _find_column(
+    path: Path, header: Sequence[str], kind: str, given: Mapping[str, str]
+) -> int | None:
+    """The place of a column; None if there is no column of splits."""
+    if kind in given:
+        if given[kind] not in header:
+            raise unknown_name(f"column of {str(path)!r}", given[kind], header)
+        return header.index(given[kind])
+    fitting = [place for place, name in enumerate(header) if name.lower() in TABLE_COLUMNS[kind]]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting and kind == "split":
+        return None
+    found = ", ".join(header) or "nothing"
+    problem = f"several columns that could be the {kind}" if fitting else f"no {kind} column"
+    raise InputError(
+        f"{str(path)!r} has {problem}: its columns are {found}; it must have one of "
+        f"{', '.join(TABLE_COLUMNS[kind])}, or say which with csv:PATH,{kind}=NAME"
+    )
+
+
+def _parse_row(where: str, cells: Sequence[str], columns: Mapping[str, int | None]) -> LabelledFile:
+    said = {kind: cells[place].strip() for kind, place in columns.items() if place is not None}
+    for kind, text in said.items():
+        if not text:
+            raise InputError(f"{where} has no {kind}")
+    split = said.get("split")
+    if split is None:
+        return LabelledFile(where, said["file"], said["label"], UNSPLIT)
+    if split.lower() not in SPLIT_NAMES:
+        raise InputError(f"{where} has the split {split!r}; known are {', '.join(SPLIT_NAMES)}")
+    return LabelledFile(where, said["file"], said["label"], SPLIT_NAMES[split.lower()])
+
+
+def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
+    """The path of each row's file below the folder."""
+
+    @cache
+    def names_in(place: Path) -> dict[str, list[str]]:
+        """The files of a folder by their names without extension, read once."""
+        found: dict[str, list[str]] = {}
+        for entry in place.iterdir() if place.is_dir() else ():
+            found.setdefault(entry.stem, []).append(entry.name)
+        return found
+
+    files: list[str] = []
+    lines: dict[str, str] = {}
+    for row in rows:
+        path = Path(row.file)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f"{row.where} names {row.file!r}, and files must be named from a folder on: say "
+                "which folder with csv:PATH,images=FOLDER"
+            )
+        place = folder / path
+        fitting = [path.name]
+        if not place.is_file():
+            fitting = names_in(place.parent).get(path.name, [])
+        if len(fitting) != 1:
+            problem = f"several files ({', '.join(sorted(fitting))})" if fitting else "no file"
+            raise InputError(f"{row.where} names {row.file!r}: {problem} of {str(folder)!r}")
+        file = (path.parent / fitting[0]).as_posix()
+        if file in lines:
+            raise InputError(f"{row.where} names {file!r} again; it stands in {lines[file]}")
+        lines[file] = row.where
+        files.append(file)
+    return files
+
+
+def _sort_classes(labels: set[str]) -> tuple[str, ...]:
+    if all(label.isdecimal() for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))

@@ -1,0 +1,365 @@
+"""Which images are train, val and test, and fewer, wrong or imbalanced training labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairweather.data.sources import UNSPLIT, ImageSource, Listing, check_no_empty_class
+from fairweather.errors import InputError
+from fairweather.types.measurement import Images
+from fairweather.types.options import SPLITS
+
+# ---------------------------------------------------------------- which images are train, val and t
+
+# Moves of single clusters, after which no split is looked for any more.
+MAX_MOVES = 2_000
+
+
+class Purpose(IntEnum):
+    """The purpose of random numbers: each purpose has a random stream of its own."""
+
+    TEST = 0
+    VALIDATION = 1
+    LABEL_NOISE = 2
+    IMBALANCE = 3
+    LIMIT = 4
+
+
+PURPOSES = {"test": Purpose.TEST, "val": Purpose.VALIDATION}
+
+
+def choose_stratified(
+    labels: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    fraction: float,
+    seed: int,
+    purpose: Purpose,
+) -> npt.NDArray[np.bool_]:
+    """Choose a stratified share of the images: bool `[N]`, True for the chosen ones.
+
+    Of a class with `n` images, `n * fraction` rounded are chosen (a half is rounded up), but at
+    least one and at most `n - 1`. So both sides have images of every class. The choice depends only
+    on the arguments; no global random state is read or changed.
+
+    Args:
+        labels: int64 `[N]`, each in `[0, len(classes))`.
+        classes: class names in label order.
+        fraction: in (0, 1).
+        seed: not negative.
+        purpose: with the same seed, test and validation images are chosen independently.
+
+    Raises:
+        InputError: a class has fewer than two images.
+
+    >>> choose_stratified(np.array([0, 0, 0, 0, 1, 1]), ("cat", "dog"), 0.25, 0, Purpose.TEST).sum()
+    np.int64(2)
+    """
+    generator = np.random.default_rng([seed, purpose])
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label, name in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        if len(members) < 2:
+            raise InputError(
+                f"class {name!r} has too few images to be split: it has {len(members)}, and a "
+                f"{purpose.name.lower()} split needs at least 2"
+            )
+        count = min(max(math.floor(len(members) * fraction + 0.5), 1), len(members) - 1)
+        chosen[generator.permutation(members)[:count]] = True
+    return chosen
+
+
+def choose_clusters(
+    labels: npt.NDArray[np.int64],
+    clusters: npt.NDArray[np.object_],
+    classes: tuple[str, ...],
+    fraction: float,
+    seed: int,
+    purpose: Purpose,
+) -> npt.NDArray[np.bool_]:
+    """Choose whole clusters of images with about a share of each class: bool `[N]`.
+
+    The clusters are looked at in a random order. One is chosen if the counts of the classes come
+    closer to the wanted ones by it. Then single clusters change sides until both sides have images
+    of every class. The choice depends only on the arguments.
+
+    Args:
+        labels, classes, fraction, seed, purpose: as in `choose_stratified`.
+        clusters: `[N]`, equal for images that must stay together.
+
+    Raises:
+        InputError: all images of a class are of one cluster, or no such split is found.
+
+    >>> labels, patients = np.array([0, 0, 1, 1, 0, 1]), np.array(list("aabbcd"), dtype=object)
+    >>> choose_clusters(labels, patients, ("cat", "dog"), 0.3, 0, Purpose.TEST).tolist()
+    [False, False, False, False, True, True]
+    """
+    _, of = np.unique(clusters, return_inverse=True)
+    counts = np.zeros((of.max() + 1, len(classes)), dtype=np.int64)
+    np.add.at(counts, (of, labels), 1)
+    totals = counts.sum(axis=0)
+    for name, holders in zip(classes, (counts > 0).sum(axis=0), strict=True):
+        if holders < 2:
+            raise InputError(
+                f"all images of class {name!r} belong together, so they cannot be split into "
+                f"{purpose.name.lower()} and other images"
+            )
+    generator = np.random.default_rng([seed, purpose])
+    order = generator.permutation(len(counts))
+    lacking = fraction * totals
+    chosen = np.zeros(len(counts), dtype=np.bool_)
+    for cluster in order:
+        with_it = lacking - counts[cluster]
+        # Rare classes count as much as common ones.
+        if (np.square(with_it) / totals).sum() < (np.square(lacking) / totals).sum():
+            chosen[cluster], lacking = True, with_it
+    for _ in range(MAX_MOVES):
+        lacking_at = [
+            (side, label)
+            for side in (True, False)
+            for label in np.flatnonzero(counts[chosen == side].sum(axis=0) == 0)
+        ]
+        if not lacking_at:
+            return chosen[of]
+        # A random one of them, so that moves to and fro end.
+        side, label = lacking_at[generator.integers(len(lacking_at))]
+        others = order[(chosen[order] != side) & (counts[order, label] > 0)]
+        left = counts[chosen != side].sum(axis=0) - counts[others]
+        emptied = (left == 0).sum(axis=1)  # classes that the other side would lose
+        kept = others[emptied == emptied.min()]
+        chosen[kept[generator.integers(len(kept))]] = side
+    raise InputError(
+        "no way was found to split the images so that those that belong together stay together and "
+        f"{purpose.name.lower()} and other images have all classes: classes have images in too few "
+        "of the groups"
+    )
+
+
+class Subset(NamedTuple):
+    """Some images of a source split, as keys into its listing (int64, ascending)."""
+
+    listing: Listing
+    keys: npt.NDArray[np.int64]
+
+
+def split_source(
+    source: ImageSource, seed: int, validation_fraction: float, test_fraction: float
+) -> dict[str, Subset]:
+    """Assign every listed image to `train`, `val` or `test`, before anything is decoded.
+
+    The listing is split and not the decoded images, so that an unreadable file moves no other image
+    to another split. Of the split `all`, `test_fraction` of the images become `test`. Then, if
+    there is no `val`, `validation_fraction` of the training images become `val` and keep their
+    keys. The test images are chosen first, so they do not depend on `validation_fraction`. With a
+    fraction of 1 there is no `train`. If the source also has a `val`, its training images are not
+    used then. If the listing says which images belong together, these stay together.
+
+    Raises:
+        InputError: a class has none or too few images.
+    """
+    parts: dict[str, Subset] = {}
+    for name, listing in source.splits.items():
+        strata = source.strata(listing.labels)
+        check_no_empty_class(strata, "the data" if name == UNSPLIT else name)
+        parts[name] = Subset(listing, np.arange(len(listing.labels)))
+    if UNSPLIT in parts:
+        whole = parts.pop(UNSPLIT)
+        parts |= _split_off(whole, "train", "test", source, test_fraction, seed)
+    if "train" in parts and (validation_fraction == 1 or "val" not in parts):
+        train = parts.pop("train")
+        parts = _split_off(train, "train", "val", source, validation_fraction, seed) | parts
+    return {name: parts[name] for name in SPLITS if name in parts}
+
+
+def check_has_test(source: ImageSource, specification: str) -> None:
+    """Raise `InputError` unless a source has test images, or is one set that can be split."""
+    if source.splits.keys() & {UNSPLIT, "test"}:
+        return
+    own = {split: f"{specification.rstrip('/')}/{name}" for split, name in source.parts.items()}
+    advice = "use one set without splits"
+    if "val" in own:
+        advice = f"use {own['val']} to evaluate on it"
+    elif "train" in own:
+        advice = f"use {own['train']} to have it split"
+    raise InputError(
+        f"there are images for {' and '.join(source.splits)} but none for test, and a model cannot "
+        f"be tested on images that it was trained or chosen with: add test images, or {advice}"
+    )
+
+
+def limit_subset(part: Subset, source: ImageSource, limit: int, seed: int) -> Subset:
+    """Keep at most `limit` images of a split, each class in proportion and with at least one image.
+
+    After the first image of every class, the method of Webster and Sainte-Laguë says of which class
+    the next image is. It never removes an image again, so the images of a smaller limit are among
+    those of a larger one. They depend only on the labels, the keys and the seed.
+
+    Raises:
+        InputError: the limit is smaller than the number of classes.
+    """
+    if limit >= len(part.keys):
+        return part
+    strata, classes = source.strata(part.listing.labels[part.keys])
+    if limit < len(classes):
+        raise InputError(
+            f"limit must be at least {len(classes)}, one image per class, found {limit}"
+        )
+    keys = np.sort(part.keys[stratified_order(strata, seed)[:limit]])
+    listing = part.listing
+    if listing.file_per_image:  # then the other files are not even read for the digest
+        listing = listing._replace(files=tuple(listing.files[key] for key in keys))
+    return Subset(listing, keys)
+
+
+def stratified_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Order images so that the first `n` of them are stratified, for every `n` from one per class.
+
+    Args:
+        labels: int64 `[N]`, of classes that all have images.
+        seed: not negative.
+
+    Returns:
+        int64 `[N]`, places in `labels`.
+
+    >>> labels = np.array([0, 0, 0, 0, 1, 1])
+    >>> sorted(labels[stratified_order(labels, seed=0)[:3]].tolist())
+    [0, 0, 1]
+    """
+    generator = np.random.default_rng([seed, Purpose.LIMIT])
+    shuffled = generator.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    before = np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.arange(len(labels)) - before  # among the images of the same class
+    due = (place + 0.5) / np.repeat(counts, counts)
+    tie = generator.permutation(len(labels))  # random, so that no class always wins a tie
+    return by_class[np.lexsort((tie, due, place > 0))]
+
+
+def _split_off(
+    part: Subset, rest: str, other: str, source: ImageSource, fraction: float, seed: int
+) -> dict[str, Subset]:
+    """Move a fraction of the images to the split `other`; a split without images is left out."""
+    if fraction in (0, 1):
+        return {other if fraction else rest: part}
+    strata, classes = source.strata(part.listing.labels[part.keys])
+    clusters = part.listing.clusters
+    if clusters is None:
+        chosen = choose_stratified(strata, classes, fraction, seed, PURPOSES[other])
+    else:
+        chosen = choose_clusters(
+            strata, clusters[part.keys], classes, fraction, seed, PURPOSES[other]
+        )
+    return {
+        rest: part._replace(keys=part.keys[~chosen]),
+        other: part._replace(keys=part.keys[chosen]),
+    }
+
+
+# ---------------------------------------------------------------- fewer, wrong or imbalanced traini
+
+
+def add_label_noise(
+    labels: npt.NDArray[np.int64], classes: int, probability: float, seed: int
+) -> npt.NDArray[np.int64]:
+    """Replace each label, with a probability, by a random one, uniform over all classes.
+
+    A random label may be the right one: a share of about `probability * (1 - 1 / classes)` of the
+    labels becomes wrong. This is the uniform corruption of Hendrycks et al. 2019, "Using
+    Pre-Training Can Improve Model Robustness and Uncertainty", section 3.2.
+
+    Args:
+        labels: int64 `[N]`, of a whole split of the source in its order, so that the label of an
+            image does not depend on which other images are used.
+        classes: the number of classes.
+        probability: in [0, 1].
+        seed: not negative.
+
+    Returns:
+        int64 `[N]`, a new array.
+
+    >>> noisy = add_label_noise(np.zeros(10_000, dtype=np.int64), 10, 0.2, seed=0)
+    >>> float((noisy != 0).mean())
+    0.1793
+    """
+    generator = np.random.default_rng([seed, Purpose.LABEL_NOISE])
+    replaced = generator.random(len(labels)) < probability
+    return np.where(replaced, generator.integers(classes, size=len(labels)), labels)
+
+
+def choose_imbalanced(
+    labels: npt.NDArray[np.int64], classes: int, ratio: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Choose the images of a long-tailed training set: bool `[N]`, True for the chosen ones.
+
+    Of class `c` in `0 ... classes - 1`, a share of `ratio ** (c / (classes - 1))` is chosen,
+    rounded, and at least one image: all of the first class, `ratio` of the last. This is the
+    exponential profile of Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of
+    Samples", section 5.1. Their imbalance factor is `1 / ratio`.
+
+    Args:
+        labels: int64 `[N]`.
+        classes: the number of classes.
+        ratio: in (0, 1].
+        seed: not negative; another seed chooses other images, but as many.
+
+    >>> labels = np.repeat([0, 1, 2], 100)
+    >>> np.bincount(labels[choose_imbalanced(labels, 3, 0.25, seed=0)]).tolist()
+    [100, 50, 25]
+    """
+    generator = np.random.default_rng([seed, Purpose.IMBALANCE])
+    stays = np.zeros(len(labels), dtype=np.bool_)
+    for label in range(classes):
+        members = np.flatnonzero(labels == label)
+        share = ratio ** (label / max(classes - 1, 1))
+        # A half is rounded up, as for the splits; Python would round it to the even number.
+        count = max(int(np.floor(len(members) * share + 0.5)), 1)
+        stays[generator.permutation(members)[:count]] = True
+    return stays
+
+
+def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
+    """Choose a share of the training images, each class in proportion and with at least one image.
+
+    The images of a smaller share are among those of a larger one.
+
+    Args:
+        train: images with their true labels; every class has at least one.
+        fraction: in (0, 1].
+        seed: not negative.
+
+    Returns:
+        int64 `[M]`, places in `train`, ascending.
+
+    >>> column = torch.arange(100)
+    >>> train = Images(torch.zeros(100, 3, 8, 8, dtype=torch.uint8), column % 2, column, ("a", "b"))
+    >>> train[fewer_labels(train, 0.1, seed=0)].labels.bincount().tolist()
+    [5, 5]
+    """
+    labels = train.labels.numpy()
+    count = max(int(np.floor(len(labels) * fraction + 0.5)), len(np.unique(labels)))
+    return torch.from_numpy(np.sort(stratified_order(labels, seed)[:count]))
+
+
+def with_wrong_labels(train: Images, probability: float, seed: int) -> Images:
+    """Replace each label, with a probability, by a random one, uniform over all classes.
+
+    Which labels are replaced, and by what, depends on all images of the split and not on how many
+    of them are used.
+
+    >>> column = torch.arange(1000)
+    >>> pixels = torch.zeros(1000, 3, 8, 8, dtype=torch.uint8)
+    >>> noisy = with_wrong_labels(Images(pixels, column % 2, column, ("a", "b")), 0.2, seed=0)
+    >>> float((noisy.labels != column % 2).double().mean())
+    0.111
+    """
+    if probability == 0:
+        return train
+    noisy = add_label_noise(train.labels.numpy(), len(train.classes), probability, seed)
+    return replace(train, labels=torch.from_numpy(noisy))

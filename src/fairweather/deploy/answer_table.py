@@ -1,0 +1,65 @@
+"""The answers of a guard as a table: CSV for people, parquet for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairweather.deploy.guard import Answers
+from fairweather.files.tables import escape_formula, rows_to_csv
+from fairweather.runs.folder import to_parquet, write_atomically
+from fairweather.types.measurement import Images
+
+ANSWER, DEFER = "answer", "defer"
+
+
+def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
+    """Write one row for each image: its file or key, class, confidence, answer or defer, and set.
+
+    In CSV, a text that a spreadsheet would take for a formula begins with an apostrophe, and a set
+    is a list in JSON. In parquet texts are as they are, and a set is a list.
+
+    Args:
+        path: ends with .csv or .parquet.
+        images: their files or keys.
+        parts: the answers to the images in order, batch by batch.
+    """
+    named = images.names is not None
+    whose = images.names.tolist() if images.names is not None else images.keys.tolist()
+    columns: dict[str, list[Any]] = {
+        "file" if named else "key": whose,
+        "class": [name for part in parts for name in part.classes],
+        "confidence": [sure for part in parts for sure in part.confidence.tolist()],
+        "answer": [ANSWER if each else DEFER for part in parts for each in part.answered.tolist()],
+        "set": [list(names) for part in parts for names in part.sets],
+    }
+    write_atomically(
+        path, _to_csv(columns) if path.suffix.lower() == ".csv" else _to_parquet(columns)
+    )
+
+
+def _to_csv(columns: dict[str, list[Any]]) -> str:
+    rows = ([_csv_value(each) for each in row] for row in zip(*columns.values(), strict=True))
+    return rows_to_csv([columns, *rows])
+
+
+def _csv_value(value: object) -> object:
+    """Write a value for CSV.
+
+    >>> _csv_value("=1+1"), _csv_value(["=a", "b"]), _csv_value(0.123456789)
+    ("'=1+1", '["=a", "b"]', '0.123457')
+    """
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return escape_formula(value)
+
+
+def _to_parquet(columns: dict[str, list[Any]]) -> bytes:
+    import pyarrow as pa
+
+    sets = pa.array(columns["set"], type=pa.list_(pa.string()))
+    return to_parquet(pa.table({**columns, "set": sets}))

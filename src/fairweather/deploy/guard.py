@@ -1,0 +1,376 @@
+"""A guard answers images or defers them, and opens from a folder of JSON and safetensors.
+
+It imports nothing of training, runs or reports, and neither torchvision, timm nor pandas: a service
+loads it. `making` makes guards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import pydantic
+import safetensors
+import safetensors.torch
+import torch
+
+from fairweather.data.pixels import Scale, Square, decode_image
+from fairweather.deploy.graph import ARITHMETIC as ARITHMETIC
+from fairweather.deploy.graph import IMAGES as IMAGES
+from fairweather.deploy.graph import OPERATIONS as OPERATIONS
+from fairweather.deploy.graph import Graph, GraphNetwork
+from fairweather.deploy.graph import Operation as Operation
+from fairweather.deploy.graph import ResultName as ResultName
+from fairweather.deploy.graph import WeightName as WeightName
+from fairweather.deploy.graph import check_pure as check_pure
+from fairweather.deploy.promise import VALIDATION as VALIDATION
+from fairweather.deploy.promise import Fit as Fit
+from fairweather.deploy.promise import GuardRecord, format_percent
+from fairweather.deploy.promise import ImageKind as ImageKind
+from fairweather.deploy.promise import Kept as Kept
+from fairweather.deploy.promise import Measured as Measured
+from fairweather.deploy.promise import Promise as Promise
+from fairweather.deploy.promise import ValidationChoice as ValidationChoice
+from fairweather.devices import resolve_device
+from fairweather.errors import InputError, check_text
+from fairweather.metrics.columns import softmax
+from fairweather.metrics.conformal import prediction_sets
+from fairweather.metrics.two_sample import (
+    FEWEST_IMAGES,
+    differ_p,
+    features_differ_p,
+    outputs_differ_p,
+)
+from fairweather.types.measurement import check_images
+
+# ---------------------------------------------------------------- what a guard says of images: a cl
+
+# The share of batches of images like the validation images that are warned of all the same.
+FALSE_ALARMS = 0.05
+Batch: TypeAlias = "torch.Tensor | npt.NDArray[np.uint8] | Sequence[PIL.Image.Image]"
+
+
+class GuardOutputs(NamedTuple):
+    """What a network says of images.
+
+    Attributes:
+        logits: float32 `[B, classes]`.
+        features: float32 `[B, D]`, what its last layer sees; None if that is not linear.
+    """
+
+    logits: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32] | None
+
+
+class Answers(NamedTuple):
+    """The answers of a guard to a batch of images.
+
+    Attributes:
+        classes: the name of the most probable class of each image.
+        confidence: float64 `[B]`, its probability after temperature scaling.
+        answered: bool `[B]`; where it is false, a person should decide.
+        sets: for each image the names of the classes that it may be, the most probable first, and
+            at least that one.
+        probabilities: float64 `[B, classes]`, in the order of `Guard.record.classes`.
+    """
+
+    classes: tuple[str, ...]
+    confidence: npt.NDArray[np.float64]
+    answered: npt.NDArray[np.bool_]
+    sets: tuple[tuple[str, ...], ...]
+    probabilities: npt.NDArray[np.float64]
+
+
+class Likeness(NamedTuple):
+    """Whether images are like the validation images, as far as the model sees.
+
+    Attributes:
+        images: how many were compared.
+        p: chance of a difference as large as this one, or larger, if they were drawn like the
+            validation images; NaN if they are too few to be compared.
+        features: whether the features were compared too, and not only the probabilities.
+    """
+
+    images: int
+    p: float
+    features: bool
+
+    @property
+    def unlike(self) -> bool:
+        """Whether to warn; of batches like the validation images at most 5 % are warned of."""
+        return self.p < FALSE_ALARMS  # NaN is not
+
+    def __str__(self) -> str:
+        what = "probabilities and features" if self.features else "probabilities"
+        if np.isnan(self.p):
+            few = "1 image is" if self.images == 1 else f"{self.images} images are"
+            return (
+                f"{few} too few to tell whether they are like the validation "
+                f"images: that takes {FEWEST_IMAGES}"
+            )
+        shown = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
+        if self.unlike:
+            return (
+                f"these images are unlike the validation images ({what}, {shown}): what is "
+                "promised need not hold for them"
+            )
+        few = ". Fewer than 100 images show only large differences" if self.images < 100 else ""
+        return f"no significant difference from the validation images ({what}, {shown}){few}"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A classifier that answers where a risk is kept, and defers the other images to a person.
+
+    Call it with a batch: 8-bit images `[B, 3, H, W]` of the size `record.size`, as an array or a
+    tensor, or a list of Pillow's images, which are prepared as the model's own were.
+
+    Attributes:
+        record: what is promised, what that rests on, and what was kept under each shift.
+        see: 8-bit images `[B, 3, H, W]` to what the network says of them.
+        reference: what it says of validation images; the features are of some of them.
+    """
+
+    record: GuardRecord
+    see: Callable[[torch.Tensor], GuardOutputs]
+    reference: GuardOutputs
+
+    def __call__(self, batch: Batch) -> Answers:
+        """Answer a batch of images, or defer them.
+
+        Raises:
+            InputError: they are no images of the right size.
+        """
+        return self.answers(self.see(self.prepared(batch)))
+
+    def check(self, batch: Batch) -> Likeness:
+        """Say whether a batch of images is like the validation images; many images show more.
+
+        The images must be independent: of a video or of one patient, give one image.
+
+        Raises:
+            InputError: they are no images of the right size.
+        """
+        return self.likeness(self.see(self.prepared(batch)))
+
+    def prepared(self, batch: Batch) -> torch.Tensor:
+        """Give the images of a batch: uint8 `[B, 3, H, W]`."""
+        if isinstance(batch, np.ndarray):
+            batch = torch.from_numpy(np.ascontiguousarray(batch))
+        if isinstance(batch, PIL.Image.Image):
+            raise InputError("a batch is a list of PIL images: put the one image into a list")
+        if not isinstance(batch, torch.Tensor):
+            batch = self._decoded(list(batch))
+        check_images(batch)
+        if len(batch) == 0:
+            raise InputError("a batch has at least one image, found none")
+        if tuple(batch.shape[2:]) != self.record.size:
+            height, width = self.record.size
+            raise InputError(
+                f"this guard takes images [B, 3, {height}, {width}], found {list(batch.shape)}"
+            )
+        return batch
+
+    def answers(self, seen: GuardOutputs) -> Answers:
+        """Answer or defer the images of which a network says this."""
+        fit, names = self.record.fit, self.record.classes
+        probabilities = self._probabilities(seen)
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        confidence = probabilities.max(axis=1)
+        held = prediction_sets(probabilities, fit.quantile)
+        return Answers(
+            tuple(names[place] for place in order[:, 0]),
+            confidence,
+            confidence >= fit.threshold,
+            tuple(
+                tuple(names[place] for place in places if row[place])
+                for places, row in zip(order, held, strict=True)
+            ),
+            probabilities,
+        )
+
+    def likeness(self, seen: GuardOutputs) -> Likeness:
+        """Compare what a network says of images with what it says of validation images."""
+        known = self.reference
+        p_values = [outputs_differ_p(self._probabilities(known), self._probabilities(seen))]
+        both = known.features is not None and seen.features is not None
+        if both:
+            p_values.append(features_differ_p(known.features, seen.features))  # type: ignore[arg-type]
+        return Likeness(len(seen.logits), differ_p(*p_values), both)
+
+    def _probabilities(self, seen: GuardOutputs) -> npt.NDArray[np.float64]:
+        if not np.isfinite(seen.logits).all():
+            raise InputError("the model gives numbers for these images that are not finite")
+        return softmax(seen.logits / np.float32(self.record.fit.temperature))
+
+    def _decoded(self, images: list[PIL.Image.Image]) -> torch.Tensor:
+        record = self.record
+        if not images or not all(isinstance(each, PIL.Image.Image) for each in images):
+            raise InputError("a batch is an array or tensor [B, 3, H, W], or a list of PIL images")
+        square = None
+        if (of := record.preparation) is not None:
+            square = Square(of.size, of.resize or of.size, of.interpolation, of.fit)
+        scale = None if record.scale is None else Scale.parse(record.scale)
+        height, width = record.size
+        if square is None and any(each.size != (width, height) for each in images):
+            raise InputError(
+                f"the run does not say how images become {height} x {width}: prepare them first"
+            )
+        pixels = [decode_image(each, square, scale) for each in images]
+        return torch.from_numpy(np.stack(pixels))
+
+    def __repr__(self) -> str:
+        promise = self.record.promise
+        return f"Guard({self.record.title!r}, risk <= {format_percent(promise.risk)})"
+
+
+# ---------------------------------------------------------------- a guard as a folder of JSON and s
+
+RECORD, GRAPH = "guard.json", "graph.json"
+WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
+CHECKSUMS = "checksums.json"
+FILES = (RECORD, GRAPH, WEIGHTS, REFERENCE)
+# What the operations of a foreign graph may raise.
+GRAPH_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+MOST_BYTES = 2**26  # of a JSON file; that of a network with 10,000 operations has 2 MB
+
+
+def is_guard(path: Path) -> bool:
+    """Say whether a folder is that of a guard."""
+    return (path / RECORD).is_file() and not (path / RECORD).is_symlink()
+
+
+def encode_guard(
+    record: GuardRecord, graph: Graph, weights: Mapping[str, torch.Tensor], reference: GuardOutputs
+) -> dict[str, bytes]:
+    """The files of a guard by name, the one with the checksums of the others last."""
+    known = {"logits": torch.from_numpy(reference.logits)}
+    if reference.features is not None:
+        known["features"] = torch.from_numpy(reference.features)
+    files = {
+        RECORD: json.dumps(record.model_dump(mode="json"), indent=1).encode() + b"\n",
+        GRAPH: json.dumps(graph.as_json(), separators=(",", ":"), allow_nan=False).encode() + b"\n",
+        WEIGHTS: safetensors.torch.save(
+            {name: each.contiguous() for name, each in weights.items()}
+        ),
+        REFERENCE: safetensors.torch.save(known),
+    }
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return {**files, CHECKSUMS: json.dumps(sums, indent=1).encode() + b"\n"}
+
+
+def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
+    """Open a guard that was saved; nothing in its folder is executed, and no link is followed.
+
+    Raises:
+        InputError: there is no guard, or a file is missing, damaged, changed or wrong.
+    """
+    path = Path(check_text(str(folder), "the guard")).expanduser()
+    if not path.is_dir():
+        raise InputError(f"there is no folder {path} with a guard")
+    sums = _parse_json(path / CHECKSUMS, _read_content(path, CHECKSUMS))
+    content = dict[str, bytes]()
+    for name in FILES:
+        content[name] = _read_content(path, name)
+        if sums.get(name) != hashlib.sha256(content[name]).hexdigest():
+            raise InputError(
+                f"{path / name} is damaged or was changed: its checksum is not that in {CHECKSUMS}"
+            )
+    record = _parse_record(path / RECORD, content[RECORD])
+    weights, reference = (
+        _parse_tensors(path / name, content[name]) for name in (WEIGHTS, REFERENCE)
+    )
+    graph = Graph.from_json(_parse_json(path / GRAPH, content[GRAPH]), weights, str(path / GRAPH))
+    network = GraphNetwork(graph, weights, resolve_device(device))
+    known = _check_outputs(
+        reference.get("logits"), reference.get("features"), record, path / REFERENCE
+    )
+
+    def see(images: torch.Tensor) -> GuardOutputs:
+        try:
+            logits, features = network(images.to(network.device).float() / 255)
+        except GRAPH_ERRORS as error:
+            reason = str(error).strip().partition("\n")[0] or "its numbers are too large"
+            raise InputError(f"the network of {path} cannot look at images: {reason}") from None
+        return _check_outputs(logits, features, record, path / GRAPH)
+
+    see(torch.zeros(1, 3, *record.size, dtype=torch.uint8))  # a wrong graph is found here
+    return Guard(record, see, known)
+
+
+def _read_content(folder: Path, name: str) -> bytes:
+    """Read a file once: what is checked is what is used, and no later change of it matters."""
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        raise InputError(f"{folder} holds no guard: {name} is {_describe_missing(path)}")
+    if name.endswith(".json") and path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path} is larger than {MOST_BYTES // 2**20} MB")
+    return path.read_bytes()
+
+
+def _describe_missing(path: Path) -> str:
+    return "a link" if path.is_symlink() else "no file" if path.exists() else "missing"
+
+
+def _parse_json(path: Path, content: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is not JSON") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
+    return found
+
+
+def _parse_record(path: Path, content: bytes) -> GuardRecord:
+    try:
+        found = GuardRecord.model_validate(_parse_json(path, content))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path} is wrong at {where}: {first['msg']}") from None
+    return found
+
+
+def _parse_tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError):
+        raise InputError(f"{path} is not a file of tensors") from None
+
+
+def _check_outputs(
+    logits: torch.Tensor | None, features: torch.Tensor | None, record: GuardRecord, path: Path
+) -> GuardOutputs:
+    """Give logits and features as arrays; raises `InputError` if they are not what they must be."""
+    for what, found in (("logits", logits), ("features", features)):
+        if found is None and what == "features":
+            continue
+        if not isinstance(found, torch.Tensor) or found.ndim != 2 or not found.is_floating_point():
+            raise InputError(f"{path} gives {what} that are not float [B, N]")
+    assert logits is not None, "this was an error above"
+    if logits.shape[1] != len(record.classes):
+        raise InputError(f"{path} gives {logits.shape[1]} logits for {len(record.classes)} classes")
+    arrays = (
+        None if each is None else np.asarray(each.float().cpu().numpy())
+        for each in (logits, features)
+    )
+    return GuardOutputs(*arrays)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- a guard: a model that answers whe

@@ -1,0 +1,98 @@
+"""Load a guard that was saved, or make one of a model of a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fairweather.deploy.guard import Guard, is_guard, open_guard
+from fairweather.deploy.promise import Promise
+from fairweather.errors import InputError
+from fairweather.metrics.clusters import check_weigh
+
+# What is promised if nothing else is said.
+DEFAULT_CONFIDENCE, DEFAULT_COVERAGE = 0.95, 0.9
+
+
+def load_guard(
+    source: str | Path,
+    *,
+    risk: float | None = None,
+    confidence: float | None = None,
+    coverage: float | None = None,
+    weigh: str | None = None,
+    device: str = "auto",
+    data_root: str | Path | None = None,
+    offline: bool = False,
+) -> Guard:
+    """Load a guard: a model that answers images, or defers them to a person.
+
+    A saved guard (`fairweather guard RUN FOLDER --risk 5%`) loads without the code that trains and
+    measures, in less than a second beside the import of torch. Of a run, a guard is made here.
+
+    Args:
+        source: the folder of a saved guard, or `RUN[:MODEL[:SEED]]`.
+        risk: of a run: the largest share of wrong answers, in (0, 1). It is kept for images like
+            the validation images, not under a shift.
+        confidence: of a run: the share of draws of validation images in which it is kept; 0.95 if
+            not given.
+        coverage: of a run: the share of images whose set holds the right class, on average over
+            draws of validation images; 0.9 if not given.
+        weigh: of a run that knows which images belong together: `clusters` (the default), such as
+            patients, which then count alike; or `images`, so that risk and coverage are shares of
+            all images, also if some patients have many.
+        device: `auto`, `cpu`, `cuda`, ...
+        data_root: of a run: the folder with the files of its data set, if it is not where the run
+            found it; the features of validation images are made again from these.
+        offline: of a run: download nothing.
+
+    Returns:
+        A `Guard`: call it with a batch for `Answers`, and ask `check` whether a batch is like the
+        validation images.
+
+    Raises:
+        InputError: there is no such guard or run, a file is damaged, or the validation images do
+            not support the promise.
+    """
+    promised = (risk, confidence, coverage, weigh)
+    if is_guard(Path(source).expanduser()):
+        if any(each is not None for each in promised):
+            raise InputError(f"{source} is a guard that promises already: leave out what it is")
+        return open_guard(source, device=device)
+    from fairweather.deploy.making import (
+        check_weighing,  # a service needs none of it
+        make_guard,
+    )
+    from fairweather.steps.run_model import open_run_model, split_model_name
+
+    if risk is None:
+        if not split_model_name(str(source))[0].exists():
+            raise InputError(f"there is no file or folder {str(source)!r}")
+        raise InputError(
+            f"{source} is no saved guard: say which risk it is to keep, such as --risk 5%, or "
+            "risk=0.05 in Python"
+        )
+    promise = make_promise(risk, confidence, coverage, weigh)
+    of = open_run_model(str(source), offline=offline)
+    check_weighing(of, weigh)
+    return make_guard(of, promise, device=device, root=data_root, offline=offline)
+
+
+def make_promise(
+    risk: float,
+    confidence: float | None = None,
+    coverage: float | None = None,
+    weigh: str | None = None,
+) -> Promise:
+    """Check what is to be promised; raises `InputError` for shares that none can be.
+
+    >>> make_promise(0.05)
+    Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='clusters')
+    """
+    certainty = DEFAULT_CONFIDENCE if confidence is None else confidence
+    least = DEFAULT_COVERAGE if coverage is None else coverage
+    for name, value in (("risk", risk), ("confidence", certainty), ("coverage", least)):
+        if not 0 < value < 1:  # nor NaN
+            raise InputError(f"{name} must be a share between 0 and 1, found {value}")
+    return Promise(
+        risk=risk, certainty=certainty, coverage=least, weigh=check_weigh(weigh or "clusters")
+    )

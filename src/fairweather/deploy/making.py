@@ -1,0 +1,378 @@
+"""Make a guard: fit its promise on validation images, measure it on test images, and save it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairweather.deploy.guard import Guard, GuardOutputs, encode_guard
+from fairweather.deploy.promise import (
+    VALIDATION,
+    Fit,
+    GuardRecord,
+    ImageKind,
+    Kept,
+    Measured,
+    Promise,
+    ValidationChoice,
+    format_percent,
+)
+from fairweather.deploy.tracing import export_onnx, trace
+from fairweather.errors import InputError, check_writable
+from fairweather.inference.prediction import compute_outputs
+from fairweather.metrics import (
+    Clusters,
+    fewest_for_risk,
+    guaranteed_threshold,
+    one_of_each,
+    softmax,
+    thresholds_to_try,
+)
+from fairweather.metrics.clusters import Weigh, share_interval
+from fairweather.metrics.conformal import conformal_quantile, fewest_images, set_columns
+from fairweather.metrics.two_sample import MOST_IMAGES
+from fairweather.runs.folder import package_versions, write_atomically
+from fairweather.runs.scores import read_clusters
+from fairweather.steps.run_model import RunModel, open_validation_images
+from fairweather.tasks.task import mean_log_probability
+from fairweather.types.measurement import Images, Predictions
+from fairweather.types.record import CLEAN, NATURAL, TEST, VAL, ModelRecord, predictions_file
+from fairweather.variants.calibration import LogitDivisor
+from fairweather.variants.prediction_sets import split_halves
+from fairweather.variants.scaling import fit_temperature
+
+# ---------------------------------------------------------------- a promise fitted on validation im
+
+
+class FittedPromise(NamedTuple):
+    """A fitted promise, and the validation predictions that chose its threshold, not scaled yet.
+
+    Attributes:
+        fit: the promise.
+        chosen_on: the predictions.
+        clusters: of these, if several images of one cluster are among them.
+    """
+
+    fit: Fit
+    chosen_on: Predictions
+    clusters: Clusters | None
+
+
+def check_weighing(of: RunModel, weigh: str | None) -> None:
+    """Raise `InputError` if it is asked what counts alike, and no images belong together."""
+    if weigh is not None and read_clusters(of.run, VAL) is None:
+        raise InputError(
+            f"weigh: {of.run.path} does not know which validation images belong together, so that "
+            "each counts alike: leave it out"
+        )
+
+
+def fit_promise(of: RunModel, promise: Promise) -> FittedPromise:
+    """Fit temperature, threshold and quantile on the validation images of a run.
+
+    Half of the images are for the temperature, and propose thresholds. The other half, of which the
+    first says nothing, chooses among these and gives the quantile. All images of a cluster are in
+    one half. If the promise weighs clusters, one image of each chooses: then images are
+    independent, as the bounds ask, and the promise is about an image of a new patient. If it weighs
+    images, all of them choose, and count as the independent images that they are worth.
+
+    Raises:
+        InputError: there are no validation images, too few, or no threshold that keeps the risk.
+    """
+    every = of.validation()
+    clusters, groups = read_clusters(of.run, VAL), of.run.groups(VAL)
+    cluster = None if clusters is None or groups is None else groups.cluster
+    parts = split_halves(every.keys, clusters)
+    chosen = parts.thresholds
+    what, of_chosen = "validation images", None
+    if clusters is not None and len(chosen):
+        of_chosen = clusters.select(chosen)
+        what = f"{cluster}s with validation images"
+        if promise.weigh == "clusters":
+            chosen, of_chosen = chosen[one_of_each(of_chosen)], None
+        else:
+            what += ", which count as so many of equal size,"
+    worth = len(chosen) if of_chosen is None else int(of_chosen.effective)
+    _check_enough(worth, promise, what, of)
+    proposing, judging = every.take(parts.temperature), every.take(chosen)
+    if not len(proposing):
+        raise InputError(f"{of.run.path} has too few {what} to divide them")
+    temperature = 1.0
+    if proposing.logits is not None:
+        temperature = fit_temperature(proposing.logits, proposing.labels).value
+    tried = apply_temperature(proposing, temperature)
+    scaled = apply_temperature(judging, temperature)
+    found = guaranteed_threshold(
+        scaled.confidence,
+        scaled.correct,
+        thresholds_to_try(tried.confidence, tried.correct, risk=promise.risk),
+        risk=promise.risk,
+        certainty=promise.certainty,
+        clusters=of_chosen,
+    )
+    if not found.answered:
+        errors = np.count_nonzero(~scaled.correct)
+        raise InputError(
+            f"no threshold is shown to keep a risk of {format_percent(promise.risk)} by "
+            f"{found.images:,} "
+            f"{what}, of which {of.title} has {format_percent(errors / found.images)} wrong: "
+            f"allow more "
+            "risk, or evaluate with more validation images"
+        )
+    fit = Fit(
+        temperature=temperature,
+        others=len(proposing),
+        threshold=found.threshold,
+        quantile=conformal_quantile(_label_scores(scaled), promise.coverage, worth),
+        images=found.images,
+        answered=found.answered,
+        wrong=found.wrong,
+        bound=found.bound,
+        cluster=cluster,
+        chose=_find_choice(of),
+    )
+    return FittedPromise(fit, judging, of_chosen)
+
+
+def _find_choice(of: RunModel) -> ValidationChoice:
+    """Say what validation images chose of the model: its epoch, and its recipe in a sweep."""
+    settings = of.record.models[of.name].settings
+    if of.record.kind != "study":
+        return "perhaps" if str(settings.get("source")).startswith("run:") else "unknown"
+    recipe = settings.get("recipe")
+    last = isinstance(recipe, dict) and recipe.get("select") == "last"
+    if settings.get("sweep"):
+        return "recipe" if last else "recipe and epoch"
+    return "nothing" if last else "epoch"
+
+
+def _check_enough(n: int, promise: Promise, what: str, of: RunModel) -> None:
+    least = max(fewest_for_risk(promise.risk, promise.certainty), fewest_images(promise.coverage))
+    if n < least:
+        raise InputError(
+            f"half of the {what} of {of.run.path} are {n:,}, too few to promise a risk of "
+            f"{format_percent(promise.risk)} with {format_percent(promise.certainty)} confidence "
+            f"and sets of "
+            f"{format_percent(promise.coverage)}: that takes at least {least:,}, and more if any "
+            f"answer "
+            "is wrong"
+        )
+
+
+def apply_temperature(predictions: Predictions, temperature: float) -> Predictions:
+    """Divide logits by the temperature; predictions without logits stay as they are."""
+    if predictions.logits is None:
+        return predictions
+    return LogitDivisor(value=temperature).apply(predictions)
+
+
+def measure_run(of: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[Kept]:
+    """What is kept of the promise on the images of the run, from its stored predictions.
+
+    Args:
+        of: the model.
+        fitted: from `fit_promise`.
+        weigh: as in the promise.
+    """
+    fit = fitted.fit
+    scaled = apply_temperature(fitted.chosen_on, fit.temperature)
+    yield measure_images(VALIDATION, "clean", scaled, fit, fitted.clusters, weigh)
+    places: list[tuple[str, ImageKind, str, str]] = [(CLEAN, "clean", TEST, CLEAN)]
+    for sweep in of.record.sweeps:
+        places += [(cell.id, sweep.kind, TEST, cell.id) for cell in sweep.cells]
+    for name in of.record.natural:
+        places.append((f"{NATURAL}{name}", "clean", f"{NATURAL}{name}", CLEAN))
+    for images, kind, part, shift in places:
+        file = predictions_file(of.name, of.seed, shift, part)
+        if of.run.file(file).is_file() and of.run.holds(file):
+            predictions = apply_temperature(of.run.read_predictions(file), fit.temperature)
+            yield measure_images(images, kind, predictions, fit, read_clusters(of.run, part), weigh)
+
+
+def measure_images(
+    images: str,
+    kind: ImageKind,
+    predictions: Predictions,
+    fit: Fit,
+    clusters: Clusters | None,
+    weigh: Weigh = "clusters",
+) -> Kept:
+    """What is kept of the promise on some images, with intervals over images or clusters.
+
+    Args:
+        images, kind: as in `Kept`.
+        predictions: after temperature scaling.
+        fit: threshold and quantile.
+        clusters: which images belong together.
+        weigh: what counts alike, as in the promise.
+    """
+    alike = np.ones(len(predictions))
+    if clusters is not None and weigh == "clusters":
+        alike = clusters.alike
+    answered = predictions.confidence >= fit.threshold
+    if predictions.logits is None:
+        # A label whose score is too large is in a set only where that would be empty, and so is the
+        # most probable class. Of several that are equally probable, the first counts as that.
+        size, covered = None, (_label_scores(predictions) <= fit.quantile) | predictions.correct
+    else:
+        sets = set_columns(softmax(predictions.logits), predictions.labels, fit.quantile)
+        size, covered = float((alike * sets.set_size).mean()), sets.covered
+    everywhere = np.ones(len(predictions), dtype=bool)
+    return Kept(
+        images=images,
+        kind=kind,
+        n=len(predictions),
+        answered=min(float((alike * answered).mean()), 1.0),
+        risk=_measure_share(~predictions.correct, answered, clusters, alike),
+        covered=_measure_share(covered, everywhere, clusters, alike),
+        set_size=size,
+    )
+
+
+def _label_scores(predictions: Predictions) -> npt.NDArray[np.float64]:
+    """Of each label, 1 minus its probability; the smaller, the sooner it is in the set."""
+    return 1 - np.exp(-predictions.nll)
+
+
+def _measure_share(
+    hits: npt.NDArray[np.bool_],
+    among: npt.NDArray[np.bool_],
+    clusters: Clusters | None,
+    alike: npt.NDArray[np.float64],
+) -> Measured:
+    if not among.any():
+        return Measured(value=None, low=None, high=None)
+    [low], [high] = share_interval(hits, np.where(among, 0, -1), 1, clusters, alike)
+    value = float(np.average(hits[among], weights=alike[among]))
+    return Measured(value=value, low=float(low), high=float(high))
+
+
+# ---------------------------------------------------------------- make a guard of a model of a fini
+
+UNKNOWN = "unknown"
+
+
+def make_guard(
+    of: RunModel,
+    promise: Promise,
+    *,
+    device: str = "auto",
+    root: str | Path | None = None,
+    offline: bool = False,
+) -> Guard:
+    """Make a guard of a model: fit the promise, measure what the run keeps of it.
+
+    Args:
+        of: the model.
+        promise: what is promised.
+        device: where the networks run.
+        root: the folder with the files of the run's data set, if it is not where it was.
+        offline: never use the network.
+
+    Raises:
+        InputError: the validation images do not support the promise.
+    """
+    fitted = fit_promise(of, promise)
+    size = of.record.data.side
+    if size is None:
+        raise InputError(f"{of.run.path} does not say how large its images are")
+    model = of.record.models[of.name]
+    record = GuardRecord(
+        model=of.name,
+        title=of.title,
+        run=of.record.name,
+        seed=of.seed,
+        architecture=_name_architecture(model),
+        classes=of.classes,
+        size=size,
+        preparation=of.preparation,
+        scale=of.scale,
+        promise=promise,
+        fit=fitted.fit,
+        kept=tuple(measure_run(of, fitted, promise.weigh)),
+        versions=package_versions(),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+    def see(images: torch.Tensor) -> GuardOutputs:
+        nothing = torch.zeros(len(images), dtype=torch.int64)
+        whole = Images(images, nothing, torch.arange(len(images)), of.classes)
+        found = [compute_outputs(network, whole, device=device) for network in of.networks]
+        if len(found) == 1:
+            return GuardOutputs(*found[0])
+        return GuardOutputs(mean_log_probability(each.logits for each in found), None)
+
+    try:
+        images = open_validation_images(of, root=root, offline=offline)
+    except (InputError, OSError):
+        images = None  # then features are not compared; `Likeness` says so
+    return Guard(record, see, _reference(fitted.chosen_on, images, see, of))
+
+
+def _name_architecture(model: ModelRecord) -> str:
+    named = model.settings.get("backbone") or model.facts.get("architecture")
+    return named if isinstance(named, str) else UNKNOWN
+
+
+def _reference(
+    predictions: Predictions,
+    images: Images | None,
+    see: Callable[[torch.Tensor], GuardOutputs],
+    of: RunModel,
+) -> GuardOutputs:
+    """What the network says of the validation images on which the threshold was chosen.
+
+    Logits are those that the run stored; without them, and for features, the network looks at the
+    images again, at most `MOST_IMAGES` of them.
+    """
+    again = None
+    if images is not None:
+        generator = np.random.default_rng(0)
+        drawn = np.sort(generator.permutation(len(predictions))[:MOST_IMAGES])
+        place = {key: at for at, key in enumerate(images.keys.tolist())}
+        wanted = [place[key] for key in predictions.keys[drawn].tolist() if key in place]
+        if wanted:
+            again = see(images.images[np.array(wanted)])
+    if predictions.logits is not None:
+        return GuardOutputs(predictions.logits, None if again is None else again.features)
+    if again is None:
+        raise InputError(
+            f"{of.run.path} stores no logits, and its validation images are not where they were: "
+            "name the folder with the files of its data set with --data-root"
+        )
+    return again
+
+
+def save_guard(guard: Guard, of: RunModel, folder: Path, *, replace: bool = False) -> None:
+    """Save a guard as a folder of JSON and safetensors, which `open_guard` opens.
+
+    Raises:
+        InputError: the folder holds something already, or the network cannot be traced.
+    """
+    check_new_folder(folder, replace=replace)
+    traced = trace(of.networks, guard.record.size)
+    files = encode_guard(guard.record, traced.graph, traced.weights, guard.reference)
+    for name, content in files.items():  # checksums last: without them nothing is opened
+        write_atomically(folder / name, content)
+
+
+def check_new_folder(folder: Path, *, replace: bool = False) -> None:
+    """Raise `InputError` unless a guard can be saved in a folder."""
+    check_writable(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not replace:
+        raise InputError(f"{folder} is not empty: name another folder, or replace it (--replace)")
+
+
+def save_onnx(guard: Guard, of: RunModel, path: Path) -> None:
+    """Save the model of a guard, with preprocessing and temperature, as one ONNX graph.
+
+    Raises:
+        InputError: packages are missing, or the network cannot be exported.
+    """
+    write_atomically(path, export_onnx(of.networks, guard.record))

@@ -1,0 +1,231 @@
+"""What a guard promises, what that rests on, and what it keeps under each shift: `guard.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import pydantic
+
+from fairweather.errors import check_name
+from fairweather.metrics.clusters import Weigh
+from fairweather.types.measurement import MAX_SIDE
+from fairweather.types.options import Preparation
+from fairweather.types.record import CLEAN, FrozenRecord, ShownText
+
+VERSION: Literal[1] = 1
+VALIDATION = "validation"
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+OpenShare = Annotated[float, pydantic.Field(gt=0, lt=1)]
+ImageKind = Literal["clean", "shift", "attack"]
+Count = Annotated[int, pydantic.Field(ge=0)]
+Side = Annotated[int, pydantic.Field(ge=1, le=MAX_SIDE)]
+# What validation images chose of the model that they also judge, and what is said of it. Of a model
+# from elsewhere it is not known, and one that another run trained may have had the same images.
+ValidationChoice = Literal["nothing", "epoch", "recipe", "recipe and epoch", "perhaps", "unknown"]
+CHOICE_TEXTS: Mapping[ValidationChoice, str] = {
+    "nothing": "",
+    "epoch": "; they also chose the epoch of the model",
+    "recipe": "; they also chose the recipe of the model",
+    "recipe and epoch": "; they also chose the recipe and the epoch of the model",
+    "perhaps": "; they may also have chosen the recipe and the epoch of the model, and this is "
+    "valid only if it was not trained on them",
+    "unknown": "; this is valid only if the model was not trained on them",
+}
+ClassName = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the class"))]
+
+
+class Promise(FrozenRecord):
+    """What is promised for images like the validation images.
+
+    Attributes:
+        risk: the largest share of wrong answers.
+        certainty: the share of draws of validation images in which the risk is kept.
+        coverage: the least share of images whose set holds the right class, on average over draws.
+        weigh: what counts alike where images belong together: `clusters`, such as patients, or
+            `images`, so that a patient with many images counts for more.
+    """
+
+    risk: OpenShare
+    certainty: OpenShare
+    coverage: OpenShare
+    weigh: Weigh = "clusters"
+
+
+class Fit(FrozenRecord):
+    """What was fitted on validation images.
+
+    Attributes:
+        temperature: logits are divided by it; 1 if the run stores no logits to fit it on.
+        others: the number of images that it was fitted on, which also proposed thresholds.
+        threshold: the smallest confidence that is answered.
+        quantile: a class is in the set where its probability is at least 1 minus this; where no
+            class is, the most probable one is the set.
+        images: the number of images on which threshold and quantile were chosen.
+        answered, wrong: how many of these are answered, and how many of the answers are wrong.
+        bound: the upper end of the one-sided interval of the risk; exact unless all images of
+            clusters count.
+        cluster: what images belong together by, such as `patient`; then one image of each counts,
+            or all if the promise weighs images.
+        chose: what the same images had chosen of the model.
+    """
+
+    temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+    others: Count
+    threshold: Share
+    quantile: Share
+    images: Count
+    answered: Count
+    wrong: Count
+    bound: Share
+    cluster: ShownText | None
+    chose: ValidationChoice
+
+
+class Measured(FrozenRecord):
+    """A share with its 95 % interval; None where there is nothing that it would be a share of."""
+
+    value: Share | None
+    low: Share | None
+    high: Share | None
+
+
+class Kept(FrozenRecord):
+    """What was kept of the promise on some images of the run.
+
+    Attributes:
+        images: `validation` (those that the threshold was chosen on), `clean` (test images), the id
+            of a shift or an attack, or `natural/NAME`.
+        kind: what was done to test images, if anything: `shift` or `attack`.
+        n: how many images.
+        answered: the share of them that is answered; all shares are weighed as the promise says.
+        risk: the share of the answers that is wrong.
+        covered: the share of the images whose set holds the right class.
+        set_size: mean number of classes in a set; None if the run stores no logits.
+    """
+
+    images: ShownText
+    kind: ImageKind
+    n: Count
+    answered: Share
+    risk: Measured
+    covered: Measured
+    set_size: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None
+
+    def __str__(self) -> str:
+        value, low, high = self.risk.value, self.risk.low, self.risk.high
+        if value is None or low is None or high is None:
+            return "nothing is answered"
+        return (
+            f"{format_percent(value)} [{format_percent(low)}, {format_percent(high)}] of the "
+            f"answers are wrong, "
+            f"{format_percent(self.answered)} are answered"
+        )
+
+
+class GuardRecord(FrozenRecord):
+    """The facts of a guard.
+
+    Attributes:
+        model, title: name and title of the model in its run.
+        run: name of the run.
+        seed: seed of the training, or `ensemble`.
+        architecture: the network as the run names it, for people.
+        classes: names in the order of the logits.
+        size: height and width of the images in pixels.
+        preparation: how other images become squares of that size; None if that is not known.
+        scale: which gray values become black and white, if that was said.
+        promise, fit: what is promised, and what it rests on.
+        kept: what was kept on validation and test images, clean and shifted.
+        versions: of the packages that made it.
+        time: in UTC, ISO 8601.
+    """
+
+    version: Literal[1] = VERSION
+    model: ShownText
+    title: ShownText
+    run: ShownText
+    seed: int | ShownText
+    architecture: ShownText
+    classes: tuple[ClassName, ...]
+    size: tuple[Side, Side]
+    preparation: Preparation | None
+    scale: ShownText | None
+    promise: Promise
+    fit: Fit
+    kept: tuple[Kept, ...]
+    versions: dict[ShownText, ShownText]
+    time: ShownText
+
+    @pydantic.field_validator("preparation")
+    @classmethod
+    def _check_preparation(
+        cls, given: Preparation | None, info: pydantic.ValidationInfo
+    ) -> Preparation | None:
+        if given is None or "size" not in info.data:  # a wrong size is an error of its own
+            return given
+        if (given.size, given.size) != info.data["size"]:
+            raise ValueError(f"it makes images of {given.size} pixels, which is another size")
+        resize = given.size if given.resize is None else given.resize
+        if not given.size <= resize <= MAX_SIDE:
+            raise ValueError(f"resize must be from {given.size} to {MAX_SIDE}, found {resize}")
+        return given
+
+    def lines(self) -> dict[str, str]:
+        """What is promised, what it rests on, and what test images kept of it, for people."""
+        promise, fit = self.promise, self.fit
+        of, weighed = "validation images", ""
+        if fit.cluster:
+            alike = fit.cluster if promise.weigh == "clusters" else "image"
+            weighed = f", each {alike} counting alike"
+            of += f", one of each {fit.cluster}," if promise.weigh == "clusters" else ""
+        lines = {
+            "promised": f"risk <= {_format_exact(promise.risk)} with "
+            "{_format_exact(promise.certainty)} "
+            f"confidence, for images like those of validation{weighed}: {fit.images:,} {of} chose "
+            f"the threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} "
+            f"answers are wrong{CHOICE_TEXTS[fit.chose]}",
+            "sets": f"the set of an image holds its class for {_format_exact(promise.coverage)} "
+            "of such "
+            "images, on average over draws of validation images",
+        }
+        clean = [each for each in self.kept if each.images == CLEAN]
+        if clean:
+            lines["tested"] = f"test images of the run: {clean[0]}"
+        shifted = [each for each in self.kept if each.kind == "shift"]
+        if shifted:
+            lines["shifted"] = self._under_shifts(shifted)
+        return lines
+
+    def _under_shifts(self, levels: Sequence[Kept]) -> str:
+        """Say where the risk is too high; the worst level is the one with the highest lower end."""
+        risks = [
+            (low, value, each)
+            for each in levels
+            if (value := each.risk.value) is not None and (low := each.risk.low) is not None
+        ]
+        above = sum(value > self.promise.risk for _, value, _ in risks)
+        found = (
+            f"risk above {_format_exact(self.promise.risk)} at {above} of "
+            f"{len(levels)} levels of shifts"
+        )
+        if silent := len(levels) - len(risks):
+            found += f", no answer at {silent} of them"
+        if not risks:
+            return found
+        _, _, worst = max(risks, key=lambda each: each[:2])
+        return f"{found}; worst, {worst.images}: {worst}"
+
+
+def _format_exact(share: float) -> str:
+    """Write a share as it was asked for: 99.99 % is not 100 %."""
+    return f"{100 * share:.10g} %"
+
+
+def format_percent(share: float) -> str:
+    """Write a share in per cent.
+
+    >>> format_percent(0.05), format_percent(0.0312), format_percent(1)
+    ('5 %', '3.1 %', '100 %')
+    """
+    return f"{100 * share:.3g} %" if share >= 0.1 else f"{100 * share:.2g} %"

@@ -1,0 +1,1 @@
+"""Files that are downloaded, cached, read and written, whatever is in them."""

@@ -1,0 +1,127 @@
+"""CSV files that people open in a spreadsheet, and parquet files that other programs wrote."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fairweather.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# ---------------------------------------------------------------- text of CSV files, which people o
+
+# A spreadsheet takes a text that begins like this for a formula, and a formula can start programs.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+# Python quotes a text with a letter of the end of its lines, and not with a carriage return that is
+# none of them, though readers take it for the end of a row.
+_LINE_END = "\r\n"
+
+
+def escape_formula(value: object) -> object:
+    """Return a text as it is, with an apostrophe before what a spreadsheet takes for a formula.
+
+    A number in a text, such as a level of -0.1, is no formula.
+
+    >>> escape_formula("=1+1"), escape_formula("-a"), escape_formula("-0.1"), escape_formula(
+    ...     "a=b"
+    ... ), escape_formula(-1)
+    ("'=1+1", "'-a", '-0.1', 'a=b', -1)
+    """
+    if isinstance(value, str) and value.startswith(FORMULA) and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def rows_to_csv(rows: Iterable[Iterable[object]]) -> str:
+    """Write rows as CSV whose lines end with a line feed; each reads back as one row.
+
+    >>> rows_to_csv([["file", "class"], ["a\\r=1+1", "b,c"]])
+    'file,class\\n"a\\r=1+1","b,c"\\n'
+    """
+    lines = _LineFeedText()
+    csv.writer(lines, lineterminator=_LINE_END).writerows(rows)
+    return lines.getvalue()
+
+
+def frame_to_csv(frame: pd.DataFrame, float_format: str | None = "%.8g") -> str:
+    """Write a frame as CSV likewise, its numbers with eight significant digits, or all with None.
+
+    >>> import pandas as pd
+    >>> frame_to_csv(pd.DataFrame({"class": ["a\\rb"], "value": [1 / 3]}))
+    'class,value\\n"a\\rb",0.33333333\\n'
+    """
+    lines = _LineFeedText()
+    frame.to_csv(lines, index=False, float_format=float_format, lineterminator=_LINE_END)
+    return lines.getvalue()
+
+
+class _LineFeedText(io.StringIO):
+    """Text to which rows are written one by one, and that ends each with a line feed alone."""
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix(_LINE_END) + "\n")
+
+
+# ---------------------------------------------------------------- parquet files that other programs
+
+
+def read_parquet_schema(path: Path) -> pa.Schema:
+    """Read the names and types of the columns; raises `InputError` for a file that is damaged."""
+    with _open_parquet(path) as file:
+        return file.schema_arrow
+
+
+def read_parquet_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read some columns, or all; raises `InputError` for a file that is damaged."""
+    with _open_parquet(path) as file:
+        wanted = _check_columns(file, columns, path)
+        table = file.read(columns=wanted).select(wanted)
+        table.validate(full=True)
+        return table
+
+
+def read_parquet_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Read some columns in batches of `rows`; raises `InputError` for a file that is damaged."""
+    with _open_parquet(path) as file:
+        wanted = _check_columns(file, columns, path)
+        for batch in file.iter_batches(rows, columns=wanted):
+            batch.validate(full=True)
+            yield batch.select(wanted)
+
+
+def _check_columns(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> list[str]:
+    """The names of the columns that are asked for, or of all, if each is the name of one.
+
+    pyarrow takes a name for the beginning of a path: `label` brings all of a structure, and so does
+    a column `label.fine`, so that the names must be selected once more.
+    """
+    # Counted once: predictions may have a column for each of 20,000 classes.
+    known = Counter(file.schema_arrow.names)
+    wanted = list(known if columns is None else columns)
+    if twice := [name for name in wanted if known[name] > 1]:
+        raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
+    return wanted
+
+
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = one_line(str(error).partition("\n")[0])
+        raise InputError(f"{str(path)!r} cannot be read as a parquet file: {reason}") from error

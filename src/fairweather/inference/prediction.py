@@ -1,0 +1,607 @@
+"""Predictions of models from shifted or attacked images, batch by batch, and features."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fairweather.data.batches import BatchShifter, batch_slices, shifted_batches
+from fairweather.devices import (
+    FP32,
+    Arithmetic,
+    adapt_precision,
+    free_memory,
+    is_out_of_memory,
+    resolve_device,
+)
+from fairweather.errors import InputError, no_exit
+from fairweather.metrics.detection import OodInputs, compute_ood_scores
+from fairweather.progress import Event, Notify, shows_progress, to_notify
+from fairweather.tasks.task import CLASSIFICATION_TASK, Task
+from fairweather.types.measurement import (
+    AnyPredictions,
+    Attack,
+    Images,
+    Index,
+    P,
+    Predictions,
+    Shift,
+    join_columns,
+    special_kind,
+)
+from fairweather.variants.calibration import NOTHING_FITTED, FittedParameters, LogitDivisor
+
+# ---------------------------------------------------------------- modules of the user's own, which
+
+
+@contextmanager
+def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Give modules their tensors, devices, memory formats and modes back in the end.
+
+    Their own tensors are kept meanwhile, so that nothing is converted back.
+
+    >>> module = nn.Conv2d(3, 8, 3)
+    >>> with restore_modules([module]):
+    ...     _ = module.double().eval()
+    >>> module.weight.dtype, module.training
+    (torch.float32, True)
+    """
+    parts = {part: part.training for module in modules for part in module.modules()}
+    buffers = [(part, name, each) for part in parts for name, each in part._buffers.items()]
+    parameters = [each for part in parts for each in part.parameters(recurse=False)]
+    # Bringing a module to a device replaces the data of parameters and gradients, and the buffers.
+    tensors = [each for one in parameters for each in (one, one.grad) if each is not None]
+    data = [each.data for each in tensors]
+    try:
+        yield
+    finally:
+        for tensor, own in zip(tensors, data, strict=True):
+            tensor.data = own
+        for part, name, buffer in buffers:
+            part._buffers[name] = buffer
+        for part, mode in parts.items():
+            part.training = mode
+
+
+# ---------------------------------------------------------------- what the last layer of a network
+
+
+@contextmanager
+def watch_last_layer(model: nn.Module) -> Iterator[Callable[[], torch.Tensor | None]]:
+    """Give a function that returns what the last layer with parameters saw in the last pass.
+
+    That is a copy, since a network may reuse the memory. It returns None if that layer is not
+    linear or its input is not `[B, D]`.
+    """
+    last: list[torch.Tensor | None] = []
+
+    def keep(module: nn.Module, arguments: tuple[Any, ...], _: object) -> None:
+        last[:] = [None]
+        match arguments:
+            case (torch.Tensor(ndim=2) as given, *_) if isinstance(module, nn.Linear):
+                last[:] = [given.detach().clone()]
+
+    # A network with children and parameters of its own, such as a transformer, is not a layer.
+    leaves = [
+        module
+        for module in model.modules()
+        if not any(True for _ in module.children()) and any(True for _ in module.parameters())
+    ]
+    hooks = [leaf.register_forward_hook(keep) for leaf in leaves]
+
+    def seen() -> torch.Tensor | None:
+        return last.pop() if last else None
+
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# ---------------------------------------------------------------- the loop over batches, in which m
+
+SLOW_SECONDS = 1.0  # seconds; a prediction that takes longer tells how far it is
+T = TypeVar("T")
+WhenHalved = Callable[[int], None]
+FeatureGetter = Callable[[], torch.Tensor | None]  # gives those of the last batch
+
+
+class KnownFeatures(NamedTuple):
+    """What images are compared with to tell whether they are like known ones.
+
+    Attributes:
+        features: float32 `[M, D]` of known images; None if there are none to compare with.
+    """
+
+    features: npt.NDArray[np.float32] | None = None
+
+
+class Predictor(NamedTuple):
+    """A model that predicts, and what is done with its logits.
+
+    Attributes:
+        model: float images in [0, 1] to logits.
+        fitted: how its logits are changed.
+        known: if given, the scores of `OOD_SCORES` are computed too, from the changed logits.
+        adapts: whether it adapts to the images, so that it has an order and batches of its own.
+        keeps_logits: keep the logits of any number of classes.
+        task: what is stored of the changed logits.
+    """
+
+    model: nn.Module
+    fitted: FittedParameters = NOTHING_FITTED
+    known: KnownFeatures | None = None
+    adapts: bool = False
+    keeps_logits: bool = False
+    task: Task = CLASSIFICATION_TASK
+
+
+@shows_progress
+def predict(
+    model: nn.Module,
+    images: Images,
+    shift: Shift | Attack | None = None,
+    *,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    cudnn_benchmark: bool = False,
+    seed: int = 0,
+    temperature: float = 1.0,
+    when_halved: WhenHalved | None = None,
+    progress: Notify | bool | None = True,
+) -> Predictions:
+    """Predict all images, clean, under a shift or under an attack.
+
+    Shifts are applied to the 8-bit images, attacks to the float tensors. The model is in evaluation
+    mode during the call; afterwards it has its mode, device and memory format again. When memory
+    runs out, the batch size is halved, down to one image.
+
+    Args:
+        model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`; float32, or of the
+            type of its parameters.
+        images: labelled 8-bit images with as many classes as the model has logits. They may be
+            larger than memory; with more than 100 classes, logits are not stored.
+        shift: a shift or an attack; None for clean images. An attack uses the model and the labels,
+            and its images are not rounded.
+        batch_size: images per forward pass.
+        device: `auto`, `cpu`, `cuda`, ...
+        precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16` (autocast).
+        cudnn_benchmark: let cuDNN choose its kernels by speed, which may differ between calls.
+        seed: seed of random shifts and attacks; use the same for all models.
+        temperature: the logits are divided by it; attacks use the model without it.
+        when_halved: called with the new batch size when memory has run out.
+        progress: show how far it is (`Event` says how).
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    >>> images = Images(pixels, labels, torch.arange(4), ("cat", "dog"))
+    >>> len(predict(model, images, device="cpu"))
+    4
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be >= 1, found {batch_size}")
+    with restore_modules([model]):
+        (predictions,) = predict_batches(
+            [Predictor(adapt_precision(model), LogitDivisor(value=temperature))],
+            images,
+            shift,
+            batches=batch_slices(len(images), batch_size),
+            device=device,
+            arithmetic=Arithmetic(precision, cudnn_benchmark),
+            seed=seed,
+            when_halved=when_halved,
+            tell=make_image_notifier(
+                f"predict {shift.id if shift else 'clean'}", len(images), progress
+            ),
+        )
+    assert isinstance(predictions, Predictions)
+    return predictions
+
+
+def make_image_notifier(
+    task: str, total: int, progress: Notify | bool | None
+) -> Callable[[float], None]:
+    """Make what tells how many images of a task are done, also parts of them, if it takes long."""
+    tell, began = to_notify(progress), time.monotonic()
+
+    def told(done: float) -> None:
+        if time.monotonic() - began >= SLOW_SECONDS:
+            tell(Event(task, int(done), total, part=done % 1))
+
+    return told
+
+
+def predict_batches(
+    readers: Sequence[Predictor],
+    images: Images,
+    shift: Shift | Attack | None = None,
+    *,
+    batches: Sequence[Index],
+    device: str | torch.device = "auto",
+    arithmetic: Arithmetic = FP32,
+    seed: int = 0,
+    makers: BatchShifter | None = None,
+    keep: torch.Tensor | None = None,
+    when_halved: WhenHalved | None = None,
+    tell: Callable[[float], None] | None = None,
+) -> list[AnyPredictions]:
+    """Predict with several models, each as `predict` does; every batch is shifted once for all.
+
+    Under attack, every model sees the images that were made for it.
+
+    Args:
+        readers: the models.
+        images, shift, device, seed, when_halved: as in `predict`.
+        arithmetic: how the logits are computed.
+        batches: index of each batch.
+        makers: shift batches ahead, while the models predict earlier ones; the result does not
+            depend on them.
+        keep: uint8, like the pixels of `images`; it receives the shifted pixels.
+        tell: called with how many images are predicted so far, also between the runs of an attack.
+
+    Returns:
+        The predictions of each model, in the order of the batches.
+    """
+    if len(images) == 0:
+        raise InputError("prediction needs at least one image, found none")
+    device = resolve_device(device) if isinstance(device, str) else device
+    arithmetic.check(device)
+    attack = shift if isinstance(shift, Attack) else None
+
+    done = 0
+
+    def columns(reader: Predictor, seen: FeatureGetter, part: Images) -> AnyPredictions:
+        def within(share: float) -> None:
+            if tell is not None:
+                tell((done + share * len(part)) / len(readers))
+
+        nonlocal done
+        logits = compute_logits(
+            reader.model, part, attack, device, arithmetic, seed, within
+        ).numpy()
+        within(1.0)
+        done += len(part)
+        changed, labels, keys = reader.fitted.change(logits), part.labels.numpy(), part.keys.numpy()
+        predicted = make_predictions(
+            changed, labels, keys, part.classes, reader.fitted, reader.task
+        )
+        if reader.keeps_logits:
+            predicted = predicted.with_columns(logits=changed)
+        if reader.known is None:
+            return predicted
+        scores = compute_ood_scores(OodInputs(changed, _to_array(seen()), reader.known.features))
+        return predicted.with_columns(ood_scores=scores)
+
+    whole = Batcher(len(images), when_halved)
+    found: list[list[AnyPredictions]] = [[] for _ in readers]
+    with ExitStack() as modes:
+        watched: list[FeatureGetter] = []
+        for reader in readers:
+            modes.enter_context(evaluation_mode(reader.model, device))
+            compared = reader.known is not None and reader.known.features is not None
+            watching = watch_last_layer(reader.model) if compared else nullcontext(_no_features)
+            watched.append(modes.enter_context(watching))
+        for batch in shifted_batches(
+            images,
+            None if isinstance(shift, Attack) else shift,
+            seed,
+            batches,
+            makers=makers,
+            pinned=device.type == "cuda",
+            keep=keep,
+        ):
+            for reader, seen, parts in zip(readers, watched, found, strict=True):
+                parts.extend(whole.parts(batch, partial(columns, reader, seen)))
+    return [join_predictions(parts) for parts in found]
+
+
+def _no_features() -> None:
+    return None
+
+
+def _to_array(features: torch.Tensor | None) -> npt.NDArray[np.float32] | None:
+    return None if features is None else features.float().cpu().numpy()
+
+
+def make_predictions(
+    logits: np.ndarray,
+    labels: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    fitted: FittedParameters = NOTHING_FITTED,
+    task: Task = CLASSIFICATION_TASK,
+) -> AnyPredictions:
+    """Make the per-image columns of a cell from float32 logits `[N, classes]`.
+
+    `labels` and `keys` are int64 `[N]`, `classes` the names in label order; `fitted` is what has
+    changed the logits, and `task` says what is stored of them: of classification, `Predictions`.
+    """
+    if logits.shape[1] != len(classes):
+        raise InputError(
+            f"the model has {logits.shape[1]} outputs, but the data have {len(classes)} classes"
+        )
+    found: AnyPredictions = task.predictions(
+        keys=keys,
+        labels=labels,
+        **fitted.columns(logits, labels, task),
+        logits=logits if len(classes) <= task.most_stored else None,
+        classes=classes,
+    )
+    return found
+
+
+def join_predictions(parts: Sequence[P]) -> P:
+    """Join the predictions of a model on consecutive groups of images."""
+    return join_columns(parts, np.concatenate)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Bring a model to a device and into evaluation mode; `untouched` brings a user's model back.
+
+    Raises `InputError` inside if the model calls `sys.exit`.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with no_exit():
+        yield
+
+
+class Batcher:
+    """Cuts images into parts that fit into memory: at most `size` images, halved when it runs out.
+
+    Args:
+        size: images in a part as long as memory is sufficient.
+        when_halved: called with the new size when memory has run out.
+    """
+
+    def __init__(self, size: int, when_halved: WhenHalved | None = None) -> None:
+        self.size, self.when_halved = size, when_halved
+
+    def parts(self, images: Images, compute: Callable[[Images], T]) -> Iterator[T]:
+        """Compute something of every part, in order.
+
+        Raises `InputError` if a single image does not fit.
+        """
+        start = 0
+        while start < len(images):
+            part: T | None
+            try:
+                part = compute(images[start : start + self.size])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                part = None  # go on outside `except`, where the error has freed its tensors
+            if part is None:
+                self._halve(min(self.size, len(images) - start))
+            else:
+                yield part
+                start += self.size
+
+    def _halve(self, tried: int) -> None:
+        if tried == 1:
+            raise InputError("a single image does not fit into memory: use a smaller model")
+        self.size = tried // 2
+        free_memory()
+        if self.when_halved is not None:
+            self.when_halved(self.size)
+
+
+@torch.no_grad()  # not inference mode: what a model keeps of this must serve attacks too
+def compute_logits(
+    model: nn.Module,
+    part: Images,
+    attack: Attack | None,
+    device: torch.device,
+    arithmetic: Arithmetic,
+    seed: int,
+    tell: Callable[[float], None] | None = None,
+) -> torch.Tensor:
+    """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
+
+    An attack changes the images after they became a float tensor, on the device. Images and logits
+    are copies: a model may change its input, and reuse the memory of its output.
+    """
+    # Without waiting only from page-locked memory, which is that of the batches for CUDA devices.
+    images = part.images.to(device, non_blocking=device.type == "cuda")
+    inputs = images.to(memory_format=torch.channels_last).float().div_(255)
+    if attack is not None:
+        labels, keys = part.labels.to(device), part.keys.to(device)
+        inputs = attack(model, inputs, labels, keys, seed, tell)
+    with arithmetic.on(device):
+        logits = model(inputs)
+    check_logits(logits)
+    return logits.float().to("cpu", copy=True)
+
+
+def check_logits(logits: object) -> None:
+    """Raise `InputError` unless these are plain real numbers `[B, classes]`.
+
+    >>> check_logits(torch.zeros(2, 3, dtype=torch.bool))
+    Traceback (most recent call last):
+    fairweather.errors.InputError: a classifier must return logits as real numbers [B, classes],
+    found a tensor of torch.bool
+    """
+    must = "a classifier must return logits as real numbers [B, classes], found"
+    if not isinstance(logits, torch.Tensor):
+        raise InputError(f"{must} a {type(logits).__name__}")
+    if kind := special_kind(logits):
+        raise InputError(f"{must} a {kind} tensor")
+    if logits.dtype == torch.bool:
+        raise InputError(f"{must} a tensor of {logits.dtype}")
+    if logits.ndim != 2:
+        raise InputError(f"{must} a tensor {list(logits.shape)}")
+
+
+# ---------------------------------------------------------------- the logits of images together wit
+
+
+class NetworkOutputs(NamedTuple):
+    """What a network says about images.
+
+    Attributes:
+        logits: float32 `[N, classes]`.
+        features: float32 `[N, D]`, what its last layer sees; None if that is not a linear layer, as
+            in a network that ends with a convolution, or in an ONNX graph.
+    """
+
+    logits: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32] | None
+
+
+def compute_outputs(
+    model: nn.Module,
+    images: Images,
+    *,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    arithmetic: Arithmetic = FP32,
+    when_halved: WhenHalved | None = None,
+    done: Callable[[int], None] | None = None,
+) -> NetworkOutputs:
+    """Predict clean images, and keep the features too; labels are not used.
+
+    Args:
+        model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
+        images: 8-bit images; they may be larger than memory.
+        batch_size: images per forward pass; halved when memory runs out.
+        device: `auto`, `cpu`, `cuda`, ...
+        arithmetic: how the logits are computed.
+        when_halved: called with the new batch size when memory has run out.
+        done: called with the number of images done after each batch.
+
+    Raises:
+        InputError: there are no images, or the model returns something else than logits.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5), nn.ReLU(), nn.Linear(5, 2))
+    >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long()
+    >>> found = compute_outputs(model, Images(pixels, labels, torch.arange(4), ("cat", "dog")))
+    >>> found.logits.shape, found.features.shape
+    ((4, 2), (4, 5))
+    """
+    if len(images) == 0:
+        raise InputError("prediction needs at least one image, found none")
+    device = resolve_device(device) if isinstance(device, str) else device
+    arithmetic.check(device)
+    logits: list[npt.NDArray[np.float32]] = []
+    features: list[npt.NDArray[np.float32]] = []
+    with evaluation_mode(model, device), watch_last_layer(model) as seen:
+
+        def compute(part: Images) -> tuple[torch.Tensor, torch.Tensor | None]:
+            found = compute_logits(model, part, None, device, arithmetic, 0)
+            return found, seen()
+
+        count = 0
+        for of_logits, of_features in Batcher(batch_size, when_halved).parts(images, compute):
+            logits.append(of_logits.numpy())
+            if of_features is not None:
+                features.append(of_features.float().cpu().numpy())
+            count += len(of_logits)
+            if done is not None:
+                done(count)
+    whole = np.concatenate(features) if len(features) == len(logits) else None
+    return NetworkOutputs(np.concatenate(logits), whole)
+
+
+# ---------------------------------------------------------------- several models, plain and adapted
+
+# Bytes. Plain and adapted models need different batches of the same shifted images, so these are
+# kept, if they are not larger than this; else they are made once for each of the two.
+MOST_KEPT_BYTES = 2**29
+
+
+def predict_shared(
+    readers: Sequence[Predictor],
+    images: Images,
+    shift: Shift | Attack,
+    *,
+    batch_size: int,
+    fitting: int | None = None,
+    device: torch.device,
+    arithmetic: Arithmetic = FP32,
+    seed: int = 0,
+    makers: BatchShifter | None = None,
+    when_halved: WhenHalved | None = None,
+    tell: Callable[[float], None] | None = None,
+) -> list[AnyPredictions]:
+    """Predict with several models, as one by one; models that adapt have batches of their own.
+
+    These see the images in an order that is shuffled by a fixed seed, because a data set sorted by
+    class would give batches of one class, with other statistics than the data; and in batches of
+    nearly equal size.
+
+    Args:
+        readers: the models.
+        images, shift, device, arithmetic, seed, makers: as in `predict_batches`.
+        batch_size: images per forward pass.
+        fitting: a smaller number for which the memory is sufficient; models that adapt have
+            `batch_size` all the same.
+        when_halved, tell: as in `predict_batches`, of models that do not adapt.
+
+    Returns:
+        The predictions of each model, in the order of the images.
+
+    Raises:
+        InputError: a model that adapts has fewer than two images or a batch size below two; or
+            memory runs out for it, because smaller batches would change its results.
+    """
+    plain = [each for each in readers if not each.adapts]
+    adapted = [each for each in readers if each.adapts]
+    keep, changes = None, shift.level is not None
+    if changes and plain and adapted and images.images.nbytes <= MOST_KEPT_BYTES:
+        keep = torch.empty_like(images.images)
+    found: dict[bool, Sequence[AnyPredictions]] = {}
+    if plain:
+        found[False] = predict_batches(
+            plain,
+            images,
+            shift,
+            batches=batch_slices(len(images), fitting or batch_size),
+            device=device,
+            arithmetic=arithmetic,
+            seed=seed,
+            makers=makers,
+            keep=keep,
+            when_halved=when_halved,
+            tell=tell,
+        )
+    if adapted:
+        if len(images) < 2 or batch_size < 2:
+            raise InputError("a model that adapts needs at least two images in a batch")
+        order = np.random.default_rng(0).permutation(len(images))
+        chunks = np.array_split(order, math.ceil(len(images) / batch_size))
+        parts = predict_batches(
+            adapted,
+            images if keep is None else replace(images, images=keep),
+            shift if keep is None else None,
+            batches=[torch.from_numpy(chunk) for chunk in chunks],
+            device=device,
+            arithmetic=arithmetic,
+            seed=seed,
+            makers=makers,
+            when_halved=_refuse_smaller,
+        )
+        found[True] = [each.take(np.argsort(order)) for each in parts]
+    of_kind = {adapts: iter(each) for adapts, each in found.items()}
+    return [next(of_kind[reader.adapts]) for reader in readers]
+
+
+def _refuse_smaller(_: int) -> None:
+    raise InputError(
+        "memory ran out, and smaller batches would change the result of a model that adapts: "
+        "choose a smaller batch size"
+    )
+
+
+# ---------------------------------------------------------------- compute predictions from a model

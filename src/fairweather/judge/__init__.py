@@ -1,0 +1,1 @@
+"""Judge finished runs: rules, comparisons, and accuracy on images without labels."""

@@ -1,0 +1,209 @@
+"""An accuracy estimate as an object, as text for people, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fairweather.metrics.accuracy_estimation import Held
+from fairweather.types.measurement import Score
+
+ALARM_LEVEL = 0.05  # a p-value below this says that images are unlike
+
+
+class MethodEstimate(NamedTuple):
+    """What one method says of the images, and how wrong it was before.
+
+    Attributes:
+        name, title: of the method.
+        value: its estimate of the accuracy; a difference of confidences may leave [0, 1].
+        mean_error: mean absolute error under the shifts of the run, each counted once; NaN if the
+            run has none.
+        least_error, largest_error: the ends of its signed errors (estimate minus accuracy).
+    """
+
+    name: str
+    title: str
+    value: float
+    mean_error: float
+    least_error: float
+    largest_error: float
+
+
+class NearestCell(NamedTuple):
+    """The known images that new ones look most like.
+
+    Attributes:
+        shift, level: as in scores.csv.
+        title: for people.
+        accuracy: of the model on the known images.
+    """
+
+    shift: str
+    level: str
+    title: str
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class AccuracyEstimate:
+    """How accurate a model may be on images without labels.
+
+    Attributes:
+        model, seed: as in scores.csv.
+        data: what the images were loaded from.
+        images: their number.
+        value: the estimated accuracy, in the range; None if it cannot be told.
+        low, high: the range; None if it cannot be told. It is an extrapolation from past errors and
+            covers the truth with no known probability. If the images are unlike the validation
+            images, the range is one-sided and `high` is None.
+        reason: why it cannot be told; empty if it can.
+        method: the name of the method that the estimate comes from; empty if it cannot be told.
+        shifts, cells: how many shifts, and levels of these, the range comes from.
+        held: how often such ranges held the accuracy under shifts that they were made without; None
+            without a range.
+        natural: how many known sets are other images (`natural/NAME`) and not changes of the run's
+            own test images.
+        unlike_p: p-value of the test whether the model sees the images as it sees validation
+            images; NaN if it cannot be told.
+        outputs_p, features_p: of its two parts, uncorrected; NaN for one that was not made.
+        like: what the images look most like; None if nothing is nearer than the validation images.
+        methods: what each method says.
+        truth: the true accuracy, if it was asked for.
+        notes: sentences that a reader should know.
+    """
+
+    model: str
+    seed: int | str
+    data: str
+    images: int
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str
+    method: str
+    shifts: int
+    cells: int
+    held: Held | None
+    natural: int
+    unlike_p: float
+    outputs_p: float
+    features_p: float
+    like: NearestCell | None
+    methods: tuple[MethodEstimate, ...]
+    truth: Score | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Write it as JSON; what is not known is null."""
+        return json.dumps(_to_json(self), indent=1, allow_nan=False) + "\n"
+
+    def __str__(self) -> str:
+        """The text that the command line prints."""
+        lines = [
+            *self._first(),
+            self._unlike(),
+            *([self._like()] if self.like else []),
+            *([self._true()] if self.truth else []),
+            *self.notes,
+            "",
+            *self._table(),
+        ]
+        return "\n".join(lines)
+
+    def _first(self) -> list[str]:
+        who = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
+        if self.value is None or self.low is None:
+            return [f"How accurate it is cannot be told: {self.reason}.", f"({who})"]
+        title = next(each.title for each in self.methods if each.name == self.method)
+        behind = f"{self.shifts} known shifts ({self.cells} levels)"
+        if self.high is None:
+            range_ = f"down to {_format_percent(self.low)}; an extrapolation"
+            basis = (
+                f"The lower end is the worst under {behind} of that size, "
+                "of the accuracy there and of the error of such an estimate"
+            )
+        else:
+            range_ = (
+                f"between {100 * self.low:.0f} and {_format_percent(self.high)}: an extrapolation"
+            )
+            basis = f"The range is how wrong this was under {behind}"
+        return [
+            f"About {_format_percent(self.value)} of these images are answered right ({range_}).",
+            f"({who}; by {title})",
+            f"{basis}; another change may be worse.",
+            *self._evidence(),
+        ]
+
+    def _evidence(self) -> list[str]:
+        """What the known shifts show, and what they do not."""
+        corrupted = "The known shifts are corruptions of the run's own test images"
+        weak = f"{corrupted}: weak evidence about another hospital, camera or year."
+        lines = [] if self.natural else [weak]
+        if self.held is None or not self.held.told:
+            return lines
+        were = "was" if self.held.refused == 1 else "were"
+        held = (
+            f"Made without the shift in question, such ranges held the accuracy in "
+            f"{self.held.held} of {self.held.told} levels"
+            + (f", and {self.held.refused} {were} refused" if self.held.refused else "")
+        )
+        same = "All these levels change the same test images, which says nothing about other images"
+        if self.natural:
+            same = "Levels that change the same test images are an easier question"
+        return [*lines, f"{held}. {same}."]
+
+    def _unlike(self) -> str:
+        if math.isnan(self.unlike_p):
+            return "Whether the model sees them as it sees validation images cannot be told."
+        parts = [f"answers {_format_p(self.outputs_p)}"] if not math.isnan(self.outputs_p) else []
+        parts += (
+            [f"features {_format_p(self.features_p)}"] if not math.isnan(self.features_p) else []
+        )
+        shown = f"{_format_p(self.unlike_p)}: {', '.join(parts)}"
+        if self.unlike_p < ALARM_LEVEL:
+            return f"The model sees them unlike its validation images (p {shown})."
+        return f"The model cannot tell them from its validation images (p {shown})."
+
+    def _like(self) -> str:
+        assert self.like is not None
+        right = _format_percent(self.like.accuracy)
+        return f"They look most like {self.like.title}, of which it answered {right} right."
+
+    def _true(self) -> str:
+        assert self.truth is not None
+        ends = f"95 % interval {100 * self.truth.low:.1f} to {100 * self.truth.high:.1f} %"
+        return f"By their labels, {100 * self.truth.value:.1f} % are answered right ({ends})."
+
+    def _table(self) -> list[str]:
+        width = max(len(each.title) for each in self.methods)
+        lines = [f"{'method':<{width}}  estimate  off by, mean  off by, from .. to (points)"]
+        for each in self.methods:
+            past = f"{'-':>12}  -"
+            if not math.isnan(each.mean_error):
+                ends = f"{100 * each.least_error:+.1f} .. {100 * each.largest_error:+.1f}"
+                past = f"{100 * each.mean_error:>12.1f}  {ends}"
+            lines.append(f"{each.title:<{width}}  {100 * each.value:>6.1f} %  {past}")
+        return lines
+
+
+def _format_percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _format_p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _to_json(value: Any) -> Any:  # noqa: ANN401 - of any type that JSON has
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: _to_json(getattr(value, field.name)) for field in fields}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {name: _to_json(each) for name, each in value._asdict().items()}
+    if isinstance(value, tuple):
+        return [_to_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,422 @@
+"""The two runs of a comparison: their models, seeds and shifts, and the estimates of each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.metrics import Estimate
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.paired import SeedSummary, seed_summary
+from fairweather.runs.folder import RunFolder, open_finished_run
+from fairweather.runs.scores import (
+    Estimates,
+    ScoreKey,
+    add_means,
+    draw_unit_resamples,
+    estimate_metrics,
+    read_clusters,
+)
+from fairweather.tasks.task import Unit
+from fairweather.types.measurement import AnyPredictions, Predictions
+from fairweather.types.record import (
+    ALL,
+    CLEAN,
+    ENSEMBLE,
+    ENSEMBLE_SUFFIX,
+    MEAN,
+    NATURAL,
+    NO_LEVEL,
+    TEST,
+    DataRecord,
+    RunRecord,
+    ShiftLevel,
+    SweepRecord,
+    base_model,
+    cells_by_level,
+)
+
+# ---------------------------------------------------------------- which models, seeds and shifts
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One of the two runs of a comparison, or some of its models.
+
+    Attributes:
+        name: the folder or FOLDER:MODEL, as the user wrote it.
+        run: the folder.
+        models: the ascending seeds of each compared model, in the order of the record. An ensemble
+            is a model of its own, `NAME+ensemble`, with the one seed `ensemble`.
+        every_model: the same for all models of the run.
+    """
+
+    name: str
+    run: RunFolder
+    models: Mapping[str, tuple[int | str, ...]]
+    every_model: Mapping[str, tuple[int | str, ...]]
+
+    @property
+    def record(self) -> RunRecord:
+        """The description of the run."""
+        return self.run.record
+
+    def read(self, model: str, seed: int | str, shift: str) -> AnyPredictions:
+        """Read the predictions of a model under a shift, which is given by its id.
+
+        `natural/NAME` stands for other images of the same classes, which are clean too. Raises
+        `InputError` if they are missing or not those that the run wrote.
+        """
+        name = self.run.predictions(model, seed, shift)
+        if shift.startswith(NATURAL):
+            name = self.run.predictions(model, seed, CLEAN, shift)
+        if not self.run.holds(name):
+            raise InputError(
+                f"{self.run.path} has no predictions of {model}, seed {seed}, under {shift}: "
+                "let the run finish first"
+            )
+        return self.run.read_cell(name)
+
+
+class SharedShifts(NamedTuple):
+    """The shifts that both runs have.
+
+    Attributes:
+        sweeps: each shift and attack, at the levels that both have.
+        only_a, only_b: ids of the cells (shifted test images) that only one run has.
+        images: `clean` for the test images; `natural/NAME` for other images, which have no shifts.
+    """
+
+    sweeps: tuple[SweepRecord, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    images: str = CLEAN
+
+    @property
+    def conditions(self) -> dict[ShiftLevel, str]:
+        """The id of the shift of every cell that both runs have, clean first."""
+        shifted = {
+            ShiftLevel(sweep.name, level): cell.id
+            for sweep in self.sweeps
+            for level, cell in cells_by_level(sweep).items()
+        }
+        return {ShiftLevel(self.images, NO_LEVEL): self.images, **shifted}
+
+    @property
+    def means(self) -> list[ShiftLevel]:
+        """The mean over shifts, if there are several, and the means over the levels of each."""
+        several = sum(sweep.kind == "shift" for sweep in self.sweeps) > 1
+        of_each = [ShiftLevel(sweep.name, MEAN) for sweep in self.sweeps]
+        return [ShiftLevel(ALL, MEAN), *of_each] if several else of_each
+
+    @property
+    def attacks(self) -> list[str]:
+        """The names of the attacks, which do not count in the mean over shifts."""
+        return [sweep.name for sweep in self.sweeps if sweep.kind == "attack"]
+
+
+def split_run_and_model(asked: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split FOLDER:MODEL; the model is empty for a folder, which may have a colon in its name.
+
+    >>> split_run_and_model("runs/mine:basic"), split_run_and_model("runs/mine")
+    (('runs/mine', 'basic'), ('runs/mine', ''))
+    """
+    name = os.fspath(asked)
+    folder, colon, model = name.rpartition(":")
+    return (folder, model) if colon and not Path(name).is_dir() else (name, "")
+
+
+def open_compared_run(asked: str | os.PathLike[str]) -> ComparedRun:
+    """Open a run folder, or one model of it as FOLDER:MODEL.
+
+    Raises `InputError` if there is no run or no such model, if nothing is predicted yet, or if the
+    clean predictions of a model are not those that the run wrote.
+    """
+    folder, model = split_run_and_model(asked)
+    run = open_finished_run(Path(folder))
+    every_model = _predicted_models(run)
+    if not every_model:
+        raise InputError(f"{run.path} has no predictions of clean images: let the run finish first")
+    if model and model not in every_model:
+        raise unknown_name(f"model of {folder}", model, every_model)
+    models = {model: every_model[model]} if model else every_model
+    return ComparedRun(os.fspath(asked), run, models, every_model)
+
+
+def pair_models(a: ComparedRun, b: ComparedRun) -> list[tuple[str, str]]:
+    """Pair one model with one, or all by their names.
+
+    Raises `InputError` if neither is possible, and for a model that is compared with itself.
+    """
+    if len(a.models) == len(b.models) == 1:
+        pairs = [(next(iter(a.models)), next(iter(b.models)))]
+    elif set(a.models) == set(b.models):
+        pairs = [(model, model) for model in a.models]
+    else:
+        raise InputError(
+            f"the models cannot be paired by name: {a.name} has {', '.join(a.models)}, {b.name} "
+            f"has {', '.join(b.models)}; name one of each as FOLDER:MODEL"
+        )
+    if is_same_run(a, b) and any(first == second for first, second in pairs):
+        raise InputError(
+            f"{a.name} and {b.name} are the same; two models of one run are compared as "
+            "FOLDER:MODEL FOLDER:OTHER"
+        )
+    return pairs
+
+
+def is_same_run(a: ComparedRun, b: ComparedRun) -> bool:
+    """Say whether both are in one run folder."""
+    return a.run.path.resolve() == b.run.path.resolve()
+
+
+def has_other_preparation(a: ComparedRun, b: ComparedRun) -> bool:
+    """Say whether both have the same source, but images of another size or preprocessing.
+
+    Each model of a comparison may have its own preprocessing. Keys and labels show that the images
+    are the same.
+    """
+    ours, theirs = a.record.data, b.record.data
+    if ours.digests.get(TEST) == theirs.digests.get(TEST):
+        return False  # the pixels are the same, whatever their descriptions say
+    one_source = ours.source is not None and ours.source == theirs.source
+    made = [(each.side, each.notes.get("preparation")) for each in (ours, theirs)]
+    return one_source and ours.classes == theirs.classes and made[0] != made[1]
+
+
+def check_same_data(a: ComparedRun, b: ComparedRun) -> None:
+    """Raise `InputError` unless both runs have the same test images, perhaps preprocessed apart."""
+    data = [each.record.data for each in (a, b)]
+    digests = [each.digests.get(TEST) for each in data]
+    if digests[0] == digests[1] or has_other_preparation(a, b):
+        return
+    what = [_describe_data(each) for each in data]
+    if what[0] != what[1]:
+        differ = f"{a.name} is on {what[0]}, {b.name} on {what[1]}"
+    else:
+        short = [str(digest)[:12] for digest in digests]
+        differ = f"both are on {what[0]}, but the digests of the test images differ, {short[0]} "
+        differ += f"and {short[1]}: other files, another split, or other preprocessing"
+    raise InputError(f"the runs are not on the same test images: {differ}")
+
+
+def find_shared_shifts(a: ComparedRun, b: ComparedRun) -> SharedShifts:
+    """Find the shifts that both runs have; they are compared by their ids with all parameters."""
+    ours, theirs = ({cell.id for cell in each.record.cells()} for each in (a, b))
+    sweeps = [
+        sweep.model_copy(update={"cells": tuple(cell for cell in sweep.cells if cell.id in theirs)})
+        for sweep in a.record.sweeps
+    ]
+    return SharedShifts(
+        sweeps=tuple(sweep for sweep in sweeps if sweep.cells),
+        only_a=tuple(sorted(ours - theirs)),
+        only_b=tuple(sorted(theirs - ours)),
+    )
+
+
+class SharedImages(NamedTuple):
+    """The sets of other images that both runs name: those that are the same, and the others."""
+
+    same: tuple[str, ...]
+    different: tuple[str, ...]
+
+
+def find_shared_images(a: ComparedRun, b: ComparedRun) -> SharedImages:
+    """Find the sets of other images that both runs name, as `natural/NAME`."""
+    names = [f"{NATURAL}{name}" for name in a.record.natural if name in b.record.natural]
+    ours, theirs = a.record.data.digests, b.record.data.digests
+    same = tuple(name for name in names if ours.get(name) == theirs.get(name))
+    return SharedImages(same, tuple(name for name in names if name not in same))
+
+
+def _predicted_models(run: RunFolder) -> dict[str, tuple[int | str, ...]]:
+    """Find the models with predictions of clean images, each followed by its variants."""
+    record = run.record
+    found: dict[str, tuple[int | str, ...]] = {}
+    for name in [*record.models, *record.variants]:
+        seeds = [seed for seed in sorted(record.seeds) if _is_predicted(run, name, seed)]
+        if seeds:
+            found[name] = tuple(seeds)
+        if record.ensemble and _is_predicted(run, name, ENSEMBLE):
+            found[name + ENSEMBLE_SUFFIX] = (ENSEMBLE,)
+    order = {name: place for place, name in enumerate(record.models)}
+    names = sorted(found, key=lambda name: (order.get(base_model(name), len(order)), name))
+    return {name: found[name] for name in names}
+
+
+def _is_predicted(run: RunFolder, model: str, seed: int | str) -> bool:
+    """Say whether there are clean predictions; raises `InputError` if they are lost."""
+    return run.holds(run.predictions(model, seed, CLEAN))
+
+
+def _describe_data(data: DataRecord) -> str:
+    pixels = f", {' x '.join(map(str, data.side))} pixels" if data.side else ""
+    return f"{data.name} ({len(data.classes)} classes{pixels})"
+
+
+# ---------------------------------------------------------------- their estimates
+
+
+class ResampledImages:
+    """The test images of both runs, and how often each counts in each resample.
+
+    If a run knows which images belong together, whole clusters are resampled. Of a task with units,
+    one of these is of whole images, and one of each unit, for the images where it is known.
+    """
+
+    def __init__(
+        self,
+        first: AnyPredictions,
+        name: str,
+        resamples: int,
+        clusters: Clusters | None,
+        unit: Unit,
+        decided: str,
+    ) -> None:
+        self.name, self.resamples, self.unit, self.decided = name, resamples, unit, decided
+        self.clusters = clusters and clusters.select(unit.places)
+        self.keys, self.labels = first.keys, first.labels
+        self.kind = unit.part(first).kind
+        self.shared = draw_unit_resamples(unit, first, resamples, clusters)
+
+    def check(self, predictions: AnyPredictions, name: str) -> None:
+        """Raise `InputError` unless these are predictions of the same images, in their order."""
+        for what, ours, theirs in (
+            ("images", self.keys, predictions.keys),
+            ("labels", self.labels, predictions.labels),
+        ):
+            if not np.array_equal(ours, theirs):
+                raise InputError(
+                    f"{name} has {len(theirs):,} {what}, {self.name} has {len(ours):,}, and they "
+                    "are not the same: models can only be compared on the same images, in one order"
+                )
+
+
+class ModelEstimates(NamedTuple):
+    """A model's estimates, and which images it classifies correctly.
+
+    Attributes:
+        table: estimates by model, seed, shift and level.
+        correct: bool `[n, S]` by condition, in the order of `seeds`.
+        classes: a digest of the predicted classes of every seed and condition.
+        confidences: likewise, of the confidences and the losses.
+    """
+
+    model: str
+    seeds: tuple[int | str, ...]
+    table: Mapping[ScoreKey, Estimates]
+    correct: Mapping[ShiftLevel, npt.NDArray[np.bool_]]
+    classes: str
+    confidences: str
+
+    def shown(self, condition: ShiftLevel, metric: str) -> Estimate:
+        """The estimate of the only seed, or of the mean over seeds."""
+        seed = MEAN if len(self.seeds) > 1 else str(self.seeds[0])
+        return self.table[self.model, seed, *condition][metric]
+
+    def has(self, condition: ShiftLevel, metric: str) -> bool:
+        """Tell whether the metric could be computed from the predictions of every seed."""
+        return all(metric in self.table[self.model, str(seed), *condition] for seed in self.seeds)
+
+    def of_seed(self, seed: int | str, condition: ShiftLevel, metric: str) -> Estimate:
+        """The estimate of one seed."""
+        return self.table[self.model, str(seed), *condition][metric]
+
+    def summary(self, condition: ShiftLevel, metric: str) -> SeedSummary:
+        """Mean and deviation over seeds."""
+        return seed_summary([self.of_seed(seed, condition, metric).value for seed in self.seeds])
+
+
+def mean_weights(shared: SharedShifts) -> dict[ShiftLevel, dict[ShiftLevel, float]]:
+    """The weight of each cell in the mean over the levels of its shift, and over all shifts."""
+    levels = {
+        sweep.name: [ShiftLevel(sweep.name, level) for level in cells_by_level(sweep)]
+        for sweep in shared.sweeps
+    }
+    found = {
+        ShiftLevel(name, MEAN): dict.fromkeys(cells, 1 / len(cells))
+        for name, cells in levels.items()
+    }
+    shifts = [levels[sweep.name] for sweep in shared.sweeps if sweep.kind == "shift"]
+    found[ShiftLevel(ALL, MEAN)] = {
+        cell: 1 / (len(shifts) * len(cells)) for cells in shifts for cell in cells
+    }
+    return found
+
+
+def resample_images(a: ComparedRun, b: ComparedRun, images: str = CLEAN) -> list[ResampledImages]:
+    """Resample the images of a's first model, with the larger number of resamples of both runs.
+
+    The first is of whole images; others are of the units of a task.
+    """
+    resamples = max(each.record.settings.bootstrap for each in (a, b))
+    model, seeds = next(iter(a.models.items()))
+    part = TEST if images == CLEAN else images
+    known = _shared_clusters(a, b, part)
+    first, task = a.read(model, seeds[0], images), a.run.task
+    return [
+        ResampledImages(first, a.name, resamples, known, unit, task.decided)
+        for unit in task.every_unit(first)
+    ]
+
+
+def _shared_clusters(a: ComparedRun, b: ComparedRun, part: str) -> Clusters | None:
+    """Which images of a part belong together, as one of the runs says, or both.
+
+    Raises `InputError` if they say different things, such as patients and visits.
+    """
+    ours, theirs = read_clusters(a.run, part), read_clusters(b.run, part)
+    if ours is not None and theirs is not None and not np.array_equal(ours.of, theirs.of):
+        raise InputError(
+            f"{a.name} and {b.name} say differently which images belong together ({ours.count:,} "
+            f"and {theirs.count:,} clusters): measure both with the same table"
+        )
+    return ours or theirs
+
+
+def _decisions(part: AnyPredictions) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+    """What was decided for each image, and the numbers that it was decided by."""
+    if isinstance(part, Predictions):
+        return part.predicted, [part.confidence, part.nll]
+    columns = (each for each in vars(part).values() if isinstance(each, np.ndarray))
+    return part.correct, [each for each in columns if each.dtype.kind == "f"]
+
+
+def estimate_model(
+    compared: ComparedRun,
+    model: str,
+    shared: SharedShifts,
+    images: ResampledImages,
+    metrics: Collection[str],
+) -> ModelEstimates:
+    """Compute metrics of a model under every shift, with means over levels, shifts and seeds."""
+    correct: dict[ShiftLevel, list[npt.NDArray[np.bool_]]] = {}
+    classes, confidences = hashlib.sha256(), hashlib.sha256()
+    seeds = compared.every_model[model]
+
+    def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, None]]:
+        for seed in seeds:
+            for condition, shift in shared.conditions.items():
+                predictions = compared.read(model, seed, shift)
+                images.check(predictions, compared.name)
+                part = images.unit.part(predictions)
+                correct.setdefault(condition, []).append(part.correct)
+                decisions, sure = _decisions(part)
+                classes.update(decisions.astype("<i8").tobytes())
+                for column in sure:
+                    confidences.update(column.astype("<f8").tobytes())
+                yield (model, str(seed), *condition), part, None
+
+    table = add_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
+    by_seed = {condition: np.stack(each, axis=1) for condition, each in correct.items()}
+    return ModelEstimates(
+        model, seeds, table, by_seed, classes.hexdigest(), confidences.hexdigest()
+    )

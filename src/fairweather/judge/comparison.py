@@ -1,0 +1,425 @@
+"""Compare two runs on the same images: which of their differences are real, or may be."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from fairweather.errors import unknown_name
+from fairweather.judge import differences as classes
+from fairweather.judge import differences as robustness
+from fairweather.judge.compared_runs import (
+    ComparedRun,
+    ResampledImages,
+    SharedShifts,
+    check_same_data,
+    find_shared_images,
+    find_shared_shifts,
+    has_other_preparation,
+    open_compared_run,
+    pair_models,
+    resample_images,
+    split_run_and_model,
+)
+from fairweather.judge.differences import (
+    CANNOT_TELL,
+    EXCLUDES,
+    REAL,
+    SIGNIFICANCE,
+    ComparisonRow,
+    ModelPair,
+    adjust_p_values,
+    compare_models,
+    rows_to_frame,
+)
+from fairweather.judge.published import (
+    REFERENCES,
+    Comparison,
+    compare_with_published,
+    read_published_comparison,
+)
+from fairweather.metrics.paired import SeedSummary
+from fairweather.metrics.table import METRICS
+from fairweather.report.contents import describe_clusters
+from fairweather.report.ranking import CLUSTERS, MCNEMAR, NORMAL_SEEDS, RECIPES
+from fairweather.report.tables import (
+    ABSENT,
+    TOO_FEW_NOTE,
+    TableLayout,
+    TextTable,
+    describe_metric,
+    format_difference,
+    format_p_value,
+    is_percent,
+)
+from fairweather.types.measurement import format_255ths
+from fairweather.types.record import (
+    ALL,
+    CLEAN,
+    ENSEMBLE_SUFFIX,
+    IMAGE,
+    MEAN,
+    NATURAL,
+    NO_LEVEL,
+    SUMMARY_LEVELS,
+)
+
+# ---------------------------------------------------------------- compare two runs on the same imag
+
+OVER_SEEDS = (
+    ", and over the seeds of each side with several; (sd): the standard deviation over seeds"
+)
+ALIKE = ", each image counting alike"
+LAYOUT = TableLayout(
+    ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
+)
+
+
+def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.DataFrame:
+    """Say which differences between two runs on the same images are real.
+
+    The result is the table of `read_run_comparison`, which describes its columns.
+
+    Args:
+        a, b: a run folder, or one model of it as FOLDER:MODEL.
+
+    Raises:
+        InputError: no run, models that cannot be paired, or predictions that are of other images
+            or not those that a run wrote.
+    """
+    return read_run_comparison(a, b).table
+
+
+def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
+    """Compare the models of two runs on the same test images, from their stored predictions.
+
+    Models are paired by name; if each side has only one, these two. Shifts are paired by their ids
+    with all parameters.
+
+    Args:
+        a, b: a run folder, or one model of it as FOLDER:MODEL; both may be models of one run.
+
+    Returns:
+        The comparison. Its table has one row for each pair of models, shift, level and metric
+        (accuracy, rms_calibration_error, negative_log_likelihood). Columns: a and b, the means over
+        seeds, with sd_a, sd_b (missing for one seed), seeds_a and seeds_b; difference, b − a, with
+        low and high of its 95 % interval over n paired images, and over the seeds of a side with
+        several; p and p_holm, only for the accuracy in one cell, the latter corrected over all
+        cells of the table; and verdict. The p-value comes from McNemar's exact test if each side
+        has one seed (with only_a_right and only_b_right), else from Student's t over seeds and
+        images. The verdict is `real` if p_holm says so; for rows without a test it may be `interval
+        excludes 0 (uncorrected)`; else it is `cannot tell`. Accuracies are fractions.
+
+    Raises:
+        InputError: no run, an unknown model, models that cannot be paired, a model compared with
+            itself, or predictions that are of other images or not those that a run wrote.
+    """
+    if not Path(split_run_and_model(b)[0]).exists():
+        raise unknown_name("run folder or reference", os.fspath(b), REFERENCES)
+    first, second = open_compared_run(a), open_compared_run(b)
+    pairs = [ModelPair(*names) for names in pair_models(first, second)]
+    check_same_data(first, second)
+    shared = find_shared_shifts(first, second)
+    images, *units = resample_images(first, second)
+    natural = find_shared_images(first, second)
+    sets = [(shared, each) for each in (images, *units)]
+    sets += [
+        (SharedShifts((), (), (), name), each)
+        for name in natural.same
+        for each in resample_images(first, second, name)
+    ]
+    rows = adjust_p_values(
+        [
+            row
+            for pair in pairs
+            for row in _merge_sameness(
+                row
+                for of, resampled in sets
+                for row in compare_models(first, second, pair, of, resampled)
+            )
+        ]
+    )
+    titles = shift_titles(shared) | {name: name for name in natural.same}
+    name = _file_name(first, second)
+    below = [caption(rows, first, second, images)]
+    return Comparison(
+        TextTable(name, LAYOUT, table_body(rows, titles), below, rows_to_frame(rows)),
+        [*notes(rows, first, second, shared, images), *_name_not_compared(natural.different)],
+        scope=describe_scope(rows, {first.record.kind, second.record.kind}),
+        robustness=None
+        if units
+        else robustness.robustness_table(first, second, shared, images, titles, name),
+        classes=None if units else classes.class_table(first, second, pairs, images, name),
+    )
+
+
+def _merge_sameness(found: Iterable[ComparisonRow]) -> Iterator[ComparisonRow]:
+    """Rows of a pair, which has the same predictions only if it has them on all sets of images."""
+    rows = list(found)
+    classes, confidences = (
+        all(getattr(row, name) for row in rows) for name in ("same_classes", "same_confidences")
+    )
+    for row in rows:
+        yield replace(row, same_classes=classes, same_confidences=confidences)
+
+
+def _file_name(a: ComparedRun, b: ComparedRun) -> str:
+    """Name the files after the other run, and after models that were asked for by name."""
+    asked = [next(iter(a.models))] if a.models != a.every_model else []
+    asked += [b.run.path.resolve().name]
+    asked += [next(iter(b.models))] if b.models != b.every_model else []
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "_".join(asked))
+    # The files of a comparison with published numbers have this name.
+    return f"compare_{name}_run" if name in REFERENCES else f"compare_{name}"
+
+
+# ---------------------------------------------------------------- the table, and what it shows
+
+
+def table_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[list[str]]:
+    """Write rows as text, in the order of `LAYOUT`."""
+    return [
+        [
+            row.pair.title,
+            titles[row.shift],
+            _format_level(row.level),
+            _metric_label(row),
+            _format_summary(row.a, is_percent(row.metric)),
+            _format_summary(row.b, is_percent(row.metric)),
+            format_difference(row.difference, is_percent(row.metric)),
+            format_p_value(row.p) if row.is_tested else ABSENT,
+            row.verdict,
+        ]
+        for row in rows
+    ]
+
+
+def _metric_label(row: ComparisonRow) -> str:
+    label = METRICS[row.metric].label
+    return label if row.unit == IMAGE else f"{label} ({row.unit})"
+
+
+def _format_level(level: str) -> str:
+    """Write a level as text; budgets of attacks are in steps of 8-bit images.
+
+    >>> _format_level("0.03137254901960784"), _format_level("0.8"), _format_level(
+    ...     "worst"
+    ... ), _format_level("none")
+    ('8/255', '0.8', 'worst', '–')
+    """
+    if level == NO_LEVEL:
+        return ABSENT
+    return level if level in SUMMARY_LEVELS else format_255ths(level) or level
+
+
+def shift_titles(shared: SharedShifts) -> dict[str, str]:
+    """Give the title of every shift of the table by its name."""
+    sweeps = {sweep.name: sweep.title for sweep in shared.sweeps}
+    return {CLEAN: "Clean", ALL: "All shifts", **sweeps}
+
+
+def caption(
+    rows: Sequence[ComparisonRow], a: ComparedRun, b: ComparedRun, images: ResampledImages
+) -> str:
+    """Describe the numbers, and when a difference is called real."""
+    metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
+    tested = [row for row in rows if row.is_tested]
+    over = RECIPES if images.clusters is None else CLUSTERS
+    tests = {MCNEMAR if row.test else over: None for row in tested}
+    several = any(max(row.a.n, row.b.n) > 1 for row in rows)
+    of_test = [
+        bool(row.crossed and row.crossed.errors) for row in rows if row.metric == images.decided
+    ]
+    which = "accuracy" if all(of_test) else "accuracies that vary over seeds or clusters"
+    by_t = f" For {which}, the interval is that of the t-test and uses no resamples."
+    by_t = by_t if any(of_test) else ""
+    if several:
+        by_t += f" {NORMAL_SEEDS}"
+    return (
+        f"A is {a.name}, B is {b.name}, on the same {len(images.keys):,} test images"
+        f"{describe_clusters(images.clusters)}{'' if images.clusters is None else ALIKE}. "
+        f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
+        "means, without attacks. In brackets: the 95 % interval of B − A over "
+        f"{'images' if images.clusters is None else 'clusters'}, paired "
+        f"({images.resamples:,} resamples, the same for both)"
+        f"{OVER_SEEDS if several else ''}.{by_t} A difference "
+        f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "
+        f"after Holm's correction over the {len(tested)} cells of this table (p < "
+        f"{SIGNIFICANCE:g}). "
+        f"Lines without a p-value have only their interval: if nothing differs, about one in "
+        f"twenty of them still gets '{EXCLUDES}' by chance."
+    )
+
+
+def describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("study",)) -> str:
+    """Say whether the rows are about recipes or only about trained networks.
+
+    An ensemble is one model of all seeds and says nothing about a recipe; `kinds` are those of the
+    runs.
+    """
+    if "study" not in kinds and not any(row.is_of_recipes for row in rows):
+        return "This is about these trained networks, on other test images like these."
+    alone = [row for row in rows if any(each.endswith(ENSEMBLE_SUFFIX) for each in row.pair)]
+    trained = [row for row in rows if row not in alone]
+    if trained and all(row.is_of_recipes for row in trained):
+        of_ensembles = " Those of ensembles cover only other test images." if alone else ""
+        return (
+            "This is about the recipes: the intervals cover training again with other seeds on the "
+            f"same training images, and other test images like these.{of_ensembles}"
+        )
+    if not trained:
+        return "This is about these ensembles and networks, on other test images like these."
+    one = "Each side has only one training"
+    if any(max(row.a.n, row.b.n) > 1 for row in trained):
+        one = "One side has only one training"
+    return (
+        f"{one}, so this is about these trained networks. A difference between them need not be "
+        "one between their recipes: train each recipe with several seeds to find out."
+    )
+
+
+def notes(
+    rows: Sequence[ComparisonRow],
+    a: ComparedRun,
+    b: ComparedRun,
+    shared: SharedShifts,
+    images: ResampledImages,
+) -> list[str]:
+    """Say what the numbers do not show, and at the end how many cells differ, and how."""
+    titles = shift_titles(shared)
+    return [
+        *_only_in_one(a, b, shared),
+        *_other_shift_seeds(a, b, shared),
+        *_other_preparation(a, b),
+        *_other_images(rows),
+        "An RMS calibration error is inflated by the noise of its bins, in both models but not by "
+        "the same amount. The interval of a difference is corrected for this noise and the "
+        "difference is not, so the difference may be near an end of its interval, or equal to it. "
+        "With few images that interval is wide: if it contains 0, the two may still be calibrated "
+        "differently.",
+        *([TOO_FEW_NOTE] if any(row.difference.too_few for row in rows) else []),
+        *_outlying_seeds(rows, titles),
+        *_count_differences(rows, images.decided),
+    ]
+
+
+def _format_summary(summary: SeedSummary, percent: bool) -> str:
+    scale, digits = (100, 1) if percent else (1, 3)
+    mean = f"{scale * summary.mean:.{digits}f}"
+    return mean if summary.n == 1 else f"{mean} (sd {scale * summary.sd:.{digits}f})"
+
+
+def _only_in_one(a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> Iterator[str]:
+    for each, shifts in ((a, shared.only_a), (b, shared.only_b)):
+        if shifts:
+            few = ", ".join(shifts[:3]) + (", ..." if len(shifts) > 3 else "")
+            yield (
+                f"Only in {each.name}, and not in the means here: {len(shifts)} shifted sets of "
+                f"images ({few})."
+            )
+
+
+def _other_shift_seeds(a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> Iterator[str]:
+    seeds = [each.record.settings.shift_seed for each in (a, b)]
+    if shared.sweeps and seeds[0] != seeds[1]:
+        yield (
+            f"The runs have different shift seeds ({seeds[0]} and {seeds[1]}): stochastic shifts "
+            "have different noise for the same images, and the difference includes that."
+        )
+
+
+def _other_preparation(a: ComparedRun, b: ComparedRun) -> Iterator[str]:
+    if has_other_preparation(a, b):
+        sizes = [each.record.data.side for each in (a, b)]
+        ours, theirs = (" x ".join(map(str, size or ["?"])) for size in sizes)
+        yield (
+            "The images are the same by source, keys and labels, but each model has its own "
+            f"preprocessing ({ours} and {theirs} pixels). The difference is between the models "
+            "with their preprocessing, and a shift that is given in pixels is not the same at "
+            "another size."
+        )
+
+
+def _other_images(rows: Sequence[ComparisonRow]) -> Iterator[str]:
+    counts = {row.shift: row.difference.n for row in rows if row.shift.startswith(NATURAL)}
+    for name, n in counts.items():
+        yield (
+            f"{name}: other images than the test images, the same {n:,} for A and B; they are in "
+            "no mean."
+        )
+
+
+def _name_not_compared(names: Sequence[str]) -> list[str]:
+    return [
+        f"{name} is not compared: its images are others, or of another size, in the two runs."
+        for name in names
+    ]
+
+
+def _outlying_seeds(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[str]:
+    """Name seeds that are far from the others, on clean images and under all shifts."""
+    found = {
+        f"{titles[row.shift]}, {said}": None
+        for row in rows
+        if (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
+        for said in row.far_out
+        if said
+    }
+    return list(found)
+
+
+def _count_differences(rows: Sequence[ComparisonRow], decided: str) -> Iterator[str]:
+    """Count the cells that differ in accuracy, with a test and with only an interval."""
+    same = {row.pair.title: row.same_confidences for row in rows if row.same_classes}
+    if whole := [title for title, confidences in same.items() if confidences]:
+        yield f"{', '.join(whole)}: the predictions of both are identical in all cells."
+    if classes := [title for title, confidences in same.items() if not confidences]:
+        yield (
+            f"{', '.join(classes)}: both predict the same class for every image in all cells, so "
+            "their accuracies are equal; their probabilities differ."
+        )
+    open_rows = [row for row in rows if not (row.same_classes and row.metric == decided)]
+    if cells := [row for row in open_rows if row.is_tested]:
+        yield f"After Holm's correction, the accuracy differs in {_count_directions(cells)}"
+    untested = [row for row in open_rows if not row.is_tested]
+    excluding = sum(row.verdict == EXCLUDES for row in untested)
+    yield (
+        f"{excluding} of the {len(untested)} lines without a test say '{EXCLUDES}': if nothing "
+        "differs, about one in twenty does so by chance."
+    )
+
+
+def _count_directions(cells: Sequence[ComparisonRow]) -> str:
+    differing = [row for row in cells if row.verdict in (REAL, EXCLUDES)]
+    b_better = sum(row.difference.value > 0 for row in differing)
+    ties = sum(row.verdict == CANNOT_TELL for row in cells)
+    pairs = len({row.pair for row in cells})
+    what = "images" if all(row.test for row in cells) else "seeds and images"
+    several = f" of {pairs} pairs of models" if pairs > 1 else ""
+    sentences = [
+        f"{len(differing)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
+        f"better in {b_better}, A in {len(differing) - b_better}."
+    ]
+    if ties:
+        sentences.append(
+            f"{ties} {'is' if ties == 1 else 'are'} open: these {what} cannot tell which side is "
+            "better there."
+        )
+    return " ".join(sentences)
+
+
+# ---------------------------------------------------------------- compare a run with a published re
+
+__all__ = [
+    "REFERENCES",
+    "Comparison",
+    "compare_runs",
+    "compare_with_published",
+    "read_published_comparison",
+    "read_run_comparison",
+]

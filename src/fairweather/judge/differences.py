@@ -1,0 +1,517 @@
+"""Differences between two models: cell by cell, class by class, and in effective robustness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fairweather.judge.compared_runs import (
+    ComparedRun,
+    ModelEstimates,
+    ResampledImages,
+    SharedShifts,
+    estimate_model,
+    is_same_run,
+    mean_weights,
+)
+from fairweather.metrics import Estimate, recipe_estimate, to_score
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.paired import (
+    McNemar,
+    SeedSummary,
+    holm,
+    mcnemar_exact,
+    paired_change,
+    paired_difference,
+)
+from fairweather.metrics.robustness import effective_robustness
+from fairweather.metrics.seeds import CrossedMean, crossed_difference, crossed_mean
+from fairweather.metrics.table import shown_metrics
+from fairweather.report.sentences import warn_of_far_seed
+from fairweather.report.tables import (
+    TOO_FEW,
+    TableLayout,
+    TextTable,
+    format_difference,
+    format_p_value,
+)
+from fairweather.runs.scores import read_clusters
+from fairweather.types.measurement import Score
+from fairweather.types.record import CLEAN, IMAGE, MEAN, NO_LEVEL, ShiftLevel, base_model
+
+# ---------------------------------------------------------------- compare two models cell by cell o
+
+SIGNIFICANCE = 0.05  # of the tests, and what the 95 % intervals leave out
+# A difference is called real only if a test says so that is corrected for the number of tests. An
+# interval cannot be corrected like this: 1,000 resamples give no p-value below 0.002, which Holm's
+# correction over the dozens of rows of a usual table would always undo.
+REAL, CANNOT_TELL = "real", "cannot tell"
+EXCLUDES = "interval excludes 0 (uncorrected)"
+# The same network in another program differs by this much: its sums are rounded differently.
+ROUNDING = 1e-5
+
+
+class ModelPair(NamedTuple):
+    """A model of one side and a model of the other."""
+
+    a: str
+    b: str
+
+    @property
+    def title(self) -> str:
+        """The common name of both, or both names."""
+        return self.a if self.a == self.b else f"{self.a} / {self.b}"
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One metric of two models under one shift, and whether they differ.
+
+    Attributes:
+        pair: the models.
+        shift, level, metric, unit: as in scores.csv.
+        a, b: the value of each side, over its seeds.
+        difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
+        crossed: only for accuracy, with several seeds or clusters of images: b − a over images and
+            seeds, with its variances; the interval is then its interval, unless nothing varies.
+        test: McNemar's exact test, for the accuracy in one cell with one seed on each side; None if
+            images come in clusters.
+        p: for the accuracy in one cell, from that test or from the t-test of `crossed`, after
+            Holm's correction over all tests of the comparison; else NaN.
+        far_out: of each side with a seed far from the others a sentence, else "".
+        same_classes: the models predict the same class for every image, in every cell and seed.
+        same_confidences: likewise, with the same confidence and loss.
+    """
+
+    pair: ModelPair
+    shift: str
+    level: str
+    metric: str
+    a: SeedSummary
+    b: SeedSummary
+    difference: Score
+    crossed: CrossedMean | None = None
+    test: McNemar | None = None
+    p: float = math.nan
+    far_out: tuple[str, ...] = ()
+    same_classes: bool = False
+    same_confidences: bool = False
+    unit: str = IMAGE
+
+    @property
+    def is_tested(self) -> bool:
+        """Say whether it has a p-value: only a share of the images in one cell has."""
+        return self.is_cell and bool(self.test or self.crossed)
+
+    @property
+    def p_alone(self) -> float:
+        """The p-value of its test before the correction; NaN if there is no test."""
+        found = self.test or self.crossed
+        return found.p if found and self.is_tested else math.nan
+
+    @property
+    def is_cell(self) -> bool:
+        """Say whether it belongs to one cell, and is not a mean over several."""
+        return self.level != MEAN
+
+    @property
+    def is_of_recipes(self) -> bool:
+        """Say whether both sides have several seeds."""
+        return min(self.a.n, self.b.n) > 1
+
+    @property
+    def verdict(self) -> str:
+        """Say whether the models differ: by the test if there is one, else by the interval."""
+        if self.is_tested:
+            return REAL if self.p < SIGNIFICANCE else CANNOT_TELL
+        if self.difference.too_few:
+            return TOO_FEW
+        apart = self.difference.low > ROUNDING or self.difference.high < -ROUNDING
+        return EXCLUDES if apart else CANNOT_TELL
+
+
+class PairEstimates(NamedTuple):
+    """Two models whose estimates are compared.
+
+    Attributes:
+        pair: the models.
+        first, second: their estimates.
+        same: whether both are variants of the same trained networks, which are paired by seed.
+    """
+
+    pair: ModelPair
+    first: ModelEstimates
+    second: ModelEstimates
+    same: bool
+
+    def row(self, condition: ShiftLevel, metric: str) -> ComparisonRow:
+        """Compare a metric of the two."""
+        subtract = paired_change if self.same else paired_difference
+        return ComparisonRow(
+            self.pair,
+            *condition,
+            metric,
+            self.first.summary(condition, metric),
+            self.second.summary(condition, metric),
+            subtract(self.first.shown(condition, metric), self.second.shown(condition, metric)),
+            same_classes=self.first.classes == self.second.classes,
+            same_confidences=self.first.confidences == self.second.confidences,
+        )
+
+    def tested(
+        self, row: ComparisonRow, right: Sequence[FloatArray], clusters: Clusters | None
+    ) -> ComparisonRow:
+        """Test a row about a share of images, `[n, S]` on each side."""
+        if row.a.n == row.b.n == 1 and clusters is None:
+            test = mcnemar_exact(right[0][:, 0], right[1][:, 0]) if row.is_cell else None
+            return replace(row, test=test)
+        crossed = _cross_shares(right, clusters, same=self.same)
+        return replace(row, difference=_set_interval(row.difference, crossed), crossed=crossed)
+
+
+def estimate_pair(
+    a: ComparedRun,
+    b: ComparedRun,
+    pair: ModelPair,
+    shared: SharedShifts,
+    images: ResampledImages,
+    metrics: Collection[str],
+) -> PairEstimates:
+    """Estimate metrics of the two models of a pair."""
+    first, second = (
+        estimate_model(run, model, shared, images, metrics)
+        for run, model in zip((a, b), pair, strict=True)
+    )
+    same = is_same_run(a, b) and base_model(pair.a) == base_model(pair.b)
+    return PairEstimates(pair, first, second, same and first.seeds == second.seeds)
+
+
+def compare_models(
+    a: ComparedRun, b: ComparedRun, pair: ModelPair, shared: SharedShifts, images: ResampledImages
+) -> Iterator[ComparisonRow]:
+    """Compare two models in every cell, in means over levels, and in the mean over shifts."""
+    metrics = shown_metrics(1, images.kind)
+    sides = estimate_pair(a, b, pair, shared, images, metrics)
+    both = (sides.first, sides.second)
+    weights = mean_weights(shared)
+    clean, *levels = shared.conditions
+    for condition in (clean, *shared.means, *levels):
+        for metric in metrics:
+            row = replace(sides.row(condition, metric), unit=images.unit.name)
+            if metric == images.decided:
+                cells = weights.get(condition, {condition: 1.0})
+                right = [_mean_correctness(each, cells) for each in both]
+                row = sides.tested(row, right, images.clusters)
+                if row.crossed:
+                    told = (
+                        warn_of_far_seed(f"{side} ({of.model})", of.seeds, each, images.clusters)
+                        for side, of, each in zip("AB", both, right, strict=True)
+                    )
+                    row = replace(row, far_out=tuple(told))
+            yield row
+
+
+def _cross_shares(
+    sides: Sequence[FloatArray], clusters: Clusters | None, *, same: bool
+) -> CrossedMean:
+    """The second side minus the first, of shares of images `[n, S]`; paired by seed if `same`."""
+    first, second = sides
+    if same:
+        return crossed_mean(second - first, clusters)
+    return crossed_difference(first, second, clusters, (0.0, 1.0))
+
+
+def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
+    """A difference of shares with the interval of its test, so that both say the same of 0.
+
+    If nothing varies, that interval has no width, and the difference keeps its own.
+    """
+    if difference.too_few or not crossed.errors:
+        return difference
+    low, high = crossed.interval
+    value = difference.value
+    return difference._replace(low=min(max(low, -1.0), value), high=max(min(high, 1.0), value))
+
+
+def _mean_correctness(estimates: ModelEstimates, cells: Mapping[ShiftLevel, float]) -> FloatArray:
+    """How often each image is classified correctly over some cells, float64 `[n, S]`."""
+    shares = [weight * estimates.correct[cell] for cell, weight in cells.items()]
+    return np.sum(shares, axis=0, dtype=np.float64)
+
+
+def adjust_p_values(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Correct the p-values of all tests together by Holm's method."""
+    adjusted = iter(holm([row.p_alone for row in rows if row.is_tested]))
+    return [replace(row, p=float(next(adjusted))) if row.is_tested else row for row in rows]
+
+
+def rows_to_frame(rows: Sequence[ComparisonRow]) -> pd.DataFrame:
+    """Write rows as a tidy table; missing values are NaN or NA."""
+    lines = [
+        (
+            *(*row.pair, row.shift, row.level, row.unit, row.metric),
+            *(row.a.mean, row.b.mean, *row.difference),
+            *(row.a.n, row.b.n, row.a.sd, row.b.sd),
+            *((row.test.b, row.test.c) if row.test else (pd.NA, pd.NA)),
+            *(row.p_alone, row.p, row.verdict),
+        )
+        for row in rows
+    ]
+    columns = ["model_a", "model_b", "shift", "level", "unit", "metric", "a", "b"]
+    columns += ["difference", "low", "high", "n", "seeds_a", "seeds_b", "sd_a", "sd_b"]
+    columns += ["only_a_right", "only_b_right", "p", "p_holm", "verdict"]
+    counts = {"only_a_right": "Int64", "only_b_right": "Int64"}
+    frame = pd.DataFrame(lines, columns=columns).astype(counts)
+    return frame if {*frame["unit"]} - {IMAGE} else frame.drop(columns="unit")
+
+
+# ---------------------------------------------------------------- the sensitivities of two models o
+
+CLASS_LAYOUT = TableLayout(
+    ("Model", "Class", "n", "A", "B", "B − A", "p (Holm)", "Verdict"), words=2
+)
+CLASS_COLUMNS = (
+    *("model_a", "model_b", "class", "a", "b", "difference", "low", "high"),
+    *("n", "p_holm", "verdict"),
+)
+CLEAN_CELL = ShiftLevel(CLEAN, NO_LEVEL)
+NO_SHIFTS = SharedShifts((), (), ())
+SENSITIVITY = "sensitivity/"
+
+
+def class_table(
+    a: ComparedRun, b: ComparedRun, pairs: Sequence[ModelPair], images: ResampledImages, name: str
+) -> TextTable | None:
+    """Compare the sensitivity of each class that has images; None where logits are not stored.
+
+    The p-values are corrected by Holm's method over all classes and pairs of models. A terminal
+    shows the classes that differ.
+    """
+    rows = adjust_p_values([row for pair in pairs for row in _class_rows(a, b, pair, images)])
+    if not rows:
+        return None
+    apart = [row for row in rows if row.verdict == REAL]
+    frame = rows_to_frame(rows)
+    frame["class"] = frame["metric"].str.removeprefix(SENSITIVITY)
+    return TextTable(
+        f"{name}_classes",
+        CLASS_LAYOUT,
+        list(map(_class_line, rows)),
+        [_class_caption(rows, apart, images)],
+        frame[list(CLASS_COLUMNS)],
+        shown=list(map(_class_line, apart)),
+    )
+
+
+def _class_rows(
+    a: ComparedRun, b: ComparedRun, pair: ModelPair, images: ResampledImages
+) -> Iterator[ComparisonRow]:
+    names = [f"{SENSITIVITY}{name}" for name in a.record.data.classes]
+    sides = estimate_pair(a, b, pair, NO_SHIFTS, images, names)
+    both, known = (sides.first, sides.second), images.clusters
+    for label, name in enumerate(names):
+        of_class = images.labels == label
+        if of_class.any() and all(each.has(CLEAN_CELL, name) for each in both):
+            right = [each.correct[CLEAN_CELL][of_class].astype(float) for each in both]
+            clusters = None if known is None else known.select(np.flatnonzero(of_class))
+            yield sides.tested(sides.row(CLEAN_CELL, name), right, clusters)
+
+
+def _class_line(row: ComparisonRow) -> list[str]:
+    return [
+        row.pair.title,
+        row.metric.removeprefix(SENSITIVITY),
+        f"{row.difference.n:,}",
+        f"{100 * row.a.mean:.1f}",
+        f"{100 * row.b.mean:.1f}",
+        format_difference(row.difference, percent=True),
+        format_p_value(row.p),
+        row.verdict,
+    ]
+
+
+def _class_caption(
+    rows: Sequence[ComparisonRow], apart: Sequence[ComparisonRow], images: ResampledImages
+) -> str:
+    over = "" if images.clusters is None else ", over clusters"
+    few = f"{len(apart)} of {len(rows)}" if apart else f"none of {len(rows)}"
+    return (
+        f"Sensitivity (%) of each class on clean images, paired: {few} differ, by a test on the "
+        f"images of the class{over}, after Holm's correction over these {len(rows)} "
+        f"(p < {SIGNIFICANCE:g}). In brackets: the 95 % interval of B − A{over}. The file of this "
+        f"table "
+        "has every class."
+    )
+
+
+# ---------------------------------------------------------------- effective robustness of the model
+
+ROBUSTNESS_METRIC = "accuracy"
+FEWEST_MODELS = 3  # reference models with different clean accuracies: a line fits any two
+ROBUSTNESS_LAYOUT = TableLayout(
+    ("Model", "Shift", "Clean", "Shifted", "Expected", "Effective robustness"), words=2
+)
+UNSHIFTED = ShiftLevel(CLEAN, NO_LEVEL)
+
+
+class RobustnessRow(NamedTuple):
+    """A model's accuracy under a shift, and the accuracy that its clean accuracy predicts.
+
+    Attributes:
+        model: of the first side.
+        shift: as in scores.csv; the accuracy is the mean over its levels.
+        clean, shifted: accuracies, the mean over seeds.
+        effective: shifted minus expected, with its interval, which covers seeds if A has several.
+    """
+
+    model: str
+    shift: str
+    clean: float
+    shifted: float
+    effective: Score
+
+    @property
+    def expected(self) -> float:
+        """The accuracy that the line through the reference models predicts."""
+        return self.shifted - self.effective.value
+
+
+def robustness_table(
+    a: ComparedRun,
+    b: ComparedRun,
+    shared: SharedShifts,
+    images: ResampledImages,
+    titles: Mapping[str, str],
+    name: str,
+) -> TextTable | None:
+    """Compare each model of a with the line through all trained models of b.
+
+    None if b has fewer than `FEWEST` models with different clean accuracies; each seed of a model
+    counts as one. Variants (NAME+VARIANT) do not count.
+    """
+    names = [each for each in b.every_model if base_model(each) == each]
+    if is_same_run(a, b):
+        names = [each for each in names if each not in a.models]
+    reference = [
+        estimates
+        for model in names
+        for estimates in _estimates_by_seed(
+            estimate_model(b, model, shared, images, [ROBUSTNESS_METRIC]), shared.means
+        )
+    ]
+    if (
+        len({estimates[UNSHIFTED].value for estimates in reference}) < FEWEST_MODELS
+        or not shared.means
+    ):
+        return None
+    rows = [
+        row
+        for model in a.models
+        for row in _robustness_rows(
+            estimate_model(a, model, shared, images, [ROBUSTNESS_METRIC]), reference, shared.means
+        )
+    ]
+    several = any(len(seeds) > 1 for seeds in a.models.values())
+    return TextTable(
+        f"{name}_effective_robustness",
+        ROBUSTNESS_LAYOUT,
+        _robustness_body(rows, titles),
+        [_robustness_caption(b, rows, len(reference), several)],
+        _robustness_frame(rows),
+    )
+
+
+def _robustness_frame(rows: Sequence[RobustnessRow]) -> pd.DataFrame:
+    """Write rows as a tidy table; accuracies are fractions."""
+    lines = [
+        (row.model, row.shift, row.clean, row.shifted, row.expected, *row.effective) for row in rows
+    ]
+    columns = [*RobustnessRow._fields[:4], "expected", "effective_robustness", *Score._fields[1:]]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _robustness_body(rows: Sequence[RobustnessRow], titles: Mapping[str, str]) -> list[list[str]]:
+    """Write rows as text, in percent, in the order of `LAYOUT`."""
+    return [
+        [
+            row.model,
+            titles[row.shift],
+            *(f"{100 * share:.1f}" for share in (row.clean, row.shifted, row.expected)),
+            format_difference(row.effective, percent=True),
+        ]
+        for row in rows
+    ]
+
+
+def _robustness_caption(
+    b: ComparedRun, rows: Sequence[RobustnessRow], models: int, several: bool
+) -> str:
+    """Describe the numbers and their limits; `several`: the models have several seeds."""
+    units = "images" if read_clusters(b.run) is None else "clusters of images"
+    return (
+        f"Effective robustness relative to {models} trained models of {b.run.path.name} (Taori et "
+        "al. 2020), in percentage points. It is the accuracy under the shift (mean over its "
+        "levels) minus the accuracy that a line predicts from the clean accuracy. The line is "
+        "fitted to those models' clean and shifted accuracies on the logit scale. In brackets: "
+        f"95 % intervals over {units}{' and over the seeds of the models' if several else ''} "
+        f"(n = {rows[0].effective.n:,}). They do not cover the choice of reference models, and "
+        "outside the range of these models' clean accuracies the line is a guess."
+    )
+
+
+def _estimates_by_seed(
+    estimates: ModelEstimates, means: Sequence[ShiftLevel]
+) -> Iterator[dict[ShiftLevel, Estimate]]:
+    for seed in estimates.seeds:
+        yield {
+            each: estimates.of_seed(seed, each, ROBUSTNESS_METRIC) for each in (UNSHIFTED, *means)
+        }
+
+
+def _robustness_rows(
+    estimates: ModelEstimates,
+    reference: Sequence[dict[ShiftLevel, Estimate]],
+    means: Sequence[ShiftLevel],
+) -> Iterator[RobustnessRow]:
+    seeds = list(_estimates_by_seed(estimates, means))
+    for mean in means:
+        found = recipe_estimate([_effective_robustness(own, reference, mean) for own in seeds])
+        yield RobustnessRow(
+            estimates.model,
+            mean.shift,
+            estimates.shown(UNSHIFTED, ROBUSTNESS_METRIC).value,
+            estimates.shown(mean, ROBUSTNESS_METRIC).value,
+            to_score(found, (-1.0, 1.0)),
+        )
+
+
+def _effective_robustness(
+    own: dict[ShiftLevel, Estimate],
+    reference: Sequence[dict[ShiftLevel, Estimate]],
+    mean: ShiftLevel,
+) -> Estimate:
+    clean = own[UNSHIFTED]
+
+    def effective(of: Callable[[Estimate], Any]) -> Any:  # noqa: ANN401 - a number, or replicates
+        return effective_robustness(
+            of(clean),
+            of(own[mean]),
+            [of(each[UNSHIFTED]) for each in reference],
+            [of(each[mean]) for each in reference],
+            images=clean.n,
+        )
+
+    value, replicates = float(effective(attrgetter("value"))), np.asarray(effective(_shares))
+    return Estimate(value, replicates, clean.n, clusters=clean.clusters)
+
+
+def _shares(estimate: Estimate) -> FloatArray:
+    """The replicates of an accuracy; those of clusters may lie a little outside of [0, 1]."""
+    return np.clip(estimate.replicates, 0, 1)

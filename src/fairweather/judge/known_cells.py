@@ -1,0 +1,309 @@
+"""Methods that estimate accuracy without labels, and their errors in the cells that a run knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.special
+
+from fairweather.metrics import atc_threshold, confidence_gap, softmax
+from fairweather.metrics.accuracy_estimation import NO_SHIFT, PastErrors, agreement_shares
+from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.two_sample import Cloud, EnergyDistance, energy_distance
+from fairweather.progress import Event, Notify
+from fairweather.shifts.table import operation_name
+from fairweather.steps.run_model import RunModel
+from fairweather.types.measurement import Predictions, format_number
+from fairweather.types.record import CLEAN, NATURAL, NO_LEVEL, TEST
+from fairweather.variants.scaling import fit_temperature
+
+# ---------------------------------------------------------------- the methods that estimate accurac
+
+METHOD_TITLES: Mapping[str, str] = {
+    "average_confidence": "average confidence",
+    "average_confidence+temperature": "average confidence, tempered",
+    "atc": "ATC",
+    "atc+temperature": "ATC, tempered",
+    "difference_of_confidences": "difference of confidences",
+    "seed_agreement": "agreement of the seeds",
+}
+
+
+@dataclass(frozen=True)
+class UnlabelledPredictions:
+    """What a model says of images.
+
+    Attributes:
+        predicted: int `[n]`.
+        confidence: float `[n]`.
+        logits: float32 `[n, classes]`; None where they are not stored.
+        others: int `[k, n]`, what the other seeds of the model say; None if there is none.
+    """
+
+    predicted: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    logits: npt.NDArray[np.float32] | None
+    others: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.predicted)
+
+    @staticmethod
+    def of(
+        predictions: Predictions, others: npt.NDArray[np.int64] | None = None
+    ) -> UnlabelledPredictions:
+        """What stored predictions say."""
+        columns = predictions.predicted, predictions.confidence, predictions.logits
+        return UnlabelledPredictions(*columns, others)
+
+    @property
+    def rows(self) -> npt.NDArray[np.float64]:
+        """What two sets of images are compared by: probabilities, else the confidence, `[n, k]`."""
+        return self.confidence[:, None] if self.logits is None else softmax(self.logits)
+
+
+@dataclass(frozen=True)
+class EstimationMethods:
+    """The methods that a run supports, fitted on the validation predictions of the model.
+
+    Attributes:
+        names: keys of `TITLES`.
+        temperature: fitted; None without logits.
+        atc, atc_tempered: thresholds of confidence.
+        gap: average confidence minus accuracy.
+    """
+
+    names: tuple[str, ...]
+    temperature: float | None
+    atc: float
+    atc_tempered: float
+    gap: float
+
+    @staticmethod
+    def fit(validation: Predictions | None, *, seeds: bool) -> EstimationMethods:
+        """Fit them; `seeds` says whether other seeds of the model are asked too."""
+        if validation is None:
+            needing_none = ("average_confidence", *(("seed_agreement",) if seeds else ()))
+            return EstimationMethods(needing_none, None, np.nan, np.nan, np.nan)
+        confidence, correct = validation.confidence, validation.correct
+        atc = atc_threshold(confidence, correct)
+        gap = float(confidence_gap(confidence, correct))
+        names = ["average_confidence", "atc", "difference_of_confidences"]
+        temperature, tempered_atc = None, np.nan
+        if validation.logits is not None:
+            temperature = fit_temperature(validation.logits, validation.labels).value
+            tempered = softmax(validation.logits / temperature).max(axis=1)
+            tempered_atc = atc_threshold(tempered, correct)
+            names += ["average_confidence+temperature", "atc+temperature"]
+        if seeds:
+            names.append("seed_agreement")
+        ordered = tuple(name for name in METHOD_TITLES if name in names)
+        return EstimationMethods(ordered, temperature, atc, tempered_atc, gap)
+
+    def columns(self, seen: UnlabelledPredictions) -> npt.NDArray[np.float64]:
+        """A number for each image and method, whose mean is the estimate: `[n, methods]`."""
+        found = {
+            "average_confidence": seen.confidence,
+            "atc": (seen.confidence >= self.atc).astype(np.float64),
+            "difference_of_confidences": seen.confidence - self.gap,
+        }
+        if self.temperature is not None and seen.logits is not None:
+            tempered = softmax(seen.logits / self.temperature).max(axis=1)
+            found["average_confidence+temperature"] = tempered
+            found["atc+temperature"] = (tempered >= self.atc_tempered).astype(np.float64)
+        if "seed_agreement" in self.names and seen.others is not None:
+            found["seed_agreement"] = agreement_shares(seen.predicted, seen.others)
+        return np.stack([found[name] for name in self.names], axis=1)
+
+
+# ---------------------------------------------------------------- the images with labels that a run
+
+# Two rows of logits this near are of one image: what another machine rounds otherwise.
+SAME_IMAGE = 1e-3
+# Confidences above this do not tell images apart.
+CERTAIN = 1 - 1e-6
+
+
+@dataclass(frozen=True)
+class KnownCell:
+    """Images with labels: a shift at a level.
+
+    Attributes:
+        shift, level: as in scores.csv.
+        title: for people.
+        accuracy, images: of the model.
+        estimates: float64 `[methods]`, what each method says.
+        spreads: float64 `[methods]`; see `PastErrors`.
+        cloud: what the model says of them.
+        digest: of the confidences, by which two names of the same change are known.
+    """
+
+    shift: str
+    level: str
+    title: str
+    accuracy: float
+    images: int
+    estimates: FloatArray
+    spreads: FloatArray
+    cloud: Cloud
+    digest: bytes
+
+    @property
+    def kind(self) -> str:
+        """What its shift does; the same for all families of shifts. Other images are of no kind."""
+        if self.shift.startswith(NATURAL):
+            return self.shift
+        return operation_name(self.shift)
+
+
+def read_known_cells(
+    of: RunModel,
+    methods: EstimationMethods,
+    seeds: Sequence[int],
+    *,
+    own: UnlabelledPredictions,
+    tell: Notify,
+) -> tuple[list[KnownCell], list[str]]:
+    """Read all cells of a model, and name those that have the new images themselves.
+
+    Attacks are left out: they are made to deceive. So are levels that change nothing, such as a
+    factor of 1: two sweeps with such levels would else share a cell, and count as one shift. So
+    are the clean cell and other images of the same classes, if the new ones are among them.
+
+    Args:
+        of: the model.
+        methods: fitted.
+        seeds: the other seeds that are asked.
+        own: what the model says of the images that are asked about.
+        tell: told of progress.
+    """
+    found: list[KnownCell] = []
+    left_out: list[str] = []
+    clean = b""
+    cells = list(_iter_cells(of))
+    for done, (shift, level, title, cell, part) in enumerate(cells):
+        tell(Event("read what the run knows", done, len(cells)))
+        predictions = _read_predictions(of, of.seed, cell, part)
+        if predictions is None:
+            continue
+        digest = predictions.confidence.tobytes()
+        if shift == CLEAN:
+            clean = digest
+        elif digest == clean:
+            continue
+        if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(own, predictions):
+            left_out.append(shift)
+            continue
+        each = [_read_predictions(of, seed, cell, part) for seed in seeds]
+        others = [one.predicted for one in each if one is not None]
+        if len(others) < len(seeds):
+            continue
+        seen = UnlabelledPredictions.of(predictions, np.stack(others) if others else None)
+        columns = methods.columns(seen)
+        off = columns - predictions.correct[:, None]
+        known = KnownCell(
+            shift,
+            level,
+            title,
+            float(predictions.correct.mean()),
+            len(predictions),
+            columns.mean(axis=0),
+            off.std(axis=0),
+            Cloud.of(seen.rows),
+            digest,
+        )
+        found.append(known)
+    tell(Event("read what the run knows", len(cells), len(cells)))
+    return found, left_out
+
+
+def compute_past_errors(
+    known: Sequence[KnownCell], around: Cloud | None, tell: Notify
+) -> PastErrors:
+    """The errors of each method in each cell, and how far the cell is from validation images.
+
+    Shifts of one operation, such as the brightness of two families, count as one; so do those that
+    share a cell, under whatever names.
+
+    Args:
+        known: cells.
+        around: what the model says of validation images; None if the run has none.
+        tell: told of progress.
+    """
+    number: dict[str, int] = {CLEAN: NO_SHIFT}
+    by_digest: dict[bytes, int] = {}
+    for each in known:
+        mine = number.setdefault(each.kind, len(number))
+        same = by_digest.setdefault(each.digest, mine)
+        number = {name: same if old == mine else old for name, old in number.items()}
+        by_digest = {name: same if old == mine else old for name, old in by_digest.items()}
+    count = len(known)
+    between, error = np.zeros((count, count)), np.zeros((count, count))
+    for row in range(count):
+        tell(Event("compare what the run knows", row, count))
+        for column in range(row):
+            apart = energy_distance(known[row].cloud, known[column].cloud)
+            between[row, column] = between[column, row] = apart.value
+            error[row, column] = error[column, row] = apart.error
+    tell(Event("compare what the run knows", count, count))
+    unknown = EnergyDistance(np.nan, np.nan)
+    distance = [
+        unknown if around is None else energy_distance(each.cloud, around) for each in known
+    ]
+    return PastErrors(
+        np.array([number[each.kind] for each in known]),
+        np.stack([each.estimates - each.accuracy for each in known]),
+        np.stack([each.spreads for each in known]),
+        np.array([each.value for each in distance]),
+        np.array([each.error for each in distance]),
+        between,
+        error,
+    )
+
+
+def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
+    """Say whether more than half of the images are among those with these predictions.
+
+    Their logits tell them apart, or where these are not stored, their classes and confidences.
+    """
+    import scipy.spatial
+
+    stored = UnlabelledPredictions.of(predictions)
+    new, old = own.logits, stored.logits
+    if new is None or old is None:
+        new, old = _identifying_columns(own), _identifying_columns(stored)
+    if not len(new) or not len(old):
+        return False
+    nearest, _ = scipy.spatial.KDTree(old).query(new, distance_upper_bound=SAME_IMAGE)
+    return bool(np.isfinite(nearest).mean() > 0.5)
+
+
+def _identifying_columns(seen: UnlabelledPredictions) -> npt.NDArray[np.float32]:
+    """What tells images apart without logits: the class and the log-odds of the confidence.
+
+    Images of which the model is all but certain have no mark: their confidences are alike.
+    """
+    unsure = (seen.confidence > 0) & (seen.confidence < CERTAIN)
+    odds = scipy.special.logit(seen.confidence[unsure])
+    return np.stack([odds, seen.predicted[unsure]], axis=1).astype(np.float32)
+
+
+def _iter_cells(of: RunModel) -> Iterator[tuple[str, str, str, str, str]]:
+    """Shift, level, title, id and part of each cell."""
+    yield CLEAN, NO_LEVEL, "the clean test images", CLEAN, TEST
+    for sweep in of.record.sweeps:
+        if sweep.kind == "shift":
+            for cell in sweep.cells:
+                level = format_number(cell.level)
+                title = f"{sweep.title}, {sweep.level_title} {level}"
+                yield sweep.name, level, title, cell.id, TEST
+    for name in of.record.natural:
+        yield f"{NATURAL}{name}", NO_LEVEL, f"the other images {name}", CLEAN, f"{NATURAL}{name}"
+
+
+def _read_predictions(of: RunModel, seed: int | str, cell: str, part: str) -> Predictions | None:
+    file = of.run.predictions(of.name, seed, cell, part)
+    return of.run.read_predictions(file) if of.run.holds(file) else None

@@ -1,0 +1,681 @@
+"""Compare a run with published numbers, by data set, model, shift and metric."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from pydantic import ConfigDict, JsonValue
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.files.yamlfile import parse_yaml
+from fairweather.metrics.table import METRICS
+from fairweather.report.contents import Contents, read_contents
+from fairweather.report.tables import (
+    ABSENT,
+    CORRECTED,
+    ScoreEntry,
+    TableLayout,
+    TextTable,
+    describe_metric,
+    format_signed,
+    is_percent,
+    name_table_files,
+)
+from fairweather.runs.folder import open_finished_run
+from fairweather.types.measurement import Score
+from fairweather.types.record import CLEAN, MEAN, NO_LEVEL, SCORES, FrozenRecord, ModelRecord
+
+# ---------------------------------------------------------------- the published numbers in this pac
+
+# Each is a pair of files in `published/`: NAME.csv with the numbers, NAME.yaml with the facts.
+REFERENCES = ("paper",)
+
+
+class PublishedModel(FrozenRecord):
+    """A published model.
+
+    Attributes:
+        title: as published.
+        run: its run file, without the suffix, if there is one.
+        note: what a reader has to know about it; may be empty.
+        training: the published settings, with the keys of a study's model and its recipe.
+    """
+
+    title: str
+    run: str | None = None
+    note: str = ""
+    training: dict[str, JsonValue]
+
+
+class PublishedFacts(FrozenRecord):
+    """What NAME.yaml says about a study.
+
+    Attributes:
+        title: of the study.
+        data: the data set's name, without resolution.
+        classes: how many classes it has.
+        size: height and width of the images; None if they were not published.
+        test_images: their number; None if it was not published.
+        note: what a reader has to know.
+        training: the settings of every model.
+        models: by their keys in this package's study.
+    """
+
+    title: str
+    data: str
+    classes: int
+    size: tuple[int, int] | None
+    test_images: int | None
+    note: str
+    training: dict[str, JsonValue]
+    models: dict[str, PublishedModel]
+
+
+class _ReferenceFacts(FrozenRecord):
+    """The content of NAME.yaml."""
+
+    title: str
+    shifts: dict[str, str]
+    studies: dict[str, PublishedFacts]
+
+
+class PublishedNumber(NamedTuple):
+    """A published number; its first four fields are as in scores.csv."""
+
+    model: str
+    shift: str
+    level: str
+    metric: str
+    value: float
+    source: str
+
+
+class PublishedStudy(PublishedFacts):
+    """What was published about one data set.
+
+    Attributes:
+        name: of the study.
+        shifts: the title of each shift, clean first.
+        numbers: model, shift, level, cell, metric, value, decimals, source; several rows for a
+            number that is both in a run file and in a table.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    name: str
+    shifts: dict[str, str]
+    numbers: pd.DataFrame
+
+    def cells(self, shift: str) -> dict[str, str]:
+        """Give the id of each shifted test set of a shift by its level, ascending."""
+        rows = self.numbers[(self.numbers["shift"] == shift) & (self.numbers["level"] != MEAN)]
+        pairs = dict(zip(rows["level"], rows["cell"], strict=True))
+        return {level: pairs[level] for level in sorted(pairs, key=float)}
+
+
+def read_published(reference: str) -> list[PublishedStudy]:
+    """Read the published studies of a reference; raises `InputError` for an unknown name.
+
+    >>> [study.name for study in read_published("paper")]
+    ['pathmnist', 'oxford-pets']
+    """
+    if reference not in REFERENCES:
+        raise unknown_name("reference", reference, REFERENCES)
+    folder = resources.files("fairweather") / "published"
+    text = (folder / f"{reference}.yaml").read_text(encoding="utf-8")
+    facts = _ReferenceFacts.model_validate(parse_yaml(text))
+    text = (folder / f"{reference}.csv").read_text(encoding="utf-8")
+    columns = pd.read_csv(io.StringIO(text), comment="#", dtype=str, keep_default_na=False)
+    numbers = columns.astype({"value": float})
+    return [
+        _build_study(name, study, facts.shifts, numbers) for name, study in facts.studies.items()
+    ]
+
+
+def most_precise_numbers(study: PublishedStudy) -> list[PublishedNumber]:
+    """Give each published number once and as precisely as it is known.
+
+    A number of a run file replaces the printed one, and the mean of its levels the printed mean.
+
+    >>> study, _ = read_published("paper")
+    >>> most_precise_numbers(study)[0]
+    PublishedNumber(model='basic', shift='clean', level='none', metric='accuracy',
+                    value=0.8231197771587744, source='basic_0.train.jsonl')
+    """
+    numbers = study.numbers
+    exact, printed = numbers[numbers["decimals"] == ""], numbers[numbers["decimals"] != ""]
+    everything = pd.concat([exact, _level_means(exact), printed], ignore_index=True)
+    once = everything.drop_duplicates(list(PublishedNumber._fields[:4]))
+    rows = once[list(PublishedNumber._fields)].itertuples(index=False)
+    return [PublishedNumber(*row) for row in rows]
+
+
+def _level_means(numbers: pd.DataFrame) -> pd.DataFrame:
+    levels = numbers[numbers["shift"] != CLEAN]
+    groups = levels.groupby(["model", "shift", "metric", "source"], sort=False)
+    means = groups["value"].mean().reset_index()
+    return means.assign(level=MEAN, source="mean of " + means["source"])
+
+
+def _build_study(
+    name: str, facts: PublishedFacts, shifts: Mapping[str, str], numbers: pd.DataFrame
+) -> PublishedStudy:
+    models = {
+        key: model.model_copy(update={"training": {**facts.training, **model.training}})
+        for key, model in facts.models.items()
+    }
+    own = numbers[numbers["study"] == name].drop(columns="study")
+    described = {**dict(facts), "models": models}
+    return PublishedStudy(name=name, shifts=dict(shifts), numbers=own, **described)
+
+
+# ---------------------------------------------------------------- a comparison as text and as files
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison of a run with another run, or with published numbers.
+
+    Attributes:
+        main: a row for each number that is compared; below it, what the numbers are.
+        notes: what they do and do not show, at most a few sentences each.
+        scope: whether it is about recipes or only about trained networks; "" where a note says so.
+        robustness: effective robustness of A's models relative to B's; None if B has too few.
+        classes: the sensitivity of each class; None where logits are not stored.
+    """
+
+    main: TextTable
+    notes: Sequence[str]
+    scope: str = ""
+    robustness: TextTable | None = None
+    classes: TextTable | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its files, without the suffix."""
+        return self.main.name
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The numbers of the main table."""
+        return self.main.frame
+
+    @property
+    def caption(self) -> str:
+        """What the numbers of the main table are."""
+        return self.main.below[0]
+
+    @property
+    def _others(self) -> list[TextTable]:
+        return [table for table in (self.robustness, self.classes) if table is not None]
+
+    def __str__(self) -> str:
+        every = [self.scope, str(self.main), *self.main.below]
+        for table in self._others:
+            every += [str(table), *table.below]
+        return "\n\n".join(part for part in (*every, *self.notes) if part)
+
+    def files(self) -> dict[str, str]:
+        """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
+        below = [part for part in (self.scope, *self.main.below, *self.notes) if part]
+        files: dict[str, str] = {}
+        for table in (replace(self.main, below=below), *self._others):
+            files |= name_table_files(table.name, table.texts())
+        return files
+
+
+# ---------------------------------------------------------------- compare a run with published numb
+
+NOT_MEASURED = "not measured"
+UNMEASURED = (math.nan, math.nan, math.nan, pd.NA)
+LAYOUT = TableLayout(
+    (
+        *("Model", "Shift", "Level", "Metric"),
+        *("Measured", "Published", "Difference", "In the interval"),
+    ),
+    words=4,
+)
+# Settings that no published run had, with the values at which they have no effect.
+NO_EFFECT: tuple[object, ...] = (None, False, 0, [], {})
+LATER_SETTINGS: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(
+        ("train_shifts", "label_noise", "probe_epochs", "trivial_augment", "rand_augment"),
+        NO_EFFECT,
+    ),
+    **dict.fromkeys(
+        ("augmix", "gaussian_noise", "random_erasing", "cutmix", "adversarial"), NO_EFFECT
+    ),
+    **dict.fromkeys(("rotation_prediction", "ema_decay", "label_smoothing"), NO_EFFECT),
+    "label_fraction": (None, 1),
+    "width": (None, 1),
+    "norm": (None, "batch"),
+    "pooling": (None, "average"),
+}
+
+
+def compare_with_published(
+    run: str | os.PathLike[str],
+    reference: str = "paper",
+    rows: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Compare a run's numbers with those of a published report.
+
+    Models are matched by their keys in the study, shifts by their ids with all parameters, and data
+    sets by name and number of classes. If the run has several seeds, the mean over them is
+    compared.
+
+    Args:
+        run: a finished run, or its folder.
+        reference: `paper`, the report "Evaluating the Robustness of Deep Learning Models".
+        rows: for published models that have another name in the run: the run's name of each, such
+            as `{"mixup_aug_pt": "lite0_mixup_aug_pt"}`.
+
+    Returns:
+        One row per published number, clean images and means over levels first. Columns: model,
+        shift, level and metric as in scores.csv; published_model; measured with low, high and n,
+        missing if the run did not measure it; published, its source, and its binomial
+        standard_error if it is a share of a known number of images; difference, measured −
+        published; and inside, whether the published number is in [low, high]. Accuracies are
+        fractions.
+
+    Raises:
+        InputError: an unknown reference, no finished run, scores that are not those that the run
+            wrote, a run with nothing to compare, or rows with an unknown name.
+    """
+    return read_published_comparison(run, reference, rows).table
+
+
+def read_published_comparison(
+    run: str | os.PathLike[str],
+    reference: str = "paper",
+    rows: Mapping[str, str] | None = None,
+) -> Comparison:
+    """Compare a run as `compare_with_published` does, and add the text of the table and notes."""
+    studies = read_published(reference)
+    folder = open_finished_run(Path(run))
+    folder.holds(SCORES)  # raises if they are not those that the run wrote
+    contents = read_contents(folder)
+    study = match_study(contents, studies)
+    names = match_models(contents, study, rows or {})
+    of = MatchedStudy(contents, study, names, match_numbers(contents, study, names))
+    body, frame = table_body(of), pairs_to_frame(of.pairs)
+    main = TextTable(f"compare_{reference}", LAYOUT, body, [caption(of)], frame)
+    return Comparison(main, notes(of))
+
+
+# ---------------------------------------------------------------- numbers
+
+
+@dataclass(frozen=True)
+class PublishedPair:
+    """A published number and the number of the run.
+
+    Attributes:
+        published: the number, what was measured, and its source.
+        model: the run's name of the published model.
+        standard_error: binomial, for a published share of a known number of images; else NaN.
+        measured: None if the run did not measure it.
+    """
+
+    published: PublishedNumber
+    model: str
+    standard_error: float
+    measured: Score | None
+
+    @property
+    def difference(self) -> float:
+        """Measured − published; NaN if the run did not measure it."""
+        return self.measured.value - self.published.value if self.measured else math.nan
+
+    @property
+    def inside(self) -> bool:
+        """Say whether the published number is in the run's interval, ends included."""
+        measured = self.measured
+        return measured is not None and measured.low <= self.published.value <= measured.high
+
+
+@dataclass(frozen=True)
+class MatchedStudy:
+    """A run beside a published study.
+
+    Attributes:
+        contents, study: the two.
+        names: the run's name of each published model that it has.
+        pairs: every published number, with that of the run.
+    """
+
+    contents: Contents
+    study: PublishedStudy
+    names: Mapping[str, str]
+    pairs: Sequence[PublishedPair]
+
+    @property
+    def measured(self) -> list[PublishedPair]:
+        """The numbers that the run has too."""
+        return [pair for pair in self.pairs if pair.measured]
+
+
+def match_study(contents: Contents, studies: Sequence[PublishedStudy]) -> PublishedStudy:
+    """Find the published study on a run's data set.
+
+    Data sets are the same if they have the same name, without the resolution behind `@`, and the
+    same number of classes. Raises `InputError` if there is no such study.
+    """
+    data = contents.data
+    classes = len(data.classes)
+    for study in studies:
+        if study.data == data.name.partition("@")[0] and study.classes == classes:
+            return study
+    known = " and ".join(f"{study.data} ({study.classes} classes)" for study in studies)
+    raise InputError(
+        f"the run is on {data.name} ({classes} classes), the paper's numbers are on {known}"
+    )
+
+
+def match_models(
+    contents: Contents, study: PublishedStudy, rows: Mapping[str, str]
+) -> dict[str, str]:
+    """Give the run's name of each published model that the run has; `rows` before equal names.
+
+    Raises `InputError` for an unknown name, or if the run has no published model.
+    """
+    for published, ours in rows.items():
+        if published not in study.models:
+            raise unknown_name("published model", published, study.models)
+        if ours not in contents.titles:
+            raise unknown_name("model of the run", ours, contents.titles)
+    names = {name: rows.get(name, name) for name in study.models}
+    found = {published: ours for published, ours in names.items() if ours in contents.titles}
+    if not found:
+        published, ours = next(iter(study.models)), next(iter(contents.titles))
+        raise InputError(
+            f"the run has the models {', '.join(contents.titles)}; on {study.title} the paper has "
+            f"{', '.join(study.models)}: name a pair to compare, such as --as {published}={ours}"
+        )
+    return found
+
+
+def match_numbers(
+    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
+) -> list[PublishedPair]:
+    """Pair every published number with the run's: clean and means first, then each level.
+
+    `names` gives the run's name of each published model that it has.
+    """
+    numbers = [number for number in most_precise_numbers(study) if number.metric in METRICS]
+    return [
+        PublishedPair(
+            number,
+            names.get(number.model, number.model),
+            _standard_error(number, study.test_images),
+            _measured_score(contents, study, number, names),
+        )
+        for number in sorted(numbers, key=lambda number: _sort_key(study, number))
+    ]
+
+
+def pairs_to_frame(pairs: Sequence[PublishedPair]) -> pd.DataFrame:
+    """Write pairs as a tidy table; numbers that the run did not measure are missing."""
+    lines = [
+        (
+            *(pair.model, *pair.published[1:4], pair.published.model),
+            *(pair.measured or UNMEASURED),
+            *(pair.published.value, pair.standard_error, pair.published.source, pair.difference),
+            pair.inside if pair.measured else pd.NA,
+        )
+        for pair in pairs
+    ]
+    columns = ["model", "shift", "level", "metric", "published_model", "measured", "low", "high"]
+    columns += ["n", "published", "standard_error", "source", "difference", "inside"]
+    return pd.DataFrame(lines, columns=columns).astype({"n": "Int64", "inside": "boolean"})
+
+
+def has_same_images(contents: Contents, study: PublishedStudy, shift: str, level: str) -> bool:
+    """Say whether the run has the same shift as the published number.
+
+    A mean is the same if all of its levels are the same, and there is no other level.
+    """
+    if shift == CLEAN:
+        return True
+    theirs = study.cells(shift)
+    ours = next((sweep.cells for sweep in contents.sweeps if sweep.name == shift), {})
+    if level == MEAN:
+        return set(ours.values()) == set(theirs.values())
+    return ours.get(level) == theirs[level]
+
+
+def _sort_key(study: PublishedStudy, number: PublishedNumber) -> tuple[object, ...]:
+    is_level = number.shift != CLEAN and number.level != MEAN
+    return (
+        is_level,
+        list(METRICS).index(number.metric),
+        list(study.shifts).index(number.shift),
+        float(number.level) if is_level else 0.0,
+        list(study.models).index(number.model),
+    )
+
+
+def _measured_score(
+    contents: Contents, study: PublishedStudy, number: PublishedNumber, names: Mapping[str, str]
+) -> Score | None:
+    if number.model not in names:
+        return None
+    if not has_same_images(contents, study, number.shift, number.level):
+        return None
+    return contents.score(number.metric, names[number.model], number.shift, number.level)
+
+
+def _standard_error(number: PublishedNumber, n: int | None) -> float:
+    """Binomial, for a share of n images; NaN for a mean, whose levels share their images."""
+    if METRICS[number.metric].interval != "share" or number.level == MEAN or n is None:
+        return math.nan
+    return math.sqrt(number.value * (1 - number.value) / n)
+
+
+# ---------------------------------------------------------------- the table as text
+
+
+def table_body(of: MatchedStudy) -> list[list[str]]:
+    """Write pairs as text, in the order of `LAYOUT`."""
+    return [
+        [
+            of.contents.titles.get(pair.model, of.study.models[number.model].title),
+            of.study.shifts[number.shift],
+            ABSENT if number.level == NO_LEVEL else number.level,
+            METRICS[number.metric].label,
+            *_format_numbers(pair),
+        ]
+        for pair in of.pairs
+        for number in (pair.published,)
+    ]
+
+
+def caption(of: MatchedStudy) -> str:
+    """Describe the numbers."""
+    metrics = dict.fromkeys(describe_metric(pair.published.metric) for pair in of.pairs)
+    return (
+        f"{of.study.title}: measured and published numbers. {'; '.join(metrics)}. Mean: over the "
+        f"levels of a shift. In brackets: the run's {of.contents.intervals}. In the interval: "
+        "whether the published number is in it. Difference: measured − published."
+    )
+
+
+def _format_numbers(pair: PublishedPair) -> list[str]:
+    percent = is_percent(pair.published.metric)
+    scale, digits = (100, 1) if percent else (1, 3)
+    published = f"{scale * pair.published.value:.{digits}f}"
+    if pair.measured is None:
+        return [NOT_MEASURED, published, ABSENT, ABSENT]
+    inside = "yes" if pair.inside else "no"
+    difference = format_signed(pair.difference, percent)
+    return [str(ScoreEntry(pair.measured, percent)), published, difference, inside]
+
+
+# ---------------------------------------------------------------- what it shows
+
+
+def notes(of: MatchedStudy) -> list[str]:
+    """Say how many published numbers are in the run's intervals, and what that does not mean."""
+    return [
+        _count_inside(of),
+        _uncertainty(of),
+        f"The intervals of calibration errors are {CORRECTED}. The values themselves, measured and "
+        "published, are not corrected. So a small published error is more often above the interval "
+        "than below it, and a measured one may equal the end of its interval.",
+        of.study.note,
+        *_other_names(of),
+        *_model_notes(of),
+        *_other_training(of),
+        *_unpublished_settings(of),
+        *_other_labels(of),
+        *_other_images(of),
+        *_other_models(of),
+        *_other_shifts(of),
+    ]
+
+
+def _count_inside(of: MatchedStudy) -> str:
+    measured, parts = of.measured, []
+    for metric in dict.fromkeys(pair.published.metric for pair in measured):
+        inside = [pair.inside for pair in measured if pair.published.metric == metric]
+        parts.append(f"{sum(inside)} of {len(inside)} for {describe_metric(metric)}")
+    total, missing = sum(pair.inside for pair in measured), len(of.pairs) - len(measured)
+    return (
+        f"{total} of the {len(measured)} published numbers that the run measured are in its 95 % "
+        f"intervals: {', '.join(parts)}. {missing} were not measured."
+    )
+
+
+def _uncertainty(of: MatchedStudy) -> str:
+    errors = [100 * p.standard_error for p in of.measured if p.standard_error == p.standard_error]
+    theirs = "The published numbers are uncertain too"
+    if errors:
+        theirs += (
+            f": an accuracy at one level has a binomial standard error of {min(errors):.1f} to "
+            f"{max(errors):.1f} percentage points (n = {of.study.test_images:,})"
+        )
+    ours = "other seeds and other test images"
+    if not of.contents.of_recipes:
+        ours = "other test images, but not other seeds"
+    return (
+        f"The intervals cover {ours} ({of.contents.sample()}). {theirs}. How much other seeds "
+        "would change them is not known, since each model was trained once. So a published number "
+        "outside an interval does not prove that the method differs, and one inside does not prove "
+        "that it is the same. All cells share the images and the model, so they are not "
+        "independent trials."
+    )
+
+
+def _other_names(of: MatchedStudy) -> Iterator[str]:
+    for published, name in of.names.items():
+        if published != name:
+            yield (
+                f"{of.contents.titles[name]} ({name}) is compared with the published "
+                f"{of.study.models[published].title} ({published}), as asked."
+            )
+
+
+def _model_notes(of: MatchedStudy) -> Iterator[str]:
+    for published in of.names:
+        if note := of.study.models[published].note:
+            yield note
+
+
+def _other_training(of: MatchedStudy) -> Iterator[str]:
+    for published, name in of.names.items():
+        ours = _training_settings(of.contents.models[name])
+        if ours is None:
+            yield f"Other training: the run did not train {name}; its training is not known."
+            continue
+        others = [
+            f"{key} {_format_setting(ours.get(key))} instead of {_format_setting(theirs)}"
+            for key, theirs in of.study.models[published].training.items()
+            if ours.get(key) != theirs
+        ]
+        if others:
+            yield f"Other training: {name} has {', '.join(others)}."
+
+
+def _unpublished_settings(of: MatchedStudy) -> Iterator[str]:
+    """Settings of a model's training with an effect that the published runs did not have."""
+    for published, name in of.names.items():
+        model, ours = of.study.models[published], _training_settings(of.contents.models[name])
+        if ours is None:
+            continue
+        others = [
+            f"{key} {_format_setting(ours[key])}"
+            for key, nothing in LATER_SETTINGS.items()
+            if key in ours and key not in model.training and ours[key] not in nothing
+        ]
+        if others:
+            yield f"Other training: {name} has {', '.join(others)}; the published runs did not."
+
+
+def _training_settings(model: ModelRecord) -> dict[str, JsonValue] | None:
+    """The settings of a model and of its recipe; None for a model that the run did not train."""
+    recipe = model.settings.get("recipe")
+    return {**model.settings, **recipe} if isinstance(recipe, dict) else None
+
+
+def _format_setting(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " and ".join(f"{key} {_format_setting(inner)}" for key, inner in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _other_labels(of: MatchedStudy) -> Iterator[str]:
+    notes = of.contents.data.notes
+    noise, imbalance = notes.get("label_noise", 0), notes.get("imbalance", 1)
+    if noise != 0 or imbalance != 1:
+        yield (
+            f"Other training labels: label_noise {_format_setting(noise)} and imbalance "
+            f"{_format_setting(imbalance)}; the published runs had neither."
+        )
+    if notes.get("verified") is False:
+        yield "The run's files were not verified against the published checksums."
+
+
+def _other_images(of: MatchedStudy) -> Iterator[str]:
+    size = of.contents.data.side
+    if of.study.size and size and size != of.study.size:
+        theirs, ours = (" x ".join(map(str, each)) for each in (of.study.size, size))
+        yield f"Other images: the published numbers are on {theirs} pixels, the run's on {ours}."
+    _, at, made_from = of.contents.data.name.partition("@")
+    if of.study.size and at and made_from != str(of.study.size[0]):
+        yield f"Other images: the run's were made from images of {made_from} pixels per side."
+    counts = sorted({pair.measured.n for pair in of.measured if pair.measured})
+    if of.study.test_images and counts != [of.study.test_images]:
+        found = " or ".join(f"{count:,}" for count in counts)
+        yield (
+            f"Other images: the published numbers are on {of.study.test_images:,} test images, the "
+            f"run's on {found}."
+        )
+
+
+def _other_models(of: MatchedStudy) -> Iterator[str]:
+    if absent := [name for name in of.study.models if name not in of.names]:
+        yield f"Published, not in the run: the models {', '.join(absent)}."
+    if extra := [name for name in of.contents.titles if name not in of.names.values()]:
+        yield f"In the run, not published: the models {', '.join(extra)}."
+
+
+def _other_shifts(of: MatchedStudy) -> Iterator[str]:
+    sweeps = {sweep.name: sweep for sweep in of.contents.sweeps}
+    for shift, title in of.study.shifts.items():
+        if not has_same_images(of.contents, of.study, shift, MEAN):
+            theirs = "; ".join(of.study.cells(shift).values())
+            ours = "; ".join(sweeps[shift].cells.values()) if shift in sweeps else "none"
+            yield (
+                f"{title}: published for {theirs}; the run has {ours}. Only equal levels are "
+                "compared, and the mean only if all levels are equal."
+            )
+    if others := [sweep.title for sweep in of.contents.sweeps if sweep.name not in of.study.shifts]:
+        yield f"In the run, not published: the shifts {', '.join(others)}."

@@ -1,0 +1,593 @@
+"""Find the values for a rule: rows of scores.csv, and changes from clean images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.judge.rules import CLASS, SUBJECTS, WORST_SLICE, Rule, parse_level
+from fairweather.metrics import METRICS, Estimate, Fitted, Resamples, fit_on, paired_change
+from fairweather.metrics.columns import Z95
+from fairweather.metrics.intervals import FEW_IMAGES, exact_interval
+from fairweather.metrics.metric import (
+    CLASS_METRICS,
+    RarestClass,
+    find_class_metric_row,
+    find_rarest_class,
+)
+from fairweather.report.contents import Contents, ensembles_as_models, read_contents
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.scores import (
+    Estimates,
+    ScoreKey,
+    add_means,
+    add_worst,
+    estimate_metrics,
+    estimate_units,
+    read_clusters,
+)
+from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions, Score
+from fairweather.types.record import (
+    ALL,
+    CLEAN,
+    MEAN,
+    NATURAL,
+    NO_LEVEL,
+    SCORES,
+    SLICES,
+    SPREAD,
+    SUMMARY_LEVELS,
+    TEST,
+    VAL,
+    VALIDATION,
+    WORST,
+    ShiftLevel,
+    base_model,
+    is_of_all_units,
+    is_shifted,
+)
+
+ALL_CELLS = "*"  # the cell of a rule for all shifted images, and clean ones
+# The scores of one model: by condition (shift and level), then by metric.
+ModelScores = Mapping[ShiftLevel, Mapping[str, Score]]
+CellEstimates = Mapping[ShiftLevel, Mapping[str, Estimate]]
+_CLEAN_CELL = ShiftLevel(CLEAN, NO_LEVEL)
+
+
+@dataclass(frozen=True)
+class RuleCase:
+    """A rule for one model in one state of the images.
+
+    Attributes:
+        run, rule, model, condition: which.
+        rows: the scores of the model.
+    """
+
+    run: RunFolder
+    rule: Rule
+    model: str
+    condition: ShiftLevel
+    rows: ModelScores
+
+    def __str__(self) -> str:
+        return f"{self.rule.scored} of {self.model} for {self.cell}"
+
+    @property
+    def cell(self) -> str:
+        """The condition as in a rule."""
+        return format_cell(self.condition)
+
+    def has(self, metric: str) -> bool:
+        """Tell whether the model has a metric anywhere, of all classes or of one."""
+        return _has_metric(metric, self.rows)
+
+
+def format_cell(condition: ShiftLevel) -> str:
+    """Write the shift and level of a row as in a rule.
+
+    >>> [format_cell(Condition("snow", level)) for level in ("3", "mean", "worst")]
+    ['snow=3', 'snow', 'snow@worst']
+    """
+    shift, level = condition
+    if level in (NO_LEVEL, MEAN):
+        return shift
+    return f"{shift}@{level}" if level == WORST else f"{shift}={level}"
+
+
+def read_model_scores(run: RunFolder) -> dict[str, ModelScores]:
+    """Read scores.csv by model: with several seeds, the means over seeds; ensembles are models.
+
+    Raises `InputError` if the run has no scores yet, or if they were changed after it wrote them.
+    """
+    if not run.holds(SCORES):
+        raise InputError(f"{run.path} has no {SCORES}: it has not been scored yet")
+    scores = ensembles_as_models(run.scores)
+    if scores.empty:
+        raise InputError(f"{run.path / SCORES} has no rows, so nothing can be checked")
+    return _group_by_model(scores)
+
+
+def read_slice_scores(run: RunFolder, slice_: str) -> dict[str, ModelScores]:
+    """Read the rows of a slice in slices.csv as `read_rows` does.
+
+    Raises `InputError` with the closest name if there is no such slice.
+    """
+    units = run.unit_scores if run.holds(SCORES) else pd.DataFrame()
+    if "unit" in units:
+        known = list(dict.fromkeys(units["unit"]))
+        if slice_ not in known:
+            raise unknown_name("unit", slice_, known)
+        return _group_by_model(ensembles_as_models(units[units["unit"] == slice_]))
+    if not run.holds(SLICES):
+        raise InputError(
+            f"{run.path} has no scores of slices: measure it with a table of metadata, and name "
+            "its column as a slice (--metadata FILE --slice COLUMN)"
+        )
+    scores = ensembles_as_models(run.slice_scores)
+    known = list(dict.fromkeys(scores["slice"]))
+    if slice_ not in known:
+        raise unknown_name("slice", slice_, known)
+    return _group_by_model(scores[scores["slice"] == slice_])
+
+
+def count_clusters(run: RunFolder, rule: Rule) -> dict[str, int]:
+    """The number of clusters of the test images, or of the slices that a rule is about, by name.
+
+    Empty if the run was not told which images belong together.
+    """
+    part, name = TEST, "the test set"
+    if rule.cell == VALIDATION:
+        part, name = VAL, "the validation set"
+    elif rule.cell.startswith(NATURAL):
+        part = name = rule.cell
+    clusters = read_clusters(run, part)
+    if clusters is None:
+        return {}
+    if not rule.slice or "unit" in run.unit_scores:
+        return {name: clusters.count}
+    rows = run.slice_scores.dropna(subset="clusters")
+    counts = dict(zip(rows["slice"], rows["clusters"].astype(int), strict=True))
+    column = rule.slice.removeprefix(WORST_SLICE)
+    if column == rule.slice:
+        return {rule.slice: counts[rule.slice]}
+    return {name: count for name, count in counts.items() if name.startswith(f"{column}=")}
+
+
+def _group_by_model(scores: pd.DataFrame) -> dict[str, ModelScores]:
+    if MEAN in set(scores["seed"]):
+        scores = scores[scores["seed"] == MEAN]
+    models: dict[str, dict[ShiftLevel, dict[str, Score]]] = {}
+    names = ("model", "shift", "level", "metric", "value", "low", "high", "n")
+    for model, shift, level, metric, *numbers in zip(
+        *(scores[name] for name in names), strict=True
+    ):
+        value, low, high, n = numbers
+        found = models.setdefault(model, {}).setdefault(ShiftLevel(shift, level), {})
+        found[metric] = Score(float(value), float(low), float(high), int(n))
+    return dict(models)
+
+
+def select_models(rule: Rule, models: Mapping[str, ModelScores]) -> list[str]:
+    """Return the names of the models that a rule applies to, in the order of scores.csv.
+
+    A rule about prediction sets, without a model, applies to those that have sets.
+    """
+    names = list(models)
+    if rule.model is None:
+        having = [name for name, rows in models.items() if _has_metric(rule.metric, rows)]
+        return (having or names) if _is_set_metric(rule.metric) else names
+    if rule.model not in names:
+        raise unknown_name("model", rule.model, names)
+    return [rule.model]
+
+
+def find_left_out(rule: Rule, models: Mapping[str, ModelScores]) -> dict[str, list[str]]:
+    """Return, by variant, the cells of a rule for all models that the variant does not have.
+
+    Variants may lack some shifts of their models; attacks, for example, are run on models and not
+    on variants. If no model has the cell, nothing is left out, because the cell is probably a
+    typing error.
+    """
+    if rule.model is not None:
+        return {}
+    known = {model: select_known_conditions(rule, rows) for model, rows in models.items()}
+    everywhere = list(dict.fromkeys(each for found in known.values() for each in found))
+    missing = {
+        model: [format_cell(each) for each in everywhere if each not in found]
+        for model, found in known.items()
+        if base_model(model) != model
+    }
+    return {model: cells for model, cells in missing.items() if cells}
+
+
+def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
+    """Find the conditions that a rule's cell names; for a drop or a rise, without clean images.
+
+    Raises `InputError` with the closest name for a shift or a level that has no rows.
+    """
+    if rule.cell == ALL_CELLS:
+        single = [each for each in rows if _is_single(each)]
+        if rule.change:
+            single = [each for each in single if each.shift != CLEAN]
+        if not single:
+            raise InputError(f"a {rule.change} needs shifted images, but the run has none")
+        return single
+    shift, sign, level = _split_cell(rule.cell)
+    if rule.slice and shift.startswith(NATURAL):
+        raise InputError(f"slices are subgroups of the test images, and {shift} has other images")
+    known = list(dict.fromkeys(each.shift for each in rows))
+    if shift not in known:
+        raise unknown_name("shift", shift, [*known, ALL_CELLS])
+    levels = [each.level for each in rows if each.shift == shift]
+    if rule.change and shift.startswith(NATURAL):
+        raise InputError(
+            f"a {rule.change} compares the same images, and those of {shift} are others than the "
+            f"clean ones: use a rule for the number itself, such as {rule.metric}[{shift}]"
+        )
+    if rule.change and shift in (CLEAN, VALIDATION):
+        raise InputError(
+            f"a {rule.change} compares clean with shifted images, so the cell cannot be {shift}"
+        )
+    if not sign:
+        return [ShiftLevel(shift, NO_LEVEL if NO_LEVEL in levels else MEAN)]
+    return [ShiftLevel(shift, _match_level(shift, sign, level, levels))]
+
+
+def find_score(asked: RuleCase) -> Score:
+    """Find the row for a rule.
+
+    Raises `InputError` if it is missing, with the closest name or with the cells that have it.
+    """
+    rule, model, rows = asked.rule, asked.model, asked.rows
+    found = rows.get(asked.condition, {}).get(rule.scored)
+    if found is not None:
+        return found
+    having = [format_cell(each) for each, scores in rows.items() if rule.scored in scores]
+    if _is_set_metric(rule.metric) and not _has_metric(rule.metric, rows):
+        raise InputError(
+            f"{model} has no prediction sets, which {rule.metric} is about: measure a conformal "
+            "variant (--variant conformal, or variants: [conformal] in a study)"
+        )
+    if not having:
+        _check_class(rule, rows)
+        known = dict.fromkeys(name for scores in rows.values() for name in scores)
+        raise unknown_name("metric", rule.scored, known)
+    few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
+    raise InputError(f"{model} has no {rule.scored} for {asked.cell}; it is available for {few}")
+
+
+def _is_set_metric(metric: str) -> bool:
+    return metric in METRICS and METRICS[metric].accepts.sets
+
+
+def _has_metric(metric: str, rows: ModelScores) -> bool:
+    """Tell whether any row has a metric, of all classes or of one."""
+    return any(metric in scores for scores in rows.values())
+
+
+def _check_class(rule: Rule, rows: ModelScores) -> None:
+    """Refuse a class that the run does not have, and a metric that no class has."""
+    named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
+    if not of_class and rule.metric in CLASS_METRICS and rule.metric not in METRICS:
+        of = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
+        raise InputError(
+            f"{rule.metric} is of a single class: name it, as in {rule.metric}[{rule.cell}|{of}], "
+            "or use a metric over all classes, such as balanced_accuracy or macro_f1"
+        )
+    if not of_class:
+        return
+    if rule.metric not in CLASS_METRICS:
+        raise unknown_name("metric of a class", rule.metric, CLASS_METRICS)
+    known = dict.fromkeys(
+        name.partition("/")[2]
+        for scores in rows.values()
+        for name in scores
+        if name.startswith(f"{rule.metric}/")
+    )
+    name, bar, rest = named.partition("|")
+    if bar and name in known:
+        raise unknown_name(f"text behind {CLASS}{name}| in a rule", rest, SUBJECTS[1:3])
+    raise unknown_name("class", named, known)
+
+
+def explain_undefined(rule: Rule, score: Score) -> str:
+    """Say why a number of a class is NaN, to be added to a message; "" for other numbers."""
+    if find_class_metric_row(rule.scored) is None:
+        return ""
+    if not score.n:
+        return ": there is no image of the class"
+    return ": no image is called so, or none is not"
+
+
+def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
+    """Widen the interval of a share, if needed, to that of Clopper and Pearson.
+
+    Percentiles of resamples end a little too early: at the truth a rule would be passed by mistake
+    in more than 2.5 %, and scores of an earlier version may have narrower ends. The number of
+    images is the one that the width of the interval shows. A single cell has no more than n, and it
+    is n where few images are on the rarer side. Means over such cells are left as they are.
+
+    >>> round(widen_to_exact(Score(0.9, 0.874, 0.926, 500), Condition("clean", "none")).low, 3)
+    0.87
+    """
+    share, low, high, n = score
+    spread = share * (1 - share)
+    count = spread * (2 * Z95 / (high - low)) ** 2 if spread and high > low else 0.0
+    few = count * min(share, 1 - share) < FEW_IMAGES
+    if condition.level in SUMMARY_LEVELS:
+        if few:
+            return score
+    elif few or count > n:
+        count = n
+    exact = exact_interval(share, count)
+    return Score(share, min(low, exact[0]), max(high, exact[1]), n)
+
+
+class ErrorCount(NamedTuple):
+    """The images that determine how precise a value is: number and kind, n, and how many suffice.
+
+    They are the wrong ones, or the rarer of right and wrong ones; see `Metric.carried_by`.
+    """
+
+    images: float
+    which: str
+    n: int
+    fewest: int
+
+
+def count_errors(asked: RuleCase) -> ErrorCount | None:
+    """Count the errors behind the value of a rule, if there are too few; else None.
+
+    None also if the rows do not contain the count. For a change, a mean or the worst of several
+    levels, the cell with the fewest errors is used.
+    """
+    metric, rows = METRICS[asked.rule.scored], asked.rows
+    if metric.carried_by == "emptiest bin":
+        return None
+    found = []
+    for each in [
+        *_single_conditions(asked.condition, rows),
+        *([_CLEAN_CELL] if asked.rule.change else []),
+    ]:
+        if "accuracy" in rows[each]:
+            share, _, _, n = rows[each]["accuracy"]
+            wrong = round((1 - share) * n, 3)  # the share has eight digits
+            found.append(ErrorCount(wrong, "wrong", n, metric.fewest))
+            if metric.carried_by == "rarer":
+                found.append(ErrorCount(n - wrong, "right", n, metric.fewest))
+    least = min(found, default=None)
+    return least if least and least.images < least.fewest else None
+
+
+def find_least_precise(asked: RuleCase) -> Estimate | None:
+    """Return the estimate behind a rule that has the fewest errors.
+
+    None if all have enough, and if predictions are missing.
+    """
+    run, rule, condition = asked.run, asked.rule, asked.condition
+    try:
+        contents = read_contents(run)
+        estimated = reestimate(run, contents, asked.model, {condition}, {rule.scored}, rule.slice)
+    except InputError:
+        return None
+    sides = [_CLEAN_CELL, condition] if rule.change else [condition]
+    found = [estimated.get(each, {}).get(rule.scored) for each in sides]
+    few = [each for each in found if each is not None and each.too_few]
+    return min(few, key=lambda each: each.errors, default=None)
+
+
+def read_rarest_class(asked: RuleCase) -> tuple[str, RarestClass] | None:
+    """Find the rarest class of the images of a rule; None if their predictions are missing."""
+    run, rule, shift = asked.run, asked.rule, asked.condition.shift
+    cell, part = (shift, TEST) if shift.startswith(NATURAL) else (CLEAN, TEST)
+    part = VAL if shift == VALIDATION else part
+    try:
+        seed = next(each for each in read_contents(run).seeds_of(asked.model) if each != SPREAD)
+        found = _read_predictions(run, run.predictions(asked.model, seed, cell, part))
+        clusters = read_clusters(run, part if cell == CLEAN else cell)
+        if rule.slice:
+            places = _slice_places(run, rule.slice)
+            found, clusters = found.take(places), clusters.select(places) if clusters else None
+    except InputError:
+        return None
+    if not isinstance(found, Predictions):
+        return None
+    rarest = find_rarest_class(found, clusters)
+    return found.classes[rarest.label], rarest
+
+
+def _single_conditions(condition: ShiftLevel, rows: ModelScores) -> list[ShiftLevel]:
+    """The single cells behind a condition: itself, or the levels of a mean or of the worst.
+
+    For `all` there are none, because the rows do not say which shifts are attacks, and attacks are
+    not part of `all`.
+    """
+    if condition.level not in SUMMARY_LEVELS:
+        return [condition]
+    return [each for each in rows if _is_single(each) and each.shift == condition.shift]
+
+
+def select_known_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
+    """Find the conditions that a rule's cell names and the model has; possibly none."""
+    try:
+        return [each for each in select_conditions(rule, rows) if each in rows]
+    except InputError:
+        return []
+
+
+def _is_single(condition: ShiftLevel) -> bool:
+    """Tell whether this is a single cell of the test images: no mean, other images or priors."""
+    shift, level = condition
+    images = shift == CLEAN or (is_shifted(shift) and shift != ALL)
+    return images and level not in SUMMARY_LEVELS
+
+
+def _split_cell(cell: str) -> tuple[str, str, str]:
+    for sign in "=@":
+        if sign in cell:
+            shift, _, level = cell.partition(sign)
+            return shift.strip(), sign, level.strip()
+    return cell.strip(), "", ""
+
+
+def _match_level(shift: str, sign: str, level: str, levels: list[str]) -> str:
+    if sign == "@":
+        if level != WORST:
+            raise unknown_name("summary of levels", level, [WORST])
+        return WORST
+    numbers = {each: number for each in levels if (number := parse_level(each)) is not None}
+    asked = parse_level(level)
+    for each, number in numbers.items():
+        if asked is not None and number == asked:
+            return each
+    known = ", ".join(numbers) or "none"
+    if asked is None or not numbers:
+        raise InputError(f"{shift} has no level {level!r}; its levels are {known}")
+    near = min(numbers, key=lambda each: math.fabs(numbers[each] - asked))
+    raise InputError(f"{shift} has no level {level}; did you mean {near}? its levels are {known}")
+
+
+# ---------------------------------------------------------------- changes from clean images
+
+
+def reestimate(
+    run: RunFolder,
+    contents: Contents,
+    model: str,
+    wanted: Collection[ShiftLevel],
+    metrics: Collection[str],
+    slice_: str = "",
+) -> CellEstimates:
+    """Estimate the clean and the wanted conditions again, on the same resamples as scores.csv.
+
+    If a slice is named, only its images are used. With several seeds, the results are means over
+    seeds. Raises `InputError` if predictions are missing, were changed after the run wrote them, or
+    are of other images.
+    """
+    seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
+    clean = _read_predictions(run, run.predictions(model, seeds[0], CLEAN))
+    strata, clusters = clean.strata, read_clusters(run)
+    cells: Iterable[tuple[ScoreKey, Estimates]]
+    if run.task.units(clean):
+
+        def of_all() -> Iterator[tuple[ScoreKey, AnyPredictions]]:
+            every = _iter_predictions(run, contents, model, seeds, wanted, clean.keys)
+            return ((key, predictions) for key, predictions, _ in every)
+
+        units = estimate_units(run.task, clean, of_all, contents.bootstrap, clusters, metrics)
+        cells = _select_unit(units, slice_).items()
+    else:
+        sets = _iter_predictions(run, contents, model, seeds, wanted, clean.keys)
+        if slice_:
+            places = _slice_places(run, slice_)
+            strata, clusters = strata[places], clusters.select(places) if clusters else None
+            sets = ((key, predictions.take(places), fitted) for key, predictions, fitted in sets)
+        shared = Resamples.draw(strata, contents.bootstrap, clusters=clusters)
+        cells = estimate_metrics(sets, shared, metrics)
+    # As in scores.csv, attacks are not part of the mean over shifts.
+    apart = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
+    table = add_worst(add_means(cells, apart), apart)
+    shown = MEAN if len(seeds) > 1 else seeds[0]
+    return {ShiftLevel(*of): found for (_, seed, *of), found in table.items() if seed == shown}
+
+
+def _select_unit(
+    units: Mapping[str, Mapping[ScoreKey, Estimates]], name: str
+) -> Mapping[ScoreKey, Estimates]:
+    """The estimates of one unit; without a name those of whole images and of means over units.
+
+    Raises `InputError` for the worst unit, which is another one for each number.
+    """
+    if name and name not in units:
+        raise InputError(f"a drop or a rise is of one unit, and {name} is none: name one of them")
+    if name:
+        return units[name]
+    whole = [table for unit, table in units.items() if is_of_all_units(unit)]
+    return {key: {**whole[0][key], **whole[-1][key]} for key in whole[0]}
+
+
+def _slice_places(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
+    """The places of the images of a slice.
+
+    Raises `InputError` for the worst slice, which is another one for each number.
+    """
+    column, sign, value = slice_.partition("=")
+    if not sign:
+        raise InputError(
+            f"a drop or a rise is of the same images, and the {slice_} has others under a shift "
+            "than clean: name one slice"
+        )
+    groups = run.groups()
+    assert groups is not None  # slices.csv was made with it
+    return np.flatnonzero(groups.slices[column] == value)
+
+
+def compute_change(asked: RuleCase, estimated: CellEstimates) -> Score:
+    """Compute a drop (clean minus shifted) or a rise (shifted minus clean), by image and seed."""
+    rule = asked.rule
+    clean, shifted = (
+        estimated.get(each, {}).get(rule.scored) for each in (_CLEAN_CELL, asked.condition)
+    )
+    if clean is None or shifted is None:
+        raise InputError(
+            f"{rule.what} for {asked.cell} cannot be computed for {asked.model}: it is not a "
+            "metric of a single cell"
+        )
+    if rule.change == "drop":
+        return paired_change(shifted, clean)
+    return paired_change(clean, shifted)
+
+
+def _iter_predictions(
+    run: RunFolder,
+    contents: Contents,
+    model: str,
+    seeds: Sequence[str],
+    wanted: Collection[ShiftLevel],
+    keys: npt.NDArray[np.int64],
+) -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
+    for seed in seeds:
+        of_classes = run.task.name == CLASSIFICATION
+        fitted = (
+            _fit_on_validation(run, run.predictions(model, seed, CLEAN, VAL))
+            if of_classes
+            else None
+        )
+        for condition, shift in _shift_ids(contents, wanted).items():
+            name = run.predictions(model, seed, shift)
+            predictions = _read_predictions(run, name)
+            if not np.array_equal(keys, predictions.keys):
+                first = run.predictions(model, seeds[0], CLEAN)
+                raise InputError(f"{name} is of other images than {first}")
+            yield (model, seed, *condition), predictions, fitted
+
+
+def _read_predictions(run: RunFolder, name: str) -> AnyPredictions:
+    if not run.holds(name):
+        raise InputError(f"{run.path} has no {name}: finish the run first")
+    return run.read_cell(name)
+
+
+def _fit_on_validation(run: RunFolder, name: str) -> Fitted | None:
+    return fit_on(run.read_predictions(name)) if run.holds(name) else None
+
+
+def _shift_ids(contents: Contents, wanted: Collection[ShiftLevel]) -> dict[ShiftLevel, str]:
+    """The ids of the shifts behind the wanted conditions and means, clean first."""
+    summed = {each.shift for each in wanted if each.level in SUMMARY_LEVELS}
+    return {
+        _CLEAN_CELL: CLEAN,
+        **{
+            condition: shift
+            for sweep in contents.sweeps
+            for level, shift in sweep.cells.items()
+            if (condition := ShiftLevel(sweep.name, level)) in wanted or summed & {sweep.name, ALL}
+        },
+    }

@@ -1,0 +1,235 @@
+"""Read rules from text: `[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER`."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.files.yamlfile import read_yaml
+
+OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+}
+CHANGES = ("drop", "rise")
+# What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class
+# in a slice.
+CLASS, WORST_SLICE = "class=", "worst "
+SUBJECTS = (
+    "class=NAME",
+    "COLUMN=VALUE",
+    "worst COLUMN",
+    "class=NAME|COLUMN=VALUE",
+    "class=NAME|worst COLUMN",
+)
+FORM = "[MODEL:] METRIC[CELL|OF] [drop|rise] OPERATOR NUMBER"
+EXAMPLE = "accuracy[brightness_factor] drop <= 5%"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_LEVEL = re.compile(rf"({_NUMBER})(?:/(\d+))?")
+_LIMIT = re.compile(rf"({_NUMBER})\s*(%?)")
+# The words between the closing bracket and the number are checked later, so that errors name them.
+# The name of a class may contain brackets; no text after the last bracket may.
+_RULE = re.compile(
+    r"(?:(?P<model>[^\s:\[\]]+)\s*:\s*)?(?P<metric>[^\s:\[\]]+)\s*\[(?P<cell>[^\[\]|]+)"
+    r"(?:\|(?P<of>.+))?\]\s*(?P<change>[a-z]*)\s*(?P<operator>[<>=!≤≥]+)\s*(?P<number>.+)"
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule. `str(rule)` can be read again by `read_rules`.
+
+    Attributes:
+        model: the model; None for every model of a run.
+        metric: the metric's name in scores.csv.
+        cell: the images: `clean`, a shift, `SHIFT=LEVEL`, `SHIFT@worst`, `all` or `*`.
+        change: `drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value.
+        operator: one of `OPERATORS`.
+        number: the limit as it was written, possibly with a percent sign.
+        of: what the metric is of, such as `class=malignant`, `site=B`, `worst site` or
+            `class=malignant|site=B`; "" for all that the cell has.
+
+    >>> print(Rule(None, "accuracy", "brightness_factor", "drop", "<=", "5%"))
+    accuracy[brightness_factor] drop <= 5%
+    >>> print(Rule("basic", "sensitivity", "clean", "", ">=", "0.9", "class=malignant"))
+    basic: sensitivity[clean|class=malignant] >= 0.9
+    """
+
+    model: str | None
+    metric: str
+    cell: str
+    change: str
+    operator: str
+    number: str
+    of: str = ""
+
+    def __str__(self) -> str:
+        model = f"{self.model}: " if self.model else ""
+        change = f"{self.change} " if self.change else ""
+        cell = f"{self.cell}|{self.of}" if self.of else self.cell
+        return f"{model}{self.metric}[{cell}] {change}{self.operator} {self.number}"
+
+    @property
+    def scored(self) -> str:
+        """The name of the metric in scores.csv, with the class in it.
+
+        >>> Rule(None, "ppv", "clean", "", ">=", "0.9", "class=malignant@0.3").scored
+        'ppv/malignant@0.3'
+        """
+        named, _ = self._class_and_slice
+        return f"{self.metric}/{named}" if named else self.metric
+
+    @property
+    def what(self) -> str:
+        """What is limited, in words."""
+        return f"a {self.change} of {self.scored}" if self.change else self.scored
+
+    @property
+    def slice(self) -> str:
+        """The subgroup of the images that it is about, as in slices.csv; "" for all of them.
+
+        >>> Rule(None, "accuracy", "clean", "", ">=", "0.8", "worst site").slice
+        'worst site'
+        >>> Rule(None, "f1", "clean", "", ">=", "0.8", "class=malignant|site=B").slice
+        'site=B'
+        """
+        _, slice_ = self._class_and_slice
+        return slice_
+
+    @property
+    def _class_and_slice(self) -> tuple[str, str]:
+        if not self.of.startswith(CLASS):
+            return "", self.of
+        whole = self.of.removeprefix(CLASS)
+        # Names of classes and values of slices may contain a bar too.
+        bars = (at for at, sign in enumerate(whole) if sign == "|")
+        pairs = ((whole[:at].strip(), whole[at + 1 :].strip()) for at in bars)
+        return next(((named, of) for named, of in pairs if named and _is_slice(of)), (whole, ""))
+
+    @property
+    def limit(self) -> float:
+        """The limit as a number: 0.05 for 5%."""
+        match = _LIMIT.fullmatch(self.number)
+        if match is None:
+            raise InputError(f"the limit {self.number!r} is not a number such as 0.05 or 5%")
+        return float(match[1]) / (100 if match[2] else 1)
+
+    def allows(self, number: float) -> bool:
+        """Tell whether a number satisfies the rule."""
+        return OPERATORS[self.operator](number, self.limit)
+
+
+def read_rules(texts: Sequence[str]) -> list[Rule]:
+    """Read rules; each text is a rule or the path of a YAML file with rules.
+
+    The file contains a list of texts, or a mapping with such a list under `rules`. Duplicate rules
+    are read once.
+
+    Raises:
+        InputError: a text is neither a rule nor a file, or there is no rule.
+
+    >>> [str(rule) for rule in read_rules(["basic:accuracy[clean]>=85 %"])]
+    ['basic: accuracy[clean] >= 85 %']
+    """
+    rules = [rule for text in texts for rule in _read_rules(text)]
+    if not rules:
+        raise InputError(f"a check needs at least one rule, such as {EXAMPLE}")
+    return list(dict.fromkeys(rules))
+
+
+def parse_level(text: str) -> float | None:
+    """Read a level, also as a fraction; return None for text that is not a number.
+
+    >>> parse_level("0.50"), parse_level("8/255") == 8 / 255, parse_level("worst")
+    (0.5, True, None)
+    """
+    match = _LEVEL.fullmatch(text)
+    if match is None or (match[2] and int(match[2]) == 0):
+        return None
+    return float(match[1]) / int(match[2] or 1)
+
+
+def _read_rules(text: str) -> Iterator[Rule]:
+    if any(sign in text for sign in "[<>≤≥"):  # paths rarely contain these
+        yield _parse_rule(text)
+    elif Path(text).is_file():
+        yield from map(_parse_rule, _read_rule_file(Path(text)))
+    else:
+        raise InputError(f"{text!r} is neither a rule, such as {EXAMPLE}, nor a file of rules")
+
+
+def _read_rule_file(path: Path) -> list[str]:
+    content = read_yaml(path)
+    if isinstance(content, dict):
+        for key in content:
+            if key != "rules":
+                raise unknown_name(f"key in {path}", key, ["rules"])
+        content = content.get("rules")
+    if not isinstance(content, list) or not content:
+        raise InputError(f"{path} must contain a list of rules, such as - {EXAMPLE}")
+    return [_rule_text(entry, path) for entry in content]
+
+
+def _rule_text(entry: object, path: Path) -> str:
+    if isinstance(entry, str):
+        return entry
+    # YAML reads `- basic: accuracy[clean] >= 0.85` as a mapping.
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((model, rule),) = entry.items()
+        if isinstance(rule, str):
+            return f"{model}: {rule}"
+    raise InputError(f"{path}: a rule must be a text such as {EXAMPLE}, found {entry!r}")
+
+
+def _parse_rule(text: str) -> Rule:
+    match = _RULE.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"the rule {text!r} must have the form {FORM}, such as {EXAMPLE}")
+    change, sign = match["change"], match["operator"]
+    if change not in ("", *CHANGES):
+        raise _error_in_rule(text, unknown_name("change", change, CHANGES))
+    if sign not in OPERATORS:
+        raise _error_in_rule(text, unknown_name("operator", sign, OPERATORS))
+    cell, number = match["cell"].strip(), match["number"].strip()
+    of = (match["of"] or "").strip()
+    rule = Rule(match["model"], match["metric"], cell, change, sign, number, of)
+    try:
+        _check_subject(rule)
+        _ = rule.limit
+    except InputError as error:
+        raise _error_in_rule(text, error) from None
+    return rule
+
+
+def _check_subject(rule: Rule) -> None:
+    """Refuse a text behind the bar that is not of a known kind, or has no name or value."""
+    if rule.of.startswith(CLASS):
+        is_known = bool(rule.of.removeprefix(CLASS).partition("|")[0].strip())
+    else:
+        is_known = not rule.of or _is_slice(rule.of)
+    if not is_known:
+        raise unknown_name("text behind | in a rule", rule.of, SUBJECTS)
+    slice_, _, named = rule.slice.partition(f"|{CLASS}")
+    if named:
+        right = f"{rule.metric}[{rule.cell}|{CLASS}{named}|{slice_}]"
+        raise InputError(f"the class comes before the slice, as in {right}")
+    if rule.slice.startswith(CLASS):
+        raise InputError(f"a number is of one class, and {rule.of!r} names two")
+
+
+def _is_slice(text: str) -> bool:
+    """Tell whether a text is COLUMN=VALUE or `worst COLUMN`."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        return text.startswith(WORST_SLICE)
+    return bool(name.strip() and value.strip() and "|" not in name)
+
+
+def _error_in_rule(text: str, error: InputError) -> InputError:
+    return InputError(f"the rule {text!r}: {error}")

@@ -1,0 +1,398 @@
+"""Check rules on a run, and write the verdicts as a table or as JUnit XML."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET  # nosec B405 # written, never read
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.judge.rule_values import (
+    CellEstimates,
+    ModelScores,
+    RuleCase,
+    compute_change,
+    count_clusters,
+    count_errors,
+    explain_undefined,
+    find_least_precise,
+    find_left_out,
+    find_score,
+    read_model_scores,
+    read_rarest_class,
+    read_slice_scores,
+    reestimate,
+    select_conditions,
+    select_known_conditions,
+    select_models,
+    widen_to_exact,
+)
+from fairweather.judge.rules import Rule
+from fairweather.judge.rules import read_rules as read_rules
+from fairweather.metrics.metric import find_class_metric_row
+from fairweather.metrics.rows import find_row
+from fairweather.metrics.table import METRICS
+from fairweather.report.contents import read_contents
+from fairweather.report.tables import TOO_FEW, TableLayout, align_table
+from fairweather.runs.folder import RunFolder, read_json
+from fairweather.types.measurement import Score
+from fairweather.types.record import ABSENT_METRICS, MEAN, ShiftLevel
+
+# ---------------------------------------------------------------- check the rules on a run: one ver
+
+Basis = Literal["interval", "value"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a rule for one model and one cell.
+
+    Attributes:
+        rule: the rule as it was read.
+        model, cell: the model and the cell that the rule was checked for.
+        value, low, high, n: the metric, or its drop or rise, with the 95 % interval and the number
+            of images.
+        on: what was compared with the limit: the worse end of the interval, or the value.
+        left_out: by variant, the cells of the rule that the variant does not have; the rule was not
+            checked there.
+        clusters: where images belong together, how many clusters the images of the rule come in,
+            by the name of the slice, or of the test set.
+    """
+
+    rule: Rule
+    model: str
+    cell: str
+    value: float
+    low: float
+    high: float
+    n: int
+    on: Basis
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    clusters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The rule for this model and cell only, as text that can be copied."""
+        return str(replace(self.rule, model=self.model, cell=self.cell))
+
+    @property
+    def too_few(self) -> bool:
+        """Tell whether there are too few errors for an interval."""
+        return Score(self.value, self.low, self.high, self.n).too_few
+
+    @property
+    def judged(self) -> float:
+        """The number that was compared with the limit: low for >= and >, high for <= and <."""
+        if self.on == "value":
+            return self.value
+        return self.low if self.rule.operator.startswith(">") else self.high
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the rule is satisfied; NaN satisfies no rule."""
+        return self.rule.allows(self.judged)
+
+    @property
+    def margin(self) -> float:
+        """Distance of the judged number to the limit; negative on the wrong side."""
+        distance = self.judged - self.rule.limit
+        return distance if self.rule.operator.startswith(">") else -distance
+
+
+def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> list[Verdict]:
+    """Check every rule for its models and cells, in the order of the rules.
+
+    Values come from scores.csv. Drops and rises are computed from the stored predictions: clean and
+    shifted images are resampled jointly, with as many resamples as in the study, so the interval is
+    that of the difference. The ends of a share, such as an accuracy, are at least as far out as
+    those of Clopper and Pearson. A rule without a model applies to every model and every variant.
+    If a variant does not have a cell that another model has, the variant is left out there.
+
+    Args:
+        run: a run with scores.csv; for a drop or a rise also with its record and predictions.
+        rules: from `read_rules`.
+        on: `interval` compares the end of the 95 % interval that is worse for the rule with the
+            limit; `value` compares the value.
+
+    Raises:
+        InputError: the run does not have the model, metric, shift or level; the value is NaN; the
+            limit is outside the metric's bounds; there is no rule; scores or predictions were
+            changed after the run wrote them; or there are too few errors for an interval and `on`
+            is `interval`.
+    """
+    if on not in get_args(Basis):
+        raise unknown_name("value of on", on, get_args(Basis))
+    if not rules:
+        raise InputError("a check needs at least one rule, found none")
+    tables = {"": read_model_scores(run)}
+    for rule in rules:
+        with _naming_rule(rule):
+            if rule.slice not in tables:
+                tables[rule.slice] = read_slice_scores(run, rule.slice)
+    clusters = {rule: count_clusters(run, rule) for rule in rules}
+    left_out = {rule: find_left_out(rule, tables[rule.slice]) for rule in rules}
+    absent = read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
+    asked: list[RuleCase] = []
+    for rule in rules:
+        with _naming_rule(rule):
+            asked += _resolve_rule(run, rule, tables[rule.slice], left_out[rule], absent)
+    changes = _estimate_changes(run, asked)
+    verdicts = []
+    for each in asked:
+        with _naming_rule(each.rule):
+            score = _score_case(each, changes)
+            if on == "interval" and score.too_few:
+                _refuse_one_cluster(each, clusters[each.rule])
+                _refuse_few(each)
+            rest = (on, left_out[each.rule], clusters[each.rule])
+            verdict = Verdict(each.rule, each.model, each.cell, *score, *rest)
+            if math.isnan(verdict.judged):
+                raise InputError(f"{each} is not a number{explain_undefined(each.rule, score)}")
+        verdicts.append(verdict)
+    return verdicts
+
+
+@contextmanager
+def _naming_rule(rule: Rule) -> Iterator[None]:
+    """Name the rule in what is raised about it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"the rule '{rule}': {error}") from None
+
+
+def _resolve_rule(
+    run: RunFolder,
+    rule: Rule,
+    models: Mapping[str, ModelScores],
+    left_out: Collection[str],
+    absent: Mapping[str, object],
+) -> list[RuleCase]:
+    """Find the models and conditions of a rule, and make sure that each has the number."""
+    asked = [
+        RuleCase(run, rule, model, condition, models[model])
+        for model in select_models(rule, models)
+        for condition in (select_known_conditions if model in left_out else select_conditions)(
+            rule, models[model]
+        )
+    ]
+    for each in asked:
+        if rule.scored in absent and not each.has(rule.scored):
+            raise InputError(f"{each.model} has no {rule.scored}: {absent[rule.scored]}")
+        find_score(each)
+    _check_limit(rule)
+    return asked
+
+
+def _check_limit(rule: Rule) -> None:
+    """Refuse a limit outside the metric's bounds, such as 5 for 5%: no value could cross it."""
+    row = find_row(rule.scored)
+    low, high = row.bounds if row else (-math.inf, math.inf)
+    if rule.change:
+        low, high = low - high, high - low
+    if not low <= rule.limit <= high:
+        hint = "; a share may be written as 5%" if rule.limit > high else ""
+        raise InputError(
+            f"{rule.what} is always in [{low:g}, {high:g}], but the limit is {rule.number}{hint}"
+        )
+
+
+def _estimate_changes(
+    run: RunFolder, asked: Sequence[RuleCase]
+) -> dict[tuple[str, str], CellEstimates]:
+    """The estimates for drops and rises, by slice and model."""
+    wanted: dict[tuple[str, str], set[ShiftLevel]] = {}
+    changing = [each for each in asked if each.rule.change]
+    for each in changing:
+        wanted.setdefault((each.rule.slice, each.model), set()).add(each.condition)
+    if not wanted:
+        return {}
+    metrics, contents = {each.rule.scored for each in changing}, read_contents(run)
+    return {
+        (of, model): reestimate(run, contents, model, conditions, metrics, of)
+        for (of, model), conditions in wanted.items()
+    }
+
+
+def _score_case(asked: RuleCase, changes: Mapping[tuple[str, str], CellEstimates]) -> Score:
+    rule = asked.rule
+    if rule.change:
+        return compute_change(asked, changes[rule.slice, asked.model])
+    score, metric = find_score(asked), METRICS.get(rule.scored)
+    is_share = metric is not None and metric.interval == "share"
+    return widen_to_exact(score, asked.condition) if is_share else score
+
+
+def _refuse_few(asked: RuleCase) -> None:
+    """Refuse a value with too few errors, and estimate how many images would be enough."""
+    rule = asked.rule
+    if kind := find_class_metric_row(rule.scored):
+        n = asked.rows[asked.condition][rule.scored].n
+        raise InputError(
+            f"{asked} cannot be judged on its interval: it needs at least {kind.fewest} images of "
+            "the class and of the others (images of one cluster count for less), found "
+            f"{n:,} of the class; take more images, or judge the value with --on value"
+        )
+    metric = METRICS.get(rule.scored)
+    if metric is None or not metric.fewest:
+        return
+    begin = f"{rule.what} of {asked.model} for {asked.cell} cannot be judged on its interval"
+    end = "or judge the value with --on value"
+    rarest = None if metric.column is None else read_rarest_class(asked)
+    if rarest is not None and rarest[1].pairs < rarest[1].fewest:
+        name, (_, pairs, fewest) = rarest
+        raise InputError(
+            f"{begin}: a mean over classes needs at least {fewest} images of each class (of one "
+            f"cluster, one counts), found {pairs} of {name}; take more images, {end}"
+        )
+    several = MEAN in set(asked.run.scores["seed"])
+    found = None if several else count_errors(asked)
+    if found is not None:
+        few = f"{found.images:.3g} {found.which} of {found.n:,} images"
+        images, n = found.images, found.n
+    else:
+        least = find_least_precise(asked)
+        if least is None:
+            raise InputError(
+                f"{begin}: it has too few errors, fewer than {metric.fewest}; take more images, "
+                f"{end}"
+            )
+        images, n = least.errors, least.n
+        few = f"{images:.3g} errors per cell and seed (harmonic mean) of {n:,} images"
+    # If 0 of n images are wrong, up to about 3 of n may be expected (the rule of three).
+    enough = math.ceil(metric.fewest * n / (images or 3.0))
+    needed = (
+        f"about {enough:,} such images are enough"
+        if images
+        else f"at least {enough:,} such images are needed"
+    )
+    if metric.carried_by == "emptiest bin":
+        raise InputError(
+            f"{begin}: every bin needs at least {metric.fewest} images, found {images:.3g} of "
+            f"{n:,} in one; use the RMS calibration error, or {needed}, {end}"
+        )
+    raise InputError(
+        f"{begin}: there are too few errors, {few}, and at least {metric.fewest} are needed; "
+        f"{needed}, {end}"
+    )
+
+
+def _refuse_one_cluster(asked: RuleCase, clusters: Mapping[str, int]) -> None:
+    """Refuse a value of images that all belong together, which has no interval."""
+    alone = next((name for name, count in clusters.items() if count < 2), None)
+    if alone is not None:
+        raise InputError(
+            f"{asked} cannot be judged on its interval: all images of {alone} belong to one "
+            "cluster, and nothing is known of others; take images of others, or judge the value "
+            "with --on value"
+        )
+
+
+# ---------------------------------------------------------------- write verdicts as text: a table f
+
+LAYOUT = TableLayout(("", "rule", "value", "low", "high", "n", "margin"), words=2)
+# The text in the columns low and high if there are too few errors for an interval.
+TOO_FEW_WORDS = TOO_FEW.rsplit(" ", 1)
+MOST_NAMED = 5  # how many cells of a left-out variant are named
+BASIS_TEXTS = {
+    "interval": "judged on the end of the 95 % interval that is worse for the rule",
+    "value": "judged on the value",
+}
+
+
+def format_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """Write one line per verdict, failures first, and a sentence that sums up.
+
+    Every rule in the table can be copied. `margin` is the distance of the judged number to the
+    limit; it is negative on the wrong side.
+    """
+    ordered = sorted(verdicts, key=lambda verdict: verdict.passed)
+    return (
+        f"{align_table(LAYOUT, list(map(_format_row, ordered)))}\n\n{summarize_verdicts(verdicts)}"
+    )
+
+
+def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """Write how many checks failed, which number was judged, and which variants were left out.
+
+    Where images belong together, it also says in how many clusters.
+    """
+    failed = sum(not verdict.passed for verdict in verdicts)
+    judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.on] for verdict in verdicts))
+    rest = f"{_describe_left_out(verdicts)}{_describe_clusters(verdicts)}"
+    return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
+
+
+def format_junit(verdicts: Sequence[Verdict]) -> str:
+    """Write one JUnit test case per verdict; the class is the model.
+
+    The attributes are those that the schema of Jenkins requires. GitLab identifies test cases by
+    class and name, and shows the text of a failure instead of its message, so both are the same.
+
+    Source: junit-10.xsd of Jenkins' xunit plugin; GitLab, Unit test reports.
+    """
+    failed = sum(not verdict.passed for verdict in verdicts)
+    counts = {"tests": str(len(verdicts)), "failures": str(failed), "errors": "0"}
+    root = ET.Element("testsuites", {"name": "fairweather", **counts})
+    suite = ET.SubElement(root, "testsuite", {"name": "fairweather check", **counts})
+    suite.set("skipped", "0")
+    for verdict in verdicts:
+        names = {"classname": f"fairweather.{verdict.model}", "name": verdict.name, "time": "0"}
+        case = ET.SubElement(suite, "testcase", names)
+        if not verdict.passed:
+            message = _failure_message(verdict)
+            ET.SubElement(case, "failure", {"type": "rule", "message": message}).text = message
+    ET.indent(root)
+    text = ET.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+
+
+def _describe_left_out(verdicts: Sequence[Verdict]) -> str:
+    cells: dict[str, dict[str, None]] = {}
+    for verdict in verdicts:
+        for variant, names in verdict.left_out.items():
+            cells.setdefault(variant, {}).update(dict.fromkeys(names))
+    some = ", ".join(f"{variant} ({_first_names(list(names))})" for variant, names in cells.items())
+    return f"; left out because they do not have these images: {some}" if some else ""
+
+
+def _describe_clusters(verdicts: Sequence[Verdict]) -> str:
+    counts = {name: count for verdict in verdicts for name, count in verdict.clusters.items()}
+    some = _first_names([f"{count:,} in {name}" for name, count in counts.items()])
+    return f"; images count alike, and belong to clusters: {some}" if some else ""
+
+
+def _first_names(names: Sequence[str]) -> str:
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def _format_row(verdict: Verdict) -> tuple[str, ...]:
+    outcome = "passed" if verdict.passed else "FAILED"
+    return (
+        outcome,
+        verdict.name,
+        _format_number(verdict.value),
+        *(TOO_FEW_WORDS if verdict.too_few else map(_format_number, (verdict.low, verdict.high))),
+        str(verdict.n),
+        f"{verdict.margin:+z.4f}",
+    )
+
+
+def _failure_message(verdict: Verdict) -> str:
+    ends = map(_format_number, (verdict.low, verdict.high))
+    interval = TOO_FEW if verdict.too_few else ", ".join(ends)
+    return (
+        f"{_format_number(verdict.judged)} is not {verdict.rule.operator} {verdict.rule.number}: "
+        f"{_format_number(verdict.value)} [{interval}], n = {verdict.n}, {BASIS_TEXTS[verdict.on]}"
+    )
+
+
+def _format_number(number: float) -> str:
+    return f"{number:z.4f}"
+
+
+# ---------------------------------------------------------------- rules for the scores of a run, su

@@ -1,0 +1,335 @@
+"""How accurate is a model on images without labels, and how wrong were such estimates before?
+
+Each method gives a number for each image, whose mean is its estimate of the accuracy. On images
+with labels under shifts that are known, its errors are known too. What a method was off by under
+the shifts that are left out says how far it may be off under another one: an extrapolation, and no
+interval that covers the truth with a known probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError
+from fairweather.metrics.calibration import confidence_gap
+from fairweather.metrics.columns import Z95, FloatArray, IntArray, Result, weighted_mean
+from fairweather.metrics.selective import average_confidence
+from fairweather.metrics.two_sample import EnergyDistance
+
+# Errors under fewer shifts say too little about another one.
+FEWEST_SHIFTS = 3
+# Past errors count where the shift moved the model's answers at most so many times as far as these
+# images do. What other factors would have held stands in docs/estimate.md.
+DISTANCE_FACTOR = 2.0
+# A range wider than this says nothing.
+WIDEST_RANGE = 0.5
+# In the place of the number of a shift: the cell has images that no shift has changed.
+NO_SHIFT = -1
+
+
+def difference_of_confidences(
+    confidence: npt.ArrayLike,
+    known_confidence: npt.ArrayLike,
+    known_correct: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+) -> Result:
+    """Estimate the accuracy without labels: that on known images, less what confidence has dropped.
+
+    It may leave [0, 1].
+
+    Args:
+        confidence: float `[n]` in [0, 1], on images without labels.
+        known_confidence: float `[m]` in [0, 1], on labelled validation images of the same model.
+        known_correct: bool `[m]`, on these.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Guillory et al. 2021, Predicting with Confidence on Unseen Distributions, section 3.
+
+    >>> round(float(difference_of_confidences([0.5, 0.7], [0.9, 0.9], [True, False])), 3)
+    0.2
+    """
+    return average_confidence(confidence, weights) - float(
+        confidence_gap(known_confidence, known_correct)
+    )
+
+
+def seed_agreement(
+    predicted: npt.ArrayLike, others: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Result:
+    """Estimate the accuracy without labels: how often models with other seeds say the same.
+
+    Args:
+        predicted: int `[n]`, the predicted classes of a model.
+        others: int `[k, n]`, those of the same recipe, trained with other seeds.
+        weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
+
+    Source: Jiang et al. 2022, Assessing Generalization via Disagreement.
+
+    >>> seed_agreement([0, 1, 1, 0], [[0, 1, 0, 0], [0, 1, 1, 1]])
+    0.75
+    """
+    return weighted_mean(agreement_shares(predicted, others), weights)
+
+
+def agreement_shares(predicted: npt.ArrayLike, others: npt.ArrayLike) -> FloatArray:
+    """The share of the other models that say the same of each image, `[n]`.
+
+    >>> agreement_shares([0, 1], [[0, 0], [0, 1]]).tolist()
+    [1.0, 0.5]
+    """
+    own, theirs = np.asarray(predicted), np.asarray(others)
+    if own.ndim != 1 or theirs.ndim != 2 or theirs.shape[1:] != own.shape or not len(theirs):
+        raise InputError(
+            "agreement needs predicted classes [n] and those of at least one other model [k, n], "
+            f"found {list(own.shape)} and {list(theirs.shape)}"
+        )
+    return np.asarray((theirs == own).mean(axis=0))
+
+
+class Held(NamedTuple):
+    """How often ranges held the truth under shifts that they were made without.
+
+    Attributes:
+        held: cells whose accuracy was in the range.
+        told: cells for which there was a range.
+        refused: cells for which it could not be told.
+    """
+
+    held: int
+    told: int
+    refused: int
+
+
+class AccuracyRange(NamedTuple):
+    """What the accuracy may be, from an estimate and past errors.
+
+    Attributes:
+        method: the position of the method.
+        value: its estimate, in [0, 1] and in the range.
+        low, high: from the largest and the smallest past error; in [0, 1]. `high` is None where the
+            range is one-sided.
+        shifts, cells: how many shifts, and levels of these, the errors come from; clean images are
+            none.
+    """
+
+    method: int
+    value: float
+    low: float
+    high: float | None
+    shifts: int
+    cells: int
+
+    @property
+    def is_too_wide(self) -> bool:
+        """Say whether it is too wide to say anything."""
+        return (self.value if self.high is None else self.high) - self.low > WIDEST_RANGE
+
+    def holds(self, accuracy: float) -> bool:
+        """Say whether an accuracy is in the range."""
+        return self.low <= accuracy and (self.high is None or accuracy <= self.high)
+
+
+@dataclass(frozen=True)
+class PastErrors:
+    """How wrong each method was on images with labels, in cells: levels of shifts.
+
+    Attributes:
+        shift: int64 `[cells]`, the number of each cell's shift; `UNCHANGED` for clean images, whose
+            errors count, but not as those of a shift.
+        errors: float64 `[cells, methods]`, estimate minus accuracy.
+        spreads: float64 `[cells, methods]`, the standard deviation, over images, of what each adds
+            to that error.
+        distance, distance_error: float64 `[cells]`, how far the model's answers are from those for
+            validation images, and the standard error of that.
+        between, between_error: float64 `[cells, cells]`, how far they are from those in each other
+            cell.
+    """
+
+    shift: IntArray
+    errors: FloatArray
+    spreads: FloatArray
+    distance: FloatArray
+    distance_error: FloatArray
+    between: FloatArray
+    between_error: FloatArray
+
+    @cached_property
+    def shifts(self) -> IntArray:
+        """The numbers of the shifts, each once; clean images are none."""
+        return np.unique(self.shift[self.shift != NO_SHIFT])
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> PastErrors:
+        """Keep some cells."""
+        return PastErrors(
+            self.shift[chosen],
+            self.errors[chosen],
+            self.spreads[chosen],
+            self.distance[chosen],
+            self.distance_error[chosen],
+            self.between[np.ix_(chosen, chosen)],
+            self.between_error[np.ix_(chosen, chosen)],
+        )
+
+    def mean_absolute(self) -> FloatArray:
+        """The mean absolute error of each method, `[methods]`.
+
+        Each shift counts once, and so do the clean images.
+        """
+        off = np.abs(self.errors)
+        return np.asarray(
+            np.mean(
+                [off[self.shift == each].mean(axis=0) for each in np.unique(self.shift)], axis=0
+            )
+        )
+
+    def best(self) -> int:
+        """The method with the smallest mean absolute error; of equal ones the first."""
+        return int(self.mean_absolute().argmin())
+
+    def left_out(self) -> PastErrors:
+        """The errors of one method, chosen for each shift by what it did under the others.
+
+        So the choice does not know the shift on which it is judged.
+        """
+        errors, spreads = np.empty((len(self.shift), 1)), np.empty((len(self.shift), 1))
+        for each in np.unique(self.shift):
+            out = self.shift == each
+            method = self.take(~out).best()
+            errors[out, 0], spreads[out, 0] = self.errors[out, method], self.spreads[out, method]
+        return replace(self, errors=errors, spreads=spreads)
+
+    def as_far_as(self, distance: float) -> npt.NDArray[np.bool_]:
+        """The cells whose errors count for images at this distance, bool `[cells]`.
+
+        They are at most `DISTANCE_FACTOR` times as far, or if these are not of `FEWEST_SHIFTS`
+        shifts, the nearest cells that are.
+        """
+        near = self.distance <= DISTANCE_FACTOR * distance
+        for reach in np.sort(self.distance):
+            if len(self.take(near).shifts) >= FEWEST_SHIFTS:
+                break
+            near = self.distance <= max(reach, DISTANCE_FACTOR * distance)
+        return np.asarray(near)
+
+    def range(
+        self,
+        estimates: npt.ArrayLike,
+        images: int,
+        distance: float,
+        accuracy: FloatArray | None = None,
+    ) -> AccuracyRange:
+        """What the accuracy of images may be: each estimate minus a past error of its method.
+
+        The method is that with the smallest past errors. Each error is taken as large as it could
+        be by chance, 1.96 standard errors of so many images, and the range reaches from the largest
+        to the smallest of those that count (`as_far_as`). The estimate itself is always in it.
+
+        Images that are unlike the validation images differ from them in a way that may be none of
+        the known ones. Then nothing bounds the accuracy from above, and the range reaches down to
+        the lowest accuracy that the model had in a cell that counts, if that is lower.
+
+        Args:
+            estimates: float `[methods]`, what each method says of the images.
+            images: their number.
+            distance: how far the model's answers for them are from those for validation images.
+            accuracy: float64 `[cells]`, of the model, if the images are unlike the validation
+                images; otherwise None.
+
+        Raises `InputError` if there are fewer than 3 shifts.
+        """
+        if len(self.shifts) < FEWEST_SHIFTS:
+            raise InputError(
+                f"a range needs errors under {FEWEST_SHIFTS} shifts, found {len(self.shifts)}"
+            )
+        method = self.best()
+        counted = self.as_far_as(distance)
+        near = self.left_out().take(counted)
+        chance = Z95 * near.spreads / np.sqrt(images)
+        estimate = float(np.asarray(estimates, dtype=np.float64)[method])
+        largest = max(float((near.errors + chance).max()), 0.0)
+        smallest = min(float((near.errors - chance).min()), 0.0)
+        ends = np.clip([estimate, estimate - largest, estimate - smallest], 0, 1)
+        value, low, high = ends.tolist()
+        cells = int(np.count_nonzero(near.shift != NO_SHIFT))
+        if accuracy is not None:
+            low, high = min(low, float(accuracy[counted].min())), None
+        return AccuracyRange(method, value, low, high, len(near.shifts), cells)
+
+    def is_unknown(self, known: Sequence[EnergyDistance]) -> bool:
+        """Say whether images are like nothing that is known, so that past errors say nothing.
+
+        They are if the nearest known images are farther from them than half of the cells are from
+        the validation images, by more than chance explains.
+
+        Args:
+            known: how far they are from validation images and from the images of each cell.
+        """
+        nearest = min(known, key=lambda each: each.value)
+        return bool(nearest.value - Z95 * nearest.error > np.median(self.distance))
+
+    def judge(
+        self,
+        estimates: npt.ArrayLike,
+        images: int,
+        distance: EnergyDistance,
+        known: Sequence[EnergyDistance],
+        accuracy: FloatArray | None = None,
+    ) -> AccuracyRange | None:
+        """What the accuracy of images may be; None if they are like nothing that is known.
+
+        Args:
+            estimates: float `[methods]`, what each method says of the images.
+            images: their number.
+            distance: how far the model's answers for them are from those for validation images. It
+                counts as large as it could be by chance.
+            known: how far they are from those in each cell.
+            accuracy: as for `range`.
+
+        Raises `InputError` if there are fewer than 3 shifts.
+        """
+        if self.is_unknown([distance, *known]):
+            return None
+        return self.range(estimates, images, distance.value + Z95 * distance.error, accuracy)
+
+    def held(
+        self,
+        estimates: FloatArray,
+        accuracy: FloatArray,
+        images: IntArray,
+        *,
+        one_sided: bool = False,
+    ) -> Held:
+        """How often the range of a cell, made from the other shifts alone, held its accuracy.
+
+        The cells of clean images are not asked about, since they are of no shift.
+
+        Args:
+            estimates: float64 `[cells, methods]`.
+            accuracy: float64 `[cells]`.
+            images: int64 `[cells]`, the number of images of each cell.
+            one_sided: make the ranges as for images that are unlike the validation images.
+        """
+        held = told = refused = 0
+        for place in np.flatnonzero(self.shift != NO_SHIFT):
+            other = self.shift != self.shift[place]
+            others = self.take(other)
+            if len(others.shifts) < FEWEST_SHIFTS:
+                refused += 1
+                continue
+            distance = EnergyDistance(self.distance[place], self.distance_error[place])
+            pairs = zip(self.between[place, other], self.between_error[place, other], strict=True)
+            known = [EnergyDistance(*pair) for pair in pairs]
+            of_others = accuracy[other] if one_sided else None
+            found = others.judge(estimates[place], int(images[place]), distance, known, of_others)
+            if found is None or found.is_too_wide:
+                refused += 1
+                continue
+            told += 1
+            held += found.holds(float(accuracy[place]))
+        return Held(held, told, refused)

@@ -1,0 +1,240 @@
+"""How far the truth may lie where few images hide it from resampling.
+
+If 3 of 3 images of a class are right, they are right in every resample too. So resamples say that
+nothing is uncertain about the class, although half of its images may be wrong. Here each such share
+gets the exact interval of Clopper and Pearson, and the part of it that resamples do not show is
+added to the interval of the metric, as variances are added.
+
+Source: Zou and Donner 2008, Construction of Confidence Limits about Effect Measures, for adding the
+squared distances from shares to the ends of their intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from fairweather.metrics.calibration import BinSums
+from fairweather.metrics.classification import SENSITIVITY, CallShare
+from fairweather.metrics.clusters import Clusters, independent_images
+from fairweather.metrics.columns import ROUNDING, Z95, FloatArray, clopper_pearson, ratio
+from fairweather.metrics.sample import Sample
+
+# With fewer images on the rarer side of a share, resamples show too little of its uncertainty.
+VERY_FEW = 10
+# With fewer wrong images, or right ones, a calibration error that is small by chance has replicates
+# that spread too little.
+FEW_ERRORS = 30
+# A class without images may still exist, if other classes have fewer images than this.
+RARE = 5
+
+
+class HiddenError(NamedTuple):
+    """Squares of the distances that the truth may lie below and above, beside what resamples show.
+
+    They add up as variances do.
+    """
+
+    below: float = 0.0
+    above: float = 0.0
+
+    def widen(self, value: float, low: float, high: float) -> tuple[float, float]:
+        """Move the ends of an interval away from the value.
+
+        >>> HiddenError(9, 0).widen(10, 6, 11)
+        (5.0, 11)
+        """
+        if self.below:
+            low = value - float(np.hypot(max(value - low, 0), np.sqrt(self.below)))
+        if self.above:
+            high = value + float(np.hypot(max(high - value, 0), np.sqrt(self.above)))
+        return low, high
+
+
+NOTHING_HIDDEN = HiddenError()
+
+
+class Observation(NamedTuple):
+    """What a metric sees of its images.
+
+    Attributes:
+        sample: counts each image once.
+        value: of the metric.
+        worth: how many images one image is worth.
+        clusters: of the sample's images, if they belong together.
+    """
+
+    sample: Sample
+    value: float
+    worth: float = 1.0
+    clusters: Clusters | None = None
+
+    @property
+    def units(self) -> float:
+        """The independent units of an image: 1, or those of whole clusters."""
+        if self.clusters is None:
+            return 1.0
+        return self.clusters.count / len(self.sample.predictions)
+
+
+HiddenErrorFunction = Callable[[Observation], HiddenError]
+
+
+def hidden_in_classes(of: CallShare, how: str, seen: Observation) -> HiddenError:
+    """What a mean over classes hides, of a share of each class.
+
+    A share without a denominator, such as the PPV of a class that is never called, may be anything.
+    So may be that of a class without images, as long as other classes are as rare.
+
+    Args:
+        of: such as `PPV`.
+        how: "macro" or "weighted".
+    """
+    counts, value = seen.sample.counts, seen.value
+    images, called = counts.images[:, 0], counts.called[:, 0]
+    share = of.value(counts)[:, 0]
+    alone = seen.worth * _units_per_image(of, seen)
+    whole = of.whole(counts)[:, 0] * alone
+    there = images > 0 if of is SENSITIVITY else images + called > 0
+    known = there & ~np.isnan(share)
+    found = np.where(known, share, 0.5)
+    x = found / (2 - found) if of.bent else found
+    low, high = clopper_pearson(x, np.where(known, whole, 1))
+    shown = Z95**2 * x * (1 - x) / np.where(known, whole, 1)
+    if of.bent:
+        low, high = 2 * low / (1 + low), 2 * high / (1 + high)
+        shown *= (2 / (1 + x) ** 2) ** 2
+    few = known & (np.minimum(x, 1 - x) * whole < VERY_FEW)
+    squares = [
+        np.where(few, np.maximum((end - found) ** 2 - shown, 0), 0)
+        + np.where(there & ~known, (limit - value) ** 2, 0)
+        for end, limit in ((low, 0), (high, 1))
+    ]
+    weight = images / counts.total if how == "weighted" else there / there.sum()
+    below, above = (float((weight**2 * each).sum()) for each in squares)
+    own = images * seen.worth * _units_per_image(SENSITIVITY, seen)
+    absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
+    if how == "weighted" or not absent:
+        return HiddenError(below, above)
+    classes = int(there.sum()) + absent
+    if of.among == "others":  # near 1 for a class that is neither there nor called
+        return HiddenError(below, above + (absent * (1 - value) / classes) ** 2)
+    return HiddenError(
+        below + absent * (value / classes) ** 2, above + absent * ((1 - value) / classes) ** 2
+    )
+
+
+def _units_per_image(of: CallShare, seen: Observation) -> FloatArray | float:
+    """The clusters with images of each class, or called so, per image of it; `[classes]`.
+
+    Without such images, those of all images.
+    """
+    p, clusters = seen.sample.predictions, seen.clusters
+    if clusters is None or of.among == "others":
+        return seen.units
+    group = p.predicted if of.among == "call" else p.labels
+    pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
+    found, every = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
+    return np.where(
+        every > 0, ratio(found.astype(np.float64), every.astype(np.float64)), seen.units
+    )
+
+
+def hidden_among_answered(seen: Observation) -> HiddenError:
+    """What the risk hides if all answered images are right, or all wrong: they may be few."""
+    value = seen.value
+    if 0 < value < 1:  # then the spread of the replicates is that of so many images
+        return NOTHING_HIDDEN
+    answered = float(seen.sample.total("answered")[0]) * seen.worth * seen.units
+    low, high = clopper_pearson(value, answered)
+    return HiddenError(float(value - low) ** 2, float(high - value) ** 2)
+
+
+def hidden_larger_sets(seen: Observation) -> HiddenError:
+    """What the mean size of prediction sets hides if few of them are larger than the smallest."""
+    sizes, clusters = seen.sample.predictions.set_size, seen.clusters
+    assert sizes is not None, "there are no prediction sets; ask `Metric.applies`"
+    larger = sizes[sizes > sizes.min()] - sizes.min()
+    count = len(sizes) * seen.worth if clusters is None else clusters.count
+    share = len(larger) / len(sizes)
+    if share * count >= VERY_FEW:
+        return NOTHING_HIDDEN
+    more = clopper_pearson(share, count)[1] - share
+    return HiddenError(0.0, float(more * (larger.mean() if len(larger) else 1)) ** 2)
+
+
+def hidden_in_strata(seen: Observation) -> HiddenError:
+    """What the lowest coverage of several strata hides: the truth is at most that of each."""
+    images, covered = np.split(seen.sample.strata[0], 2)
+    units = images * seen.worth * seen.units
+    share = covered / images
+    few = np.minimum(share, 1 - share) * units < VERY_FEW
+    low, high = clopper_pearson(share, units)
+    below = (seen.value - low)[few].max(initial=0)
+    above = (high - seen.value)[few & (share == seen.value)].max(initial=0)
+    return HiddenError(float(below**2), float(above**2))
+
+
+def hidden_errors(seen: Observation) -> HiddenError:
+    """What a calibration error hides if very few images are wrong, or right.
+
+    It is at least the distance of accuracy from mean confidence. So it may be as large as that of
+    the lowest accuracy that the images allow.
+    """
+    far, s = _error_rate_reach(seen), seen.sample
+    gap = float(np.abs(s.mean("confidence") - s.mean("correct"))[0])
+    return HiddenError(far**2, max(far, gap + far - seen.value) ** 2) if far else NOTHING_HIDDEN
+
+
+def hidden_in_root(bins: Callable[[Sample], BinSums], seen: Observation) -> HiddenError:
+    """As `hidden_errors`, for the root of a mean square: further errors lie in the same bins.
+
+    A rate of errors adds more to it if it is that of few images.
+    """
+    found, sums = hidden_errors(seen), bins(seen.sample)
+    wrong = sums.correct < sums.images - ROUNDING
+    part = float(sums.share[wrong].sum()) or 1.0
+    return HiddenError(*(each / part for each in found))
+
+
+def hidden_errors_of_classes(seen: Observation) -> HiddenError:
+    """As `hidden_errors`, for the mean over classes: a wrong answer is one of two of them."""
+    far = _error_rate_reach(seen) * 2 / len(seen.sample.predictions.classes)
+    return HiddenError(far**2, far**2)
+
+
+def hidden_squares(seen: Observation) -> HiddenError:
+    """As `hidden_errors`, for the square of a calibration error."""
+    value, root = seen.value, np.sqrt(seen.value)
+    below, above = np.sqrt(hidden_errors(seen._replace(value=root)))
+    return HiddenError((value - max(root - below, 0) ** 2) ** 2, ((root + above) ** 2 - value) ** 2)
+
+
+def hidden_in_bins(bins: Callable[[Sample], BinSums], seen: Observation) -> HiddenError:
+    """As `hidden_errors`, for the largest gap of a bin: the truth is at least that of every bin."""
+    if not _error_rate_reach(seen):
+        return NOTHING_HIDDEN
+    sums = bins(seen.sample)
+    full = sums.images[0] > 0
+    images, confidence, correct = (each[0, full] for each in sums)
+    right, sure = correct / images, confidence / images
+    ends = np.stack(clopper_pearson(right, images * seen.worth * seen.units))
+    far = np.abs(ends - right).max(axis=0)[np.abs(right - sure).argmax()]
+    most = np.abs(ends - sure).max()
+    return HiddenError(float(far**2), float(max(0, most - seen.value) ** 2))
+
+
+def _error_rate_reach(seen: Observation) -> float:
+    """How far the true error rate may lie; 0 if resamples show it well enough."""
+    s = seen.sample
+    wrong = 1 - float(s.mean("correct")[0])
+    count = float(s.total("images")[0])
+    if seen.clusters is not None:
+        count = min(count, independent_images(s.predictions.correct, seen.clusters))
+    count *= seen.worth
+    if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
+        return 0.0
+    low, high = clopper_pearson(wrong, count)
+    return float(max(wrong - low, high - wrong))

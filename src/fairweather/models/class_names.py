@@ -1,0 +1,204 @@
+"""What classes are called: names, synonyms, ImageNet's WordNet numbers; the outputs for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from fairweather.errors import InputError
+
+# ---------------------------------------------------------------- imageNet's classes by WordNet num
+
+WNID = re.compile(r"n\d{8}")
+IMAGENET_CLASSES = 1000
+# Names by place stand for ImageNet's order if this share of them fits: lists differ in a few words.
+LEAST_MATCHING = 0.9
+
+
+class ImageNet(NamedTuple):
+    """The 1,000 classes of ILSVRC 2012.
+
+    Attributes:
+        wnids: WordNet numbers, sorted, which is the order of published models' outputs.
+        synonyms: of each, WordNet's names, normalised, the usual one first.
+        whole: from all of a class's names, normalised (`tench, tinca tinca`), to wnids.
+        usual: from the first of them, and from torchvision's short names, to wnids.
+        other: from any of them to wnids.
+    """
+
+    wnids: tuple[str, ...]
+    synonyms: tuple[tuple[str, ...], ...]
+    whole: dict[str, frozenset[str]]
+    usual: dict[str, frozenset[str]]
+    other: dict[str, frozenset[str]]
+
+
+def normalise_name(name: str) -> str:
+    """Normalise a name: case, underscores, hyphens and surrounding spaces do not matter.
+
+    >>> normalise_name(" Golden_Retriever "), normalise_name("T-shirt/top")
+    ('golden retriever', 't shirt/top')
+    """
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def split_synonyms(name: str) -> tuple[str, ...]:
+    """Split a name such as `tench, Tinca tinca` into normalised parts."""
+    return tuple(filter(None, map(normalise_name, name.split(","))))
+
+
+@cache
+def read_imagenet() -> ImageNet:
+    """Read the class names that timm and torchvision contain; nothing is downloaded.
+
+    >>> read_imagenet().wnids[0], read_imagenet().synonyms[0]
+    ('n01440764', ('tench', 'tinca tinca'))
+    """
+    from timm.data.imagenet_info import ImageNetInfo
+    from torchvision.models import ResNet18_Weights
+
+    info = ImageNetInfo()
+    wnids = tuple(info.label_names())
+    descriptions = info.label_descriptions()
+    synonyms = tuple(map(split_synonyms, descriptions))
+    short = map(normalise_name, ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    usual = [{names[0], torchvision} for names, torchvision in zip(synonyms, short, strict=True)]
+    return ImageNet(
+        wnids,
+        synonyms,
+        _invert(wnids, [{normalise_name(text)} if "," in text else set() for text in descriptions]),
+        _invert(wnids, usual),
+        _invert(wnids, [set(names) for names in synonyms]),
+    )
+
+
+def find_wnids(name: str) -> frozenset[str]:
+    """Give the WordNet numbers that a class name may mean.
+
+    A number means itself, and all names of a class together mean the class. Any other name means
+    the classes that are usually called so, or else those that it is a synonym of.
+
+    >>> sorted(find_wnids("crane")), sorted(find_wnids("Tinca_tinca")), find_wnids(
+    ...     "airliner, or so"
+    ... )
+    (['n02012849', 'n03126707'], ['n01440764'], frozenset())
+    """
+    if WNID.fullmatch(name.strip()):
+        return frozenset({name.strip()})
+    known, name = read_imagenet(), normalise_name(name)
+    return known.whole.get(name) or known.usual.get(name) or known.other.get(name) or frozenset()
+
+
+def find_class_wnids(names: Sequence[str]) -> list[frozenset[str]]:
+    """Give the WordNet numbers of each class of a model or a data set.
+
+    If the names are those of ImageNet in its order, perhaps with a background class before or
+    after them, the position decides which of the two classes called crane is meant.
+    """
+    found = [find_wnids(name) for name in names]
+    if len(names) not in (IMAGENET_CLASSES, IMAGENET_CLASSES + 1):
+        return found
+    wnids = read_imagenet().wnids
+    for start in range(len(names) - IMAGENET_CLASSES + 1):
+        places = range(start, start + IMAGENET_CLASSES)
+        fitting = sum(wnid in found[place] for place, wnid in zip(places, wnids, strict=True))
+        if fitting < LEAST_MATCHING * IMAGENET_CLASSES:
+            continue
+        for place, wnid in zip(places, wnids, strict=True):
+            if wnid in found[place] or not found[place]:
+                found[place] = frozenset({wnid})
+    return found
+
+
+def _invert(wnids: Sequence[str], names: Sequence[set[str]]) -> dict[str, frozenset[str]]:
+    inverted: dict[str, set[str]] = {}
+    for wnid, own in zip(wnids, names, strict=True):
+        for name in own:
+            inverted.setdefault(name, set()).add(wnid)
+    return {name: frozenset(meant) for name, meant in inverted.items()}
+
+
+# ---------------------------------------------------------------- find the output of a model for a
+
+
+class OutputMatch(NamedTuple):
+    """The output for a name, and how it was found: by `name`, `synonym`, `wnid`, ..."""
+
+    output: int
+    by: str
+
+
+class OutputNames:
+    """The class names of a model, for look-ups."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.wnids = find_class_wnids(names)
+        self._exact = _index_places((name, [place]) for place, name in enumerate(names))
+        self._normalised = _index_places(
+            (normalise_name(name), [place]) for place, name in enumerate(names)
+        )
+        self._synonyms = _index_places(
+            (synonym, [place])
+            for place, name in enumerate(names)
+            for synonym in dict.fromkeys(split_synonyms(name))
+        )
+        self._by_wnid = _index_places(
+            (wnid, [place]) for place, wnids in enumerate(self.wnids) for wnid in wnids
+        )
+
+    def find(self, name: str, wnids: frozenset[str]) -> OutputMatch | None:
+        """Find the output of a class; None if there is none.
+
+        Args:
+            name: matched exactly, then without regard to case, underscores and hyphens, then with
+                the parts of names such as `tench, Tinca tinca`.
+            wnids: WordNet numbers that the name may mean (`find_class_wnids`).
+
+        Raises:
+            InputError: it may be one of several outputs.
+        """
+        stages = (
+            (self._exact.get(name, []), "name"),
+            (self._normalised.get(normalise_name(name), []), "name"),
+            (self._synonyms.get(normalise_name(name), []), "synonym"),
+        )
+        for places, by in stages:
+            if len(places) == 1:
+                return OutputMatch(places[0], by)
+        places = sorted({place for wnid in wnids for place in self._by_wnid.get(wnid, [])})
+        meant = wnids.union(*(self.wnids[place] for place in places))
+        if len(places) == 1 and len(meant) == 1:
+            return OutputMatch(
+                places[0], "wnid" if WNID.fullmatch(name.strip()) else "ImageNet's names"
+            )
+        if places or stages[0][0] or stages[1][0] or stages[2][0]:
+            raise self._ambiguous(name, places or stages[1][0] or stages[2][0], meant)
+        return None
+
+    def known(self) -> list[str]:
+        """List the names that outputs have, for the closest name in an error."""
+        synonyms = dict(zip(read_imagenet().wnids, read_imagenet().synonyms, strict=True))
+        numbers = [name for name in self.names if WNID.fullmatch(name)]
+        usual = [synonyms[number][0] for number in numbers if number in synonyms]
+        return [*self.names, *usual]
+
+    def _ambiguous(self, name: str, places: Sequence[int], wnids: frozenset[str]) -> InputError:
+        if len(wnids) > 1:
+            synonyms = dict(zip(read_imagenet().wnids, read_imagenet().synonyms, strict=True))
+            meanings = [f"{wnid} ({synonyms.get(wnid, ('?',))[0]})" for wnid in sorted(wnids)]
+        else:
+            meanings = [f"output {place} ({self.names[place]!r})" for place in places]
+        return InputError(
+            f"the class {name!r} may be {' or '.join(meanings)}: give classes the names of wnids, "
+            "or say which output each one is with --labels FILE"
+        )
+
+
+def _index_places(pairs: Iterable[tuple[Hashable, list[int]]]) -> dict[Hashable, list[int]]:
+    found: dict[Hashable, list[int]] = {}
+    for key, place in pairs:
+        found.setdefault(key, []).extend(place)
+    return found

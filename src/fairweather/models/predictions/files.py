@@ -1,0 +1,255 @@
+"""Which file has which predictions: one file, a folder with names, or a mapping file."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairweather.errors import InputError, check_case_distinct, check_name, unknown_name
+from fairweather.files.yamlfile import read_yaml
+from fairweather.models.predictions.tables import READERS, Content, read_header
+from fairweather.models.sources import folder_name
+from fairweather.types.measurement import is_finite
+from fairweather.types.record import CLEAN, VALIDATION
+
+PREFIX = "predictions:"
+NAME_FORM = "MODEL[-seedN][-SHIFT,LEVEL]"
+MAPPING_COLUMNS = ("file", "model", "seed", "shift", "level")  # of a mapping file
+NAME_PATTERN = re.compile(
+    rf"(?P<model>.+?)(?:-seed(?P<seed>\d+))?"
+    rf"(?:-(?P<shift>{CLEAN}|{VALIDATION}|[A-Za-z][^-,]*,[^,]*))?"
+)
+
+
+class PredictionSource(NamedTuple):
+    """The predictions of one model and seed under one shift.
+
+    Attributes:
+        model: the name of the model.
+        seed: the seed that it was trained with; 0 if that is not known.
+        shift: `clean`, `validation` for clean validation images, or the name of a shift.
+        level: of the shift; None for the others.
+        content: a file, a table or an array.
+        place: what messages call it.
+    """
+
+    model: str
+    seed: int
+    shift: str
+    level: float | None
+    content: Content
+    place: str
+
+
+def find_predictions(path: Path) -> list[PredictionSource]:
+    """Find the predictions that a file, a folder of files or a mapping file stands for.
+
+    The files of a folder are called `MODEL[-seedN][-SHIFT,LEVEL]`, as `resnet-seed0-fog,3.csv` is;
+    without a shift they are clean, and `-validation` are clean validation images. A `/` in the name
+    of a shift is written `__`. A mapping file is YAML, a list of `{file, model, seed, shift,
+    level}`, or CSV with a header of these words.
+
+    Raises:
+        InputError: there is no such file, a name is not of this form, or two say the same.
+    """
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.suffix.lower() in READERS)
+        if not files:
+            raise InputError(
+                f"{str(path)!r} has no files of predictions ({', '.join(READERS)}); they are "
+                f"called {NAME_FORM}, such as resnet-seed0-fog,3.csv"
+            )
+        return _check_distinct_sources(parse_name(each.stem, each, each.name) for each in files)
+    if not path.is_file():
+        raise InputError(f"predictions: there is no file or folder {str(path)!r}")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _check_distinct_sources(_read_mapping(read_yaml(path), path))
+    if path.suffix.lower() == ".csv" and _is_mapping(read_header(path)):
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            entries = list(csv.DictReader(file, skipinitialspace=True))
+        filled = [{name: each for name, each in entry.items() if each} for entry in entries]
+        return _check_distinct_sources(_read_mapping(filled, path))
+    return [PredictionSource(folder_name(path.stem), 0, CLEAN, None, path, path.name)]
+
+
+def list_in_memory(content: object) -> list[PredictionSource]:
+    """Take a table or an array, or several by names of the form `MODEL[-seedN][-SHIFT,LEVEL]`."""
+    several = content if isinstance(content, Mapping) else {"predictions": content}
+    if not several:
+        raise InputError("predictions: there are none")
+    return _check_distinct_sources(
+        parse_name(str(name), each, f"predictions {name!r}" if len(several) > 1 else "predictions")
+        for name, each in several.items()
+    )
+
+
+def parse_name(name: str, content: Any, place: str) -> PredictionSource:  # noqa: ANN401 - as `Content`
+    """Read model, seed, shift and level from a name.
+
+    >>> parse_name("resnet-50-seed1-imagenet_c__fog,3", Path(), "")[:4]
+    ('resnet-50', 1, 'imagenet_c/fog', 3.0)
+    >>> parse_name("resnet-50", Path(), "")[:4], parse_name("a-validation", Path(), "")[:4]
+    (('resnet-50', 0, 'clean', None), ('a', 0, 'validation', None))
+    """
+    found = NAME_PATTERN.fullmatch(name)
+    if found is None:
+        raise InputError(
+            f"{name!r} is not {NAME_FORM}, such as resnet-seed0-fog,3 (clean without SHIFT,LEVEL): "
+            "rename it, or write a mapping file"
+        )
+    shift, _, level = (found["shift"] or CLEAN).partition(",")
+    return _check_entry(
+        {"model": found["model"], "seed": found["seed"], "shift": shift, "level": level or None},
+        content,
+        place,
+    )
+
+
+def parse_model_names(names: Iterable[object]) -> list[tuple[str, int]]:
+    """Read the model and the seed of names of the form `MODEL[-seedN]`.
+
+    Raises `InputError` for another form, for two names of one model and seed or of one folder, and
+    where a model has not all seeds that another one has.
+
+    >>> parse_model_names(["plain-seed0", "plain-seed1", "mixup-seed0", "mixup-seed1"])
+    [('plain', 0), ('plain', 1), ('mixup', 0), ('mixup', 1)]
+    """
+    found = []
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"a model is named by a text, such as 'resnet-seed0', found {name!r}")
+        each = parse_name(name, None, f"the model {name!r}")
+        plain = f"{each.model}-seed{each.seed}"
+        if name not in (each.model, plain):
+            said = (
+                f"its seed is written {plain}"
+                if re.fullmatch(r".+-seed\d+", name)
+                else "the shifts of a model are named in shifts"
+            )
+            raise InputError(
+                f"the model {name!r} is not called MODEL[-seedN], such as resnet-seed0: {said}"
+            )
+        found.append((each.model, each.seed))
+    if len(set(found)) < len(found):
+        model, seed = next(each for each in found if found.count(each) > 1)
+        raise InputError(f"two models are called {model}, seed {seed}")
+    for model, seed in itertools.product(dict(found), sorted({seed for _, seed in found})):
+        if (model, seed) not in found:
+            raise InputError(
+                f"there is no {model}-seed{seed}: every model needs each seed that another one has"
+            )
+    check_case_distinct((model for model, _ in found), "the models")
+    return found
+
+
+def note_seeds(models: Iterable[str]) -> list[str]:
+    """Say which models may have been meant as seeds of one.
+
+    >>> note_seeds(["a_seed1", "b", "a_seed2"])
+    ['a_seed1 and a_seed2 are models of their own; the seeds of one are called NAME-seedN']
+    >>> note_seeds(["plain", "mixup"])
+    []
+    """
+    alike: dict[str, list[str]] = {}
+    for model in dict.fromkeys(models):
+        alike.setdefault(re.sub(r"(?i)(?<=seed)[-_.]?\d+", "", model), []).append(model)
+    return [
+        f"{' and '.join(each)} are models of their own; the seeds of one are called NAME-seedN"
+        for each in alike.values()
+        if len(each) > 1
+    ]
+
+
+def _read_mapping(entries: object, path: Path) -> Iterator[PredictionSource]:
+    if not isinstance(entries, list) or not entries:
+        raise InputError(
+            f"{path} must be a list of {{{', '.join(MAPPING_COLUMNS)}}}, found {entries!r:.60}"
+        )
+    for number, entry in enumerate(entries, start=1):
+        place = f"{path}, entry {number}"
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("file"), str):
+            raise InputError(f"{place} must name a file, found {entry!r:.60}")
+        for key in entry:
+            if key not in MAPPING_COLUMNS:
+                raise unknown_name(f"key in {place}:", key, MAPPING_COLUMNS)
+        file = path.parent / Path(entry["file"]).expanduser()
+        model = entry.get("model", file.stem)
+        yield _check_entry(
+            {**entry, "model": model}, file, _shorten(file, path.parent), where=place
+        )
+
+
+def _shorten(file: Path, folder: Path) -> str:
+    """A file as seen from a folder, or only its name if it lies elsewhere.
+
+    >>> _shorten(Path("here/a/b.csv"), Path("here")), _shorten(Path("/there/b.csv"), Path("here"))
+    ('a/b.csv', 'b.csv')
+    """
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+
+
+def _check_entry(
+    entry: Mapping[str, Any], content: Content, place: str, where: str = ""
+) -> PredictionSource:
+    told = where or place
+    seed, level = _parse_number(entry.get("seed")), _parse_number(entry.get("level"))
+    if seed is None:
+        seed = 0
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"{told}: seed must be a whole number from 0 on, found {seed!r}")
+    shift = str(entry.get("shift") or CLEAN).replace("__", "/")
+    if shift in (CLEAN, VALIDATION):
+        if level is not None:
+            raise InputError(f"{told}: {shift} has no level, found {level!r}")
+        return PredictionSource(_check_model(entry, told), seed, shift, None, content, place)
+    check_name(shift, f"{told}: the shift")
+    if level is None:
+        raise InputError(f"{told}: the shift {shift!r} needs a level, a number such as 1")
+    if not is_finite(level):
+        raise InputError(f"{told}: the level of {shift} must be a number, found {level!r}")
+    return PredictionSource(_check_model(entry, told), seed, shift, float(level), content, place)
+
+
+def _check_model(entry: Mapping[str, Any], told: str) -> str:
+    model = str(entry["model"] or "")
+    if folder_name(model) != model:
+        raise InputError(
+            f"{told}: a model is named with letters, digits, _, - and ., found {model!r}; such as "
+            f"{folder_name(model)}"
+        )
+    return model
+
+
+def _parse_number(value: Any) -> Any:  # noqa: ANN401 - of a YAML or CSV file
+    """A number that may be written as text; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _is_mapping(header: Iterable[str]) -> bool:
+    words = [word.strip() for word in header]
+    return "file" in words and len(words) > 1 and set(words) <= set(MAPPING_COLUMNS)
+
+
+def _check_distinct_sources(found: Iterable[PredictionSource]) -> list[PredictionSource]:
+    every: dict[tuple[Any, ...], PredictionSource] = {}
+    for each in found:
+        if (before := every.setdefault(each[:4], each)) is not each:
+            what = each.shift if each.level is None else f"{each.shift},{each.level:g}"
+            raise InputError(
+                f"{before.place} and {each.place} are both of the model {each.model}, seed "
+                f"{each.seed}, {what}"
+            )
+    check_case_distinct((each.model for each in every.values()), "predictions: the models")
+    check_case_distinct((each.shift for each in every.values()), "predictions: the shifts")
+    return list(every.values())

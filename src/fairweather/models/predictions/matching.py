@@ -1,0 +1,439 @@
+"""Match the rows of predictions with test images: their classes, their keys and their labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError, check_name, quote_names
+from fairweather.models.labels import LabelMap, match_labels
+from fairweather.models.outputs import (
+    SMALLEST_PROBABILITY,
+    PredictionKind,
+    detect_prediction_kind,
+    to_logits,
+)
+from fairweather.models.predictions.files import PREFIX as PREFIX
+from fairweather.models.predictions.files import PredictionSource as PredictionSource
+from fairweather.models.predictions.files import find_predictions as find_predictions
+from fairweather.models.predictions.files import list_in_memory as list_in_memory
+from fairweather.models.predictions.files import note_seeds as note_seeds
+from fairweather.models.predictions.files import parse_model_names as parse_model_names
+from fairweather.models.predictions.tables import (
+    Column,
+    PredictionOptions,
+    PredictionRows,
+    one_column_error,
+)
+from fairweather.models.predictions.tables import Content as Content
+from fairweather.models.predictions.tables import read_column as read_column
+from fairweather.models.predictions.tables import read_rows as read_rows
+
+# ---------------------------------------------------------------- match the rows of predictions wit
+
+SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
+
+
+class KnownImages(NamedTuple):
+    """The images of one split that predictions must be of.
+
+    Attributes:
+        labels: int64 `[n]`.
+        keys: int64 `[n]`, each once.
+        names: the name of each: its file, or its key as text; None if images have no names.
+        place: what messages call them.
+        are_files: whether the names are paths of files.
+        in_order: whether rows without keys may be taken in the order of the images.
+    """
+
+    labels: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64]
+    names: Sequence[str] | None
+    place: str
+    are_files: bool = False
+    in_order: bool = True
+
+
+class MatchedPredictions(NamedTuple):
+    """Predictions in the order of the images and of the classes.
+
+    Attributes:
+        logits: float32 `[n, C]`.
+        kind: what the outputs were taken for.
+        classes: how the columns were matched with the classes.
+        rows: how the rows were matched with the images.
+        notes: what else was assumed.
+    """
+
+    logits: npt.NDArray[np.float32]
+    kind: PredictionKind
+    classes: str
+    rows: str
+    notes: tuple[str, ...]
+
+
+def match_predictions(
+    rows: PredictionRows,
+    classes: tuple[str, ...],
+    images: KnownImages,
+    asked: PredictionOptions,
+    labels: Mapping[str, object] | None = None,
+) -> MatchedPredictions:
+    """Bring predictions into the order of known images and classes.
+
+    Args:
+        rows: predictions as they were read.
+        classes: names in label order.
+        images: the images that the predictions must be of.
+        asked: what the options say.
+        labels: the label mapping, if one is given.
+
+    Raises:
+        InputError: classes, rows or labels do not fit; the message says what would settle it.
+
+    >>> rows = Rows("the table", np.array([[0.1, 0.9], [0.8, 0.2]]), ("dog", "cat"), None, None)
+    >>> images = KnownImages(np.array([0, 1]), np.array([0, 1]), None, "the data")
+    >>> found = match_predictions(rows, ("cat", "dog"), images, Asked())
+    >>> found.logits.argmax(1).tolist(), found.rows
+    ([0, 1], 'in the order of the data: there is no column of keys')
+    """
+    if rows.outputs.shape[1] == 1:
+        raise one_column_error(rows.place)
+    mapped = _match_classes(rows, classes, asked, labels)
+    outputs, kind, dropped = _select_outputs(rows, mapped, asked)
+    order, told = _match_rows(rows, images)
+    notes = [*rows.notes, *dropped]
+    if rows.labels is not None:
+        _check_labels(rows, order, classes, images)
+    logits = to_logits(outputs, kind)[order]
+    if kind.kind == "probabilities":
+        truth = outputs[order, images.labels]
+        if zeros := int((truth == 0).sum()):
+            notes.append(
+                f"{zeros:,} of {len(truth):,} labels have the probability 0, which counts as "
+                "1.2e-38 (87 nats of the negative log-likelihood): write more decimals if it was "
+                "rounded"
+            )
+    return MatchedPredictions(logits, kind, mapped.note, told, tuple(notes))
+
+
+def name_classes(rows: PredictionRows, asked: PredictionOptions) -> tuple[str, ...]:
+    """The names of the classes, where no data set gives them: those of the columns.
+
+    >>> name_classes(Rows("", np.ones((1, 2)), ("prob_a", "prob_b"), None, None), Asked())
+    ('a', 'b')
+    """
+    count = rows.outputs.shape[1]
+    if asked.classes:
+        _check_count(asked.classes, rows)
+        return asked.classes
+    if rows.names is None:
+        return tuple(map(str, range(count)))
+    names = strip_affixes(rows.names)
+    return tuple(check_name(name, f"{rows.place}: the class") for name in names)
+
+
+def number_labels(
+    rows: PredictionRows, classes: tuple[str, ...]
+) -> tuple[npt.NDArray[np.int64], str]:
+    """The labels of the rows as places in `classes`, int64 `[N]`, and how they were read.
+
+    Labels are names of classes, or whole numbers from 0 in the order of the classes.
+
+    Raises:
+        InputError: there are none, or one is neither.
+
+    >>> number_labels(Rows("", np.ones((2, 2)), None, np.array(["b", "a"]), None), ("a", "b"))
+    (array([1, 0]), 'by name')
+    """
+    if rows.labels is None:
+        raise InputError(
+            f"{rows.place} has no labels: name their column with --label-column, or name the data "
+            "set that has them"
+        )
+    place = {name: at for at, name in enumerate(classes)}
+    texts = [str(each) for each in rows.labels.tolist()]
+    if all(text in place for text in texts):
+        return np.array([place[text] for text in texts], dtype=np.int64), "by name"
+    wrong = next(text for text in texts if text not in place)
+    if rows.labels.dtype.kind == "i" and not all(name.isdecimal() for name in classes):
+        numbers = rows.labels.astype(np.int64)
+        least, most = int(numbers.min()), int(numbers.max())
+        if least >= 0 and most < len(classes):
+            return numbers, f"by number, 0 is {classes[0]!r}"
+        raise InputError(
+            f"{rows.place} has labels from {least} to {most}, and as numbers they must be 0 to "
+            f"{len(classes) - 1}, in the order of the classes {quote_names(classes)}; write the "
+            f"names "
+            "of the classes instead, or give --classes"
+        )
+    raise InputError(
+        f"{rows.place} has the label {wrong!r}, and the classes are {quote_names(classes)}: name "
+        f"the "
+        "class of each column with --classes, or another column with --label-column"
+    )
+
+
+def strip_affixes(names: Sequence[str]) -> tuple[str, ...]:
+    """Cut what all names begin or end with, such as `prob_`, up to a separator or a number.
+
+    >>> strip_affixes(["prob_cat", "prob_dog"]), strip_affixes(["p0", "p1"])
+    (('cat', 'dog'), ('0', '1'))
+    >>> strip_affixes(["cat", "cow"])
+    ('cat', 'cow')
+    """
+    before = _common_start(names)
+    rests = [name[len(before) :] for name in names]
+    if not all(rest.isdecimal() for rest in rests):
+        before = before[: 1 + max(before.rfind(each) for each in SEPARATORS)]
+    cut = [name[len(before) :] for name in names]
+    after = _common_start([name[::-1] for name in cut])
+    after = after[: 1 + max(after.rfind(each) for each in SEPARATORS)]
+    cut = [name[: len(name) - len(after)] for name in cut]
+    return tuple(cut) if all(cut) and len(set(cut)) == len(cut) else tuple(names)
+
+
+def _common_start(names: Sequence[str]) -> str:
+    least, most = min(names), max(names)
+    same = (at for at, (one, other) in enumerate(zip(least, most, strict=False)) if one != other)
+    return least[: next(same, min(len(least), len(most)))]
+
+
+def _match_classes(
+    rows: PredictionRows,
+    classes: tuple[str, ...],
+    asked: PredictionOptions,
+    labels: Mapping[str, object] | None,
+) -> LabelMap:
+    count = rows.outputs.shape[1]
+    if asked.classes:
+        _check_count(asked.classes, rows)
+        return match_labels(asked.classes, count, classes, labels)
+    if rows.names is None:
+        return match_labels(None, count, classes, labels)
+    first: InputError | None = None
+    for names in dict.fromkeys((rows.names, strip_affixes(rows.names))):
+        try:
+            return match_labels(names, count, classes, labels)
+        except InputError as error:
+            first = error  # of the names without affixes, if there are some
+    assert first is not None
+    raise InputError(f"{rows.place}: {first}, or name the class of each column with --classes")
+
+
+def _check_count(classes: Sequence[str], rows: PredictionRows) -> None:
+    if len(classes) != rows.outputs.shape[1]:
+        columns = "" if rows.names is None else f" ({quote_names(rows.names)})"
+        raise InputError(
+            f"--classes names {len(classes)} classes, and {rows.place} has "
+            f"{rows.outputs.shape[1]} columns of outputs{columns}"
+        )
+
+
+def _select_outputs(
+    rows: PredictionRows, mapped: LabelMap, asked: PredictionOptions
+) -> tuple[npt.NDArray[np.float64], PredictionKind, list[str]]:
+    """The outputs of the data's classes, what they are, and what is said of the other columns."""
+    used = [column for columns in mapped.columns for column in columns]
+    rest = [at for at in range(mapped.outputs) if at not in set(used)]
+    if not rest:
+        kind = detect_prediction_kind(rows.outputs, asked.outputs, rows.place)
+        return _join_columns(rows.outputs, mapped, kind), kind, []
+    names = rows.names or tuple(map(str, range(mapped.outputs)))
+    others = quote_names([names[at] for at in rest])
+    try:
+        kind = detect_prediction_kind(rows.outputs[:, used], asked.outputs, rows.place)
+        told = f"not used: {others}"
+    except InputError:
+        kind = detect_prediction_kind(rows.outputs, asked.outputs, rows.place)
+        if kind.kind == "logits":  # with a column of something else, nothing sums to one
+            raise
+        told = f"the data have no images of {others}: the probabilities are those without them"
+        largest = np.isin(rows.outputs.argmax(1), rest)
+        if count := int(largest.sum()):
+            told += (
+                f", and of the {len(largest):,} rows {count:,} have their largest one there, so "
+                "that another class counts as the answer"
+            )
+    joined = _join_columns(rows.outputs, mapped, kind)
+    least = {"probabilities": 0.0, "logarithms of probabilities": np.log(SMALLEST_PROBABILITY)}
+    empty = joined.max(1) <= least.get(kind.kind, -np.inf)
+    if empty.any():
+        raise InputError(
+            f"{rows.place} has no probability in row {int(empty.argmax()) + 1} for any class of "
+            f"the data: all of it is in the columns that are not used, {others}"
+        )
+    return joined, kind, [told]
+
+
+def _join_columns(
+    outputs: npt.NDArray[np.float64], mapped: LabelMap, kind: PredictionKind
+) -> npt.NDArray[np.float64]:
+    """The outputs of each class; the probabilities of several columns of a class are added."""
+    if kind.kind == "probabilities":
+        return np.stack([outputs[:, list(each)].sum(1) for each in mapped.columns], axis=1)
+    return np.stack(
+        [np.logaddexp.reduce(outputs[:, list(each)], axis=1) for each in mapped.columns], axis=1
+    )
+
+
+def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]:
+    """Which row is that of each image, int64 `[n]`, and how that is known."""
+    count, n = len(rows.outputs), len(images.labels)
+    if rows.keys is None:
+        if not images.in_order:
+            raise InputError(
+                f"{rows.place} has no column of keys, and {images.place} has one: give both files "
+                "the same column, or none, so that the rows are in one order"
+            )
+        if count != n:
+            raise InputError(
+                f"{rows.place} has {count:,} rows, and {images.place} has {n:,} images: name the "
+                "column with the keys or file names of the images with --key-column, or give "
+                "predictions for exactly these images"
+            )
+        return np.arange(n), f"in the order of {images.place}: there is no column of keys"
+    found = [str(key) for key in rows.keys.tolist()]
+    twice = [key for key, uses in Counter(found).items() if uses > 1]
+    if twice:
+        raise InputError(
+            f"{rows.place} has {len(twice):,} keys more than once: {quote_names(twice)}"
+        )
+    by = _choose_naming(found, rows, images)
+    wanted = [by.of_image(name) for name in by.images]
+    place = {by.of_key(key): at for at, key in enumerate(found)}
+    missing = [name for name, key in zip(by.images, wanted, strict=True) if key not in place]
+    known = set(wanted)
+    extra = [key for key in found if by.of_key(key) not in known]
+    if missing or extra:
+        told = [
+            f"{len(each):,} {what}: {quote_names(each)}"
+            for each, what in (
+                (missing, "images have no row"),
+                (extra, "rows have a key of no image"),
+            )
+            if each
+        ]
+        raise InputError(
+            f"the keys of {rows.place} are not those of {images.place}: {'; '.join(told)}; give "
+            "one row for each image, or name the column of the keys with --key-column"
+        )
+    return _order_rows(by, found), f"matched by {by.title}"
+
+
+class _NamingScheme(NamedTuple):
+    """A way to name images: `of_image` of the right image is `of_key` of the key."""
+
+    title: str
+    images: Sequence[str]
+    of_image: Callable[[str], str]
+    of_key: Callable[[str], str]
+
+
+def _choose_naming(
+    found: Sequence[str], rows: PredictionRows, images: KnownImages
+) -> _NamingScheme:
+    """The way of naming under which most keys are those of images; the strictest of equal ones.
+
+    Raises:
+        InputError: all keys are those of images in two ways, which give different images.
+    """
+    numbers = [str(key) for key in images.keys.tolist()]
+    by_place = _NamingScheme("key", numbers, str, str)
+    ways = [by_place]
+    if images.names is not None:
+        names = [name.replace("\\", "/") for name in images.names]
+        ways.insert(0, _NamingScheme("name", names, str, str))
+        if images.are_files:
+            ways += _list_file_namings(names)
+    best, most = ways[0], -1
+    complete = list[_NamingScheme]()
+    for way in ways:
+        known = {way.of_image(name) for name in way.images}
+        keys = {way.of_key(key) for key in found}
+        if len(known) < len(way.images) or len(keys) < len(found):
+            continue  # two images, or two rows, would have one name
+        if len(known & keys) > most:
+            best, most = way, len(known & keys)
+        if known == keys:
+            complete.append(way)
+    if rows.places and by_place in complete:
+        return by_place
+    for other in complete:
+        if not np.array_equal(_order_rows(best, found), _order_rows(other, found)):
+            raise InputError(
+                f"the keys of {rows.place} fit {images.place} by {best.title} and by "
+                f"{other.title}, in different orders: write names of files with their suffix, or "
+                "call the column 'key' if they are places in the split, from 0"
+            )
+    return best
+
+
+def _order_rows(way: _NamingScheme, found: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Which row is that of each image, int64 `[n]`, where every image has one."""
+    place = {way.of_key(key): at for at, key in enumerate(found)}
+    return np.array([place[way.of_image(name)] for name in way.images], dtype=np.int64)
+
+
+def _list_file_namings(names: Sequence[str]) -> list[_NamingScheme]:
+    """By the last parts of the path, the most parts first; then the same without the suffix."""
+    deepest = max(len(PurePosixPath(name).parts) for name in names)
+    ways = []
+    for parts in range(deepest, 0, -1):
+        title = "file name" if parts == 1 else f"the last {parts} parts of the path"
+
+        def last(name: str, parts: int = parts) -> str:
+            return "/".join(PurePosixPath(name.replace("\\", "/")).parts[-parts:])
+
+        def stem(name: str, parts: int = parts) -> str:
+            path = PurePosixPath(name.replace("\\", "/"))
+            return "/".join((*path.parts[-parts:-1], path.stem))
+
+        ways += [
+            _NamingScheme(title, names, last, last),
+            _NamingScheme(f"{title} without its suffix", names, stem, last),
+        ]
+    return ways
+
+
+def _check_labels(
+    rows: PredictionRows,
+    order: npt.NDArray[np.int64],
+    classes: tuple[str, ...],
+    images: KnownImages,
+) -> None:
+    labels, _ = number_labels(rows, classes)
+    differ = labels[order] != images.labels
+    if differ.any():
+        at = int(differ.argmax())
+        ours, theirs = classes[labels[order][at]], classes[images.labels[at]]
+        raise InputError(
+            f"{int(differ.sum()):,} of {len(differ):,} labels in {rows.place} are not those of "
+            f"{images.place}: the first is {ours!r} for an image of {theirs!r}; the rows are in "
+            "another order, or the images are others"
+        )
+
+
+def number_keys(keys: Column | None, count: int) -> tuple[npt.NDArray[np.int64], list[str] | None]:
+    """The keys of rows that no data set has, int64 `[N]`, and their names if they are text.
+
+    Rows without keys are counted; text is counted in its order, so that the same texts always have
+    the same keys.
+
+    >>> number_keys(np.array(["b", "a"]), 2), number_keys(None, 2)
+    ((array([1, 0]), ['b', 'a']), (array([0, 1]), None))
+    """
+    if keys is None:
+        return np.arange(count, dtype=np.int64), None
+    if keys.dtype.kind == "i":
+        return keys.astype(np.int64), None
+    ranks: npt.NDArray[Any] = np.unique(keys, return_inverse=True)[1]
+    return ranks.reshape(-1).astype(np.int64), [str(key) for key in keys.tolist()]
+
+
+# ---------------------------------------------------------------- predictions that were made elsewh

@@ -1,0 +1,622 @@
+"""Predictions in CSV, parquet and npz files, DataFrames and arrays: outputs, labels, keys."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+
+from fairweather.errors import UNREADABLE_ARRAYS, InputError, quote_names, unknown_name
+from fairweather.files.tables import read_parquet_table
+
+# ---------------------------------------------------------------- the rows of predictions as a file
+
+# Usual names of columns, without regard to case.
+LABEL_COLUMNS = (
+    "label",
+    "labels",
+    "target",
+    "targets",
+    "true_label",
+    "truth",
+    "ground_truth",
+    "y_true",
+)
+KEY_COLUMNS = (
+    *("key", "keys", "id", "ids", "image", "image_id", "img", "name"),
+    *("file", "files", "filename", "file_name", "path", "image_path"),
+)
+PLACE_COLUMNS = ("key", "keys")  # of these, numbers are places and never names of files
+INDEX_COLUMNS = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes for its index
+# Of what a program says besides, nothing is needed: it follows from the outputs.
+DERIVED_COLUMNS = (
+    "pred",
+    "prediction",
+    "predicted",
+    "predicted_label",
+    "predicted_class",
+    "confidence",
+)
+MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null")
+
+Column = npt.NDArray[Any]
+
+
+class PredictionOptions(NamedTuple):
+    """What the options say of files of predictions; what they leave open is found out.
+
+    Attributes:
+        outputs: `auto`, `logits` or `probabilities`.
+        label_column, key_column: names of columns; a column of a file without a header is called by
+            its number, from 0.
+        classes: the class of each column of outputs.
+    """
+
+    outputs: str = "auto"
+    label_column: str | None = None
+    key_column: str | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PredictionRows:
+    """Predictions as they were read, one row per image.
+
+    Attributes:
+        place: what messages call them.
+        outputs: float64 `[N, C]`.
+        names: what the columns of outputs are called; None if nothing names them.
+        labels: `[N]`, whole numbers or text; None if they are not there.
+        keys: `[N]`, whole numbers or text; None if the rows are only in some order.
+        notes: what was assumed, one sentence each.
+        places: whether the column of keys is called `key`, so that its numbers are places.
+    """
+
+    place: str
+    outputs: npt.NDArray[np.float64]
+    names: tuple[str, ...] | None
+    labels: Column | None
+    keys: Column | None
+    notes: tuple[str, ...] = ()
+    places: bool = False
+
+
+def read_frame(
+    frame: pd.DataFrame,
+    place: str,
+    asked: PredictionOptions,
+    *,
+    headed: bool,
+    classes: int | None = None,
+) -> PredictionRows:
+    """Find out which columns are outputs, labels and keys.
+
+    Args:
+        frame: columns with distinct names, as text; without a header these are their numbers.
+        place: what messages call it.
+        asked: what the options say.
+        headed: whether the names of the columns mean anything.
+        classes: how many classes the data have, if that is known.
+
+    Raises:
+        InputError: a column is missing, could be one of several, or is no column of numbers.
+
+    >>> frame = pd.DataFrame({"label": [0, 1], "cat": [0.9, 0.2], "dog": [0.1, 0.8]})
+    >>> rows = read_frame(frame, "the table", PredictionOptions(), headed=True)
+    >>> rows.names, rows.labels.tolist(), rows.keys is None
+    (('cat', 'dog'), [0, 1], True)
+    """
+    if frame.empty:
+        raise InputError(f"{place} has no rows")
+    names, notes = [str(name) for name in frame.columns], list[str]()
+    label = _find_column("label", asked.label_column, LABEL_COLUMNS, names, place, headed=headed)
+    key = _find_column("key", asked.key_column, KEY_COLUMNS, names, place, headed=headed)
+    if label is not None and label == key:
+        raise InputError(f"{place}: the column {label!r} cannot have both the labels and the keys")
+    rest = [name for name in names if name not in (label, key)]
+    keys = None if key is None else read_column(frame[key], f"{place}, column {key!r}")
+    index = _find_index(frame, rest, classes or len(asked.classes) or None, headed=headed)
+    if index is not None:
+        rest.remove(index)
+        which = f"the column {index!r}" if headed and index else "the first column"
+        keys, note = _read_index(frame[index], keys, key, place, which)
+        notes.append(note)
+    if follows := [name for name in rest if headed and name.lower() in DERIVED_COLUMNS]:
+        rest = [name for name in rest if name not in follows]
+        notes.append(f"not used: {quote_names(follows)}")
+    texts = [name for name in rest if _is_text(frame[name])]
+    rest = [name for name in rest if name not in texts]
+    if keys is None and len(texts) == 1 and not headed and frame[texts[0]].is_unique:
+        keys, texts = read_column(frame[texts[0]], place), []
+        notes.append("the column of distinct texts is taken for the keys")
+    for name in texts:
+        _check_points(frame[name], f"{place}, column {name!r}")
+    if texts:
+        if keys is None or (label is None and classes is None):
+            raise InputError(
+                f"{place} has text in the column {quote_names(texts)}: name the column with the "
+                f"keys "
+                "(file names) with --key-column, or that with the labels with --label-column, or "
+                "leave it out"
+            )
+        notes.append(f"not used: {quote_names(texts)} (text)")
+    if not rest:
+        raise InputError(f"{place} has no column of numbers, and there must be one for each class")
+    outputs = read_numbers(frame, rest, place)
+    labels = None if label is None else read_column(frame[label], f"{place}, column {label!r}")
+    places = key is not None and key.lower() in PLACE_COLUMNS
+    columns = tuple(rest) if headed else None
+    return PredictionRows(place, outputs, columns, labels, keys, tuple(notes), places)
+
+
+def one_column_error(place: str) -> InputError:
+    """The refusal of a single column of outputs."""
+    return InputError(
+        f"{place} has one column of outputs, and there must be one for each class: for two "
+        "classes write 1 - p beside p"
+    )
+
+
+def read_column(values: object, place: str) -> Column:
+    """Return labels or keys `[N]` as int64 where all are whole numbers, else as text.
+
+    Text such as `007` stays text.
+
+    >>> read_column(["7", "8"], "the file"), read_column(["007", "8"], "the file")
+    (array([7, 8]), array(['007', '8'], dtype='<U3'))
+    """
+    found = np.asarray(values)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim != 1:
+        raise InputError(f"{place} must have one value for each row, found {list(found.shape)}")
+    if found.dtype.kind in "iub":
+        return found.astype(np.int64)
+    if found.dtype.kind == "f":
+        if not np.isfinite(found).all() or (found != np.round(found)).any():
+            raise InputError(f"{place} must have whole numbers or text, found {_format_odd(found)}")
+        return found.astype(np.int64)
+    texts = [each.decode() if isinstance(each, bytes) else each for each in found.tolist()]
+    for row, each in enumerate(texts):
+        if isinstance(each, bool) or not isinstance(each, str | int) or each == "":
+            raise InputError(
+                f"{place} has {each!r:.60} in row {row + 1}, which is no name or number"
+            )
+    plain = [str(each) for each in texts]
+    if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", each) for each in plain):
+        return np.array(plain, dtype=np.int64)
+    return np.array(plain)
+
+
+def read_numbers(frame: pd.DataFrame, names: Sequence[str], place: str) -> npt.NDArray[np.float64]:
+    """Return columns as numbers, float64 `[N, C]`; raises `InputError` for what is no number."""
+    found = np.empty((len(frame), len(names)))
+    for at, name in enumerate(names):
+        column = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        if np.isnan(column).any():
+            row = int(np.isnan(column).argmax())
+            raise InputError(
+                f"{place} has {str(frame[name].iloc[row])!r:.40} in row {row + 1} of the column "
+                f"{name!r}, where a number must be"
+            )
+        found[:, at] = column
+    return found
+
+
+def _find_column(
+    what: str,
+    asked: str | None,
+    usual: Sequence[str],
+    names: Sequence[str],
+    place: str,
+    *,
+    headed: bool,
+) -> str | None:
+    """The column with the labels or the keys: the one that is asked for, or one of a usual name."""
+    if asked is not None:
+        if asked not in names:
+            raise unknown_name(f"column of {place}", asked, names)
+        return asked
+    found = [name for name in names if headed and name.lower() in usual]
+    if len(found) > 1:
+        raise InputError(
+            f"{place} has {quote_names(found)}, each of which may be the column of the {what}s: "
+            f"name it "
+            f"with --{what}-column"
+        )
+    return found[0] if found else None
+
+
+def _find_index(
+    frame: pd.DataFrame, rest: Sequence[str], classes: int | None, *, headed: bool
+) -> str | None:
+    """The column that only numbers the rows or names them, as pandas writes its index."""
+    named = [name for name in rest if headed and name.lower() in INDEX_COLUMNS]
+    if named:
+        return named[0]
+    if headed or classes is None or len(rest) != classes + 1:
+        return None
+    first = frame[rest[0]]
+    return rest[0] if _is_counter(first) else None
+
+
+def _is_counter(values: pd.Series[Any]) -> bool:
+    if _has_leading_zeros(values):
+        return False
+    found = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return any(np.array_equal(found, np.arange(len(found)) + start) for start in (0, 1))
+
+
+def _has_leading_zeros(values: pd.Series[Any]) -> bool:
+    """Whether one is a name with leading zeros, such as 007."""
+    return bool(values.astype(str).str.match(r"0\d").any())
+
+
+def _read_index(
+    values: pd.Series[Any], keys: Column | None, key: str | None, place: str, which: str
+) -> tuple[Column | None, str]:
+    """The keys, and what is said of the index column: it counts the rows, or it has their keys."""
+    if _is_counter(values):
+        return keys, f"{which} counts the rows and is not used"
+    if key is not None:
+        return keys, f"not used: {which}"
+    plain = pd.to_numeric(values, errors="coerce")
+    names = values if plain.isna().any() or _has_leading_zeros(values) else plain
+    return read_column(names, f"{place}, {which}"), f"{which} is taken for the keys"
+
+
+def _is_text(values: pd.Series[Any]) -> bool:
+    """Whether most values are text; a few, and those that are missing, `numbers` names."""
+    if values.dtype.kind in "iufb":
+        return False
+    present = values[~values.astype(str).str.strip().str.lower().isin(MISSING_VALUES)]
+    return len(present) > 0 and bool(pd.to_numeric(present, errors="coerce").isna().mean() > 0.5)
+
+
+def _check_points(values: pd.Series[Any], place: str) -> None:
+    commas = values.astype(str).str.fullmatch(r"\s*[-+]?\d*,\d+\s*").to_numpy(bool)
+    if commas.mean() > 0.5:
+        found = str(values.iloc[int(commas.argmax())])
+        raise InputError(f"{place} has {found!r:.40}: write numbers with a decimal point")
+
+
+def _format_odd(values: npt.NDArray[np.floating[Any]]) -> str:
+    odd = ~np.isfinite(values) | (values != np.round(values))
+    return f"{values[odd.argmax()]} in row {int(odd.argmax()) + 1}"
+
+
+# ---------------------------------------------------------------- read predictions from CSV, parque
+
+Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
+SEPARATORS = (",", ";", "\t")
+AFTER_LAST = "after the last column"  # empty cells, where each line ends with a separator
+LINES_LOOKED_AT = 20  # lines that show the separator and whether there is a header
+# Usual names of arrays in npz files.
+OUTPUT_ARRAYS = (
+    *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
+    *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
+)
+CLASS_ARRAYS = ("classes", "class_names", "label_names")
+
+
+def read_rows(
+    content: Content, place: str, asked: PredictionOptions, classes: int | None = None
+) -> PredictionRows:
+    """Read predictions from a file, a table or an array.
+
+    Args:
+        content: a .csv, .tsv, .txt, .parquet, .npz or .npy file, a DataFrame, or an array `[N, C]`
+            or what can become one.
+        place: what messages call it.
+        asked: what the options say.
+        classes: how many classes the data have, if that is known.
+
+    Raises:
+        InputError: the file cannot be read, or it is unclear what is in it.
+
+    >>> read_rows(np.array([[0.9, 0.1], [0.2, 0.8]]), "the array", Asked()).outputs.shape
+    (2, 2)
+    """
+    if isinstance(content, pd.DataFrame):
+        return _read_dataframe(content, place, asked, classes)
+    if not isinstance(content, Path):
+        try:
+            array = np.asarray(content)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"{place} must be one array [images, classes]: {error}") from error
+        return _read_arrays({"": array}, place, asked)
+    suffix = content.suffix.lower()
+    if suffix not in READERS:
+        raise unknown_name(f"kind of file of predictions, {place},", content.suffix, READERS)
+    if not content.is_file():
+        raise InputError(f"predictions: there is no file {str(content)!r}")
+    return READERS[suffix](content, place, asked, classes)
+
+
+def read_header(path: Path) -> list[str]:
+    """The cells of the first line of a CSV file; raises `InputError` if it is no text."""
+    lines = _read_first_lines(path)
+    return _split_cells(lines[:1], _find_separator(lines))[0] if lines else []
+
+
+def _read_dataframe(
+    frame: pd.DataFrame, place: str, asked: PredictionOptions, classes: int | None
+) -> PredictionRows:
+    names = [str(name) for name in frame.columns]
+    _check_distinct(names, place)
+    headed = not isinstance(frame.columns, pd.RangeIndex)
+    plain = frame.set_axis(names, axis="columns")
+    if not frame.index.equals(pd.RangeIndex(len(frame))):  # that of a sorted table has the order
+        if "" in names or isinstance(frame.index, pd.MultiIndex):
+            raise InputError(f"{place} has an index besides: make it a column (reset_index)")
+        plain = plain.reset_index(drop=True)
+        index = frame.index.name
+        if index is None or str(index) in names:
+            index = ""
+        plain.insert(0, str(index), pd.Series(frame.index.to_numpy()))
+        if not headed:  # the first column is that index
+            rows = read_frame(plain, place, asked, headed=True, classes=classes)
+            return replace(rows, names=None)
+    return read_frame(plain, place, asked, headed=headed, classes=classes)
+
+
+def _read_csv(
+    path: Path, place: str, asked: PredictionOptions, classes: int | None
+) -> PredictionRows:
+    lines = _read_first_lines(path)
+    if not lines:
+        raise InputError(f"{place} is empty")
+    separator = _find_separator(lines)
+    cells = _split_cells(lines, separator)
+    headed = _has_header(cells)
+    if headed:
+        names = _name_columns([cell.strip() for cell in cells[0]], cells[1:], place)
+    else:
+        names = list(map(str, range(len(cells[0]))))
+    _check_distinct(names, place)
+    texts = {asked.label_column, asked.key_column}
+    usual = (*LABEL_COLUMNS, *KEY_COLUMNS, *INDEX_COLUMNS) if headed else ()
+    kept = {name: str for name in names if name in texts or name.lower() in usual}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that have no name
+            frame = pd.read_csv(
+                path,
+                sep=separator,
+                header=None,
+                names=names,
+                skiprows=1 if headed else 0,
+                dtype=kept,
+                index_col=False,
+                keep_default_na=False,
+                skipinitialspace=True,
+                encoding="utf-8-sig",
+                on_bad_lines="error",
+            )
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also those of the text
+        raise _unreadable_error(place, error) from None
+    if AFTER_LAST in names:
+        after = frame.pop(AFTER_LAST).fillna("").astype(str).str.strip()
+        if (after != "").any():
+            row = int((after != "").to_numpy().argmax())
+            raise InputError(
+                f"{place} has {after.iloc[row]!r:.40} in row {row + 1} after the last column that "
+                "has a name"
+            )
+    return read_frame(frame, place, asked, headed=headed, classes=classes)
+
+
+def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) -> list[str]:
+    """The names of all columns; the header may leave out that of an index, as R does.
+
+    >>> _name_columns(["a", "b"], [["1", ".5", ".5"]], ""), _name_columns(["a"], [["1", ""]], "")
+    (['', 'a', 'b'], ['a', 'after the last column'])
+    """
+    ends = bool(rows) and all(len(row) > 1 and not row[-1].strip() for row in rows)
+    if ends and header[-1] == "":
+        return [*header[:-1], AFTER_LAST]
+    for number, row in enumerate(rows, start=1):
+        if len(row) > len(header) + 1:
+            raise InputError(
+                f"{place} has {len(row)} cells in row {number}, and the header has {len(header)}"
+            )
+    if rows and all(len(row) == len(header) + 1 for row in rows):
+        return [*header, AFTER_LAST] if ends else ["", *header]
+    return header
+
+
+def _unreadable_error(place: str, error: Exception) -> InputError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return InputError(f"{place} cannot be read: {lines[0]}")
+
+
+def _read_parquet(
+    path: Path, place: str, asked: PredictionOptions, classes: int | None
+) -> PredictionRows:
+    table = read_parquet_table(path)
+    lists = [field.name for field in table.schema if _is_list(field.type)]
+    if not lists:
+        frame = table.to_pandas(ignore_metadata=True)
+        return read_frame(frame, place, asked, headed=True, classes=classes)
+    if len(lists) > 1:
+        raise InputError(
+            f"{place} has lists in {quote_names(lists)}: leave one of them, the outputs"
+        )
+    arrays = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
+    arrays[lists[0]] = _read_lists(table[lists[0]], f"the lists in {lists[0]!r} of {place}")
+    return _read_arrays(arrays, place, asked)
+
+
+def _read_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
+    """The outputs in a column of lists, float64 `[N, C]`; nan where there is none."""
+    kind = lists.type.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise InputError(f"{place} must have numbers, found {kind}")
+    lengths = pyarrow.compute.unique(pyarrow.compute.list_value_length(lists)).to_pylist()
+    if len(lengths) != 1 or lists.null_count or not lengths[0]:
+        raise InputError(f"{place} must all have one length")
+    # Each part alone: all parts together may be more than one list can hold.
+    parts = [part.flatten().to_numpy(zero_copy_only=False) for part in lists.chunks]
+    return np.concatenate(parts).astype(np.float64).reshape(-1, lengths[0])
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _read_npz(
+    path: Path, place: str, asked: PredictionOptions, classes: int | None
+) -> PredictionRows:
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
+        for each in arrays.values():
+            if isinstance(each, np.ndarray) and each.dtype.kind == "U":
+                each.tolist()
+    except UNREADABLE_ARRAYS as error:
+        raise _unreadable_error(place, error) from None
+    for name, each in arrays.items():
+        if not isinstance(each, np.ndarray):
+            raise InputError(f"{place} cannot be read: {name} in it is no array")
+    return _read_arrays(arrays, place, asked)
+
+
+def _read_arrays(
+    arrays: Mapping[str, npt.NDArray[Any]], place: str, asked: PredictionOptions
+) -> PredictionRows:
+    """Find out which array has the outputs, the labels and the keys, by their names and shapes."""
+    wide = {name: each for name, each in arrays.items() if each.ndim == 2 and each.shape[1] > 1}
+    if len(wide) > 1:
+        wide = {name: each for name, each in wide.items() if name.lower() in OUTPUT_ARRAYS}
+    if not wide and len(arrays) == 1 and next(iter(arrays.values())).ndim in (1, 2):
+        raise one_column_error(place)
+    if len(wide) != 1:
+        shapes = [f"{name or 'array'} {list(each.shape)}" for name, each in arrays.items()]
+        raise InputError(
+            f"{place} must have one array of predictions [images, classes], perhaps beside others "
+            f"of other shapes, found {', '.join(shapes) or 'none'}; an array can be called "
+            f"{' or '.join(OUTPUT_ARRAYS[:4])}"
+        )
+    ((chosen, outputs),) = wide.items()
+    if outputs.dtype.kind not in "iuf":
+        raise InputError(f"{place} must have real numbers, found {outputs.dtype}")
+    if not len(outputs):
+        raise InputError(f"{place} has no rows")
+    names = _find_array(arrays, None, CLASS_ARRAYS, "class", place)
+    columns = None if names is None else tuple(str(each) for each in names.tolist())
+    if columns is not None and len(columns) != outputs.shape[1]:
+        raise InputError(
+            f"{place} names {len(columns)} classes and has {outputs.shape[1]} columns of outputs"
+        )
+    labels = _find_array(arrays, asked.label_column, LABEL_COLUMNS, "label", place)
+    keys = _find_array(arrays, asked.key_column, KEY_COLUMNS, "key", place)
+    for each, what in ((labels, "labels"), (keys, "keys")):
+        if each is not None and len(each) != len(outputs):
+            raise InputError(f"{place} has {len(each):,} {what} for {len(outputs):,} predictions")
+    if not np.isfinite(plain := outputs.astype(np.float64)).all() and np.isnan(plain).any():
+        row = int(np.isnan(plain).any(1).argmax())
+        raise InputError(f"{place} has nan in row {row + 1}, where a number must be")
+    notes = [] if len(arrays) == 1 else [f"the outputs are {chosen!r}"]
+    key = asked.key_column or next((name for name in arrays if name.lower() in KEY_COLUMNS), "")
+    return PredictionRows(
+        place, plain, columns, labels, keys, tuple(notes), key.lower() in PLACE_COLUMNS
+    )
+
+
+def _find_array(
+    arrays: Mapping[str, npt.NDArray[Any]],
+    asked: str | None,
+    usual: Sequence[str],
+    what: str,
+    place: str,
+) -> npt.NDArray[Any] | None:
+    if asked is not None and asked not in arrays:
+        raise unknown_name(f"array of {place}", asked, arrays)
+    found = [asked] if asked else [name for name in arrays if name.lower() in usual]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise InputError(f"{place} has {quote_names(found)}, each of which may be the {what} array")
+    array = arrays[found[0]]
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    return read_column(array, f"{place}, {found[0]!r}")
+
+
+def _read_first_lines(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [line for line in itertools.islice(file, LINES_LOOKED_AT) if line.strip()]
+    except UnicodeDecodeError:
+        raise InputError(f"{str(path)!r} is not a text file in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+
+
+def _find_separator(lines: Sequence[str]) -> str:
+    counts = {each: min(line.count(each) for line in lines) for each in SEPARATORS}
+    best = max(SEPARATORS, key=lambda each: counts[each])
+    return best if counts[best] else r"\s+"
+
+
+def _split_cells(lines: Sequence[str], separator: str) -> list[list[str]]:
+    if separator == r"\s+":  # names may be in quotes
+        lines, separator = [line.replace("\t", " ").strip() for line in lines], " "
+    return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
+
+
+def _has_header(cells: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line names the columns: a name is no number, or counts the classes."""
+    first, rest = cells[0], cells[1:]
+    numeric = [place for place, cell in enumerate(first) if _is_number(cell)]
+    if not numeric:
+        return True
+    whole = [first[place].strip() for place in numeric]
+    counted = any(whole == [str(at + start) for at in range(len(whole))] for start in (0, 1))
+    if counted and len(whole) > 1:
+        below = [row[place] for row in rest for place in numeric if place < len(row)]
+        return any(not cell.strip().lstrip("-").isdecimal() for cell in below)
+    # A key is text in every line; a name stands above numbers.
+    return any(
+        place not in numeric and rest and place < len(rest[0]) and _is_number(rest[0][place])
+        for place in range(len(first))
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_distinct(names: Sequence[str], place: str) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise InputError(f"{place} has more than one column called {quote_names(twice)}")
+
+
+READERS: Mapping[str, Callable[[Path, str, PredictionOptions, int | None], PredictionRows]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".txt": _read_csv,
+    ".parquet": _read_parquet,
+    ".npz": _read_npz,
+    ".npy": _read_npz,
+}

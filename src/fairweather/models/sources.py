@@ -1,0 +1,137 @@
+"""A source of models, a row of their table; what it opens, and files that none opens."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from fairweather.errors import InputError, check_name
+from fairweather.models.outputs import LOGITS, OutputKind
+from fairweather.types.options import Preparation
+
+# ---------------------------------------------------------------- a source of models, a row of thei
+
+# What can be said of a model that anyone has made.
+MODULE_OPTIONS = ("mean", "std", "input_size", "outputs")
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A classifier from any source, with everything that is known about it.
+
+    Attributes:
+        model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, outputs]`, in evaluation mode;
+            its normalisation is inside, and so is resizing if its size is fixed.
+        name: also the name of a folder: letters, digits, `_`, `-` and `.`, first a letter or digit.
+        digest: SHA-256, in hexadecimal, of the weights: of their file, or of the tensors of the
+            state dict.
+        classes: names in the order of the outputs; None if the model has no names.
+        preparation: how the model's own configuration prepares images; None if that is unknown
+            and images stay as they are.
+        facts: for people and the record, as JSON: `source`, `architecture`, `parameters`,
+            `outputs`, `normalisation` (`mean` and `std`, both None if there is none, and where they
+            are `from`), `preparation` (its fields, and where they are `from`), ...
+        outputs: what the network's own outputs are, before `model` turns them into logits; None if
+            only images can show it, and `model` gives the outputs as they are.
+    """
+
+    model: nn.Module
+    name: str
+    digest: str
+    classes: tuple[str, ...] | None
+    preparation: Preparation | None
+    facts: Mapping[str, object]
+    outputs: OutputKind | None = LOGITS
+
+    def __post_init__(self) -> None:
+        for each in self.classes or ():
+            check_name(each, f"the model {self.name} has a class with a name that cannot be used:")
+
+
+def folder_name(text: str) -> str:
+    """Turn any text into a name for a model, which can also be the name of a folder.
+
+    >>> folder_name("hf-hub:timm/resnet18 (mine)"), folder_name("../..")
+    ('hf-hub-timm-resnet18-mine', 'model')
+    """
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-._") or "model"
+
+
+def _check_nothing(_: str, architecture: str | None) -> None:
+    """Check nothing: only opening shows whether there is such a model."""
+
+
+def _guess_nothing(_: str) -> None:
+    """Guess nothing."""
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """Where models come from: one row of `SOURCES`.
+
+    Attributes:
+        form: how it is written: `KIND:PLACE`, or words for a source without a kind.
+        title: what it is, for a list.
+        open: opens what stands behind the kind, with those of `options` and `settings` that were
+            given.
+        options: the options of `open_model` that it takes.
+        settings: `offline` and `seed`, as far as it needs them.
+        check: raises `InputError` for what can be known without opening, from what stands behind
+            the kind and the architecture.
+        guess: what a text without a kind may have meant, such as `hf:FOLDER` for a folder with its
+            files; None if it is nothing of this source.
+        takes: of a source without a kind, whether a text is one.
+    """
+
+    form: str
+    title: str
+    open: Callable[..., OpenedModel]
+    options: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    check: Callable[[str, str | None], None] = _check_nothing
+    guess: Callable[[str], str | None] = _guess_nothing
+    takes: Callable[[str], bool] | None = None
+
+
+def suggest_file(path: Path) -> str:
+    """Name a file beside a missing one that is called nearly so, as the end of a message."""
+    folder = path.expanduser().parent
+    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    names = [name for name in names if name != path.name]  # what is there is no file
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
+
+
+# ---------------------------------------------------------------- files of other programs, which ar
+
+_TF2ONNX = "pip install tf2onnx; python -m tf2onnx.convert"
+# What they are, and how an ONNX file is made of them.
+CONVERTERS: Mapping[str, tuple[str, str]] = {
+    ".tflite": ("a TensorFlow Lite model", f"{_TF2ONNX} --tflite {{path}} --output {{onnx}}"),
+    ".h5": ("a Keras model", f"{_TF2ONNX} --keras {{path}} --output {{onnx}}"),
+    ".keras": ("a Keras model", f"{_TF2ONNX} --keras {{path}} --output {{onnx}}"),
+    ".pb": ("a TensorFlow model", f"{_TF2ONNX} --saved-model {{folder}} --output {{onnx}}"),
+    ".mlmodel": ("a Core ML model", "torch.onnx.export of the network that it was made from"),
+    ".mlpackage": ("a Core ML model", "torch.onnx.export of the network that it was made from"),
+    ".engine": ("a TensorRT engine", "or take the ONNX file that it was built from"),
+    ".trt": ("a TensorRT engine", "or take the ONNX file that it was built from"),
+}
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise `InputError` for a file of another program, by its suffix."""
+    suffix = path.suffix.lower()
+    if suffix not in CONVERTERS:
+        return
+    what, how = CONVERTERS[suffix]
+    onnx = path.with_suffix(".onnx")
+    told = how.format(path=path, folder=path.parent, onnx=onnx)
+    raise InputError(
+        f"{path} is {what}, which cannot be opened: convert it to ONNX ({told}), then give "
+        f"onnx:{onnx}"
+    )

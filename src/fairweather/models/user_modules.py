@@ -1,0 +1,253 @@
+"""Modules of the user's own: in memory, or returned by a function of a Python file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fairweather.devices import PrecisionAdapter, adapt_precision
+from fairweather.errors import InputError, StoppedError, one_line, unknown_name
+from fairweather.models.building import check_normalisation, state_digest
+from fairweather.models.outputs import LogProbabilities, parse_outputs
+from fairweather.models.preprocessing import (
+    NO_NORMALISATION,
+    UNKNOWN_ORIGIN,
+    check_not_normalised_twice,
+    describe_preparation,
+    find_normalisation,
+)
+from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, SourceKind, folder_name
+from fairweather.models.wrappers import GRAY_NOTE, Classifier, GrayInput, is_gray_network
+from fairweather.types.options import Preparation
+
+# ---------------------------------------------------------------- a module of the user's own as a c
+
+NORMALISED_NOWHERE = "no normalisation: the model gets images in [0, 1]"
+
+
+def open_module(
+    module: nn.Module,
+    name: str,
+    *,
+    source: str,
+    what: str,
+    code: str,
+    side: int | None = None,
+    classes: tuple[str, ...] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | None = None,
+    outputs: str = "auto",
+) -> OpenedModel:
+    """Open a module from images in [0, 1] to logits or probabilities.
+
+    Args:
+        module: it is brought to the CPU and into evaluation mode.
+        name, source, classes: as in `OpenedModel`.
+        what: what messages call it.
+        code: what the digest is of besides the tensors.
+        side: of the images that it gets, if that is known.
+        mean, std, input_size, outputs: as in `open_model`.
+
+    Raises:
+        InputError: a mean and std are given to a module that normalises its images itself, or its
+            mode or tensors cannot be had.
+    """
+    given, taken = check_normalisation(mean, std), parse_outputs(outputs)
+    seen = find_normalisation(module)
+    if given:
+        check_not_normalised_twice(module, what)
+    framed = None
+    if given or input_size is not None:
+        framed = Classifier(module, *(given or NO_NORMALISATION), input_size)
+    try:
+        state = state_digest((framed or module).eval().state_dict())
+    except Exception as error:  # exported, quantized and lazy modules raise different ones
+        raise InputError(
+            f"{what} has no evaluation mode or no plain tensors ({type(error).__name__}: "
+            f"{one_line(str(error).partition(chr(10))[0])}): give the module that was exported or "
+            "quantized, or an ONNX file; call a lazy module once before"
+        ) from error
+    facts: dict[str, object] = {
+        "source": source,
+        "architecture": type(module).__name__,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "normalisation": {
+            "mean": given.mean if given else None,
+            "std": given.std if given else None,
+            "from": "given"
+            if given
+            else f"the model's own normalisation: {seen}"
+            if seen
+            else NORMALISED_NOWHERE,
+        },
+    }
+    network = adapt_precision(module.cpu())
+    if isinstance(network, PrecisionAdapter):
+        facts["numbers"] = f"the model computes in {network.dtype}: images are converted to it"
+    if is_gray_network(network, input_size or side):
+        facts["gray"], network = GRAY_NOTE, GrayInput(network)
+    if taken is not None and taken.kind == "probabilities":
+        network = LogProbabilities(network)
+    if framed:
+        framed.network = network
+    preparation = None if input_size is None else Preparation(input_size)
+    origin = "the size given" if preparation else UNKNOWN_ORIGIN
+    facts["preparation"] = describe_preparation(preparation, origin)
+    digest = hashlib.sha256(f"{code} {state}".encode()).hexdigest()
+    return OpenedModel((framed or network).eval(), name, digest, classes, preparation, facts, taken)
+
+
+# ---------------------------------------------------------------- a model that a function in the us
+
+
+class PythonModel(NamedTuple):
+    """What the function of a file returned: the module, its class names, the file's SHA-256."""
+
+    module: nn.Module
+    classes: tuple[str, ...] | None
+    digest: str
+
+
+def run_file(path: Path, function: str, seed: int) -> PythonModel:
+    """Run a Python file, call a function of it, and give the module that it returns.
+
+    While the file runs, Python imports from its folder first, as if the file had been started as a
+    script. Random weights come from `seed`; the caller's random state does not change. Class names
+    are the attribute `classes` or `class_names` of the module or of the file. `function` may also
+    name a class of modules, or a module.
+
+    Raises `InputError` if the file raises an error (with file and line, and the original error as
+    its cause), has no such function, or returns something else than a module.
+    """
+    if not path.is_file():
+        raise InputError(f"python: there is no file {path}")
+    code = path.read_bytes()
+    digest = hashlib.sha256(code).hexdigest()
+    with _import_path(path.resolve().parent), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        namespace = _execute(path, code, digest)
+        made = vars(namespace).get(function)
+        if made is None:
+            raise unknown_name(f"function of {path}", function, _list_names(namespace))
+        if not isinstance(made, nn.Module):
+            if not callable(made):
+                kind = type(made).__name__
+                raise InputError(f"python: {function} in {path} is of type {kind}, not a function")
+            with _explain_user_errors(path):
+                made = made()
+    if not isinstance(made, nn.Module):
+        kind = type(made).__name__
+        raise InputError(f"python: {function}() in {path} returned a {kind}, not a torch.nn.Module")
+    return PythonModel(made, _read_class_names(made) or _read_class_names(namespace), digest)
+
+
+def open_python(
+    rest: str,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | None = None,
+    outputs: str = "auto",
+    seed: int = 0,
+) -> OpenedModel:
+    """Open `FILE.py:FUNCTION`; see `open_model` and `run_file`."""
+    file, colon, function = rest.rpartition(":")
+    if not colon or not file or not function:
+        raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {rest!r}")
+    path = Path(file).expanduser()
+    made = run_file(path, function, seed)
+    what = f"the model that {function}() in {path} returns"
+    opened = open_module(
+        made.module,
+        folder_name(f"{path.stem}-{function}"),
+        source=f"python:{rest}",
+        what=what,
+        code=f"{made.digest} {function} {input_size}",
+        classes=made.classes,
+        mean=mean,
+        std=std,
+        input_size=input_size,
+        outputs=outputs,
+    )
+    told = f"{what} is the user's own code: the file was run to make it"
+    return replace(opened, facts={**opened.facts, "runs_code": told})
+
+
+def _execute(path: Path, code: bytes, digest: str) -> ModuleType:
+    # No import statement can mean this name; dataclasses and pickles look their module up by it.
+    module = ModuleType(f"_fairweather_model_{digest[:16]}")
+    module.__file__ = str(path.resolve())
+    sys.modules[module.__name__] = module
+    # Not through an import: nothing is written beside the file, and no older copy is taken.
+    # The user has asked for it: `python:FILE.py:FUNCTION` runs this file.
+    with _explain_user_errors(path):
+        exec(compile(code, module.__file__, "exec"), vars(module))  # nosec B102
+    return module
+
+
+@contextlib.contextmanager
+def _explain_user_errors(path: Path) -> Iterator[None]:
+    """Turn an error into one sentence with the line of the file of the user."""
+    try:
+        yield
+    except StoppedError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = _error_line(str(path.resolve()), error)
+        where = f"{path}, line {line}" if line else str(path)
+        lines = (text.strip() for text in str(error).splitlines())
+        reason = next((text for text in lines if text), "no message")
+        raise InputError(f"python: {where} raised {type(error).__name__}: {reason}") from error
+
+
+def _error_line(file: str, error: BaseException) -> int | None:
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
+
+
+def _list_names(module: ModuleType) -> Iterator[str]:
+    for name, value in vars(module).items():
+        own = isinstance(value, nn.Module) or getattr(value, "__module__", None) == module.__name__
+        if own and not name.startswith("_"):
+            yield name
+
+
+def _read_class_names(holder: object) -> tuple[str, ...] | None:
+    for attribute in ("classes", "class_names"):
+        names = getattr(holder, attribute, None)
+        if isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names):
+            return tuple(names)
+    return None
+
+
+@contextlib.contextmanager
+def _import_path(folder: Path) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+PYTHON = SourceKind(
+    "python:FILE.py:FUNCTION",
+    "a model that a function of your own file returns",
+    open_python,
+    options=MODULE_OPTIONS,
+    settings=("seed",),
+    guess=lambda text: f"python:{text}:FUNCTION" if Path(text).suffix == ".py" else None,
+)

@@ -1,0 +1,169 @@
+"""Processes of this package that do a part of the work of another one, and end with it."""
+
+from __future__ import annotations
+
+import os
+import subprocess  # nosec B404 # for Python itself, without a shell
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from typing import ParamSpec, TextIO, TypeVar
+
+from loky import get_reusable_executor
+
+from fairweather.errors import InputError
+
+# ---------------------------------------------------------------- processes of this package that do
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Let the Pythons that a library starts meanwhile import nothing from the current folder.
+
+    With `-m` and `-c` Python looks there first, and a foreign data set may hold a `pickle.py`.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
+def start_module(
+    module: str, *arguments: str, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[str]:
+    """Start a module of this package that reads and writes lines of text in UTF-8.
+
+    It finds the same packages as this process: Python's own `-m` would look in the current folder
+    first, where a file of the user may have the name of a package (`-P`). It is in a process group
+    of its own, so that Ctrl-C reaches only this process, which then ends the others.
+
+    Args:
+        module: name of the module.
+        arguments: of its command line.
+        pass_fds: open files that it inherits.
+    """
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(  # nosec B603 # our own module
+        [sys.executable, "-P", "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
+        pass_fds=pass_fds,
+        process_group=0,
+    )
+
+
+def send_line(process: subprocess.Popen[str], line: str) -> None:
+    """Send a line to such a process; if it has ended, this is seen where its answer is read."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+
+
+def read_first_line() -> str:
+    """In such a process: the first line of its input. When the input ends, the process ends."""
+    line = sys.stdin.readline()
+
+    def end() -> None:
+        sys.stdin.read()
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True).start()
+    return line
+
+
+def take_stdout() -> TextIO:
+    """In such a process: its output; whatever else is printed goes to standard error."""
+    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return own
+
+
+def describe_exit(status: int) -> str:
+    """Say by which signal or with which status a process ended.
+
+    >>> describe_exit(-9), describe_exit(2)
+    ('signal 9', 'status 2')
+    """
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+# ---------------------------------------------------------------- processes that share the work of
+
+LOOK_INTERVAL = (
+    1.0  # seconds between two looks at whether the process that started this one is there
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def submit(
+    most: int,
+    environment: Mapping[str, str],
+    work: Callable[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> Future[T]:
+    """Start work in one of at most so many other processes.
+
+    The same processes serve the next work; idle ones end by themselves. Unlike processes of the
+    standard library, they do not import the user's script, which may lack the guard for that. Nor
+    do they, or the processes that loky starts beside them, import files of the current folder.
+
+    >>> submit(1, {}, divmod, 7, 2).result()
+    (3, 1)
+    """
+    # Processes that replace ended ones are started later, by a thread of loky: so in `env` too.
+    env = {**environment, "PYTHONSAFEPATH": "1"}
+    with safe_path():
+        executor = get_reusable_executor(
+            most, env=env, initializer=_end_with_parent, initargs=(os.getpid(),)
+        )
+        try:
+            future: Future[T] = executor.submit(work, *args, **kwargs)
+        except BaseException:
+            # Interrupted while the others are started, the executor may not notice that this
+            # process ends, which would then wait for it without end.
+            executor.shutdown(wait=False, kill_workers=True)
+            raise
+    return future
+
+
+def wait_for_result(future: Future[T], what: str, remedy: str) -> T:
+    """Wait for the result; raises `InputError` if the process was killed.
+
+    Args:
+        future: from `submit`.
+        what: what the process did, for the message.
+        remedy: what to do about it, likewise.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"a process that {what} was killed, perhaps because memory ran out; {remedy}"
+        ) from error
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process soon after the one that started it, however that one ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_INTERVAL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,227 @@
+"""Several runs as one: the models of each beside each other, where they saw the same images."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from fairweather.errors import InputError
+from fairweather.report.contents import (
+    Contents,
+    Sweep,
+    distinguish_titles,
+    join_models,
+    join_name,
+    read_contents,
+)
+from fairweather.report.samples import Samples, read_samples
+from fairweather.runs.folder import RunFolder
+from fairweather.types.record import CLEAN, MEAN, OOD, PRIORS, SUMMARY_SEEDS, TEST
+
+UNEQUAL_NOTE = "not every run has every shift and level; each mean is over those of its own run"
+# Rows that a run of several seeds has for each seed alone.
+BY_SEED = (PRIORS, OOD)
+
+
+def read_runs(runs: Sequence[RunFolder]) -> Contents:
+    """Read one run, or several as one in which each model is called `RUN:MODEL`.
+
+    Shifts are matched by name and their levels put together, unless a level means something else in
+    a later run (another kernel size): there the shift stands for itself, with the run's name. A
+    model has no score where its own run did not test it. Where models differ in how many seeds they
+    have, a model with one is shown with that one, and the others with the mean over theirs.
+
+    Raises:
+        InputError: a folder without scores or named twice, or runs of different test images.
+    """
+    if len(runs) == 1:
+        return replace(read_contents(runs[0]), samples=read_samples(runs[0]))
+    labels = shorten_names([run.path for run in runs])
+    parts = {label: read_contents(run) for label, run in zip(labels, runs, strict=True)}
+    _check_same_images(parts)
+    parts = _rename_clashing_shifts(parts)
+    return Contents(
+        records={label: part.records[""] for label, part in parts.items()},
+        titles=_join_titles(parts),
+        sweeps=_join_sweeps(part.sweeps for part in parts.values()),
+        scores=_join_scores(parts),
+        runs={label: part.runs[""] for label, part in parts.items()},
+        caution="" if _have_same_cells(parts) else UNEQUAL_NOTE,
+        samples=_join_samples(
+            {label: read_samples(part.runs[""]) for label, part in parts.items()}
+        ),
+    )
+
+
+def _join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
+    """Put the pictures of several runs together, by what stands before the colon of their models.
+
+    Strip and mixture are those of the first run that has any. Which images are wrong first for all
+    models of several runs is unknown.
+    """
+    found = {label: each for label, each in samples.items() if each is not None}
+    if not found:
+        return None
+    first = next((each for each in found.values() if each.strip), next(iter(found.values())))
+    return first._replace(
+        pictures={
+            shown: image for each in found.values() for shown, image in each.pictures.items()
+        },
+        attacked={
+            (join_name(label, model), cell, key): image
+            for label, each in found.items()
+            for (model, cell, key), image in each.attacked.items()
+        },
+        lost=None,
+        mistakes=join_models({label: each.mistakes for label, each in found.items()}),
+    )
+
+
+def shorten_names(paths: Sequence[Path]) -> list[str]:
+    """Name folders by the shortest ends of their paths that are all different, without colons.
+
+    >>> shorten_names([Path("/a/one"), Path("/a/two"), Path("/b/two")])
+    ['one', 'a-two', 'b-two']
+    """
+    resolved = [path.resolve() for path in paths]
+    parts = [[_drop_separators(part) for part in path.parts] for path in resolved]
+    if len(set(resolved)) < len(resolved):
+        twice = Counter(resolved).most_common(1)[0][0]
+        raise InputError(f"{twice} is named twice; a report shows each run once")
+    ends = [each[-1] for each in parts]
+    for depth in range(2, 1 + max(map(len, parts))):
+        unclear = {end for end, uses in Counter(ends).items() if uses > 1}
+        ends = [
+            "-".join(each[-depth:]) if end in unclear else end
+            for each, end in zip(parts, ends, strict=True)
+        ]
+    # Two may still read alike, as a:b and a-b do.
+    return [
+        f"{end}-{1 + ends[:at].count(end)}" if ends.count(end) > 1 else end
+        for at, end in enumerate(ends)
+    ]
+
+
+def _drop_separators(part: str) -> str:
+    """Leave out what separates a run from its model, and a model from a variant."""
+    return part.replace(os.sep, "").replace(":", "-").replace("+", "-")
+
+
+class _ImageSet(NamedTuple):
+    """What identifies test images: the data's name, the digest of its test split, and how many."""
+
+    name: str
+    digest: str | None
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.n:,} of {self.name} (digest {str(self.digest)[:8]})"
+
+
+def _check_same_images(parts: Mapping[str, Contents]) -> None:
+    seen = {label: _describe_image_set(part) for label, part in parts.items()}
+    (first, images), *others = seen.items()
+    for label, theirs in others:
+        if theirs[1:] != images[1:]:
+            raise InputError(
+                f"a report of several runs needs the same test images: {first} has {images}, and "
+                f"{label} {theirs}; report them one by one"
+            )
+    seeds = {label: part.shift_seed for label, part in parts.items()}
+    if len(set(seeds.values())) > 1:
+        told = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
+        raise InputError(
+            f"a report of several runs needs the same shifted images, but shift_seed is {told}, so "
+            "that random shifts differ; report them one by one"
+        )
+    known = {label: part.clusters for label, part in parts.items()}
+    if len({None if each is None else each.of.tobytes() for each in known.values()}) > 1:
+        counts = (
+            f"{label} has {'none' if each is None else f'{each.count:,}'}"
+            for label, each in known.items()
+        )
+        raise InputError(
+            "a report of several runs needs the same clusters of images, and of these "
+            f"{', '.join(counts)}: measure all with the same --metadata and --cluster, or report "
+            "them one by one"
+        )
+
+
+def _describe_image_set(part: Contents) -> _ImageSet:
+    clean = part.scores[part.scores["shift"] == CLEAN]
+    return _ImageSet(part.data.name, part.data.digests.get(TEST), int(clean["n"].max()))
+
+
+def _rename_clashing_shifts(parts: Mapping[str, Contents]) -> dict[str, Contents]:
+    """Rename the shifts of later runs that are made otherwise than those of a former run."""
+    seen: dict[str, set[str]] = {}
+    found = {}
+    for label, part in parts.items():
+        others = {
+            sweep.name: f"{sweep.name}@{label}"
+            for sweep in part.sweeps
+            if seen.get(sweep.name, made := _shift_parameters(sweep)) != made
+        }
+        sweeps = tuple(
+            replace(sweep, name=others[sweep.name], title=f"{sweep.title} ({label})")
+            if sweep.name in others
+            else sweep
+            for sweep in part.sweeps
+        )
+        scores = part.scores.assign(shift=part.scores["shift"].replace(others))
+        found[label] = replace(part, sweeps=sweeps, scores=scores)
+        seen = {each.name: _shift_parameters(each) for each in sweeps} | seen
+    return found
+
+
+def _shift_parameters(sweep: Sweep) -> set[str]:
+    """How a shift is made beside its levels: what its ids say after name and level."""
+    return {part for cell in sweep.cells.values() for part in cell.split(",")[2:]}
+
+
+def _have_same_cells(parts: Mapping[str, Contents]) -> bool:
+    """Say whether all runs have the same shifts at the same levels."""
+    cells = [{cell for sweep in p.sweeps for cell in sweep.cells.values()} for p in parts.values()]
+    return all(each == cells[0] for each in cells)
+
+
+def _join_titles(parts: Mapping[str, Contents]) -> dict[str, str]:
+    titles = join_models({label: part.titles for label, part in parts.items()})
+    return distinguish_titles(titles, {name: name.partition(":")[0] for name in titles})
+
+
+def _join_sweeps(groups: Iterable[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
+    """Put the levels of each shift together; of what is told otherwise, the first is kept."""
+    found: dict[str, Sweep] = {}
+    for sweep in (each for group in groups for each in group):
+        before = found.get(sweep.name, sweep)
+        cells = {**sweep.cells, **before.cells}
+        constants = {**sweep.constants, **before.constants}
+        found[sweep.name] = replace(
+            before,
+            cells={level: cells[level] for level in sorted(cells, key=float)},
+            constants={level: constants[level] for level in sorted(constants, key=float)},
+        )
+    return tuple(found.values())
+
+
+def _join_scores(parts: Mapping[str, Contents]) -> pd.DataFrame:
+    every = [
+        part.scores.assign(model=join_name(label, "") + part.scores["model"])
+        for label, part in parts.items()
+    ]
+    seeds = {seed for part in parts.values() for seed in part.seeds}
+    if len(seeds) > 1:
+        every += [_make_mean(rows) for rows in every if not set(rows["seed"]) & set(SUMMARY_SEEDS)]
+    return pd.concat(every, ignore_index=True)
+
+
+def _make_mean(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a run with one seed, as those of a mean over it."""
+    return rows[~rows["shift"].str.startswith(BY_SEED)].assign(seed=MEAN)

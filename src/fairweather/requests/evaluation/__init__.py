@@ -1,0 +1,1 @@
+"""Evaluations of models and of given predictions."""

@@ -1,0 +1,366 @@
+"""Begins and executes a run, whatever asked for it: its record, its plan, and what is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from fairweather.errors import InputError, check_writable
+from fairweather.metrics import Resamples, evaluate_resamples, to_score
+from fairweather.metrics.clusters import Clusters, number_clusters
+from fairweather.progress import Event, Notify
+from fairweather.report.finished_run import Run
+from fairweather.requests.inputs import Inputs, make_measurement, make_plan
+from fairweather.requests.inputs import Settings as Settings
+from fairweather.runs.fingerprints import collect_facts
+from fairweather.runs.folder import RunFolder, check_run_path, current_provenance
+from fairweather.steps.ledger import Outlook
+from fairweather.steps.measurement import Measurement
+from fairweather.steps.plan import DATA, NATURAL_DATA
+from fairweather.steps.sweeps import describe_shifts
+from fairweather.types.measurement import CLASSIFICATION, Groups, Score
+from fairweather.types.record import (
+    CLEAN,
+    ENSEMBLE,
+    NATURAL,
+    NO_IMAGES,
+    RECORD,
+    TEST,
+    DataRecord,
+    RunRecord,
+    RunSettings,
+    predictions_file,
+    variant_name,
+)
+from fairweather.workers import executors
+from fairweather.workers.options import Sharing
+from fairweather.workers.work import Work
+
+# ---------------------------------------------------------------- the record of a run: what describ
+
+
+def describe_run(inputs: Inputs) -> RunRecord:
+    """Describe a run whose data sets are open."""
+    measurement, trainings, settings = make_measurement(inputs), inputs.trainings, inputs.settings
+    side = measurement.data.side
+    return RunRecord(
+        kind=inputs.kind,
+        name=inputs.name,
+        title=inputs.title,
+        description=inputs.description,
+        data=_describe_data(inputs, measurement),
+        models=dict(inputs.described),
+        pretraining=dict(trainings.pretraining),
+        seeds=inputs.seeds,
+        ensemble=any(each.seed == ENSEMBLE for each in inputs.models),
+        sweeps=describe_shifts(settings.shifts, None if side is None else min(side)),
+        variants=_variant_titles(inputs, measurement),
+        seen_shifts={name: dict(seen) for name, seen in trainings.seen_shifts.items()},
+        priors=dict(measurement.priors),
+        ood=tuple(measurement.others),
+        natural={
+            name: inputs.sources[f"{NATURAL_DATA}{name}"].source
+            for name in (part.removeprefix(NATURAL) for part in measurement.natural)
+        },
+        settings=RunSettings(
+            shift_seed=settings.shift_seed,
+            bootstrap=settings.bootstrap,
+            batch_size=settings.batch_size,
+            precision=settings.arithmetic.precision,
+            cudnn_benchmark=settings.arithmetic.cudnn_benchmark,
+            training_precision=trainings.precision,
+            variants=tuple(each.text for each in settings.variants),
+            threads=settings.threads,
+            operating_points=dict(measurement.operating_points),
+            fit_on=tuple(shift.id for shift in settings.fit_on),
+        ),
+        provenance=current_provenance(settings.device),
+    )
+
+
+def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
+    """Describe the data, with the digests of everything that is predicted."""
+    own, dataset = measurement.data, inputs.datasets.get(DATA)
+    others = {**measurement.others, **measurement.natural}
+    digests = {**own.digests, **{name: each.digests[TEST] for name, each in others.items()}}
+    ordered = {"ordered_classes": True} if inputs.settings.classes.ordered else {}
+    if dataset is None:
+        return DataRecord(
+            name=own.name,
+            classes=own.classes,
+            digests=digests,
+            notes={"images": dict(own.images), NO_IMAGES: True, **ordered},
+        )
+    return DataRecord(
+        name=own.name,
+        classes=own.classes,
+        digests=digests,
+        mean=dataset.mean,
+        std=dataset.std,
+        arguments=collect_facts(inputs.sources[DATA]),
+        notes=json.loads(json.dumps({**dataset.notes, **ordered})),
+        task=own.task,
+    )
+
+
+def _variant_titles(inputs: Inputs, measurement: Measurement) -> dict[str, str]:
+    """The titles of variants, and before those of an interpolation its own."""
+    titles = {each.name: each.title for each in inputs.models}
+    images, found = measurement.data.images[TEST], dict[str, str]()
+    for name in sorted(titles, key=lambda each: each not in inputs.described):
+        if name not in inputs.described:
+            found[name] = titles[name]
+        for variant in measurement.variants:
+            phrase = variant.phrase(images, measurement.batch_size)
+            found[variant_name(name, variant.name)] = f"{titles[name]} + {phrase}"
+    return found
+
+
+# ---------------------------------------------------------------- what a person reads while a run b
+
+MOST_NAMED_VALUES = 6  # of a column of slices, in a line
+CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
+
+
+def clean_steps(inputs: Inputs) -> dict[str, str]:
+    """The step that predicts clean images with each model, and the model's label.
+
+    Empty if the accuracy on clean images is not told.
+    """
+    return {
+        predictions_file(each.name, each.seed, CLEAN).removesuffix(".parquet"): each.label
+        for each in (inputs.models if inputs.advice else ())
+    }
+
+
+def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notify:
+    """Tell how accurate each model is on clean images too, as soon as they are predicted."""
+    waiting, dataset = clean_steps(inputs), inputs.datasets.get(DATA)
+    several = len(waiting) > 1
+    clusters = None if dataset is None else number_clusters(dataset.test.groups)
+
+    def telling(event: Event) -> None:
+        tell(event)
+        label = waiting.pop(event.step, None)
+        if label is not None:
+            file, of = f"{event.step}.parquet", label if several else ""
+            for line in clean_accuracy_lines(folder, file, inputs.advice, of, clusters):
+                tell(Event("evaluate", 0, None, line=line))
+
+    return telling
+
+
+def describe_groups(groups: Groups | None) -> str:
+    """Say how many clusters and subgroups there are.
+
+    >>> import numpy as np
+    >>> describe_groups(Groups("patient", np.array(["a", "b", "a"], dtype=object)))
+    '2 by patient, 1 to 2 images each'
+    >>> describe_groups(Groups(None, None, {"site": np.array([
+    ...     "north", "south", "north"
+    ... ], dtype=object)}))
+    '2 by site (north 2, south 1)'
+    """
+    if groups is None:
+        return ""
+    told = []
+    if (clusters := number_clusters(groups)) is not None:
+        few, most = clusters.sizes.min(), clusters.sizes.max()
+        images = f"{few:,}" if few == most else f"{few:,} to {most:,}"
+        told.append(f"{clusters.count:,} by {groups.cluster}, {images} images each")
+    for name, values in groups.slices.items():
+        sizes = Counter(values.tolist())
+        counted = [f"{value} {count:,}" for value, count in sorted(sizes.items())]
+        each = f" ({', '.join(counted)})" if len(counted) <= MOST_NAMED_VALUES else ""
+        told.append(f"{len(sizes):,} by {name}{each}")
+        if groups.clusters is not None:
+            of = {(cluster, value) for cluster, value in zip(groups.clusters, values, strict=True)}
+            several = sum(count > 1 for count in Counter(cluster for cluster, _ in of).values())
+            if several:
+                told.append(f"{several:,} {groups.cluster} in several values of {name}")
+    return "; ".join(told)
+
+
+def clean_accuracy_lines(
+    folder: RunFolder, file: str, advice: str, of: str = "", clusters: Clusters | None = None
+) -> list[str]:
+    """Say how accurate the model is on clean images, and warn if it is not better than chance.
+
+    The interval is the one of scores.csv: from the same resamples of the images.
+
+    Args:
+        folder: the run.
+        file: the predictions of clean images.
+        advice: what is probably wrong, and how to settle it.
+        of: which model they are of, if there are several.
+        clusters: which images belong together, if that is known.
+    """
+    if folder.task.name != CLASSIFICATION:
+        return []
+    predictions = folder.read_predictions(file)
+    resamples = folder.record.settings.bootstrap
+    shared = Resamples.draw(predictions.strata, resamples, clusters=clusters)
+    found = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
+    accuracy, low, high, n = to_score(found, (0.0, 1.0))
+    edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
+    which = f"{of}: " if of else ""
+    ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
+    lines = [
+        f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
+        f"{f' in {clusters.count:,} clusters; images count alike' if clusters else ''}"
+        f"{edges.get(accuracy, '')}"
+    ]
+    counts = np.bincount(predictions.labels)
+    share, largest = counts.max() / n, predictions.classes[counts.argmax()]
+    if low <= share or (np.isnan(low) and accuracy <= share):
+        chance = f"({share:.1%}, what a model that always says {largest} gets)"
+        if accuracy > share:
+            lines.append(
+                f"note           {n:,} images cannot confirm that it is above chance {chance}"
+            )
+        else:
+            areas = evaluate_resamples(predictions, shared, names=["macro_auc"])
+            auc = to_score(areas["macro_auc"], (0.0, 1.0)) if areas else None
+            reason = explain_chance(auc, len(predictions.classes), advice)
+            lines.append(f"warning        that is not above chance {chance}{reason}")
+    return lines
+
+
+def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
+    """Say what is probably wrong with an accuracy that is not above chance.
+
+    A model whose AUC is above 0.5 tells the classes apart: then neither the order of its rows nor
+    its preprocessing is to blame, but where one class ends and another begins.
+
+    Args:
+        auc: the mean over classes of the area under the ROC curve; None where it is not known.
+        classes: how many there are.
+        advice: what is probably wrong otherwise.
+
+    >>> explain_chance(Score(0.5, 0.4, 0.6, 90), 2, "the order of the rows is probably wrong")
+    ': the order of the rows is probably wrong'
+    >>> explain_chance(Score(0.97, 0.95, 0.98, 90), 2, "")
+    ', but its AUC is 0.97: it tells the classes apart, and calls one too often; see
+    operating_points, and the calibration of its probabilities'
+    >>> explain_chance(Score(0.03, 0.02, 0.05, 90), 2, "")
+    ', and its AUC is 0.03, far below 0.5: the two classes are probably exchanged; see --labels and
+    --classes'
+    """
+    if auc is None or math.isnan(auc.value):
+        return f": {advice}"
+    low, high = (auc.value, auc.value) if auc.too_few else (auc.low, auc.high)
+    if low > CHANCE_AUC and classes == 2:
+        return (
+            f", but its AUC is {auc.value:.2f}: it tells the classes apart, and calls one too "
+            "often; see operating_points, and the calibration of its probabilities"
+        )
+    if low > CHANCE_AUC:
+        return (
+            f", but its mean AUC is {auc.value:.2f}: it tells classes apart, and calls some too "
+            "often or by the name of another; see the confusion matrix on the page, and --labels"
+        )
+    if high < CHANCE_AUC and classes == 2:
+        return (
+            f", and its AUC is {auc.value:.2f}, far below {CHANCE_AUC}: the two classes are "
+            f"probably "
+            "exchanged; see --labels and --classes"
+        )
+    return f": {advice}"
+
+
+# ---------------------------------------------------------------- begins and executes a run, whatev
+
+
+def check_run_folder(out: Path | None) -> None:
+    """Raise `InputError` if the run folder cannot be written or is not one to work in."""
+    if out is not None:
+        check_writable(out)
+        check_run_path(out)
+    elif not Path("runs").exists():  # a folder in it may be writable where it is not
+        check_writable(Path("runs"))
+
+
+def execute_run(
+    inputs: Inputs,
+    out: Path | None,
+    sharing: Sharing,
+    tell: Notify,
+    *,
+    offline: bool = False,
+    replace: bool = False,
+) -> Run:
+    """Begin or continue a run, by default in `runs/NAME`, and do all steps that are not done.
+
+    Args:
+        inputs: what is measured; the data sets are open.
+        out: the run folder.
+        sharing: who does the steps; it was checked.
+        tell: called for every step, and for events within long ones.
+        offline: never use the network.
+        replace: replace finished work that was made with other settings.
+
+    Raises:
+        InputError: the folder cannot be used, a step refuses its input, or a process that did steps
+            was killed.
+        JobFailedError: a step failed in another process.
+        NeedsMissingError: jobs of a cluster were cancelled.
+    """
+    path = out or Path("runs") / inputs.name
+    check_writable(path)
+    for line in inputs.lines:
+        tell(Event("evaluate", 0, None, line=line))
+    record = describe_run(inputs)
+    work = Work(
+        path=path,
+        # It shows within moments whether a model is used correctly.
+        plan=make_plan(inputs).beginning_with(clean_steps(inputs)),
+        record=record,
+        device=inputs.settings.device,
+        offline=offline,
+        datasets=inputs.datasets,
+        replace=replace,
+        files=inputs.files,
+        check=partial(_check_same_inputs, record=record) if inputs.opened else lambda _: None,
+        models={each.source.digest: each.network for each in inputs.opened},
+        given=inputs.given,
+    )
+    executors.carry_out(work, sharing, add_clean_accuracy(inputs, RunFolder(path), tell))
+    return Run(path)
+
+
+def make_outlook(inputs: Inputs, out: Path | None) -> Outlook:
+    """Plan a run and say how far it is; nothing is written."""
+    path = out or Path("runs") / inputs.name
+    if RunFolder(path).is_read_only:
+        check_run_path(path)
+    return Outlook.of(inputs.name, path, make_plan(inputs))
+
+
+def _check_same_inputs(folder: RunFolder, record: RunRecord) -> None:
+    """Refuse a folder with results of another model or other data of the same name."""
+    if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
+        return  # a run of another name is refused before it would be overwritten
+    before = folder.record.models
+    changed = [
+        name
+        for name, model in record.models.items()
+        if name in before and before[name].facts.get("digest") != model.facts.get("digest")
+    ]
+    if changed:
+        what = f"another model called {changed[0]!r}"
+    elif folder.record.data.source != record.data.source:
+        what = f"another data set called {record.data.name!r}"
+    else:
+        return
+    raise InputError(
+        f"{folder.path} contains the evaluation of {what}; replace it with --replace, "
+        "or name another folder with --out"
+    )
+
+
+# ---------------------------------------------------------------- what all requests have in common:

@@ -1,0 +1,408 @@
+"""What a run measures, whatever asked for it, its trial on one image, and the plan of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from fairweather.attacks.table import ATTACKS
+from fairweather.devices import FP32, Arithmetic
+from fairweather.errors import InputError, check_name, unknown_name
+from fairweather.files.yamlfile import read_yaml
+from fairweather.metrics.clusters import number_clusters
+from fairweather.progress import Notify
+from fairweather.steps.measurement import (
+    OOD_DATA,
+    DataFacts,
+    MeasuredModel,
+    Measurement,
+    plan_conclusion,
+    plan_models,
+)
+from fairweather.steps.plan import (
+    DATA,
+    NATURAL_DATA,
+    Plan,
+    PlannedDataset,
+    PlannedModel,
+    Step,
+    link_steps,
+)
+from fairweather.steps.worker import get_splits, open_data
+from fairweather.tasks.task import MOST_STORED_CLASSES, find_task
+from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Images, Shift
+from fairweather.types.record import NATURAL, ModelRecord
+from fairweather.variants.variant import Variant
+
+# ---------------------------------------------------------------- what is asked of the classes of t
+
+WORST = "worst"  # the row for the worst of a set of priors has this name
+PartialPriors = Mapping[
+    str, Mapping[str, float]
+]  # the probabilities of some classes, by a name for them
+
+
+@dataclass(frozen=True)
+class ClassSettings:
+    """What is asked of the classes.
+
+    Attributes:
+        ordered: whether they are in an order, whatever the data say.
+        priors: other probabilities of all classes in label order, by a name for them.
+        operating_points: the probability from which on a class is called, by class.
+    """
+
+    ordered: bool = False
+    priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    operating_points: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
+    """Read priors, mostly from a YAML file: under any name, the probabilities of some classes.
+
+    Raises `InputError` if the file is missing or has another form.
+    """
+    if not isinstance(asked, Path):
+        return _check_priors(asked, "priors") if asked else {}
+    if not asked.is_file():
+        raise InputError(f"priors: there is no file {asked}")
+    return _check_priors(read_yaml(asked), str(asked))
+
+
+def check_operating_points(points: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+    """Check operating points, the probability from which on a class is called, by class.
+
+    Raises `InputError` for an unknown class, a number that is no probability, or too many classes
+    to have their probabilities stored.
+
+    >>> check_operating_points({"malignant": 0.3}, ["benign", "malignant"])
+    {'malignant': 0.3}
+    """
+    if points and len(classes) > MOST_STORED_CLASSES:
+        raise InputError(
+            f"operating points need stored probabilities, which runs of more than "
+            f"{MOST_STORED_CLASSES} classes do not have, found {len(classes):,} classes"
+        )
+    for name, threshold in points.items():
+        if name not in classes:
+            raise unknown_name("class of an operating point", name, classes)
+        if not 0 < threshold < 1:
+            raise InputError(
+                f"the operating point of {name!r} must be a probability between 0 and 1, found "
+                f"{threshold:g}"
+            )
+    return dict(points)
+
+
+def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
+    """Check the form of priors; raises `InputError` with the right form."""
+    form = f"{place} must be like NAME: {{CLASS: 0.9}}"
+    if not isinstance(raw, Mapping) or not raw:
+        raise InputError(f"{form}, found {raw!r}")
+    checked: dict[str, dict[str, float]] = {}
+    for name, some in raw.items():
+        if not isinstance(some, Mapping) or not some:
+            raise InputError(f"{form}, found {some!r} for {name!r}")
+        for known, prior in some.items():
+            if isinstance(prior, bool) or not isinstance(prior, int | float):
+                raise InputError(f"{form}, found {prior!r} for {known!r} in {name!r}")
+        if str(name) == WORST:
+            raise InputError(
+                f"{place}: the name {WORST!r} is reserved for the worst of a set; choose another"
+            )
+        checked[check_name(str(name), f"{place}: the name")] = {
+            str(known): float(prior) for known, prior in some.items()
+        }
+    return checked
+
+
+def complete_priors(
+    asked: PartialPriors, labels: npt.NDArray[np.int64], classes: tuple[str, ...]
+) -> dict[str, tuple[float, ...]]:
+    """Give every class a probability; classes that were not named share the rest.
+
+    They share it in proportion to their numbers of images.
+
+    Args:
+        asked: for the name of each set of priors, the probability of each class that it names.
+        labels: of the images, at least one of every class.
+        classes: their names in label order.
+
+    Raises:
+        InputError: an unknown class, a number that is not a probability, or probabilities of all
+            classes that do not add up to 1.
+
+    >>> complete_priors({"foxes": {"fox": 0.7}}, np.array([0, 0, 1, 2]), ("cat", "dog", "fox"))
+    {'foxes': (0.2, 0.1, 0.7)}
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    return {name: _complete_set(name, some, classes, counts) for name, some in asked.items()}
+
+
+def _complete_set(
+    name: str, some: Mapping[str, float], classes: tuple[str, ...], counts: np.ndarray
+) -> tuple[float, ...]:
+    for known in some:
+        if known not in classes:
+            raise unknown_name(f"class in the priors {name!r}", known, classes)
+    named = np.array([each in some for each in classes])
+    priors = np.array([some.get(each, 0.0) for each in classes], dtype=np.float64)
+    total = priors.sum()
+    whole = np.isclose(total, 1)
+    if not np.isfinite(priors).all() or (priors < 0).any() or (total > 1 and not whole):
+        raise InputError(f"the priors {name!r} must be probabilities that add up to at most 1")
+    if named.all() and not whole:
+        raise InputError(f"the priors {name!r} name every class and add up to {total:g}, not 1")
+    rest = np.where(named, 0, counts)
+    if rest.any():
+        priors += (1 - min(total, 1)) * rest / rest.sum()
+    return tuple(float(round(each, 12)) for each in priors)
+
+
+# ---------------------------------------------------------------- what a run measures, whatever ask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How everything is measured.
+
+    Attributes:
+        shifts: clean first, then every shift and attack at every level.
+        fit_on: the shifts of the validation images that some variants are fitted on.
+        threads, device: of every step.
+        arithmetic: how networks are computed.
+        classes: what is asked of the classes of the data.
+    """
+
+    shifts: tuple[Shift | Attack, ...]
+    threads: int
+    device: torch.device
+    variants: tuple[Variant, ...] = ()
+    fit_on: tuple[Shift, ...] = ()
+    shift_seed: int = 0
+    batch_size: int = 256
+    arithmetic: Arithmetic = FP32
+    bootstrap: int = 1000
+    classes: ClassSettings = field(default_factory=ClassSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainings:
+    """What a study does before it measures.
+
+    Attributes:
+        steps: pre-trainings and trainings, each after those that it needs.
+        reports: the files of them that the report reads.
+        mixup: whether MixUp is used; then the samples show an example.
+        pretraining: the record of each pre-training.
+        seen_shifts: the test shifts that each model is trained with, and what makes them.
+        precision: of the trainings, as given.
+    """
+
+    steps: tuple[Step, ...] = ()
+    reports: tuple[str, ...] = ()
+    mixup: bool = False
+    pretraining: Mapping[str, ModelRecord] = field(default_factory=dict)
+    seen_shifts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    precision: str | None = None
+
+
+class OpenModel(NamedTuple):
+    """A model from elsewhere: how a process opens it, and its network, which gives logits."""
+
+    source: PlannedModel
+    network: nn.Module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run measures, whatever asked for it.
+
+    Attributes:
+        kind, name, title, description: of the run.
+        sources: how each data set is loaded, by its name in the plan.
+        facts: of the same data sets; `data` is there without a source where predictions came with
+            their labels.
+        datasets: those that are open; none if the run is only planned.
+        models: in the order of the request; an ensemble comes after its members.
+        described: the record of each model, by name.
+        seeds: of all models.
+        trainings: what is done first.
+        opened: the models from elsewhere.
+        given: reads predictions that were made elsewhere, by the file that they are stored in.
+        pictured: as in `Measurement`.
+        lines: what a person reads about them, one fact a line.
+        advice: what is probably wrong where a model is no better than chance; without one, the
+            accuracy on clean images is not told.
+        files: further files of the run folder.
+    """
+
+    kind: Literal["study", "evaluation"]
+    name: str
+    title: str
+    description: str = ""
+    sources: Mapping[str, PlannedDataset]
+    facts: Mapping[str, DataFacts]
+    datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    models: Sequence[MeasuredModel]
+    described: Mapping[str, ModelRecord]
+    seeds: tuple[int, ...]
+    settings: Settings
+    trainings: Trainings = field(default_factory=Trainings)
+    opened: Sequence[OpenModel] = ()
+    given: Callable[[str], AnyPredictions] | None = None
+    pictured: tuple[Shift, ...] | None = None
+    lines: Sequence[str] = ()
+    advice: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_measurement(inputs: Inputs) -> Measurement:
+    """What all models are measured on, and how."""
+    settings, facts, trainings = inputs.settings, inputs.facts, inputs.trainings
+    own, classes = facts[DATA], settings.classes
+    return Measurement(
+        data=replace(own, ordered=own.ordered or classes.ordered),
+        shifts=settings.shifts,
+        threads=settings.threads,
+        device=settings.device.type,
+        shift_seed=settings.shift_seed,
+        batch_size=settings.batch_size,
+        arithmetic=settings.arithmetic,
+        bootstrap=settings.bootstrap,
+        variants=settings.variants,
+        others=_select_facts(OOD_DATA, facts),
+        natural=_select_facts(NATURAL_DATA, facts, NATURAL),
+        priors=classes.priors,
+        operating_points=classes.operating_points,
+        fit_on=settings.fit_on,
+        reports=trainings.reports,
+        mixup=trainings.mixup,
+        pictured=inputs.pictured,
+    )
+
+
+def _select_facts(
+    prefix: str, facts: Mapping[str, DataFacts], instead: str = ""
+) -> dict[str, DataFacts]:
+    """The data sets whose names in the plan begin so, with something else instead of the prefix."""
+    found = {name: each for name, each in facts.items() if name.startswith(prefix)}
+    return {f"{instead}{name.removeprefix(prefix)}": each for name, each in found.items()}
+
+
+def make_plan(inputs: Inputs) -> Plan:
+    """Plan everything: trainings, predictions, and what is made of these."""
+    measurement = make_measurement(inputs)
+    sources = {
+        name: replace(source, digests=dict(inputs.facts[name].digests))
+        for name, source in inputs.sources.items()
+    }
+    steps = [
+        *inputs.trainings.steps,
+        *plan_models(measurement, inputs.models),
+        *plan_conclusion(measurement, inputs.models),
+    ]
+    return link_steps(sources, [each.source for each in inputs.opened], steps)
+
+
+def model_label(title: str, seed: int, seeds: Sequence[int]) -> str:
+    """What a model is called in messages: its title, with the seed if there are several."""
+    return f"{title}, seed {seed}" if len(seeds) > 1 else title
+
+
+def open_datasets(
+    sources: Mapping[str, PlannedDataset], *, offline: bool, progress: Notify | None
+) -> dict[str, Dataset]:
+    """Load data sets, by their names in the plan."""
+    return {
+        name: open_data(source, offline=offline, progress=progress)
+        for name, source in sources.items()
+    }
+
+
+# ---------------------------------------------------------------- a trial before anything is writte
+
+SPLIT_HINT = "set some aside with validation_fraction (--validation-fraction), such as 0.2"
+
+
+def check_has_validation(variants: Iterable[Variant], name: str, *, has_validation: bool) -> None:
+    """Raise `InputError` if a variant needs validation images and the data set has none."""
+    for variant in variants:
+        if variant.is_fitted and not has_validation:
+            raise InputError(
+                f"{variant.kind} is fitted on validation images, and {name} has none: {SPLIT_HINT}"
+            )
+
+
+def check_task(dataset: Dataset, settings: Settings) -> None:
+    """Raise `InputError` for labels that the task refuses, and for what does not accept it."""
+    task = find_task(dataset.task)
+    for images in get_splits(dataset).values():
+        task.check(images.labels.numpy(), images.classes)
+    attacks = (each.name for each in settings.shifts if each.name in ATTACKS)
+    declared = [(name, ATTACKS[name].accepts) for name in attacks]
+    declared += [(each.kind, each.accepts) for each in settings.variants]
+    for name, accepts in declared:
+        if accepts not in task.kinds:
+            raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")
+
+
+def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
+    """Raise `InputError` for what would fail later with any model: classes, variants, shifts.
+
+    Args:
+        dataset: the run's own.
+        settings: how it is measured.
+        purpose: what needs it, for the message.
+    """
+    if len(dataset.classes) < 2:
+        raise InputError(
+            f"{dataset.name} has only the class {dataset.classes[0]!r}: {purpose} needs at least "
+            "two"
+        )
+    check_task(dataset, settings)
+    check_has_validation(settings.variants, dataset.name, has_validation=dataset.val is not None)
+    if (known := dataset.val) is not None:
+        keys, labels, clusters = (
+            known.keys.numpy(),
+            known.labels.numpy(),
+            number_clusters(known.groups),
+        )
+        for variant in settings.variants:
+            variant.check_images(keys, labels, known.classes, clusters)
+    image = dataset.test[:1]
+    try_shifts([*settings.shifts, *settings.fit_on], image, settings.shift_seed)
+
+
+def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> None:
+    """Apply every shift to one image; raises `InputError` for the first that does not work."""
+    for shift in shifts:
+        if isinstance(shift, Shift):
+            shift(image.images, image.keys, seed)
+
+
+def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
+    """Adapt a model and attack an image that it gets wrong, if either is asked for.
+
+    An attack then checks its settings and does not search. Raises `InputError` for one that does
+    not work, also if the model gives no gradients.
+    """
+    for variant in settings.variants:
+        variant.check_network(model)
+    attacks = [each for each in settings.shifts if isinstance(each, Attack)]
+    if not attacks:
+        return
+    inputs = image.images.float() / 255
+    with torch.no_grad():
+        wrong = (model(inputs).argmax(1) + 1) % len(image.classes)
+    for attack in attacks:
+        attack(model, inputs, wrong, image.keys, settings.shift_seed)
+    if any(attack.name != "square" for attack in attacks):
+        model(inputs.requires_grad_())

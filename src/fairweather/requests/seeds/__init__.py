@@ -1,0 +1,1 @@
+"""Runs with different seeds as one run."""

@@ -1,0 +1,450 @@
+"""The runs that are joined as seeds: whether they fit together, and the steps copied from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+from pydantic import JsonValue
+
+from fairweather.errors import InputError
+from fairweather.report.samples import (
+    ATTACKED,
+    ATTACKED_COLUMNS,
+    INDEX,
+    INDEX_VERSION,
+    PICTURE_COLUMNS,
+    PICTURES,
+    Samples,
+    read_samples,
+)
+from fairweather.runs.folder import RunFolder, fingerprint, open_finished_run, read_json, to_parquet
+from fairweather.steps.ledger import find_difference
+from fairweather.steps.plan import SampleStep
+from fairweather.types.record import (
+    GROUPS,
+    TEST,
+    TRAIN,
+    VAL,
+    WEIGHTS,
+    RunRecord,
+    StepRecord,
+    base_model,
+    chosen_recipe,
+    is_part_of,
+)
+
+# ---------------------------------------------------------------- checks that runs fit together as
+
+# The settings of a step that may differ between machines; the page of a run names the machines.
+MACHINE_SETTINGS = ("device", "threads")
+
+
+@dataclass(frozen=True)
+class SeedsPart:
+    """One of the runs that are joined.
+
+    Attributes:
+        name: its folder, as it was given.
+        run: the folder.
+        record: what the run is, or what is taken of it.
+    """
+
+    name: str
+    run: RunFolder
+    record: RunRecord
+
+    @cached_property
+    def steps(self) -> Mapping[str, StepRecord]:
+        """The steps of single seeds, by id: no ensembles, scores, samples and report."""
+        described = self.record.model_copy(update={"ensemble": False})
+        return {
+            step.id: step
+            for step in self.run.steps()
+            if step.kind not in ("score", "sample", "report") and is_part_of(described, step)
+        }
+
+    def of(self, record: RunRecord) -> SeedsPart:
+        """As much of the run as another record describes."""
+        return SeedsPart(self.name, self.run, record)
+
+    @property
+    def held(self) -> list[tuple[str, int]]:
+        """Each model with each of its seeds."""
+        return [(model, seed) for model in self.record.models for seed in self.record.seeds]
+
+
+def open_part(path: str | Path) -> SeedsPart:
+    """Open a run whose seeds are to be joined with those of others.
+
+    Raises `InputError` if there is no run, or one without training.
+    """
+    run = open_finished_run(Path(path))
+    if run.record.kind != "study":
+        raise InputError(
+            f"{path} is an evaluation, and only runs of a study are joined: evaluate all seeds in "
+            "one run, as fw.evaluate({'NAME-seed0': ..., 'NAME-seed1': ...}, DATA) or "
+            "fairweather evaluate NAME-seed0=... DATA --model NAME-seed1=..."
+        )
+    return SeedsPart(str(path), run, run.record)
+
+
+def check_parts(parts: Sequence[SeedsPart]) -> dict[tuple[str, int], SeedsPart]:
+    """Say which of the runs has each model with each seed.
+
+    Raises `InputError` with the first difference in data, shifts, settings, versions or recipes; if
+    two runs contain the same seed of a model; and if not every model has every seed.
+    """
+    _check_shared_values(parts)
+    held = _find_holders(parts)
+    _check_recipes(parts)
+    _check_complete(held)
+    return held
+
+
+# ---------------------------------------------------------------- what all runs share
+
+
+def _check_shared_values(parts: Sequence[SeedsPart]) -> None:
+    seen: dict[str, tuple[SeedsPart, JsonValue]] = {}
+    for part in parts:
+        for what, value in _shared_values(part):
+            first, expected = seen.setdefault(what, (part, value))
+            if value != expected:
+                raise _difference_error(what, (first, expected), (part, value))
+    for part in parts[1:]:
+        _check_shifts(parts[0], part)
+        _check_shifts(part, parts[0])
+
+
+def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
+    """The values that must be equal in all runs, with their names."""
+    record, settings, every = part.record, part.record.settings, part.steps.values()
+    yield "task", record.data.task
+    yield "classes", list(record.data.classes)
+    for name, words in ((TEST, "test"), (VAL, "validation"), (TRAIN, "training")):
+        yield f"digest of the {words} images", record.data.digests.get(name)
+    yield "shift_seed", settings.shift_seed
+    yield "bootstrap", settings.bootstrap
+    yield "prediction_batch_size", settings.batch_size
+    yield "precision of predictions", settings.precision
+    yield "cudnn_benchmark", settings.cudnn_benchmark
+    yield "variants", list(settings.variants)
+    yield "fit_on", list(settings.fit_on)
+    yield "operating_points", dict(settings.operating_points)
+    yield "ordered_classes", record.data.ordered
+    grouped = part.steps.get(GROUPS)
+    yield "groups of images", grouped.depends.get("digests") if grouped else None
+    libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
+    for versions in libraries:
+        for name, version in versions.items() if isinstance(versions, dict) else ():
+            # After a plus sign is the kind of machine that it was built for: 2.6.0+cpu.
+            yield f"version of {name}", str(version).partition("+")[0]
+    for step in every:
+        yield f"version of the steps that {step.kind}", step.depends.get("version")
+
+
+def _check_shifts(one: SeedsPart, other: SeedsPart) -> None:
+    theirs = {cell.id for cell in other.record.cells()}
+    for cell in one.record.cells():
+        if cell.id not in theirs:
+            raise InputError(
+                f"{one.name} and {other.name} cannot be joined: {cell.id} is tested in {one.name} "
+                f"and not in {other.name}"
+            )
+
+
+# ---------------------------------------------------------------- models and seeds
+
+
+def _find_holders(parts: Sequence[SeedsPart]) -> dict[tuple[str, int], SeedsPart]:
+    held: dict[tuple[str, int], SeedsPart] = {}
+    for part in parts:
+        for model, seed in part.held:
+            if other := held.get((model, seed)):
+                raise InputError(
+                    f"seed {seed} of {model} is in both {other.name} and {part.name}: leave one of "
+                    "the two runs out"
+                )
+            held[model, seed] = part
+    return held
+
+
+def _check_complete(held: Mapping[tuple[str, int], SeedsPart]) -> None:
+    models = list(dict.fromkeys(model for model, _ in held))
+    seeds = sorted({seed for _, seed in held})
+    missing = [(m, s) for m in models for s in seeds if (m, s) not in held]
+    if missing:
+        model, seed = missing[0]
+        more = f" ({len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        raise InputError(
+            f"the runs have the models {', '.join(models)} and the seeds "
+            f"{', '.join(map(str, seeds))}, but none has seed {seed} of {model}{more}; add the run "
+            "that has it, or join the runs of each model separately"
+        )
+
+
+# ---------------------------------------------------------------- recipes
+
+
+def _check_recipes(parts: Sequence[SeedsPart]) -> None:
+    """Compare each model and each pre-training with those of the first run that has them."""
+    models: dict[str, SeedsPart] = {}
+    starts: dict[str, SeedsPart] = {}
+    for part in parts:
+        for name in part.record.models:
+            if (first := models.setdefault(name, part)) is not part:
+                _check_model(name, first, part)
+        for name in part.record.pretraining:
+            if (first := starts.setdefault(name, part)) is not part:
+                _check_same_settings(name, first, part)
+                _check_shared_pretraining(name, first, part)
+
+
+def _check_model(name: str, one: SeedsPart, other: SeedsPart) -> None:
+    _check_same_settings(name, one, other)
+    kinds = [[v for v in p.record.variants if base_model(v) == name] for p in (one, other)]
+    if kinds[0] != kinds[1]:
+        raise _difference_error(
+            f"the list of variants of {name}", (one, kinds[0]), (other, kinds[1])
+        )
+    if chosen_recipe(name) in _list_files(one) | _list_files(other):
+        recipes = [_read_chosen_recipe(part, name) for part in (one, other)]
+        if found := find_difference(*recipes):
+            what = f"{found.key} chosen by the sweep of {name}"
+            raise _difference_error(what, (one, found.one), (other, found.other))
+
+
+def _check_same_settings(name: str, one: SeedsPart, other: SeedsPart) -> None:
+    """Raise `InputError` unless the steps of two runs had the same settings, except for seeds."""
+    ours, theirs = _seedless_settings(name, one), _seedless_settings(name, other)
+    for step in ours:
+        if step in theirs and (found := find_difference(ours[step], theirs[step])):
+            raise _difference_error(
+                f"{found.key} of {name}", (one, found.one), (other, found.other)
+            )
+
+
+def _seedless_settings(name: str, part: SeedsPart) -> dict[str, dict[str, JsonValue]]:
+    """The settings of the steps of a model or a pre-training, for the first seed."""
+    found: dict[str, dict[str, JsonValue]] = {}
+    of_models = (step for step in part.steps.values() if step.kind != "group")
+    for step in of_models:
+        where, model, *rest = step.id.split("/")
+        if base_model(model) == name:
+            seedless = ["seed" if each.startswith("seed-") else each for each in rest]
+            found.setdefault("/".join([where, model, *seedless]), _step_settings(step))
+    return found
+
+
+def _step_settings(step: StepRecord) -> dict[str, JsonValue]:
+    # Versions of libraries are compared separately.
+    left_out = {*MACHINE_SETTINGS, "libraries", *(["seed"] if step.kind != "predict" else [])}
+    facts = {key: value for key, value in step.depends.items() if key not in left_out}
+    network = facts.get("network")
+    if isinstance(network, dict):  # its folder names the seed
+        facts["network"] = {key: each for key, each in network.items() if key != "folder"}
+    return facts
+
+
+def _check_shared_pretraining(name: str, one: SeedsPart, other: SeedsPart) -> None:
+    """Raise `InputError` if a pre-training for all seeds has other weights in the two runs."""
+    for step in one.steps.values():
+        twin = other.steps.get(step.id)
+        if step.kind != "pretrain" or step.id.split("/")[1] != name or twin is None:
+            continue
+        weights = f"{step.id}/{WEIGHTS}"
+        if step.files.get(weights) != twin.files.get(weights):
+            raise InputError(
+                f"{one.name} and {other.name} cannot be joined: {step.id} is one pre-training for "
+                "all seeds, but its weights differ between the two runs; start both from the same "
+                "file, or leave out its seed, so that each seed has its own pre-training"
+            )
+
+
+def _list_files(part: SeedsPart) -> set[str]:
+    return {name for step in part.steps.values() for name in step.files}
+
+
+def _read_chosen_recipe(part: SeedsPart, model: str) -> dict[str, JsonValue]:
+    name = chosen_recipe(model)
+    if not part.run.holds(name):
+        raise InputError(f"{part.name} has no {name}: let the run finish first")
+    recipe: dict[str, JsonValue] = json.loads(part.run.file(name).read_text(encoding="utf-8"))
+    return recipe
+
+
+def _difference_error(
+    what: str, one: tuple[SeedsPart, object], other: tuple[SeedsPart, object]
+) -> InputError:
+    (first, ours), (second, theirs) = one, other
+    return InputError(
+        f"{first.name} and {second.name} cannot be joined: {what} is {_shorten(ours)} in "
+        f"{first.name} and {_shorten(theirs)} in {second.name}"
+    )
+
+
+def _shorten(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = text or "nothing"
+    return text if len(text) <= 60 else f"{text[:12]}..."
+
+
+# ---------------------------------------------------------------- the finished steps that a joined
+
+_WEIGHTS_SUFFIX = ".safetensors"
+
+
+class CopiedStep(NamedTuple):
+    """A step that was done in one of the runs.
+
+    Attributes:
+        step: its record.
+        files: the files to copy: all that exist, except weights.
+        read: gives the content of each of these.
+    """
+
+    step: StepRecord
+    files: tuple[str, ...]
+    read: Callable[[str], bytes]
+
+
+def collect_steps(parts: Sequence[SeedsPart]) -> dict[str, CopiedStep]:
+    """The finished steps of the models in all runs, by id.
+
+    A sweep, or a pre-training for all seeds, comes from the first run that has it.
+
+    Raises `InputError` if a file has changed since its step wrote it.
+    """
+    found: dict[str, CopiedStep] = {}
+    for part in parts:
+        for step in part.steps.values():
+            if step.id not in found:
+                found[step.id] = _copy_of_step(step, part.run)
+    return found
+
+
+def _copy_of_step(step: StepRecord, run: RunFolder) -> CopiedStep:
+    small = [name for name in step.files if not name.endswith(_WEIGHTS_SUFFIX)]
+    missing = run.check_files(small.__contains__)
+    files = tuple(name for name in small if name not in missing)
+    return CopiedStep(step, files, lambda name: run.file(name).read_bytes())
+
+
+# ---------------------------------------------------------------- pictures
+
+
+class _PartPictures(NamedTuple):
+    """The pictures of a run, and the models whose mistakes they show."""
+
+    taken: CopiedStep
+    samples: Samples
+    models: Sequence[str]
+    mixup: object
+
+
+def collect_samples(planned: SampleStep, parts: Sequence[SeedsPart]) -> CopiedStep | None:
+    """The pictures for the first seed of every model; None if no run has any.
+
+    If one run has the first seed of all models, its pictures are used unchanged. Otherwise pictures
+    of several runs are put together. The images that all models get wrong are then unknown, since
+    choosing them would need the test images.
+    """
+    found = list(_list_pictures(planned, parts))
+    for each in found:
+        if set(each.models) == set(planned.models):
+            return each.taken
+    return _combine_pictures(planned, found) if found else None
+
+
+def _list_pictures(planned: SampleStep, parts: Sequence[SeedsPart]) -> Iterator[_PartPictures]:
+    wanted = planned.depends()["models"]
+    assert isinstance(wanted, dict)
+    for part in parts:
+        step = part.run.step(planned.id)
+        models = step.depends.get("models") if step else None
+        if step is None or not isinstance(models, dict):
+            continue
+        taken = _copy_of_step(step, part.run)
+        own = [name for name in wanted if models.get(name) == wanted[name]]
+        if own and set(planned.leaves) <= set(taken.files):
+            samples = read_samples(part.run)
+            if samples is not None:
+                yield _PartPictures(
+                    taken, samples, own, read_json(part.run.file(INDEX)).get("mixup")
+                )
+
+
+def _combine_pictures(planned: SampleStep, found: Sequence[_PartPictures]) -> CopiedStep:
+    first = found[0]
+    mistakes = {name: each.samples.mistakes.get(name, {}) for each in found for name in each.models}
+    index = {
+        "version": INDEX_VERSION,
+        "labels": first.samples.labels,
+        "strip": first.samples.strip,
+        "lost": None,
+        "mistakes": {
+            name: {
+                shift: [image._asdict() for image in images]
+                for shift, images in mistakes[name].items()
+            }
+            for name in planned.models
+            if name in mistakes
+        },
+        **({"mixup": first.mixup} if first.mixup else {}),
+    }
+    content = {
+        **{name: first.taken.read(name) for name in first.taken.files if name != ATTACKED},
+        INDEX: (json.dumps(index, indent=1) + "\n").encode(),
+        PICTURES: _encode_pictures(planned, found),
+        **_encode_attacked(found),
+    }
+    made_of = {"joined": [each.taken.step.fingerprint for each in found]}
+    step = first.taken.step.model_copy(
+        update={
+            "depends": {"models": planned.depends()["models"], **made_of},
+            "fingerprint": fingerprint(made_of),
+            "files": {name: hashlib.sha256(each).hexdigest() for name, each in content.items()},
+        }
+    )
+    return CopiedStep(step, tuple(content), content.__getitem__)
+
+
+def _encode_pictures(planned: SampleStep, found: Sequence[_PartPictures]) -> bytes:
+    """The pictures of the strip and of the mistakes, sorted by shift and then by key."""
+    every = {at: image for each in reversed(found) for at, image in each.samples.pictures.items()}
+    strip = {(shift, key) for shift in planned.shifts for key in found[0].samples.strip}
+    shown = {
+        (image.cell, image.key)
+        for each in found
+        for name in each.models
+        for images in each.samples.mistakes.get(name, {}).values()
+        for image in images
+    }
+    order = {shift: place for place, shift in enumerate(planned.shifts)}
+    kept = sorted((strip | shown) & every.keys(), key=lambda at: (order[at[0]], at[1]))
+    return _encode_parquet([(*at, every[at]) for at in kept], PICTURE_COLUMNS)
+
+
+def _encode_attacked(found: Sequence[_PartPictures]) -> dict[str, bytes]:
+    """The file with what each model saw under attack; none where no run has such pictures."""
+    strip = found[0].samples.strip
+    kept = [
+        (*at, image)
+        for each in found
+        for at, image in each.samples.attacked.items()
+        if at[0] in each.models and at[2] in strip
+    ]
+    return {ATTACKED: _encode_parquet(kept, ATTACKED_COLUMNS)} if kept else {}
+
+
+def _encode_parquet(rows: Sequence[Sequence[object]], schema: pa.Schema) -> bytes:
+    columns = [[row[at] for row in rows] for at in range(len(schema))]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
+    return to_parquet(pa.Table.from_arrays(arrays, schema=schema))

@@ -1,0 +1,1 @@
+"""Studies: train models with recipes, and measure them under shifts."""

@@ -1,0 +1,554 @@
+"""The schema of a study, what must fit together, and which test shifts a model trained with."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import pydantic
+import pydantic.dataclasses
+from pydantic import FiniteFloat
+
+from fairweather.attacks.shift_lists import expand_fit_shifts, expand_shifts
+from fairweather.errors import InputError, check_case_distinct, check_name, unknown_name
+from fairweather.files.download import split_address
+from fairweather.models.building import MOST_WIDTH
+from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
+from fairweather.requests.evaluation_options import read_natural_sources
+from fairweather.shifts.table import CLEAN, operation_name
+from fairweather.steps.sweeps import shift_kind
+from fairweather.training.operations import OPERATIONS, TESTED_AS
+from fairweather.training.policies import ALL_OPERATIONS as ALL_OPERATIONS
+from fairweather.training.policies import PUBLISHED_OPERATIONS as PUBLISHED_OPERATIONS
+from fairweather.training.recipe import RECIPE_KEYS, Recipe
+from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
+from fairweather.types.measurement import MAX_SIDE, Attack, Shift
+from fairweather.types.options import DataOptions, option
+from fairweather.variants.variant import Variant, complete_variants
+
+# ---------------------------------------------------------------- which test shifts a model was alr
+
+
+def training_operations(shifts: Iterable[Shift], recipes: Iterable[Recipe]) -> Mapping[str, str]:
+    """The operations of test shifts that a model is trained with, and what makes each of them.
+
+    Flips do not count, since no test shift flips. All recipes that a sweep tries count.
+    """
+    found = {operation_name(shift.name): shift.name for shift in shifts}
+    for recipe in recipes:
+        found |= dict(_recipe_operations(recipe))
+    return found
+
+
+def _recipe_operations(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    if recipe.rotation:
+        yield "rotation", "rotation (recipe.rotation)"
+    if recipe.gaussian_noise:
+        yield "gaussian_noise", "gaussian_noise (recipe.gaussian_noise)"
+    for key in ("trivial_augment", "rand_augment"):
+        if getattr(recipe, key):
+            yield from ((name, f"{name} (recipe.{key})") for name in _tested_operations(OPERATIONS))
+    if recipe.augmix:
+        used = ALL_OPERATIONS if recipe.augmix.all_operations else PUBLISHED_OPERATIONS
+        yield from ((name, f"{name} (recipe.augmix)") for name in _tested_operations(used))
+
+
+def _tested_operations(operations: Iterable[str]) -> list[str]:
+    """The names of the test shifts' operations that do the same as these."""
+    return [operation_name(shift) for name in operations for shift in TESTED_AS.get(name, ())]
+
+
+def weights_operations(weights: str) -> Mapping[str, str]:
+    """The operations of test shifts in the pre-training of published weights or of a run's file.
+
+    None are known for supervised weights, nor for a file without a run's model.json next to it.
+    """
+    if weights in PUBLISHED_WEIGHTS:
+        return pretraining_operations(Pretraining("barlow_twins"))  # VICReg's views are the same
+    described = Path(weights).expanduser().with_name("model.json")
+    if weights.startswith(("http://", "https://")) or not described.is_file():
+        return {}
+    try:
+        recipe = json.dumps(json.loads(described.read_text(encoding="utf-8"))["recipe"])
+        return pretraining_operations(pydantic.TypeAdapter(Pretraining).validate_json(recipe))
+    # It describes a classifier, or is no file of a run.
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def pretraining_operations(recipe: Pretraining) -> Mapping[str, str]:
+    """The operations of test shifts that the views of a pre-training contain."""
+    views = recipe.views
+    if recipe.method == "rotation":
+        return {"rotation": "the task"}
+    jitter = views.jitter_probability > 0
+    drawn = {
+        "brightness": jitter and views.brightness > 0,
+        "contrast": jitter and views.contrast > 0,
+        "saturate": (jitter and views.saturation > 0) or views.grayscale > 0,
+        "hue": jitter and views.hue > 0,
+        "gaussian_blur": max(views.blur) > 0,
+    }
+    return {name: "the views" for name, there in drawn.items() if there}
+
+
+# ---------------------------------------------------------------- the schema of a study: data, netw
+
+# Prefix of `weights:` for the weights of a pre-training of the same study.
+PRETRAINING = "pretraining:"
+
+
+class StrictEntry(pydantic.BaseModel):
+    """Unknown keys are errors, and quoted text is not a number."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class GroupsEntry(StrictEntry):
+    """A table with a row for each image, and which of its columns are used.
+
+    `metadata` is its path (without it, the columns are those of the data set itself, if it is
+    `parquet:PATH`), `cluster` the column that says which images belong together, such as
+    `patient`, and `slices` columns with subgroups, such as `site` or `site*sex`. `allow_shared`
+    allows images of one cluster in several splits.
+    """
+
+    metadata: str | None = None
+    cluster: str | None = None
+    slices: list[str] = []
+    allow_shared: bool = False
+
+
+@pydantic.dataclasses.dataclass(
+    frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid", strict=True)
+)
+class DataEntry(DataOptions):
+    """The data of a study; the keys are those of `fairweather.load_data`.
+
+    With the `size`, `fit: crop` cuts the longer side of an image, and `fit: squash` resizes both
+    sides, so that no image tells by its shape where it comes from.
+    """
+
+    source: str = option(
+        MISSING, "A data source, such as `folder:PATH` (see: fairweather list data)."
+    )
+    fit: Literal["crop", "squash"] = option("crop", "How an image of another shape becomes square.")
+    groups: GroupsEntry | None = option(
+        None, "A table that says of each image which patient it shows, or its subgroups."
+    )
+
+
+_Title = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the title"))]
+_TitleOrNone = Annotated[
+    str, pydantic.AfterValidator(lambda text: text and check_name(text, "the title"))
+]
+_Positive = Annotated[FiniteFloat, pydantic.Field(gt=0)]
+
+
+class Try(NamedTuple):
+    """One try of a sweep: the values that it varies and the whole recipe."""
+
+    values: dict[str, Any]
+    recipe: Recipe
+
+
+class NetworkEntry(StrictEntry):
+    """A network by name, its design, and the weights that it starts from.
+
+    `mean` and `std` are for weights from a file that were trained with other statistics than the
+    backbone's published weights. `weights_sha256` is the SHA-256 that this file must have.
+    """
+
+    title: _Title
+    backbone: str
+    weights: str = "none"
+    weights_sha256: str | None = None
+    stem: Literal["imagenet", "small"] = "imagenet"
+    norm: Literal["batch", "group"] = "batch"
+    pooling: Literal["average", "max", "average+max"] = "average"
+    width: float = pydantic.Field(1.0, gt=0, le=MOST_WIDTH)
+    input_size: int | None = pydantic.Field(None, ge=8, le=MAX_SIDE)
+    mean: list[FiniteFloat] | None = pydantic.Field(None, min_length=3, max_length=3)
+    std: list[_Positive] | None = pydantic.Field(None, min_length=3, max_length=3)
+
+    @pydantic.field_validator("weights")
+    @classmethod
+    def _check_weights(cls, weights: str) -> str:
+        if "://" in weights:  # before a plan of the study shows it
+            split_address(weights)
+        return weights
+
+    @pydantic.model_validator(mode="after")
+    def _check_statistics(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise InputError("mean and std go together: give both or neither")
+        return self
+
+
+class PretrainingEntry(NetworkEntry):
+    """A pre-training: a network, images, and its recipe; models refer to it by its name.
+
+    Attributes:
+        data: data set whose training images are used; None means that of the study. Only
+            `supervised` uses labels.
+        seed: random seed of one pre-training for the models of all seeds; None means that each seed
+            has its own pre-training.
+        recipe: its settings.
+    """
+
+    data: DataEntry | None = None
+    seed: int | None = pydantic.Field(None, ge=0, lt=2**63)
+    recipe: Pretraining
+
+
+class ModelEntry(NetworkEntry):
+    """A model of a study: a network and its recipe.
+
+    `weights: pretraining:NAME` starts from a pre-training of the study.
+
+    `train_shifts`, written like a study's `shifts`, change the training images: each image of a
+    batch is left as it is or gets one of them, all with the same probability.
+
+    `label_fraction` is the share of the training images that is used, the same for each class; the
+    images of a smaller share are a subset of those of a larger one. With probability `label_noise`,
+    the label of an image is drawn anew from all classes.
+
+    `interpolations` are shares in (0, 1). For each, a model with interpolated weights is measured
+    too: 0 would be the probed pre-trained network, 1 the fine-tuned one.
+
+    `sweep` lists values of recipe keys. Every combination is tried with the first seed; the one
+    with the best validation `sweep_metric` is trained with all seeds.
+    """
+
+    recipe: Recipe = Recipe()
+    train_shifts: list[dict[str, Any]] = []
+    label_fraction: float = pydantic.Field(1.0, gt=0, le=1)
+    label_noise: float = pydantic.Field(0.0, ge=0, le=1)
+    interpolations: list[float] = []
+    sweep: dict[str, list[Any]] = {}
+    sweep_metric: Literal["accuracy", "nll"] = "accuracy"
+
+    @pydantic.model_validator(mode="after")
+    def _check_entry(self) -> Self:
+        for key, values in self.sweep.items():
+            if key not in RECIPE_KEYS:
+                raise unknown_name("recipe key in sweep", key, RECIPE_KEYS)
+            if not values:
+                raise InputError(f"sweep: {key} has no values")
+        if self.pretraining is not None and self.weights_sha256 is not None:
+            raise InputError(
+                "weights_sha256 is for weights from a file, not for a pre-training of the study"
+            )
+        for each in self._checked_tries():
+            self._check_interpolations(each.recipe)
+        self.training_shifts()
+        return self
+
+    def _checked_tries(self) -> list[Try]:
+        try:
+            return self.tries()
+        except pydantic.ValidationError as error:
+            if not self.sweep:
+                raise
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            message = first["msg"][:1].lower() + first["msg"][1:]
+            raise InputError(f"sweep: {place}: {message}, found {first['input']!r}") from None
+
+    def _check_interpolations(self, recipe: Recipe) -> None:
+        shares = self.interpolations
+        if any(not 0 < share < 1 or shares.count(share) > 1 for share in shares):
+            raise InputError(f"interpolations must be different and in (0, 1), found {shares}")
+        if shares and not 0 < recipe.probe_epochs < recipe.epochs:
+            raise InputError(
+                "interpolations need a probed network and a fine-tuned one: set "
+                f"recipe.probe_epochs between 1 and {recipe.epochs - 1}, found "
+                f"{recipe.probe_epochs}"
+            )
+
+    @property
+    def changes_labels(self) -> bool:
+        """Whether labels of the training images are left out, or wrong."""
+        return self.label_fraction < 1 or self.label_noise > 0
+
+    @property
+    def pretraining(self) -> str | None:
+        """The name of the study's pre-training that it starts from, or None."""
+        if not self.weights.startswith(PRETRAINING):
+            return None
+        return self.weights.removeprefix(PRETRAINING)
+
+    def training_shifts(self) -> list[Shift]:
+        """The shifts of the training images."""
+        expanded = expand_shifts(self.train_shifts, "train_shifts")
+        if found := [each.name for each in expanded if isinstance(each, Attack)]:
+            raise InputError(
+                f"train_shifts: {found[0]} is an attack; give only shifts here, and an attack as "
+                "recipe.adversarial"
+            )
+        return [each for each in expanded if isinstance(each, Shift)]
+
+    def trained_on(self) -> Mapping[str, str]:
+        """The operations of test shifts that it is trained with, and what makes each of them."""
+        return training_operations(self.training_shifts(), [each.recipe for each in self.tries()])
+
+    def tries(self) -> list[Try]:
+        """Every combination of the swept values, as a recipe; one if nothing is swept."""
+        return [
+            Try(
+                values := dict(zip(self.sweep, combination, strict=True)),
+                _RECIPE.validate_json(json.dumps({**asdict(self.recipe), **values})),
+            )
+            for combination in itertools.product(*self.sweep.values())
+        ]
+
+
+_RECIPE = pydantic.TypeAdapter(Recipe)
+# Names are those of folders and files, which systems limit to 255 bytes with all that is added.
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
+_ALLOWED = "at most 100 letters, digits, '_', '-' and '.', and begin with a letter or digit"
+# The largest number of seeds; a larger number was probably meant as a seed.
+_MOST_SEEDS = 100
+# The keys that a model and the pre-training that it starts from must have in common.
+_DESIGN_KEYS = ("backbone", "stem", "norm", "pooling", "width", "input_size")
+
+
+def _list_seeds(seeds: object) -> list[int]:
+    """The list of seeds; a number N stands for 0 to N - 1."""
+    if type(seeds) is int and 1 <= seeds <= _MOST_SEEDS:
+        return list(range(seeds))
+    if isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds):
+        return seeds
+    raise InputError(
+        f"must be the number of seeds, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list of "
+        f"whole numbers, such as [3, 4] (on the command line --seeds 3,4 or --seeds 3,), found "
+        f"{seeds!r}"
+    )
+
+
+class Study(StrictEntry):
+    """A study: a data set, models with their recipes, shifts, seeds.
+
+    Attributes:
+        seeds: random seeds that every model is trained with: a list, or a number (3 means
+            [0, 1, 2]).
+        pretraining: networks that are trained first and that models start from, by name.
+        shifts: sweeps and suites as written; `all_shifts` gives the shifts themselves.
+        allow_seen_shifts: allow models to be trained with shifts that test them; the report marks
+            them.
+        natural: other images of the same classes, by name, such as those of another hospital; each
+            is a source of data, and in tables `natural/NAME`.
+        shift_seed: random seed of stochastic shifts, the same for all models and seeds.
+        ensemble: also measure the models of all seeds together, as seed `ensemble`.
+        prediction_batch_size: images in a forward pass of the evaluation.
+        prediction_precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16`.
+        cudnn_benchmark: let cuDNN choose the kernels of predictions by speed; another run may then
+            differ in the last digits.
+        precision: precision of training: `auto`, `fp32` or `bf16`.
+        threads: threads of torch in every step; None means torch's default on the machine that
+            plans the study.
+        processes: number of processes that train each network together, each with a part of every
+            batch. Another number gives other networks: batch norm has the statistics of each part.
+        sync_batchnorm: batch norm has the statistics of the whole batch instead; for GPUs only.
+        bootstrap: number of resamples for every interval.
+        ordered_classes: the classes are in an order, such as grades; adds the quadratic kappa.
+        operating_points: the probability from which on a class is called, by class; adds the
+            numbers of the class at that point.
+        variants: further rows for every model: calibrations, fitted on the clean validation images
+            (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with
+            `method: isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and
+            `conformal` prediction sets. One with parameters is written as a mapping, such as
+            `conformal: {method: aps, coverage: 0.9, classwise: false}`. What is fitted may be `of`
+            a network that adapts: `temperature: {of: batchnorm}`.
+        fit_on: shifts of the validation images, written like `shifts`, and mostly `clean` too, such
+            as `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these
+            images together as well, as further rows `MODEL+...-fit_on`. None of these shifts may be
+            tested.
+    """
+
+    name: str
+    title: _TitleOrNone = ""
+    description: str = ""
+    data: DataEntry
+    seeds: Annotated[list[int], pydantic.BeforeValidator(_list_seeds)] = [0, 1, 2]
+    shift_seed: int = 0
+    shifts: list[dict[str, Any]] = pydantic.Field([])
+    natural: dict[str, str] = pydantic.Field({})
+    allow_seen_shifts: bool = False
+    pretraining: dict[str, PretrainingEntry] = pydantic.Field({})
+    models: dict[str, ModelEntry] = pydantic.Field(min_length=1)
+    ensemble: bool = False
+    prediction_batch_size: int = pydantic.Field(256, ge=1)
+    prediction_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    cudnn_benchmark: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int | None = pydantic.Field(None, ge=1, le=1024)
+    processes: int = pydantic.Field(1, ge=1, le=4096)
+    sync_batchnorm: bool = False
+    bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
+    ordered_classes: bool = False
+    operating_points: dict[str, float] = pydantic.Field({})
+    variants: list[str | dict[str, Any]] = pydantic.Field([])
+    fit_on: list[str | dict[str, Any]] = pydantic.Field([])
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if not _NAME.match(self.name):
+            raise InputError(f"the name {self.name!r} must consist of {_ALLOWED}")
+        for what, names in (("model", self.models), ("pre-training", self.pretraining)):
+            for name in names:
+                if not _NAME.match(name):
+                    raise InputError(
+                        f"the {what} name {name!r} must consist of {_ALLOWED}, since it names a "
+                        "folder; the title may be anything"
+                    )
+            check_case_distinct(names, f"the {what}s")
+        for name, source in read_natural_sources(self.natural).items():
+            if source == self.data.source:
+                raise InputError(
+                    f"natural.{name}: its images are those of the study's data, which models are "
+                    "trained on"
+                )
+        for seed in self.seeds:
+            if not 0 <= seed < 2**63 or self.seeds.count(seed) > 1:
+                raise InputError(f"seeds must be different and >= 0, found {self.seeds}")
+        if self.ensemble and len(self.seeds) < 2:
+            raise InputError("ensemble needs the models of at least two seeds")
+        if self.processes > 1:
+            self.check_together()
+        elif self.sync_batchnorm:
+            raise InputError(
+                "sync_batchnorm is for several processes, found processes 1: say in the study how "
+                "many there are, such as processes: 2"
+            )
+        self.fit_on_shifts()
+        self.all_variants()
+        self._check_levels()
+        self._check_starts()
+        self._check_labels()
+        self._check_seen()
+        return self
+
+    def check_together(self) -> None:
+        """Raise `InputError` if a recipe cannot be trained by several processes together."""
+        for name, entry in self.models.items():
+            if any(each.recipe.rotation_prediction for each in entry.tries()):
+                raise InputError(
+                    f"models.{name}: rotation_prediction trains in one process, found processes "
+                    f"{self.processes}"
+                )
+
+    def _check_levels(self) -> None:
+        shifts = self.all_shifts()
+        levels = [(shift.name, shift.level_name) for shift in shifts]
+        for shift, level in zip(shifts, levels, strict=True):
+            if levels.count(level) > 1:
+                raise InputError(f"shifts: {shift.name} at {shift.level_name} is given twice")
+            others = [other for other in shifts if other.name == shift.name]
+            if len({tuple(_fixed_parameters(other)) for other in others}) > 1:
+                raise InputError(f"shifts: {shift.name} is given twice with different parameters")
+
+    def _check_starts(self) -> None:
+        """Raise `InputError` unless models have the same design as their pre-trainings."""
+        for name, entry in self.models.items():
+            if entry.pretraining is None:
+                continue
+            if entry.pretraining not in self.pretraining:
+                error = unknown_name("pre-training", entry.pretraining, self.pretraining)
+                raise InputError(f"models.{name}: {error}")
+            start = self.pretraining[entry.pretraining]
+            for key in _DESIGN_KEYS:
+                own, other = getattr(entry, key), getattr(start, key)
+                if own != other:
+                    raise InputError(
+                        f"models.{name}: its {key} is {own}, but that of "
+                        f"pretraining.{entry.pretraining} is {other}"
+                    )
+        titles = [start.title for start in self.pretraining.values()]
+        if twice := [title for title in titles if titles.count(title) > 1]:
+            raise InputError(f"pretraining: two entries have the title {twice[0]!r}")
+        for name, start in self.pretraining.items():
+            if start.weights.startswith(PRETRAINING):
+                raise InputError(f"pretraining.{name}: it cannot start from another pre-training")
+
+    def _check_labels(self) -> None:
+        for name, start in self.pretraining.items():
+            if start.data is not None and _is_same_source(start.data, self.data):
+                raise InputError(
+                    f"pretraining.{name}: its data is that of the study, so it might train on test "
+                    "images of the study; leave data out to use the study's training images"
+                )
+        for name, entry in self.models.items():
+            if entry.changes_labels and entry.pretraining is not None:
+                start = self.pretraining[entry.pretraining]
+                if start.data is None and start.recipe.method == "supervised":
+                    raise InputError(
+                        f"models.{name}: it starts from pretraining.{entry.pretraining}, which "
+                        "uses all labels of the study; then label_fraction must be 1 and "
+                        "label_noise 0"
+                    )
+            if entry.label_noise and self.data.label_noise:
+                raise InputError(
+                    f"models.{name}: label_noise is set both here and in data; set only one"
+                )
+
+    def _check_seen(self) -> None:
+        if self.allow_seen_shifts:
+            return
+        tested = {operation_name(shift.name): shift.name for shift in self.all_shifts()}
+        for name, entry in self.models.items():
+            for seen, how in entry.trained_on().items():
+                if test := tested.get(seen):
+                    same = "" if test == how else f" as {test}"
+                    raise InputError(
+                        f"models.{name}: it would be trained with {how} and also tested with "
+                        f"it{same}; leave out one of the two, or set allow_seen_shifts: true, and "
+                        "the report marks it"
+                    )
+
+    def all_variants(self) -> tuple[Variant, ...]:
+        """The variants of every model, in the file's order, with those that `fit_on` adds."""
+        return complete_variants(self.variants, fit_on=bool(self.fit_on))
+
+    def fit_on_shifts(self) -> tuple[Shift, ...]:
+        """The shifts of the validation images that are fitted on; often none."""
+        return expand_fit_shifts(self.fit_on, self.all_shifts())
+
+    def all_shifts(self) -> list[Shift | Attack]:
+        """Clean first, then every level of every sweep, suite and attack, in the file's order."""
+        return [CLEAN, *expand_shifts(self.shifts)]
+
+    def seen_shifts(self) -> dict[str, dict[str, str]]:
+        """The test shifts that each model was trained with, and what made them; often none.
+
+        If a recipe is adversarial, all test attacks count as seen.
+        """
+        every = self.all_shifts()
+        names = dict.fromkeys(each.name for each in every if isinstance(each, Shift))
+        attacks = dict.fromkeys(each.name for each in every if isinstance(each, Attack))
+        found = {}
+        for model, entry in self.models.items():
+            seen = dict(entry.trained_on())
+            if entry.pretraining is not None:
+                before = pretraining_operations(self.pretraining[entry.pretraining].recipe)
+            else:
+                before = weights_operations(entry.weights)
+            seen = {name: f"{how} of its pre-training" for name, how in before.items()} | seen
+            found[model] = {n: seen[operation_name(n)] for n in names if operation_name(n) in seen}
+            if any(each.recipe.adversarial for each in entry.tries()):
+                found[model] |= dict.fromkeys(attacks, "recipe.adversarial")
+        return {model: shifts for model, shifts in found.items() if shifts}
+
+
+def _is_same_source(one: DataEntry, other: DataEntry) -> bool:
+    return (one.source, one.root) == (other.source, other.root)
+
+
+def _fixed_parameters(shift: Shift | Attack) -> list[tuple[str, object]]:
+    level = None if shift.level is None else shift_kind(shift.name).level
+    return sorted(item for item in shift.parameters.items() if item[0] != level)

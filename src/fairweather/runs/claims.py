@@ -1,0 +1,287 @@
+"""Who does what in a run folder that several processes write to, so that no work is done twice.
+
+Claims are no locks: two processes may both believe that a claim is theirs, for instance where a
+file system shows changes late. So nothing may depend on them but time: a step that is done twice
+writes the same bytes on like machines, and whoever records a step looks first whether its claim is
+still its own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+CLAIMS = "claims"  # folder in the run folder
+WORKERS, CLAIMED_STEPS = (
+    f"{CLAIMS}/workers",
+    f"{CLAIMS}/steps",
+)  # a file for each process, and each step
+# Seconds. NFS may show the time of a file a minute late, so a claim must be older to be given up.
+RENEWAL_SECONDS, EXPIRY_SECONDS = 20.0, 180.0
+
+ResolveFile = Callable[[str], Path]  # gives a path in the run folder, and refuses links out of it
+
+
+class Claims:
+    """The claims of this process in a run folder, renewed by a thread until they are released.
+
+    Args:
+        file: gives the path of a file of the run folder by its name.
+        mark: what all processes in the folder must have in common; the others can read it. None if
+            the lock of the folder is held for this process: nobody needs to know of it.
+        renewed: seconds between renewals.
+        expires: seconds without a renewal after which a claim is given up: its process has ended,
+            or cannot reach the folder.
+    """
+
+    def __init__(
+        self, file: ResolveFile, mark: str | None, *, renewed: float, expires: float
+    ) -> None:
+        self.file, self.renewed, self.expires = file, renewed, expires
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._mine: dict[str, Path] = {}
+        self._ended = threading.Event()
+        self.mark = mark or ""
+        hidden = "." if mark is None else ""
+        self._beacon = file(f"{WORKERS}/{hidden}{self.name}")
+        _create(self._beacon, self.mark, within=self._root)
+        self._renewer = threading.Thread(target=self._renew, daemon=True)
+        self._renewer.start()
+
+    def take(self, step: str) -> bool:
+        """Claim a step; False if another process is doing it."""
+        path = self.file(f"{CLAIMED_STEPS}/{step}.claim")
+        if not _create(path, self.name, within=self._root) and not self._take_over(path):
+            return False
+        self._mine[step] = path
+        return True
+
+    def holds(self, step: str) -> bool:
+        """Say whether a claim is still this process's, and was not given up for dead."""
+        return step in self._mine and _read_state(self._mine[step]).text == self.name
+
+    def release(self, step: str) -> None:
+        """Give a claim back."""
+        if self.holds(step):
+            self._mine[step].unlink(missing_ok=True)
+        self._mine.pop(step, None)
+
+    def owners(self) -> dict[str, str]:
+        """The steps that other processes are doing, as far as their claims are alive, by owner."""
+        folder, now = self.file(CLAIMED_STEPS), self._now()
+        found = {}
+        for path in _walk_files(folder):
+            if path.suffix != ".claim":
+                continue
+            seen = _read_state(path)
+            if seen.text not in ("", self.name) and seen.is_alive(now, self.expires):
+                step = path.relative_to(folder).as_posix().removesuffix(".claim")
+                found[step] = seen.text
+        return found
+
+    def end(self) -> None:
+        """Give everything back, and remove what was given up."""
+        self._ended.set()
+        self._renewer.join()
+        # The folder may be gone, or cannot be reached now: then the claims expire.
+        with suppress(OSError):
+            for step in list(self._mine):
+                self.release(step)
+        with suppress(OSError):
+            self._remove_expired()
+        with suppress(OSError):
+            self._beacon.unlink(missing_ok=True)
+            remove_empty_folders(self.file(CLAIMS))
+
+    @property
+    def _root(self) -> Path:
+        return self.file(CLAIMS).parent
+
+    def _remove_expired(self) -> None:
+        now = self._now()
+        for path in _walk_files(self.file(CLAIMS)):
+            seen = _read_state(path)
+            if seen != _GONE and not seen.is_alive(now, self.expires):
+                _remove(path, seen)
+
+    def _take_over(self, path: Path) -> bool:
+        """Replace a claim that nobody renews."""
+        seen = _read_state(path)
+        if seen.is_alive(self._now(), self.expires):
+            return False
+        return _remove(path, seen) and _create(path, self.name, within=self._root)
+
+    def _now(self) -> float:
+        """The time on the clock of the file system, which gives files their times."""
+        while True:
+            if not self._beacon.is_file():  # another process believed that this one had ended
+                _create(self._beacon, self.mark, within=self._root)
+            with suppress(FileNotFoundError):  # and did so just now
+                os.utime(self._beacon)
+                return self._beacon.stat().st_mtime
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self.renewed):
+            # The folder may be gone, or cannot be reached now: a step may then be done twice.
+            with suppress(OSError):
+                self._now()
+            for path in list(self._mine.values()):
+                with suppress(OSError):
+                    if _read_state(path).text == self.name:  # not if another one has taken it over
+                        os.utime(path)
+
+
+@contextmanager
+def open_claims(file: ResolveFile, mark: str | None) -> Iterator[Claims]:
+    """Claim steps inside the `with` block; all claims are given back at its end."""
+    claims = Claims(file, mark, renewed=RENEWAL_SECONDS, expires=EXPIRY_SECONDS)
+    try:
+        yield claims
+    finally:
+        claims.end()
+
+
+def list_workers(file: ResolveFile) -> Mapping[str, str]:
+    """The marks of the processes in a run folder, by their names; not of those that ended long ago.
+
+    >>> list_workers(Path("runs/nobody").joinpath)
+    {}
+    """
+    place = file(WORKERS)
+    clock = place / f".{secrets.token_hex(4)}"
+    try:
+        clock.touch()
+    except FileNotFoundError:  # there is no such folder
+        return {}
+    try:
+        now = _read_state(clock).time
+        beacons = [path for path in sorted(_walk_files(place)) if not path.name.startswith(".")]
+        seen = {path.name: _read_state(path) for path in beacons}
+        return {
+            name: each.text for name, each in seen.items() if each.is_alive(now, EXPIRY_SECONDS)
+        }
+    finally:
+        clock.unlink(missing_ok=True)
+
+
+def parse_host(owner: str) -> str:
+    """The machine of a process that claims steps, by its name.
+
+    >>> parse_host("node-3-4711-0f0f0f0f")
+    'node-3'
+    """
+    return owner.rsplit("-", 2)[0]
+
+
+def is_claims_folder(folder: Path) -> bool:
+    """Tell whether a folder can be that of the claims of a run: it holds nothing else.
+
+    >>> is_claims_folder(Path("thesis"))
+    False
+    """
+    if folder.name != CLAIMS:
+        return False
+    names = {Path(name).name for name in (WORKERS, CLAIMED_STEPS)}
+    try:
+        return all(each.name in names for each in folder.iterdir())
+    except FileNotFoundError:  # another process has just given its last one back
+        return True
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove folders without files."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # not empty
+            Path(path).rmdir()
+
+
+class _FileState(NamedTuple):
+    """The content of a file and its time."""
+
+    text: str
+    time: float
+
+    def is_alive(self, now: float, expires: float) -> bool:
+        """Tell whether it was renewed lately; a time far in the future is nobody's renewal."""
+        return abs(now - self.time) <= expires
+
+
+_GONE = _FileState("", float("inf"))
+_NO_CLAIM = _FileState("", float("-inf"))
+
+
+def _walk_files(folder: Path) -> list[Path]:
+    """All files below a folder whose folders others may remove meanwhile."""
+    return [Path(root, name) for root, _, names in os.walk(folder) for name in names]
+
+
+def _read_state(path: Path) -> _FileState:
+    if path.is_symlink():  # no worker made it
+        return _NO_CLAIM
+    try:
+        # Opening a file makes NFS ask its server; asking for its time alone may give an old one.
+        with path.open(encoding="utf-8") as file:
+            return _FileState(file.read(), os.fstat(file.fileno()).st_mtime)
+    except FileNotFoundError:
+        return _GONE
+    except PermissionError:  # another user's
+        return _FileState("?", path.lstat().st_mtime)
+    except (OSError, UnicodeDecodeError):
+        return _NO_CLAIM
+
+
+def _remove(path: Path, seen: _FileState) -> bool:
+    """Remove a file, unless it is not any more what was seen of it.
+
+    Of several processes that remove a file and create it anew at once, all but one see that it is
+    another one now, and put it back.
+    """
+    old = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.rename(old)
+    except FileNotFoundError:
+        return False
+    is_old = _read_state(old) == seen
+    if not is_old:
+        # Linking fails if there is a newer one; some file systems have no links.
+        with suppress(OSError):
+            os.link(old, path)
+    old.unlink(missing_ok=True)
+    return is_old
+
+
+def _create(path: Path, text: str, *, within: Path) -> bool:
+    """Create a file below a folder that exists, unless the file exists."""
+    while True:
+        if not within.is_dir():
+            raise FileNotFoundError(f"{within} is gone")
+        # Another process may remove the empty folders at any moment.
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError):
+            links = any(each.is_symlink() for each in (path.parent, path.parent.parent))
+            if links or (path.parent.exists() and not path.parent.is_dir()):
+                raise
+            continue
+        try:
+            file = path.open("x", encoding="utf-8")
+        except FileExistsError:
+            if path.is_dir() and not path.is_symlink():
+                raise
+            return False
+        except FileNotFoundError:
+            continue
+        with file:
+            try:
+                file.write(text)
+                file.flush()
+            except BaseException:  # such as a full disk: a claim without an owner helps nobody
+                path.unlink(missing_ok=True)
+                raise
+        return True

@@ -1,0 +1,106 @@
+"""What a result depends on: the options that have an effect and differ from their stored defaults.
+
+One rule for all steps of a plan, for networks and for recipes. A field counts unless its type says
+`NoEffect`; it is left out where it has the default of `defaults.json`. So an option that is added
+later, with its default in that table, leaves everything that is finished as it is. A default that
+changes raises the version of the table, which then stands among the facts of every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+from fairweather.files.folders import read_facts
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How a field stands among the facts.
+
+    Attributes:
+        name: what it is called there; "" if its own fields stand there; None if it has no effect.
+    """
+
+    name: str | None
+
+
+NoEffect = Annotated[
+    T, Effect(None)
+]  # never changes the result, or the files that are read tell it
+Inline = Annotated[T, Effect("")]  # its own fields stand among those of the whole
+
+_STORED = read_facts("fairweather.runs", "defaults")
+DEFAULTS_VERSION: int = _STORED["version"]
+DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = _STORED["defaults"]
+
+
+def collect_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonValue]:  # noqa: ANN401 - fields
+    """The fields of a value that have an effect and are not at their stored default, as JSON.
+
+    Args:
+        value: of a class of pydantic's, a dataclass or a `NamedTuple`.
+        idle: names of fields that have no effect beside the values of the others.
+    """
+    found: dict[str, JsonValue] = {}
+    kind: type = type(value)
+    stored = stored_defaults(kind)
+    for field, name in effective_fields(kind).items():
+        each = getattr(value, field)
+        if field in idle or (field in stored and to_fact(each) == stored[field]):
+            continue
+        found |= {name: to_fact(each)} if name else collect_facts(each)
+    return found
+
+
+def to_fact(value: Any) -> JsonValue:  # noqa: ANN401 - of any field
+    """A value as JSON; of what knows its own `fact`, this one."""
+    if hasattr(value, "fact"):
+        return to_fact(value.fact)
+    if isinstance(value, Mapping):
+        return {str(key): to_fact(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        items = [to_fact(each) for each in value]
+        if stored := stored_defaults(type(value)):  # the last fields of a `NamedTuple`
+            names = type(value)._fields  # type: ignore[union-attr]
+            while items and items[-1] == stored.get(names[len(items) - 1], ...):
+                items.pop()
+        return items
+    plain: JsonValue = collect_facts(value) if _has_fields(type(value)) else value
+    return plain
+
+
+def _has_fields(kind: type) -> bool:
+    return hasattr(kind, "model_fields") or is_dataclass(kind)
+
+
+@cache
+def effective_fields(kind: type) -> dict[str, str]:
+    """The fields of a class that have an effect, with their names among the facts."""
+    if is_dataclass(kind):
+        names = [each.name for each in fields(kind)]
+    else:
+        names = list(getattr(kind, "model_fields", None) or kind._fields)  # type: ignore[attr-defined]
+    hints = get_type_hints(kind, include_extras=True)
+    told: dict[str, str | None] = {}
+    for name in names:
+        marks = [each for each in getattr(hints[name], "__metadata__", ()) if type(each) is Effect]
+        told[name] = marks[0].name if marks else name
+    return {name: each for name, each in told.items() if each is not None}
+
+
+@cache
+def stored_defaults(kind: type) -> Mapping[str, JsonValue]:
+    """The stored defaults of the fields of a class, those of its bases included."""
+    return {
+        name: value
+        for base in reversed(kind.__mro__)
+        for name, value in DEFAULTS.get(base.__name__, {}).items()
+    }

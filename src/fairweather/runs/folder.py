@@ -1,0 +1,976 @@
+"""The run folder: its files, the records of its finished steps, their checksums, and a lock."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import secrets
+import shlex
+import shutil
+import subprocess  # nosec B404 # for git, without a shell
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from itertools import accumulate, islice
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+from pydantic import JsonValue
+
+from fairweather.errors import InputError, add_file_name, check_text, hide_passwords
+from fairweather.runs.claims import CLAIMS, Claims, is_claims_folder, list_workers, open_claims
+from fairweather.tasks.task import Task, find_task
+from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions
+from fairweather.types.record import (
+    COLUMNS,
+    JOINED,
+    RECORD,
+    SCORES,
+    SLICE_COLUMNS,
+    SLICES,
+    STEPS,
+    TEST,
+    JoinedRecord,
+    Machine,
+    Provenance,
+    RunRecord,
+    StepRecord,
+    groups_file,
+    is_of_all_units,
+    is_part_of,
+    parse_record,
+    parse_step_record,
+    predictions_file,
+    step_file,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION_1_RECORD = "provenance.json"  # of folders of version 1, which had no record.json
+LOCK = ".lock"
+PROCESSOR = "kind of processor"  # may differ between workers, but then their bytes may too
+PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
+PREPARATION_TIMEOUT = 60.0  # seconds within which a process that shares a folder has prepared it
+ABANDONED_AFTER = 3600.0  # seconds without a write, after which one of several processes has died
+_OOD_PREFIX = "ood/"  # prefix of the columns with scores that may tell other data sets
+DOUBT = "one_minus_confidence"  # what small copies store in place of the confidence
+_UNLABELLED_COLUMNS = ("keys", "predicted", "confidence")
+_VERSIONED_PACKAGES = (
+    "fairweather",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning-fabric",
+    "numpy",
+    "pillow",
+)
+
+
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """Give 16 hexadecimal digits for inputs, the same for any order of their keys.
+
+    >>> fingerprint({"seed": 0, "shift": "clean"}) == fingerprint({"shift": "clean", "seed": 0})
+    True
+    """
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def resolve_inside(folder: Path, name: str, named_by: str = "") -> Path:
+    """Give the path of a file inside a folder by its name, such as `tables/accuracy.csv`.
+
+    All code that opens, writes or removes a file by a name from a file must call this first, since
+    a run folder may come from anybody. The folder itself may be a link. Links inside it are allowed
+    if they stay inside.
+
+    Args:
+        folder: a folder that need not exist.
+        name: relative path, with `/` between its parts.
+        named_by: the file of the folder that contains the name; the error names it.
+
+    Raises:
+        InputError: the name is absolute, has empty parts, `.`, `..`, backslashes or NUL, or passes
+            through a symbolic link that leads outside the folder.
+
+    >>> resolve_inside(Path("runs/mine"), "tables/accuracy.csv").as_posix()
+    'runs/mine/tables/accuracy.csv'
+    >>> resolve_inside(Path("runs/mine"), "../thesis.tex", "runs.json")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: runs/mine/runs.json names a file outside the run folder:
+    '../thesis.tex'
+    """
+    path = folder / name
+    plain = is_relative_name(name)
+    if plain and (not _has_links(folder, name) or _leads_into(folder, path)):
+        return path
+    if named_by:
+        raise InputError(f"{folder / named_by} names a file outside the run folder: {name!r}")
+    how = " through a symbolic link" if plain else ""
+    raise InputError(f"{str(path)!r} leads outside the run folder{how}")
+
+
+def is_relative_name(name: str) -> bool:
+    """Say whether a name is a relative path that stays in its folder, on every operating system.
+
+    >>> is_relative_name("tables/accuracy.csv"), is_relative_name("../accuracy.csv")
+    (True, False)
+    """
+    beyond = PureWindowsPath(name).anchor or "\\" in name or "\0" in name
+    return not beyond and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _has_links(folder: Path, name: str) -> bool:
+    """Whether a plain name may pass through a link; only then need whole paths be resolved."""
+    steps = accumulate([os.fspath(folder), *name.split("/")], os.path.join)
+    return any(map(os.path.islink, islice(steps, 1, None)))
+
+
+def _leads_into(folder: Path, path: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file completely or not at all, even if the power fails.
+
+    A link at `path` is replaced, not followed.
+    """
+    try:
+        _write_and_rename(path, content)
+    except FileNotFoundError:
+        # A process that began to work in the folder took the partial file for that of a dead one.
+        _write_and_rename(path, content)
+
+
+def _write_and_rename(path: Path, content: bytes | str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    # Mode x (O_EXCL) creates the file or fails: an existing file or link is never opened.
+    with add_file_name(partial), partial.open("xb") as file:
+        try:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a mapping from a JSON file; raises `InputError` if it contains anything else.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "facts.json", '{"seed": 0}')
+    ...     read_json(Path(folder) / "facts.json")
+    {'seed': 0}
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
+    return found
+
+
+class SharedRun(NamedTuple):
+    """A run folder that several processes write to, and the claims of this one.
+
+    Attributes:
+        run, claims: the folder and the claims.
+        warnings: sentences about the other processes.
+    """
+
+    run: RunFolder
+    claims: Claims
+    warnings: tuple[str, ...] = ()
+
+
+class StoredGroups(NamedTuple):
+    """Which images of a part belong together, and their subgroups, as a run folder has them.
+
+    Attributes:
+        keys: int64 `[N]`, the keys of the images in the order of the predictions.
+        cluster: what images that belong together share, such as `patient`; None if not known.
+        clusters: int64 `[N]`, the number of each image's cluster.
+        slices: by the name of the column, the value of each image, `[N]` texts.
+    """
+
+    keys: npt.NDArray[np.int64]
+    cluster: str | None
+    clusters: npt.NDArray[np.int64] | None
+    slices: Mapping[str, npt.NDArray[np.object_]]
+
+
+class RunFolder:
+    """A folder with all files of a run, and the records of its finished steps.
+
+    A step is done if its record in steps/ has the fingerprint of everything that it depends on, and
+    its files exist and have the checksums in the record.
+    """
+
+    def __init__(self, path: Path) -> None:
+        check_text(str(path), "the run folder")
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    # ---- the record of the run
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """The record in record.json; raises `InputError` if there is none, or it is damaged."""
+        path = self.file(RECORD)
+        if path.is_file():
+            return parse_record(path.read_bytes(), str(path))
+        if self.is_first_version:
+            raise _first_version_error(self.path)
+        raise InputError(f"{self.path} holds no run: there is no {RECORD}")
+
+    def describe(self, record: RunRecord) -> None:
+        """Write record.json, unless only time, command or git revisions differ.
+
+        A run that continues on the same machine with the same versions keeps its first record.
+        """
+        path = self.path / RECORD
+        if path.is_file() and self.record.lasting() == record.lasting():
+            return
+        self.write(RECORD, record.to_json())
+        self.__dict__["record"] = record
+
+    @property
+    def has_record(self) -> bool:
+        """Say whether the folder contains the record of a run."""
+        return (self.path / RECORD).is_file()
+
+    @property
+    def is_first_version(self) -> bool:
+        """Say whether the folder contains a run of version 1, which is no longer read."""
+        return not self.has_record and (self.path / VERSION_1_RECORD).is_file()
+
+    @property
+    def is_joined(self) -> bool:
+        """Say whether the folder was joined from runs with different seeds."""
+        return (self.path / JOINED).is_file()
+
+    @property
+    def joined(self) -> JoinedRecord:
+        """The runs that the folder was joined from; raises `InputError` if the file is damaged."""
+        path = self.file(JOINED)
+        try:
+            return JoinedRecord.model_validate_json(path.read_bytes())
+        except ValueError:
+            raise InputError(f"{path} does not say which runs were joined") from None
+
+    @property
+    def is_read_only(self) -> bool:
+        """Say whether the run cannot be continued."""
+        return self.is_first_version or self.is_joined
+
+    # ---- the records of steps
+
+    def step(self, step: str) -> StepRecord | None:
+        """The record of a step; None if it is not done, or its record is damaged."""
+        path = self.file(step_file(step))
+        if not path.is_file():
+            return None
+        try:
+            found = parse_step_record(path.read_bytes(), str(path))
+        except InputError:
+            return None  # the step is done again, and writes a new record
+        return found if found.id == step else None
+
+    def steps(self) -> list[StepRecord]:
+        """The records of all steps, in the order of their names.
+
+        Raises `InputError` if one of them is damaged.
+        """
+        folder = self.file(STEPS)
+        return [
+            parse_step_record(path.read_bytes(), str(path))
+            for path in sorted(folder.rglob("*.json"))
+            if path.is_file()
+        ]
+
+    def readable_steps(self) -> list[StepRecord]:
+        """The records of all steps except damaged ones, in the order of their names."""
+        return [record for step in self.step_ids() if (record := self.step(step)) is not None]
+
+    def damaged_steps(self) -> list[str]:
+        """The ids of steps whose records cannot be read."""
+        return [step for step in self.step_ids() if self.step(step) is None]
+
+    def step_ids(self) -> list[str]:
+        """The ids of all steps with a record, damaged or not."""
+        folder = self.path / STEPS
+        paths = sorted(folder.rglob("*.json"))
+        return [path.relative_to(folder).as_posix().removesuffix(".json") for path in paths]
+
+    def has_left(self, record: StepRecord) -> bool:
+        """Say whether all files of a finished step exist and have the recorded checksums."""
+        return all(
+            (path := self._recorded(name, record.id)).is_file() and _checksum(path) == checksum
+            for name, checksum in record.files.items()
+        )
+
+    def finish(self, record: StepRecord) -> None:
+        """Record a step as done, in one file that is written by renaming."""
+        self.write(step_file(record.id), record.to_json())
+        self.__dict__.pop("_checksums", None)
+
+    def forget(self, step: str) -> None:
+        """Remove the record and the files of a step, before they change.
+
+        If the run is then interrupted, the folder has no numbers rather than wrong ones.
+        """
+        found = self.step(step)
+        left = [self._recorded(name, step) for name in (found.files if found else ())]
+        self.file(step_file(step)).unlink(missing_ok=True)
+        self.__dict__.pop("_checksums", None)
+        for path in left:
+            path.unlink(missing_ok=True)
+
+    def check_files(self, wanted: Callable[[str], bool]) -> list[str]:
+        """Compare the wanted files of finished steps with their checksums; name the missing ones.
+
+        The records are read once.
+
+        Raises `InputError` if a file has changed since it was written.
+        """
+        return [name for name in self._checksums if wanted(name) and not self._is_there(name)]
+
+    def holds(self, name: str) -> bool:
+        """Say whether a file exists, and check before reading that it is the one that was written.
+
+        Raises `InputError` if a finished step wrote this file and it is missing or has changed, and
+        if it exists but no finished step wrote it.
+        """
+        path, recorded = self.file(name), name in self._checksums
+        if recorded and not self._is_there(name):
+            raise InputError(
+                f"{path} is missing, though a step of the run wrote it; the command that made the "
+                "run makes the file again"
+            )
+        if path.is_file() and not recorded:
+            raise InputError(
+                f"{path} was not written by any step of the run and cannot be trusted; the command "
+                "that made the run makes the file again"
+            )
+        return path.is_file()
+
+    @cached_property
+    def _checksums(self) -> dict[str, dict[str, str]]:
+        """The checksums of the files that steps wrote, by name, and the record of each checksum."""
+        found: dict[str, dict[str, str]] = {}
+        for record in self.steps():
+            for name, checksum in record.files.items():
+                found.setdefault(name, {})[checksum] = step_file(record.id)
+        return found
+
+    def _is_there(self, name: str) -> bool:
+        """Whether a file exists; raises `InputError` if it does not match every record of it."""
+        recorded = self._checksums[name]
+        path = resolve_inside(self.path, name, next(iter(recorded.values())))
+        if path.is_file() and set(recorded) != {_checksum(path)}:
+            raise InputError(
+                f"{path} is damaged or was changed: its checksum is not the recorded one; the "
+                "command that made the run makes the file again"
+            )
+        return path.is_file()
+
+    def _recorded(self, name: str, step: str) -> Path:
+        return resolve_inside(self.path, name, step_file(step))
+
+    # ---- files
+
+    def file(self, name: str) -> Path:
+        """Give the path of a file by its name in the folder; see `inside`."""
+        return resolve_inside(self.path, name)
+
+    def checksum(self, name: str) -> str:
+        """SHA-256 of a file of the folder, in hexadecimal."""
+        return _checksum(self.file(name))
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file of the folder atomically."""
+        write_atomically(self.file(name), content)
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """The table of scores.csv: one row per model, seed, shift, level and metric.
+
+        Where a run has units, those of whole images and of means over units.
+        """
+        found = self.unit_scores
+        if "unit" not in found:
+            return found
+        whole = found[found["unit"].map(is_of_all_units)]
+        return whole.drop(columns="unit").reset_index(drop=True)
+
+    @property
+    def unit_scores(self) -> pd.DataFrame:
+        """The whole table of scores.csv, with the column `unit` where the run has units."""
+        return _read_scores(self.file(SCORES), COLUMNS)
+
+    @property
+    def slice_scores(self) -> pd.DataFrame:
+        """The table of slices.csv: one row per model, seed, shift, level, slice and metric."""
+        return _read_scores(self.file(SLICES), SLICE_COLUMNS)
+
+    def predictions(self, model: str, seed: int | str, shift: str, part: str = TEST) -> str:
+        """Name the file with the predictions of a model under a shift, given by its id."""
+        return predictions_file(model, seed, shift, part)
+
+    def read_column(self, name: str, column: str) -> npt.NDArray[Any]:
+        """Read one column of a file of predictions, `[N]`."""
+        return self.read_columns(name, [column])[0]
+
+    def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Read some columns of a file of predictions, `[N]` each."""
+        path = self.file(name)
+        # Threads and reading ahead take longer than what they speed up: a page reads few columns
+        # of thousands of files.
+        with (
+            _explain_read_errors(path),
+            pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file,
+        ):
+            small = DOUBT in file.schema_arrow.names
+            stored = [DOUBT if small and column == "confidence" else column for column in columns]
+            table = file.read(columns=stored, use_threads=False)
+            return [self._column(table, column) for column in columns]
+
+    @property
+    def task(self) -> Task:
+        """What is told of each image."""
+        return find_task(self.record.data.task if self.has_record else CLASSIFICATION)
+
+    def read_predictions(self, name: str) -> Predictions:
+        """Read the per-image columns of a cell of a classifier.
+
+        Raises `InputError` for those of another task.
+        """
+        found = self.read_cell(name)
+        if not isinstance(found, Predictions):
+            raise InputError(f"{self.path} has predictions of the task {self.task.name}")
+        return found
+
+    def read_cell(self, name: str) -> AnyPredictions:
+        """Read the per-image columns of a cell, of whatever task the run has."""
+        path, kind = self.file(name), self.task.predictions
+        with _explain_read_errors(path):
+            table = read_parquet(path)
+            described = json.loads(table.schema.metadata[b"fairweather"])
+            there = [*table.column_names]
+            if DOUBT in there:
+                there.append("confidence")
+            columns = {name: self._column(table, name) for name in kind.stored if name in there}
+            logits = self._column(table, "logits") if "logits" in there else None
+            found: AnyPredictions = kind(
+                **columns, logits=logits, classes=tuple(described["classes"])
+            )
+            if not isinstance(found, Predictions):
+                return found
+            return replace(found, ordered=self._ordered, ood_scores=_read_ood_scores(table))
+
+    def _column(self, table: pa.Table, name: str) -> npt.NDArray[Any]:
+        """Give a column with the type that predictions have; small copies store narrower ones."""
+        if name == "confidence" and DOUBT in table.column_names:
+            return 1 - table[DOUBT].to_numpy().astype(np.float64)
+        column = table[name].combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            found = column.flatten().to_numpy().reshape(len(table), -1)
+        else:
+            found = np.asarray(table[name].to_numpy())
+        return found.astype(self.task.predictions.stored.get(name, found.dtype), copy=False)
+
+    def ood_scores(self, name: str) -> dict[str, npt.NDArray[np.float32]]:
+        """Read the scores of a file of predictions that may tell other data sets, by their names.
+
+        There are none where they were not asked for, nor in files of earlier versions.
+        """
+        path = self.file(name)
+        with (
+            _explain_read_errors(path),
+            pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file,
+        ):
+            stored = [each for each in file.schema_arrow.names if each.startswith(_OOD_PREFIX)]
+            return _read_ood_scores(file.read(columns=stored, use_threads=False))
+
+    @property
+    def _ordered(self) -> bool:
+        return self.has_record and self.record.data.ordered
+
+    def write_predictions(self, name: str, predictions: AnyPredictions) -> None:
+        """Write the per-image columns of a cell as parquet, the class names in its metadata."""
+        columns = {
+            column: _to_arrow(values)
+            for column in (*predictions.stored, "logits")
+            if (values := getattr(predictions, column)) is not None
+        }
+        if isinstance(predictions, Predictions):
+            columns |= _ood_columns(predictions)
+        self._write_table(name, columns, classes=predictions.classes)
+
+    def write_groups(self, name: str, groups: StoredGroups) -> None:
+        """Write which images belong together as parquet, with numbers for the clusters."""
+        columns = {"keys": pa.array(groups.keys)}
+        if groups.clusters is not None:
+            columns["cluster"] = pa.array(groups.clusters)
+        columns |= {
+            f"slice/{slice_}": pa.array(list(values)).dictionary_encode()
+            for slice_, values in groups.slices.items()
+        }
+        self._write_table(name, columns, cluster=groups.cluster)
+
+    def _write_table(self, name: str, columns: Mapping[str, pa.Array], **described: object) -> None:
+        """Write columns as parquet, with what they are in its metadata, if that is given."""
+        metadata = {"fairweather": json.dumps({"version": 1, **described})} if described else None
+        self.write(name, to_parquet(pa.table(dict(columns), metadata=metadata)))
+
+    def groups(self, part: str = TEST) -> StoredGroups | None:
+        """Read which images of a part belong together; None if the run was not told.
+
+        Raises `InputError` if the file was changed after a step wrote it.
+        """
+        name = groups_file(part)
+        if not self.holds(name):
+            return None
+        path = self.file(name)
+        with _explain_read_errors(path):
+            table = read_parquet(path)
+            described = json.loads(table.schema.metadata[b"fairweather"])
+            slices = [each for each in table.column_names if each.startswith("slice/")]
+            return StoredGroups(
+                table["keys"].to_numpy(),
+                described["cluster"],
+                table["cluster"].to_numpy() if "cluster" in table.column_names else None,
+                {
+                    each.removeprefix("slice/"): np.array(table[each].to_pylist(), dtype=np.object_)
+                    for each in slices
+                },
+            )
+
+    def write_unlabelled(self, name: str, predictions: Predictions) -> None:
+        """Write predictions without labels and metrics, of another data set, as parquet."""
+        columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED_COLUMNS}
+        columns |= _ood_columns(predictions)
+        self._write_table(name, columns)
+
+
+def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a table of scores; raises `InputError` if it has not these columns."""
+    # A model may be called NA, and numbers must be read back exactly as written.
+    numbers = dict.fromkeys(("value", "low", "high"), _parse_number)
+    names = {name: str for name in columns if name not in (*numbers, "n")}
+    try:
+        found = pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
+    except ValueError as error:  # also for what is no text
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not a table of scores: {reason}") from None
+    if missing := [name for name in columns if name not in found]:
+        raise InputError(f"{path} is not a table of scores: it has no column {missing[0]}")
+    if len(found) and not pd.api.types.is_integer_dtype(found["n"]):
+        raise InputError(f"{path} is not a table of scores: a row has no whole number in n")
+    if "clusters" in found:  # of the worst slice there is none
+        found["clusters"] = pd.to_numeric(found["clusters"], errors="coerce").astype("Int64")
+    return found
+
+
+@contextlib.contextmanager
+def _explain_read_errors(path: Path) -> Iterator[None]:
+    """Turn an error with a file that is none of predictions into an `InputError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} is not a file of predictions: {reason}") from None
+
+
+def read_parquet(source: Path | pa.BufferReader) -> pa.Table:
+    """Read a file of a run.
+
+    pyarrow's `read_table` also looks for folders of files: of a small file, three quarters of its
+    time.
+    """
+    with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
+        return file.read(use_threads=False)
+
+
+def _to_arrow(column: npt.NDArray[Any]) -> pa.Array:
+    """A column `[N]`, or one `[N, C]` as lists."""
+    if column.ndim == 1:
+        return pa.array(column)
+    flat = pa.array(np.ascontiguousarray(column).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
+
+
+def _ood_columns(predictions: Predictions) -> dict[str, pa.Array]:
+    return {f"{_OOD_PREFIX}{name}": pa.array(each) for name, each in predictions.ood_scores.items()}
+
+
+def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
+    return {
+        name.removeprefix(_OOD_PREFIX): np.asarray(table[name].to_numpy()).astype(
+            np.float32, copy=False
+        )
+        for name in table.column_names
+        if name.startswith(_OOD_PREFIX)
+    }
+
+
+def shrink_predictions(content: bytes) -> bytes:
+    """Make a file of predictions small: no logits, single precision, better packed.
+
+    Args:
+        content: a parquet file as `RunFolder.write_predictions` writes it.
+
+    Returns:
+        A parquet file that the methods of `RunFolder` read too, about 10 bytes per image. Rounding
+        to single precision moves a loss, and one minus the confidence, by at most 6e-8 of itself:
+        the order of very confident images stays, which a rounded confidence would lose.
+    """
+    table = read_parquet(pa.BufferReader(content))
+    narrow = {"labels": pa.int32(), "predicted": pa.int32()}
+    narrow |= dict.fromkeys((DOUBT, "nll", "brier"), pa.float32())
+    if "confidence" in table.column_names:
+        doubt = 1 - table["confidence"].to_numpy()
+        table = table.drop_columns(["confidence"]).append_column(DOUBT, pa.array(doubt))
+    names = [name for name in table.column_names if name != "logits"]
+    # Several labels of an image stay as they are.
+    single = {name for name in names if not pa.types.is_nested(table[name].type)}
+    columns = {
+        name: table[name].cast(narrow[name]) if name in single & {*narrow} else table[name]
+        for name in names
+    }
+    encodings = {"keys": "DELTA_BINARY_PACKED"}
+    encodings |= {name: "BYTE_STREAM_SPLIT" for name in names if columns[name].type == pa.float32()}
+    return to_parquet(
+        pa.table(columns, metadata=table.schema.metadata),
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=[name for name in names if name not in encodings],
+        column_encoding=encodings,
+    )
+
+
+def to_parquet(table: pa.Table, **options: Any) -> bytes:  # noqa: ANN401 - of pyarrow
+    """The bytes of a parquet file with a table."""
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, **options)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+@contextlib.contextmanager
+def open_run(path: Path) -> Iterator[RunFolder]:
+    """Open a run folder to begin or continue a run, and create it if needed; see `lock_run`.
+
+    Raises `InputError` for a folder that contains something else, a run of version 1 or a joined
+    one, and for one that is in use.
+    """
+    check_run_path(path)
+    with lock_run(path) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def lock_run(path: Path) -> Iterator[RunFolder]:
+    """Open a folder for writing, create it if needed, and lock it for other processes.
+
+    Raises `InputError` if another process has locked it, or workers share it.
+    """
+    with lock_folder(path):
+        run = RunFolder(path)
+        if workers := list(list_workers(run.file)):
+            are = "1 worker is" if len(workers) == 1 else f"{len(workers)} workers are"
+            raise InputError(
+                f"{are} working in {path}, such as {workers[0]}, or were killed less than three "
+                "minutes ago; wait until they end, or join them with --worker"
+            )
+        remove_partial(path)
+        if (left := run.file(CLAIMS)).is_dir():  # of workers that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield run
+
+
+@contextlib.contextmanager
+def share_run(
+    path: Path, mark: Mapping[str, str], prepare: Callable[[RunFolder, bool], None]
+) -> Iterator[SharedRun]:
+    """Open a run folder that other processes work in too, each with claims on its steps.
+
+    Args:
+        path: the folder; it is created if needed.
+        mark: what must be the same in all these processes, by its names in a sentence; another
+            `PROCESSOR` is a warning only, since its results are as valid.
+        prepare: called with the folder, and with whether other processes work in it, while no other
+            process prepares it.
+
+    Raises `InputError` as `open_run` does, if a process that shares nothing is working in it, and
+    if the others have another mark.
+    """
+    check_run_path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(path)
+    with open_claims(run.file, json.dumps(mark)) as claims:
+        with lock_folder(path, timeout=PREPARATION_TIMEOUT, needed=False):
+            others = {
+                name: each for name, each in list_workers(run.file).items() if name != claims.name
+            }
+            found = [_check_mark(mark, each, name, path) for name, each in others.items()]
+            prepare(run, bool(others))
+            remove_partial(path, age=ABANDONED_AFTER if others else 0)
+        yield SharedRun(run, claims, tuple(filter(None, found)))
+
+
+def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> str:
+    """Compare the mark of another process; returns a warning, or nothing."""
+    try:
+        theirs = dict(json.loads(mark))
+    except (ValueError, TypeError):
+        return ""  # just being written, or removed
+    for what in ours:
+        if what != PROCESSOR and ours[what] != theirs.get(what):
+            raise InputError(
+                f"the worker {name} in {path} has another {what} than this one: "
+                f"{theirs.get(what)}, here {ours[what]}; all workers in a folder must have the "
+                "same, or name another folder with --out"
+            )
+    one, other = ours.get(PROCESSOR), theirs.get(PROCESSOR)
+    if one is None or other is None or one == other:
+        return ""
+    return (
+        f"the worker {name} has another {PROCESSOR} ({other}) than this one ({one}): "
+        "results may differ in their last digits from those of one machine"
+    )
+
+
+@contextlib.contextmanager
+def lock_folder(
+    path: Path, timeout: float = 0, *, needed: bool = True, name: str = LOCK
+) -> Iterator[None]:
+    """Lock a file of a folder; where it is not `needed`, go on if the file system has no locks."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(resolve_inside(path, name), timeout=timeout)
+    try:
+        held: contextlib.AbstractContextManager[object] = lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"another process is working in {path}; try again when it has ended"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        known = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+        if needed or (isinstance(error, OSError) and error.errno not in known):
+            raise
+        held = contextlib.nullcontext()
+    with held:
+        yield
+
+
+def check_run_path(path: Path) -> None:
+    """Raise `InputError` unless a run can begin or continue in a folder with this path."""
+    run = RunFolder(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, not a run folder")
+    if not path.is_dir():
+        return
+    if run.is_first_version:
+        raise _first_version_error(path)
+    if run.is_joined:
+        raise InputError(
+            f"{path} was joined from several runs and cannot train; run another seed in a folder "
+            "of its own, and join again with fairweather report --as-seeds"
+        )
+    # A lock, or folders with these names, may be those of another program.
+    known = (path / RECORD).exists() or any(run.step(each) for each in run.step_ids())
+    if not known and not all(
+        each.name == LOCK or PARTIAL.fullmatch(each.name) or is_claims_folder(each)
+        for each in path.iterdir()
+    ):
+        raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
+    if (path / RECORD).exists():
+        try:
+            _ = run.record
+        except InputError as error:
+            raise InputError(
+                f"{error}; if it was damaged, remove it, and the same command writes it again"
+            ) from None
+
+
+def _first_version_error(path: Path) -> InputError:
+    return InputError(
+        f"{path} holds a run of version 1 ({VERSION_1_RECORD} in place of {RECORD}), which is no "
+        "longer read; run it again in another folder (--out)"
+    )
+
+
+def open_finished_run(path: Path) -> RunFolder:
+    """Open a run folder for reading; raises `InputError` if there is none."""
+    run = RunFolder(path)
+    _ = run.record  # raises if there is none, or it is damaged
+    return run
+
+
+def current_provenance(device: torch.device) -> Provenance:
+    """Describe this process: time, command, versions and machine."""
+    import torch  # not needed to read a run
+
+    return Provenance(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command_line(),
+        git={
+            "working_folder": _git_revision(Path.cwd()),
+            "fairweather": _own_revision(),
+        },
+        python=platform.python_version(),
+        platform=platform.platform(),
+        versions=package_versions(),
+        hardware={
+            "device": _device_name(device),
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages whose code can change a result."""
+    return {name: _version(name) for name in _VERSIONED_PACKAGES}
+
+
+@cache
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+def command_line() -> str:
+    """The command that started this process, without the path of the program and passwords."""
+    name = Path(sys.argv[0]).name
+    program = ["python", "-m", "fairweather"] if name == "__main__.py" else [name]
+    return hide_passwords(shlex.join([*program, *sys.argv[1:]]))
+
+
+def describe_machine(device: torch.device) -> Machine:
+    """Describe the properties of this machine that can change a result."""
+    import torch
+
+    return Machine(
+        device=device.type,
+        model=_device_name(device) if device.type == "cuda" else _cpu_name(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def list_machines(run: RunFolder) -> list[Machine]:
+    """List the machines that ran the steps of a run, each once.
+
+    Steps that no longer belong to the run do not count, nor does the report.
+    """
+    steps = [step for step in run.steps() if step.kind != "report"]
+    return list(dict.fromkeys(s.machine for s in steps if s.machine and is_part_of(run.record, s)))
+
+
+def remove_partial(folder: Path, age: float = 0) -> None:
+    """Remove partial files without a write for `age` seconds: of processes that were killed."""
+    # Others may remove files and folders meanwhile: `walk` passes over what is gone.
+    files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            if PARTIAL.fullmatch(path.name) and time.time() - path.lstat().st_mtime >= age:
+                path.unlink(missing_ok=True)
+
+
+def _parse_number(text: str) -> float:
+    return float(text) if text else float("nan")
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _own_revision() -> JsonValue:
+    """The revision of the package when this process first asked.
+
+    In a new clone, git reads all files again for each answer: they are as young as its index.
+    """
+    return _git_revision(Path(__file__).parent)
+
+
+def _git_revision(folder: Path) -> JsonValue:
+    """Tell the revision of the repository of a folder, and whether files differ from it.
+
+    The repository may come from anybody and may name programs: one that watches its files, hooks,
+    of which git starts one when it has written its index, filters of its files, and one that
+    fetches objects that are not there. None of them is started. Submodules have settings of their
+    own, so only their revisions are looked at.
+    """
+    filters: list[str] = []
+
+    def ask(*words: str) -> str:
+        off = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+        command = ["git", "--no-optional-locks", *off, "-C", str(folder), *words]
+        closed = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1"}
+        # A filter may have any name, also one that `-c NAME=VALUE` cannot say. The user may have
+        # settings there too.
+        own = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+        closed["GIT_CONFIG_COUNT"] = str(own + len(filters))
+        for number, key in enumerate(filters, start=own):
+            closed |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
+        done = subprocess.run(  # nosec B603 # no shell
+            command, capture_output=True, check=True, env=os.environ | closed
+        )
+        return os.fsdecode(done.stdout).strip()
+
+    try:
+        names = ask("config", "--list", "--name-only", "-z").split("\0")
+        filters = [name for name in names if name.startswith("filter.")]
+        changed = ask("status", "--porcelain", "--no-renames", "--ignore-submodules=dirty")
+        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    # The machine that plans may have no GPU, unlike those that do the steps.
+    there = device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_name(device) if there else device.type
+
+
+def _cpu_name() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,424 @@
+"""Compute the rows of scores.csv from the predictions of a run's cells."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import ThreadpoolController
+
+from fairweather.errors import InputError
+from fairweather.files.tables import frame_to_csv
+from fairweather.metrics import (
+    Estimate,
+    Fitted,
+    Resamples,
+    evaluate_resamples,
+    mean_estimate,
+    recipe_estimate,
+    to_score,
+    worst_estimate,
+)
+from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.metric import MetricRow
+from fairweather.metrics.rows import require_row
+from fairweather.runs.folder import RunFolder
+from fairweather.tasks.task import Task, Unit
+from fairweather.types.measurement import AnyPredictions, Cell, Score
+from fairweather.types.record import (
+    ALL,
+    COLUMNS,
+    ENSEMBLE,
+    MEAN,
+    SLICE_COLUMNS,
+    SPREAD,
+    TEST,
+    UNIT_COLUMNS,
+    WORST,
+    is_shifted,
+    mean_unit_name,
+    worst_slice_label,
+)
+
+Estimates = Mapping[str, Estimate]
+# model, seed, shift, level: the key of a row of scores.csv, without the metric.
+ScoreKey = tuple[str, str, str, str]
+
+
+def read_clusters(folder: RunFolder, part: str = TEST) -> Clusters | None:
+    """Read which images of a part belong together; None if the run was not told."""
+    groups = folder.groups(part)
+    return None if groups is None or groups.clusters is None else Clusters(groups.clusters)
+
+
+def score_key(cell: Cell) -> ScoreKey:
+    """The key of a cell's rows in scores.csv."""
+    return (cell.model, str(cell.seed), cell.shift.name, cell.shift.level_name)
+
+
+def estimate_cells(
+    cells: Sequence[Cell],
+    read: Callable[[Cell], AnyPredictions],
+    resamples: int,
+    seed: int = 0,
+    fitted: Callable[[Cell], Fitted | None] = lambda _: None,
+    clusters: Clusters | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Iterator[tuple[ScoreKey, Estimates]]:
+    """Estimate metrics of every cell of a run, on as many threads as torch has.
+
+    Args:
+        cells: all with the same images.
+        read: reads the predictions of a cell. It is called in this thread, for one cell at a time.
+        resamples: how many resamples of the images.
+        seed: seed of the resampling.
+        fitted: returns the thresholds that were fitted on the clean validation images of the
+            cell's model and seed, or None.
+        clusters: which images belong together, if whole clusters are to be resampled.
+        metrics: as in `estimate_metrics`.
+
+    Raises `InputError` if two cells were not predicted on the same images in the same order.
+    """
+    import torch  # not at the top: programs that only read runs start twice as fast without torch
+
+    if not cells:
+        return
+    first = read(cells[0])
+
+    def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
+        for number, cell in enumerate(cells):
+            predictions = read(cell) if number else first
+            if not _has_same_images(first, predictions):
+                raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
+            yield score_key(cell), predictions, fitted(cell)
+
+    shared = Resamples.draw(first.strata, resamples, seed, clusters)
+    yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())
+
+
+def estimate_metrics(
+    sets: Iterable[tuple[ScoreKey, AnyPredictions, Fitted | None]],
+    shared: Resamples,
+    metrics: Collection[str] | None = None,
+    *,
+    threads: int = 1,
+) -> Iterator[tuple[ScoreKey, Estimates]]:
+    """Estimate metrics of cells on the same resamples of the images.
+
+    Every estimate of a cell is computed here. `threads + 1` cells are in work at once, and at most
+    one more is in memory. The number of threads does not change the results; they come in the order
+    of the cells.
+
+    Args:
+        sets: the key of each cell, its predictions, and the thresholds that were fitted on the
+            clean validation images of its model and seed. One cell is taken at a time.
+        shared: resamples of the images of all cells.
+        metrics: names of the metrics, those of classes too; None means all rows of `METRICS`. Names
+            of unknown metrics are ignored.
+        threads: at least 1.
+
+    Raises `InputError` if the labels of the predictions are not those of the resamples.
+    """
+    pending: deque[tuple[ScoreKey, Future[dict[str, Estimate]]]] = deque()
+    # BLAS gets one thread, because a product over several threads would wait for the threads of
+    # other cells. One cell more than threads, because cells wait for each other in Python code.
+    with (
+        _thread_libraries().limit(limits=1, user_api="blas"),
+        ThreadPoolExecutor(threads + 1) as pool,
+    ):
+        for key, predictions, fitted in sets:
+            task = pool.submit(evaluate_resamples, predictions, shared, fitted, metrics)
+            pending.append((key, task))
+            if len(pending) > threads:
+                done, found = pending.popleft()
+                yield done, found.result()
+        while pending:
+            done, found = pending.popleft()
+            yield done, found.result()
+
+
+@cache
+def _thread_libraries() -> ThreadpoolController:
+    """The libraries that compute in threads; NumPy's BLAS, which is meant here, is one by now.
+
+    To look for them takes longer than the metrics of a small cell.
+    """
+    return ThreadpoolController()
+
+
+def add_means(
+    cells: Iterable[tuple[ScoreKey, Estimates]], apart: Collection[str] = ()
+) -> dict[ScoreKey, Estimates]:
+    """Add the means over a shift's levels, over shifts, and over seeds, all resampled jointly.
+
+    A mean over seeds is an estimate of the recipe: its interval covers other seeds and other
+    images. In the mean over shifts, every shift has the same weight, however many levels it has.
+    Clean images, validation images, other class priors and other data sets are in neither of the
+    first two means. Shifts named in `apart`, such as attacks, have a mean over their levels but are
+    not in the mean over shifts.
+    """
+    table = dict(cells)
+    table |= _combine_groups(table, _group_by_shift(MEAN), _mean)
+    table |= _combine_groups(
+        table,
+        lambda m, s, shift, lv: (m, s, ALL, MEAN) if lv == MEAN and shift not in apart else None,
+        _mean,
+    )
+    return table | _seed_means(table)
+
+
+def add_worst(
+    table: Mapping[ScoreKey, Estimates], apart: Collection[str] = ()
+) -> dict[ScoreKey, Estimates]:
+    """Add the worst value of each metric over the levels of each shift and over all shifts.
+
+    The level of these rows is `worst`. The worst level is found for each metric separately, on the
+    images and again on each resample. A metric without a better direction has no worst value. A
+    cell that is in no mean of `add_means` is not used here either. The worst value over seeds is
+    the mean of each seed's worst value.
+
+    Args:
+        table: from `add_means`, with the same `apart`.
+    """
+    levels = {
+        key: {name: each for name, each in estimates.items() if has_direction(name)}
+        for key, estimates in table.items()
+        if MEAN not in (key[1], key[3])
+    }
+    worst = _combine_groups(levels, _group_by_shift(WORST), _worst)
+    counted = {key: estimates for key, estimates in levels.items() if key[2] not in apart}
+    worst |= _combine_groups(
+        counted,
+        lambda m, s, shift, _: (m, s, ALL, WORST) if is_shifted(shift) else None,
+        _worst,
+    )
+    return {**table, **worst, **_seed_means(worst)}
+
+
+def estimate_units(
+    task: Task,
+    first: AnyPredictions,
+    sets: Callable[[], Iterable[tuple[ScoreKey, AnyPredictions]]],
+    resamples: int,
+    clusters: Clusters | None = None,
+    metrics: Collection[str] | None = None,
+    *,
+    threads: int = 1,
+) -> dict[str, dict[ScoreKey, Estimates]]:
+    """Estimate metrics of whole images, of each unit, and of the mean over units.
+
+    All are estimated on the same resamples of the images.
+
+    Args:
+        task: which units there are.
+        first: predictions of the images.
+        sets: gives the key of each cell and its predictions, once for each unit.
+        resamples: how many resamples of the images.
+        clusters: which images belong together, if whole clusters are to be resampled.
+        metrics, threads: as in `estimate_metrics`.
+
+    Returns:
+        The estimates by what is in the column `unit` of scores.csv.
+
+    Raises `InputError` if a cell was not predicted on the same images in the same order.
+    """
+
+    def parts(unit: Unit) -> Iterator[tuple[ScoreKey, AnyPredictions, None]]:
+        for key, predictions in sets():
+            if not _has_same_images(first, predictions):
+                raise InputError(f"{'/'.join(key)} was predicted on other images")
+            yield key, unit.part(predictions), None
+
+    found: dict[str, dict[ScoreKey, Estimates]] = {}
+    for unit in task.every_unit(first):
+        if not len(unit.places):
+            continue  # what another hospital did not look for
+        shared = draw_unit_resamples(unit, first, resamples, clusters)
+        found[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
+    _, *units = found
+    if units:
+        each = [found[name] for name in units]
+        found[mean_unit_name(units[0])] = _mean_of_units(each, len(first), clusters)
+    return found
+
+
+def _has_same_images(first: AnyPredictions, other: AnyPredictions) -> bool:
+    pairs = (first.keys, other.keys), (first.labels, other.labels)
+    return all(np.array_equal(*pair) for pair in pairs)
+
+
+def draw_unit_resamples(
+    unit: Unit, first: AnyPredictions, resamples: int, clusters: Clusters | None
+) -> Resamples:
+    """Draw resamples of all images, given predictions of these, for those of a unit."""
+    strata = unit.part(first).strata
+    return Resamples.draw_part(strata, unit.places, len(first), resamples, clusters)
+
+
+def _mean_of_units(
+    units: Sequence[Mapping[ScoreKey, Estimates]], images: int, clusters: Clusters | None
+) -> dict[ScoreKey, Estimates]:
+    """The mean over units of each metric.
+
+    Units may be known of different images. An area under a curve has no resamples, and no mean.
+    """
+    count = None if clusters is None else clusters.count
+
+    def mean(each: Sequence[Estimate]) -> Estimate:
+        return mean_estimate([replace(one, n=images, clusters=count) for one in each])
+
+    return {
+        key: {
+            name: mean([unit[key][name] for unit in units])
+            for name, first in estimates.items()
+            if first.column is None and all(name in unit[key] for unit in units)
+        }
+        for key, estimates in units[0].items()
+    }
+
+
+def worst_slices(
+    slices: Mapping[str, Mapping[ScoreKey, Estimates]],
+    column: str,
+    columns: list[str] = SLICE_COLUMNS,
+) -> pd.DataFrame:
+    """Find the worst value of each metric over the slices of a column, as rows of slices.csv.
+
+    The smallest of many noisy numbers is smaller than the smallest true value. So the interval
+    covers the worst true value. Its worse end is the worst of the worse ends of all slices: the one
+    of the slice that is truly the worst is not beyond its value. Its better end is the worst of
+    their better ends, each of an interval that holds together with all others (Bonferroni). If one
+    slice has a value and no interval, there is none here either. A metric without a better
+    direction has no worst value.
+
+    Args:
+        slices: from `add_worst`, for each slice of the column by its name.
+        column: such as `site`.
+        columns: of the table.
+    """
+    rows = []
+    first = next(iter(slices.values()))
+    for key in first:
+        for name in first[key]:
+            if not has_direction(name):
+                continue
+            every = [table[key][name] for table in slices.values() if name in table.get(key, {})]
+            found = [each for each in every if not np.isnan(each.value)]
+            if found:
+                rows.append(
+                    (
+                        *key,
+                        worst_slice_label(column),
+                        name,
+                        *_worst_slice_score(found, require_row(name)),
+                    )
+                )
+    return pd.DataFrame(rows, columns=columns)
+
+
+def has_direction(name: str) -> bool:
+    """Tell whether a metric, or a metric of a class, has a better direction, and so a worst value.
+
+    >>> has_direction("ppv/malignant"), has_direction("confidence_gap")
+    (True, False)
+    """
+    return require_row(name).higher_is_better is not None
+
+
+def _worst_slice_score(found: Sequence[Estimate], row: MetricRow) -> Score:
+    alone = [to_score(each, row.bounds) for each in found]
+    together = [to_score(each.together(len(found)), row.bounds) for each in found]
+    worst = min if row.higher_is_better else max
+    value = worst(each.value for each in alone)
+    n = next(each.n for each in alone if each.value == value)
+    if any(each.too_few for each in alone):
+        return Score(value, np.nan, np.nan, n)
+    if row.higher_is_better:
+        return Score(value, min(each.low for each in alone), min(each.high for each in together), n)
+    return Score(value, max(each.low for each in together), max(each.high for each in alone), n)
+
+
+def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
+    """Standard deviation over seeds of each value of scores.csv, as rows with the seed `sd`.
+
+    This is the sample standard deviation (n - 1) of the values, and it has no interval. A model
+    with fewer than two seeds has no such row.
+    """
+    rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
+    of = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
+    groups = rows.groupby(of, sort=False)
+    spread = groups.agg(value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique"))
+    found = spread[spread["seeds"] > 1].reset_index()
+    return found.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
+
+
+def scores_frame(table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
+    """Write estimates as the tidy table of scores.csv, one row per cell and metric."""
+    rows = [
+        (*key, name, *to_score(estimate, require_row(name).bounds))
+        for key, estimates in table.items()
+        for name, estimate in estimates.items()
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def slice_frame(table: Mapping[ScoreKey, Estimates], slice_: str) -> pd.DataFrame:
+    """Write estimates of one slice as rows of slices.csv."""
+    return scores_frame(table).assign(slice=slice_)[SLICE_COLUMNS]
+
+
+def unit_frame(table: Mapping[ScoreKey, Estimates], unit: str) -> pd.DataFrame:
+    """Write estimates of one unit as rows of scores.csv."""
+    return scores_frame(table).assign(unit=unit)[UNIT_COLUMNS]
+
+
+def scores_to_csv(frame: pd.DataFrame) -> str:
+    """Write the text of scores.csv with eight significant digits; equal rows give equal bytes."""
+    return frame_to_csv(frame)
+
+
+def _group_by_shift(level: str) -> Callable[[str, str, str, str], ScoreKey | None]:
+    return lambda m, s, shift, _: (m, s, shift, level) if is_shifted(shift) else None
+
+
+def _seed_means(table: Mapping[ScoreKey, Estimates]) -> dict[ScoreKey, Estimates]:
+    if len({seed for _, seed, _, _ in table} - {ENSEMBLE}) < 2:
+        return {}
+
+    def of_seeds(model: str, seed: str, shift: str, level: str) -> ScoreKey | None:
+        return None if seed == ENSEMBLE else (model, MEAN, shift, level)
+
+    return _combine_groups(table, of_seeds, lambda _, seeds: recipe_estimate(seeds))
+
+
+def _combine_groups(
+    table: Mapping[ScoreKey, Estimates],
+    group_of: Callable[[str, str, str, str], ScoreKey | None],
+    combine: Callable[[str, Sequence[Estimate]], Estimate],
+) -> dict[ScoreKey, Estimates]:
+    groups: dict[ScoreKey, list[Estimates]] = {}
+    for key, estimates in table.items():
+        group = group_of(*key)
+        if group is not None:
+            groups.setdefault(group, []).append(estimates)
+    return {
+        key: {
+            name: combine(name, [each[name] for each in members])
+            for name in members[0]
+            if all(name in each for each in members)
+        }
+        for key, members in groups.items()
+    }
+
+
+def _mean(_: str, estimates: Sequence[Estimate]) -> Estimate:
+    return mean_estimate(estimates)
+
+
+def _worst(metric: str, estimates: Sequence[Estimate]) -> Estimate:
+    return worst_estimate(estimates, higher_is_better=bool(require_row(metric).higher_is_better))

@@ -1,0 +1,1 @@
+"""Hand results on: exported corrupted images, and runs in a tracker."""

@@ -1,0 +1,166 @@
+"""What all corruptions share: random numbers per image, changed batches, the row of a table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairweather.errors import InputError
+from fairweather.types.measurement import ShiftFunction, format_number
+
+# ---------------------------------------------------------------- random numbers per image that do
+
+
+def image_generators(keys: torch.Tensor, seed: int, stream: str) -> Iterator[np.random.Generator]:
+    """Yield one generator per image, which depends only on its key, the seed and the stream.
+
+    The global random state is neither used nor changed.
+
+    Args:
+        keys: int64 `[B]`.
+        seed: the random seed of the shifts.
+        stream: the name of the random sequence, such as a shift with its level.
+
+    >>> first, second = image_generators(torch.tensor([7, 8]), 0, "gaussian_noise,severity=3")
+    >>> again, = image_generators(torch.tensor([8]), 0, "gaussian_noise,severity=3")
+    >>> bool(second.random() == again.random() != first.random())
+    True
+    """
+    common = hashlib.blake2b(f"{seed}/{stream}/".encode(), digest_size=8)
+    for key in keys.tolist():
+        # The seed is 64 bits of a hash. With a million images and a thousand cells, two images
+        # share a generator in one of forty runs. SFC64 is numpy's fastest generator.
+        digest = common.copy()
+        digest.update(key.to_bytes(8, "little", signed=True))
+        yield np.random.Generator(np.random.SFC64(int.from_bytes(digest.digest(), "little")))
+
+
+# ---------------------------------------------------------------- a corruption of a published bench
+
+SMALLEST_SIDE = 8  # side in pixels
+Pixels = npt.NDArray[np.uint8]
+
+
+class Corruption(NamedTuple):
+    """A row of the table of corruptions.
+
+    Attributes:
+        function: see the docstring of `imagenet_c`.
+        title: text for table heads.
+        random: does it need random numbers.
+    """
+
+    function: Callable[..., Pixels]
+    title: str
+    random: bool
+
+
+def check_severity(name: str, severity: float) -> int:
+    """Return a severity; raises `InputError` unless it is 1, 2, 3, 4 or 5."""
+    if severity not in (1, 2, 3, 4, 5):
+        raise InputError(
+            f"{name}: severity must be 1, 2, 3, 4 or 5, found {format_number(severity)}"
+        )
+    return int(severity)
+
+
+def make_corruption_shift(
+    name: str,
+    severity: int,
+    row: Corruption,
+    parameters_at: Callable[[int], Mapping[str, float]],
+    finish: Callable[[Pixels], Pixels] = lambda pixels: pixels,
+) -> ShiftFunction:
+    """Make a shift of a corruption.
+
+    Args:
+        name: as in the table of shifts; with the severity, it names the stream of random numbers.
+        severity: 1 to 5.
+        row: the corruption.
+        parameters_at: gives its parameters for the smaller side of the images.
+        finish: changes the corrupted images once more.
+    """
+    stream = f"{name},severity={severity}"
+
+    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+        height, width = images.shape[2:]
+        if min(height, width) < SMALLEST_SIDE:
+            raise InputError(
+                f"{name} needs images of at least {SMALLEST_SIDE} pixels per side, "
+                f"found {height}x{width}"
+            )
+        if len(images) == 0:
+            return images.clone()
+        # On the CPU, so that every device sees the same shifted images.
+        pixels = np.ascontiguousarray(images.cpu().numpy())
+        drawn = (image_generators(keys, seed, stream),) if row.random else ()
+        changed = row.function(pixels, *drawn, **parameters_at(min(height, width)))
+        return torch.from_numpy(finish(changed)).to(images.device)
+
+    return apply
+
+
+def check_by_trial(shift: ShiftFunction) -> ShiftFunction:
+    """Return a shift with constants of the user's: only the corruption knows which it allows."""
+    trial = torch.zeros(1, 3, SMALLEST_SIDE, SMALLEST_SIDE, dtype=torch.uint8)
+    shift(trial, torch.zeros(1, dtype=torch.int64), 0)
+    return shift
+
+
+# ---------------------------------------------------------------- functions that several corruption
+
+_Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+# In uniform areas, sums of float32 weights can end slightly below the exact whole number. A
+# thousandth of a grey level is added, so that dropping the fraction does not take a whole level.
+_NUDGE = np.float32(1e-3)
+
+
+def change_each_image(images: _Pixels, change: Callable[[Floats], Floats]) -> _Pixels:
+    """Change images `[B, 3, H, W]` one by one, and quantise.
+
+    Args:
+        images: uint8.
+        change: float32 `[H, W, 3]` in [0, 255] to the same; it may change its input.
+
+    >>> change_each_image(np.full((1, 3, 1, 1), 100, np.uint8), lambda image: image * np.float32(
+    ...     1.258
+    ... )).ravel()
+    array([125, 125, 125], dtype=uint8)
+    """
+    result = np.empty_like(images)
+    for planes, changed in zip(images, result, strict=True):
+        image = cv2.merge(tuple(planes)).astype(np.float32)
+        cv2.split(quantise(change(image)), tuple(changed))
+    return result
+
+
+def quantise(image: Floats) -> _Pixels:
+    """Drop the fraction of values >= 0, and clip them to 255.
+
+    >>> quantise(np.array([0.7, 41.99999, 255.4], np.float32)).tolist()
+    [0, 42, 255]
+    """
+    image = image + _NUDGE
+    return np.minimum(image, 255, out=image).astype(np.uint8)
+
+
+def gaussian_filter(image: Floats, sigma: float) -> Floats:
+    """Convolve float32 `[H, W]` or `[H, W, C]` with a Gaussian, as `skimage.filters.gaussian` does.
+
+    It is cut off at 4 sigma, so a sigma below 1/8 pixel changes nothing; edges are repeated.
+
+    >>> line = np.array([[0, 0, 100, 0, 0]], np.float32)
+    >>> gaussian_filter(line, 0.4).round(1)
+    array([[ 0. ,  4. , 91.9,  4. ,  0. ]], dtype=float32)
+    """
+    size = 2 * int(4 * sigma + 0.5) + 1
+    blurred = cv2.GaussianBlur(image, (size, size), sigma, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32)

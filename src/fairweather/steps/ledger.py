@@ -1,0 +1,433 @@
+"""Which steps of a plan are done, which would be replaced, and how long the rest takes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pandas as pd
+import pydantic
+
+from fairweather.errors import InputError
+from fairweather.progress import format_duration
+from fairweather.runs.folder import RunFolder, fingerprint
+from fairweather.steps.plan import (
+    ChooseStep,
+    Plan,
+    ReportStep,
+    ScoredModel,
+    ScoreStep,
+    Step,
+    step_fingerprint,
+)
+from fairweather.types.record import RECORD, RunRecord, StepRecord
+
+State = Literal["done", "stale", "missing"]
+
+
+class Standing(NamedTuple):
+    """The state of a step.
+
+    Attributes:
+        step: the step.
+        state: `done`; `stale`: done with other settings, or from files that were made with other
+            settings; `missing`: never done, its files are gone or damaged, or the files that it
+            read have changed since.
+        record: its record, if it was ever done, with whatever settings.
+    """
+
+    step: Step
+    state: State
+    record: StepRecord | None
+
+
+class Ledger:
+    """The records of a run folder, read once, and compared with a plan step by step."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._records: dict[str, StepRecord | None] = {}
+
+    def record(self, step: str) -> StepRecord | None:
+        """The record of a step, or None."""
+        if step not in self._records:
+            self._records[step] = self.run.step(step)
+        return self._records[step]
+
+    def look_again(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
+        """Read the records of steps again, since other processes do steps too.
+
+        `there` has the ids of all steps with a record, if they have just been listed: then nothing
+        is read of the others.
+        """
+        for step in steps:
+            if there is None or step in there:
+                self._records.pop(step, None)
+            else:
+                self._records[step] = None
+
+    def finish(self, record: StepRecord) -> None:
+        """Record a step as done."""
+        self.run.finish(record)
+        self._records[record.id] = record
+
+    def forget(self, step: str) -> None:
+        """Forget that a step is done, and remove its files."""
+        self.run.forget(step)
+        self._records[step] = None
+
+    def fingerprint(self, step: Step) -> str:
+        """The fingerprint of a step; the steps that it needs must be done."""
+        needs = [record for need in step.needs if (record := self.record(need)) is not None]
+        assert len(needs) == len(step.needs), f"{step.id} needs steps that are not done"
+        checksums = {name: checksum for record in needs for name, checksum in record.files.items()}
+        # The page shows the record of the run and the machines that it was made on.
+        if isinstance(step, ReportStep) and (self.run.path / RECORD).is_file():
+            machines = [str(record.machine) for record in needs if record.machine]
+            told = {"record": self.run.checksum(RECORD), "machines": list(dict.fromkeys(machines))}
+            checksums[RECORD] = fingerprint(told)
+        return step_fingerprint(step, checksums)
+
+    def remaining(self, plan: Plan) -> dict[str, Step]:
+        """The steps of a plan that are not done according to the records, by id; checks no file."""
+        found: dict[str, Step] = {}
+        for step in plan.steps:
+            record = self.record(step.id)
+            changed = record is None or record.depends != step.depends()
+            if changed or any(need in found for need in step.needs):
+                found[step.id] = step
+        return found
+
+    def standing(self, step: Step, before: Mapping[str, State]) -> Standing:
+        """The state of a step, given in `before` the states of the steps that it needs."""
+        record = self.record(step.id)
+        if record is None:
+            return Standing(step, "missing", None)
+        if not step.is_known:
+            return Standing(step, "missing", record)
+        changed = record.depends != step.depends()
+        waits_for = {before[need] for need in step.needs} - {"done"}
+        if waits_for:
+            stale = changed or "stale" in waits_for
+            return Standing(step, "stale" if stale else "missing", record)
+        if record.fingerprint != self.fingerprint(step):
+            # With the same settings, only the files that it read differ: the old result is useless.
+            return Standing(step, "stale" if changed else "missing", record)
+        # The fingerprint is of these settings, so a record with others was damaged.
+        done = not changed and self.run.has_left(record)
+        return Standing(step, "done" if done else "missing", record)
+
+
+def standings(plan: Plan, run: RunFolder) -> list[Standing]:
+    """The state of every step of a plan in a run folder."""
+    ledger, found = Ledger(run), []
+    before: dict[str, State] = {}
+    for step in plan.steps:
+        standing = ledger.standing(step, before)
+        # Another sweep may choose the same recipe; then the trainings with it need not change.
+        hidden = isinstance(step, ChooseStep) and standing.state == "stale"
+        before[step.id] = "missing" if hidden else standing.state
+        found.append(standing)
+    return found
+
+
+def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
+    """Name the parts of a run's scores that a new plan would leave out."""
+    scored = run.step("scores")
+    new = [_ScoredParts.model_validate(s.depends()) for s in plan.steps if isinstance(s, ScoreStep)]
+    if scored is None or not new:
+        return []
+    try:
+        old = _ScoredParts.model_validate(scored.depends)
+    except pydantic.ValidationError:  # damaged: the scores are made again
+        return []
+    models = {row.model for row in new[0].rows}
+    rows = {(row.model, row.seed): set(row.shifts) for row in new[0].rows}
+    found = [f"model {row.model}" for row in old.rows if row.model not in models]
+    for row in old.rows:
+        if row.model in models and (row.model, row.seed) not in rows:
+            found.append(f"seed {row.seed} of {row.model}")
+        kept = rows.get((row.model, row.seed), set(row.shifts))
+        found += [f"shift {shift}" for shift in row.shifts if shift not in kept]
+    found += [f"ood {other}" for other in old.others if other not in new[0].others]
+    found += [other for other in old.natural if other not in new[0].natural]
+    found += [f"priors {n}" for n, each in old.priors.items() if new[0].priors.get(n) != each]
+    points = new[0].operating_points
+    found += [
+        f"operating point {n}" for n, at in old.operating_points.items() if points.get(n) != at
+    ]
+    return list(dict.fromkeys(found))
+
+
+class _ScoredParts(pydantic.BaseModel):
+    """The models, shifts and data of scores, read from what their step depends on."""
+
+    rows: tuple[ScoredModel, ...]
+    others: tuple[str, ...]
+    natural: tuple[str, ...] = ()
+    priors: dict[str, tuple[float, ...]]
+    operating_points: dict[str, float] = {}
+
+
+def check_replaced(plan: Plan, run: RunFolder) -> None:
+    """Raise `InputError` if a plan would replace or drop finished work in a run folder."""
+    stale = [s for s in standings(plan, run) if s.state == "stale" and not s.step.disposable]
+    again = _find_rescored(stale)
+    stale = [each for each in stale if each.step.id not in again]
+    told = [f"{each.step.id} ({words})" for each in stale if (words := describe_difference(each))]
+    if stale:
+        rest = len(stale) - len(told)
+        made = f", and {rest} step{'s' * (rest > 1)} made from them" if rest else ""
+        raise InputError(
+            f"{run.path} contains steps that were made with other settings: {_list_few(told)}"
+            f"{made}; replace them with --replace, or name another folder with --out"
+        )
+    if lost := find_dropped(plan, run):
+        raise InputError(
+            f"the scores in {run.path} contain more than you ask for now: {_list_few(lost)}; ask "
+            f"for "
+            "this too, drop it with --replace, or name another folder with --out"
+        )
+
+
+def _find_rescored(stale: Sequence[Standing]) -> set[str]:
+    """The steps that only get or lose scores of other data sets, and those made from them.
+
+    Their predictions stay the same, so that nothing is lost when they are made again. If scores are
+    lost with them, `dropped` tells.
+    """
+    found: set[str] = set()
+    for each in stale:
+        assert each.record is not None
+        before, now = (
+            {key: value for key, value in of.items() if key != "ood_scores"}
+            for of in (each.record.depends, each.step.depends())
+        )
+        if before == now and (
+            each.record.depends != each.step.depends() or found & {*each.step.needs}
+        ):
+            found.add(each.step.id)
+    return found
+
+
+def begin_run(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -> None:
+    """Write the record of a run into its folder before its plan is executed.
+
+    If the record changes, samples, scores and report are removed: if the run is then interrupted,
+    its folder has no numbers rather than wrong ones.
+
+    Raises:
+        InputError: the folder contains a run of another name; or, unless `replace` is set, finished
+            steps that the plan would replace, or scores that it would drop.
+    """
+    if (run.path / RECORD).is_file():
+        if run.record.name != record.name:
+            raise InputError(
+                f"{run.path} contains the run {run.record.name!r}, not {record.name!r}; name "
+                "another folder with --out"
+            )
+        if not replace:
+            check_replaced(plan, run)
+        if run.record.lasting() != record.lasting():
+            for step in plan.steps:
+                if step.disposable:
+                    run.forget(step.id)
+    known = {step.id for step in plan.steps}
+    for damaged in run.damaged_steps():
+        if damaged not in known:  # no step would write it again, and reading the run would fail
+            run.forget(damaged)
+    run.describe(record)
+
+
+def describe_difference(standing: Standing) -> str:
+    """Say how the settings of a step differ from those it was done with: the first key and values.
+
+    Empty if only the files that it reads differ.
+    """
+    record = standing.record
+    assert record is not None
+    found = find_difference(record.depends, standing.step.depends())
+    return f"{found.key}: {found.one}, now {found.other}" if found else ""
+
+
+class Difference(NamedTuple):
+    """The first key, dotted, at which two descriptions differ, and both values, shortened."""
+
+    key: str
+    one: str
+    other: str
+
+
+def find_difference(one: Mapping[str, object], other: Mapping[str, object]) -> Difference | None:
+    """Find the first difference of two descriptions; None if they are equal.
+
+    >>> find_difference({"recipe": {"epochs": 2}}, {"recipe": {"epochs": 3}})
+    Difference(key='recipe.epochs', one='2', other='3')
+    """
+    ours, theirs = dict(_flatten(one)), dict(_flatten(other))
+    for key in dict.fromkeys([*ours, *theirs]):
+        if ours.get(key) != theirs.get(key):
+            return Difference(key, _shorten(ours.get(key)), _shorten(theirs.get(key)))
+    return None
+
+
+def _flatten(facts: object, key: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(facts, Mapping):
+        for name, value in facts.items():
+            yield from _flatten(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(facts, list | tuple) and len(facts) == 1:
+        yield from _flatten(facts[0], key)
+    else:
+        yield key, list(facts) if isinstance(facts, tuple) else facts
+
+
+def _shorten(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."
+
+
+def _list_few(words: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
+
+
+@dataclass
+class Speeds:
+    """Seconds and work of finished steps, by kind and similar steps, and by kind alone.
+
+    >>> Speeds.of([]).seconds_for([]) is None
+    True
+    """
+
+    seconds: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
+    work: dict[tuple[str, str], int] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, records: Iterable[StepRecord]) -> Speeds:
+        """Sum up finished steps."""
+        speeds = cls()
+        for record in records:
+            speeds.add(record)
+        return speeds
+
+    def add(self, record: StepRecord) -> None:
+        """Count one more finished step."""
+        if record.work:
+            for key in (_similarity_key(record.kind, record.id), (record.kind, "")):
+                self.seconds[key] += record.seconds
+                self.work[key] += record.work
+
+    def seconds_for(self, steps: Iterable[Step]) -> float | None:
+        """How long steps will take; None if no similar step to one of them was ever done."""
+        return self.seconds_of(sum_work(steps))
+
+    def seconds_of(self, work: Mapping[tuple[str, str], int]) -> float | None:
+        """How long this work (`sum_work` steps) will take; None where `seconds_for` gives None."""
+        total = 0.0
+        for (kind, name), amount in work.items():
+            key = (kind, name if (kind, name) in self.work else "")
+            if key not in self.work:
+                return None
+            total += amount * self.seconds[key] / self.work[key]
+        return total if work else None
+
+
+def sum_work(steps: Iterable[Step]) -> Counter[tuple[str, str]]:
+    """The work of steps that have some, summed over similar ones."""
+    work = Counter[tuple[str, str]]()
+    for step in steps:
+        if step.work:
+            work[_similarity_key(step.kind, step.id)] += step.work
+    return work
+
+
+def _similarity_key(kind: str, step: str) -> tuple[str, str]:
+    """The group of a step: predictions under one shift at all levels, trainings of one model."""
+    name = step.rpartition("/")[2].partition(",")[0] if kind == "predict" else step.split("/")[1]
+    return kind, name
+
+
+# The words in the table for the state of a step, beside the number of done steps.
+_WORDS = {"done": "", "missing": "", "stale": "done with other settings"}
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A plan and its progress.
+
+    Attributes:
+        name: name of the run.
+        path: its folder, which need not exist.
+        plan: all steps of the run.
+        standings: the state of each step.
+        seconds: estimated time for the rest, by the speeds of finished steps; None if unknown.
+    """
+
+    name: str
+    path: Path
+    plan: Plan
+    standings: Sequence[Standing]
+    seconds: float | None
+
+    @classmethod
+    def of(cls, name: str, path: Path, plan: Plan) -> Outlook:
+        """Compare a plan with a run folder; nothing is written."""
+        run = RunFolder(path)
+        found = standings(plan, run)
+        rest = [each.step for each in found if each.state != "done"]
+        records = [each.record for each in found if each.record is not None]
+        return cls(name, path, plan, found, Speeds.of(records).seconds_for(rest))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per step: id, kind, state, work (images times passes), needs."""
+        rows = [
+            (each.step.id, each.step.kind, self._state(each), each.step.work, each.step.needs)
+            for each in self.standings
+        ]
+        return pd.DataFrame(rows, columns=["id", "kind", "state", "work", "needs"])
+
+    def _state(self, standing: Standing) -> str:
+        if standing.state == "done" or standing.step.is_known:
+            return standing.state
+        fetched = getattr(standing.step, "weights", "") is not None
+        return "unknown until decoded" if fetched else "unknown until fetched"
+
+    def to_json(self) -> str:
+        """The plan with all facts of its steps, for programs."""
+        plan = self.plan.model_dump(mode="json")
+        facts = {
+            "name": self.name,
+            "path": str(self.path),
+            "seconds": self.seconds,
+            "model": plan["models"][0] if len(plan["models"]) == 1 else None,
+            **plan,
+            "steps": [
+                {**step, "depends": each.step.depends(), "state": self._state(each)}
+                for step, each in zip(plan["steps"], self.standings, strict=True)
+            ],
+        }
+        return json.dumps(facts, indent=1)
+
+    def __str__(self) -> str:
+        """One line per task: done and all steps, and the remaining work."""
+        tasks: dict[str, list[Standing]] = {}
+        for each in self.standings:
+            tasks.setdefault(each.step.task, []).append(each)
+        width = max(len(task) for task in tasks)
+        lines = [f"{'task':<{width}}  {'done':>9}  {'images x passes':>15}"]
+        for task, members in tasks.items():
+            done = sum(each.state == "done" for each in members)
+            left = sum(each.step.work for each in members if each.state != "done")
+            words = {_WORDS.get(state := self._state(each), state) for each in members} - {""}
+            work = f"{left:,}" if left else ""
+            line = f"{task:<{width}}  {done:>4}/{len(members):<4}  {work:>15}"
+            lines.append(f"{line}  {', '.join(sorted(words))}".rstrip())
+        done = sum(each.state == "done" for each in self.standings)
+        time = "" if self.seconds is None else f"; about {format_duration(self.seconds)} to go"
+        lines.append(f"{done} of {len(self.standings)} steps done in {self.path}{time}")
+        return "\n".join(lines)

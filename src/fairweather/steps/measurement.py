@@ -1,0 +1,603 @@
+"""From the models of a run to the steps that predict, score, sample and report."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fairweather.data.loading import survey_data
+from fairweather.data.pixel_scans import digest
+from fairweather.devices import FP32, Arithmetic
+from fairweather.metrics.detection import MOST_FEATURES
+from fairweather.progress import Notify
+from fairweather.report.samples import ATTACKED, INDEX, PICTURES
+from fairweather.steps.plan import (
+    DATA,
+    NATURAL_DATA,
+    AnyNetwork,
+    AnyPredictionWay,
+    AppliedVariant,
+    EnsembleAverage,
+    FeaturesStep,
+    FitStep,
+    ForwardPass,
+    GivenPredictions,
+    GroupStep,
+    ImagesReference,
+    PlannedDataset,
+    PredictStep,
+    ReportStep,
+    SampleStep,
+    ScoredModel,
+    ScoreStep,
+    Step,
+    network_files,
+)
+from fairweather.steps.predictions import groups_digest
+from fairweather.steps.samples import MIXUP
+from fairweather.steps.score_rows import is_imagenet_at_224
+from fairweather.steps.worker import get_splits, open_data
+from fairweather.tasks.task import find_task
+from fairweather.types.measurement import CLASSIFICATION, Attack, Dataset, Shift
+from fairweather.types.record import (
+    ABSENT_METRICS,
+    CLEAN,
+    ENSEMBLE,
+    ENSEMBLE_SUFFIX,
+    FIGURES,
+    NATURAL,
+    PAGE,
+    RECORD,
+    SCORES,
+    SLICES,
+    SUMMARY,
+    TABLES,
+    TEST,
+    TRAIN,
+    VAL,
+    WARNINGS,
+    features_file,
+    groups_file,
+    predictions_file,
+    variant_name,
+)
+from fairweather.variants.variant import Variant
+
+OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The facts of a data set that a plan needs; the images may never have been decoded.
+
+    Attributes:
+        name: the specification, with the size.
+        classes: names in label order.
+        images: number of images in each split.
+        digests: digest of each split, if known.
+        side: height and width in pixels, if known.
+        natural_shift: whether the test images have a different origin from the other images.
+        groups: the splits of which is known which images belong together, or their subgroups, with
+            a digest of that if known.
+        slices: the names of the columns of subgroups.
+        ordered: whether the classes are in an order.
+        task: what is told of each image.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    images: Mapping[str, int]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    side: tuple[int, int] | None = None
+    natural_shift: bool = False
+    groups: Mapping[str, str | None] = field(default_factory=dict)
+    slices: tuple[str, ...] = ()
+    ordered: bool = False
+    task: str = CLASSIFICATION
+
+    def bytes_of(self, part: str) -> int:
+        """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
+        height, width = self.side or (0, 0)
+        return self.images.get(part, 0) * 3 * height * width
+
+    def reference(self, part: str, data: str = DATA) -> ImagesReference:
+        """The reference to a split for a step."""
+        return ImagesReference(data=data, part=part, digest=self.digests.get(part))
+
+
+def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST)) -> DataFacts:
+    """The facts of an open data set that a plan needs, with those of its splits that are used."""
+    used = {part: images for part, images in get_splits(dataset).items() if part in parts}
+    height, width = dataset.test.images.shape[2:]
+    groups = dataset.test.groups
+    return DataFacts(
+        name=dataset.name,
+        classes=dataset.classes,
+        images={name: len(images) for name, images in used.items()},
+        digests={name: digest(images) for name, images in used.items()},
+        side=(height, width),
+        natural_shift="natural_shift" in dataset.notes,
+        groups={
+            name: groups_digest(images.groups)
+            for name, images in used.items()
+            if name != TRAIN and images.groups is not None
+        },
+        slices=() if groups is None or dataset.task != CLASSIFICATION else tuple(groups.slices),
+        ordered="ordered_classes" in dataset.notes,
+        task=dataset.task,
+    )
+
+
+def survey_sources(
+    sources: Mapping[str, PlannedDataset], *, offline: bool = False, progress: Notify | None = None
+) -> dict[str, DataFacts]:
+    """The facts of data sets that a plan needs; images that were never decoded stay so."""
+    found = {}
+    for name, source in sources.items():
+        surveyed = survey_data(source.source, source, offline=offline, progress=progress)
+        if surveyed.decoded:
+            dataset = open_data(source, offline=offline, progress=progress)
+            found[name] = collect_facts(dataset)
+        else:
+            asked = source.groups
+            found[name] = DataFacts(
+                surveyed.name,
+                surveyed.classes,
+                surveyed.images,
+                natural_shift="natural_shift" in surveyed.notes,
+                groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*surveyed.images}),
+                slices=() if asked is None else asked.slices,
+                ordered="ordered_classes" in surveyed.notes,
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class MeasuredModel:
+    """A model that is measured.
+
+    Attributes:
+        name: its name in the run, also for folders.
+        seed: random seed of its training; 0 for a model from elsewhere, `ensemble` for an ensemble.
+        title: title of the model.
+        label: its name in progress messages: the title, with the seed if there are several.
+        network: the network that predicts; None if its predictions were made elsewhere.
+        members: members of an ensemble; they are measured before it.
+        given: the digests of predictions that were made elsewhere, by the file for each.
+    """
+
+    name: str
+    seed: int | str
+    title: str
+    label: str
+    network: AnyNetwork | None
+    members: tuple[MeasuredModel, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
+
+    def way(self, file: str) -> ForwardPass | GivenPredictions:
+        """How the predictions of the model itself that are stored in a file are made."""
+        if self.network is None:
+            return GivenPredictions(digest=self.given[file])
+        return ForwardPass(network=self.network)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The data, shifts and settings that all models of a run are measured with.
+
+    Attributes:
+        data: the run's own data set.
+        others: other data sets that confidence should separate from it, by their sources.
+        natural: other images of the same classes, by what is in the column shift.
+        shifts: clean first, then every shift and attack at every level.
+        threads, device: threads and device of every step.
+        arithmetic: how networks are computed.
+        operating_points: the probability from which on a class is called, by class.
+        fit_on: the shifts of the validation images that some variants are fitted on.
+        reports: further files that the report reads, which trainings wrote.
+        mixup: whether MixUp was used; then the samples show an example.
+        pictured: the shifts whose images are shown; None for all, and none without images.
+    """
+
+    data: DataFacts
+    shifts: tuple[Shift | Attack, ...]
+    threads: int
+    device: str
+    shift_seed: int = 0
+    batch_size: int = 256
+    arithmetic: Arithmetic = FP32
+    bootstrap: int = 1000
+    variants: tuple[Variant, ...] = ()
+    others: Mapping[str, DataFacts] = field(default_factory=dict)
+    natural: Mapping[str, DataFacts] = field(default_factory=dict)
+    priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    operating_points: Mapping[str, float] = field(default_factory=dict)
+    fit_on: tuple[Shift, ...] = ()
+    reports: tuple[str, ...] = ()
+    mixup: bool = False
+    pictured: tuple[Shift, ...] | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether the logits of labelled images are stored."""
+        return len(self.data.classes) <= find_task(self.data.task).most_stored
+
+    def fitted_on(self, variant: Variant | None) -> tuple[str, ...]:
+        """The shifts of the validation images that a variant, or a model's thresholds, fit on."""
+        if variant is None or not variant.uses_fit_on:
+            return (CLEAN,)
+        return tuple(shift.id for shift in self.fit_on)
+
+    def fits_under_shifts(self, variant: Variant) -> bool:
+        """Whether validation images under the shifts of `fit_on` are predicted with a variant."""
+        return variant.uses_fit_on or any(
+            each.uses_fit_on and each.adapting == variant for each in self.variants
+        )
+
+    def cells(self, *, fit_on: bool = False) -> Iterator[tuple[str, Shift | Attack]]:
+        """Every cell to predict: a split, or another data set, and the shift or attack on it.
+
+        Test images get every shift and attack; validation images and other data sets stay clean,
+        and so do other images of the same classes. With `fit_on`, there are validation images under
+        these shifts too.
+        """
+        clean = self.shifts[0]
+        if VAL in self.data.images:
+            yield VAL, clean
+            for shifted in self.fit_on if fit_on else ():
+                if shifted.id != clean.id:
+                    yield VAL, shifted
+        for shift in self.shifts:
+            yield TEST, shift
+        for other in (*self.others, *self.natural):
+            yield other, clean
+
+    @property
+    def groups(self) -> dict[str, str | None]:
+        """The digests of what is known of groups, by split or by other images of the classes."""
+        natural = {part: facts.groups for part, facts in self.natural.items() if facts.groups}
+        return {**self.data.groups, **{part: of[TEST] for part, of in natural.items()}}
+
+    def images(self, part: str) -> ImagesReference:
+        """The reference to a split of the run's own data, or to another data set, for a step."""
+        if part in self.others:
+            return self.others[part].reference(TEST, f"{OOD_DATA}{part}")
+        if part in self.natural:
+            name = part.removeprefix(NATURAL)
+            return self.natural[part].reference(TEST, f"{NATURAL_DATA}{name}")
+        return self.data.reference(part)
+
+
+def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -> list[Step]:
+    """Plan the steps after the predictions of all models: samples, scores and report."""
+    score = _plan_scores(measurement, models)
+    fitted = [
+        file
+        for model in models
+        for variant in measurement.variants
+        if (file := variant.file(model.name, model.seed)) is not None
+    ]
+    # Pictures are chosen by their classes.
+    pictured = measurement.pictured != () and measurement.data.task == CLASSIFICATION
+    samples = [_plan_samples(measurement, models)] if pictured else []
+    pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
+    report = _plan_report(measurement, pictures, dict.fromkeys((*score.reads, *fitted)))
+    return [*samples, score, report]
+
+
+def _plan_groups(measurement: Measurement) -> list[GroupStep]:
+    """Plan to write which images belong together, if that is known."""
+    digests = measurement.groups
+    if not digests:
+        return []
+    return [
+        GroupStep(
+            id="groups",
+            task="group",
+            leaves=tuple(groups_file(part) for part in digests),
+            images=tuple(measurement.images(part) for part in digests),
+            digests=tuple(digests.values()),
+        )
+    ]
+
+
+def plan_models(measurement: Measurement, models: Sequence[MeasuredModel]) -> list[Step]:
+    """Plan the groups of images, and the predictions of all models.
+
+    What calibrations and sets are fitted on, and these, come first: with all networks and what is
+    fitted at hand, models that see the same shifted images can predict them together.
+    """
+    steps = [step for model in models for step in plan_model(measurement, model)]
+    fits = [step for step in steps if isinstance(step, FitStep)]
+    early = {fit.leaves for fit in fits}
+    early |= {(file,) for fit in fits for file in (fit.validation, *fit.more)}
+    first = [step for step in steps if step.leaves in early]
+    return [
+        *_plan_groups(measurement),
+        *first,
+        *(step for step in steps if step.leaves not in early),
+    ]
+
+
+def plan_model(measurement: Measurement, model: MeasuredModel) -> Iterator[Step]:
+    """Plan the predictions of a model, and then those of each of its variants."""
+    yield from _plan_own_predictions(measurement, model)
+    for variant in measurement.variants:
+        yield from _plan_variant(measurement, model, variant)
+
+
+def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Iterator[Step]:
+    """The model itself; an ensemble averages its members' probabilities if logits are stored."""
+    yield from _plan_features(measurement, model)
+    for part, shift in measurement.cells(fit_on=True):
+        how: ForwardPass | GivenPredictions | EnsembleAverage = model.way(
+            predictions_file(model.name, model.seed, shift.id, part)
+        )
+        stored = measurement.stored and part not in measurement.others
+        if model.members and stored and not isinstance(shift, Attack):
+            files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
+            how = EnsembleAverage(members=tuple(files))
+        yield _plan_prediction(measurement, model, model.name, model.label, part, shift, how)
+
+
+def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[FeaturesStep]:
+    """Keep features of known images where there are other data sets to tell from them."""
+    part, file = _known_part(measurement), _features_file(measurement, model)
+    if part is None or file is None or model.network is None:
+        return
+    yield FeaturesStep(
+        id=file.removesuffix(".safetensors"),
+        task=f"features {model.label}",
+        reads=tuple(network_files(model.network)),
+        leaves=(file,),
+        network=model.network,
+        images=measurement.data.reference(part),
+        seed=measurement.shift_seed,
+        batch_size=measurement.batch_size,
+        arithmetic=measurement.arithmetic,
+        threads=measurement.threads,
+        device=measurement.device,
+        work=min(MOST_FEATURES, measurement.data.images[part]),
+        memory=measurement.data.bytes_of(part),
+    )
+
+
+def _features_file(measurement: Measurement, model: MeasuredModel) -> str | None:
+    """The file with features of known images; an ensemble has no features of its own."""
+    alone = model.network is not None and not model.members
+    there = measurement.others and _known_part(measurement) is not None
+    return features_file(model.name, model.seed) if alone and there else None
+
+
+def _known_part(measurement: Measurement) -> str | None:
+    return next((part for part in (TRAIN, VAL) if part in measurement.data.images), None)
+
+
+def _plan_variant(
+    measurement: Measurement, model: MeasuredModel, variant: Variant
+) -> Iterator[Step]:
+    """Plan what is fitted for a variant, and its predictions.
+
+    They are made of stored ones where the variant only changes these, and else by the network.
+    """
+    name, file = variant_name(model.name, variant.name), variant.file(model.name, model.seed)
+    of = model.name
+    if variant.adapting is not None:
+        of = variant_name(model.name, variant.adapting.name)
+    images = measurement.data.images[TEST]
+    label = f"{model.label} + {variant.phrase(images, measurement.batch_size)}"
+    if file is not None:
+        yield _plan_fit(measurement, model, variant, of, label, file)
+    for part, shift in measurement.cells(fit_on=measurement.fits_under_shifts(variant)):
+        if variant.adapting is not None and isinstance(shift, Attack):
+            continue
+        how: AnyPredictionWay = AppliedVariant(
+            of=predictions_file(of, model.seed, shift.id, part), variant=variant.text, fitted=file
+        )
+        stored = measurement.stored and part not in measurement.others
+        if variant.post_hoc is None or (file is not None and not stored):
+            assert model.network is not None, "of given predictions, there is no network"
+            how = ForwardPass(network=model.network, variant=variant.text, fitted=file)
+        yield _plan_prediction(measurement, model, name, label, part, shift, how)
+
+
+def _plan_fit(
+    measurement: Measurement, model: MeasuredModel, variant: Variant, of: str, label: str, file: str
+) -> FitStep:
+    """Plan to fit a variant on predictions of validation images, those of `of`."""
+    shifts = measurement.fitted_on(variant)
+    validation = [predictions_file(of, model.seed, text, VAL) for text in shifts]
+    groups = groups_file(VAL) if variant.sets and VAL in measurement.groups else None
+    reads = [*validation, *([groups] if groups else [])]
+    if model.network is not None and not measurement.stored:
+        reads += network_files(model.network)
+    return FitStep(
+        id=file.removesuffix(".json"),
+        task=f"fit {label}",
+        reads=tuple(reads),
+        leaves=(file,),
+        variant=variant.text,
+        task_name=measurement.data.task,
+        validation=validation[0],
+        more=tuple(validation[1:]),
+        shifts=shifts,
+        shift_seed=measurement.shift_seed,
+        network=model.network,
+        val=measurement.data.reference(VAL),
+        stored=measurement.stored,
+        batch_size=measurement.batch_size,
+        arithmetic=measurement.arithmetic,
+        groups=groups,
+        threads=measurement.threads,
+        device=measurement.device,
+        work=measurement.data.images.get(VAL, 0) * len(shifts),
+    )
+
+
+def _plan_prediction(
+    measurement: Measurement,
+    model: MeasuredModel,
+    name: str,
+    label: str,
+    part: str,
+    shift: Shift | Attack,
+    how: AnyPredictionWay,
+) -> PredictStep:
+    file = predictions_file(name, model.seed, shift.id, part)
+    # Clean test images are what other data sets are told from.
+    told_apart = part in measurement.others or (part, shift.id) == (TEST, CLEAN)
+    scored = bool(measurement.others) and told_apart
+    # What an adapted network sees depends on the batch, and cannot be compared.
+    unadapted = isinstance(how, ForwardPass) and how.adapting is None
+    known = _features_file(measurement, model) if scored and unadapted else None
+    elsewhere = {**measurement.others, **measurement.natural}
+    facts, own = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
+    images = facts.images[own]
+    return PredictStep(
+        id=file.removesuffix(".parquet"),
+        task=f"predict {label}",
+        reads=(*how.reads, *([known] if known else [])),
+        leaves=(file,),
+        model=name,
+        seed=model.seed,
+        images=measurement.images(part),
+        task_name=measurement.data.task,
+        shift=shift.id,
+        shift_seed=measurement.shift_seed,
+        labelled=part not in measurement.others,
+        batch_size=measurement.batch_size,
+        arithmetic=measurement.arithmetic,
+        how=how,
+        threads=measurement.threads,
+        device=measurement.device,
+        work=images * _count_passes(shift, how),
+        memory=facts.bytes_of(own) if isinstance(how, ForwardPass) else 0,
+        ood_scores=scored,
+        known=known,
+    )
+
+
+def _count_passes(shift: Shift | Attack, how: AnyPredictionWay) -> int:
+    """About how often each image goes through the network; 0 if logits are only read."""
+    if not isinstance(how, ForwardPass):
+        return 0
+    if not isinstance(shift, Attack):
+        return 1
+    counts = (shift.parameters.get(key, 1) for key in ("steps", "restarts", "queries"))
+    passes = 1
+    for count in counts:
+        passes *= int(count)
+    return 2 + 2 * passes  # forward and backward passes; the attacked images are predicted again
+
+
+def _scored_models(
+    measurement: Measurement, models: Sequence[MeasuredModel]
+) -> Iterator[ScoredModel]:
+    every = tuple(shift.id for shift in measurement.shifts)
+    unattacked = tuple(s.id for s in measurement.shifts if not isinstance(s, Attack))
+    for model in models:
+        yield ScoredModel(model=model.name, seed=model.seed, shifts=every)
+        for variant in measurement.variants:
+            adapts = variant.adapting is not None
+            yield ScoredModel(
+                model=variant_name(model.name, variant.name),
+                seed=model.seed,
+                shifts=unattacked if adapts else every,
+                fitted_on=measurement.fitted_on(variant),
+                adapts=adapts,
+            )
+
+
+def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> ScoreStep:
+    rows = tuple(_scored_models(measurement, models))
+    data = measurement.data
+    reads = [predictions_file(row.model, row.seed, text) for row in rows for text in row.shifts]
+    own = [VAL] if VAL in data.images else []
+    for part in [*own, *measurement.others, *measurement.natural]:
+        reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
+    shifted = [(row, text) for row in rows for text in row.fitted_on if text != CLEAN]
+    reads += [predictions_file(row.model, row.seed, text, VAL) for row, text in shifted]
+    reads += [groups_file(part) for part in measurement.groups]
+    sets = {
+        predictions_file(variant_name(model.name, each.name), model.seed, CLEAN, VAL): file
+        for model in models
+        for each in measurement.variants
+        if each.sets is not None and (file := each.file(model.name, model.seed)) is not None
+    }
+    reads += sets.values()
+    leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))
+    return ScoreStep(
+        id="scores",
+        task="score",
+        reads=tuple(reads),
+        leaves=leaves,
+        rows=rows,
+        titles={model.name: model.title for model in models},
+        validation=VAL in data.images,
+        natural_shift=data.natural_shift,
+        ordered=data.ordered,
+        task_name=data.task,
+        others=tuple(measurement.others),
+        natural=tuple(measurement.natural),
+        priors=dict(measurement.priors),
+        bootstrap=measurement.bootstrap,
+        operating_points=dict(measurement.operating_points),
+        in_units_of_alexnet=is_imagenet_at_224(data.classes, data.side),
+        slices=data.slices,
+        sets=sets,
+        threads=measurement.threads,
+    )
+
+
+def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> SampleStep:
+    """Pictures chosen by the predictions of a model's first seed, and of its ensemble."""
+    shown: dict[str, tuple[str, int | str]] = {}
+    for model in models:
+        suffix = ENSEMBLE_SUFFIX if model.seed == ENSEMBLE else ""
+        names = [model.name, *(variant_name(model.name, v.name) for v in measurement.variants)]
+        for name in names:
+            shown.setdefault(name + suffix, (name, model.seed))
+    every = measurement.shifts if measurement.pictured is None else measurement.pictured
+    shifts = tuple(shift.id for shift in every if isinstance(shift, Shift))
+    attacks = [attack for attack in measurement.shifts if isinstance(attack, Attack)]
+    networks = {
+        name: model.network
+        for name, of in shown.items()
+        for model in models
+        if attacks and model.network is not None and of == (model.name, model.seed)
+    }
+    files = (file for network in networks.values() for file in network_files(network))
+    return SampleStep(
+        id="samples",
+        task="samples",
+        reads=(
+            *(predictions_file(*of, text) for of in shown.values() for text in shifts),
+            *dict.fromkeys(files),
+        ),
+        leaves=(INDEX, PICTURES),
+        may_leave=(MIXUP, ATTACKED),
+        attacks=tuple(attack.id for attack in attacks),
+        networks=networks,
+        device=measurement.device if attacks else "cpu",
+        images=measurement.data.reference(TEST),
+        train=measurement.data.reference("train") if measurement.mixup else None,
+        models=shown,
+        shifts=shifts,
+        shift_seed=measurement.shift_seed,
+        mixup=measurement.mixup,
+        threads=measurement.threads,
+    )
+
+
+def _plan_report(
+    measurement: Measurement, pictures: Sequence[str], predictions: Iterable[str]
+) -> ReportStep:
+    slices = [SLICES] if measurement.data.slices else []
+    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, *slices, *pictures)
+    return ReportStep(
+        id="report",
+        task="report",
+        reads=(*own, *predictions, *measurement.reports),
+        leaves=(PAGE, SUMMARY, f"{TABLES}/", f"{FIGURES}/"),
+        threads=measurement.threads,
+    )

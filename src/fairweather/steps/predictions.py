@@ -1,0 +1,357 @@
+"""Steps that store what is known of each image: its group, its features, its predictions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from fairweather.attacks.shift_lists import expand_shifts, parse_external_shift
+from fairweather.errors import InputError
+from fairweather.inference.prediction import (
+    KnownFeatures,
+    Predictor,
+    compute_outputs,
+    join_predictions,
+    make_image_notifier,
+    make_predictions,
+    predict_shared,
+)
+from fairweather.metrics.clusters import Clusters, number_clusters
+from fairweather.metrics.detection import NEIGHBOURS, OodInputs, compute_ood_scores
+from fairweather.progress import Event, Notify
+from fairweather.runs.folder import RunFolder, StoredGroups, read_json
+from fairweather.runs.scores import read_clusters
+from fairweather.steps.plan import (
+    AnyNetwork,
+    AppliedVariant,
+    EnsembleAverage,
+    FeaturesStep,
+    FitStep,
+    ForwardPass,
+    GivenPredictions,
+    GroupStep,
+    PredictStep,
+    Step,
+    StepResult,
+)
+from fairweather.steps.worker import Worker
+from fairweather.types.measurement import AnyPredictions, Attack, Groups, Predictions, Shift
+from fairweather.types.record import VAL
+from fairweather.variants.calibration import NOTHING_FITTED, FittedParameters
+from fairweather.variants.variant import read_variant
+
+# ---------------------------------------------------------------- the step that writes which images
+
+
+def do_group(step: GroupStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
+    """Write the number of each image's cluster, and the values of its slices.
+
+    What a cluster is called, such as the key of a patient, is not written.
+    """
+    told = []
+    for name, reference in zip(step.leaves, step.images, strict=True):
+        images = worker.images(reference)
+        if images.groups is None:
+            raise InputError(f"nothing is known of groups of the {reference.part} images")
+        stored = make_stored_groups(images.groups, images.keys.numpy())
+        folder.write_groups(name, stored)
+        if stored.clusters is not None:
+            count = Clusters(stored.clusters).count
+            told.append(f"{len(images):,} {reference.part} images of {count:,} {stored.cluster}s")
+    return StepResult(", ".join(told))
+
+
+def make_stored_groups(groups: Groups, keys: npt.NDArray[np.int64]) -> StoredGroups:
+    """Number the clusters in the order of the images."""
+    clusters = number_clusters(groups)
+    numbers = None if clusters is None else clusters.of
+    return StoredGroups(keys, groups.cluster, numbers, dict(groups.slices))
+
+
+def groups_digest(groups: Groups) -> str:
+    """A digest of which images belong together, whatever that is called, and of all slices."""
+    digest = hashlib.sha256(repr((groups.cluster, list(groups.slices))).encode())
+    if (clusters := number_clusters(groups)) is not None:
+        digest.update(clusters.of.astype("<i8").tobytes())
+    for values in groups.slices.values():
+        digest.update("\0".join(values).encode())
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- the step that keeps features of k
+
+FloatArray = npt.NDArray[np.float32]
+KEYS, FEATURES = "keys", "features"
+
+
+def do_features(
+    step: FeaturesStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> StepResult:
+    """Keep the features of a random sample of images; of a network without features only the keys.
+
+    The last layer of such a network is not linear.
+    """
+    images = worker.images(step.images)
+    chosen = draw_sample(len(images), step.most, step.seed)
+    network = worker.network(step.network, folder)
+    parts: list[FloatArray] = []
+    size = step.batch_size
+    for at in range(0, len(chosen), size):  # a batch at a time: images may be larger than memory
+        found = compute_outputs(
+            network,
+            images[chosen[at : at + size]],
+            batch_size=worker.batch_size(size),
+            device=worker.device,
+            arithmetic=step.arithmetic,
+            when_halved=worker.halve,
+        )
+        if found.features is None:
+            break
+        parts.append(found.features)
+        progress(Event(step.task, min(at + size, len(chosen)), len(chosen)))
+    stored: dict[str, npt.NDArray[np.generic]] = {KEYS: images.keys.numpy()[chosen]}
+    if parts:
+        stored[FEATURES] = np.concatenate(parts)
+    folder.write(step.leaves[0], safetensors.numpy.save(stored))
+    used = worker.batch_size(size)
+    return StepResult(
+        _features_note(step, parts, len(chosen)), halved_to=used if used < size else None
+    )
+
+
+def _features_note(step: FeaturesStep, parts: list[FloatArray], images: int) -> str:
+    if not parts:
+        return "no features: the last layer of the network is not linear"
+    width = parts[0].shape[1]
+    which = f"{min(NEIGHBOURS, images)}-NN of {images:,} {step.images.part} images"
+    return f"{which}, {width:,} features"
+
+
+def draw_sample(images: int, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """Draw at most so many images, in their order.
+
+    >>> draw_sample(3, 5, seed=0)
+    array([0, 1, 2])
+    """
+    drawn = np.random.default_rng(seed).permutation(images)[:most]
+    return np.sort(drawn)
+
+
+def read_features(folder: RunFolder, file: str) -> FloatArray | None:
+    """Read the features that were kept, float32 `[M, D]`; None of a network that has none.
+
+    Raises `InputError` for a file of something else.
+    """
+    path = folder.file(file)
+    try:
+        stored = safetensors.numpy.load(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is not a file of features: {error}") from None
+    return stored.get(FEATURES)
+
+
+# ---------------------------------------------------------------- steps that predict a split of the
+
+
+def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
+    """Fit a variant on predictions of validation images, and store what was fitted."""
+    fit = read_variant(step.variant).post_hoc
+    assert fit is not None
+    files = (step.validation, *step.more)
+    if step.stored:
+        predictions = join_predictions([folder.read_cell(file) for file in files])
+    else:
+        predictions = join_predictions(_predict_again(step, worker, folder, progress))
+    clusters = None if step.groups is None else read_clusters(folder, VAL)
+    fitted = fit.fit(predictions, clusters)
+    folder.write(step.leaves[0], fitted.model_dump_json(indent=1) + "\n")
+    return StepResult(fitted.note, halved_to=None if step.stored else _halved_to(step, worker))
+
+
+def _predict_again(
+    step: FitStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> list[AnyPredictions]:
+    """What is not stored: the predictions of validation images with their logits."""
+    assert step.network is not None, "what is given has its logits"
+    found: list[AnyPredictions] = []
+    for text in step.shifts:  # each begins with a new copy of a network that adapts
+        reader = _load_reader(step.network, step.variant, worker, folder)._replace(
+            keeps_logits=True
+        )
+        found += predict_shared(
+            [reader],
+            worker.images(step.val),
+            parse_shift(text),
+            batch_size=step.batch_size,
+            fitting=worker.batch_size(step.batch_size),
+            device=worker.device,
+            arithmetic=step.arithmetic,
+            seed=step.shift_seed,
+            when_halved=_make_halver(worker, progress),
+        )
+    return found
+
+
+def pixels_key(step: Step) -> tuple[Hashable, ...] | None:
+    """Tell which shifted images a step predicts with a network; None if it does nothing like this.
+
+    Steps with the same answer can be done together, so that each image is shifted once. The images
+    of an attack are made for one network, so they are shared with none.
+    """
+    if not isinstance(step, PredictStep) or not isinstance(step.how, ForwardPass):
+        return None
+    if _is_attack(step.shift):
+        return None
+    of = (step.images, step.shift, step.shift_seed, step.batch_size, step.ood_scores)
+    return (*of, step.arithmetic, step.device, step.threads)
+
+
+def do_predict(
+    step: PredictStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> StepResult:
+    """Predict one split of the data under one shift or attack."""
+    match step.how:
+        case ForwardPass():
+            (done,) = do_predictions([step], worker, folder, progress)
+            return done
+        case GivenPredictions(digest=digest):
+            return _store_predictions(step, worker.given(step.leaves[0], digest), folder)
+        case AppliedVariant(of=of, fitted=None):
+            folder.write(step.leaves[0], folder.file(of).read_bytes())
+            return StepResult(f"{step.shift}: as {of}")
+        case AppliedVariant(of=of, variant=variant, fitted=str(file)):
+            fitted = read_fitted(folder, variant, file)
+            found = fitted.apply(folder.read_cell(of), folder.task)
+        case EnsembleAverage(members=files):
+            members = [folder.read_cell(file) for file in files]
+            logits = folder.task.together(each.logits for each in members)
+            first = members[0]
+            columns = logits, first.labels, first.keys
+            found = make_predictions(*columns, first.classes, task=folder.task)
+    if step.ood_scores:
+        assert isinstance(found, Predictions), "only classifiers have these scores"
+        assert found.logits is not None, "all are made of stored logits"
+        # Those of the new logits; a k-NN distance of the same features stays.
+        scores = {**found.ood_scores, **compute_ood_scores(OodInputs(found.logits))}
+        found = replace(found, ood_scores=scores)
+    return _store_predictions(step, found, folder)
+
+
+def do_predictions(
+    steps: Sequence[PredictStep], worker: Worker, folder: RunFolder, progress: Notify
+) -> list[StepResult]:
+    """Predict the same shifted images with several networks; `pixels_key` all steps is the same."""
+    first = steps[0]
+    readers = [_make_reader(step, worker, folder) for step in steps]
+    task = first.label if len(steps) == 1 else f"{first.label} and {len(steps) - 1} more"
+    images = worker.images(first.images)
+    found = predict_shared(
+        readers,
+        images,
+        parse_shift(first.shift),
+        batch_size=first.batch_size,
+        fitting=worker.batch_size(first.batch_size),
+        device=worker.device,
+        arithmetic=first.arithmetic,
+        seed=first.shift_seed,
+        makers=worker.shifters,
+        when_halved=_make_halver(worker, progress),
+        tell=make_image_notifier(task, len(images), progress),
+    )
+    return [
+        # Batches of adapted networks are never halved.
+        _store_predictions(
+            step, predictions, folder, None if reader.adapts else _halved_to(step, worker)
+        )
+        for step, reader, predictions in zip(steps, readers, found, strict=True)
+    ]
+
+
+def _store_predictions(
+    step: PredictStep, predictions: AnyPredictions, folder: RunFolder, halved: int | None = None
+) -> StepResult:
+    """Write predictions; `halved` is the batch size that was used, if memory has run out."""
+    if step.labelled:
+        folder.write_predictions(step.leaves[0], predictions)
+        note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
+    else:
+        assert isinstance(predictions, Predictions), "only classifiers are told from other data"
+        folder.write_unlabelled(step.leaves[0], predictions)
+        note = f"{step.images.data}: confidence {np.mean(predictions.confidence):.1%}"
+    return StepResult(note, halved_to=halved)
+
+
+def has_changed_logits(predictions: Predictions) -> bool:
+    """Say whether stored logits are not those that the classes were predicted from.
+
+    Earlier versions stored what a model gave, and not a copy. It may have written there since.
+    """
+    logits = predictions.logits
+    return logits is not None and bool((logits.argmax(axis=1) != predictions.predicted).any())
+
+
+def _halved_to(step: PredictStep | FitStep, worker: Worker) -> int | None:
+    """The batch size that was used, if memory has run out before or during the step."""
+    used = worker.batch_size(step.batch_size)
+    return used if used < step.batch_size else None
+
+
+def _make_reader(step: PredictStep, worker: Worker, folder: RunFolder) -> Predictor:
+    assert isinstance(step.how, ForwardPass)
+    reader = _load_reader(step.how.network, step.how.variant, worker, folder)
+    fitted, known = NOTHING_FITTED, None
+    if step.how.variant is not None and step.how.fitted is not None:
+        fitted = read_fitted(folder, step.how.variant, step.how.fitted)
+    if step.ood_scores:
+        known = KnownFeatures(read_features(folder, step.known) if step.known is not None else None)
+    return reader._replace(fitted=fitted, known=known)
+
+
+def _load_reader(
+    network: AnyNetwork, variant: str | None, worker: Worker, folder: RunFolder
+) -> Predictor:
+    """A network, or its copy that adapts to the images."""
+    adapting = None if variant is None else read_variant(variant).adapting
+    model = worker.network(network, folder)
+    own = model if adapting is None else adapting.adapt(model)
+    return Predictor(own, adapts=adapting is not None, task=folder.task)
+
+
+def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:
+    def halved(size: int) -> None:
+        worker.halve(size)
+        words = f"memory ran out: batches of {size}"
+        progress(Event(words, 1, 1, line=f"note           {words}"))
+
+    return halved
+
+
+def read_fitted(folder: RunFolder, variant: str, file: str) -> FittedParameters:
+    """Read what was fitted for a variant; raises `InputError` for another file."""
+    fitted = read_variant(variant).fitted
+    assert fitted is not None
+    return fitted.read(read_json(folder.file(file)), str(folder.file(file)))
+
+
+def parse_shift(text: str) -> Shift | Attack:
+    """The shift or attack with this id.
+
+    >>> parse_shift("gaussian_blur,sigma=0.7").level
+    0.7
+    """
+    if (found := parse_external_shift(text)) is not None:
+        return found
+    (one,) = expand_shifts(text)
+    return one
+
+
+@cache
+def _is_attack(text: str) -> bool:
+    return isinstance(parse_shift(text), Attack)

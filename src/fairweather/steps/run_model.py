@@ -1,0 +1,306 @@
+"""A model of a finished run, opened again to look at other images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pydantic
+import torch
+from torch import nn
+
+from fairweather.data.image_folders import UNLABELLED
+from fairweather.data.loading import load_with_options, share_tested
+from fairweather.data.pixel_scans import digest
+from fairweather.errors import InputError, no_exit, unknown_name
+from fairweather.models.building import load_checkpoint
+from fairweather.models.labels import match_labels, places_by_name, relabel
+from fairweather.models.opening import open_with_options
+from fairweather.models.preprocessing import prepare_at
+from fairweather.progress import Notify
+from fairweather.runs.folder import RunFolder, open_finished_run
+from fairweather.steps.plan import PlannedDataset
+from fairweather.steps.worker import as_logits, drop_labels, open_data
+from fairweather.types.measurement import Images, Predictions
+from fairweather.types.options import ImageOptions, LoadOptions, ModelOptions, Preparation
+from fairweather.types.record import (
+    CLEAN,
+    DESCRIPTION,
+    ENSEMBLE,
+    TEST,
+    VAL,
+    WEIGHTS,
+    ModelRecord,
+    RunRecord,
+    model_folder,
+    predictions_file,
+)
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """A model of a finished run, ready to look at other images.
+
+    Attributes:
+        run: its folder.
+        record: the record of the run.
+        name: the name of the model, as in scores.csv.
+        seed: the seed of its training; `ensemble` for the models of all seeds together.
+        networks: float images `[B, 3, H, W]` in [0, 1] to logits of the run's classes, in
+            evaluation mode; one, or all members of an ensemble.
+    """
+
+    run: RunFolder
+    record: RunRecord
+    name: str
+    seed: int | str
+    networks: tuple[nn.Module, ...]
+
+    @property
+    def title(self) -> str:
+        """The title of the model, for people."""
+        return self.record.models[self.name].title
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+        return self.record.data.classes
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How images become squares; None if the run's images are not square."""
+        data = self.record.data
+        if data.preparation is not None:
+            return data.preparation
+        if data.side is not None and data.side[0] == data.side[1]:
+            return Preparation(data.side[0])
+        return None
+
+    @property
+    def scale(self) -> str | None:
+        """Which gray values become black and white, if the run was told."""
+        found = self.record.data.arguments.get("scale")
+        return found if isinstance(found, str) else None
+
+    def validation(self) -> Predictions:
+        """The model's predictions of the run's clean validation images.
+
+        Raises `InputError` if the run has none.
+        """
+        file = predictions_file(self.name, self.seed, CLEAN, VAL)
+        if not self.run.file(file).is_file():
+            raise InputError(
+                f"{self.run.path} has no predictions of validation images for {self.name}, on "
+                "which thresholds are chosen; evaluate with --validation-fraction, or train with "
+                "validation images"
+            )
+        self.run.holds(file)
+        return self.run.read_predictions(file)
+
+
+@no_exit()
+def open_run_model(text: str, *, offline: bool = False) -> RunModel:
+    """Open the model `RUN[:MODEL[:SEED]]`; SEED is a number or `ensemble`.
+
+    MODEL may be left out if the run has one model. SEED may be left out if the run has one seed; of
+    several, the ensemble is opened if the run has it. With `offline`, nothing is downloaded.
+
+    Raises:
+        InputError: there is no such run, model or seed; its weights are gone or damaged; or the run
+            is one of predictions that were made elsewhere, which has no model.
+    """
+    path, model, seed = split_model_name(text)
+    run = open_finished_run(path)
+    record = run.record
+    name = _choose_model(
+        model, list(record.models), f"{path} has several models: name one, as in {path}:"
+    )
+    asked = _choose_seed(record, seed, f"{path}:{name}")
+    seeds = record.seeds if asked == ENSEMBLE else (int(asked),)
+    if record.kind == "study":
+        networks = tuple(_load_trained(run, name, each) for each in seeds)
+    else:
+        networks = (_open_evaluated(record, record.models[name], str(path), offline),)
+    return RunModel(run, record, name, asked, networks)
+
+
+class NewImages(NamedTuple):
+    """Images that a model is asked about.
+
+    Attributes:
+        name: what they were loaded from.
+        images: at the model's size, with the classes of its run; `names` are their files, if any.
+        labelled: whether their labels are true; otherwise all are 0.
+        other_classes: their own classes, if they have labels that are none of the run's classes.
+    """
+
+    name: str
+    images: Images
+    labelled: bool
+    other_classes: tuple[str, ...] = ()
+
+
+def open_images(
+    source: str,
+    classes: tuple[str, ...],
+    preparation: Preparation | None,
+    asked: ImageOptions | None = None,
+    *,
+    offline: bool = False,
+    progress: Notify | None = None,
+) -> NewImages:
+    """Load images for a model, prepared as its own; a set with splits gives its test images.
+
+    Labels are kept where each class is one of the model's by name.
+
+    Args:
+        source: the images, as for `load_data`.
+        classes, preparation: of the model.
+        asked, offline, progress: as for `load_data`.
+    """
+    options = LoadOptions(
+        **vars(asked or ImageOptions()),
+        preparation=preparation,
+        parts=("test",),
+        test_fraction=share_tested(source),
+        allow_duplicates=True,
+    )
+    dataset = load_with_options(source, options, offline=offline, progress=progress)
+    places = places_by_name(dataset.classes, classes)
+    if places is None:
+        found = replace(drop_labels(dataset.test, classes), names=dataset.test.names)
+        others = () if dataset.classes == (UNLABELLED,) else dataset.classes
+        return NewImages(dataset.name, found, labelled=False, other_classes=others)
+    labels = torch.tensor(places)[dataset.test.labels]
+    images = replace(dataset.test, labels=labels, classes=classes)
+    return NewImages(dataset.name, images, labelled=True)
+
+
+def open_validation_images(
+    of: RunModel,
+    *,
+    root: str | Path | None = None,
+    offline: bool = False,
+    progress: Notify | None = None,
+) -> Images:
+    """Load the validation images of a model's run again.
+
+    Args:
+        of: the model.
+        root: the folder of the run's data, if it is another one now.
+        offline: do not download missing files.
+        progress: as for `load_data`.
+
+    Raises `InputError` if the run has none, they are not there, or they have changed.
+    """
+    data = of.record.data
+    if VAL not in data.digests:
+        raise InputError(f"{of.run.path} has no validation images")
+    try:
+        source = PlannedDataset(**data.arguments)  # type: ignore[arg-type]
+    except pydantic.ValidationError:
+        raise InputError(f"the record of {of.run.path} does not say how to load its data") from None
+    source = replace(source, parts=(VAL, TEST), root=source.root if root is None else str(root))
+    images = open_data(source, offline=offline, progress=progress).val
+    if images is None or digest(images) != data.digests[VAL]:
+        raise InputError(f"the validation images of {of.run.path} have changed")
+    return images
+
+
+def load_other_seeds(of: RunModel) -> dict[int, nn.Module]:
+    """The networks of the other seeds of a trained model; of an ensemble, those of its members.
+
+    Raises `InputError` if the weights of one are gone or damaged.
+    """
+    if of.record.kind != "study":
+        return {}
+    if of.seed == ENSEMBLE:
+        return dict(zip(of.record.seeds, of.networks, strict=True))
+    return {
+        seed: _load_trained(of.run, of.name, seed) for seed in of.record.seeds if seed != of.seed
+    }
+
+
+def split_model_name(text: str) -> tuple[Path, str | None, str | None]:
+    """Split `RUN[:MODEL[:SEED]]`; a path may contain colons itself."""
+    parts = text.split(":")
+    for end in range(len(parts), max(0, len(parts) - 3), -1):
+        path = Path(":".join(parts[:end])).expanduser()
+        if path.exists():
+            model, seed, *_ = [*parts[end:], None, None]
+            return path, model, seed
+    return Path(parts[0]).expanduser(), None, None  # opening it says that there is no run
+
+
+def _choose_model(asked: str | None, names: list[str], several: str) -> str:
+    if asked is None:
+        if len(names) > 1:
+            raise InputError(f"{several}{names[0]} ({', '.join(names)})")
+        return names[0]
+    if asked not in names:
+        raise unknown_name("model", asked, names)
+    return asked
+
+
+def _choose_seed(record: RunRecord, asked: str | None, model: str) -> int | str:
+    known = [*map(str, record.seeds), *([ENSEMBLE] if record.ensemble else [])]
+    if asked is None:
+        if len(known) > 1 and not record.ensemble:
+            raise InputError(
+                f"{model} was trained with several seeds: name one, as in {model}:{known[0]} "
+                f"({', '.join(known)})"
+            )
+        asked = known[-1]
+    if asked not in known:
+        raise unknown_name("seed", asked, known)
+    return ENSEMBLE if asked == ENSEMBLE else int(asked)
+
+
+def _load_trained(run: RunFolder, name: str, seed: int) -> nn.Module:
+    folder = model_folder(name, seed)
+    for file in (WEIGHTS, DESCRIPTION):
+        if not run.file(f"{folder}/{file}").is_file():
+            raise InputError(
+                f"{run.path} has no weights of {name} with seed {seed} ({folder}/{file} is "
+                "missing): a packed or cleaned run can be read, but not asked about other images"
+            )
+        run.holds(f"{folder}/{file}")
+    return load_checkpoint(run.file(folder))
+
+
+def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: bool) -> nn.Module:
+    """A model that was evaluated: opened from its source again, with the settings of the run."""
+    settings: Mapping[str, Any] = model.settings
+    source = settings.get("source")
+    if not isinstance(source, str) or "kind" not in _output_facts(model):
+        raise InputError(f"{place} has no model, only predictions that were made elsewhere")
+    if source.endswith("of this process"):
+        raise InputError(
+            f"{place} measured {source}, which is gone: evaluate it from a file, such as "
+            "python:FILE.py:FUNCTION"
+        )
+    names = [each.name for each in fields(ModelOptions)]
+    asked = ModelOptions(**{name: settings[name] for name in names if name in settings})
+    opened = open_with_options(source, asked, offline=offline)
+    if opened.digest != model.facts.get("digest"):
+        raise InputError(f"{source} has changed since {place} measured it")
+    size = record.data.arguments.get("size")
+    if isinstance(size, int):
+        opened = prepare_at(opened, size, keep="input_size" in settings)
+    network = as_logits(opened, str(_output_facts(model)["kind"]))
+    side = record.data.side or (32, 32)
+    with torch.no_grad():
+        outputs = network(torch.zeros(1, 3, *side)).shape[1]
+    labels = match_labels(opened.classes, outputs, record.data.classes)
+    if labels.note != model.facts.get("labels"):
+        raise InputError(
+            f"{place} matched classes with a file of labels, which its record does not hold"
+        )
+    return relabel(network, labels)
+
+
+def _output_facts(model: ModelRecord) -> Mapping[str, Any]:
+    found = model.facts.get("outputs_as")
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,402 @@
+"""The step that stores the pictures of the report, so that the report never needs the data."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from PIL import Image
+from torch import nn
+
+from fairweather.progress import Notify
+from fairweather.report.samples import (
+    ATTACKED,
+    ATTACKED_COLUMNS,
+    INDEX,
+    INDEX_VERSION,
+    PICTURE_COLUMNS,
+    PICTURES,
+    CellImage,
+)
+from fairweather.runs.folder import RunFolder, to_parquet
+from fairweather.steps.plan import SampleStep, StepResult
+from fairweather.steps.predictions import parse_shift
+from fairweather.steps.sweeps import shift_kind
+from fairweather.steps.worker import Worker
+from fairweather.types.measurement import Attack, Dataset, Images, Shift
+from fairweather.types.record import predictions_file
+
+# ---------------------------------------------------------------- small pictures of 8-bit images, e
+
+LONGEST = 112  # pixels of the longer side
+# Up to this side in pixels, single pixels can be seen, so none may change.
+LOSSLESS = 32
+# A thousand photographs of 112 pixels then take 2.6 MB, which fits into a page.
+QUALITY = 75
+# WebP's default: a twentieth of the time of the slowest setting, and files 1 % larger (PathMNIST).
+_EFFORT = 4
+
+
+def make_thumbnails(images: torch.Tensor) -> list[bytes]:
+    """Encode images as small WebP pictures, lossless if the longer side is at most 32 pixels.
+
+    If the longer side has more than 112 pixels, it becomes 112, and each pixel is the mean of the
+    area that it covers. Nothing is enlarged. The same images give the same bytes.
+
+    Args:
+        images: uint8 `[N, 3, H, W]`.
+
+    >>> picture = make_thumbnails(torch.zeros(1, 3, 224, 112, dtype=torch.uint8))[0]
+    >>> Image.open(io.BytesIO(picture)).size
+    (56, 112)
+    """
+    arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
+    height, width = (int(length) for length in images.shape[2:])
+    shrink = LONGEST / max(height, width)
+    if shrink >= 1:
+        return [_encode_webp(array) for array in arrays]
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    resized = (cv2.resize(array, size, interpolation=cv2.INTER_AREA) for array in arrays)
+    return [_encode_webp(np.asarray(array, np.uint8)) for array in resized]
+
+
+def _encode_webp(array: np.ndarray) -> bytes:
+    how: dict[str, Any] = {"quality": QUALITY}
+    if max(array.shape[:2]) <= LOSSLESS:
+        how = {"lossless": True, "quality": 100}
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "WEBP", method=_EFFORT, **how)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------- the step that stores the pictures
+
+# Pictures of one kind, and mistakes of all models under all shifts: they must fit into a page.
+MOST_PICTURES, MOST_MISTAKES = 6, 240
+MIXUP_WEIGHT = 0.5
+MIXUP = "samples/mixup.png"
+# The name and the seed of the predictions that are shown for a model, by its name in the report.
+ShownModels = Mapping[str, tuple[str, int | str]]
+
+
+def do_sample(step: SampleStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
+    """Choose pictures by the predictions, and store them under the shifts of the predictions."""
+    shifts = [shift for text in step.shifts if isinstance(shift := parse_shift(text), Shift)]
+    dataset = worker.dataset(step.images.data)
+    choice = choose_pictures(folder, dataset.test, shifts, step.models)
+    write_samples(folder, dataset, shifts, step.shift_seed, choice, step.mixup)
+    if step.attacks:
+        folder.write(ATTACKED, _attack_pictures(step, worker, folder))
+    return StepResult()
+
+
+def _attack_pictures(step: SampleStep, worker: Worker, folder: RunFolder) -> bytes:
+    """Attack the strip with each network again, as it was when it was predicted.
+
+    An attack draws its random numbers by image, so it finds the same change, up to what rounding in
+    a batch of another size may do to it.
+    """
+    strip = pick_pictures(worker.dataset(step.images.data).test, MOST_PICTURES)
+    attacks = [attack for text in step.attacks if isinstance(attack := parse_shift(text), Attack)]
+    columns: dict[str, list[Any]] = {name: [] for name in ATTACKED_COLUMNS.names}
+    for name, network in step.networks.items():
+        model = worker.network(network, folder)
+        for attack in attacks:
+            found = attack_images(model, strip, attack, worker.device, step.shift_seed)
+            columns["model"] += [name] * len(strip)
+            columns["cell"] += [attack.id] * len(strip)
+            columns["key"] += strip.keys.tolist()
+            columns["image"] += make_thumbnails(found)
+    return _as_parquet(columns, ATTACKED_COLUMNS)
+
+
+@torch.no_grad()
+def attack_images(
+    model: nn.Module, images: Images, attack: Attack, device: torch.device, seed: int
+) -> torch.Tensor:
+    """Attack images as `fairweather.inference.prediction.predict` does, rounded to 8 bits.
+
+    They are attacked one by one: that needs less memory than any batch of the predictions.
+
+    Returns:
+        uint8 `[N, 3, H, W]`, on the CPU.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    found = []
+    for at in range(len(images)):
+        one = images[at : at + 1]
+        inputs = one.images.to(device, memory_format=torch.channels_last).float().div_(255)
+        labels, keys = one.labels.to(device), one.keys.to(device)
+        found.append(attack(model, inputs, labels, keys, seed).mul(255).round().to("cpu"))
+    return torch.cat(found).to(torch.uint8)
+
+
+class PictureChoice(NamedTuple):
+    """The images to show; the fields are those of `fairweather.report.samples.Samples`."""
+
+    lost: Mapping[str, tuple[CellImage, ...]]
+    mistakes: Mapping[str, Mapping[str, tuple[CellImage, ...]]]
+
+
+class ChosenImages(NamedTuple):
+    """Chosen images and the level of each, the most important first.
+
+    Attributes:
+        keys: int64 `[K]`, each once.
+        levels: int64 `[K]`, the index of the level, from 0.
+    """
+
+    keys: npt.NDArray[np.int64]
+    levels: npt.NDArray[np.int64]
+
+
+def choose_lost(
+    keys: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.float64],
+    right: npt.NDArray[np.bool_],
+    lost: npt.NDArray[np.bool_],
+    confidence: npt.NDArray[np.float64],
+    most: int = MOST_PICTURES,
+) -> ChosenImages:
+    """Choose the images that become wrong closest to the neutral level, and stay wrong beyond it.
+
+    An image is lost from a level on if it is wrong there and at every level further from neutral on
+    the same side. If it is lost on both sides, the closer level counts, or the first of two equally
+    close ones. Images lost at closer levels come first, then those with higher confidence, then
+    those with smaller keys.
+
+    Args:
+        keys: int64 `[N]`, each once.
+        offsets: float64 `[L]`, each level minus the neutral one; a level at 0 is skipped.
+        right: bool `[N]`, whether the clean image is classified correctly; only such images count.
+        lost: bool `[L, N]`, whether all models are wrong at this level.
+        confidence: float64 `[L, N]`, their confidence at this level.
+        most: largest number of images.
+
+    >>> right = np.array([True, True, True, False])
+    >>> lost = np.array([[False, True, True, True], [True, False, True, True]])
+    >>> choose_lost(np.arange(4), np.array([1.0, 2.0]), right, lost, np.ones((2, 4)))
+    Chosen(keys=array([2, 0]), levels=array([0, 1]))
+    """
+    stays = np.zeros_like(lost)
+    for side in (-1, 1):
+        places = np.flatnonzero(np.sign(offsets) == side)
+        inwards = places[np.argsort(-np.abs(offsets[places]), kind="stable")]
+        stays[inwards] = np.logical_and.accumulate(lost[inwards], axis=0)
+    # As floats, 0.6 and 1.4 are not exactly as far from 1.
+    near = np.round(np.abs(offsets), 9)
+    distances = np.where(stays & right, near[:, None], np.inf)
+    found = np.flatnonzero(np.isfinite(distances).any(axis=0))
+    levels = distances[:, found].argmin(axis=0)
+    order = np.lexsort((keys[found], -confidence[levels, found], distances[levels, found]))[:most]
+    return ChosenImages(keys[found[order]], levels[order])
+
+
+def choose_mistakes(
+    keys: npt.NDArray[np.int64],
+    wrong: npt.NDArray[np.bool_],
+    confidence: npt.NDArray[np.float64],
+    most: int = MOST_PICTURES,
+) -> ChosenImages:
+    """Choose the wrong predictions with the highest confidence, each image once.
+
+    An image is chosen at the level where it is wrong with the highest confidence, or at the first
+    of several such levels. With equal confidence, the smaller key comes first.
+
+    Args:
+        keys: int64 `[N]`, each once.
+        wrong: bool `[L, N]`, whether the prediction is wrong at this level.
+        confidence: float64 `[L, N]`, in [0, 1].
+        most: largest number of images.
+
+    >>> wrong = np.array([[True, True, False], [True, False, False]])
+    >>> confidence = np.array([[0.6, 0.7, 0.9], [0.8, 0.9, 0.9]])
+    >>> choose_mistakes(np.array([7, 8, 9]), wrong, confidence)
+    Chosen(keys=array([7, 8]), levels=array([1, 0]))
+    """
+    found = np.flatnonzero(wrong.any(axis=0))
+    sure = np.where(wrong[:, found], confidence[:, found], -np.inf)
+    levels = sure.argmax(axis=0)
+    order = np.lexsort((keys[found], -sure.max(axis=0)))[:most]
+    return ChosenImages(keys[found[order]], levels[order])
+
+
+def mistakes_per_cell(models: int, shifts: int) -> int:
+    """Say how many mistakes are kept of each model under each shift and on clean images.
+
+    It is six, or fewer so that there are at most 240 in all, but at least one.
+
+    >>> mistakes_per_cell(models=6, shifts=2), mistakes_per_cell(5, 20), mistakes_per_cell(40, 80)
+    (6, 2, 1)
+    """
+    return max(1, min(MOST_PICTURES, MOST_MISTAKES // (models * (shifts + 1))))
+
+
+class _CellPredictions(NamedTuple):
+    """The predictions of a model on the test images in some cells: both `[cells, N]`."""
+
+    wrong: npt.NDArray[np.bool_]
+    confidence: npt.NDArray[np.float64]
+
+
+def choose_pictures(
+    run: RunFolder, test: Images, shifts: Sequence[Shift], models: ShownModels
+) -> PictureChoice:
+    """Choose which mistakes are shown, from the predictions of all models in every cell.
+
+    Args:
+        run: the folder with the predictions, whose rows have the order of the test images.
+        test: the test images.
+        shifts: clean first.
+        models: model or variant and seed of the predictions, by the name in the report.
+    """
+    keys, sweeps = test.keys.numpy(), _group_by_sweep(shifts)
+    most = mistakes_per_cell(len(models), len(sweeps))
+    lost: dict[str, tuple[CellImage, ...]] = {}
+    mistakes: dict[str, dict[str, tuple[CellImage, ...]]] = {name: {} for name in models}
+    right = np.ones(len(keys), dtype=bool)
+    for name, model in models.items():
+        answers = _read_cells(run, test, model, shifts[:1])
+        right &= ~answers.wrong[0]
+        chosen = choose_mistakes(keys, *answers, most)
+        mistakes[name][shifts[0].name] = _cell_images(chosen, shifts[:1])
+    for sweep, members in sweeps.items():
+        all_wrong = np.ones((len(members), len(keys)), dtype=bool)
+        confidence = np.zeros((len(members), len(keys)))
+        for name, model in models.items():
+            answers = _read_cells(run, test, model, members)
+            all_wrong &= answers.wrong
+            confidence += answers.confidence / len(models)
+            mistakes[name][sweep] = _cell_images(choose_mistakes(keys, *answers, most), members)
+        offsets = np.array([_offset(member) for member in members])
+        lost[sweep] = _cell_images(
+            choose_lost(keys, offsets, right, all_wrong, confidence), members
+        )
+    return PictureChoice(lost, mistakes)
+
+
+def write_samples(
+    run: RunFolder,
+    dataset: Dataset,
+    shifts: Sequence[Shift],
+    shift_seed: int,
+    choice: PictureChoice,
+    mixup: bool,
+) -> list[str]:
+    """Store thumbnails of the chosen images and of a strip of images in every cell.
+
+    The strip has up to six test images of different classes. With `mixup`, an example of MixUp is
+    stored too. Returns the names of the files.
+    """
+    strip = pick_pictures(dataset.test, MOST_PICTURES)
+    index: dict[str, Any] = {
+        "version": INDEX_VERSION,
+        "labels": _label_names(strip),
+        "strip": strip.keys.tolist(),
+        "lost": _as_json(choice.lost),
+        "mistakes": {name: _as_json(groups) for name, groups in choice.mistakes.items()},
+    }
+    wanted: dict[str, set[int]] = {shift.id: set(index["strip"]) for shift in shifts}
+    for key, cell in _shown_images(choice):
+        wanted[cell].add(key)
+    run.write(PICTURES, _encode_pictures(dataset.test, shifts, shift_seed, wanted))
+    files = [INDEX, PICTURES]
+    if mixup and dataset.train is not None and len(pair := pick_pictures(dataset.train, 2)) == 2:
+        run.write(MIXUP, _encode_png(_append_mixture(pair.images)))
+        index["mixup"] = {"file": MIXUP, "labels": _label_names(pair), "weight": MIXUP_WEIGHT}
+        files.append(MIXUP)
+    run.write(INDEX, json.dumps(index, indent=1) + "\n")
+    return files
+
+
+def pick_pictures(images: Images, most: int, seed: int = 0) -> Images:
+    """Pick at most `most` images of different classes, by the seed, in the order of the classes."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))
+    labels = images.labels.numpy()[order]
+    first_of_class = np.unique(labels, return_index=True)[1]
+    chosen = np.sort(rng.permutation(first_of_class)[:most])
+    by_class = chosen[np.argsort(labels[chosen])]
+    return images[torch.from_numpy(order[by_class])]
+
+
+def _group_by_sweep(shifts: Sequence[Shift]) -> dict[str, list[Shift]]:
+    found: dict[str, list[Shift]] = {}
+    for shift in shifts:
+        if shift.level is not None:
+            found.setdefault(shift.name, []).append(shift)
+    return found
+
+
+def _offset(shift: Shift) -> float:
+    """The signed distance of a level from the neutral one, which changes nothing."""
+    assert shift.level is not None
+    return shift.level - shift_kind(shift.name).neutral
+
+
+def _read_cells(
+    run: RunFolder, test: Images, model: tuple[str, int | str], shifts: Sequence[Shift]
+) -> _CellPredictions:
+    files = [predictions_file(*model, shift.id) for shift in shifts]
+    predicted = np.stack([run.read_column(file, "predicted") for file in files])
+    confidence = np.stack([run.read_column(file, "confidence") for file in files])
+    return _CellPredictions(predicted != test.labels.numpy(), confidence)
+
+
+def _cell_images(chosen: ChosenImages, shifts: Sequence[Shift]) -> tuple[CellImage, ...]:
+    pairs = zip(chosen.keys.tolist(), chosen.levels.tolist(), strict=True)
+    return tuple(CellImage(key, shifts[level].id) for key, level in pairs)
+
+
+def _as_json(groups: Mapping[str, Sequence[CellImage]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [image._asdict() for image in images] for name, images in groups.items()}
+
+
+def _shown_images(choice: PictureChoice) -> Iterator[CellImage]:
+    for groups in (choice.lost, *choice.mistakes.values()):
+        for images in groups.values():
+            yield from images
+
+
+def _encode_pictures(
+    test: Images, shifts: Sequence[Shift], seed: int, wanted: Mapping[str, set[int]]
+) -> bytes:
+    """Shift the wanted images of each cell at full size, and only then make thumbnails."""
+    by_key = np.argsort(test.keys.numpy())
+    sorted_keys = test.keys.numpy()[by_key]
+    columns: dict[str, list[Any]] = {name: [] for name in PICTURE_COLUMNS.names}
+    for shift in shifts:
+        keys = np.array(sorted(wanted[shift.id]), dtype=np.int64)
+        images = test[torch.from_numpy(by_key[np.searchsorted(sorted_keys, keys)])]
+        columns["cell"] += [shift.id] * len(keys)
+        columns["key"] += keys.tolist()
+        columns["image"] += make_thumbnails(shift(images.images, images.keys, seed))
+    return _as_parquet(columns, PICTURE_COLUMNS)
+
+
+def _as_parquet(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> bytes:
+    return to_parquet(pa.table(dict(columns), schema=schema))
+
+
+def _label_names(images: Images) -> list[str]:
+    return [images.classes[label] for label in images.labels.tolist()]
+
+
+def _append_mixture(pair: torch.Tensor) -> torch.Tensor:
+    first, second = pair.float()
+    mixture = torch.lerp(second, first, MIXUP_WEIGHT).round().to(torch.uint8)
+    return torch.cat([pair, mixture[None]])
+
+
+def _encode_png(images: torch.Tensor) -> bytes:
+    strip = images.permute(2, 0, 3, 1).flatten(1, 2).contiguous()  # [H, N * W, 3]
+    buffer = io.BytesIO()
+    Image.fromarray(strip.numpy()).save(buffer, "png")
+    return buffer.getvalue()

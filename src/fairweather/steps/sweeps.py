@@ -1,0 +1,69 @@
+"""Sweeps of shifts and attacks: their kinds, and their description in the record of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fairweather.attacks.shift_lists import refuse_external_images
+from fairweather.attacks.table import ATTACKS, AttackKind
+from fairweather.shifts.table import SHIFTS, ShiftKind
+from fairweather.types.measurement import Attack, Shift, format_255ths
+from fairweather.types.record import CellRecord, SweepRecord
+
+
+def shift_kind(name: str) -> ShiftKind | AttackKind:
+    """The entry of a shift or an attack in `SHIFTS` or `ATTACKS`.
+
+    Of images that were shifted elsewhere, all that is known is the name of the shift.
+    """
+    if name in ATTACKS:
+        return ATTACKS[name]
+    return SHIFTS.get(name) or ShiftKind(
+        refuse_external_images, "level", name, "level", 0.0, lambda _: ""
+    )
+
+
+def describe_shifts(
+    shifts: Sequence[Shift | Attack], image_size: int | None = None
+) -> tuple[SweepRecord, ...]:
+    """Describe each sweep for reports: titles, the neutral level, ids and levels.
+
+    Some shifts have constants that depend on the image size. If it is given, each cell contains
+    them.
+    """
+    sweeps: dict[str, list[Shift | Attack]] = {}
+    for shift in shifts:
+        if shift.level is not None:
+            sweeps.setdefault(shift.name, []).append(shift)
+    return tuple(_describe_sweep(name, members, image_size) for name, members in sweeps.items())
+
+
+def _describe_sweep(
+    name: str, members: Sequence[Shift | Attack], image_size: int | None
+) -> SweepRecord:
+    kind, first = shift_kind(name), members[0]
+    notes = [
+        f"{format_255ths(member.level_name) or member.level_name}: {text}"
+        for member in members
+        if (text := kind.note(member.parameters))
+    ]
+    attack = isinstance(first, Attack)
+    return SweepRecord(
+        name=name,
+        kind="attack" if attack else "shift",
+        title=kind.title,
+        level_title=kind.level_title,
+        neutral=kind.neutral,
+        note="; ".join(notes),
+        norm=str(first.parameters.get("norm", "linf")) if attack else None,
+        cells=tuple(_describe_cell(member, image_size) for member in members),
+    )
+
+
+def _describe_cell(shift: Shift | Attack, image_size: int | None) -> CellRecord:
+    constants, kind = None, SHIFTS.get(shift.name)
+    if kind is not None and image_size and "image_size" in kind.known:
+        stated = {"image_size": image_size, **shift.parameters}
+        constants = f"for images of {stated['image_size']} pixels: {kind.note(stated)}"
+    assert shift.level is not None
+    return CellRecord(id=shift.id, level=shift.level, constants=constants)

@@ -1,0 +1,313 @@
+"""The ranks: processes that train one network together, each with the same share of every batch.
+
+Every rank draws the random numbers of the whole batch and takes its own part, so that a training
+is the same for any number of ranks, up to the order of floating-point sums, as long as its network
+treats each image by itself. Batch norm does not: its statistics are those of a rank's part, unless
+`sync_batchnorm` is on.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import nn
+
+from fairweather.devices import repeatable_kernels
+from fairweather.errors import InputError, describe_os_error
+
+# ---------------------------------------------------------------- fabric's names, without the packa
+
+
+@contextmanager
+def _version_only(package: str) -> Iterator[None]:
+    """For as long as this lasts, a package has a version and nothing else, unless it is loaded."""
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    if version is None or package in sys.modules:
+        yield
+        return
+    sys.modules[package] = ModuleType(package)
+    vars(sys.modules[package])["__version__"] = version
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
+with _version_only("torchmetrics"):
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning_fabric.plugins.environments.lightning import (
+        LightningEnvironment,
+        find_free_network_port,
+    )
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+__all__ = [
+    "ClusterEnvironment",
+    "DDPStrategy",
+    "Fabric",
+    "LightningEnvironment",
+    "SLURMEnvironment",
+    "TorchElasticEnvironment",
+    "find_free_network_port",
+]
+
+
+# ---------------------------------------------------------------- the processes that train one netw
+
+Value = TypeVar("Value")
+# The first process measures, writes and reports for hours while the others wait for a training.
+WAIT_TIMEOUT = timedelta(days=365)
+# The connections of a group that an error has ended, see `joined`.
+_KEPT_GROUPS: list[dist.ProcessGroup | None] = []
+_FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together, as one of them sees them.
+
+    Attributes:
+        rank: its own number; the process with 0 is the first, which writes.
+        devices: processes on each machine, each with a device of its own.
+        nodes: machines.
+        environment: how the processes find each other; None for a single process.
+        talk: the connection over which they send Python objects; None for a single process.
+    """
+
+    rank: int = 0
+    devices: int = 1
+    nodes: int = 1
+    environment: ClusterEnvironment | None = None
+    talk: dist.ProcessGroup | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+        return self.devices * self.nodes
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what all have trained."""
+        return self.rank == 0
+
+    def fabric(self, device: torch.device, precision: str) -> Fabric:
+        """Set up Fabric in `fp32` or `bf16` (mixed) precision, on one device for each process."""
+        kind: Any = _FABRIC_PRECISION[precision]
+        if self.size == 1:
+            devices = [device.index or 0] if device.type == "cuda" else 1
+            with repeatable_kernels():  # Fabric asks for the precision, which may raise outside
+                return Fabric(accelerator=device.type, devices=devices, precision=kind)
+        assert self.environment is not None
+        with repeatable_kernels():
+            fabric = Fabric(
+                accelerator=device.type,
+                devices=self.devices,
+                num_nodes=self.nodes,
+                strategy=DDPStrategy(),
+                plugins=[self.environment],
+                precision=kind,
+            )
+            fabric.launch()
+        return fabric
+
+    def part(self, count: int) -> slice:
+        """This process's part of a batch of so many images; the parts are nearly equal.
+
+        >>> [Ranks(rank, devices=2).part(5) for rank in (0, 1)]
+        [slice(0, 3, None), slice(3, 5, None)]
+        """
+        least, more = divmod(count, self.size)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+    def check_batches(self, batches: list[torch.Tensor]) -> None:
+        """Raise `InputError` unless each process gets two images of every batch.
+
+        Batch norm cannot train on a single one.
+        """
+        smallest = min(len(batch) for batch in batches)
+        if self.size > 1 and smallest < 2 * self.size:
+            raise InputError(
+                f"{self.size} processes need batches of at least {2 * self.size} images, found "
+                f"{smallest}; train in fewer processes or with a larger batch_size"
+            )
+
+    def weighted(self, loss: torch.Tensor, part: int, whole: int) -> torch.Tensor:
+        """Weight the mean loss of this process's part of a batch.
+
+        The mean of the gradients of all processes, which DDP takes, is then the gradient of the
+        mean over the whole batch, also where the parts are not equal.
+        """
+        return loss if self.size == 1 else loss * (self.size * part / whole)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over all processes."""
+        if self.size == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes, in their order; all must call this."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.talk)
+        return values
+
+    def from_first(self, value: Value) -> Value:
+        """The value of the first process; all must call this."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.talk)
+        return values[0]
+
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Raise in all processes the `InputError` or `OSError` that one of them meets inside.
+
+        Else the others would wait for it. All must come here; nothing inside may wait for others.
+        """
+        if self.size == 1:
+            yield
+            return
+        problem: tuple[type[InputError], str] | None = None
+        try:
+            yield
+        except InputError as error:
+            problem = type(error), str(error)
+        except OSError as error:
+            problem = InputError, describe_os_error(error)
+        for rank, found in enumerate(self.gather(problem)):
+            if found is not None:
+                kind, text = found
+                raise kind(f"process {rank} of {self.size}: {text}")
+
+    def copy_statistics(self, model: nn.Module) -> None:
+        """Give all processes the first one's running statistics of batch norm."""
+        if self.size > 1:
+            for each in model.buffers():
+                dist.broadcast(each, src=0)
+
+
+ALONE = Ranks()
+
+
+def synchronise_batchnorm(model: nn.Module) -> None:
+    """Let each batch norm of a network use the statistics of the whole batch, of all processes.
+
+    The layers are replaced in place. timm's function knows its own layers, which also have an
+    activation; torch's would lose it. torch has this for GPUs only.
+    """
+    convert_sync_batchnorm(model)
+
+
+class LocalEnvironment(LightningEnvironment):
+    """Processes of this machine that one of them has started.
+
+    Args:
+        rank: the number of this process.
+        size: how many they are.
+        port: where the first one listens.
+    """
+
+    main_address = "127.0.0.1"
+    creates_processes_externally = True  # Fabric is not to start any
+
+    def __init__(self, rank: int, size: int, port: int) -> None:
+        super().__init__()
+        self._main_port = port
+        self.set_world_size(size)
+        self.set_global_rank(rank)
+
+    def local_rank(self) -> int:
+        """The number of this process on its machine."""
+        return self.global_rank()
+
+    def node_rank(self) -> int:
+        """The number of this machine."""
+        return 0
+
+
+def find_launcher() -> ClusterEnvironment | None:
+    """How this process finds the others that torchrun or srun has started with it, if so."""
+    if TorchElasticEnvironment.detect() and int(os.environ["WORLD_SIZE"]) > 1:
+        return TorchElasticEnvironment()
+    # A batch script itself is no step of srun, and runs only once.
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and SLURMEnvironment.detect():
+        try:
+            return SLURMEnvironment()
+        except RuntimeError as error:  # srun's options do not fit; its text names the right one
+            raise InputError(f"srun: {error}") from None
+    return None
+
+
+def check_launch(environment: ClusterEnvironment | None, devices: int, nodes: int) -> None:
+    """Raise `InputError` unless as many processes were started as are to train together."""
+    asked = f"--devices {devices} --nodes {nodes}"
+    if environment is None:
+        if nodes > 1:
+            raise InputError(
+                f"{nodes} nodes: start the command on each of them, such as by torchrun --nnodes "
+                f"{nodes} --nproc-per-node {devices} --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
+                f"-m fairweather run ... {asked}, or by srun"
+            )
+        return
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", devices))  # torchrun says it
+    if environment.world_size() != devices * nodes or here != devices:
+        raise InputError(
+            f"{environment.world_size()} processes were started, {here} of them on this machine, "
+            f"but {asked} needs {devices * nodes}, {devices} on each"
+        )
+
+
+@contextmanager
+def join_ranks(
+    environment: ClusterEnvironment, devices: int, nodes: int, device: torch.device
+) -> Iterator[Ranks]:
+    """Connect the processes that train together; all must do so.
+
+    After an error the reducer of a network (DDP's) may live longest, in the frames of the
+    traceback. As the last that knows its group, it would free it while it holds Python's lock, and
+    wait for threads that need this lock to free what they were sending: forever. So Python keeps
+    the group until the next one is made, or the process ends. By then these threads are done, and
+    Python frees it without its lock (torch 2.8 and later).
+
+    Args:
+        environment: how they find each other.
+        devices: processes on each machine.
+        nodes: machines.
+        device: of which type the devices are.
+    """
+    group = Ranks(environment.global_rank(), devices, nodes, environment)
+    _KEPT_GROUPS.clear()
+    talk = None
+    try:
+        group.fabric(device, "fp32")
+        talk = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+        yield replace(group, talk=talk)
+    except BaseException:
+        _KEPT_GROUPS.extend((dist.group.WORLD, talk))
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

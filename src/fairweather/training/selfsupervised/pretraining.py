@@ -1,0 +1,479 @@
+"""Pre-training: a generator of epochs, and how good an embedding is; the caller saves."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from timm.optim.lars import Lars
+from torch import nn
+
+from fairweather.devices import in_evaluation_mode
+from fairweather.errors import CollapsedError, InputError
+from fairweather.training.augmentation import move_if_room, training_batches
+from fairweather.training.loop_parts import (
+    cut_batches,
+    is_check_due,
+    learning_rates,
+    mean_loss,
+    seeded,
+    set_learning_rate,
+    stop_unless_finite,
+    take_step,
+    to_input,
+)
+from fairweather.training.ranks import ALONE, Fabric, Ranks, synchronise_batchnorm
+from fairweather.training.selfsupervised.methods import (
+    METHODS,
+    BatchLoss,
+    TwoViews,
+    cross_correlation,
+)
+from fairweather.training.selfsupervised.methods import barlow_twins_loss as barlow_twins_loss
+from fairweather.training.selfsupervised.methods import rotate_quarter as rotate_quarter
+from fairweather.training.selfsupervised.methods import rotation_loss as rotation_loss
+from fairweather.training.selfsupervised.pretraining_recipe import NAMED_VIEWS as NAMED_VIEWS
+from fairweather.training.selfsupervised.pretraining_recipe import PER_IMAGES, Pretraining, Views
+from fairweather.training.selfsupervised.pretraining_recipe import (
+    PRETRAINING_KEYS as PRETRAINING_KEYS,
+)
+from fairweather.training.selfsupervised.pretraining_recipe import SMALL_VIEWS as SMALL_VIEWS
+from fairweather.training.selfsupervised.views import make_two_views, make_view
+from fairweather.types.measurement import Images
+
+# ---------------------------------------------------------------- how good an embedding is: its nea
+
+MOST_PROBE_TRAIN, MOST_PROBE_VAL, NEIGHBOURS = 5_000, 2_000, 20  # limits of the k-NN probe
+TEMPERATURE = 0.07  # Wu et al. 2018, section 3.4, as is the weight exp(s / 0.07)
+BATCH_SIZE = 256
+SPREAD_STEPS = 5  # steps at the end of an epoch; the spread of the embedding is averaged over them
+COLLAPSED_BELOW = 0.05
+MOST_CORRELATED_IMAGES, MOST_CORRELATED_DIMENSIONS = 1024, 64  # limits of a correlation matrix
+
+
+class NeighbourProbe(NamedTuple):
+    """Labelled images for k-NN: images of `train` vote on the class of each image of `val`."""
+
+    train: Images
+    val: Images
+
+
+def knn_accuracy(encoder: nn.Module, probe: NeighbourProbe, device: torch.device) -> float:
+    """Give the share of validation images that their 20 nearest training images classify correctly.
+
+    Neighbours are nearest by the cosine s of the features; each votes with the weight exp(s / 0.07)
+    (Wu et al. 2018, section 3.4). At most 5,000 training and 2,000 validation images, evenly
+    spread, are used. Nothing is random. The encoder runs in evaluation mode and is set back.
+
+    Args:
+        encoder: float `[B, 3, H, W]` in [0, 1] to `[B, features]`, on `device`.
+        probe: two sets with the same classes.
+        device: where the encoder is.
+
+    >>> labels = torch.tensor([0, 0, 0, 2, 2, 2])
+    >>> pixels = torch.zeros(6, 3, 8, 8, dtype=torch.uint8)
+    >>> pixels[torch.arange(6), labels] = 200
+    >>> both = Images(pixels, labels, torch.arange(6), ("red", "green", "blue"))
+    >>> encoder = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> knn_accuracy(encoder, NeighbourProbe(both, both), torch.device("cpu"))
+    1.0
+    """
+    train, val = (
+        take_evenly_spread(probe.train, MOST_PROBE_TRAIN),
+        take_evenly_spread(probe.val, MOST_PROBE_VAL),
+    )
+    known = F.normalize(encode_images(encoder, train, device), dim=1)
+    asked = F.normalize(encode_images(encoder, val, device), dim=1)
+    labels = train.labels.to(device)
+    nearest = (asked @ known.T).topk(min(NEIGHBOURS, len(train)), dim=1)
+    # The cosine of the nearest is subtracted, so that nothing overflows: a common factor of all
+    # weights does not change the vote.
+    weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
+    # As whole numbers, whose sum does not depend on the order in which a GPU adds them up.
+    votes = torch.zeros(len(val), len(train.classes), device=device, dtype=torch.int64)
+    votes.scatter_add_(1, labels[nearest.indices], (weights * 2**32).round().long())
+    return float((votes.argmax(1).cpu() == val.labels).double().mean())
+
+
+def take_evenly_spread(images: Images, most: int) -> Images:
+    """Take at most `most` images, evenly spread."""
+    return images[:: -(-len(images) // most)] if len(images) else images
+
+
+def encode_images(encoder: nn.Module, images: Images, device: torch.device) -> torch.Tensor:
+    """Give the float32 features `[N, f]` of images, from the encoder in evaluation mode."""
+    with in_evaluation_mode(encoder), torch.inference_mode():
+        return torch.cat(
+            [
+                encoder(to_input(batch.images.to(device))).float()
+                for batch in cut_in_order(images, BATCH_SIZE)
+            ]
+        )
+
+
+def cut_in_order(images: Images, size: int) -> Iterator[Images]:
+    """Cut images into batches, in order."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size]
+
+
+def embedding_std(embedding: torch.Tensor) -> float:
+    """Measure how far embeddings spread over the sphere: 1 is evenly, 0 is collapsed.
+
+    Each embedding is divided by its length. The result is the standard deviation of each dimension,
+    averaged over the d dimensions, times the square root of d (Chen and He 2021, section 4.1).
+
+    Args:
+        embedding: float `[B, d]`, at least two images.
+
+    >>> embedding_std(torch.ones(8, 4))
+    0.0
+    """
+    unit = F.normalize(embedding.float(), dim=1)
+    return float(unit.std(0).mean()) * math.sqrt(embedding.shape[1])
+
+
+def stop_if_collapsed(spread: float, epoch: int, method: str) -> None:
+    """Raise `CollapsedError` if an `embedding_std` is below 0.05.
+
+    Below this, the cosine of two images is above 0.997 on average. Useful embeddings have a few
+    tenths or more from the first epoch on.
+
+    >>> stop_if_collapsed(0.5, 0, "simsiam")
+    """
+    if spread < COLLAPSED_BELOW:
+        raise CollapsedError(
+            f"the embedding of {method} has collapsed in epoch {epoch + 1}: its spread is "
+            f"{spread:.2g} (1 means evenly spread, below {COLLAPSED_BELOW:g} means the same for "
+            "all images); try a smaller learning_rate, a larger batch_size or another method"
+        )
+
+
+def correlation_of_views(
+    embed: nn.Module, images: Images, views: Views, seed: int, device: torch.device
+) -> npt.NDArray[np.float64]:
+    """Correlate the embeddings of two views of up to 1,024 images, evenly spread.
+
+    The same seed makes the same views, so that the matrices before and after training differ only
+    by the training. `embed` runs in evaluation mode and is not changed.
+
+    Args:
+        embed: float `[B, 3, H, W]` in [0, 1] to `[B, d]`, on `device`: encoder and projector.
+        images: the images to embed; at least two.
+        views: how views are made.
+        seed: random seed of the views.
+        device: where `embed` is.
+
+    Returns float64 `[d, d]` in [-1, 1] on the CPU, of the first 64 dimensions if there are more.
+
+    >>> images = torch.randint(256, (32, 3, 8, 8), dtype=torch.uint8)
+    >>> column = torch.arange(32)
+    >>> some = Images(images, column * 0, column, ("a",))
+    >>> embed = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> correlation_of_views(embed, some, Views(), 0, torch.device("cpu")).shape
+    (3, 3)
+    """
+    rng = np.random.default_rng(seed)
+    pairs = []
+    with in_evaluation_mode(embed), torch.inference_mode():
+        for batch in cut_in_order(take_evenly_spread(images, MOST_CORRELATED_IMAGES), BATCH_SIZE):
+            both = make_two_views(batch.images.to(device), views, rng)
+            pairs.append(
+                [embed(view)[:, :MOST_CORRELATED_DIMENSIONS].cpu().double() for view in both]
+            )
+        first, second = (torch.cat(embeddings) for embeddings in zip(*pairs, strict=True))
+        return cross_correlation(first, second).numpy()
+
+
+# ---------------------------------------------------------------- the loop of pre-training: a gener
+
+State = dict[str, Any]
+Matrix = npt.NDArray[np.float64]
+
+
+class PretrainingEpoch(NamedTuple):
+    """The result of one epoch.
+
+    Attributes:
+        history: one row per epoch so far; the last is this epoch's. Its keys are `epoch`,
+            `train_loss`, `embedding_std`, `knn_accuracy` (with a probe), `learning_rate` and
+            `images_per_second`.
+        state: everything that pre-training needs to continue; `encoder` holds the weights.
+        correlation: float64 `[d, d]`, the cross-correlation after this epoch; None for all methods
+            but Barlow Twins.
+        correlation_before: the same before the first epoch.
+    """
+
+    history: list[dict[str, float]]
+    state: State
+    correlation: Matrix | None
+    correlation_before: Matrix | None
+
+
+class EncoderWithObjective(nn.Module):
+    """An encoder and the objective after it, as one module for the optimiser and for Fabric."""
+
+    def __init__(self, encoder: nn.Module, objective: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.objective = encoder, objective
+
+    def forward(self, views: Sequence[torch.Tensor], targets: torch.Tensor) -> BatchLoss:
+        """Give the loss and the embedding of a batch."""
+        outcome: BatchLoss = self.objective(self.encoder, views, targets)
+        return outcome
+
+
+def pretrain(
+    encoder: nn.Module,
+    images: Images,
+    recipe: Pretraining,
+    *,
+    features: int,
+    probe: NeighbourProbe | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+    precision: str = "fp32",
+    state: State | None = None,
+    after_step: Callable[[float], None] | None = None,
+    group: Ranks = ALONE,
+    sync_batchnorm: bool = False,
+) -> Iterator[PretrainingEpoch]:
+    """Pre-train an encoder, one epoch at a time.
+
+    If `state` is that of the last epoch, this epoch is yielded again.
+
+    All random numbers depend on (seed, epoch) only. Pre-training that continues from a `state` thus
+    ends with the same weights as pre-training without interruption. The caller's random state stays
+    as it is.
+
+    Args:
+        encoder: float `[B, 3, H, W]` in [0, 1] to `[B, features]`; trained in place.
+        images: training images; only `supervised` uses their labels.
+        recipe: all settings.
+        features: number of features that the encoder returns.
+        probe: labelled images for the k-NN accuracy after every epoch; None for no such column.
+        seed: random seed of the projector's weights, the order, views and dropout.
+        device: where to train; by default the CPU.
+        precision: `fp32` or `bf16` (mixed).
+        state: an earlier `PretrainingEpoch.state` to continue from.
+        after_step: called after each step but an epoch's last, with the share of the epoch's steps
+            that are done.
+        group: the processes that train together; each must call this with the same arguments, and
+            gets the same epochs. All have equal parts of each batch, so up to one image less than
+            there are processes is left out of it.
+        sync_batchnorm: batch norm, also that of the projector, has the statistics of the whole
+            batch, of all processes; for GPUs only.
+
+    Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite, and
+    `CollapsedError` if the embedding is the same for all images at the end of an epoch. `rotation`
+    and `supervised` are not checked for collapse, since their loss would show it.
+    """
+    if len(images) < 2:
+        raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
+    group.check_batches(list(cut_batches(torch.arange(len(images)), recipe.batch_size)))
+    device = device or torch.device("cpu")
+    method = METHODS[recipe.method]
+    with seeded(_derive_seed(seed, 1), torch.device("cpu")):
+        learner = EncoderWithObjective(encoder, method.build(features, recipe, len(images.classes)))
+    if sync_batchnorm:
+        synchronise_batchnorm(learner)
+    learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(learner, recipe)
+    history: list[dict[str, float]] = []
+    if state is None:
+        before = _correlate_views(learner, images, recipe, seed, device)
+    else:
+        learner.encoder.load_state_dict(state["encoder"])
+        learner.objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, before = list(state["history"]), _to_numpy(state["correlation_before"])
+
+    def so_far() -> PretrainingEpoch:
+        state = {
+            # Not a copy: a caller that keeps a state must save it before the next epoch.
+            "encoder": learner.encoder.state_dict(),
+            "objective": learner.objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "history": history,
+            "correlation_before": None if before is None else torch.from_numpy(before),
+        }
+        now = _correlate_views(learner, images, recipe, seed, device)
+        return PretrainingEpoch(history, state, now, before)
+
+    if len(history) >= recipe.epochs:  # it was stopped before the result was stored
+        yield so_far()
+        return
+    fabric = group.fabric(device, precision)
+    images = move_if_room(images, device)
+    wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
+    for epoch in range(len(history), recipe.epochs):
+        rng = np.random.default_rng([seed, epoch])
+        # Dropout has other random numbers in each process.
+        with seeded(int(rng.integers(2**63)) ^ group.rank, device):
+            row = _train_epoch(
+                fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step, group
+            )
+        group.copy_statistics(learner)
+        if method.may_collapse:
+            stop_if_collapsed(row["embedding_std"], epoch, recipe.method)
+        if probe is not None:
+            row["knn_accuracy"] = knn_accuracy(encoder, probe, device)
+        history = [*history, row]
+        yield so_far()
+
+
+def _train_epoch(
+    fabric: Fabric,
+    learner: nn.Module,
+    optimizer: Any,  # noqa: ANN401 - Fabric wraps the optimiser in a class without a public name
+    images: Images,
+    recipe: Pretraining,
+    epoch: int,
+    rng: np.random.Generator,
+    after_step: Callable[[float], None] | None,
+    group: Ranks,
+) -> dict[str, float]:
+    learner.train()
+    order = torch.from_numpy(rng.permutation(len(images)))
+    # The losses of several processes need equal parts.
+    steps = [
+        index[: len(index) // group.size * group.size]
+        for index in cut_batches(order, recipe.batch_size)
+    ]
+    losses: list[torch.Tensor] = []
+    embeddings: deque[torch.Tensor] = deque(maxlen=SPREAD_STEPS)
+    start = time.perf_counter()
+    for step, batch in enumerate(training_batches(images, steps, fabric.device)):
+        set_learning_rate(optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
+        part = group.part(len(batch))
+        views = [view[part] for view in _make_views(batch.images.to(fabric.device), recipe, rng)]
+        targets = METHODS[recipe.method].targets(batch.labels)[part]
+        outcome = learner(views, targets.to(fabric.device))
+        take_step(fabric, learner, optimizer, outcome.loss, recipe.clip_gradient_norm)
+        losses.append(group.mean(outcome.loss.detach()))
+        embeddings.append(outcome.embedding.detach())
+        if is_check_due(step, len(steps), fabric.device):
+            stop_unless_finite(losses, epoch, _weights_rate(optimizer))
+        if after_step is not None and len(losses) < len(steps):
+            after_step(len(losses) / len(steps))
+    seconds = time.perf_counter() - start
+    spreads = [embedding_std(_gather_embedding(each, group)) for each in embeddings]
+    return {
+        "epoch": epoch + 1,
+        "train_loss": mean_loss(losses, [len(index) for index in steps]),
+        "embedding_std": float(np.mean(spreads)),
+        "learning_rate": _weights_rate(optimizer),
+        "images_per_second": len(images) / seconds,
+    }
+
+
+def _gather_embedding(embedding: torch.Tensor, group: Ranks) -> torch.Tensor:
+    """The embedding of a whole batch, from those of all processes."""
+    if group.size == 1:
+        return embedding
+    return torch.cat(group.gather(embedding.cpu()))
+
+
+def _make_views(
+    images: torch.Tensor, recipe: Pretraining, rng: np.random.Generator
+) -> tuple[torch.Tensor, ...]:
+    if METHODS[recipe.method].views == 2:
+        return make_two_views(images, recipe.views, rng)
+    return (make_view(images, recipe.views, 1, rng),)
+
+
+def _correlate_views(
+    learner: EncoderWithObjective,
+    images: Images,
+    recipe: Pretraining,
+    seed: int,
+    device: torch.device,
+) -> Matrix | None:
+    if recipe.method != "barlow_twins":
+        return None
+    assert isinstance(learner.objective, TwoViews)
+    embed = nn.Sequential(learner.encoder, learner.objective.project)
+    return correlation_of_views(embed, images, recipe.views, _derive_seed(seed, 2), device)
+
+
+def _weights_rate(optimizer: torch.optim.Optimizer) -> float:
+    rates = learning_rates(optimizer)
+    return rates.get("weights", rates["biases"])
+
+
+def _derive_seed(seed: int, number: int) -> int:
+    """Give a seed that is neither the encoder's nor that of any epoch."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(number,))
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+
+def _to_numpy(matrix: torch.Tensor | None) -> Matrix | None:
+    return None if matrix is None else matrix.cpu().numpy()
+
+
+def parameter_groups(model: nn.Module, recipe: Pretraining) -> list[dict[str, Any]]:
+    """Split the trainable parameters into weights and one-dimensional ones (biases and norms).
+
+    Each group has `params`, `weight_decay`, its full learning rate `base_lr` for the recipe's batch
+    size, and `part`, which is `weights` or `biases`. Empty groups are left out.
+    """
+    rates = {"weights": recipe.learning_rate, "biases": recipe.bias_learning_rate}
+    spared = 0.0 if recipe.optimizer == "lars" else recipe.weight_decay
+    decays = {"weights": recipe.weight_decay, "biases": spared}
+    parts: dict[str, list[nn.Parameter]] = {"weights": [], "biases": []}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parts["weights" if parameter.ndim > 1 else "biases"].append(parameter)
+    scale = recipe.batch_size / PER_IMAGES
+    return [
+        {
+            "params": parameters,
+            "weight_decay": decays[part],
+            "lr": rates[part] * scale,
+            "base_lr": rates[part] * scale,
+            "part": part,
+        }
+        for part, parameters in parts.items()
+        if parameters
+    ]
+
+
+def build_optimizer(model: nn.Module, recipe: Pretraining) -> torch.optim.Optimizer:
+    """Build the optimiser of a recipe.
+
+    LARS (You et al. 2017) is timm's. Only weights take steps whose length is relative to their own
+    norm; biases and norm parameters take steps of SGD. timm divides by the norm of the gradient
+    plus the decayed norm of the weights, the code of Barlow Twins by the norm of the sum of the
+    two. At a weight decay of 1e-6 these differ in the sixth digit.
+    """
+    groups = parameter_groups(model, recipe)
+    if recipe.optimizer == "lars":
+        adapted = [{**group, "always_adapt": group["part"] == "weights"} for group in groups]
+        return Lars(adapted, momentum=recipe.momentum, trust_coeff=recipe.trust_coefficient)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups, fused=True)
+
+
+def learning_rate_scale(recipe: Pretraining, epoch: float) -> float:
+    """Give the factor on the learning rate after `epoch` epochs, which may be a fraction.
+
+    >>> recipe = Pretraining("barlow_twins", epochs=110, warmup_epochs=10)
+    >>> [round(learning_rate_scale(recipe, epoch), 4) for epoch in (0, 5, 10, 60, 110)]
+    [0.0, 0.5, 1.0, 0.5005, 0.001]
+    """
+    if epoch < recipe.warmup_epochs:
+        return epoch / recipe.warmup_epochs
+    done = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    high = 0.5 * (1 + math.cos(math.pi * done))
+    return high + (1 - high) * recipe.final_learning_rate_scale
+
+
+# ---------------------------------------------------------------- pre-training without labels, or w

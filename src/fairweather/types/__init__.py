@@ -1,0 +1,1 @@
+"""The types that all parts share; `options` and `kinds` load without numpy."""

@@ -1,0 +1,622 @@
+"""The types that every part shares: images, data sets, shifts, cells, predictions, scores."""
+
+from __future__ import annotations
+
+import html
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fairweather.errors import InputError, check_file_names, check_name, check_text
+from fairweather.types.kinds import TaskKind as TaskKind
+from fairweather.types.options import CROSS as CROSS
+from fairweather.types.options import GroupColumns as GroupColumns
+from fairweather.types.options import Preparation as Preparation
+from fairweather.types.options import slice_name as slice_name
+from fairweather.types.options import split_slice as split_slice
+
+if TYPE_CHECKING:  # reports, comparisons and rules start in half the time without torch
+    import torch
+    from torch import nn
+
+MAX_SIDE = 4096  # pixels; no classifier takes more
+MIN_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
+CLASSIFICATION = "classification"  # the task of data that name none
+Parameter = float | int | str
+ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
+Tell: TypeAlias = "Callable[[float], None] | None"
+AttackFunction: TypeAlias = (
+    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str, Tell], Attacked]"
+)
+Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
+
+
+Change = TypeVar("Change", "Shift", "Attack")
+
+
+def parse_class_names(found: Sequence[object], what: str) -> tuple[str, ...]:
+    """Return class names as a file has them; whole numbers become text.
+
+    Args:
+        found: the names in label order.
+        what: says whose names they are, for the message.
+
+    Raises:
+        InputError: a name is no text.
+
+    >>> parse_class_names(["cat", 7], "the file")
+    ('cat', '7')
+    >>> parse_class_names(["cat", None], "the file")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: the file has the class name None, which is no text
+    """
+    for name in found:
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            raise InputError(f"{what} has the class name {name!r:.60}, which is no text")
+    return tuple(str(name) for name in found)
+
+
+def special_kind(tensor: torch.Tensor) -> str | None:
+    """Say what makes a tensor other than plain real numbers in memory; None if nothing does.
+
+    >>> import torch
+    >>> special_kind(torch.eye(2)), special_kind(torch.eye(2).to_sparse())
+    (None, 'sparse')
+    """
+    import torch
+
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_meta:
+        return "meta"
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.is_complex():
+        return "complex"
+    return None if tensor.layout == torch.strided else "sparse"
+
+
+def is_finite(value: object) -> bool:
+    """Say whether a value is a number that a 64-bit float can hold.
+
+    >>> is_finite(10**300), is_finite(10**400), is_finite(float("nan")), is_finite(True)
+    (True, False, False, False)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    # Comparing a whole number with a float cannot fail; converting it can.
+    return abs(value) <= sys.float_info.max
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which images belong together, and to which subgroups they belong; `[N]` texts each.
+
+    Attributes:
+        cluster: what images that belong together share, such as `patient`; None if not known.
+        clusters: its value for each image.
+        slices: subgroups by the name of the column, such as `site`, with the value of each image.
+    """
+
+    cluster: str | None = None
+    clusters: npt.NDArray[np.object_] | None = None
+    slices: Mapping[str, npt.NDArray[np.object_]] = field(default_factory=dict)
+
+    def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Groups:
+        clusters = None if self.clusters is None else self.clusters[index]
+        return Groups(self.cluster, clusters, {k: v[index] for k, v in self.slices.items()})
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled 8-bit images; slicing keeps each image's key.
+
+    Attributes:
+        images: uint8 `[N, 3, H, W]`.
+        labels: int64 `[N]`, each in `[0, len(classes))`; or `[N, L]`, a label of each of L names.
+        keys: int64 `[N]`, the position of each image in its source split. An image keeps its key
+            in every subset.
+        classes: class names in label order, or the names of what is labelled.
+        names: `[N]` texts, the path of each image's file from the folder of its source on, with
+            `/` between folders; None if images have no files of their own.
+        groups: which images belong together, and their subgroups; None if nothing is known.
+
+    >>> import torch
+    >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]),
+    ...                 torch.arange(4), ("cat", "dog"))
+    >>> images[2:].keys
+    tensor([2, 3])
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    keys: torch.Tensor
+    classes: tuple[str, ...]
+    names: npt.NDArray[np.object_] | None = None
+    groups: Groups | None = None
+
+    def __post_init__(self) -> None:
+        import torch
+
+        check_images(self.images)
+        n = len(self.images)
+        if self.names is not None and self.names.shape != (n,):
+            raise InputError(f"names must have the shape [{n}], found {list(self.names.shape)}")
+        shapes = {"labels": ((n,), (n, len(self.classes))), "keys": ((n,),)}
+        for name, column in (("labels", self.labels), ("keys", self.keys)):
+            if column.dtype != torch.int64 or tuple(column.shape) not in shapes[name]:
+                found = f"{column.dtype} {list(column.shape)}"
+                raise InputError(f"{name} must be int64 [{n}], found {found}")
+        if self.labels.ndim > 1 or not n:  # labels of another task, which checks them
+            return
+        if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+            span = f"{int(self.labels.min())} to {int(self.labels.max())}"
+            raise InputError(f"labels go from {span}, but there are {len(self.classes)} classes")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Index) -> Images:
+        of = index if isinstance(index, slice) else np.asarray(index)
+        return Images(
+            self.images[index],
+            self.labels[index],
+            self.keys[index],
+            self.classes,
+            None if self.names is None else self.names[of],
+            None if self.groups is None else self.groups[of],
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of one data set and the statistics of its training images.
+
+    Attributes:
+        name: the specification that the data set was loaded from.
+        train, val, test: `Images`; train and val may be None.
+        mean, std: mean and standard deviation per channel of the training images in [0, 1], or of
+            the test images if there is no training split.
+        notes: facts for the record of the run, such as the number of skipped files.
+        task: what is to be told of each image; a name of `fairweather.tasks.task.TASKS`.
+    """
+
+    name: str
+    train: Images | None
+    val: Images | None
+    test: Images
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    notes: Mapping[str, object] = field(default_factory=dict)
+    task: str = CLASSIFICATION
+
+    def __post_init__(self) -> None:
+        check_text(self.name, "the name of the data set")
+        for name in self.classes:
+            check_name(name, "the class")
+        for part in (self.train, self.val, self.test):
+            if part is not None and part.names is not None:
+                check_file_names([str(name) for name in part.names], "the data set")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order, the same in every split."""
+        return self.test.classes
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A named change of the test images at one level: 8-bit images in, 8-bit images out.
+
+    Attributes:
+        name: the name in the table of shifts.
+        level: the one parameter that a sweep varies; None for `clean`.
+        parameters: the parameters that were given, in the order of the function's signature.
+        apply: `(images uint8 [B, 3, H, W], keys int64 [B], seed) -> uint8 [B, 3, H, W]`.
+
+    >>> Shift("gaussian_blur", 0.7, {"sigma": 0.7, "kernel_size": 5}, lambda x, k, s: x).id
+    'gaussian_blur,sigma=0.7,kernel_size=5'
+    """
+
+    name: str
+    level: float | None
+    parameters: Mapping[str, Parameter] = field(hash=False)
+    apply: ShiftFunction = field(repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """`name[,parameter=value...]`: no other shift has the same id."""
+        return format_id(self.name, self.parameters)
+
+    @property
+    def level_name(self) -> str:
+        """The level as in scores.csv: the shortest text of the number, or `none`."""
+        return "none" if self.level is None else format_number(self.level)
+
+    def _repr_html_(self) -> str:
+        return _change_html(self)
+
+    def __call__(self, images: torch.Tensor, keys: torch.Tensor, seed: int = 0) -> torch.Tensor:
+        """Shift a batch: uint8 `[B, 3, H, W]` and int64 keys `[B]` to uint8 `[B, 3, H, W]`."""
+        import torch
+
+        check_images(images)
+        if self.level is not None and min(images.shape[2:]) < MIN_SIDE:
+            height, width = images.shape[2:]
+            raise InputError(
+                f"{self.name} needs images of at least {MIN_SIDE} pixels per side, "
+                f"found {height}x{width}"
+            )
+        if not isinstance(keys, torch.Tensor):
+            raise InputError(f"a shift needs the images' keys as a tensor, found {keys!r}")
+        if keys.dtype != torch.int64 or keys.shape != images.shape[:1]:
+            found = f"{keys.dtype} {list(keys.shape)}"
+            raise InputError(
+                f"a shift needs one int64 key for each of {len(images)} images, found {found}"
+            )
+        shifted = self.apply(images, keys, seed)
+        if shifted.dtype != torch.uint8 or shifted.shape != images.shape:
+            found = f"{shifted.dtype} {list(shifted.shape)}"
+            raise TypeError(f"{self.id} must return uint8 {list(images.shape)}, returned {found}")
+        return shifted
+
+
+class Attacked(NamedTuple):
+    """The result of an attack on a batch: the attacked images, and which of them were broken.
+
+    Attributes:
+        images: float32 `[B, 3, H, W]` in [0, 1], not rounded.
+        broken: for each part of the attack, by name, bool `[B]`: the images that it broke. `clean`
+            are the images that the model gets wrong without an attack. An image is true in at most
+            one of them.
+    """
+
+    images: torch.Tensor
+    broken: Mapping[str, torch.Tensor]
+
+    @property
+    def robust(self) -> torch.Tensor:
+        """bool `[B]`: does the model still classify the image correctly after every part."""
+        import torch
+
+        return ~torch.stack(list(self.broken.values())).any(0)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A named change of the test images that is computed from the model and the labels.
+
+    Attributes:
+        name: the name in the table of attacks.
+        level: epsilon, the largest norm of a perturbation of pixels in [0, 1].
+        parameters: the parameters that were given, in the order of the function's signature.
+        apply: `(model, images, labels, keys, stream, tell) -> Attacked`; it may call `tell` with
+            the share of its runs that are done.
+
+    >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, lambda *batch: Attacked(batch[1], {})).id
+    'pgd,epsilon=0.1,steps=5'
+    """
+
+    name: str
+    level: float
+    parameters: Mapping[str, Parameter] = field(hash=False)
+    apply: AttackFunction = field(repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """`name[,parameter=value...]`: no other attack has the same id."""
+        return format_id(self.name, self.parameters)
+
+    @property
+    def level_name(self) -> str:
+        """The level as in scores.csv: the shortest text of the number."""
+        return format_number(self.level)
+
+    def _repr_html_(self) -> str:
+        return _change_html(self)
+
+    def outcome(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        keys: torch.Tensor,
+        seed: int = 0,
+        tell: Callable[[float], None] | None = None,
+    ) -> Attacked:
+        """Attack a batch, and tell which part of the attack broke which image.
+
+        Args:
+            model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`, on the images'
+                device.
+            images: float32 `[B, 3, H, W]` in [0, 1].
+            labels, keys: int64 `[B]`.
+            seed: random starts, targets and proposals depend only on it, the id and the key.
+            tell: called with the share of the attack that is done, if the attack tells it.
+        """
+        return self.apply(model, images, labels, keys, f"{seed}/{self.id}", tell)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        keys: torch.Tensor,
+        seed: int = 0,
+        tell: Callable[[float], None] | None = None,
+    ) -> torch.Tensor:
+        """Attack a batch: float32 `[B, 3, H, W]` in [0, 1], not rounded, on the images' device."""
+        return self.outcome(model, images, labels, keys, seed, tell).images
+
+
+def make_levels(
+    name: str,
+    level: str,
+    levels: Sequence[float] | Mapping[str, object],
+    make: Callable[..., Change],
+) -> list[Change]:
+    """Make a shift or an attack at several levels.
+
+    Args:
+        name: of the shift or attack.
+        level: the parameter that is its level.
+        levels: a list of levels, or a mapping of parameters.
+        make: makes one from its name and keyword parameters.
+    """
+    parameters = dict(levels) if isinstance(levels, Mapping) else {level: levels}
+    swept = parameters.pop(level, None)
+    values = [swept] if isinstance(swept, int | float) else swept
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
+    made = [make(name, **{level: value, **parameters}) for value in values]
+    if len({each.level for each in made}) < len(made):
+        raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
+    return made
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One set of test images for one model and seed: clean, or under one shift or attack.
+
+    The ensemble of a model's seeds has the seed `ensemble`.
+
+    >>> clean = Shift("clean", None, {}, lambda x, k, s: x)
+    >>> Cell("basic", 0, clean).id
+    'basic/seed-0/clean'
+    """
+
+    model: str
+    seed: int | str
+    shift: Shift | Attack
+
+    @property
+    def id(self) -> str:
+        """`MODEL/seed-SEED/SHIFT`, for messages."""
+        return f"{self.model}/seed-{self.seed}/{self.shift.id}"
+
+
+class AnyPredictions:
+    """The per-image columns of one cell, of whatever task.
+
+    A task has a frozen dataclass of its own, whose arrays are stored.
+
+    Attributes:
+        keys: int64 `[N]`.
+        labels: int64 `[N]` or `[N, L]`.
+        logits: float32 `[N, C]`, or None where they are not kept.
+        classes: the names of what the logits are of.
+        kind: what these are predictions of.
+        stored: the type of each column that is stored, by name; all but the logits.
+    """
+
+    keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32] | None
+    classes: tuple[str, ...]
+    kind: ClassVar[TaskKind]
+    stored: ClassVar[Mapping[str, type[np.generic]]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """int64 `[N]`: sums over the images of each stratum are quick, as its metrics need them."""
+        return np.zeros(len(self), dtype=np.int64)
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """bool `[N]`: is what is decided right."""
+        raise NotImplementedError
+
+    def take(self, places: npt.NDArray[np.integer]) -> Self:
+        """The columns of some images, by their places."""
+        return join_columns([self], lambda columns: columns[0][places])
+
+    def with_columns(self, **columns: object) -> Self:
+        """The same with other columns."""
+        return replace(self, **columns)  # type: ignore[type-var] # every task has a dataclass
+
+
+P = TypeVar("P", bound=AnyPredictions)
+
+
+def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], Any]) -> P:
+    """Make predictions whose columns are those of several, joined column by column.
+
+    What is no column, such as the names of classes, is that of the first.
+    """
+    changed: dict[str, Any] = {}
+    for name, first in vars(parts[0]).items():
+        columns = [vars(part)[name] for part in parts]
+        if isinstance(first, np.ndarray):
+            changed[name] = join(columns)
+        elif isinstance(first, Mapping):
+            changed[name] = {key: join([column[key] for column in columns]) for key in first}
+    return parts[0].with_columns(**changed)
+
+
+@dataclass(frozen=True)
+class Predictions(AnyPredictions):
+    """Per-image columns of one cell. Every metric is computed from these, without a model.
+
+    Attributes:
+        keys, labels, predicted: int64 `[N]`.
+        confidence: float64 `[N]`, the largest softmax probability.
+        top5_correct: bool `[N]`: are fewer than five logits greater than the label's.
+        nll: float64 `[N]`, minus the log of the label's probability, in nats.
+        brier: float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
+        logits: float32 `[N, classes]`, or None for more than 100 classes.
+        classes: class names in label order.
+        ordered: whether the classes are in an order, such as grades of a disease.
+        set_size: int64 `[N]`, the number of classes in each prediction set; None without sets.
+        covered: bool `[N]`: is the label in the prediction set; None without sets.
+        ood_scores: float32 `[N]` for each score of `OOD_SCORES` that was computed, by name.
+    """
+
+    kind: ClassVar[TaskKind] = TaskKind()
+    stored: ClassVar[Mapping[str, type[np.generic]]] = {
+        "keys": np.int64,
+        "labels": np.int64,
+        "predicted": np.int64,
+        "confidence": np.float64,
+        "top5_correct": np.bool_,
+        "nll": np.float64,
+        "brier": np.float64,
+        # Only of variants that make prediction sets.
+        "set_size": np.int64,
+        "covered": np.bool_,
+    }
+
+    keys: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float64]
+    top5_correct: npt.NDArray[np.bool_]
+    nll: npt.NDArray[np.float64]
+    brier: npt.NDArray[np.float64]
+    logits: npt.NDArray[np.float32] | None
+    classes: tuple[str, ...]
+    ordered: bool = False
+    set_size: npt.NDArray[np.int64] | None = None
+    covered: npt.NDArray[np.bool_] | None = None
+    ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """int64 `[N]`, the labels: in their order, the images of a class are adjacent."""
+        return self.labels
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """bool `[N]`: is the predicted class the label."""
+        return self.predicted == self.labels
+
+
+class Score(NamedTuple):
+    """A value with its 95 % interval and the number of images that it was computed from.
+
+    `low` and `high` are NaN if the value is NaN, or if the images have too few errors for an
+    interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def too_few(self) -> bool:
+        """Tell whether there are too few errors for an interval that covers the true value.
+
+        >>> Score(0.99, math.nan, math.nan, 200).too_few
+        True
+        """
+        return math.isnan(self.low) and not math.isnan(self.value)
+
+
+class Scores(dict[str, Score]):
+    """Scores by the name of the metric, which show themselves as a table in a notebook.
+
+    >>> scores = Scores(accuracy=Score(0.9, 0.85, 0.94, 200))
+    >>> scores["accuracy"].value
+    0.9
+    >>> "<td>0.9</td><td>0.85</td><td>0.94</td><td>200</td>" in scores._repr_html_()
+    True
+    """
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, score in self.items():
+            ends = ["too few", "errors"] if score.too_few else map(_rounded, score[1:3])
+            rows.append([name, _rounded(score.value), *ends, str(score.n)])
+        return html_table(["metric", "value", "low", "high", "n"], rows)
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table for a notebook, whatever the texts contain.
+
+    >>> html_table(["a"], [["<b>"]])
+    '<table><thead><tr><th>a</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
+    """
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    return f"<table><thead>{row(head, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def _change_html(change: Shift | Attack) -> str:
+    """A shift or an attack with its parameters, for a notebook."""
+    parameters = [[name, format_number(value)] for name, value in change.parameters.items()]
+    return html_table([type(change).__name__.lower(), change.name], parameters)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def format_id(name: str, parameters: Mapping[str, Parameter]) -> str:
+    """Write `name[,parameter=value...]`.
+
+    >>> format_id("gaussian_blur", {"sigma": 0.7, "kernel_size": 5})
+    'gaussian_blur,sigma=0.7,kernel_size=5'
+    """
+    return ",".join([name, *(f"{key}={format_number(value)}" for key, value in parameters.items())])
+
+
+def format_number(value: Parameter) -> str:
+    """Write a number as the shortest text that reads back as the same number.
+
+    >>> format_number(2.0), format_number(0.1), format_number(1 / 3), format_number("fog")
+    ('2', '0.1', '0.3333333333333333', 'fog')
+    """
+    return str(value).removesuffix(".0")
+
+
+def format_255ths(value: float | str) -> str:
+    """Write a budget as `N/255`, as papers do; "" if it is no such fraction or a short decimal.
+
+    >>> format_255ths(8 / 255), format_255ths("0.00784313725490196"), format_255ths(
+    ...     0.1
+    ... ), format_255ths(0.2)
+    ('8/255', '2/255', '', '')
+    """
+    steps = round(float(value) * 255, 9)
+    is_long = len(format_number(float(value))) > len("0.0000")
+    return f"{steps:.0f}/255" if is_long and steps >= 1 and steps.is_integer() else ""
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Raise `InputError` unless these are 8-bit images `[N, 3, H, W]`."""
+    import torch
+
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        found = f"{images.dtype} {list(images.shape)}"
+        raise InputError(f"images must be uint8 [N, 3, H, W], found {found}")

@@ -1,0 +1,679 @@
+"""The record of a run, the special values in scores.csv, and the paths inside a run folder.
+
+A run folder contains `record.json`, which is a `RunRecord`, and in `steps/` one `StepRecord` for
+each finished step. All code that reads or writes a run uses these types and names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import pydantic
+from pydantic import JsonValue
+
+from fairweather.errors import InputError, check_text
+from fairweather.types.measurement import CLASSIFICATION, format_number
+from fairweather.types.options import Preparation
+
+# The version of record.json and of the records of steps; 1 was study.yaml with provenance.json.
+VERSION: Literal[2] = 2
+
+# ---------------------------------------------------------------- special values in scores.csv
+
+COLUMNS = ["model", "seed", "shift", "level", "metric", "value", "low", "high", "n"]
+SLICE_COLUMNS = [*COLUMNS[:4], "slice", *COLUMNS[4:]]  # of slices.csv
+UNIT_COLUMNS = [*COLUMNS[:4], "unit", *COLUMNS[4:]]  # of scores.csv, where a run has units
+IMAGE = "image"  # unit: whole images; others are parts of their labels, such as `finding=Effusion`
+CLEAN = "clean"  # shift: the test images as they are
+# Shift: the clean validation images, if the test images have a different origin from the other
+# images. Like clean, they are in no mean over shifts.
+VALIDATION = "validation"
+ALL = "all"  # shift: the mean over all shifts
+PRIORS, OOD = "priors/", "ood/"  # shift: prefixes of those that change no image
+# Shift: prefix of other images of the same classes. They are not paired with the test images.
+NATURAL = "natural/"
+WORST_PRIORS = f"{PRIORS}worst"
+NO_LEVEL = "none"  # level: of a shift without levels
+MEAN, WORST = "mean", "worst"  # level: over the levels of a shift
+SPREAD = "sd"  # seed: the standard deviation over seeds; MEAN is their mean
+ENSEMBLE = "ensemble"  # seed: the models of all seeds predict together
+SUMMARY_SEEDS = (MEAN, SPREAD)
+SUMMARY_LEVELS = (MEAN, WORST)
+ENSEMBLE_SUFFIX = f"+{ENSEMBLE}"  # the ensemble as a model of its own, in tables and rules
+
+
+class ShiftLevel(NamedTuple):
+    """The test images of a row of scores.csv: a shift and its level."""
+
+    shift: str
+    level: str
+
+
+def is_shifted(shift: str) -> bool:
+    """Say whether a value of the column `shift` is a change of the test images.
+
+    >>> [is_shifted(word) for word in ("gaussian_blur", "clean", "priors/foxes")]
+    [True, False, False]
+    """
+    return shift not in (CLEAN, VALIDATION) and not shift.startswith((PRIORS, OOD, NATURAL))
+
+
+def slice_label(column: str, value: str) -> str:
+    """Name the images with a value in a column, as in slices.csv and in rules.
+
+    >>> slice_label("site", "B")
+    'site=B'
+    """
+    return f"{column}={value}"
+
+
+def worst_slice_label(column: str) -> str:
+    """Name the worst of all values of a column, as in slices.csv and in rules.
+
+    >>> worst_slice_label("site")
+    'worst site'
+    """
+    return f"worst {column}"
+
+
+def mean_unit_name(unit: str) -> str:
+    """Name the mean over all units like this one, as in scores.csv.
+
+    >>> mean_unit_name("finding=Effusion")
+    'mean finding'
+    """
+    return f"{MEAN} {unit.partition('=')[0]}"
+
+
+def is_of_all_units(unit: str) -> bool:
+    """Say whether a number is of whole images, or a mean over units.
+
+    >>> [is_of_all_units(unit) for unit in (IMAGE, "mean finding", "finding=Mass", "worst finding")]
+    [True, True, False, False]
+    """
+    return unit == IMAGE or unit.startswith(f"{MEAN} ")
+
+
+def variant_name(model: str, variant: str) -> str:
+    """Name a variant of a model, as in folders and scores.csv.
+
+    >>> variant_name("basic", "temperature")
+    'basic+temperature'
+    """
+    return f"{model}+{variant}"
+
+
+def base_model(name: str) -> str:
+    """Name the model of a variant; for a model, give its own name.
+
+    >>> base_model("basic+temperature"), base_model("basic")
+    ('basic', 'basic')
+    """
+    return name.partition("+")[0]
+
+
+# ---------------------------------------------------------------- the paths inside a run folder
+
+RECORD, STUDY, SCORES, SUMMARY = "record.json", "study.yaml", "scores.csv", "summary.csv"
+SLICES = "slices.csv"  # scores of subgroups, only if they were asked for
+WARNINGS, ABSENT_METRICS = "warnings.json", "absent_metrics.json"
+PAGE, TABLES, FIGURES, SAMPLES = "report.html", "tables", "figures", "samples"
+STEPS, GROUPS = "steps", "groups"
+JOINED = "joined.json"  # only in a folder that was joined from runs with different seeds
+WEIGHTS, DESCRIPTION, HISTORY = "model.safetensors", "model.json", "history.csv"
+PROBED = "probed.safetensors"  # weights where an interpolation begins
+CORRELATION = "correlation.json"
+DIVERGED = "diverged.json"  # instead of a model, if a try of a sweep diverged
+TEST, VAL, TRAIN = "test", "val", "train"
+NO_IMAGES = "without_images"  # note on the data of a run of predictions that came with labels alone
+
+
+def escape(text: str) -> str:
+    """Write a shift as one component of a path.
+
+    >>> escape("imagenet_c/fog,severity=3")
+    'imagenet_c__fog,severity=3'
+    """
+    return text.replace("/", "__")
+
+
+def part_folder(part: str) -> str:
+    """Name the folder of a split; another data set is named by its source and a digest of it.
+
+    >>> part_folder("test"), part_folder("folder:../digits")
+    ('test', 'folder-..-digits-13d19f5b')
+    """
+    if part in (TEST, VAL, TRAIN):
+        return part
+    words = re.sub(r"[^A-Za-z0-9_.]+", "-", part).strip("-.")
+    mark = hashlib.sha256(part.encode()).hexdigest()[:8]  # two sources may give the same words
+    return f"{words}-{mark}"
+
+
+def model_folder(model: str, seed: int | str) -> str:
+    """The folder for the training of a model with a seed.
+
+    >>> model_folder("basic", 0)
+    'models/basic/seed-0'
+    """
+    return f"models/{model}/seed-{seed}"
+
+
+def try_folder(model: str, number: int) -> str:
+    """The folder for a try of a model's sweep; tries are counted from 1."""
+    return f"models/{model}/sweep/try-{number}"
+
+
+def sweep_table(model: str) -> str:
+    """The file with the table of a model's sweep."""
+    return f"models/{model}/sweep.csv"
+
+
+def chosen_recipe(model: str) -> str:
+    """The file with the recipe that a model's sweep has chosen."""
+    return f"models/{model}/chosen.json"
+
+
+def pretraining_folder(name: str, seed: int) -> str:
+    """The folder for a pre-training with a seed."""
+    return f"pretraining/{name}/seed-{seed}"
+
+
+def fitted_file(model: str, seed: int | str, variant: str) -> str:
+    """The file with what was fitted for a variant, given by what stands behind `MODEL+`.
+
+    >>> fitted_file("basic", 0, "isotonic")
+    'variants/basic+isotonic/seed-0/isotonic.json'
+    """
+    return f"variants/{variant_name(model, variant)}/seed-{seed}/{variant}.json"
+
+
+def sets_file(model: str, variant: str, seed: int | str) -> str:
+    """The file with what the prediction sets of a variant of a model are made with.
+
+    >>> sets_file("basic", "conformal-lac-0.9", 0)
+    'variants/basic+conformal-lac-0.9/seed-0/sets.json'
+    """
+    return f"variants/{variant_name(model, variant)}/seed-{seed}/sets.json"
+
+
+def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) -> str:
+    """The file with the predictions of a model under a shift, given by its id.
+
+    An ensemble may be named as in tables.
+
+    >>> predictions_file("basic", 0, "imagenet_c/fog,severity=3")
+    'predictions/basic/seed-0/test/imagenet_c__fog,severity=3.parquet'
+    >>> predictions_file("basic+ensemble", "ensemble", "clean")
+    'predictions/basic/seed-ensemble/test/clean.parquet'
+    """
+    folder = f"predictions/{model.removesuffix(ENSEMBLE_SUFFIX)}/seed-{seed}"
+    return f"{folder}/{part_folder(part)}/{escape(shift)}.parquet"
+
+
+def groups_file(part: str) -> str:
+    """The file with the clusters and slices of the images of a part.
+
+    >>> groups_file("test")
+    'groups/test.parquet'
+    """
+    return f"{GROUPS}/{part_folder(part)}.parquet"
+
+
+def features_file(model: str, seed: int | str) -> str:
+    """The file with the features of known images, by which a model's k-NN distances are measured.
+
+    >>> features_file("basic", 0)
+    'features/basic/seed-0.safetensors'
+    """
+    return f"features/{model}/seed-{seed}.safetensors"
+
+
+def image_list(part: str) -> str:
+    """The file that names the file of each image of a part; only if images have files of their own.
+
+    >>> image_list("test")
+    'images/test.csv'
+    """
+    return f"images/{part_folder(part)}.csv"
+
+
+def step_file(step: str) -> str:
+    """The file with the record of a finished step.
+
+    >>> step_file("models/basic/seed-0")
+    'steps/models/basic/seed-0.json'
+    """
+    return f"{STEPS}/{step}.json"
+
+
+class PredictionsPath(NamedTuple):
+    """The model, seed, split and shift of a file of predictions, as in its path."""
+
+    model: str
+    seed: str
+    part: str
+    shift: str
+
+
+def parse_predictions_path(file: str) -> PredictionsPath | None:
+    """Read model, seed, split and shift from a path; None if it is no file of predictions.
+
+    >>> parse_predictions_path("predictions/basic/seed-0/test/imagenet_c__fog,severity=3.parquet")
+    PredictionsOf(model='basic', seed='0', part='test', shift='imagenet_c__fog,severity=3')
+    """
+    parts = PurePosixPath(file).parts
+    if len(parts) != 5 or parts[0] != "predictions" or not file.endswith(".parquet"):
+        return None
+    return PredictionsPath(
+        parts[1], parts[2].removeprefix("seed-"), parts[3], parts[4].removesuffix(".parquet")
+    )
+
+
+# ---------------------------------------------------------------- the record of a run
+
+
+class FrozenRecord(pydantic.BaseModel):
+    """A record: unknown keys are errors, and values cannot be changed."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+RecordType = TypeVar("RecordType", bound=FrozenRecord)
+# A text that is shown. A record may come from anybody: what draws figures aborts the whole process
+# at a control character.
+ShownText = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
+
+
+class DataRecord(FrozenRecord):
+    """The data of a run.
+
+    Attributes:
+        name: the specification it was loaded from, with the size.
+        classes: names in label order.
+        digests: digest of each split that is used and of each other data set, by name.
+        mean, std: per-channel statistics of the training images in [0, 1].
+        arguments: arguments of `load_data` that load it again; a small copy cuts absolute paths.
+        notes: further facts from the source, such as `source`, `size` and `skipped_files`; a new
+            source may have other keys, so they are not listed here.
+        task: what is told of each image; records of earlier versions name none.
+    """
+
+    name: ShownText
+    classes: tuple[ShownText, ...]
+    digests: dict[str, str] = {}
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    arguments: dict[str, JsonValue] = {}
+    notes: dict[str, JsonValue] = {}
+    task: ShownText = CLASSIFICATION
+
+    @property
+    def side(self) -> tuple[int, int] | None:
+        """Height and width of the images in pixels, if the notes have them."""
+        match self.notes.get("size"):
+            case [int(height), int(width)]:
+                return height, width
+        return None
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How images were resized and cropped to squares, if the notes have it."""
+        noted = self.notes.get("preparation")
+        if noted is None:
+            return None
+        try:
+            return pydantic.TypeAdapter(Preparation).validate_python(noted)
+        except pydantic.ValidationError:
+            raise InputError(f"the record has a wrong preparation of images: {noted}") from None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes are in an order, such as grades of a disease."""
+        return self.notes.get("ordered_classes") is True
+
+    @property
+    def source(self) -> str | None:
+        """The specification of the source, if the notes have it."""
+        found = self.notes.get("source")
+        return found if isinstance(found, str) else None
+
+
+class CellRecord(FrozenRecord):
+    """A shift or an attack at one level.
+
+    Attributes:
+        id: `name[,parameter=value...]`.
+        level: the number that the sweep varies.
+        constants: the constants of the level, if they depend on the size of the images.
+    """
+
+    id: ShownText
+    level: float
+    constants: ShownText | None = None
+
+
+class SweepRecord(FrozenRecord):
+    """A shift or an attack and its levels.
+
+    Attributes:
+        name: the entry in the table of shifts or attacks.
+        kind: which of the two.
+        title, level_title: texts for figures.
+        neutral: the level that changes nothing.
+        note: explanation of its levels for readers; mostly empty.
+        norm: norm of an attack's budget; None for shifts.
+        cells: every level, in the study's order.
+    """
+
+    name: ShownText
+    kind: Literal["shift", "attack"]
+    title: ShownText
+    level_title: ShownText
+    neutral: float
+    note: ShownText = ""
+    norm: ShownText | None = None
+    cells: tuple[CellRecord, ...]
+
+
+class ModelRecord(FrozenRecord):
+    """A model of a run, or a pre-training.
+
+    Attributes:
+        title: its name in tables and figures.
+        settings: its settings, with the keys of the study file or of `evaluate`; the schema of a
+            study has their types.
+        facts: facts of a model from elsewhere (`digest`, `labels`, `source`, `normalisation`, ...);
+            empty for a model that the run trains.
+    """
+
+    title: ShownText
+    settings: dict[str, JsonValue] = {}
+    facts: dict[str, JsonValue] = {}
+
+
+class RunSettings(FrozenRecord):
+    """The settings of all measurements of a run.
+
+    Attributes:
+        shift_seed: random seed of stochastic shifts and attacks.
+        bootstrap: number of resamples for every interval.
+        batch_size: images in a forward pass.
+        precision: precision of predictions.
+        cudnn_benchmark: whether cuDNN chose its kernels by speed.
+        training_precision: precision of training as given; None if nothing is trained.
+        variants: variants that are measured for every model, as `variants.Variant.text` writes
+            them: `temperature`, `batchnorm`, `conformal: {...}`.
+        threads: threads of every step; None where runs with different numbers were joined.
+        operating_points: the probability from which on a class is called, by class.
+        fit_on: ids of the shifts of the validation images that the variants `...-fit_on` were
+            fitted on; empty if there are none.
+    """
+
+    shift_seed: int = 0
+    bootstrap: int = 1000
+    batch_size: int = 256
+    precision: str = "fp32"
+    cudnn_benchmark: bool = False
+    training_precision: str | None = None
+    variants: tuple[str, ...] = ()
+    threads: int | None = None
+    operating_points: dict[ShownText, float] = {}
+    fit_on: tuple[ShownText, ...] = ()
+
+
+class Machine(FrozenRecord):
+    """The properties of a machine that can change a result.
+
+    Attributes:
+        device: `cpu`, `cuda`, ...
+        model: name of the processor or GPU.
+        instructions: the widest vector instructions that torch uses on the processor.
+        threads: threads of torch.
+    """
+
+    device: str
+    model: str
+    instructions: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.device}, {self.instructions}, {self.threads} threads)"
+
+
+class Provenance(FrozenRecord):
+    """The time, command, versions and machine with which a run was begun.
+
+    Attributes:
+        time: in UTC, ISO 8601.
+        git: revision and dirty flag of the working folder and of fairweather, if they are in git.
+        hardware: device, cpu, cores, threads.
+    """
+
+    time: str
+    command: str
+    git: dict[str, JsonValue] = {}
+    python: str
+    platform: str
+    versions: dict[str, str] = {}
+    hardware: dict[str, JsonValue] = {}
+
+
+class RunRecord(FrozenRecord):
+    """The record of a run: models, data, shifts, settings, and how it was begun.
+
+    Attributes:
+        kind: `study` (it trains its models) or `evaluation` (of a model from elsewhere).
+        models: models by name, in the order of the study.
+        pretraining: pre-trainings by name.
+        seeds: random seeds that models are trained with; [0] for a model from elsewhere.
+        ensemble: whether the models of all seeds are also measured together.
+        sweeps: every shift and attack at its levels; the clean images are always measured.
+        variants: titles of variants and interpolations, by name: `MODEL+...`.
+        seen_shifts: test shifts that a model was trained with, and what made them, by model and
+            shift.
+        priors: class probabilities in label order, by the name of each changed set of priors.
+        ood: other data sets that a model's confidence should separate from this one.
+        natural: the sources of other images of the same classes, by name.
+    """
+
+    version: Literal[2] = VERSION
+    kind: Literal["study", "evaluation"]
+    name: ShownText
+    title: ShownText = ""
+    description: ShownText = ""
+    data: DataRecord
+    models: dict[ShownText, ModelRecord]
+    pretraining: dict[ShownText, ModelRecord] = {}
+    seeds: tuple[int, ...] = (0,)
+    ensemble: bool = False
+    sweeps: tuple[SweepRecord, ...] = ()
+    variants: dict[ShownText, ShownText] = {}
+    seen_shifts: dict[ShownText, dict[ShownText, ShownText]] = {}
+    priors: dict[ShownText, tuple[float, ...]] = {}
+    ood: tuple[ShownText, ...] = ()
+    natural: dict[ShownText, ShownText] = {}
+    settings: RunSettings = RunSettings()
+    provenance: Provenance
+
+    def cells(self) -> Iterator[CellRecord]:
+        """Every level of every shift and attack."""
+        for sweep in self.sweeps:
+            yield from sweep.cells
+
+    def lasting(self) -> dict[str, Any]:
+        """The record without time, command and git revisions, which change if the run continues."""
+        facts = self.model_dump(mode="json")
+        circumstances = {"time", "command", "git"}
+        facts["provenance"] = {
+            key: fact for key, fact in facts["provenance"].items() if key not in circumstances
+        }
+        return facts
+
+    def to_json(self) -> str:
+        """Write the text of record.json."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+class JoinedRun(FrozenRecord):
+    """One of the runs that a folder was joined from.
+
+    Attributes:
+        path: path of its folder, as it was given; a small copy cuts absolute ones to the last part.
+        models, seeds: the models and seeds from this run.
+        provenance: the time, command, versions and machine with which it was begun.
+    """
+
+    path: str
+    models: tuple[str, ...]
+    seeds: tuple[int, ...]
+    provenance: Provenance
+
+
+class JoinedRecord(FrozenRecord):
+    """The runs that a folder was joined from. It is a file of its own for earlier versions.
+
+    Attributes:
+        runs: the runs in the order of joining; each model has one recipe in all of them.
+    """
+
+    version: Literal[1] = 1
+    runs: tuple[JoinedRun, ...]
+
+    def to_json(self) -> str:
+        """Write the text of joined.json."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+StepKind: TypeAlias = Literal[
+    "pretrain",
+    "train",
+    "choose",
+    "fit",
+    "conform",  # what fits prediction sets in folders of earlier versions
+    "features",
+    "predict",
+    "group",
+    "score",
+    "sample",
+    "report",
+]
+
+
+class StepRecord(FrozenRecord):
+    """The record of a finished step.
+
+    Attributes:
+        id, kind: id and kind of the step.
+        fingerprint: fingerprint of everything that it depended on.
+        depends: the settings among these, so that a change can be named.
+        files: the files that it wrote, with the SHA-256 of each.
+        machine: the machine that it ran on.
+        seconds: its duration.
+        work: images times passes, as planned; with `seconds` this gives its speed.
+        halved_to: the batch size at which it went on after memory ran out, which may change the
+            last digits of its results; None if memory was sufficient.
+    """
+
+    version: Literal[2] = VERSION
+    id: str
+    kind: StepKind
+    fingerprint: str
+    depends: dict[str, JsonValue]
+    files: dict[str, str]
+    machine: Machine | None = None
+    seconds: float = 0.0
+    work: int = 0
+    halved_to: int | None = None
+
+    def to_json(self) -> str:
+        """Write the text of its file."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def is_part_of(record: RunRecord, step: StepRecord) -> bool:
+    """Say whether a finished step still belongs to the run that the record describes."""
+    parts = step.id.split("/")
+    if step.kind in ("group", "score", "sample", "report"):
+        return True
+    if len(parts) < 3:
+        return False
+    if step.kind == "pretrain":
+        own = record.pretraining.get(parts[1])
+        return own is not None and _parse_seed(parts[2]) in _pretraining_seeds(record, parts[1])
+    if base_model(parts[1]) not in record.models:
+        return False
+    if step.kind in ("train", "choose"):
+        if parts[2] == "sweep":
+            tries = _count_tries(record.models[base_model(parts[1])])
+            folders = {f"try-{number}" for number in range(1, tries + 1)}
+            return tries > 0 and (len(parts) < 4 or parts[3] in folders)
+        return _parse_seed(parts[2]) in {str(seed) for seed in record.seeds}
+    seeds = {str(seed) for seed in record.seeds} | ({ENSEMBLE} if record.ensemble else set())
+    known = parts[1] in record.models or parts[1] in record.variants
+    if not known or _parse_seed(parts[2]) not in seeds:
+        return False
+    place = parse_predictions_path(f"{step.id}.parquet")
+    if place is None:
+        return True
+    others = (*record.ood, *(f"{NATURAL}{name}" for name in record.natural))
+    data = {TEST, VAL, *(part_folder(other) for other in others)}
+    shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
+    return place.part in data and place.shift in shifts
+
+
+def _pretraining_seeds(record: RunRecord, name: str) -> set[str]:
+    own = record.pretraining[name].settings.get("seed")
+    return {str(seed) for seed in record.seeds} if own is None else {str(own)}
+
+
+def _count_tries(model: ModelRecord) -> int:
+    """The number of tries of a model's sweep; 0 without a sweep."""
+    sweep = model.settings.get("sweep")
+    if not isinstance(sweep, dict) or not sweep:
+        return 0
+    return math.prod(len(values) for values in sweep.values() if isinstance(values, list))
+
+
+def _parse_seed(folder: str) -> str:
+    return folder.removeprefix("seed-")
+
+
+def parse_record(text: str | bytes, place: str) -> RunRecord:
+    """Read the text of record.json; raises `InputError`, naming `place`, for anything else."""
+    return _parse(RunRecord, text, place, "the record of a fairweather run")
+
+
+def parse_step_record(text: str | bytes, place: str) -> StepRecord:
+    """Read the text of a step's record; raises `InputError`, naming `place`, for anything else."""
+    return _parse(StepRecord, text, place, "the record of a step of a fairweather run")
+
+
+def _parse(kind: type[RecordType], text: str | bytes, place: str, what: str) -> RecordType:
+    try:
+        raw = json.loads(text)
+        version = raw["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"{place} is not {what}") from None
+    if isinstance(version, int) and version > VERSION:
+        raise InputError(f"{place} was written by a newer fairweather (version {version})")
+    try:
+        # Not from the text: the notes on the data may contain file names that are no UTF-8, which
+        # pydantic's JSON reader refuses.
+        return kind.model_validate(raw)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{place} is not {what}: {where}: {first['msg']}") from None
+
+
+def cells_by_level(sweep: SweepRecord) -> dict[str, CellRecord]:
+    """The cells of a sweep by level, ascending, written as in scores.csv."""
+    cells = sorted(sweep.cells, key=lambda cell: cell.level)
+    return {format_number(cell.level): cell for cell in cells}

@@ -1,0 +1,300 @@
+"""Calibration by curves of probabilities: isotonic regression and top-versus-all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.optimize
+import scipy.special
+from pydantic import Field, FiniteFloat, model_validator
+
+from fairweather.errors import unknown_name
+from fairweather.types.record import FrozenRecord
+from fairweather.variants.calibration import (
+    LEAST_SCALE,
+    MOST_BIAS,
+    MOST_SCALE,
+    Calibration,
+    Calibrator,
+    FittedParameters,
+    FloatArray,
+    Logits,
+    break_ties,
+    check_class_count,
+    minimise_convex,
+)
+from fairweather.variants.variant import FIT_ON
+
+# ---------------------------------------------------------------- isotonic regression of the probab
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StepFunction(FrozenRecord):
+    """A function that never falls: linear between points, constant before and after them.
+
+    Attributes:
+        at: the places of the points, ascending.
+        values: its values there, in [0, 1].
+    """
+
+    at: tuple[FiniteFloat, ...] = Field(min_length=1)
+    values: tuple[_Share, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.at) != len(self.values):
+            raise ValueError("there must be one value for each point")
+        if (np.diff(self.at) <= 0).any() or (np.diff(self.values) < 0).any():
+            raise ValueError("points must be ascending, and values must not fall")
+        return self
+
+    def __call__(self, places: FloatArray) -> FloatArray:
+        """Its values at other places."""
+        return np.asarray(np.interp(places, self.at, self.values))
+
+
+def fit_steps(places: npt.ArrayLike, hits: npt.ArrayLike) -> StepFunction:
+    """Fit the shares of hits that never fall and have the least squared error.
+
+    Images at the same place get the same share. Between the places of two shares it is linear, as
+    in scikit-learn.
+
+    Args:
+        places: float `[n]`, finite.
+        hits: bool `[n]`.
+
+    Source: Ayer et al. 1955, An Empirical Distribution Function for Sampling with Incomplete
+    Information (pool adjacent violators).
+
+    >>> fit_steps([0.1, 0.2, 0.3, 0.4], [False, True, False, True]).values
+    (0.0, 0.5, 0.5, 1.0)
+    """
+    at, which = np.unique(np.asarray(places, dtype=np.float64), return_inverse=True)
+    images = np.bincount(which).astype(np.float64)
+    shares = np.bincount(which, weights=np.asarray(hits, dtype=np.float64)) / images
+    found = scipy.optimize.isotonic_regression(shares, weights=images)
+    # The first and the last place of each block say all: it is constant between them.
+    ends = np.union1d(found.blocks[:-1], found.blocks[1:] - 1)
+    values = np.clip(found.x[ends], 0, 1)
+    return StepFunction(at=tuple(at[ends].tolist()), values=tuple(values.tolist()))
+
+
+class FittedIsotonic(Calibrator):
+    """For each class, a step function of its probability; then they are divided by their sum.
+
+    Attributes:
+        steps: one for each class.
+    """
+
+    kind: Literal["isotonic"] = "isotonic"
+    steps: tuple[StepFunction, ...] = Field(min_length=1)
+
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+        rows = check_class_count(logits, len(self.steps))
+        found = self.probabilities(scipy.special.softmax(rows, axis=1))
+        return break_ties(np.log(found), rows)
+
+    def probabilities(self, probabilities: FloatArray) -> FloatArray:
+        """Calibrate probabilities `[N, classes]`; all results are above 0."""
+        columns = zip(self.steps, probabilities.T, strict=True)
+        found = np.stack([steps(column) for steps, column in columns], axis=1)
+        total = found.sum(axis=1, keepdims=True)
+        # Where no class is left, each is as likely as the others.
+        equal = np.full_like(found, 1 / len(self.steps))
+        shares = np.divide(found, total, where=total > 0, out=equal)
+        return (self.images * shares + 1 / len(self.steps)) / (self.images + 1)
+
+
+@dataclass(frozen=True)
+class Isotonic(Calibration):
+    """The probability of each class goes through a step function; then all are normalised.
+
+    If all are zero, all classes are equally likely. Then, so that no probability is zero and every
+    likelihood is finite, they are mixed as if one image more had been seen, which was of all
+    classes in equal parts: n of n become (n + 1/classes) / (n + 1). Predicted classes may change.
+    Steps make ties: of classes with the same probability, the one that the model thought more
+    likely is predicted. A class without images is predicted only where no class is left.
+
+    Source: Zadrozny and Elkan 2002, Transforming Classifier Scores into Accurate Multiclass
+    Probability Estimates.
+
+    >>> fitted = Isotonic().fit_logits([[0.0, 1.0], [0.0, 2.0], [3.0, 0.0]], [0, 1, 0])
+    >>> [steps.values for steps in fitted.steps]
+    [(0.0, 1.0, 1.0), (0.0, 0.0, 1.0)]
+    """
+
+    kind: ClassVar[str] = "isotonic"
+    described: ClassVar[str] = "isotonic regression"
+    fitted: ClassVar[type[FittedParameters]] = FittedIsotonic
+
+    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+        columns = enumerate(scipy.special.softmax(rows, axis=1).T)
+        return {"steps": tuple(fit_steps(column, truth == label) for label, column in columns)}
+
+
+# ---------------------------------------------------------------- top-versus-all: is the prediction
+
+
+class LogisticCurve(FrozenRecord):
+    """Log-odds of being right: the slope times the log-odds of the confidence, plus the offset."""
+
+    slope: Annotated[FiniteFloat, Field(gt=0)]
+    offset: FiniteFloat
+
+
+class FittedTopVersusAll(Calibrator):
+    """The confidence in the predicted class as the chance that it is right.
+
+    Attributes:
+        classes: the number of classes.
+        curve: from the confidence to the chance of being right.
+    """
+
+    kind: Literal["top_versus_all"] = "top_versus_all"
+    classes: int = Field(ge=2)
+    curve: StepFunction | LogisticCurve
+
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+        rows = check_class_count(logits, self.classes)
+        logs = scipy.special.log_softmax(rows, axis=1)
+        top = rows.argmax(axis=1)[:, None]
+        others = logs.copy()
+        np.put_along_axis(others, top, -np.inf, axis=1)
+        others -= scipy.special.logsumexp(others, axis=1, keepdims=True)
+        log_right, log_wrong = self._chances(logs)
+        # It can be the largest probability only if it is at least that of equal ones.
+        least = -np.log(self.classes)
+        log_wrong = np.where(log_right < least, np.log1p(-1 / self.classes), log_wrong)
+        log_right = np.maximum(log_right, least)
+        found = share_out(others, log_wrong, log_right)
+        np.put_along_axis(found, top, log_right[:, None], axis=1)
+        return break_ties(found, rows)
+
+    def _chances(self, logs: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The logarithms of the chances that the predictions are right, and that they are wrong."""
+        if isinstance(self.curve, LogisticCurve):
+            odds = self.curve.slope * log_odds(logs) + self.curve.offset
+            return -np.logaddexp(0, -odds), -np.logaddexp(0, odds)
+        right = self.curve(np.exp(logs.max(axis=1)))
+        right = (self.images * right + 1 / 2) / (self.images + 1)
+        return np.log(right), np.log1p(-right)
+
+
+@dataclass(frozen=True)
+class TopVersusAll(Calibration):
+    """The confidence becomes the chance that the prediction is right; the prediction stays.
+
+    `isotonic` fits a step function of the confidence. So that no chance is 0 or 1, it is mixed as
+    if one image more had been seen, half right: n of n become (n + 1/2) / (n + 1). `logistic` fits
+    slope and offset of the log-odds of the confidence (Platt scaling) by the largest likelihood,
+    with a slope between 1/32 and 32 and an offset between ±16, since the likelihood would grow for
+    ever where all predictions are right, or all are wrong.
+
+    The other classes share what is left in the proportions that the model gave them, but none gets
+    more than the predicted class: what would be more goes to the rest in their proportions. So the
+    confidence is at least 1 / classes, also where the prediction is right less often; with two
+    classes it is at least 1/2.
+
+    Attributes:
+        method: how this chance is fitted: `isotonic` or `logistic`.
+
+    Source: Le Coz, Herbin and Adjed 2024, Confidence Calibration of Classifiers with Many Classes,
+    for the binary problem; the other classes' part is ours.
+
+    >>> logits = np.array([[3.0, 1.0, 0.0]] * 4)
+    >>> fitted = TopVersusAll(method="logistic").fit_logits(logits, [0, 0, 1, 2])
+    >>> np.exp(fitted.change(logits[:1])).round(3)
+    array([[0.5  , 0.366, 0.134]], dtype=float32)
+    """
+
+    kind: ClassVar[str] = "top_versus_all"
+    described: ClassVar[str] = "top-versus-all"
+    fitted: ClassVar[type[FittedParameters]] = FittedTopVersusAll
+    method: Literal["isotonic", "logistic"] = "isotonic"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in tuple(CURVE_FITS):  # it may be a list
+            raise unknown_name("method of top_versus_all", str(self.method), CURVE_FITS)
+
+    @property
+    def own_name(self) -> str:
+        by = "" if self.method == "isotonic" else f"-{self.method}"
+        return f"{self.kind}{by}{FIT_ON if self.fit_on else ''}"
+
+    @property
+    def title(self) -> str:
+        return super().title.replace(self.described, f"{self.described} ({self.method})")
+
+    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+        logs = scipy.special.log_softmax(rows, axis=1)
+        right = rows.argmax(axis=1) == truth
+        return {"classes": rows.shape[1], "curve": CURVE_FITS[self.method](logs, right)}
+
+
+def log_odds(logs: FloatArray) -> FloatArray:
+    """The log-odds of the largest probability of each row of log-probabilities `[N, classes]`.
+
+    >>> log_odds(np.log([[0.5, 0.5], [0.8, 0.2]])).round(3).tolist()
+    [0.0, 1.386]
+    """
+    others = logs.copy()
+    np.put_along_axis(others, logs.argmax(axis=1)[:, None], -np.inf, axis=1)
+    return np.asarray(logs.max(axis=1) - scipy.special.logsumexp(others, axis=1))
+
+
+def share_out(log_shares: FloatArray, log_sum: FloatArray, log_most: FloatArray) -> FloatArray:
+    """Share a sum out in each row in given proportions, of which none gets more than the most.
+
+    What a place would get above that goes to the other places, in their proportions.
+
+    Args:
+        log_shares: `[N, places]`, logarithms of proportions that sum to 1; −inf gets nothing.
+        log_sum, log_most: `[N]`, logarithms; the places that get something have room for the sum.
+
+    >>> shares = np.log([[0.7, 0.2, 0.1]])
+    >>> np.exp(share_out(shares, np.log([0.6]), np.log([0.4]))).round(3).tolist()
+    [[0.4, 0.133, 0.067]]
+    """
+    found = log_shares + log_sum[:, None]
+    for row in np.flatnonzero(found.max(axis=1) > log_most):
+        order = np.argsort(-log_shares[row], kind="stable")
+        order = order[np.isfinite(log_shares[row, order])]
+        shares, most = log_shares[row, order], log_most[row]
+        rest = np.logaddexp.accumulate(shares[::-1])[::-1]  # of each place and all smaller ones
+        # What is left when the first places have the most. Here it is at most 1/2, so that the sum
+        # is not close to 1 and plain numbers are exact enough; the last place always has room.
+        left = np.exp(log_sum[row]) - np.arange(len(order)) * np.exp(most)
+        each = np.log(np.maximum(left, np.finfo(np.float64).tiny)) - rest
+        fits = shares + each <= most
+        fits[-1] = True
+        full = int(fits.argmax())
+        found[row, order[:full]] = most
+        found[row, order[full:]] = np.minimum(shares[full:] + each[full], most)
+    return found
+
+
+def _fit_step_curve(logs: FloatArray, right: npt.NDArray[np.bool_]) -> StepFunction:
+    return fit_steps(np.exp(logs.max(axis=1)), right)
+
+
+def _fit_logistic_curve(logs: FloatArray, right: npt.NDArray[np.bool_]) -> LogisticCurve:
+    odds, sign = log_odds(logs), np.where(right, 1.0, -1.0)
+
+    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+        slope, offset = parameters
+        margin = sign * (slope * odds + offset)
+        pull = -sign * scipy.special.expit(-margin)
+        gradient = np.array([(pull * odds).mean(), pull.mean()])
+        return float(np.logaddexp(0, -margin).mean()), gradient
+
+    bounds = [(LEAST_SCALE, MOST_SCALE), (-MOST_BIAS, MOST_BIAS)]
+    slope, offset = minimise_convex(loss, np.array([1.0, 0.0]), bounds)
+    return LogisticCurve(slope=float(slope), offset=float(offset))
+
+
+CURVE_FITS = {"isotonic": _fit_step_curve, "logistic": _fit_logistic_curve}

@@ -1,0 +1,339 @@
+"""Prediction sets: a temperature and thresholds, each fitted on its own half of the validation.
+
+The sets are made of tempered probabilities. A temperature that had seen the calibration images
+would break the promise, so it is fitted on one half of the clean validation images, and the
+thresholds on the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, FiniteFloat
+
+from fairweather.errors import InputError, unknown_name
+from fairweather.metrics import softmax
+from fairweather.metrics.clusters import Clusters, Weigh, check_weigh
+from fairweather.metrics.columns import FloatArray, blocks
+from fairweather.metrics.conformal import (
+    METHODS,
+    CalibrationDraw,
+    Method,
+    class_scores,
+    conformal_quantile,
+    fewest_images,
+    label_scores,
+    set_columns,
+)
+from fairweather.metrics.two_sample import one_of_each
+from fairweather.tasks.task import CLASSIFICATION_TASK, Task
+from fairweather.types.measurement import AnyPredictions, format_number, is_finite
+from fairweather.types.record import sets_file
+from fairweather.variants.calibration import FittedParameters, Logits
+from fairweather.variants.scaling import fit_temperature
+from fairweather.variants.variant import PostHoc
+
+# How many probabilities are in memory at once; it limits what many classes need.
+PROBABILITIES_AT_ONCE = 4_000_000
+
+
+class Halves(NamedTuple):
+    """The places of the images that each of the two is fitted on, int64 `[a]` and `[b]`."""
+
+    temperature: npt.NDArray[np.int64]
+    thresholds: npt.NDArray[np.int64]
+
+
+class FittedSets(FittedParameters):
+    """What prediction sets are made with.
+
+    Attributes:
+        method, coverage, classwise: of the variant; see `Conformal`.
+        temperature: logits are divided by it.
+        temperature_images: the number of images that it was fitted on.
+        thresholds: the largest score of a class in a set: one, or one for each class.
+        images: the number of calibration images behind each threshold, or the effective number of
+            their clusters if the variant weighs images.
+        covered: how many of them have their label in their set.
+        filled: share of the calibration images whose set would be empty, and is the most probable
+            class instead.
+    """
+
+    method: Method
+    coverage: float
+    classwise: bool
+    temperature: Annotated[FiniteFloat, Field(gt=0)]
+    temperature_images: int
+    thresholds: tuple[FiniteFloat, ...]
+    images: tuple[int, ...]
+    covered: tuple[int, ...]
+    filled: float
+
+    @property
+    def draws(self) -> tuple[CalibrationDraw, ...]:
+        """What the coverage of exchangeable images varies with."""
+        return tuple(
+            CalibrationDraw(images, covered, label if self.classwise else None)
+            for label, (images, covered) in enumerate(zip(self.images, self.covered, strict=True))
+        )
+
+    @property
+    def note(self) -> str:
+        return f"sets from {sum(self.images):,} images"
+
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+        return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
+
+    def columns(
+        self, logits: Logits, labels: npt.NDArray[np.int64], task: Task = CLASSIFICATION_TASK
+    ) -> Mapping[str, Any]:
+        parts = [
+            set_columns(softmax(logits[at]), labels[at], self.thresholds, self.method)
+            for at in blocks(len(logits), logits.shape[1], PROBABILITIES_AT_ONCE)
+        ]
+        return {
+            **super().columns(logits, labels, task),
+            "set_size": np.concatenate([each.set_size for each in parts]),
+            "covered": np.concatenate([each.covered for each in parts]),
+        }
+
+
+@dataclass(frozen=True)
+class Conformal(PostHoc):
+    """A set of classes for each image, which contains the label as often as promised.
+
+    Attributes:
+        method: the score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`.
+        coverage: the promised share of images whose label is in the set.
+        classwise: keep the promise for the images of each class, with a threshold for each.
+        weigh: what counts alike where images belong together: `clusters`, such as patients, of
+            which one image each is used; or `images`, so that the coverage is a share of all.
+
+    >>> Conformal(coverage=0.95, classwise=True).name
+    'conformal-lac-0.95-classwise'
+    """
+
+    kind: ClassVar[str] = "conformal"
+    fitted: ClassVar[type[FittedSets]] = FittedSets
+    differs: ClassVar[str] = "its confidence differs, and it has prediction sets"
+    method: Method = "lac"
+    coverage: float = 0.9
+    classwise: bool = False
+    weigh: Weigh = "clusters"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_weigh(self.weigh)
+        if self.method not in METHODS:
+            raise unknown_name("method of prediction sets", str(self.method), METHODS)
+        if not is_finite(self.coverage) or not 0 < self.coverage < 1:
+            raise InputError(
+                "the coverage of prediction sets must be a share between 0 and 1, such as 0.9, "
+                f"found {self.coverage!r}"
+            )
+        if not isinstance(self.classwise, bool):
+            raise InputError(
+                f"classwise of prediction sets must be true or false, found {self.classwise!r}"
+            )
+
+    @property
+    def own_name(self) -> str:
+        each = "-classwise" if self.classwise else ""
+        weighed = "-images" if self.weigh == "images" else ""
+        return f"{self.kind}-{self.method}-{format_number(self.coverage)}{each}{weighed}"
+
+    @property
+    def title(self) -> str:
+        each = " in each class" if self.classwise else ""
+        weighed = " of images" if self.weigh == "images" else ""
+        return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{weighed}{each}"
+
+    @property
+    def sets(self) -> Conformal:
+        return self
+
+    def file(self, model: str, seed: int | str) -> str:
+        return sets_file(model, self.name, seed)
+
+    def check_images(
+        self,
+        keys: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.integer],
+        classes: Sequence[str],
+        clusters: Clusters | None = None,
+    ) -> None:
+        self.split(keys, labels, classes, clusters)
+
+    def split(
+        self,
+        keys: npt.NDArray[np.int64],
+        labels: npt.NDArray[np.integer],
+        classes: Sequence[str],
+        clusters: Clusters | None = None,
+    ) -> Halves:
+        """Split validation images into halves, which must be large enough for the promise.
+
+        If images belong together and the variant weighs clusters, one of each is left for the
+        thresholds (and with thresholds for each class, one of each cluster and class): a quantile
+        is exact for images that are drawn independently, and the promise is about an image of a
+        new patient. If it weighs images, all are left, and count as their effective number of
+        clusters.
+
+        Args:
+            keys, labels: int64 `[n]`, of the clean validation images.
+            classes: the names of the classes.
+            clusters: which images belong together.
+
+        Raises:
+            InputError: a threshold would have fewer images than `fewest_images`, and so every set
+                every class; or no image is left for the temperature; or the variant weighs images,
+                and which belong together is not known.
+
+        >>> Conformal().split(np.arange(8), np.zeros(8, int), ("cat",))
+        Traceback (most recent call last):
+        fairweather.errors.InputError: a coverage of 0.9 needs at least 9 calibration images, and
+        half of the 8 validation images is 4: use more validation images or a lower coverage
+        """
+        if clusters is None and self.weigh == "images":
+            raise InputError(
+                "prediction sets: weigh: images is for images that belong together, and which do "
+                "is not known here: leave it out, or name a table and its column (see "
+                "docs/patients.md)"
+            )
+        parts, of = split_halves(keys, clusters), f"{len(keys):,} validation images"
+        if clusters is not None:
+            if clusters.count < 2:
+                raise InputError(
+                    "prediction sets need validation images for a temperature and others for "
+                    "thresholds, and all validation images belong together"
+                )
+            of = f"{clusters.count:,} groups of validation images"
+            if self.weigh == "clusters":
+                groups = clusters.of * len(classes) + labels if self.classwise else clusters.of
+                chosen = one_of_each(Clusters.of_names(groups[parts.thresholds]))
+                parts = parts._replace(thresholds=parts.thresholds[chosen])
+                of += ", with one image of each,"
+        whole = self._worth(parts.thresholds, clusters)
+        needed, left = fewest_images(self.coverage), whole
+        promised = f"a coverage of {self.coverage:g}"
+        if left < needed or not len(parts.temperature):
+            raise InputError(
+                f"{promised} needs at least {needed:,} calibration images, and half of the {of} is "
+                f"{left:,}: use more validation images or a lower coverage"
+            )
+        if self.classwise:
+            counts = [
+                self._worth(parts.thresholds[labels[parts.thresholds] == label], clusters)
+                for label in range(len(classes))
+            ]
+            least = int(np.argmin(counts))
+            if counts[least] < needed:
+                raise InputError(
+                    f"{promised} in each class needs at least {needed:,} calibration images of "
+                    f"each, and half of the {of} has {counts[least]:,} of {classes[least]!r}: "
+                    "use more validation images, a lower coverage, or classwise: false"
+                )
+        return parts
+
+    def fit(self, predictions: AnyPredictions, clusters: Clusters | None = None) -> FittedSets:
+        """Fit temperature and thresholds, each on its own half of the clean validation images.
+
+        Arguments as in the base. Raises `InputError` as `split` does.
+        """
+        labels, classes, logits = predictions.labels, predictions.classes, predictions.logits
+        assert logits is not None
+        parts = self.split(predictions.keys, labels, classes, clusters)
+        temperature = fit_temperature(logits[parts.temperature], labels[parts.temperature]).value
+        truth, rows = labels[parts.thresholds], logits[parts.thresholds]
+        rows /= np.float32(temperature)
+        some = list(blocks(len(rows), len(classes), PROBABILITIES_AT_ONCE))
+        scores = np.concatenate(
+            [label_scores(softmax(rows[at]), truth[at], self.method) for at in some]
+        )
+        labelled = range(len(classes)) if self.classwise else ()
+        groups = [truth == label for label in labelled] or [np.ones(len(truth), dtype=bool)]
+        counts = [self._worth(parts.thresholds[group], clusters) for group in groups]
+        thresholds = np.array(
+            [
+                conformal_quantile(scores[group], self.coverage, count)
+                for group, count in zip(groups, counts, strict=True)
+            ]
+        )
+        judged = [_judge_sets(rows[at], truth[at], thresholds, self.method) for at in some]
+        covered, empty = np.concatenate(judged).T
+        return FittedSets(
+            method=self.method,
+            coverage=self.coverage,
+            classwise=self.classwise,
+            temperature=temperature,
+            temperature_images=len(parts.temperature),
+            thresholds=tuple(map(float, thresholds)),
+            images=tuple(counts),
+            covered=tuple(
+                round(count * float(covered[group].mean()))
+                for group, count in zip(groups, counts, strict=True)
+            ),
+            filled=float(empty.mean()),
+        )
+
+    def _worth(self, places: npt.NDArray[np.int64], clusters: Clusters | None) -> int:
+        """As how many independent images some validation images count."""
+        if clusters is None or self.weigh == "clusters" or not len(places):
+            return len(places)
+        return int(clusters.select(places).effective)
+
+
+def split_halves(keys: npt.NDArray[np.int64], clusters: Clusters | None = None) -> Halves:
+    """Split images into halves by their keys, the same on every machine and in any order.
+
+    Args:
+        keys: int64 `[n]`, the key of each image.
+        clusters: which images belong together, such as those of a patient; they are then in one
+            half, and the first half has half of the clusters. Their sizes must not matter: if large
+            ones were more often in one half, its images would be none of all patients.
+
+    >>> parts = split_halves(np.arange(5))
+    >>> len(parts.temperature), len(parts.thresholds)
+    (2, 3)
+    """
+    order = _mixed_order(keys)
+    if clusters is None:
+        most = len(keys) // 2
+        return Halves(np.sort(order[:most]), np.sort(order[most:]))
+    first = np.full(clusters.count, np.iinfo(np.int64).max)
+    np.minimum.at(first, clusters.of, keys)
+    taken = _mixed_order(first)[: clusters.count // 2]
+    is_first = np.isin(clusters.of, taken)
+    return Halves(np.flatnonzero(is_first), np.flatnonzero(~is_first))
+
+
+def _judge_sets(
+    rows: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.integer],
+    thresholds: FloatArray,
+    method: str,
+) -> npt.NDArray[np.bool_]:
+    """Which labels are covered, and which sets would be empty, bool `[n, 2]`."""
+    probabilities = softmax(rows)
+    empty = ~(class_scores(probabilities, method) <= thresholds).any(axis=1)
+    covered = set_columns(probabilities, labels, thresholds, method).covered
+    return np.stack([covered, empty], axis=1)
+
+
+def _mixed_order(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.lexsort((keys, _mix_bits(keys)))
+
+
+def _mix_bits(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Mix the bits of each number, so that the order says nothing of the images.
+
+    Source: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators, figure 17.
+    """
+    mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))

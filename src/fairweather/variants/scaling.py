@@ -1,0 +1,179 @@
+"""Calibration by scaling logits: temperature scaling and vector scaling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.optimize
+import scipy.special
+from pydantic import Field, FiniteFloat, model_validator
+
+from fairweather.variants.calibration import (
+    LEAST_SCALE,
+    MOST_BIAS,
+    MOST_SCALE,
+    Calibration,
+    Calibrator,
+    FittedParameters,
+    FloatArray,
+    LogitDivisor,
+    Logits,
+    check_class_count,
+    mean_nll,
+    minimise_convex,
+)
+
+# ---------------------------------------------------------------- temperature scaling: one number,
+
+
+class FittedTemperature(LogitDivisor):
+    """A fitted temperature.
+
+    Attributes:
+        value: logits are divided by it; above 1 the model was overconfident.
+        images: the number of images that it was fitted on.
+        nll_before, nll_after: mean negative log-likelihood of these images in nats.
+    """
+
+    value: Annotated[FiniteFloat, Field(gt=0)]
+    images: int
+    nll_before: float
+    nll_after: float
+
+    @property
+    def note(self) -> str:
+        return f"temperature {self.value:.3g}"
+
+
+@dataclass(frozen=True)
+class Temperature(Calibration):
+    """The logits are divided by one number."""
+
+    kind: ClassVar[str] = "temperature"
+    described: ClassVar[str] = "temperature scaling"
+    fitted: ClassVar[type[FittedParameters]] = FittedTemperature
+
+    def fit_logits(self, logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedTemperature:
+        return fit_temperature(logits, labels)
+
+
+def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedTemperature:
+    """Fit the temperature that makes the labels most likely, between 1/32 and 32.
+
+    The negative log-likelihood is convex in 1 / temperature, so there is one minimum, and the
+    result is never worse than a temperature of 1. The temperature changes only the confidence, not
+    the predicted classes.
+
+    Args:
+        logits: float `[n, classes]`, finite, of images that the model was not trained on.
+        labels: int `[n]`, each in `[0, classes)`.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
+
+    >>> fitted = fit_temperature([[4.0, 0.0], [4.0, 0.0], [0.0, 4.0], [0.0, 4.0]], [0, 1, 1, 1])
+    >>> round(fitted.value, 2)  # right three times out of four: 4 / log 3
+    3.64
+    """
+    rows = np.asarray(logits, dtype=np.float64)
+    before = mean_nll(rows, labels)  # checks both
+    truth = np.asarray(labels)
+
+    def loss(log_temperature: float) -> float:
+        scaled = rows * np.exp(-log_temperature)
+        right = np.take_along_axis(scaled, truth[:, None], axis=1)[:, 0]
+        return float((scipy.special.logsumexp(scaled, axis=1) - right).mean())
+
+    bounds = (-np.log(MOST_SCALE), -np.log(LEAST_SCALE))
+    found = scipy.optimize.minimize_scalar(
+        loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}
+    )
+    better = found.fun < before
+    return FittedTemperature(
+        value=float(np.exp(found.x)) if better else 1.0,
+        images=len(rows),
+        nll_before=before,
+        nll_after=float(found.fun) if better else before,
+    )
+
+
+# ---------------------------------------------------------------- vector scaling: a scale and a bia
+
+_Positive = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class FittedVectorScaling(Calibrator):
+    """Logits times a scale of each class, plus a bias of each class.
+
+    Attributes:
+        scales: by which the logits of each class are multiplied.
+        biases: what is then added to them; their mean is 0, since a common one changes nothing.
+    """
+
+    kind: Literal["vector_scaling"] = "vector_scaling"
+    scales: tuple[_Positive, ...] = Field(min_length=1)
+    biases: tuple[FiniteFloat, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.scales) != len(self.biases):
+            raise ValueError("there must be one scale and one bias for each class")
+        return self
+
+    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+        rows = check_class_count(logits, len(self.scales))
+        return (rows * np.array(self.scales) + np.array(self.biases)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class VectorScaling(Calibration):
+    """The logits are multiplied by a scale of each class, and get a bias of each class.
+
+    They make the labels most likely. The negative log-likelihood is convex in both. The search
+    begins at the best temperature, so the result is never worse than that. Predicted classes may
+    change. Scales are between 1/32 and 32 and biases between ±16, before their mean is subtracted:
+    with a class that has no images, or with answers that are all right, the likelihood would grow
+    for ever. So a class without images is hardly ever the answer any more.
+
+    Unlike a softmax, it depends on the logits themselves: a number that is added to all logits of
+    one image changes the result where scales differ.
+
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
+
+    >>> logits = np.array([[2.0, 0.0]] * 4 + [[0.0, 2.0]] * 4)
+    >>> fitted = VectorScaling().fit_logits(logits, [0, 0, 0, 1, 0, 0, 1, 1])
+    >>> scipy.special.softmax(fitted.change(logits[[0, 4]]), axis=1).round(3)
+    array([[0.75, 0.25],
+           [0.5 , 0.5 ]], dtype=float32)
+    """
+
+    kind: ClassVar[str] = "vector_scaling"
+    described: ClassVar[str] = "vector scaling"
+    fitted: ClassVar[type[FittedParameters]] = FittedVectorScaling
+
+    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+        warm = fit_temperature(rows, truth)
+        n, classes = rows.shape
+        images = np.arange(n)
+        # In units in which the scales of logits and biases have gradients of about the same size.
+        unit = float(rows.std()) or 1.0
+        units = rows / unit
+
+        def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+            scaled = units * parameters[:classes] + parameters[classes:]
+            log_probabilities = scipy.special.log_softmax(scaled, axis=1)
+            excess = np.exp(log_probabilities)
+            excess[images, truth] -= 1
+            gradient = np.concatenate([(excess * units).sum(axis=0), excess.sum(axis=0)]) / n
+            return -float(log_probabilities[images, truth].mean()), gradient
+
+        scales = [(LEAST_SCALE * unit, MOST_SCALE * unit)] * classes
+        start = np.concatenate([np.full(classes, unit / warm.value), np.zeros(classes)])
+        found = minimise_convex(loss, start, [*scales, *[(-MOST_BIAS, MOST_BIAS)] * classes])
+        biases = found[classes:] - found[classes:].mean()
+        return {
+            "scales": tuple((found[:classes] / unit).tolist()),
+            "biases": tuple(biases.tolist()),
+        }

@@ -1,0 +1,1 @@
+"""Who does the steps of a run: this process, others of this machine, or those of a cluster."""

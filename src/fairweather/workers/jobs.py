@@ -1,0 +1,213 @@
+"""Processes of this machine that claim steps and do them, for the process that starts them.
+
+That one holds the lock of the run folder and prepares it. A job is told once what the run is; it
+answers with lines of JSON, and ends as soon as its input ends, so none outlives its parent.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import pydantic
+
+from fairweather import processes as children
+from fairweather.errors import InputError
+from fairweather.processes import describe_exit, send_line, start_module
+from fairweather.progress import Event, Notify
+from fairweather.runs.claims import CLAIMS, open_claims
+from fairweather.runs.folder import RunFolder, SharedRun
+from fairweather.steps.plan import Plan, Step
+from fairweather.steps.worker import Worker
+from fairweather.types.record import FrozenRecord
+from fairweather.workers.logs import Failure
+from fairweather.workers.schedule import (
+    FollowedSchedule,
+    StepsOutcome,
+    finish_locally,
+    perform_locally,
+)
+from fairweather.workers.shared import execute_shared
+from fairweather.workers.work import Assignment
+
+# ---------------------------------------------------------------- processes of this machine that cl
+
+
+class StepsBegun(FrozenRecord):
+    """The ids of steps that a job has begun to do together."""
+
+    kind: Literal["began"] = "began"
+    steps: tuple[str, ...]
+
+
+class StepEvent(FrozenRecord):
+    """An event within a step, or of its end."""
+
+    kind: Literal["told"] = "told"
+    event: Event
+
+
+JobMessage: pydantic.TypeAdapter[StepsBegun | StepEvent | Failure] = pydantic.TypeAdapter(
+    StepsBegun | StepEvent | Failure
+)
+
+
+class JobProcess:
+    """A job, and what it is doing."""
+
+    def __init__(
+        self, assigned: Assignment, answers: queue.SimpleQueue[tuple[JobProcess, str]]
+    ) -> None:
+        self.doing: tuple[str, ...] = ()
+        self.process = start_module("fairweather.workers.jobs")
+        self._listener = threading.Thread(target=self._speak, args=(assigned, answers), daemon=True)
+        self._listener.start()
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        self._listener.join()
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it has not read all
+            self.process.stdin.close()
+
+    @property
+    def work(self) -> str:
+        """What it is doing, for a message."""
+        more = f" and {len(self.doing) - 1} more" if len(self.doing) > 1 else ""
+        return f"{self.doing[0]}{more}" if self.doing else "nothing"
+
+    def check_end(self) -> None:
+        """Raise `InputError` unless it has ended in order."""
+        if status := self.process.wait():
+            raise InputError(
+                f"the process that did {self.work} ended with {describe_exit(status)}; the same "
+                "command continues from what is finished"
+            )
+
+    def _speak(
+        self, assigned: Assignment, answers: queue.SimpleQueue[tuple[JobProcess, str]]
+    ) -> None:
+        """Tell it what the run is, which waits until it listens, and hear its answers."""
+        send_line(self.process, assigned.model_dump_json())
+        assert self.process.stdout is not None
+        with self.process.stdout:
+            for line in self.process.stdout:
+                answers.put((self, line))
+        answers.put((self, ""))  # it has ended
+
+
+def execute_by_jobs(
+    assigned: Sequence[Assignment], run: RunFolder, worker: Worker, tell: Notify
+) -> None:
+    """Execute the steps of a plan as `execute` does, in several processes of this machine.
+
+    The results are the same to the byte.
+
+    Args:
+        assigned: what each process is told; no more are started than there are steps to do.
+        run, tell: as in `execute`.
+        worker: does what is short and needs the others, such as the scores.
+    """
+    plan, lasting = assigned[0].plan, select_lasting(assigned[0].plan)
+    short = {step.id for step in plan.steps} - lasting
+    notes: dict[str, str] = {}
+    followed = FollowedSchedule(plan, run, tell, lambda step: notes.get(step.id, ""))
+    answers: queue.SimpleQueue[tuple[JobProcess, str]] = queue.SimpleQueue()
+    jobs: dict[JobProcess, Assignment] = {}
+    ready: set[JobProcess] = set()
+    try:
+        while any(step.id in lasting for step in followed.waiting):
+            begun = {step for job in jobs for step in job.doing}
+            idle = sum(not job.doing for job in jobs)
+            free = followed.free(begun | short)
+            places = list(assigned)
+            for place in jobs.values():
+                places.remove(place)
+            for place in places[: max(free - idle, 0)]:
+                jobs[JobProcess(place, answers)] = place
+            if not jobs:
+                followed.check_finished()
+            job, line = answers.get()
+            match JobMessage.validate_json(line) if line else None:
+                case None:
+                    if job.doing or job not in ready:  # an idle one is not needed
+                        job.check_end()
+                    job.end()
+                    del jobs[job]
+                    followed.look(len(begun))
+                case Failure() as failed:
+                    raise failed.error(job.work)
+                case StepsBegun(steps=steps):
+                    job.doing = steps
+                    ready.add(job)
+                case StepEvent(event=event) if event.finished is None:
+                    tell(event)
+                case StepEvent(event=event):
+                    notes[event.step] = event.note
+                    job.doing = tuple(step for step in job.doing if step != event.step)
+                    followed.look(len(begun))
+    finally:
+        for job in jobs:
+            job.end()
+        shutil.rmtree(run.file(CLAIMS), ignore_errors=True)  # of jobs that were killed
+    finish_locally(followed, worker)
+
+
+def select_lasting(plan: Plan) -> set[str]:
+    """The ids of the steps that jobs do: those that take long, and all that they need."""
+    found = set[str]()
+    for step in reversed(plan.steps):
+        if not step.disposable or step.id in found:
+            found |= {step.id, *step.needs}
+    return found
+
+
+# ---------------------------------------------------------------- a process that claims steps and d
+
+LOOK_INTERVAL = 0.1  # seconds between two looks at what the other jobs have done
+
+
+def main() -> None:
+    """Read from standard input what the run is, and work in its folder until all is done."""
+    output = children.take_stdout()
+    assigned = Assignment.model_validate_json(children.read_first_line())
+    cv2.setNumThreads(assigned.plan.steps[0].threads)  # jobs share the cores
+
+    def answer(message: StepsBegun | StepEvent | Failure) -> None:
+        output.write(message.model_dump_json() + "\n")
+        output.flush()
+
+    def perform(steps: Sequence[Step], worker: Worker, run: RunFolder, _: Notify) -> StepsOutcome:
+        answer(StepsBegun(steps=tuple(step.id for step in steps)))
+        return perform_locally(steps, worker, run, lambda event: answer(StepEvent(event=event)))
+
+    def finished(event: Event) -> None:
+        if event.finished is not None:
+            answer(StepEvent(event=event))
+
+    run = RunFolder(Path(assigned.folder))
+    try:
+        with closing(assigned.worker()) as worker, open_claims(run.file, None) as claims:
+            execute_shared(
+                assigned.plan,
+                SharedRun(run, claims),
+                worker,
+                finished,
+                perform=perform,
+                only=select_lasting(assigned.plan),
+                looks=LOOK_INTERVAL,
+            )
+    except Exception as error:  # raised again in the parent
+        answer(Failure.of(error))
+
+
+if __name__ == "__main__":
+    main()

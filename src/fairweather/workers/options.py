@@ -1,0 +1,290 @@
+"""Who does the steps of a run, and what jobs of a cluster ask for, checked before the work."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fairweather.errors import InputError, missing_extra, unknown_name
+from fairweather.types.options import check_limits, option
+
+LOCAL, SLURM, SLURM_LOCAL, RAY = "local", "slurm", "slurm-local", "ray"
+PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
+LEAST_MINUTES = 5
+DEFAULT_TIME = "4:00:00"
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_COMMON_OPTIONS = frozenset({"executor", "jobs", "workers", "networks"})
+_SLURM_OPTIONS = frozenset({"partition", "gpus", "time", "setup"})
+
+
+# The options that each executor accepts; what it does stands in
+# `fairweather.workers.executors.EXECUTE`.
+EXECUTORS: Mapping[str, frozenset[str]] = {
+    LOCAL: _COMMON_OPTIONS | {"worker", "devices", "nodes"},
+    SLURM: _COMMON_OPTIONS | _SLURM_OPTIONS,
+    SLURM_LOCAL: _COMMON_OPTIONS | _SLURM_OPTIONS,
+    RAY: _COMMON_OPTIONS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """Who does the steps of a run: the options of Python and of the command line, as given.
+
+    >>> Sharing(executor="ray://head:10001").kind
+    'ray'
+    """
+
+    executor: str = option(
+        LOCAL,
+        "Who does the steps: this machine; array jobs of SLURM, which are submitted and followed; "
+        "the same jobs on this machine, to try them out; a Ray cluster on this machine, or the one "
+        "at this address.",
+        metavar="local|slurm|slurm-local|ray[://HOST:PORT]",
+    )
+    worker: bool = option(
+        False,
+        "Work in the run folder together with others who give the same command, in other shells or "
+        "on other machines that see the folder.",
+    )
+    jobs: int | None = option(
+        None,
+        "How many processes do independent steps side by side, with a core for each thread of "
+        "each; of a cluster, at most so many jobs or places at a time.",
+        least=1,
+        shown="1; of SLURM one for each step that can be done, at most 8; of Ray all",
+    )
+    workers: int | None = option(
+        None,
+        "Processes that shift images ahead of the networks.",
+        least=0,
+        shown="0 on a CPU, up to 8 beside a GPU",
+    )
+    networks: int | None = option(
+        None,
+        "Keep at most so many networks in memory to predict the same shifted images.",
+        least=1,
+        shown="as many as fit",
+    )
+    devices: int = option(
+        1,
+        "How many processes of each machine train a network together, each with a device of its "
+        "own.",
+        least=1,
+        shown="1, or processes of the study",
+    )
+    nodes: int = option(
+        1, "How many machines do so; start the command by torchrun or srun.", least=1
+    )
+    partition: str | None = option(None, "The partition of SLURM jobs.", shown="SLURM's own")
+    gpus: str | None = option(None, "The GPU of each SLURM job: 1, or TYPE:1.", shown="none")
+    time: str | None = option(
+        None,
+        "The time limit of SLURM jobs, as sbatch writes it. A job that reaches it is submitted "
+        "again and goes on.",
+        shown=DEFAULT_TIME,
+    )
+    setup: tuple[str, ...] = option(
+        (),
+        "A shell command at the beginning of each SLURM job, such as 'module load cuda'. "
+        "Repeatable.",
+        shown="none",
+    )
+
+    @classmethod
+    def of(cls, options: object) -> Sharing:
+        """Those of other options that say who does the steps."""
+        known = [each.name for each in fields(cls)]
+        return cls(**{name: getattr(options, name) for name in known if hasattr(options, name)})
+
+    @property
+    def kind(self) -> str:
+        """Its row in `EXECUTORS`."""
+        return self.executor.partition("://")[0]
+
+    @property
+    def address(self) -> str | None:
+        """Of a Ray cluster, such as `head:10001`; None for one on this machine."""
+        return self.executor.partition("://")[2] or None
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether several processes divide the steps among themselves."""
+        return self.worker or self.starts_others
+
+    @property
+    def starts_others(self) -> bool:
+        """Whether other processes are started for steps, which open models and data by name."""
+        return self.kind != LOCAL or self.processes > 1
+
+    @property
+    def processes(self) -> int:
+        """How many processes of this machine do steps for this one, if not it itself: 1."""
+        return max(self.jobs or 1, self.devices)
+
+    def check(self) -> None:
+        """Raise `InputError` for what does not fit together, or cannot be had on this machine.
+
+        >>> Sharing(executor="slrum").check()
+        Traceback (most recent call last):
+        fairweather.errors.InputError: unknown executor 'slrum'; did you mean 'slurm'? known: ...
+        >>> Sharing(partition="gpu").check()
+        Traceback (most recent call last):
+        fairweather.errors.InputError: partition is for the jobs of SLURM: it needs executor slurm
+        """
+        check_limits(self)
+        if self.kind not in EXECUTORS or (
+            "://" in self.executor and not (self.kind == RAY and self.address)
+        ):
+            raise unknown_name("executor", self.executor, [*EXECUTORS, "ray://ADDRESS"])
+        for each in fields(self):
+            if getattr(self, each.name) != each.default:
+                self._check_accepts(each.name)
+        ways = {"worker": self.worker, "jobs": (self.jobs or 1) > 1, "devices": self.devices > 1}
+        if self.kind == LOCAL and sum(ways.values()) > 1:
+            found = " and ".join(name for name, is_asked in ways.items() if is_asked)
+            raise InputError(f"{found} are different ways to share the work: choose one")
+        if self.kind == RAY and importlib.util.find_spec("ray") is None:
+            raise missing_extra("ray", "ray", "runs on a Ray cluster")
+        if self.kind in (SLURM, SLURM_LOCAL):
+            make_job_request(self)
+
+    def _check_accepts(self, option: str) -> None:
+        if option in EXECUTORS[self.kind]:
+            return
+        if option in _SLURM_OPTIONS:
+            raise InputError(f"{option} is for the jobs of SLURM: it needs executor slurm")
+        raise InputError(
+            f"{option} and executor {self.executor} are different ways to share the work: choose "
+            "one"
+        )
+
+
+def read_sharing(given: Mapping[str, Any]) -> Sharing:
+    """Read the options of Python by name; raises `InputError` for one that there is not.
+
+    >>> read_sharing({"steps": "1/2"})
+    Traceback (most recent call last):
+    fairweather.errors.InputError: steps is gone: give worker=True in each process that shares ...
+    """
+    known = [each.name for each in fields(Sharing)]
+    for name in given:
+        if name == "steps":
+            raise InputError("steps is gone: give worker=True in each process that shares the work")
+        if name not in known:
+            raise unknown_name("option", name, known)
+    return Sharing(**{**given, "setup": tuple(given.get("setup") or ())})
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What each job of a cluster asks for.
+
+    Attributes:
+        executor: `slurm` or `slurm-local`.
+        partition: its partition, or several with commas; empty for the default one.
+        gpu: its GPU as SLURM writes it, `1` or `TYPE:1`; empty for none.
+        minutes: after so many minutes it is ended, submitted again, and goes on.
+        setup: shell commands that come before it.
+    """
+
+    executor: str
+    partition: str
+    gpu: str
+    minutes: int
+    setup: tuple[str, ...]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the jobs are processes of this machine."""
+        return self.executor == SLURM_LOCAL
+
+
+def make_job_request(sharing: Sharing) -> JobRequest:
+    """What each job of SLURM asks for.
+
+    Raises `InputError` for values that SLURM would refuse, and where SLURM or the extra is missing.
+
+    >>> make_job_request(Sharing(executor="slurm-local", gpus="1", time="1-12")).minutes
+    2160
+    """
+    request = JobRequest(
+        sharing.executor,
+        "" if sharing.partition is None else _check_partition(sharing.partition),
+        "" if sharing.gpus is None else _check_gpu(sharing.gpus),
+        parse_minutes(DEFAULT_TIME if sharing.time is None else sharing.time),
+        tuple(map(_check_command, sharing.setup)),
+    )
+    if importlib.util.find_spec("submitit") is None:
+        raise missing_extra("submitit", "slurm", f"jobs of the executor {sharing.executor}")
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing and not request.is_here:
+        raise InputError(
+            f"this machine has no {missing[0]}: --executor slurm needs a machine from which SLURM "
+            f"jobs can be submitted; --executor {SLURM_LOCAL} tries the same out on this one"
+        )
+    return request
+
+
+def parse_minutes(time: str) -> int:
+    """Read a time limit as sbatch writes it; a minute that has begun counts.
+
+    >>> parse_minutes("90"), parse_minutes("2:00:00"), parse_minutes("1-12"), parse_minutes(
+    ...     "1-0:30"
+    ... )
+    (90, 120, 2160, 1470)
+    >>> parse_minutes("2:00")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: time must be at least 5 minutes, found '2:00', which is 2 minutes
+    for SLURM; two hours are 2:00:00
+    """
+    found = re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,6})(?::(\d{1,2}))?(?::(\d{1,2}))?", time)
+    if found is None:
+        raise InputError(
+            "time must be minutes, hours:minutes:seconds or days-hours, such as 90, 2:00:00 or "
+            f"1-12, found {time!r}"
+        )
+    days, *rest = found.groups()
+    numbers = [int(each) for each in rest if each is not None]
+    if days is not None or len(numbers) == 3:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    else:
+        hours, (minutes, seconds) = 0, (*numbers, 0)[:2]
+    total = (int(days or 0) * 24 + hours) * 60 + minutes + (seconds > 0)
+    if total < LEAST_MINUTES:
+        raise InputError(
+            f"time must be at least {LEAST_MINUTES} minutes, found {time!r}, which is {total} "
+            "minutes for SLURM; two hours are 2:00:00"
+        )
+    return total
+
+
+def _check_partition(text: str) -> str:
+    if not re.fullmatch(rf"{_NAME}(,{_NAME})*", text):
+        raise InputError(
+            f"partition must be a name, or several with commas, such as gpu, found {text!r}"
+        )
+    return text
+
+
+def _check_gpu(text: str) -> str:
+    found = re.fullmatch(rf"(?:({_NAME}):)?(\d{{1,4}})", text)
+    if found is None:
+        raise InputError(f"gpus must be 0, 1 or TYPE:1, such as a100:1, found {text!r}")
+    kind, number = found.groups()
+    if int(number) > 1:
+        raise InputError(
+            f"a job uses one GPU, found gpus {text!r}: ask for {number} jobs at a time with "
+            f"--jobs {number}, and for one GPU each with --gpus {kind + ':1' if kind else '1'}"
+        )
+    return text if int(number) else ""
+
+
+def _check_command(text: str) -> str:
+    if not text.strip() or "\n" in text or "\0" in text:
+        raise InputError(f"setup must be one line, a shell command, found {text!r}")
+    return text

@@ -1,0 +1,252 @@
+"""Executes a plan whose networks are trained by several processes together.
+
+The first process does what `workers.schedule.execute` does. Before each training it tells the
+others which one comes next; between trainings they wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess  # nosec B404 # for its types: children.start_module starts them
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import cv2
+import torch
+
+from fairweather.errors import InputError
+from fairweather.processes import describe_exit, read_first_line, send_line, start_module
+from fairweather.progress import Notify, silent
+from fairweather.runs.folder import RunFolder, fingerprint, open_run
+from fairweather.steps.dispatch import perform
+from fairweather.steps.plan import Plan, Step, TrainingStep
+from fairweather.steps.worker import Worker
+from fairweather.training.ranks import (
+    LocalEnvironment,
+    Ranks,
+    find_free_network_port,
+    find_launcher,
+    join_ranks,
+)
+from fairweather.types.record import FrozenRecord
+from fairweather.workers.options import Sharing
+from fairweather.workers.schedule import Schedule, perform_locally
+from fairweather.workers.work import Work
+
+# ---------------------------------------------------------------- executes a plan whose networks ar
+
+END_TIMEOUT = 5.0  # seconds after which a process has ended that has closed its connections
+
+
+class RankSettings(FrozenRecord):
+    """What a further process of this machine is started with.
+
+    Attributes:
+        plan: the plan whose trainings it helps with.
+        folder: the run folder.
+        device: the type of its device.
+        offline: as in `Worker`.
+        rank, size, port: as in `fairweather.training.ranks.LocalEnvironment`.
+    """
+
+    plan: Plan
+    folder: str
+    device: str
+    offline: bool
+    rank: int
+    size: int
+    port: int
+
+
+def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notify) -> None:
+    """Do a run in this and other processes, which train together; the first one does the rest.
+
+    Args:
+        work, tell: as in `executors.carry_out`.
+        worker: of this process.
+        sharing: says on how many machines torchrun or srun has started the others; if they were
+            not started, they are started here.
+    """
+    plan, environment = work.plan, find_launcher()
+    size = max(step.processes for step in plan.steps if isinstance(step, TrainingStep))
+    if environment is None:
+        with open_run(work.path) as opened:
+            work.prepare(opened, others=False)
+            with start_ranks(plan, opened, worker, size) as worker.group:
+                execute_as_first(plan, opened, worker, tell)
+        return
+    # First they join, so that the others hear of it if the folder cannot be opened.
+    places, nodes = size // sharing.nodes, sharing.nodes
+    with (
+        join_ranks(environment, places, nodes, worker.device) as worker.group,
+        ExitStack() as stack,
+    ):
+        with worker.group.agreeing():
+            if worker.group.is_first:
+                opened = stack.enter_context(open_run(work.path))
+                work.prepare(opened, others=False)
+        if worker.group.is_first:
+            execute_as_first(plan, opened, worker, tell)
+        else:
+            assist_first(plan, RunFolder(work.path), worker)
+
+
+def execute_as_first(
+    plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None = None
+) -> None:
+    """Execute the steps of a plan as `execute` does; all processes of the group do its trainings.
+
+    The others call `assist` meanwhile, in the same folder.
+
+    Args:
+        plan, run, progress: as in `execute`.
+        worker: that of the first process of its group.
+    """
+    tell, group = progress or silent, worker.group
+    schedule = Schedule(plan, run, tell)
+    _check_plans(plan, group)
+    waiting = True  # the others, for the name of a step
+    try:
+        while steps := schedule.take(worker):
+            if _is_shared_training(steps[0]):
+                group.from_first(steps[0].id)
+                waiting = False
+            outcome = perform_locally(steps, worker, run, tell)
+            waiting = True
+            schedule.finish(steps, outcome)
+        schedule.check_finished()
+    except InputError:  # which all processes have met
+        waiting = True
+        raise
+    finally:
+        if waiting:
+            # One that was killed since the last training does not matter any more.
+            with contextlib.suppress(RuntimeError):
+                group.from_first("")
+
+
+def assist_first(plan: Plan, run: RunFolder, worker: Worker) -> None:
+    """Help the first process of a group with all trainings of a plan, until it says that it ends.
+
+    Args:
+        plan: the same plan.
+        run: the same folder; this process only reads it.
+        worker: that of this process.
+    """
+    steps = {step.id: step for step in plan.steps}
+    _check_plans(plan, worker.group)
+    while name := worker.group.from_first(""):
+        with contextlib.suppress(InputError):  # the first one tells of it
+            perform(steps[name], worker, run, silent)
+
+
+@contextlib.contextmanager
+def start_ranks(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[Ranks]:
+    """Start further processes of this machine; give the group as this one, the first, sees it.
+
+    They end when this process ends, whatever ended it.
+
+    Args:
+        plan: its trainings are shared.
+        run: the run folder.
+        worker: its settings are those of all processes.
+        size: how many processes there are with this one.
+    """
+    port = find_free_network_port()
+    children = list[subprocess.Popen[str]]()
+    try:
+        for rank in range(1, size):
+            settings = RankSettings(
+                plan=plan,
+                folder=str(run.path.resolve()),
+                device=worker.device.type,
+                offline=worker.offline,
+                rank=rank,
+                size=size,
+                port=port,
+            )
+            child = start_module("fairweather.workers.rank_processes")
+            children.append(child)
+            send_line(child, settings.model_dump_json())
+        for child in children:
+            assert child.stdout is not None
+            if not child.stdout.readline():  # it would be waited for
+                raise RuntimeError("a process ended before it could join")
+        with join_ranks(LocalEnvironment(0, size, port), size, 1, worker.device) as group:
+            try:
+                yield group
+            finally:
+                _end_processes(children)
+    except RuntimeError as error:  # torch's, of a connection that another process has closed
+        for rank, child in enumerate(children, start=1):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                how = describe_exit(child.wait(END_TIMEOUT / len(children)))
+                raise InputError(
+                    f"process {rank} of {size}, which trained together, ended with {how}; the same "
+                    "command continues from what is finished"
+                ) from error
+        raise
+    finally:
+        _end_processes(children)
+
+
+def _end_processes(children: Sequence[subprocess.Popen[str]]) -> None:
+    """End processes, whatever they do: their input ends."""
+    for child in children:
+        with contextlib.suppress(BrokenPipeError), child:
+            pass
+
+
+def _is_shared_training(step: Step) -> bool:
+    return isinstance(step, TrainingStep) and step.is_shared
+
+
+def _check_plans(plan: Plan, group: Ranks) -> None:
+    """Raise `InputError` unless all processes have the same plan, such as of the same images."""
+    plans = group.gather(fingerprint({step.id: step.depends() for step in plan.steps}))
+    for rank, other in enumerate(plans):
+        if other != plans[0]:
+            raise InputError(
+                f"process {rank} of {group.size} has another plan than the first: the command, "
+                "the data and the versions of all packages must be the same for all"
+            )
+
+
+# ---------------------------------------------------------------- a process that trains together wi
+
+
+def main() -> None:
+    """Read settings from standard input, and help until the first process ends."""
+    settings = RankSettings.model_validate_json(read_first_line())
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    print("ready", flush=True)
+    os.dup2(2, 1)  # nobody reads more of its standard output
+    cv2.setNumThreads(settings.plan.steps[0].threads)  # the processes share the cores
+    numbered = f"{settings.device}:{settings.rank}" if settings.device == "cuda" else "cpu"
+    environment = LocalEnvironment(settings.rank, settings.size, settings.port)
+    with (
+        suppress(InputError),
+        _end_if_cut_off(),
+        join_ranks(environment, settings.size, 1, torch.device(numbered)) as group,
+    ):
+        worker = Worker(settings.plan, device=numbered, offline=settings.offline, group=group)
+        assist_first(settings.plan, RunFolder(Path(settings.folder)), worker)
+
+
+@contextmanager
+def _end_if_cut_off() -> Iterator[None]:
+    """End quietly where the first process has ended: it tells why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "onnection" not in str(error):  # torch has no type of its own for this
+            raise
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

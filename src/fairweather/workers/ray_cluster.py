@@ -1,0 +1,655 @@
+"""Does the steps of a run on a Ray cluster; what travels is in `fairweather.workers.sites`.
+
+A seat is an actor of Ray, a process with the CPUs or the GPU of one step. It gets steps with the
+files that they read, gives back the files that they wrote, and keeps data and networks open. A
+second thread of it tells what is new meanwhile. Only this process writes the run folder. Ray
+repeats nothing by itself: what a seat that died was doing is given to another one, with the last
+state of its training.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir, closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairweather.devices import count_cores
+from fairweather.errors import InputError, missing_extra
+from fairweather.progress import Event, Notify
+from fairweather.runs.folder import RunFolder, open_run
+from fairweather.steps.plan import Plan, Step
+from fairweather.steps.training import drop_state
+from fairweather.steps.worker import Worker
+from fairweather.types.record import Machine
+from fairweather.workers import sites as remote
+from fairweather.workers.logs import Failure, JobFailedError, read_last_lines, step_log, write_log
+from fairweather.workers.options import Sharing
+from fairweather.workers.schedule import Schedule, StepsOutcome, perform_locally
+from fairweather.workers.sites import (
+    MissingData,
+    NewsItem,
+    PackedData,
+    Site,
+    SiteAnswer,
+    SiteSettings,
+    StateUpdate,
+)
+from fairweather.workers.work import Work
+
+try:
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError:
+    raise missing_extra("ray", "ray", "runs on a Ray cluster") from None
+
+Reference = Any  # Ray's handle of a result; of another class where a client is connected
+PORT = 10001  # of Ray's clients on the head of a cluster
+CONNECT_TIMEOUT = 10.0  # seconds within which a cluster must answer
+MAX_ATTEMPTS = 3  # how often steps are given to a seat if seats die
+WAIT_TIMEOUT = 10.0  # seconds, the longest time without a look at the cluster
+COUNT_INTERVAL = 5.0  # seconds between two looks at what the cluster has
+REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
+NEWS_WAIT, NEWS_PAUSE = 20.0, 0.2  # seconds until a seat answers that nothing is new; after news
+CLEAR_TIMEOUT = 10.0  # seconds for what seats leave behind to be removed or read
+SMALL_FILE = 2**16  # bytes; smaller files travel with the steps
+MAX_CACHED_FILES = 16  # larger files that are kept for the next steps in Ray's memory
+
+
+# ---------------------------------------------------------------- the far side
+
+
+class SeatReadiness(NamedTuple):
+    """What a seat says once it can do steps.
+
+    Attributes:
+        machine, room: of its worker: its machine, and bytes that networks may take.
+    """
+
+    machine: Machine
+    room: int
+
+
+class SeatGreeting(NamedTuple):
+    """What a seat says first.
+
+    Attributes:
+        host, node, process: where it is: name of the machine, Ray's id of the node, process.
+        folder: its own folder there.
+        versions: of what results depend on.
+    """
+
+    host: str
+    node: str
+    process: int
+    folder: str
+    versions: dict[str, str]
+
+
+class Seat:
+    """A process of Ray that does steps; its methods are called from far away.
+
+    Args:
+        parent: the folder that its own folder is made in; None for that of temporary files.
+    """
+
+    def __init__(self, parent: str | None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="fairweather-", dir=parent))
+        self.log = self.folder / "log"
+
+    def hello(self) -> SeatGreeting:
+        """Say where this is, and with which versions."""
+        node = ray.get_runtime_context().get_node_id()
+        return SeatGreeting(
+            socket.gethostname(), node, os.getpid(), str(self.folder), remote.collect_versions()
+        )
+
+    def begin(self, settings: SiteSettings, working_folder: str) -> SeatReadiness | Failure:
+        """Get ready for steps."""
+        try:
+            with suppress(OSError):  # relative paths mean the same if the folder is there
+                os.chdir(working_folder)
+            descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            for own in (1, 2):
+                os.dup2(descriptor, own)
+            self.site = Site(settings, self.folder / "run")
+            return SeatReadiness(self.site.machine, self.site.worker.room)
+        except Exception as error:  # raised again where this was asked from
+            return Failure.of(error)
+
+    def news(self) -> list[NewsItem]:
+        """Wait for what is new."""
+        return self.site.news.take(NEWS_WAIT, NEWS_PAUSE)
+
+    def do(
+        self, steps: Sequence[Step], files: Mapping[str, tuple[str, bytes | Reference]]
+    ) -> tuple[SiteAnswer, list[NewsItem], str]:
+        """Do steps together; gives the rest of the news too, and what was printed.
+
+        Args:
+            steps: what to do.
+            files: version and content, or a reference to it, of each file that they read.
+        """
+
+        def fetch(name: str) -> bytes:
+            content = files[name][1]
+            return content if isinstance(content, bytes) else bytes(ray.get(content))
+
+        if self.log.exists():
+            os.truncate(self.log, 0)
+        versions = {name: version for name, (version, _) in files.items()}
+        answer = self.site.do(steps, versions, fetch)
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        return answer, self.site.news.take(), text[-remote.MAX_LOG :]
+
+    def give(self, name: str, sent: PackedData) -> None:
+        """Take a data set, whose pixels all seats of a machine share."""
+        self.site.worker.take_data(name, sent.dataset())
+
+    def clear(self) -> None:
+        """Remove its own folder, just before the process is ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- the near side
+
+
+class RayCluster(NamedTuple):
+    """A Ray cluster that this process is connected to.
+
+    Attributes:
+        name: what it is called in a sentence.
+        folder: for what seats write, if all of it is on this machine and removed at the end.
+    """
+
+    name: str
+    folder: str | None = None
+
+    def places(self, threads: int, device: str) -> int:
+        """How many steps the nodes have room for, side by side."""
+        return sum(self.places_of_nodes(threads, device))
+
+    def places_of_nodes(self, threads: int, device: str) -> list[int]:
+        """How many steps each node has room for; [0] if there is none."""
+        found = [0]
+        for node in ray.nodes():
+            if node["Alive"]:
+                most = int(node["Resources"].get("CPU", 0)) // threads
+                gpus = int(node["Resources"].get("GPU", 0))
+                found.append(min(most, gpus) if device == "cuda" else most)
+        return found
+
+    def without_package(self, reason: str) -> InputError:
+        """Build the error for a node without this package, or with another version of it."""
+        return InputError(
+            f"{self.name} cannot load what it needs ({reason}): install the same version of "
+            "fairweather[ray] on every node, and on its head"
+        )
+
+    def check(self, threads: int, device: str) -> None:
+        """Raise `InputError` unless a node has the CPUs, and the GPU, that each step needs."""
+        if self.places(threads, device):
+            return
+        if device == "cuda" and self.places(threads, "cpu"):
+            raise InputError(
+                f"the steps need a GPU, and no node of {self.name} has one: name another device "
+                "with --device, or start Ray on a machine with a GPU"
+            )
+        most = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        raise InputError(
+            f"each step needs {threads} threads, and no node of {self.name} has more than {most} "
+            "CPUs: set fewer threads in the study (the results depend on their number)"
+        )
+
+
+@contextmanager
+def connect_to_ray(address: str | None) -> Iterator[RayCluster]:
+    """Connect to a Ray cluster, or start one on this machine that ends with the `with` block.
+
+    If this process is connected to a cluster already, that one is used and goes on.
+
+    Args:
+        address: `HOST:PORT` of the cluster's head, where Ray's clients connect; `auto` for the
+            cluster that this machine belongs to; None to start one here.
+
+    Raises `InputError` if no cluster answers, or if it has other versions of Python or Ray.
+    """
+    if ray.is_initialized():
+        yield RayCluster("the Ray cluster that this process has connected to")
+        return
+    # Short, since a path of a socket has at most 107 characters.
+    short = "/tmp" if Path("/tmp").is_dir() else None  # nosec B108 # mkdtemp makes it ours
+    folder = tempfile.mkdtemp(prefix="fw-ray-", dir=short)
+    try:
+        if address is None:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            here = "a Ray cluster on this machine"
+            _connect(here, folder, _temp_dir=folder, num_cpus=count_cores())
+            yield RayCluster("the Ray cluster on this machine", folder)
+        elif address == "auto":
+            _connect("the Ray cluster of this machine", folder, address="auto")
+            yield RayCluster("the Ray cluster of this machine")
+        else:
+            place = check_address(address)
+            _connect(f"the Ray cluster at {place}", folder, address=f"ray://{place}")
+            yield RayCluster(f"the Ray cluster at {place}")
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_address(address: str | None) -> str | None:
+    """Complete an address with the port; raises `InputError` if nothing answers there."""
+    if address is None or address == "auto":
+        return address
+    host, _, port = address.partition(":")
+    if not port:
+        port = str(PORT)
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"no Ray cluster answers at {address!r} ({reason}): the address is that of the head "
+            f"of a cluster and its port for clients, such as ray://head:{PORT}"
+        ) from None
+    return f"{host}:{port}"
+
+
+def _connect(name: str, folder: str, **arguments: str | int) -> None:
+    """Connect to Ray, and keep this process's own way to end.
+
+    Ray's processes import first what lies in the folder in which this happens: an empty one.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", **arguments}
+    with suppress(Exception):  # Ray would print a paragraph about each worker that ends
+        logs = importlib.import_module("ray._private.ray_logging")
+        logs.global_worker_stdstream_dispatcher.emit = lambda _: None
+    if "num_cpus" in arguments:
+        given |= {"address": "local", "include_dashboard": False}
+    try:
+        with warnings.catch_warnings(), chdir(folder):
+            warnings.simplefilter("ignore")  # the error says it
+            ray.init(**given)
+    except (RayError, RuntimeError, ConnectionError, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        hint = ""
+        if "timeout" in reason:
+            hint = (
+                "; is this the port for clients, and does the cluster ask for a token (then set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN)?"
+            )
+        raise InputError(f"cannot connect to {name}: {reason}{hint}") from error
+    finally:
+        if main:  # Ray has set its own handler, which would end this process at once
+            signal.signal(signal.SIGTERM, before)
+
+
+class _SeatHandle:
+    """A seat as this process sees it.
+
+    Attributes:
+        number: from 1.
+        actor: Ray's handle.
+        hello, ready: what it has said.
+        steps: what it is doing.
+        given: names of the data sets that were sent to it.
+        begun: how often it was given steps.
+    """
+
+    def __init__(self, number: int, actor: Any) -> None:  # noqa: ANN401 - of Ray
+        self.number, self.actor = number, actor
+        self.hello: SeatGreeting | None = None
+        self.ready: SeatReadiness | None = None
+        self.steps: Sequence[Step] = ()
+        self.given: set[str] = set()
+        self.begun = 0
+
+    @property
+    def host(self) -> str:
+        return self.hello.host if self.hello is not None else "a node"
+
+
+def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
+    """Do the steps of a run as `executors.local.execute` does, on a Ray cluster.
+
+    The results are the same to the byte on equal processors or GPUs with equal versions. Short
+    steps are done by this process.
+
+    Raises:
+        InputError: the cluster cannot do the steps, or has other versions.
+        JobFailedError: a step failed, or the processes that did it died several times.
+    """
+    with (
+        closing(work.worker(sharing, tell, workers=0)) as worker,
+        connect_to_ray(sharing.address) as cluster,
+        open_run(work.path) as run,
+    ):
+        work.prepare(run, others=False)
+        driver = _RayDriver(work.plan, run, worker, cluster, tell, sharing)
+        try:
+            driver.work()
+        finally:
+            driver.end()
+
+
+class _RayDriver:
+    """Hands out steps to seats, and takes in what comes of them.
+
+    Attributes:
+        ready: steps that wait for a seat.
+        awaited: what seats have been asked, with what takes in the answer.
+        died: how often seats have died that did a step, by its id, or while they started.
+        files: references to files that were sent, by version; the latest last.
+        sent: data sets that were sent, and on which nodes this was told.
+        places: how many steps the cluster has room for, as far as they were asked for.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunFolder,
+        worker: Worker,
+        cluster: RayCluster,
+        tell: Notify,
+        sharing: Sharing,
+    ) -> None:
+        self.run, self.worker, self.cluster, self.tell = run, worker, cluster, tell
+        self.most = sharing.jobs
+        self.schedule = Schedule(plan, run, tell)
+        self.device, self.threads = worker.device.type, plan.steps[0].threads
+        cluster.check(self.threads, self.device)
+        self.settings = SiteSettings(
+            plan=Plan.model_construct(data=plan.data, models=plan.models, steps=()),
+            threads=self.threads,
+            device=self.device,
+            offline=worker.offline,
+            workers=sharing.workers,
+            networks=worker.most_networks,
+            jobs=max(cluster.places_of_nodes(self.threads, self.device)),
+            state_sent=remote.STATE_INTERVAL,
+        )
+        self.ready = deque[Sequence[Step]]()
+        self.seats: list[_SeatHandle] = []
+        self.awaited: dict[Reference, tuple[_SeatHandle, Callable[[_SeatHandle, Any], None]]] = {}
+        self.died = Counter[str]()
+        self.files: dict[str, Reference] = {}
+        self.sent: dict[str, tuple[Reference, set[str]]] = {}
+        self.started, self.places, self.counted = 0, 0, float("-inf")
+        self.reminded = time.monotonic()
+
+    # ---- handing out
+
+    def work(self) -> None:
+        """Do all steps."""
+        while True:
+            self._count_places()
+            self._take_steps()
+            busy = self._busy()
+            if not self.ready and not busy:
+                self.schedule.check_finished()
+                return
+            for seat in self.seats:
+                if self.ready and seat.ready is not None and not seat.steps:
+                    self._send(seat, self.ready.popleft())
+            while len(self.seats) < min(self.places, len(busy) + len(self.ready)):
+                self._start_seat()
+            self._wait()
+
+    def _busy(self) -> list[_SeatHandle]:
+        return [seat for seat in self.seats if seat.steps]
+
+    def _count_places(self) -> None:
+        if time.monotonic() - self.counted > COUNT_INTERVAL:
+            there = self.cluster.places(self.threads, self.device)
+            self.places = there if self.most is None else min(self.most, there)
+            self.counted = time.monotonic()
+        self.schedule.jobs = max(sum(seat.ready is not None for seat in self.seats), 1)
+
+    def _take_steps(self) -> None:
+        """Take what can be done now, as far as there are places for it, and do what is short."""
+        while len(self.ready) < max(self.places - len(self._busy()), 1):
+            steps = self.schedule.take(self.worker)
+            if steps is None:
+                return
+            if all(remote.is_short(step) for step in steps):
+                self.schedule.finish(
+                    steps, perform_locally(steps, self.worker, self.run, self.tell)
+                )
+            else:
+                self.ready.append(steps)
+
+    def _send(self, seat: _SeatHandle, steps: Sequence[Step]) -> None:
+        seat.steps = steps
+        seat.begun += 1
+        files = {
+            name: (version, self._content(name, version))
+            for name, version in remote.list_input_files(steps, self.run).items()
+        }
+        write_log(
+            self.run, steps, f"begun on {seat.host} (process {seat.hello and seat.hello.process})"
+        )
+        self._ask(seat, seat.actor.do.remote(steps, files), self._take_in)
+        self.tell(
+            Event(f"worker {seat.number} on {seat.host}", seat.begun, None, steps_title(steps))
+        )
+
+    def _content(self, name: str, version: str) -> bytes | Reference:
+        """The content of a file of the run, or Ray's reference to it."""
+        path = self.run.file(name)
+        if path.stat().st_size < SMALL_FILE:
+            return path.read_bytes()
+        self.files[version] = self.files.pop(version, None) or ray.put(path.read_bytes())
+        if len(self.files) > MAX_CACHED_FILES:
+            del self.files[next(iter(self.files))]
+        return self.files[version]
+
+    def _start_seat(self) -> None:
+        self.started += 1
+        options: dict[str, Any] = {"num_cpus": self.threads, "max_concurrency": 3}
+        if self.device == "cuda":
+            options["num_gpus"] = 1
+        try:
+            actor: Any = ray.remote(Seat).options(**options).remote(self.cluster.folder)
+        except ModuleNotFoundError as error:  # on the head, if this is a client
+            raise self.cluster.without_package(str(error)) from None
+        seat = _SeatHandle(self.started, actor)
+        self.seats.append(seat)
+        self._ask(seat, actor.hello.remote(), self._greet)
+
+    def _ask(
+        self, seat: _SeatHandle, answer: Reference, then: Callable[[_SeatHandle, Any], None]
+    ) -> None:
+        self.awaited[answer] = (seat, then)
+
+    # ---- taking in
+
+    def _wait(self) -> None:
+        """Wait until a seat says something, and take it in."""
+        busy = self._busy()
+        own = self.cluster.folder is not None  # no other node will join
+        if own and not busy and not self.cluster.places(self.threads, self.device):
+            raise JobFailedError(
+                "Ray's processes on this machine have ended; the same command continues from what "
+                "is finished"
+            )
+        if not busy and time.monotonic() - self.reminded > REMINDER_INTERVAL:
+            line = (
+                f"{'waiting':14} for {self.cluster.name} to have room for "
+                f"{steps_title(self.ready[0])}"
+            )
+            self.tell(Event("wait", 0, None, line=line))
+            self.reminded = time.monotonic()
+        if not self.awaited:
+            time.sleep(COUNT_INTERVAL)
+            return
+        ray.wait(list(self.awaited), num_returns=1, timeout=WAIT_TIMEOUT)
+        every = list(self.awaited)
+        found, _ = ray.wait(every, num_returns=len(every), timeout=0)
+        # News first: they are older than the end of the steps.
+        for answer in sorted(found, key=lambda each: self.awaited[each][1] != self._hear_more):
+            if answer not in self.awaited:
+                continue  # of a seat that has died
+            seat, then = self.awaited.pop(answer)
+            try:
+                said = ray.get(answer)
+            except RayError as error:
+                self._lose(seat, error)
+                continue
+            then(seat, said)
+
+    def _greet(self, seat: _SeatHandle, hello: SeatGreeting) -> None:
+        seat.hello = hello
+        remote.check_versions(hello.versions, f"{hello.host}, of {self.cluster.name},")
+        self._ask(seat, seat.actor.begin.remote(self.settings, str(Path.cwd())), self._begin)
+
+    def _begin(self, seat: _SeatHandle, said: SeatReadiness | Failure) -> None:
+        if isinstance(said, Failure):
+            raise said.error(f"beginning on {seat.host}")
+        seat.ready = said
+        self.worker.room = min(self.worker.room, said.room)
+        self._hear_more(seat, [])
+
+    def _hear_more(self, seat: _SeatHandle, news: Sequence[NewsItem]) -> None:
+        self._hear(seat, news)
+        self._ask(seat, seat.actor.news.remote(), self._hear_more)
+
+    def _hear(self, seat: _SeatHandle, news: Sequence[NewsItem]) -> None:
+        for item in news:
+            if not seat.steps:
+                return
+            if isinstance(item, StateUpdate):
+                if item.name in map(remote.training_state_file, seat.steps):
+                    self.run.write(item.name, item.content)
+                continue
+            if item.note and not item.part:
+                text = f"{item.task}: {item.done} of {item.total}, {item.note}"
+                write_log(self.run, seat.steps, text)
+            where = f"on {seat.host}"
+            self.tell(item._replace(note=f"{where}; {item.note}" if item.note else where))
+
+    def _take_in(self, seat: _SeatHandle, said: tuple[SiteAnswer, list[NewsItem], str]) -> None:
+        answer, rest, printed = said
+        self._hear(seat, rest)
+        if isinstance(answer, MissingData):
+            self._give(seat, answer)
+            return
+        steps, seat.steps = seat.steps, ()
+        if isinstance(answer, Failure):
+            write_log(self.run, steps, f"{printed}{answer.traceback}")
+            log = self.run.file(step_log(steps[0].id))
+            raise answer.error(f"{steps_title(steps)} on {seat.host} (its log is {log})")
+        write_log(self.run, steps, f"{printed}done in {answer.seconds:.1f} s")
+        for name, content in answer.files.items():
+            self.run.write(name, content)
+        outcome = StepsOutcome(answer.done, answer.machine, answer.seconds, seat.host)
+        self.schedule.finish(steps, outcome)
+        for step in steps:
+            drop_state(step, self.run)
+
+    def _give(self, seat: _SeatHandle, lacking: MissingData) -> None:
+        """Send a data set to a seat that can neither find nor fetch it."""
+        assert seat.hello is not None
+        name = lacking.data
+        if name in seat.given:
+            raise InputError(f"{seat.host}: {lacking.why}")
+        if name not in self.sent:
+            self.sent[name] = (ray.put(PackedData.of(self.worker.dataset(name))), set())
+        reference, nodes = self.sent[name]
+        if seat.hello.node not in nodes:
+            nodes.add(seat.hello.node)
+            dataset = self.worker.dataset(name)
+            size = f"{PackedData.of(dataset).bytes / 1e6:,.1f} MB of pixels"
+            line = f"{'note':14} {dataset.name} is not on {seat.host}: {size} are sent there"
+            self.tell(Event("send data", 1, 1, line=line))
+        seat.given.add(name)
+        again = seat.actor.give.remote(name, reference)
+        self._ask(seat, again, lambda seat, _: self._send(seat, seat.steps))
+
+    # ---- seats that end
+
+    def _lose(self, seat: _SeatHandle, error: RayError) -> None:
+        """Take leave of a seat that died; what it was doing is done again by another one."""
+        self.seats.remove(seat)
+        self.awaited = {ref: each for ref, each in self.awaited.items() if each[0] is not seat}
+        self.counted = float("-inf")
+        with suppress(Exception):
+            ray.kill(seat.actor)
+        reason = " ".join(str(error).split())
+        if missing := re.search(r"No module named '[^']*'", reason):
+            raise self.cluster.without_package(missing[0])
+        printed, steps = self._remains(seat), seat.steps
+        what = steps[0].id if steps else "start"
+        self.died[what] += 1
+        if not steps:
+            if self.died[what] >= MAX_ATTEMPTS * max(self.places, 1):
+                raise JobFailedError(f"processes of {self.cluster.name} end at once: {reason}")
+            return
+        write_log(self.run, steps, f"{printed}the process ended: {reason}")
+        if self.died[what] >= MAX_ATTEMPTS:
+            log = step_log(what)
+            raise JobFailedError(
+                f"the process that did {steps_title(steps)} ended {MAX_ATTEMPTS} times, the last "
+                f"time on "
+                f"{seat.host}; the same command continues; the last lines of {self.run.file(log)}:"
+                f"\n{read_last_lines(self.run, log).rstrip()}"
+            )
+        line = f"{'note':14} the process on {seat.host} ended that did {steps_title(steps)}: "
+        self.tell(Event("lost", 1, 1, line=f"{line}it is done again"))
+        self.ready.appendleft(steps)
+
+    def _remains(self, seat: _SeatHandle) -> str:
+        """What the process of a seat that died had printed; its folder is removed."""
+        if seat.hello is None:
+            return ""
+
+        # Inside, so that it travels as it is: a fresh process need not import this package.
+        def remains(folder: str, most: int) -> str:
+            import pathlib
+            import shutil
+
+            log = pathlib.Path(folder, "log")
+            text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+            shutil.rmtree(folder, ignore_errors=True)
+            return text[-most:]
+
+        there = NodeAffinitySchedulingStrategy(seat.hello.node, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+        with suppress(RayError):  # the whole node may be gone
+            task = ray.remote(remains).options(**options)
+            text: str = ray.get(
+                task.remote(seat.hello.folder, remote.MAX_LOG), timeout=CLEAR_TIMEOUT
+            )
+            return text
+        return ""
+
+    def end(self) -> None:
+        """End all seats, whatever they do."""
+        clearing = [seat.actor.clear.remote() for seat in self.seats if seat.hello is not None]
+        with suppress(Exception):
+            if clearing and self.cluster.folder is None:
+                ray.wait(clearing, num_returns=len(clearing), timeout=CLEAR_TIMEOUT)
+        for seat in self.seats:
+            with suppress(Exception):
+                ray.kill(seat.actor)
+
+
+def steps_title(steps: Sequence[Step]) -> str:
+    """What steps do that are done together, in a few words."""
+    more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+    return f"{steps[0].label}{more}"

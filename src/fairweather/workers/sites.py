@@ -1,0 +1,332 @@
+"""Steps that are done on machines that do not see the run folder, however these are reached.
+
+A site is the far side: a process with a scratch folder, which gets the files that steps read, does
+the steps there, and gives back the files that they wrote. Only the near side writes the run folder.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fairweather.devices import choose_workers, count_cores
+from fairweather.errors import InputError
+from fairweather.progress import Event
+from fairweather.runs import folder as runs
+from fairweather.runs.folder import RunFolder, describe_machine
+from fairweather.steps.plan import (
+    FitStep,
+    ForwardPass,
+    Plan,
+    PredictStep,
+    PretrainStep,
+    Step,
+    StepResult,
+    TrainStep,
+)
+from fairweather.steps.training import STATE
+from fairweather.steps.worker import Worker, get_splits, using_threads
+from fairweather.types.measurement import Dataset, Images
+from fairweather.types.record import RECORD, Machine, step_file
+from fairweather.workers.logs import Failure
+from fairweather.workers.schedule import list_written, perform_locally
+
+STATE_INTERVAL = 180.0  # seconds between two states of a training that travel to the driver
+MAX_LOG = 2**20  # characters of what a step printed, the last ones
+# Other versions of these give other bytes in a file, besides those of `runs.versions`.
+FURTHER_PACKAGES = ("scipy", "pandas", "pyarrow", "safetensors")
+
+
+def collect_versions() -> dict[str, str]:
+    """The versions, in this process, of what results depend on."""
+    further = {name: importlib.metadata.version(name) for name in FURTHER_PACKAGES}
+    facts = {"Python": platform.python_version(), "opencv": cv2.__version__}
+    return {**facts, **runs.package_versions(), **further}
+
+
+def check_versions(theirs: Mapping[str, str], host: str) -> None:
+    """Raise `InputError` if a site has another version of something that results depend on."""
+    for name, ours in collect_versions().items():
+        if (found := theirs.get(name, "none")) != ours:
+            raise InputError(
+                f"{host} has another version of {name} than this machine: {found}, here {ours}; "
+                "results depend on it, so install the same one"
+            )
+
+
+# ---------------------------------------------------------------- what travels
+
+
+class SiteSettings(NamedTuple):
+    """What a site is started with.
+
+    Attributes:
+        plan: the data sets and the models; steps come later.
+        threads: of each step.
+        device, offline, networks: as in `Worker`.
+        workers: as in `devices.workers_for`.
+        jobs: number of sites on a machine.
+        state_sent: seconds between two states of a training that are sent.
+    """
+
+    plan: Plan
+    threads: int
+    device: str
+    offline: bool
+    workers: int | None
+    networks: int | None
+    jobs: int
+    state_sent: float
+
+
+class SiteProduct(NamedTuple):
+    """What came of steps that were done together.
+
+    Attributes:
+        done: the result of each.
+        files: what they wrote, by name.
+        machine, seconds: where they were done, and how long it took.
+    """
+
+    done: tuple[StepResult, ...]
+    files: dict[str, bytes]
+    machine: Machine
+    seconds: float
+
+
+class MissingData(NamedTuple):
+    """The steps could not be begun, since a data set is not to be had here.
+
+    Attributes:
+        data: its name in the plan.
+        why: a sentence.
+    """
+
+    data: str
+    why: str
+
+
+class StateUpdate(NamedTuple):
+    """The state of an unfinished training, and the name of its file."""
+
+    name: str
+    content: bytes
+
+
+class PackedData(NamedTuple):
+    """A data set whose pixels all processes of a machine can share: NumPy arrays.
+
+    Attributes:
+        name, mean, std, notes: as in `Dataset`.
+        parts: pixels, labels, keys and classes of each split.
+    """
+
+    name: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    notes: Mapping[str, object]
+    parts: Mapping[str, tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...]]]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> PackedData:
+        """Pack a data set."""
+        parts = {
+            name: (each.images.numpy(), each.labels, each.keys, each.classes)
+            for name, each in get_splits(dataset).items()
+        }
+        return cls(dataset.name, dataset.mean, dataset.std, dict(dataset.notes), parts)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all pixels."""
+        return sum(pixels.nbytes for pixels, *_ in self.parts.values())
+
+    def dataset(self) -> Dataset:
+        """The data set again; its pixels are not copied, and nobody writes to them."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that they cannot be written to
+            found = {
+                name: Images(torch.from_numpy(pixels), labels, keys, classes)
+                for name, (pixels, labels, keys, classes) in self.parts.items()
+            }
+        train, val, test = found.get("train"), found.get("val"), found["test"]
+        return Dataset(self.name, train, val, test, self.mean, self.std, self.notes)
+
+
+SiteAnswer = SiteProduct | MissingData | Failure
+NewsItem = Event | StateUpdate
+
+
+# ---------------------------------------------------------------- the far side
+
+
+class News:
+    """What happens while steps are done, from the thread that does them to the one that asks."""
+
+    def __init__(self) -> None:
+        self._items: deque[NewsItem] = deque()
+        self._changed = threading.Condition()
+
+    def add(self, item: NewsItem) -> None:
+        """Add the latest."""
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def take(self, timeout: float = 0.0, gathered: float = 0.0) -> list[NewsItem]:
+        """Give all that is new; if there is nothing, wait for it, and then for more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items, timeout)
+        time.sleep(gathered)
+        with self._changed:
+            found = list(self._items)
+            self._items.clear()
+            return found
+
+
+class ScratchFolder(RunFolder):
+    """A run folder that contains only what steps read.
+
+    Args:
+        path: the folder.
+        when_state: called with the state of a training if it is written at least so many seconds
+            after the last one, or after the training began.
+        seconds: how many.
+    """
+
+    def __init__(
+        self, path: Path, when_state: Callable[[StateUpdate], None], seconds: float
+    ) -> None:
+        super().__init__(path)
+        self._when_state, self._seconds = when_state, seconds
+        self._versions: dict[str, str] = {}
+        self.sent = time.monotonic()
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file, and pass on the state of a training."""
+        super().write(name, content)
+        if not name.endswith(f"/{STATE}") or time.monotonic() - self.sent < self._seconds:
+            return
+        assert isinstance(content, bytes)
+        self._when_state(StateUpdate(name, content))
+        self.sent = time.monotonic()
+
+    def hold(self, versions: Mapping[str, str], fetch: Callable[[str], bytes]) -> None:
+        """Hold files of these versions and no others; those that are not there are fetched."""
+        kept = {name for name, each in self._versions.items() if versions.get(name) == each}
+        for path in self.path.rglob("*"):
+            if path.is_file() and path.relative_to(self.path).as_posix() not in kept:
+                path.unlink()
+        self._versions, self.sent = dict(versions), time.monotonic()
+        self.__dict__.pop("record", None)
+        for name in versions:
+            if not self.file(name).is_file():
+                super().write(name, fetch(name))
+
+
+class Site:
+    """Does steps in a scratch folder.
+
+    Args:
+        settings: what it is started with.
+        folder: a folder of its own.
+    """
+
+    def __init__(self, settings: SiteSettings, folder: Path) -> None:
+        self.settings, self.news = settings, News()
+        self.scratch = ScratchFolder(folder, self.news.add, settings.state_sent)
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.setNumThreads(settings.threads)  # sites share the cores
+        workers, device = settings.workers or 0, torch.device(settings.device)
+        if device.type != "cpu":
+            workers = choose_workers(device, settings.workers, min(settings.jobs, count_cores()))
+        self.worker = Worker(
+            settings.plan,
+            device=settings.device,
+            offline=settings.offline,
+            progress=self._tell_loading,
+            networks=settings.networks,
+            jobs=1 if settings.device == "cuda" else settings.jobs,
+            workers=workers,
+        )
+        with using_threads(settings.threads):
+            self.machine = describe_machine(self.worker.device)
+
+    def do(
+        self, steps: Sequence[Step], versions: Mapping[str, str], fetch: Callable[[str], bytes]
+    ) -> SiteAnswer:
+        """Do steps together.
+
+        Args:
+            steps: what to do.
+            versions: of all files that they read, by name.
+            fetch: gives the content of such a file.
+        """
+        try:
+            self.scratch.hold(versions, fetch)
+            for name in dict.fromkeys(name for step in steps for name in step.data):
+                try:
+                    self.worker.dataset(name)
+                except (ValueError, OSError) as error:
+                    return MissingData(name, str(error))
+            found = perform_locally(steps, self.worker, self.scratch, self.news.add)
+            files = {
+                name: self.scratch.file(name).read_bytes()
+                for step, done in zip(steps, found.done, strict=True)
+                for name in list_written(step, done, self.scratch)
+            }
+            return SiteProduct(tuple(found.done), files, found.machine, found.seconds)
+        except Exception as error:  # raised again where the steps came from
+            return Failure.of(error)
+
+    def _tell_loading(self, event: Event) -> None:
+        if not event.line:  # what is to be said once was said by the driver
+            self.news.add(event)
+
+
+# ---------------------------------------------------------------- the near side
+
+
+def is_short(step: Step) -> bool:
+    """Whether the driver does a step itself: it is short, and reads or writes many files."""
+    match step:
+        case PredictStep(how=how):
+            return not isinstance(how, ForwardPass)
+        case FitStep(stored=stored):
+            return stored
+        case TrainStep(tries=tries):
+            return bool(tries)  # it copies one of them
+    return step.disposable
+
+
+def list_input_files(steps: Sequence[Step], run: RunFolder) -> dict[str, str]:
+    """The files that a site needs to do steps, each with its version."""
+    names = [RECORD]
+    for step in steps:
+        names += [*map(step_file, step.needs), *step.reads]
+        if (state := training_state_file(step)) is not None:
+            names.append(state)
+    found = {}
+    for name in dict.fromkeys(names):
+        path = run.file(name)
+        if path.is_file():  # a training has a state only if it was interrupted, for example
+            facts = path.stat()
+            found[name] = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
+    return found
+
+
+def training_state_file(step: Step) -> str | None:
+    """The file with the state of an unfinished training; None for another step."""
+    return f"{step.folder}/{STATE}" if isinstance(step, TrainStep | PretrainStep) else None

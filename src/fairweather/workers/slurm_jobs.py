@@ -1,0 +1,244 @@
+"""The jobs of a cluster that were submitted for a run, and whether they still are there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import signal
+import socket
+import subprocess  # nosec B404 # for the programs of SLURM, without a shell
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+
+from fairweather.errors import InputError
+from fairweather.runs.folder import RunFolder, lock_folder
+from fairweather.types.record import FrozenRecord
+from fairweather.workers.options import EXECUTORS, SLURM
+
+JOBS_FILE = "jobs.json"
+JOB_LOGS = "logs/jobs"  # folder in the run folder: the files of submitit
+LOCK_TIMEOUT = 60.0  # seconds that another process may take to submit jobs
+KILL_TIMEOUT = 10.0  # seconds within which jobs of this machine end once they are told to
+
+# It becomes a part of the names of files, and of the command that ends the job.
+JobId = Annotated[str, pydantic.StringConstraints(pattern=r"^\d{1,18}(_\d{1,9})?$")]
+Place = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+
+class SubmittedJobs(FrozenRecord):
+    """The jobs that were submitted for a run: its file `jobs.json`.
+
+    Attributes:
+        executor: `slurm` or `slurm-local`.
+        host: the machine that they were submitted from.
+        folder: the path of the run folder there. A copy of the folder has the note, but no jobs.
+        study: the digest of their plan.
+        jobs: their numbers, also of those that have ended, each with the name of the folder in
+            `logs/jobs` that has its files.
+    """
+
+    version: Literal[1] = 1
+    executor: str
+    host: str
+    folder: str
+    study: str
+    jobs: dict[JobId, Place] = pydantic.Field(default_factory=dict)
+
+    def log_of(self, job: str) -> str:
+        """The name of the log of a job in the run folder."""
+        return f"{place_folder(self.jobs[job])}/{job}_0_log.out"
+
+    def answer_of(self, job: str) -> str:
+        """The name of the file in which a job says why it has ended."""
+        return answer_file(self.jobs[job], job)
+
+
+def read_note(run: RunFolder) -> SubmittedJobs | None:
+    """What was submitted for a run and was not ended; raises `InputError` for a damaged file."""
+    path = run.file(JOBS_FILE)
+    try:
+        found = SubmittedJobs.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found = None
+    if found is None or found.executor not in EXECUTORS:
+        raise InputError(f"{path} does not say which jobs were submitted; remove it") from None
+    return found
+
+
+@contextmanager
+def note_locked(run: RunFolder) -> Iterator[None]:
+    """Let no other process submit jobs for a run, or end them, inside the `with` block."""
+    with lock_folder(run.file(JOB_LOGS), timeout=LOCK_TIMEOUT, needed=False):
+        yield
+
+
+def write_note(run: RunFolder, note: SubmittedJobs) -> None:
+    """Write down what was submitted."""
+    run.write(JOBS_FILE, note.model_dump_json(indent=1) + "\n")
+
+
+def forget_jobs(run: RunFolder, note: SubmittedJobs) -> None:
+    """Remove the note, and the files of its jobs but their logs."""
+    run.file(JOBS_FILE).unlink(missing_ok=True)
+    for job, place in note.jobs.items():
+        pickles = (f"{job}_submitted.pkl", f"{job}_0_result.pkl")
+        for name in (
+            *(f"{place_folder(place)}/{each}" for each in pickles),
+            answer_file(place, job),
+        ):
+            run.file(name).unlink(missing_ok=True)
+
+
+def make_place(run: RunFolder) -> Place:
+    """Make a folder for the files of new jobs, which nobody else can have put anything into."""
+    place = secrets.token_hex(8)
+    run.file(JOB_LOGS).mkdir(parents=True, exist_ok=True)
+    run.file(place_folder(place)).mkdir(mode=0o700)
+    return place
+
+
+def place_folder(place: Place) -> str:
+    """The name of such a folder in the run folder."""
+    return f"{JOB_LOGS}/{place}"
+
+
+def answer_file(place: Place, job: str) -> str:
+    """The name of the file in which a job says why it has ended."""
+    return f"{place_folder(place)}/{job}_answer.json"
+
+
+def job_name(run: RunFolder) -> str:
+    """The name that SLURM shows of the jobs of a run folder, and of no other one."""
+    digest = hashlib.sha256(str(run.path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    return f"fairweather-{digest[:16]}"
+
+
+def require_states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool]:
+    """As `states`; raises `InputError` if SLURM does not answer."""
+    found = states(run, note)
+    if found is None:
+        raise InputError(
+            f"SLURM does not answer (squeue), so the jobs of {run.path} are not known; give the "
+            "command again later"
+        )
+    return found
+
+
+def states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool] | None:
+    """The jobs that have not ended, each with whether it runs; None if SLURM does not answer.
+
+    Raises `InputError` for jobs of another folder, and for processes of another machine.
+    """
+    if note.folder != (here := str(run.path.resolve())):
+        raise InputError(
+            f"the jobs in {run.file(JOBS_FILE)} work in {note.folder}, and this is {here}: if it "
+            f"is a "
+            "copy of that folder, remove this file; else give the command with that path"
+        )
+    if note.executor == SLURM:
+        return _read_queue(run, note.jobs)
+    if note.host != socket.gethostname():
+        raise InputError(
+            f"the jobs of {run.path} are processes of the machine {note.host}, and this is "
+            f"{socket.gethostname()}: give the command there"
+        )
+    return {job: True for job, place in note.jobs.items() if _is_process(run, place, job)}
+
+
+def end_all(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None:
+    """End those jobs that are left, and remove the note; raises `InputError` as `end_jobs`.
+
+    If they could not be ended, the note is there again.
+    """
+    # First the note: without it, a job that is told to end does not wait to be resumed.
+    run.file(JOBS_FILE).unlink(missing_ok=True)
+    try:
+        end_jobs(run, note, jobs)
+    except BaseException:
+        write_note(run, note)
+        raise
+    forget_jobs(run, note)
+
+
+def end_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None:
+    """End jobs that `states` has found; those of this machine have ended when this returns.
+
+    Raises `InputError` if SLURM did not end them.
+    """
+    if note.executor == SLURM:
+        # It also fails for jobs that have ended since squeue was asked.
+        if jobs and _run_program("scancel", *jobs) is None:
+            found = _read_queue(run, jobs)
+            if found is None or found:
+                raise InputError(
+                    f"SLURM did not end all jobs of {run.path} (scancel failed): they may still "
+                    f"hold their machines; give `fairweather cancel {run.path}` again later"
+                )
+        return
+    is_process = {job: partial(_is_process, run, note.jobs[job], job) for job in jobs}
+    for job in [job for job, there in is_process.items() if there()]:
+        with suppress(ProcessLookupError):
+            os.kill(int(job), signal.SIGTERM)  # passed on to the worker
+    until = time.monotonic() + KILL_TIMEOUT
+    while time.monotonic() < until and any(there() for there in is_process.values()):
+        time.sleep(0.1)
+
+
+def cancel_jobs(path: Path) -> int:
+    """End all jobs that were submitted for a run; returns how many had not ended yet.
+
+    Raises `InputError` if SLURM does not answer, or does not end them.
+    """
+    run = RunFolder(path)
+    if read_note(run) is None:
+        return 0
+    with note_locked(run):
+        note = read_note(run)
+        if note is None:  # another process has just ended them
+            return 0
+        jobs = require_states(run, note)
+        end_all(run, note, jobs)
+    return len(jobs)
+
+
+def _read_queue(run: RunFolder, jobs: Collection[str]) -> Mapping[str, bool] | None:
+    # Not by their numbers: squeue fails for those that ended long ago. A number alone proves
+    # nothing: who can write the note can write those of other jobs.
+    asked = ("--noheader", "--array", f"--user={os.getuid()}", "--format=%i %T %j")
+    answer = _run_program("squeue", *asked)
+    if answer is None:
+        return None
+    lines = [line.split() for line in answer.splitlines()]
+    name = job_name(run)
+    found = {line[0]: line[1] for line in lines if len(line) == 3 and line[2] == name}
+    return {job: found[job] != "PENDING" for job in jobs if job in found}
+
+
+def _run_program(*command: str) -> str | None:
+    """The answer of a program of SLURM; None if it has none."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # nosec B603 # words, no shell
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _is_process(run: RunFolder, place: Place, job: str) -> bool:
+    """Whether a process of this machine is this job: a later one may have its number."""
+    try:
+        command = Path(f"/proc/{job}/cmdline").read_bytes().decode(errors="replace")
+    except FileNotFoundError:
+        if Path("/proc/self/cmdline").exists():
+            return False
+        command = _run_program("ps", "-o", "args=", "-p", job) or ""
+    folder = str(run.file(place_folder(place)).resolve())
+    return "submitit.local._local" in command and folder in command

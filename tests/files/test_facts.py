@@ -1,0 +1,53 @@
+"""Facts in JSON files are those that were published: digests of tables once typed in Python.
+
+Tests of each table compare it with its source: test_imagenet_c, test_medmnist_c, test_medmnist.
+"""
+
+import hashlib
+
+import pytest
+
+from fairweather.data import named_sets as cifar10
+from fairweather.data import named_sets as fashion_mnist
+from fairweather.data import named_sets as oxford_pets
+from fairweather.data import npz as medmnist
+from fairweather.shifts.imagenet_c.corruptions import CONSTANTS
+from fairweather.shifts.medmnist_c import layers as hershey
+from fairweather.shifts.medmnist_c.corruptions import FAMILIES, PARAMETERS, published_constants
+
+MEDMNIST_C = (
+    {
+        dataset: {
+            name: [published_constants(name, dataset, severity) for severity in range(1, 6)]
+            for name in family.rows
+        }
+        for dataset, family in FAMILIES.items()
+    },
+    {dataset: family.grey for dataset, family in FAMILIES.items()},
+    PARAMETERS,
+)
+KNOWN_SETS = (
+    *(cifar10.CIFAR_CLASSES, cifar10.CIFAR_MD5, cifar10.CIFAR_BATCHES),
+    *(
+        fashion_mnist.FASHION_CLASSES,
+        fashion_mnist.FASHION_COMPRESSED_MD5,
+        fashion_mnist.FASHION_CONTENT_MD5,
+    ),
+    oxford_pets.PETS_ARCHIVES,
+)
+MEDMNIST = (medmnist.MEDMNIST_SETS, medmnist.REFUSED_SETS, medmnist.NATURAL_SHIFT)
+
+
+@pytest.mark.parametrize(
+    ("facts", "digest"),
+    [
+        (CONSTANTS, "f12bf7da18b4ee948a03bd4330cab9fc943e46a3895ae2d06daacb8a2c10a2ce"),
+        (MEDMNIST_C, "9ea637b2f3cd677f2e16481062434db781ea379ca029f17d476bba716f098ff4"),
+        (MEDMNIST, "3d68138e3fac1ef82f84b6123a0fa3a95d2223380b5297faf8043d705cf67db4"),
+        (KNOWN_SETS, "f752a74fbe286b5aa90a8837d291585c1e261e2d1560c41dbf31c58f81e2625c"),
+        (hershey._LETTERS, "0e821ca3b475f4bd1c2e8ac3d4606a1c3233e821c7f81f32368559b2f71f22de"),
+    ],
+    ids=["imagenet_c", "medmnist_c", "medmnist", "known sets", "letters"],
+)
+def test_every_digit_is_as_published(facts, digest):
+    assert hashlib.sha256(repr(facts).encode()).hexdigest() == digest

@@ -1,0 +1,270 @@
+"""Paired statistics: against definitions, against scipy, and by simulation."""
+
+import itertools
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairweather.errors import InputError
+from fairweather.metrics import (
+    Estimate,
+    accuracy,
+    bootstrap_weights,
+    rms_calibration_error,
+    to_score,
+)
+from fairweather.metrics.metric import IntervalKind
+from fairweather.metrics.paired import holm, mcnemar_exact, paired_difference, seed_summary
+from tests.chance import FALSE_ALARM, fewest, most
+
+
+def columns(b, c, both=2, neither=1):
+    """Images: b that only the first model gets right, and c that only the second does."""
+    right_a = [True] * b + [False] * c + [True] * both + [False] * neither
+    right_b = [False] * b + [True] * c + [True] * both + [False] * neither
+    return right_a, right_b
+
+
+def slow_p_value(b, c):
+    """The probability that b + c fair coins split at least as unevenly, by counting."""
+    n = b + c
+    outcomes = (math.comb(n, k) for k in range(n + 1) if abs(2 * k - n) >= abs(b - c))
+    return sum(outcomes) / 2**n
+
+
+@pytest.mark.parametrize("b", range(7))
+@pytest.mark.parametrize("c", range(7))
+def test_mcnemar_is_the_fair_coin_counted_out_and_scipys_binomial_test(b, c):
+    found = mcnemar_exact(*columns(b, c))
+    assert found[:2] == (b, c)
+    assert found.p == pytest.approx(slow_p_value(b, c), rel=1e-12)
+    if b + c:
+        assert found.p == pytest.approx(scipy.stats.binomtest(b, b + c).pvalue, rel=1e-12)
+    # statsmodels.stats.contingency_tables.mcnemar(exact=True) is defined as twice the binomial
+    # distribution at the smaller count, at most 1.
+    assert found.p == pytest.approx(min(1, 2 * scipy.stats.binom.cdf(min(b, c), b + c, 0.5)))
+
+
+def test_mcnemar_says_nothing_of_images_that_both_get_right_or_wrong():
+    assert mcnemar_exact(*columns(9, 2, 0, 0)) == mcnemar_exact(*columns(9, 2, 500, 40))
+    assert mcnemar_exact(*columns(2, 9)).p == mcnemar_exact(*columns(9, 2)).p
+    assert mcnemar_exact(*columns(0, 0)).p == 1
+    with pytest.raises(InputError, match=r"correct_b"):
+        mcnemar_exact([True], [True, False])
+
+
+@pytest.mark.parametrize("n", [1, 5, 12, 33])
+def test_equally_accurate_models_differ_by_p_in_at_most_that_share(n):
+    # Exactly, over all splits of n discordant images: the p-value is never too small.
+    p_values = np.array([mcnemar_exact(*columns(k, n - k)).p for k in range(n + 1)])
+    chances = scipy.stats.binom.pmf(np.arange(n + 1), n, 0.5)
+    for level in np.unique(p_values):
+        assert chances[p_values <= level + 1e-12].sum() <= level + 1e-12
+
+
+def test_mcnemar_holds_its_level_in_trials_of_whole_images():
+    rng = np.random.default_rng(2)
+    hard = rng.random((400, 150))  # how hard an image is for both
+    trials = [hard + rng.normal(0, 0.3, hard.shape) < 0.7 for _ in range(2)]
+    p_values = np.array([mcnemar_exact(a, b).p for a, b in zip(*trials, strict=True)])
+    for level in (0.01, 0.05, 0.2):
+        assert (p_values <= level).sum() <= most(400, level)
+    # And it has power: with 10 or more differing images, P(p <= 0.2) is at least 0.098.
+    assert (p_values <= 0.2).sum() >= fewest(400, 0.098)
+
+
+def slow_holm(p_values):
+    """Holm's procedure as the closure of Bonferroni's: the maximum over sets with this test."""
+    tests = range(len(p_values))
+    adjusted = []
+    for test in tests:
+        others = [other for other in tests if other != test]
+        sets = [
+            (test, *some)
+            for size in range(len(p_values))
+            for some in itertools.combinations(others, size)
+        ]
+        adjusted.append(max(min(1, len(s) * min(p_values[i] for i in s)) for s in sets))
+    return adjusted
+
+
+@given(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.04, 0.3, 1.0]), max_size=6))
+def test_holm_is_the_closure_of_bonferroni(p_values):
+    np.testing.assert_allclose(holm(p_values), slow_holm(p_values), rtol=1e-12)
+
+
+def test_holm_keeps_order_and_undoes_nothing():
+    p_values = np.random.default_rng(3).random(30) ** 4
+    adjusted = holm(p_values)
+    shuffled = np.random.default_rng(4).permutation(30)
+    np.testing.assert_array_equal(holm(p_values[shuffled]), adjusted[shuffled])
+    assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
+    assert (adjusted >= p_values).all()
+    assert adjusted.max() <= 1
+    assert holm([]).shape == (0,)
+    for bad in ([0.5, math.nan], [-0.1], [1.1], [[0.5]]):
+        with pytest.raises(InputError, match="p-values"):
+            holm(bad)
+
+
+def accuracy_estimate(correct, weights):
+    return Estimate(
+        accuracy(correct), np.asarray(accuracy(correct, weights)), len(correct), "share"
+    )
+
+
+def calibration_estimate(confidence, correct, weights, interval="bias-corrected"):
+    return Estimate(
+        rms_calibration_error(confidence, correct),
+        np.asarray(rms_calibration_error(confidence, correct, weights)),
+        len(correct),
+        interval,
+    )
+
+
+def test_the_difference_of_two_accuracies_covers_and_is_narrower_than_unpaired():
+    rng = np.random.default_rng(5)
+    n, trials = 250, 300
+    weights = bootstrap_weights(n, 300, seed=1).astype(float)
+    other = bootstrap_weights(n, 300, seed=2).astype(float)
+    truth = scipy.stats.norm.cdf(0.9 / math.hypot(1, 0.5)) - scipy.stats.norm.cdf(
+        0.6 / math.hypot(1, 0.5)
+    )
+    held, ratios = 0, []
+    for _ in range(trials):
+        hard = rng.normal(0, 1, n)
+        first = hard + rng.normal(0, 0.5, n) < 0.6
+        second = hard + rng.normal(0, 0.5, n) < 0.9
+        a, b = accuracy_estimate(first, weights), accuracy_estimate(second, weights)
+        paired = paired_difference(a, b)
+        unpaired = paired_difference(a, accuracy_estimate(second, other))
+        held += paired.low <= truth <= paired.high
+        ratios.append((paired.high - paired.low) / (unpaired.high - unpaired.low))
+    assert fewest(trials, 0.95) <= held <= most(trials, 0.95)
+    assert scipy.stats.ttest_1samp(ratios, 0.8, alternative="less").pvalue < FALSE_ALARM
+
+
+def test_the_difference_is_second_minus_first_with_the_quantiles_of_the_differences():
+    rng = np.random.default_rng(6)
+    first, second = (Estimate(v, rng.normal(v, 0.1, 999), 40) for v in (0.2, 0.5))
+    score = paired_difference(first, second)
+    assert score.value == pytest.approx(0.3)
+    ordered = np.sort(second.replicates - first.replicates)
+    place = 0.025 * 998
+    low = ordered[24] + (place - 24) * (ordered[25] - ordered[24])
+    assert score.low == pytest.approx(low)
+    back = paired_difference(second, first)
+    np.testing.assert_allclose(back[:3], [-score.value, -score.high, -score.low], rtol=1e-12)
+    assert back.n == 40
+
+
+def test_the_interval_holds_the_difference_even_where_the_replicates_do_not():
+    first = Estimate(0.0, np.zeros(9), 5)
+    score = paired_difference(first, Estimate(0.5, np.full(9, 0.2), 5))
+    assert score[:3] == (0.5, 0.2, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("right_a", "right_b", "value", "low", "high"),
+    [
+        ([True, True, False] * 20, [True, True, False] * 20, 0, -0.0447, 0.0447),
+        ([False] * 60, [True] * 60, 1, 0.9050, 1),
+    ],
+)
+def test_models_that_never_differ_are_not_known_to_be_equal(right_a, right_b, value, low, high):
+    weights = bootstrap_weights(60, 50)
+    score = paired_difference(
+        accuracy_estimate(right_a, weights), accuracy_estimate(right_b, weights)
+    )
+    # Bonett and Price, of none of 60: z √(2 / 62 / 62), and of all: c ∓ z √((1 − c²) / 62) with
+    # c = 60 / 62 and z = 1.95996.
+    np.testing.assert_allclose(score[:3], [value, low, high], atol=1e-4)
+
+
+def test_replicates_that_are_not_a_number_are_left_out():
+    first = Estimate(0.5, np.array([0.4, math.nan, 0.6]), 10)
+    second = Estimate(0.5, np.array([0.4, 0.1, 0.6]), 10)
+    assert paired_difference(first, second)[:3] == (0, 0, 0)
+    nothing = Estimate(0.5, np.full(3, math.nan), 10)
+    assert np.isnan(paired_difference(nothing, second)[1:3]).all()
+    assert np.isnan(paired_difference(Estimate(math.nan, np.ones(3), 10), second)[:3]).all()
+
+
+def test_estimates_of_other_images_or_resamples_are_refused():
+    base = Estimate(0.5, np.ones(3), 10)
+    for other in (
+        Estimate(0.5, np.ones(3), 11),
+        Estimate(0.5, np.ones(4), 10),
+        Estimate(0.5, np.ones(3), 10, "share"),
+    ):
+        with pytest.raises(InputError, match=r"n=.* and n="):
+            paired_difference(base, other)
+
+
+def calibration_pair(rng, n, gaps):
+    """Two models with correlated right answers, overconfident by these gaps everywhere."""
+    sure, luck = rng.beta(3, 1, n), rng.random(n)
+    confidence = [0.5 + 0.45 * np.clip(sure + rng.normal(0, s, n), 0, 1) for s in (0, 0.1)]
+    lucks = [luck, np.where(rng.random(n) < 0.6, luck, rng.random(n))]
+    return [(c, u < c - gap) for c, u, gap in zip(confidence, lucks, gaps, strict=True)]
+
+
+def calibration_trials(gaps, n, trials, seed):
+    rng = np.random.default_rng(seed)
+    weights = bootstrap_weights(n, 100).astype(float)
+    return [
+        paired_difference(
+            *(calibration_estimate(*model, weights) for model in calibration_pair(rng, n, gaps))
+        )
+        for _ in range(trials)
+    ]
+
+
+# Of shares and areas, a single value has another interval than the difference of two.
+SHARES = ("share", "conditional", "overlap", "area")
+
+
+@pytest.mark.parametrize(
+    "interval", [kind for kind in get_args(IntervalKind) if kind not in SHARES]
+)
+def test_beside_a_model_without_error_the_difference_has_the_interval_of_the_other(interval):
+    rng = np.random.default_rng(7)
+    (model, _) = calibration_pair(rng, 500, (0.1, 0.1))
+    estimate = calibration_estimate(*model, bootstrap_weights(500, 200), interval)
+    nothing = Estimate(0.0, np.zeros(200), 500, interval)
+    found = paired_difference(nothing, estimate)
+    # Quantiles interpolate between neighbours: here between roots, there between squares.
+    np.testing.assert_allclose(found, to_score(estimate), rtol=1e-3)
+
+
+def test_equally_calibrated_models_are_seldom_called_different():
+    for gaps in ((0.0, 0.0), (0.05, 0.05)):
+        scores = calibration_trials(gaps, n=400, trials=400, seed=8)
+        # No more than the 2 % that benchmarks/README.md leaves for equal gaps.
+        assert sum(score.low > 0 or score.high < 0 for score in scores) <= most(400, 0.02)
+
+
+def test_bins_do_not_hide_a_calibrated_model_beside_an_overconfident_one():
+    # The percentile interval of the differences covers the true value in about 60 % of such trials:
+    # the noise of the bins raises the calibrated model's error, and hardly the other's.
+    scores = calibration_trials((0.0, 0.05), n=2000, trials=300, seed=9)
+    # benchmarks/README.md found 90 %.
+    assert sum(score.low <= 0.05 <= score.high for score in scores) >= fewest(300, 0.9)
+
+
+def test_a_seed_summary_is_mean_and_sample_deviation():
+    values = [0.81, 0.85, 0.80, 0.86]
+    mean = sum(values) / 4
+    sd = math.sqrt(sum((value - mean) ** 2 for value in values) / 3)
+    assert seed_summary(values) == (pytest.approx(mean), pytest.approx(sd), 4)
+    single = seed_summary([0.5])
+    assert single.mean == 0.5
+    assert math.isnan(single.sd)
+    for bad in ([], 0.5):
+        with pytest.raises(InputError, match="values"):
+            seed_summary(bad)

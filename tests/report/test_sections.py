@@ -1,0 +1,90 @@
+"""The sections of the report: one list that page, contents, files and overview read."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+import fairweather as fw
+from fairweather.report.building import SECTIONS, build_report
+from fairweather.report.section import Brief, Chart, PartView, ReportPart, Section
+from fairweather.report.tables import TableLayout, TextTable
+from tests.run_folders import run_record, write_run
+
+SCORE = ("a", "0", "clean", "none", "accuracy", 0.8, 0.7, 0.9, 100)
+
+
+@pytest.fixture
+def run(tmp_path, no_figures):
+    return write_run(tmp_path / "run", run_record({"a": "A <b>model</b>"}), [SCORE])
+
+
+def halves(contents):
+    """A table of half of each accuracy."""
+    rows = [
+        (model, contents.score("accuracy", model, "clean", "none").value / 2)
+        for model in contents.titles
+    ]
+    frame = pd.DataFrame(rows, columns=["model", "half"])
+    body = [[model, f"{half:.2f}"] for model, half in rows]
+    yield TextTable("halves", TableLayout(("Model", "Half")), body, ["Half of <each>."], frame)
+
+
+def shown(contents, tables):
+    chart = Chart("halves-chart", "Halves", {"mark": "bar"})
+    return PartView("Half of each", tables, charts=[chart], notes=["Half is not much."])
+
+
+MINE = Section(
+    "halves",
+    "Halves",
+    (ReportPart(shown, halves),),
+    brief=lambda contents: Brief(
+        ["Halves are told."], TableLayout(("Model",)), [[*contents.titles]]
+    ),
+)
+
+
+def added(monkeypatch, section):
+    sections = (SECTIONS[0], section, *SECTIONS[1:])
+    monkeypatch.setattr("fairweather.report.building.SECTIONS", sections)
+    monkeypatch.setattr("fairweather.report.finished_run.SECTIONS", sections)
+
+
+def test_a_section_that_is_one_object_is_on_the_page_in_the_contents_and_a_file(run, monkeypatch):
+    added(monkeypatch, MINE)
+    names = build_report(run)
+    assert {f"tables/halves.{suffix}" for suffix in ("md", "csv", "tex")} <= set(names)
+    assert (run.path / "tables" / "halves.csv").read_text() == "model,half\na,0.4\n"
+    page = (run.path / "report.html").read_text()
+    assert page.index('href="#answer"') < page.index('href="#halves"') < page.index('href="#how"')
+    section = page.partition('<section id="halves">')[2].partition("</section>")[0]
+    for words in (
+        "<h2>Halves</h2>",
+        "<h3>Half of each</h3>",
+        "Half is not much.",
+        'data-chart="halves-chart"',
+        "<td>0.40</td>",
+        "<caption>Half of &lt;each&gt;.</caption>",
+        'data-copy="halves"',
+    ):
+        assert words in section
+    assert "Halves are told.\n\nModel\na" in fw.Run(run.path).overview()
+
+
+def test_a_section_is_left_out_where_a_run_is_not_of_its_kind(run, monkeypatch):
+    added(monkeypatch, dataclasses.replace(MINE, accepts=lambda contents: not contents.titles))
+    names = build_report(run)
+    assert not any("halves" in name for name in names)
+    assert "halves" not in (run.path / "report.html").read_text()
+
+
+def test_a_section_that_shows_nothing_is_not_in_the_contents(run, monkeypatch):
+    added(monkeypatch, Section("empty", "Nothing", (ReportPart(lambda *_: None),)))
+    build_report(run)
+    assert "#empty" not in (run.path / "report.html").read_text()
+
+
+def test_anchors_are_all_different():
+    anchors = [section.anchor for section in SECTIONS]
+    assert len(set(anchors)) == len(anchors)

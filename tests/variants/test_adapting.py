@@ -1,0 +1,366 @@
+"""A variant of the tests' own, entropy minimisation, and what is fitted on an adapted network.
+
+`EntropyMinimisation` is one object; nothing of the package knows it but by the table of variants.
+"""
+
+import copy
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fairweather as fw
+from fairweather.errors import InputError, unknown_name
+from fairweather.requests.study.files import check_study
+from fairweather.runs.folder import read_json
+from fairweather.steps import predictions as predicting
+from fairweather.types.measurement import Images
+from fairweather.types.record import base_model, fitted_file, predictions_file
+from fairweather.variants.batchnorm import BatchNorm
+from fairweather.variants.scaling import fit_temperature
+from fairweather.variants.variant import VARIANTS, Adapting, complete_variants, read_variant
+from tests.conftest import TINY_RESNET
+from tests.forking import Program
+from tests.same_bytes import same
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+WHERE = "tests.test_adapting:EntropyMinimisation"
+
+
+@dataclass(frozen=True)
+class EntropyMinimisation(Adapting):
+    """Scales and biases of batch norm make the predictions of each batch more certain.
+
+    Source: Wang et al. 2021, Tent: Fully Test-Time Adaptation by Entropy Minimization.
+
+    Attributes:
+        optimiser: `adam` or `sgd`.
+        learning_rate: its step.
+    """
+
+    kind: ClassVar[str] = "tent"
+    optimiser: str = "adam"
+    learning_rate: float = 0.01
+
+    def __post_init__(self):
+        if self.optimiser not in OPTIMISERS:
+            raise unknown_name("optimiser of tent", self.optimiser, OPTIMISERS)
+
+    @property
+    def name(self):
+        return self.kind if self.optimiser == "adam" else f"{self.kind}-{self.optimiser}"
+
+    @property
+    def title(self):
+        return f"entropy minimisation by {self.optimiser}"
+
+    def adapt(self, network):
+        return Minimising(network, OPTIMISERS[self.optimiser], self.learning_rate)
+
+
+class Minimising(nn.Module):
+    """A copy of a network that takes a step after each batch that it predicts."""
+
+    def __init__(self, network, optimiser, learning_rate):
+        super().__init__()
+        self.network = BatchNorm().adapt(network).requires_grad_(False)
+        own = [
+            parameter.requires_grad_()
+            for module in self.network.modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for parameter in module.parameters(recurse=False)
+        ]
+        self.optimiser = optimiser(own, lr=learning_rate)
+
+    def forward(self, images):
+        with torch.enable_grad():
+            logits = self.network(images)
+            logs = logits.log_softmax(1)
+            self.optimiser.zero_grad()
+            (-(logs.exp() * logs).sum(1).mean()).backward()
+            self.optimiser.step()
+        return logits.detach()
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "tent", WHERE)
+
+
+def begin(module):
+    """Begin a module of the package in a process that knows the variant too."""
+    VARIANTS["tent"] = WHERE
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture
+def jobs_know_it(monkeypatch):
+    def popen(command, **options):
+        _, _, _, module, *arguments = command
+        code = f"from tests.variants.test_adapting import begin; begin({module!r})"
+        return Program([sys.executable, "-c", code, *arguments], **options)
+
+    instead = SimpleNamespace(Popen=popen, PIPE=subprocess.PIPE)
+    monkeypatch.setattr("fairweather.processes.subprocess", instead)
+
+
+STUDY = {
+    "name": "adapting",
+    "shifts": [{"brightness_factor": [0.6]}, {"fgsm": [0.02]}],
+    "variants": [
+        {"tent": {"optimiser": "sgd", "learning_rate": 0.5}},
+        {"temperature": {"of": "tent"}},
+        "batchnorm",
+    ],
+    "seeds": [0],
+    "threads": 1,
+    "bootstrap": 100,
+    "prediction_batch_size": 25,
+    "models": {
+        "basic": {"title": "Basic", "backbone": TINY_RESNET, "recipe": {"epochs": 1}},
+    },
+}
+NAMES = ["basic", "basic+tent-sgd", "basic+tent", "basic+tent+temperature", "basic+batchnorm"]
+
+
+def study_of(folder, **changes):
+    return check_study(STUDY | {"data": {"source": f"folder:{folder}", "size": 8}} | changes)
+
+
+@pytest.fixture(scope="module")
+def run(colour_folder, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "tent", WHERE)
+        out = tmp_path_factory.mktemp("adapting") / "run"
+        return fw.run(study_of(colour_folder), out=out, device="cpu")
+
+
+def read(run, model, shift="clean", part="test"):
+    return run.folder.read_predictions(predictions_file(model, 0, shift, part))
+
+
+def test_it_is_a_row_beside_its_model_on_images_that_are_not_attacked(run, draw):
+    assert list(run.scores["model"].unique()) == NAMES
+    cells = {name: set(run.scores[run.scores["model"] == name]["shift"]) for name in NAMES}
+    adapted = {name for name in NAMES if "fgsm" not in cells[name]}
+    assert adapted == set(NAMES[1:])
+    assert all("brightness_factor" in cells[name] for name in NAMES)
+    assert run.record.settings.variants[0] == ('tent: {"optimiser": "sgd", "learning_rate": 0.5}')
+    draw(run)
+    page = (run.path / "report.html").read_text()
+    assert "Basic + entropy minimisation by sgd (20 images)" in page
+    assert "Basic + entropy minimisation by adam (20 images) + temperature scaling" in page
+
+
+@pytest.mark.parametrize("shift", ["clean", "brightness_factor,factor=0.6"])
+def test_each_cell_begins_anew_and_each_batch_follows_the_one_before(run, shift, colour_folder):
+    """The slow reference: gradients of each batch in turn, and plain steps along them."""
+    network = fw.load_model(f"run:{run.path}/models/basic/seed-0")
+    images = fw.load_data(f"folder:{colour_folder}", size=8).test
+    pixels = images.images
+    if shift != "clean":
+        pixels = fw.shifts.make_shift("brightness_factor", factor=0.6)(pixels, images.keys)
+    network = copy.deepcopy(network).eval()
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 0.0  # statistics of the batch
+    own = [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
+    order = np.random.default_rng(0).permutation(60)
+    expected = np.empty((60, 3), dtype=np.float32)
+    for batch in np.array_split(order, 3):
+        logits = network(pixels[batch].float() / 255)
+        expected[batch] = logits.detach()
+        chances = logits.softmax(1)
+        entropy = -(chances * chances.log()).sum() / len(batch)
+        for parameter, slope in zip(own, torch.autograd.grad(entropy, own), strict=True):
+            parameter.data -= 0.5 * slope
+    found = read(run, "basic+tent-sgd", shift).logits
+    first, *later = np.array_split(order, 3)
+    unchanged = read(run, "basic+batchnorm", shift).logits
+    np.testing.assert_allclose(unchanged[first], found[first], atol=1e-4)  # no step was taken yet
+    for batch in later:
+        moved = np.abs(unchanged[batch] - expected[batch]).max()
+        assert np.abs(found[batch] - expected[batch]).max() < moved / 20
+
+
+@pytest.mark.usefixtures("jobs_know_it")
+def test_two_jobs_write_the_same_bytes(run, colour_folder, tmp_path):
+    again = fw.run(study_of(colour_folder), out=tmp_path / "run", device="cpu", jobs=2)
+    same(run.path, again.path)
+
+
+def killed(folder, out, cells):
+    """Run the study in a process that is killed after so many cells of the variant."""
+    VARIANTS["tent"] = WHERE
+    predict, done = predicting.predict_shared, []
+
+    def dying(readers, *arguments, **options):
+        if len(done) == cells:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done.extend(each for each in readers if isinstance(each.model, Minimising))
+        return predict(readers, *arguments, **options)
+
+    predicting.predict_shared = dying
+    fw.run(study_of(folder), out=out, device="cpu", progress=False)
+
+
+@pytest.mark.usefixtures("forking")
+def test_killed_between_cells_it_goes_on_and_writes_the_same_bytes(run, colour_folder, tmp_path):
+    out = tmp_path / "run"
+    call = f"killed({str(colour_folder)!r}, {str(out)!r}, 4)"
+    code = f"from tests.variants.test_adapting import killed; {call}"
+    assert Program([sys.executable, "-c", code]).wait() == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("tent*/**/*.parquet")}
+    kept |= {path: path.stat().st_mtime_ns for path in out.glob("predictions/*tent*/**/*.parquet")}
+    assert kept
+    again = fw.run(study_of(colour_folder), out=out, device="cpu")
+    same(run.path, again.path)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+# ---------------------------------------------------------------- an evaluation, and composition
+
+
+class Brightness(nn.Module):
+    """Batch norm, then logits of how close the brightness is to that of each class."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.norm.running_mean.fill_(0.25)
+        self.norm.running_var.fill_(0.01)
+        self.register_buffer("centres", torch.linspace(-2, 2, classes))
+
+    def forward(self, images):
+        return -((self.norm(images).mean((1, 2, 3))[:, None] - self.centres) ** 2) * 20
+
+
+def bright(n, classes, seed):
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.integers(0, classes, n))
+    noise = torch.from_numpy(rng.integers(0, 60, (n, 3, 8, 8)))
+    pixels = (noise + labels[:, None, None, None] * 100 // classes).to(torch.uint8)
+    return Images(pixels, labels, torch.arange(n), tuple(map(str, range(classes))))
+
+
+def evaluated(classes, out, **options):
+    n = max(80, 2 * classes)
+    data = fw.Dataset(
+        "bright", None, bright(n, classes, 0), bright(n, classes, 1), (0.5,) * 3, (0.2,) * 3
+    )
+    options = {"bootstrap": 100, "device": "cpu", "batch_size": 32} | options
+    shifts = ["brightness_factor: [0.9]", "fgsm,epsilon=0.02"]
+    return fw.evaluate(Brightness(classes), data, shifts, out=out, **options)
+
+
+SETS = "conformal: {coverage: 0.5, of: batchnorm}"
+
+
+def test_an_evaluation_has_it_and_what_is_fitted_on_it(tmp_path):
+    run = evaluated(4, tmp_path / "run", variants=["tent", "temperature: {of: tent}", SETS])
+    (name,) = run.record.models
+    added = ["tent", "tent+temperature", "batchnorm", "batchnorm+conformal-lac-0.5"]
+    assert list(run.scores["model"].unique()) == [name, *(f"{name}+{each}" for each in added)]
+    val = read(run, f"{name}+tent", part="val")
+    fitted = fit_temperature(val.logits, val.labels)
+    stored = read_json(run.path / fitted_file(name, 0, "tent+temperature"))
+    assert stored == fitted.model_dump()
+    plain = read(run, name, part="val")
+    assert fitted.value != fit_temperature(plain.logits, plain.labels).value
+    for shift in ("clean", "brightness_factor,factor=0.9"):
+        scaled = read(run, f"{name}+tent+temperature", shift)
+        expected = fitted.apply(read(run, f"{name}+tent", shift))
+        np.testing.assert_array_equal(scaled.logits, expected.logits)
+        np.testing.assert_array_equal(scaled.nll, expected.nll)
+    assert read(run, f"{name}+batchnorm+conformal-lac-0.5").set_size is not None
+    assert "conformal_coverage" in set(run.scores["metric"])
+
+
+def test_beyond_100_classes_the_adapted_network_predicts_again(tmp_path):
+    few, many = (
+        evaluated(
+            classes, tmp_path / str(classes), variants=["temperature: {of: batchnorm}"], fit_on=on
+        )
+        for classes, on in ((4, ()), (101, ["clean", "gamma,exponent=1.5"]))
+    )
+    (name,) = many.record.models
+    added = ["batchnorm", "batchnorm+temperature", "batchnorm+temperature-fit_on"]
+    expected = [name, *(f"{name}+{each}" for each in added), f"{name}+thresholds-fit_on"]
+    assert list(many.scores["model"].unique()) == expected
+    for run in (few, many):
+        (name,) = run.record.models
+        value = read_json(run.path / fitted_file(name, 0, "batchnorm+temperature"))["value"]
+        adapted, scaled = (read(run, f"{name}+batchnorm{more}") for more in ("", "+temperature"))
+        np.testing.assert_array_equal(adapted.predicted, scaled.predicted)
+        assert value != 1
+        assert (np.sign(adapted.confidence - scaled.confidence) == np.sign(value - 1)).all()
+    assert read(many, f"{name}+batchnorm").logits is None
+    shifted = many.folder.read_predictions(
+        predictions_file(f"{name}+batchnorm", 0, "gamma,exponent=1.5", "val")
+    )
+    assert len(shifted) == 202
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ("temperature: {of: isotonic}", "of of temperature must be a variant that adapts the"),
+        ("temperature: {of: tentt}", "did you mean 'tent'"),
+        ("batchnorm: {of: tent}", "batchnorm has no parameters"),
+        ("tent: {optimiser: adm}", "'adm'; did you mean 'adam'"),
+    ],
+)
+def test_what_cannot_be_composed_is_one_sentence(form, words):
+    with pytest.raises(InputError, match=words):
+        read_variant(form)
+
+
+def test_a_composed_variant_is_written_so_that_it_is_read_again():
+    for form in (
+        "temperature: {of: batchnorm, fit_on: true}",
+        "conformal: {method: aps, of: {tent: {optimiser: sgd}}}",
+        "thresholds-fit_on: {of: tent}",
+    ):
+        found = read_variant(form)
+        assert read_variant(found.text) == found
+        assert base_model(f"basic+{found.name}") == "basic"
+    with pytest.raises(InputError, match="there is no fit_on"):
+        complete_variants(["temperature: {of: batchnorm, fit_on: true}"], fit_on=False)
+
+
+def test_predictions_from_elsewhere_are_of_no_network_that_could_adapt():
+    with pytest.raises(InputError, match="batchnorm cannot be measured of predictions"):
+        fw.evaluate(predictions={"m": None}, variants=["temperature: {of: batchnorm}"])
+
+
+def test_what_is_fitted_on_an_adapted_network_begins_anew_under_each_shift(tmp_path, monkeypatch):
+    begins, plain = [], predicting.predict_shared
+
+    def watched(readers, images, shift, **options):
+        adapted = [reader.model for reader in readers if reader.adapts]
+        begins.extend(model.network.norm.weight.sum().item() for model in adapted)
+        return plain(readers, images, shift, **options)
+
+    monkeypatch.setattr(predicting, "predict_shared", watched)
+    on = ["clean", "gamma,exponent=1.5"]
+    evaluated(101, tmp_path / "run", variants=["temperature: {of: tent}"], fit_on=on)
+    assert len(begins) > 4
+    assert set(begins) == {3.0}
+
+
+def test_one_name_for_two_variants_is_refused():
+    asked = ["tent: {learning_rate: 0.1}", "temperature: {of: tent}"]
+    with pytest.raises(InputError, match="tent is asked for with different parameters"):
+        complete_variants(asked, fit_on=False)
