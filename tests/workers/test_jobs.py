@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import altair as alt
 import pytest
@@ -31,6 +31,7 @@ from fairweather.workers import executors, jobs
 from fairweather.workers.logs import Failure
 from fairweather.workers.options import Sharing
 from fairweather.workers.schedule import Schedule, StepsOutcome
+from fairweather.workers.work import WorkerSettings
 from tests.conftest import TINY_RESNET
 from tests.forking import Program
 from tests.quick_steps import computed_once
@@ -284,9 +285,9 @@ def test_impossible_numbers_are_refused(study, tmp_path, option, value):
 
 
 def test_each_device_has_a_process_of_its_own():
-    work = SimpleNamespace(device=torch.device("cuda"), assigned=lambda _, **given: given)
-    found = executors._list_assignments(work, Sharing(devices=2), workers=3)
-    assert found == [{"workers": 3, "device": "cuda:0"}, {"workers": 3, "device": "cuda:1"}]
+    shared = WorkerSettings(device="cuda", offline=True, workers=3, networks=None, jobs=2)
+    own = executors._divide_devices(Sharing(devices=2), shared)
+    assert own == [replace(shared, device=f"cuda:{place}", jobs=1) for place in (0, 1)]
 
 
 @pytest.mark.parametrize(

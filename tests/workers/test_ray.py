@@ -130,7 +130,7 @@ def test_a_training_sends_its_state_and_another_site_goes_on_from_it(planned, al
     assert {state.name for state in states} == {remote.training_state_file(step)}
     run.write(states[0].name, states[0].content)
     product = do(site(planned, tmp_path / "other"), step, run)
-    assert product.done[0].share == 0.5
+    assert product.outcome.done[0].share == 0.5
     for name in (each for each in product.files if each.endswith(".safetensors")):
         assert product.files[name] == alone.folder.file(name).read_bytes()
     rare = site(planned, tmp_path / "rare", seconds=3600)
@@ -241,7 +241,7 @@ class Beside(ray_cluster.Seat):
 
     def begin(self, settings, working_folder):
         self.site = Site(settings, self.folder / "run")
-        return ray_cluster.SeatReadiness(self.site.machine, self.site.worker.room)
+        return self.site.worker.room
 
 
 def test_two_seats_divide_the_steps(study, alone, tmp_path, monkeypatch):
@@ -480,7 +480,7 @@ def test_other_versions_are_refused():
 
 def test_a_cluster_without_what_the_steps_need_is_refused(cluster):
     there = ray_cluster.RayCluster("the Ray cluster")
-    assert there.places(1, "cpu") == 2
+    assert sum(there.places(1, "cpu")) == 2
     with pytest.raises(InputError, match="need a GPU, and no node of the Ray cluster has one"):
         there.check(1, "cuda")
     with pytest.raises(InputError, match=r"needs 3 threads, and no node .* more than 2 CPUs"):

@@ -53,7 +53,7 @@ from fairweather.report import building as report
 from fairweather.workers import shared
 report._draw_figures, report.render_page = lambda *_: [], lambda *_: "a page"
 claims.RENEWED, claims.EXPIRES = 0.5, 6.0
-shared.LOOKED_AGAIN = 0.05
+shared.LOOK_INTERVAL = 0.05
 {before}
 import fairweather as fw
 def tell(event):

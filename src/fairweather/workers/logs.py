@@ -18,8 +18,6 @@ from fairweather.types.record import FrozenRecord
 from fairweather.workers.schedule import StepsOutcome, perform_locally
 from fairweather.workers.shared import Perform
 
-# ---------------------------------------------------------------- the error of a process that did s
-
 
 class JobFailedError(RuntimeError):
     """A process that did steps failed; the text says which steps, and why."""
@@ -65,8 +63,6 @@ class Failure(FrozenRecord):
             return OSError(number, os.strerror(number), name)
         return JobFailedError(f"{doing} failed:\n{self.traceback}")
 
-
-# ---------------------------------------------------------------- a log for each step, for those wh
 
 STEP_LOGS = "logs/steps"  # folder in the run folder
 LINE_INTERVAL = 10.0  # seconds between two lines about how far a step is

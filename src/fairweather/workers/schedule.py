@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fairweather.progress import Event, Finished, Notify, silent
 from fairweather.report.vega import explain_missing_addresses
 from fairweather.runs.folder import RunFolder, describe_machine
-from fairweather.steps.dispatch import perform, perform_together
+from fairweather.steps.dispatch import perform
 from fairweather.steps.ledger import Ledger, Speeds, State, sum_work
 from fairweather.steps.plan import (
     AnyNetwork,
@@ -21,12 +21,10 @@ from fairweather.steps.plan import (
     Step,
     StepResult,
 )
-from fairweather.steps.predictions import pixels_key
+from fairweather.steps.predictions import do_predictions, pixels_key
 from fairweather.steps.training import drop_state
 from fairweather.steps.worker import Worker, using_threads
 from fairweather.types.record import Machine, StepRecord
-
-# ---------------------------------------------------------------- which steps of a plan come next:
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,6 @@ class Schedule:
         run: a folder that is open for writing and contains its record.
         tell: called for every step.
         only: ids of the steps that are handed out, with those that they need; by default, all.
-        jobs: how many steps are done side by side, for the remaining time.
     """
 
     def __init__(
@@ -65,9 +62,8 @@ class Schedule:
         tell: Notify,
         *,
         only: Collection[str] | None = None,
-        jobs: int = 1,
     ) -> None:
-        self.jobs = jobs
+        self.jobs = 1  # how many steps are done in parallel, for the remaining time
         self.plan, self.run, self.tell = plan, run, tell
         self.ledger, own = Ledger(run), {step.id for step in plan.steps}
         self._states: dict[str, State] = {
@@ -81,7 +77,9 @@ class Schedule:
         self._work = sum_work(self._remaining.values())
         records = (self.ledger.record(step.id) for step in plan.steps)
         self._speeds = Speeds.of(record for record in records if record is not None)
-        self._alike = _group_by_pixels(self._waiting.values())
+        self._alike = defaultdict[Hashable, list[Step]](list)
+        for step in self._waiting.values():
+            self._alike[pixels_key(step)].append(step)
         drawn = any(isinstance(step, ReportStep) for step in self._remaining.values())
         if drawn and (lack := explain_missing_addresses()):
             line = f"{lack}; fairweather report draws them where the limit is higher"
@@ -96,11 +94,11 @@ class Schedule:
         for step in list(self._waiting.values()):
             if not self._is_ready(step) or self._is_done(step) or not self.is_free(step):
                 continue
-            group = [step, *self._companions(step, worker)]
-            for each in group:
-                del self._waiting[each.id]
-                self.clear(each)
-            return group
+            steps = [step, *self._companions(step, worker)]
+            for taken in steps:
+                del self._waiting[taken.id]
+                self.clear(taken)
+            return steps
         return None
 
     def is_free(self, step: Step) -> bool:
@@ -136,10 +134,8 @@ class Schedule:
                 halved_to=done.halved_to,
             )
             self.ledger.finish(record)
-            self._speeds.add(record)
             note = "" if step.tells_progress else done.note
-            self._pass(step, note)
-            self.tell(self._finished(step, record, note, outcome.where))
+            self._tell_finished(step, record, note, outcome.where)
 
     def _is_ready(self, step: Step) -> bool:
         return all(need in self._states for need in step.needs)
@@ -164,26 +160,32 @@ class Schedule:
         pixels = pixels_key(step)
         if pixels is None:
             return []
-        group = [step]
-        for each in self._alike[pixels]:
-            other = each.id != step.id and each.id in self._waiting
-            if other and self._is_ready(each) and not self._is_done(each):
-                group.append(each)
-        networks = list(dict.fromkeys(step_network(each) for each in group))
-        fitting = set(networks[: worker.how_many_fit(networks, self.run)])
-        return [each for each in group[1:] if step_network(each) in fitting and self.is_free(each)]
+        companions = [
+            other
+            for other in self._alike[pixels]
+            if other.id != step.id
+            and other.id in self._waiting
+            and self._is_ready(other)
+            and not self._is_done(other)
+        ]
+        networks = list(dict.fromkeys(map(_network, [step, *companions])))
+        fitting = networks[: worker.how_many_fit(networks, self.run)]
+        return [other for other in companions if _network(other) in fitting and self.is_free(other)]
 
     def clear(self, step: Step) -> None:
         """Remove what a step left before, and what was made from it."""
         # First samples, scores and report that need this step: if the run is then interrupted,
         # its folder has no numbers rather than wrong ones.
-        for each in self._dependants[step.id]:
-            if self.ledger.record(each) is not None:
-                self.ledger.forget(each)
+        self._forget_dependants(step)
         self.ledger.forget(step.id)
         for name in (*step.leaves, *step.may_leave):  # of a step stopped before it was recorded
             if not name.endswith("/"):
                 self.run.file(name).unlink(missing_ok=True)
+
+    def _forget_dependants(self, step: Step) -> None:
+        for dependant in self._dependants[step.id]:
+            if self.ledger.record(dependant) is not None:
+                self.ledger.forget(dependant)
 
     def _pass(self, step: Step, note: str) -> None:
         self._states[step.id] = "done"
@@ -194,67 +196,48 @@ class Schedule:
             count, total = self._counts[step.task], self._totals[step.task]
             self.tell(Event(step.task, count, total, note, step=step.id))
 
-    def _finished(self, step: Step, record: StepRecord, note: str, where: str = "") -> Event:
-        steps = len(self.plan.steps)
+    def _tell_finished(self, step: Step, record: StepRecord, note: str, where: str = "") -> None:
+        self._speeds.add(record)
+        self._pass(step, note)
         left = self._speeds.seconds_of(self._work)
         label = f"{step.label} on {where}" if where else step.label
         finished = Finished(label, record.seconds, None if left is None else left / self.jobs)
-        done = steps - len(self._remaining)
-        return Event("steps", done, steps, note, finished=finished, step=step.id)
+        total = len(self.plan.steps)
+        done = total - len(self._remaining)
+        self.tell(Event("steps", done, total, note, finished=finished, step=step.id))
 
 
 def list_written(step: Step, done: StepResult, run: RunFolder) -> list[str]:
     """Name the files that a step wrote; raises `RuntimeError` if one is missing."""
-    always = [name for name in step.leaves if not name.endswith("/")]
+    folders = tuple(name for name in step.leaves if name.endswith("/"))
+    always = [name for name in step.leaves if name not in folders]
     some = [name for name in step.may_leave if run.file(name).is_file()]
-    inside = [name for name in done.files if name.startswith(_folders(step))]
+    inside = [name for name in done.files if name.startswith(folders)]
     for name in (*always, *inside):
         if not run.file(name).is_file():
             raise RuntimeError(f"{step.id} did not write {name}")
     return [*always, *some, *inside]
 
 
-def step_network(step: Step) -> AnyNetwork:
+def _network(step: Step) -> AnyNetwork:
     """The network that a prediction is made with."""
     assert isinstance(step, PredictStep)
     assert isinstance(step.how, ForwardPass)
     return step.how.network
 
 
-def _folders(step: Step) -> tuple[str, ...]:
-    return tuple(name for name in step.leaves if name.endswith("/"))
-
-
-def _group_by_pixels(steps: Iterable[Step]) -> Mapping[Hashable, list[Step]]:
-    found: dict[Hashable, list[Step]] = {}
-    for step in steps:
-        if (pixels := pixels_key(step)) is not None:
-            found.setdefault(pixels, []).append(step)
-    return found
-
-
 def _dependants(plan: Plan) -> Mapping[str, list[str]]:
     """The disposable steps (scores, report, ...) that need a step, directly or not, by its id."""
-    found: dict[str, list[str]] = {step.id: [] for step in plan.steps}
+    dependants: dict[str, list[str]] = {step.id: [] for step in plan.steps}
     for step in reversed(plan.steps):
-        own = [*found[step.id], *([step.id] if step.disposable else [])]
+        own = [*dependants[step.id], *([step.id] if step.disposable else [])]
         for need in step.needs:
-            before = found.setdefault(need, [])
-            before += [each for each in own if each not in before]
-    return found
+            known = dependants.setdefault(need, [])
+            known += [name for name in own if name not in known]
+    return dependants
 
 
-# ---------------------------------------------------------------- executes the steps of a plan on t
-
-
-def execute(
-    plan: Plan,
-    run: RunFolder,
-    worker: Worker,
-    progress: Notify | None = None,
-    *,
-    until: str | None = None,
-) -> None:
+def execute(plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None = None) -> None:
     """Execute the steps of a plan that are not done yet, one after the other, and record them.
 
     Predictions of the same shifted images are made together.
@@ -265,10 +248,8 @@ def execute(
         run: a folder that is open for writing and contains its record.
         worker: opens data and models.
         progress: called for every step, and for events within long ones.
-        until: id of a step; only this and the steps that it needs are executed.
     """
-    only = None if until is None else plan.needed_for(until)
-    finish_locally(Schedule(plan, run, progress or silent, only=only), worker)
+    finish_locally(Schedule(plan, run, progress or silent), worker)
 
 
 def finish_locally(schedule: Schedule, worker: Worker) -> None:
@@ -283,17 +264,14 @@ def perform_locally(
 ) -> StepsOutcome:
     """Do steps that a schedule has handed out, in this process."""
     began = time.perf_counter()
-    if len(steps) == 1:
-        done = [perform(steps[0], worker, run, tell)]
-    else:
-        predictions = [step for step in steps if isinstance(step, PredictStep)]
-        done = perform_together(predictions, worker, run, tell)
     with using_threads(steps[0].threads):
+        if len(steps) == 1:
+            done = [perform(steps[0], worker, run, tell)]
+        else:
+            predictions = [step for step in steps if isinstance(step, PredictStep)]
+            done = do_predictions(predictions, worker, run, tell)
         machine = describe_machine(worker.device)
     return StepsOutcome(done, machine, time.perf_counter() - began)
-
-
-# ---------------------------------------------------------------- what other processes do of a plan
 
 
 class FollowedSchedule(Schedule):
@@ -337,15 +315,11 @@ class FollowedSchedule(Schedule):
 
     def label(self, step: str) -> str:
         """What a step does, in words."""
-        found = self._waiting.get(step)
-        return step if found is None else found.label
+        return self._waiting[step].label if step in self._waiting else step
 
     def _find_done(self, step: Step) -> None:
         record = self.ledger.record(step.id)
         if self._before or record is None:
             super()._find_done(step)
-            return
-        note = self._note(step)
-        self._pass(step, note)
-        self._speeds.add(record)
-        self.tell(self._finished(step, record, note))
+        else:
+            self._tell_finished(step, record, self._note(step))

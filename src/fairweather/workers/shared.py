@@ -16,15 +16,14 @@ from fairweather.runs.folder import (
     RunFolder,
     SharedRun,
     describe_machine,
-    fingerprint,
     package_versions,
 )
-from fairweather.steps.plan import Plan, Step
+from fairweather.steps.plan import Plan, Step, name_first
 from fairweather.steps.worker import Worker
 from fairweather.types.record import RECORD, parse_record, step_file
 from fairweather.workers.schedule import Schedule, StepsOutcome, perform_locally
 
-LOOKED_AGAIN = 1.0  # seconds between two looks at what other processes have done
+LOOK_INTERVAL = 1.0  # seconds between two looks at what other processes have done
 REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
 MAX_ATTEMPTS = 3  # how often files that others replace may be missing, one time after the other
 
@@ -88,9 +87,7 @@ class SharedSchedule(Schedule):
         sees files late, may read it just now.
         """
         self.ledger.look_again(self._dependants[step.id])
-        for each in self._dependants[step.id]:
-            if self.ledger.record(each) is not None:
-                self.ledger.forget(each)
+        self._forget_dependants(step)
         for name in step.may_leave:  # nothing replaces it, unless it is left this time too
             self.run.file(name).unlink(missing_ok=True)
         self._begun[step.id] = self.ledger.fingerprint(step)
@@ -122,7 +119,7 @@ class SharedSchedule(Schedule):
         """
         now = self.run.file(RECORD).read_bytes()
         if now != self._record:
-            before, after = (parse_record(each.decode(), RECORD) for each in (self._record, now))
+            before, after = (parse_record(text.decode(), RECORD) for text in (self._record, now))
             if before.lasting() != after.lasting():
                 raise InputError(
                     f"the run in {self.run.path} was begun anew with other settings while this "
@@ -153,8 +150,8 @@ def make_worker_mark(plan: Plan, device: torch.device | None) -> dict[str, str]:
     mark = {
         "device": first.device,
         "number of threads": str(first.threads),
-        **{f"version of {name}": each for name, each in package_versions().items()},
-        "study or settings": fingerprint({step.id: step.depends() for step in plan.steps}),
+        **{f"version of {name}": version for name, version in package_versions().items()},
+        "study or settings": plan.digest,
     }
     if device is not None:
         machine = describe_machine(device)
@@ -179,7 +176,7 @@ def execute_shared(
     that nobody renews, because its process was killed, is given up after some minutes.
 
     Args:
-        plan, worker, progress: as in `executors.local.execute`.
+        plan, worker, progress: as in `workers.schedule.execute`.
         shared: the folder, which contains its record, and the claims of this process.
         perform: does steps that were handed out.
         only: ids of the steps that are done; by default, all.
@@ -188,7 +185,7 @@ def execute_shared(
         looks: seconds between two looks at what the others have done; they become ten times longer
             while nothing changes.
     """
-    tell, looks = progress or silent, looks or LOOKED_AGAIN
+    tell, looks = progress or silent, looks or LOOK_INTERVAL
     run, claims, warnings = shared
     for words in warnings:
         tell(Event("wait", 0, None, line=f"{'warning':14} {words}"))
@@ -219,6 +216,5 @@ def execute_shared(
 def _describe_wait(schedule: SharedSchedule) -> str:
     if not schedule.owners:
         return f"{'waiting':14} for a process that has ended: its claims expire in some minutes"
-    step, owner = next(iter(schedule.owners.items()))
-    more = f" and {len(schedule.owners) - 1} more" if len(schedule.owners) > 1 else ""
-    return f"{'waiting':14} for {step}, by {owner}{more}"
+    claims = [f"{step}, by {owner}" for step, owner in schedule.owners.items()]
+    return f"{'waiting':14} for {name_first(claims)}"

@@ -31,7 +31,7 @@ from fairweather.runs.folder import LOCK, RunFolder, command_line, lock_run, shr
 from fairweather.shifts.table import CLEAN
 from fairweather.steps.measurement import DataFacts, MeasuredModel, Measurement, plan_conclusion
 from fairweather.steps.plan import Plan, SampleStep, Step, TrainedNetwork
-from fairweather.steps.predictions import parse_shift
+from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.measurement import Shift
 from fairweather.types.record import (

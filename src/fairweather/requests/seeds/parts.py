@@ -218,7 +218,7 @@ def _check_model(name: str, one: SeedsPart, other: SeedsPart) -> None:
         recipes = [_read_chosen_recipe(part, name) for part in (one, other)]
         if found := find_difference(*recipes):
             what = f"{found.key} chosen by the sweep of {name}"
-            raise _difference_error(what, (one, found.one), (other, found.other))
+            raise _difference_error(what, (one, found.first), (other, found.second))
 
 
 def _check_same_settings(name: str, one: SeedsPart, other: SeedsPart) -> None:
@@ -227,7 +227,7 @@ def _check_same_settings(name: str, one: SeedsPart, other: SeedsPart) -> None:
     for step in ours:
         if step in theirs and (found := find_difference(ours[step], theirs[step])):
             raise _difference_error(
-                f"{found.key} of {name}", (one, found.one), (other, found.other)
+                f"{found.key} of {name}", (one, found.first), (other, found.second)
             )
 
 

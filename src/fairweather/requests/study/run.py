@@ -60,8 +60,6 @@ def set_processes(study: Study, devices: int, nodes: int, strategy: str) -> tupl
     """The study with so many processes, and how many are on each machine."""
     if strategy != "ddp":
         raise unknown_name("strategy", strategy, ["ddp"])
-    if devices < 1 or nodes < 1:
-        raise InputError(f"devices and nodes must be at least 1, found {devices} and {nodes}")
     asked = devices * nodes
     if asked == 1:
         return study, study.processes
