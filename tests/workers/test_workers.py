@@ -52,7 +52,7 @@ from fairweather.runs import claims
 from fairweather.report import building as report
 from fairweather.workers import shared
 report._draw_figures, report.render_page = lambda *_: [], lambda *_: "a page"
-claims.RENEWED, claims.EXPIRES = 0.5, 6.0
+claims.RENEWAL_SECONDS, claims.EXPIRY_SECONDS = 0.5, 6.0
 shared.LOOK_INTERVAL = 0.05
 {before}
 import fairweather as fw
@@ -65,15 +65,15 @@ fw.run(sys.argv[1], out=sys.argv[2], device="cpu", worker=True, progress=tell)
 HELD = """
 from pathlib import Path
 from fairweather.steps import dispatch as steps
-claims.EXPIRES = 600.0
-train = steps.DO["train"]
+claims.EXPIRY_SECONDS = 600.0
+train = steps.STEP_FUNCTIONS["train"]
 def held(step, *others):
     if not Path(sys.argv[2]).with_suffix(".go").exists():
         print(step.id, flush=True)
     while not Path(sys.argv[2]).with_suffix(".go").exists():
         time.sleep(0.05)
     return train(step, *others)
-steps.DO = {**steps.DO, "train": held}
+steps.STEP_FUNCTIONS = {**steps.STEP_FUNCTIONS, "train": held}
 """
 # It says so when it begins a step of a kind, and never ends it.
 STUCK = """
@@ -81,7 +81,7 @@ from fairweather.steps import dispatch as steps
 def stuck(step, *_):
     print(step.id if hasattr(step, "id") else " ".join(each.id for each in step), flush=True)
     time.sleep(3600)
-steps.DO = {{**steps.DO, {kind!r}: stuck}}
+steps.STEP_FUNCTIONS = {{**steps.STEP_FUNCTIONS, {kind!r}: stuck}}
 if {kind!r} == "predict":
     steps.do_predictions = stuck
 """
@@ -251,7 +251,7 @@ def test_two_workers_divide_the_steps_and_do_none_twice(start, alone, tmp_path):
     folder = tmp_path / "run"
     held = start(folder, HELD)
     assert held.stdout.readline().strip() == "models/basic/seed-0"
-    other = start(folder, "claims.EXPIRES = 600.0")
+    other = start(folder, "claims.EXPIRY_SECONDS = 600.0")
     assert other.stdout.readline()  # it has done a step
     folder.with_suffix(".go").touch()
     done = [1]
