@@ -142,16 +142,18 @@ def test_the_time_that_remains_is_told_by_what_is_alike(planned):
         )
     )
     done = [record(dark.id, 3.0, 30), record(f"{place}/clean", 1.0, 70)]
-    speeds = Speeds.of(done)
-    assert speeds.seconds_of(sum_work([bright])) == pytest.approx(
+    speeds = Speeds.from_records(done)
+    assert speeds.estimate_seconds(sum_work([bright])) == pytest.approx(
         0.1 * bright.work
     )  # the same shift
-    assert speeds.seconds_of(sum_work([fog])) == pytest.approx(0.04 * fog.work)  # any prediction
-    assert speeds.seconds_of(sum_work([fog, bright])) == pytest.approx(
+    assert speeds.estimate_seconds(sum_work([fog])) == pytest.approx(
+        0.04 * fog.work
+    )  # any prediction
+    assert speeds.estimate_seconds(sum_work([fog, bright])) == pytest.approx(
         0.04 * fog.work + 0.1 * bright.work
     )
-    assert speeds.seconds_of(sum_work([planned.plan.step("models/basic/seed-0")])) is None
-    assert speeds.seconds_of(sum_work([planned.plan.step("scores")])) is None  # moments
+    assert speeds.estimate_seconds(sum_work([planned.plan.step("models/basic/seed-0")])) is None
+    assert speeds.estimate_seconds(sum_work([planned.plan.step("scores")])) is None  # moments
 
 
 # ---------------------------------------------------------------- studies

@@ -163,7 +163,7 @@ def taken(plan, alone, folder, **settings):
 def test_an_error_of_the_system_stays_one():
     with pytest.raises(OSError, match="No such file") as raised:
         Path("/no/such/läufe").stat()
-    failed = Failure.of(raised.value)
+    failed = Failure.from_error(raised.value)
     packed = Failure.model_validate_json(failed.model_dump_json())
     assert packed.system == (errno.ENOENT, "/no/such/läufe")
 

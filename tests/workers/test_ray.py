@@ -142,7 +142,7 @@ def test_a_site_without_the_data_says_so_and_takes_them(
     planned, alone, study, tmp_path, monkeypatch
 ):
     dataset = open_data(planned.data[DATA])
-    sent = pickle.loads(pickle.dumps(PackedData.of(dataset)))
+    sent = pickle.loads(pickle.dumps(PackedData.pack(dataset)))
     monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "cache"))
     hidden = study.parent / "colours"
     hidden.rename(study.parent / "hidden")
@@ -167,7 +167,7 @@ def test_data_that_are_not_those_of_the_plan_are_not_taken(planned, tmp_path, to
 
 
 def test_pixels_that_were_sent_are_shared_and_not_copied(toy_images):
-    sent = PackedData.of(fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3))
+    sent = PackedData.pack(fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3))
     (pixels, *_) = sent.parts["test"]
     pixels.flags.writeable = False  # as Ray gives them
     received = sent.dataset().test
@@ -181,7 +181,7 @@ def test_a_site_packs_an_error(planned, alone, tmp_path):
     broken = do(site(planned, tmp_path / "site"), step, alone.folder)
     assert isinstance(broken, Failure)
     with pytest.raises(InputError, match="did you mean 'gaussian_blur'"):
-        raise broken.error("training")
+        raise broken.to_exception("training")
 
 
 # ---------------------------------------------------------------- the driver, without Ray

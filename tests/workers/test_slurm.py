@@ -60,9 +60,9 @@ import os, pathlib, sys, time
 from fairweather import errors
 from fairweather.report import building as report
 from fairweather.steps import dispatch as steps
-from fairweather.workers import shared
+from fairweather.workers import schedule
 report._draw_figures = lambda *_: []
-shared.LOOK_INTERVAL = 0.05
+schedule.LOOK_INTERVAL = 0.05
 here, train = pathlib.Path({here!r}), steps.STEP_FUNCTIONS["train"]
 {patch}
 """
@@ -366,9 +366,9 @@ def never(monkeypatch, state):
     def end(run, note):
         write(run, note)
         for job in note.jobs:
-            (run.path / note.log_of(job)).write_text("first\nlast\n")
+            (run.path / note.log_file(job)).write_text("first\nlast\n")
             for answer in answers:
-                (run.path / note.answer_of(job)).write_text(answer.model_dump_json())
+                (run.path / note.answer_file(job)).write_text(answer.model_dump_json())
 
     monkeypatch.setattr(slurm, "_submit_array", submit)
     monkeypatch.setattr(submitted, "write_note", end)
@@ -547,7 +547,7 @@ def test_jobs_of_this_machine_run_nothing_of_the_current_folder(tmp_path, monkey
     note = submitted.SubmittedJobs(
         executor="slurm-local", host="", folder="", study="", jobs={number: job.place}
     )
-    log = run.file(note.log_of(number))
+    log = run.file(note.log_file(number))
     wait_for(
         lambda: (tmp_path / "harm").exists() or (log.exists() and "not callable" in log.read_text())
     )
@@ -580,8 +580,8 @@ def test_what_had_failed_before_the_jobs_are_taken_up_ends_nothing(
     note = noted(run.path, "100", "200", study=digest)
     queued(state, "200", submitted.job_name(run))
     failed = Failure(type="TrainingDivergedError", text="no such luck", traceback="")
-    (run.path / note.answer_of("100")).parent.mkdir(parents=True)
-    (run.path / note.answer_of("100")).write_text(failed.model_dump_json())
+    (run.path / note.answer_file("100")).parent.mkdir(parents=True)
+    (run.path / note.answer_file("100")).write_text(failed.model_dump_json())
     said = []
 
     def tell(event):

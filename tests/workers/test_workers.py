@@ -18,7 +18,7 @@ from fairweather.errors import InputError
 from fairweather.runs import claims
 from fairweather.runs.folder import RunFolder, share_run
 from fairweather.steps import dispatch as steps
-from fairweather.workers.shared import make_worker_mark
+from fairweather.workers.schedule import make_worker_mark
 from tests.conftest import TINY_RESNET
 from tests.forking import Program
 from tests.named_evaluation import named_evaluation
@@ -50,10 +50,10 @@ WORKER = """
 import sys, time
 from fairweather.runs import claims
 from fairweather.report import building as report
-from fairweather.workers import shared
+from fairweather.workers import schedule
 report._draw_figures, report.render_page = lambda *_: [], lambda *_: "a page"
 claims.RENEWAL_SECONDS, claims.EXPIRY_SECONDS = 0.5, 6.0
-shared.LOOK_INTERVAL = 0.05
+schedule.LOOK_INTERVAL = 0.05
 {before}
 import fairweather as fw
 def tell(event):
@@ -83,7 +83,7 @@ def stuck(step, *_):
     time.sleep(3600)
 steps.STEP_FUNCTIONS = {{**steps.STEP_FUNCTIONS, {kind!r}: stuck}}
 if {kind!r} == "predict":
-    steps.do_predictions = stuck
+    schedule.do_predictions = stuck
 """
 
 

@@ -58,7 +58,7 @@ class Ledger:
             self._records[step] = self.run.step(step)
         return self._records[step]
 
-    def look_again(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
+    def refresh(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
         """Read the records of steps again, since other processes do steps too.
 
         `there` has the ids of all steps with a record, if they have just been listed: then nothing
@@ -292,7 +292,7 @@ def _list_few(words: Sequence[str], most: int = 3) -> str:
 class Speeds:
     """Seconds and work of finished steps, by kind and similar steps, and by kind alone.
 
-    >>> Speeds.of([]).seconds_of({}) is None
+    >>> Speeds.from_records([]).estimate_seconds({}) is None
     True
     """
 
@@ -300,7 +300,7 @@ class Speeds:
     work: dict[tuple[str, str], int] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, records: Iterable[StepRecord]) -> Speeds:
+    def from_records(cls, records: Iterable[StepRecord]) -> Speeds:
         """Sum up finished steps."""
         speeds = cls()
         for record in records:
@@ -314,7 +314,7 @@ class Speeds:
                 self.seconds[key] += record.seconds
                 self.work[key] += record.work
 
-    def seconds_of(self, work: Mapping[tuple[str, str], int]) -> float | None:
+    def estimate_seconds(self, work: Mapping[tuple[str, str], int]) -> float | None:
         """How long the work of steps will take; None if no similar step was ever done to one."""
         total = 0.0
         for (kind, name), amount in work.items():
@@ -368,8 +368,8 @@ class Outlook:
         run = RunFolder(path)
         all_standings = list(standings(plan, run))
         rest = sum_work(step for step, state, _ in all_standings if state != "done")
-        speeds = Speeds.of(record for *_, record in all_standings if record is not None)
-        return cls(name, path, plan, all_standings, speeds.seconds_of(rest))
+        speeds = Speeds.from_records(record for *_, record in all_standings if record is not None)
+        return cls(name, path, plan, all_standings, speeds.estimate_seconds(rest))
 
     @property
     def table(self) -> pd.DataFrame:

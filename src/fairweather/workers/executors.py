@@ -14,8 +14,7 @@ from fairweather.runs.folder import open_run, share_run
 from fairweather.workers.jobs import execute_by_jobs
 from fairweather.workers.options import RAY, Sharing
 from fairweather.workers.rank_processes import execute_with_ranks
-from fairweather.workers.schedule import execute
-from fairweather.workers.shared import execute_shared, make_worker_mark
+from fairweather.workers.schedule import execute, execute_shared, make_worker_mark
 from fairweather.workers.work import Work, WorkerSettings
 
 

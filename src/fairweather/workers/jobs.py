@@ -35,10 +35,10 @@ from fairweather.workers.logs import Failure
 from fairweather.workers.schedule import (
     FollowedSchedule,
     StepsOutcome,
+    execute_shared,
     finish_locally,
     perform_locally,
 )
-from fairweather.workers.shared import execute_shared
 from fairweather.workers.work import Assignment
 
 
@@ -143,7 +143,7 @@ def execute_by_jobs(
                     jobs.remove(job)
                     followed.look(len(begun))
                 case Failure() as failed:
-                    raise failed.error(job.work)
+                    raise failed.to_exception(job.work)
                 case StepsBegun(steps=steps):
                     job.doing, job.is_ready = steps, True
                 case StepEvent(event=event) if event.finished is None:
@@ -202,7 +202,7 @@ def main() -> None:
                 looks=LOOK_INTERVAL,
             )
     except Exception as error:  # raised again in the parent
-        answer(Failure.of(error))
+        answer(Failure.from_error(error))
 
 
 if __name__ == "__main__":

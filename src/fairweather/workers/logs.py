@@ -15,8 +15,7 @@ from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import Step
 from fairweather.steps.worker import Worker
 from fairweather.types.record import FrozenRecord
-from fairweather.workers.schedule import StepsOutcome, perform_locally
-from fairweather.workers.shared import Perform
+from fairweather.workers.schedule import Perform, StepsOutcome, perform_locally
 
 
 class JobFailedError(RuntimeError):
@@ -40,7 +39,7 @@ class Failure(FrozenRecord):
     system: tuple[int, str | None] | None = None
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
+    def from_error(cls, error: Exception) -> Failure:
         """Pack an error that is being handled."""
         system = None
         if isinstance(error, OSError) and error.errno is not None:
@@ -53,7 +52,7 @@ class Failure(FrozenRecord):
             system=system,
         )
 
-    def error(self, doing: str) -> Exception:
+    def to_exception(self, doing: str) -> Exception:
         """The error again: an `InputError` as it was, any other as `JobFailedError`."""
         known = getattr(errors, self.type, None)
         if isinstance(known, type) and issubclass(known, InputError):

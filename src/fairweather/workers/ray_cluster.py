@@ -108,7 +108,7 @@ class Seat:
             self.site = sites.Site(settings, self.folder / "run")
             return self.site.worker.room
         except Exception as error:  # raised again where this was asked from
-            return Failure.of(error)
+            return Failure.from_error(error)
 
     def news(self) -> list[sites.NewsItem]:
         """Wait for what is new."""
@@ -487,7 +487,7 @@ class _RayDriver:
 
     def _begin(self, seat: _SeatHandle, room: int | Failure) -> None:
         if isinstance(room, Failure):
-            raise room.error(f"beginning on {seat.host}")
+            raise room.to_exception(f"beginning on {seat.host}")
         seat.is_ready = True
         self.worker.room = min(self.worker.room, room)
         self._hear_more(seat, [])
@@ -522,7 +522,7 @@ class _RayDriver:
         if isinstance(answer, Failure):
             write_log(self.run, steps, f"{printed}{answer.traceback}")
             log = self.run.file(step_log(steps[0].id))
-            raise answer.error(f"{_title(steps)} on {seat.host} (its log is {log})")
+            raise answer.to_exception(f"{_title(steps)} on {seat.host} (its log is {log})")
         write_log(self.run, steps, f"{printed}done in {answer.outcome.seconds:.1f} s")
         for name, content in answer.files.items():
             self.run.write(name, content)
@@ -536,7 +536,7 @@ class _RayDriver:
         name = lacking.data
         if name in seat.given:
             raise InputError(f"{seat.host}: {lacking.why}")
-        packed = sites.PackedData.of(self.worker.dataset(name))
+        packed = sites.PackedData.pack(self.worker.dataset(name))
         if name not in self.sent:
             self.sent[name] = (ray.put(packed), set())
         reference, nodes = self.sent[name]

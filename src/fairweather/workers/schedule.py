@@ -1,15 +1,26 @@
-"""Which steps of a plan come next, and doing them in this process."""
+"""Which steps of a plan come next, and doing them, alone or with other processes."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
+
+from fairweather.errors import InputError
 from fairweather.progress import Event, Finished, Notify, silent
 from fairweather.report.vega import explain_missing_addresses
-from fairweather.runs.folder import RunFolder, describe_machine
+from fairweather.runs.claims import Claims
+from fairweather.runs.folder import (
+    PROCESSOR,
+    RunFolder,
+    SharedRun,
+    describe_machine,
+    package_versions,
+)
 from fairweather.steps.dispatch import perform
 from fairweather.steps.ledger import Ledger, Speeds, State, sum_work
 from fairweather.steps.plan import (
@@ -20,11 +31,16 @@ from fairweather.steps.plan import (
     ReportStep,
     Step,
     StepResult,
+    name_first,
 )
 from fairweather.steps.predictions import do_predictions, pixels_key
 from fairweather.steps.training import drop_state
 from fairweather.steps.worker import Worker, using_threads
-from fairweather.types.record import Machine, StepRecord
+from fairweather.types.record import RECORD, Machine, StepRecord, parse_record, step_file
+
+LOOK_INTERVAL = 1.0  # seconds between two looks at what other processes have done
+REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
+MAX_ATTEMPTS = 3  # how often files that others replace may be missing, one time after the other
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,9 @@ class StepsOutcome:
     machine: Machine
     seconds: float
     where: str = ""
+
+
+Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], StepsOutcome]
 
 
 class Schedule:
@@ -76,7 +95,7 @@ class Schedule:
         self._remaining = self.ledger.remaining(plan)
         self._work = sum_work(self._remaining.values())
         records = (self.ledger.record(step.id) for step in plan.steps)
-        self._speeds = Speeds.of(record for record in records if record is not None)
+        self._speeds = Speeds.from_records(record for record in records if record is not None)
         self._alike = defaultdict[Hashable, list[Step]](list)
         for step in self._waiting.values():
             self._alike[pixels_key(step)].append(step)
@@ -92,7 +111,7 @@ class Schedule:
             worker: tells how many networks fit into memory.
         """
         for step in list(self._waiting.values()):
-            if not self._is_ready(step) or self._is_done(step) or not self.is_free(step):
+            if not self._is_ready(step) or self._pass_if_done(step) or not self.claim(step):
                 continue
             steps = [step, *self._companions(step, worker)]
             for taken in steps:
@@ -101,8 +120,8 @@ class Schedule:
             return steps
         return None
 
-    def is_free(self, step: Step) -> bool:
-        """Say whether a ready step that is not done is to be done here."""
+    def claim(self, step: Step) -> bool:
+        """Whether a ready step that is not done is to be done here."""
         return True
 
     @property
@@ -140,16 +159,16 @@ class Schedule:
     def _is_ready(self, step: Step) -> bool:
         return all(need in self._states for need in step.needs)
 
-    def _is_done(self, step: Step) -> bool:
+    def _pass_if_done(self, step: Step) -> bool:
         """Say whether a ready step was done before; if so, pass over it."""
         if self.ledger.standing(step, self._states).state != "done":
             return False
         del self._waiting[step.id]
         drop_state(step, self.run)  # left if the run was killed just after the training
-        self._find_done(step)
+        self._tell_done_before(step)
         return True
 
-    def _find_done(self, step: Step) -> None:
+    def _tell_done_before(self, step: Step) -> None:
         self._pass(step, "done before")
 
     def _companions(self, step: Step, worker: Worker) -> list[Step]:
@@ -166,11 +185,11 @@ class Schedule:
             if other.id != step.id
             and other.id in self._waiting
             and self._is_ready(other)
-            and not self._is_done(other)
+            and not self._pass_if_done(other)
         ]
         networks = list(dict.fromkeys(map(_network, [step, *companions])))
         fitting = networks[: worker.how_many_fit(networks, self.run)]
-        return [other for other in companions if _network(other) in fitting and self.is_free(other)]
+        return [other for other in companions if _network(other) in fitting and self.claim(other)]
 
     def clear(self, step: Step) -> None:
         """Remove what a step left before, and what was made from it."""
@@ -199,7 +218,7 @@ class Schedule:
     def _tell_finished(self, step: Step, record: StepRecord, note: str, where: str = "") -> None:
         self._speeds.add(record)
         self._pass(step, note)
-        left = self._speeds.seconds_of(self._work)
+        left = self._speeds.estimate_seconds(self._work)
         label = f"{step.label} on {where}" if where else step.label
         finished = Finished(label, record.seconds, None if left is None else left / self.jobs)
         total = len(self.plan.steps)
@@ -299,10 +318,10 @@ class FollowedSchedule(Schedule):
         """
         self.jobs = max(busy, 1)
         waiting = len(self._waiting)
-        self.ledger.look_again(self._waiting, set(self.run.step_ids()))
+        self.ledger.refresh(self._waiting, set(self.run.step_ids()))
         for step in self.waiting:  # in the order of the plan: what a step needs comes first
             if self._is_ready(step):
-                self._is_done(step)
+                self._pass_if_done(step)
         return waiting - len(self._waiting)
 
     def free(self, claimed: Collection[str]) -> int:
@@ -317,9 +336,199 @@ class FollowedSchedule(Schedule):
         """What a step does, in words."""
         return self._waiting[step].label if step in self._waiting else step
 
-    def _find_done(self, step: Step) -> None:
+    def _tell_done_before(self, step: Step) -> None:
         record = self.ledger.record(step.id)
         if self._before or record is None:
-            super()._find_done(step)
+            super()._tell_done_before(step)
         else:
             self._tell_finished(step, record, self._note(step))
+
+
+class SharedSchedule(Schedule):
+    """Hands out steps that this process could claim, and records them if the claim is still its.
+
+    Args:
+        plan, run, tell: as in `Schedule`.
+        claims: the claims of this process.
+        only: as in `Schedule`.
+        looks: seconds between two looks at what other processes have done.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunFolder,
+        tell: Notify,
+        claims: Claims,
+        *,
+        only: Collection[str] | None,
+        looks: float,
+    ) -> None:
+        super().__init__(plan, run, tell, only=only)
+        self.claims, self.looks = claims, looks
+        self._steps = {step.id: step for step in plan.steps}
+        self._begun: dict[str, str] = {}  # the fingerprint of each step that was handed out
+        self._looked = time.monotonic()
+        self._record = run.file(RECORD).read_bytes()
+        self.owners = claims.owners()
+
+    def take(self, worker: Worker) -> list[Step] | None:
+        """Give steps to be done together; None if others do all that could be done now."""
+        self._check_record()
+        if time.monotonic() - self._looked >= self.looks:
+            self.ledger.refresh(self._waiting, set(self.run.step_ids()))
+            self.owners = self.claims.owners()
+            self._looked = time.monotonic()
+        return super().take(worker)
+
+    def claim(self, step: Step) -> bool:
+        """Claim a ready step, unless another process is doing it."""
+        if step.id in self.owners or not self.claims.take(step.id):
+            return False
+        # Another process may have done it just before. Listing a folder makes NFS ask its server.
+        with suppress(FileNotFoundError):
+            list(self.run.file(step_file(step.id)).parent.iterdir())
+        self.ledger.refresh([step.id])
+        if self._pass_if_done(step):
+            self.claims.release(step.id)
+            return False
+        return True
+
+    def clear(self, step: Step) -> None:
+        """Remove what was made from a step.
+
+        What it left itself is replaced file by file: a process that was believed dead, or one that
+        sees files late, may read it just now.
+        """
+        self.ledger.refresh(self._dependants[step.id])
+        self._forget_dependants(step)
+        for name in step.may_leave:  # nothing replaces it, unless it is left this time too
+            self.run.file(name).unlink(missing_ok=True)
+        self._begun[step.id] = self.ledger.fingerprint(step)
+
+    def finish(self, steps: Sequence[Step], outcome: StepsOutcome) -> None:
+        """Record steps, or wait for others to do so if they have taken them over meanwhile."""
+        if self._are_still_mine(steps):
+            super().finish(steps, outcome)
+        else:
+            self.put_back(steps)
+        for step in steps:
+            self.claims.release(step.id)
+
+    def put_back(self, steps: Sequence[Step]) -> None:
+        """Let steps wait again, and what they need, as far as it is not done any more."""
+        for step in steps:
+            self.claims.release(step.id)
+            self._waiting[step.id] = self._steps[step.id]
+            self.ledger.refresh(step.needs)
+            for need in step.needs:
+                if self.ledger.record(need) is None and need in self._steps:
+                    self._states.pop(need, None)
+                    self._waiting[need] = self._steps[need]
+
+    def _check_record(self) -> None:
+        """Raise `InputError` if the run is another one now.
+
+        That can be where this process was stopped for so long that it was believed dead.
+        """
+        now = self.run.file(RECORD).read_bytes()
+        if now != self._record:
+            before, after = (parse_record(text.decode(), RECORD) for text in (self._record, now))
+            if before.lasting() != after.lasting():
+                raise InputError(
+                    f"the run in {self.run.path} was begun anew with other settings while this "
+                    "worker was in it; give the command again to join"
+                )
+            self._record = now
+
+    def _are_still_mine(self, steps: Sequence[Step]) -> bool:
+        self._check_record()
+        self.ledger.refresh({need for step in steps for need in step.needs})
+        return all(
+            # A claim that is gone, and that nobody else has, is taken again.
+            (self.claims.holds(step.id) or self.claims.take(step.id))
+            and all(self.ledger.record(need) is not None for need in step.needs)
+            and self.ledger.fingerprint(step) == self._begun[step.id]
+            for step in steps
+        )
+
+
+def make_worker_mark(plan: Plan, device: torch.device | None) -> dict[str, str]:
+    """What must be the same in all processes that work in one run folder, by its names.
+
+    Args:
+        plan: the plan that they do.
+        device: the device of this process, whose kind should be the same; None if it does no steps.
+    """
+    first = plan.steps[0]
+    mark = {
+        "device": first.device,
+        "number of threads": str(first.threads),
+        **{f"version of {name}": version for name, version in package_versions().items()},
+        "study or settings": plan.digest,
+    }
+    if device is not None:
+        machine = describe_machine(device)
+        mark[PROCESSOR] = f"{machine.model}, {machine.instructions}"
+    return mark
+
+
+def execute_shared(
+    plan: Plan,
+    shared: SharedRun,
+    worker: Worker,
+    progress: Notify | None = None,
+    *,
+    perform: Perform = perform_locally,
+    only: Collection[str] | None = None,
+    patience: float | None = None,
+    looks: float | None = None,
+) -> None:
+    """Execute the steps of a plan together with other processes that call this in the same folder.
+
+    Returns when all steps are done, by whichever process. Ready steps are claimed first; a claim
+    that nobody renews, because its process was killed, is given up after some minutes.
+
+    Args:
+        plan, worker, progress: as in `workers.schedule.execute`.
+        shared: the folder, which contains its record, and the claims of this process.
+        perform: does steps that were handed out.
+        only: ids of the steps that are done; by default, all.
+        patience: seconds after which to leave the rest to the others, if these do all that can be
+            done now; by default, wait until all is done.
+        looks: seconds between two looks at what the others have done; they become ten times longer
+            while nothing changes.
+    """
+    tell, looks = progress or silent, looks or LOOK_INTERVAL
+    run, claims, warnings = shared
+    for words in warnings:
+        tell(Event("wait", 0, None, line=f"{'warning':14} {words}"))
+    schedule = SharedSchedule(plan, run, tell, claims, only=only, looks=looks)
+    failed, wait, reminded, busy = 0, looks, float("-inf"), time.monotonic()
+    while schedule.waiting:
+        if steps := schedule.take(worker):
+            try:
+                schedule.finish(steps, perform(steps, worker, run, tell))
+                failed = 0
+            except FileNotFoundError:  # another process is replacing what was to be read
+                schedule.put_back(steps)
+                failed += 1
+                if failed == MAX_ATTEMPTS:
+                    raise
+                time.sleep(looks)
+            wait, busy = looks, time.monotonic()
+            continue
+        if patience is not None and schedule.owners and time.monotonic() - busy > patience:
+            return
+        if time.monotonic() - reminded > REMINDER_INTERVAL:
+            tell(Event("wait", 0, None, line=_describe_wait(schedule)))
+            reminded = time.monotonic()
+        time.sleep(wait)
+        wait = min(2 * wait, 10 * looks)
+
+
+def _describe_wait(schedule: SharedSchedule) -> str:
+    if not schedule.owners:
+        return f"{'waiting':14} for a process that has ended: its claims expire in some minutes"
+    claims = [f"{step}, by {owner}" for step, owner in schedule.owners.items()]
+    return f"{'waiting':14} for {name_first(claims)}"

@@ -136,7 +136,7 @@ class PackedData(NamedTuple):
     parts: Mapping[str, tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...]]]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> PackedData:
+    def pack(cls, dataset: Dataset) -> PackedData:
         """Pack a data set."""
         parts = {
             name: (images.images.numpy(), images.labels, images.keys, images.classes)
@@ -277,7 +277,7 @@ class Site:
             }
             return SiteProduct(outcome, files)
         except Exception as error:  # raised again where the steps came from
-            return Failure.of(error)
+            return Failure.from_error(error)
 
     def _tell_loading(self, event: Event) -> None:
         if not event.line:  # what is to be said once was said by the driver

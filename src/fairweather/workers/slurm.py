@@ -39,8 +39,7 @@ from fairweather.types.record import RunRecord
 from fairweather.workers import slurm_jobs
 from fairweather.workers.logs import Failure, make_logged_perform, read_last_lines
 from fairweather.workers.options import Sharing
-from fairweather.workers.schedule import FollowedSchedule
-from fairweather.workers.shared import execute_shared, make_worker_mark
+from fairweather.workers.schedule import FollowedSchedule, execute_shared, make_worker_mark
 from fairweather.workers.work import Assignment, Work
 
 MOST_JOBS = 8  # at a time, unless asked otherwise
@@ -85,7 +84,7 @@ class ArrayJob(Checkpointable):
             try:
                 _work_as_job(self.assignment, job)
             except Exception as error:
-                run.write(answer, ArrayJobAnswer.dump_json(Failure.of(error)))
+                run.write(answer, ArrayJobAnswer.dump_json(Failure.from_error(error)))
                 raise
             run.write(answer, ArrayJobAnswer.dump_json(None))
 
@@ -229,7 +228,7 @@ class _SlurmDriver:
                     self.ended = {
                         job
                         for job in note.jobs
-                        if job not in there or self.run.file(note.answer_of(job)).is_file()
+                        if job not in there or self.run.file(note.answer_file(job)).is_file()
                     }
                     self._say(
                         "jobs", f"taking up {_count_jobs(len(there))} that were submitted before"
@@ -273,7 +272,7 @@ class _SlurmDriver:
 
     def _read_answer(self, note: slurm_jobs.SubmittedJobs, job: str) -> bool:
         """Read why a job has ended, if it has said so."""
-        path = self.run.file(note.answer_of(job))
+        path = self.run.file(note.answer_file(job))
         try:
             answer = ArrayJobAnswer.validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -282,7 +281,7 @@ class _SlurmDriver:
             raise InputError(f"{path} is not the answer of a job; remove it") from None
         self.ended.add(job)
         if answer is not None:
-            self.error = answer.error(f"job {job}")
+            self.error = answer.to_exception(f"job {job}")
             if isinstance(self.error, InputError):  # it would not help to try again
                 self._give_up()
             self._lose(note, job, f"failed ({answer.type}: {answer.text})")
@@ -291,7 +290,7 @@ class _SlurmDriver:
     def _lose(self, note: slurm_jobs.SubmittedJobs, job: str, how: str) -> None:
         self.ended.add(job)
         self.lost += 1
-        log = note.log_of(job)
+        log = note.log_file(job)
         lines = read_last_lines(self.run, log)
         where = f"; the end of {self.run.path / log}:\n{lines}" if lines else ""
         self._say("failed", f"job {job} {how}{where}".rstrip())
@@ -353,7 +352,9 @@ class _SlurmDriver:
             slurm_jobs.end_jobs(self.run, note, states.keys() - running)
             self.ended.update(set(note.jobs) - running)
         while alive := self._alive(note):
-            self.ended.update(job for job in alive if self.run.file(note.answer_of(job)).is_file())
+            self.ended.update(
+                job for job in alive if self.run.file(note.answer_file(job)).is_file()
+            )
             if time.monotonic() > until:
                 break
             time.sleep(min(LOOK_INTERVAL, 0.5))

@@ -51,11 +51,11 @@ class SubmittedJobs(FrozenRecord):
     study: str
     jobs: dict[JobId, Place] = pydantic.Field(default_factory=dict)
 
-    def log_of(self, job: str) -> str:
+    def log_file(self, job: str) -> str:
         """The name of the log of a job in the run folder."""
         return f"{place_folder(self.jobs[job])}/{job}_0_log.out"
 
-    def answer_of(self, job: str) -> str:
+    def answer_file(self, job: str) -> str:
         """The name of the file in which a job says why it has ended."""
         return answer_file(self.jobs[job], job)
 

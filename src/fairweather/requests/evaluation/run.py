@@ -110,7 +110,7 @@ def evaluate(
     with restore_modules(each for each in list_models(model) if isinstance(each, nn.Module)):
         if out is not None:
             return run_request(request, Path(out), replace=replace, progress=to_notify(progress))
-        sharing = Sharing.of(request.options)
+        sharing = Sharing.from_options(request.options)
         if sharing.worker or sharing.kind in (SLURM, SLURM_LOCAL):
             way = "worker" if sharing.worker else f"executor {sharing.executor}"
             raise InputError(f"{way} needs out, the run folder that all workers share")
@@ -228,7 +228,7 @@ def _choose_device(request: ModelRequest | PredictionsRequest) -> tuple[Sharing,
     Raises `InputError` for what does not go together or is not there, and for a model or data that
     only this process has, if others need them.
     """
-    options, sharing = request.options, Sharing.of(request.options)
+    options, sharing = request.options, Sharing.from_options(request.options)
     if isinstance(request, PredictionsRequest):
         given.check_prediction_options(request)
     sharing.check()
