@@ -283,13 +283,13 @@ def join_ranks(
         nodes: machines.
         device: of which type the devices are.
     """
-    group = Ranks(environment.global_rank(), devices, nodes, environment)
+    ranks = Ranks(environment.global_rank(), devices, nodes, environment)
     _KEPT_GROUPS.clear()
     talk = None
     try:
-        group.fabric(device, "fp32")
+        ranks.fabric(device, "fp32")
         talk = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
-        yield replace(group, talk=talk)
+        yield replace(ranks, talk=talk)
     except BaseException:
         _KEPT_GROUPS.extend((dist.group.WORLD, talk))
         raise
