@@ -82,82 +82,84 @@ class Observation(NamedTuple):
 HiddenErrorFunction = Callable[[Observation], HiddenError]
 
 
-def hidden_in_classes(of: CallShare, how: str, seen: Observation) -> HiddenError:
+def hidden_in_classes(rate: CallShare, how: str, observation: Observation) -> HiddenError:
     """What a mean over classes hides, of a share of each class.
 
     A share without a denominator, such as the PPV of a class that is never called, may be anything.
     So may be that of a class without images, as long as other classes are as rare.
 
     Args:
-        of: such as `PPV`.
+        rate: such as `PPV`.
         how: "macro" or "weighted".
     """
-    counts, value = seen.sample.counts, seen.value
+    counts, value = observation.sample.counts, observation.value
     images, called = counts.images[:, 0], counts.called[:, 0]
-    share = of.value(counts)[:, 0]
-    alone = seen.worth * _units_per_image(of, seen)
-    whole = of.whole(counts)[:, 0] * alone
-    there = images > 0 if of is SENSITIVITY else images + called > 0
+    share = rate.value(counts)[:, 0]
+    alone = observation.worth * _units_per_image(rate, observation)
+    whole = rate.whole(counts)[:, 0] * alone
+    there = images > 0 if rate is SENSITIVITY else images + called > 0
     known = there & ~np.isnan(share)
-    found = np.where(known, share, 0.5)
-    x = found / (2 - found) if of.bent else found
+    centre = np.where(known, share, 0.5)
+    x = centre / (2 - centre) if rate.bent else centre
     low, high = clopper_pearson(x, np.where(known, whole, 1))
     shown = Z95**2 * x * (1 - x) / np.where(known, whole, 1)
-    if of.bent:
+    if rate.bent:
         low, high = 2 * low / (1 + low), 2 * high / (1 + high)
         shown *= (2 / (1 + x) ** 2) ** 2
     few = known & (np.minimum(x, 1 - x) * whole < VERY_FEW)
     squares = [
-        np.where(few, np.maximum((end - found) ** 2 - shown, 0), 0)
+        np.where(few, np.maximum((end - centre) ** 2 - shown, 0), 0)
         + np.where(there & ~known, (limit - value) ** 2, 0)
         for end, limit in ((low, 0), (high, 1))
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
-    below, above = (float((weight**2 * each).sum()) for each in squares)
-    own = images * seen.worth * _units_per_image(SENSITIVITY, seen)
+    below, above = (float((weight**2 * side).sum()) for side in squares)
+    own = images * observation.worth * _units_per_image(SENSITIVITY, observation)
     absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
     if how == "weighted" or not absent:
         return HiddenError(below, above)
     classes = int(there.sum()) + absent
-    if of.among == "others":  # near 1 for a class that is neither there nor called
+    if rate.among == "others":  # near 1 for a class that is neither there nor called
         return HiddenError(below, above + (absent * (1 - value) / classes) ** 2)
     return HiddenError(
         below + absent * (value / classes) ** 2, above + absent * ((1 - value) / classes) ** 2
     )
 
 
-def _units_per_image(of: CallShare, seen: Observation) -> FloatArray | float:
+def _units_per_image(rate: CallShare, observation: Observation) -> FloatArray | float:
     """The clusters with images of each class, or called so, per image of it; `[classes]`.
 
     Without such images, those of all images.
     """
-    p, clusters = seen.sample.predictions, seen.clusters
-    if clusters is None or of.among == "others":
-        return seen.units
-    group = p.predicted if of.among == "call" else p.labels
+    p, clusters = observation.sample.predictions, observation.clusters
+    if clusters is None or rate.among == "others":
+        return observation.units
+    group = p.predicted if rate.among == "call" else p.labels
     pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
-    found, every = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
-    return np.where(
-        every > 0, ratio(found.astype(np.float64), every.astype(np.float64)), seen.units
+    units, images = (
+        np.bincount(part, minlength=len(p.classes)).astype(np.float64) for part in (pairs, group)
     )
+    return np.where(images > 0, ratio(units, images), observation.units)
 
 
-def hidden_among_answered(seen: Observation) -> HiddenError:
+def hidden_among_answered(observation: Observation) -> HiddenError:
     """What the risk hides if all answered images are right, or all wrong: they may be few."""
-    value = seen.value
+    value = observation.value
     if 0 < value < 1:  # then the spread of the replicates is that of so many images
         return NOTHING_HIDDEN
-    answered = float(seen.sample.total("answered")[0]) * seen.worth * seen.units
+    answered = (
+        float(observation.sample.total("answered")[0]) * observation.worth * observation.units
+    )
     low, high = clopper_pearson(value, answered)
     return HiddenError(float(value - low) ** 2, float(high - value) ** 2)
 
 
-def hidden_larger_sets(seen: Observation) -> HiddenError:
+def hidden_larger_sets(observation: Observation) -> HiddenError:
     """What the mean size of prediction sets hides if few of them are larger than the smallest."""
-    sizes, clusters = seen.sample.predictions.set_size, seen.clusters
+    sizes, clusters = observation.sample.predictions.set_size, observation.clusters
     assert sizes is not None, "there are no prediction sets; ask `Metric.applies`"
     larger = sizes[sizes > sizes.min()] - sizes.min()
-    count = len(sizes) * seen.worth if clusters is None else clusters.count
+    count = len(sizes) * observation.worth if clusters is None else clusters.count
     share = len(larger) / len(sizes)
     if share * count >= VERY_FEW:
         return NOTHING_HIDDEN
@@ -165,75 +167,77 @@ def hidden_larger_sets(seen: Observation) -> HiddenError:
     return HiddenError(0.0, float(more * (larger.mean() if len(larger) else 1)) ** 2)
 
 
-def hidden_in_strata(seen: Observation) -> HiddenError:
+def hidden_in_strata(observation: Observation) -> HiddenError:
     """What the lowest coverage of several strata hides: the truth is at most that of each."""
-    images, covered = np.split(seen.sample.strata[0], 2)
-    units = images * seen.worth * seen.units
+    images, covered = np.split(observation.sample.strata[0], 2)
+    units = images * observation.worth * observation.units
     share = covered / images
     few = np.minimum(share, 1 - share) * units < VERY_FEW
     low, high = clopper_pearson(share, units)
-    below = (seen.value - low)[few].max(initial=0)
-    above = (high - seen.value)[few & (share == seen.value)].max(initial=0)
+    below = (observation.value - low)[few].max(initial=0)
+    above = (high - observation.value)[few & (share == observation.value)].max(initial=0)
     return HiddenError(float(below**2), float(above**2))
 
 
-def hidden_errors(seen: Observation) -> HiddenError:
+def hidden_errors(observation: Observation) -> HiddenError:
     """What a calibration error hides if very few images are wrong, or right.
 
     It is at least the distance of accuracy from mean confidence. So it may be as large as that of
     the lowest accuracy that the images allow.
     """
-    far, s = _error_rate_reach(seen), seen.sample
+    far, s = _error_rate_reach(observation), observation.sample
     gap = float(np.abs(s.mean("confidence") - s.mean("correct"))[0])
-    return HiddenError(far**2, max(far, gap + far - seen.value) ** 2) if far else NOTHING_HIDDEN
+    return (
+        HiddenError(far**2, max(far, gap + far - observation.value) ** 2) if far else NOTHING_HIDDEN
+    )
 
 
-def hidden_in_root(bins: Callable[[Sample], BinSums], seen: Observation) -> HiddenError:
+def hidden_in_root(bins: Callable[[Sample], BinSums], observation: Observation) -> HiddenError:
     """As `hidden_errors`, for the root of a mean square: further errors lie in the same bins.
 
     A rate of errors adds more to it if it is that of few images.
     """
-    found, sums = hidden_errors(seen), bins(seen.sample)
+    hidden, sums = hidden_errors(observation), bins(observation.sample)
     wrong = sums.correct < sums.images - ROUNDING
     part = float(sums.share[wrong].sum()) or 1.0
-    return HiddenError(*(each / part for each in found))
+    return HiddenError(hidden.below / part, hidden.above / part)
 
 
-def hidden_errors_of_classes(seen: Observation) -> HiddenError:
+def hidden_errors_of_classes(observation: Observation) -> HiddenError:
     """As `hidden_errors`, for the mean over classes: a wrong answer is one of two of them."""
-    far = _error_rate_reach(seen) * 2 / len(seen.sample.predictions.classes)
+    far = _error_rate_reach(observation) * 2 / len(observation.sample.predictions.classes)
     return HiddenError(far**2, far**2)
 
 
-def hidden_squares(seen: Observation) -> HiddenError:
+def hidden_squares(observation: Observation) -> HiddenError:
     """As `hidden_errors`, for the square of a calibration error."""
-    value, root = seen.value, np.sqrt(seen.value)
-    below, above = np.sqrt(hidden_errors(seen._replace(value=root)))
+    value, root = observation.value, np.sqrt(observation.value)
+    below, above = np.sqrt(hidden_errors(observation._replace(value=root)))
     return HiddenError((value - max(root - below, 0) ** 2) ** 2, ((root + above) ** 2 - value) ** 2)
 
 
-def hidden_in_bins(bins: Callable[[Sample], BinSums], seen: Observation) -> HiddenError:
+def hidden_in_bins(bins: Callable[[Sample], BinSums], observation: Observation) -> HiddenError:
     """As `hidden_errors`, for the largest gap of a bin: the truth is at least that of every bin."""
-    if not _error_rate_reach(seen):
+    if not _error_rate_reach(observation):
         return NOTHING_HIDDEN
-    sums = bins(seen.sample)
+    sums = bins(observation.sample)
     full = sums.images[0] > 0
-    images, confidence, correct = (each[0, full] for each in sums)
+    images, confidence, correct = (column[0, full] for column in sums)
     right, sure = correct / images, confidence / images
-    ends = np.stack(clopper_pearson(right, images * seen.worth * seen.units))
+    ends = np.stack(clopper_pearson(right, images * observation.worth * observation.units))
     far = np.abs(ends - right).max(axis=0)[np.abs(right - sure).argmax()]
     most = np.abs(ends - sure).max()
-    return HiddenError(float(far**2), float(max(0, most - seen.value) ** 2))
+    return HiddenError(float(far**2), float(max(0, most - observation.value) ** 2))
 
 
-def _error_rate_reach(seen: Observation) -> float:
+def _error_rate_reach(observation: Observation) -> float:
     """How far the true error rate may lie; 0 if resamples show it well enough."""
-    s = seen.sample
+    s = observation.sample
     wrong = 1 - float(s.mean("correct")[0])
     count = float(s.total("images")[0])
-    if seen.clusters is not None:
-        count = min(count, independent_images(s.predictions.correct, seen.clusters))
-    count *= seen.worth
+    if observation.clusters is not None:
+        count = min(count, independent_images(s.predictions.correct, observation.clusters))
+    count *= observation.worth
     if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
         return 0.0
     low, high = clopper_pearson(wrong, count)

@@ -222,7 +222,7 @@ class PromiseTable(NamedTuple):
 def find_conformal(contents: Contents) -> dict[str, Conformal]:
     """The conformal variants, which promise a coverage, by their names here."""
     variants = {name: contents.variant(name) for name in contents.titles}
-    return {name: each.sets for name, each in variants.items() if each and each.sets}
+    return {name: each for name, each in variants.items() if isinstance(each, Conformal)}
 
 
 def check_promises(contents: Contents) -> PromiseTable | None:

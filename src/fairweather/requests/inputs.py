@@ -335,7 +335,7 @@ SPLIT_HINT = "set some aside with validation_fraction (--validation-fraction), s
 def check_has_validation(variants: Iterable[Variant], name: str, *, has_validation: bool) -> None:
     """Raise `InputError` if a variant needs validation images and the data set has none."""
     for variant in variants:
-        if variant.is_fitted and not has_validation:
+        if variant.post_hoc and not has_validation:
             raise InputError(
                 f"{variant.kind} is fitted on validation images, and {name} has none: {SPLIT_HINT}"
             )

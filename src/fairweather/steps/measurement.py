@@ -407,7 +407,7 @@ def _plan_fit(
     """Plan to fit a variant on predictions of validation images, those of `of`."""
     shifts = measurement.fitted_on(variant)
     validation = [predictions_file(of, model.seed, text, VAL) for text in shifts]
-    groups = groups_file(VAL) if variant.sets and VAL in measurement.groups else None
+    groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None
     reads = [*validation, *([groups] if groups else [])]
     if model.network is not None and not measurement.stored:
         reads += network_files(model.network)
@@ -522,7 +522,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> S
         predictions_file(variant_name(model.name, each.name), model.seed, CLEAN, VAL): file
         for model in models
         for each in measurement.variants
-        if each.sets is not None and (file := each.file(model.name, model.seed)) is not None
+        if each.makes_sets and (file := each.file(model.name, model.seed)) is not None
     }
     reads += sets.values()
     leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))

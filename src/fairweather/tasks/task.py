@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import NDArray
 
 from fairweather.errors import unknown_name
-from fairweather.metrics.columns import per_image
+from fairweather.metrics.columns import IntArray, per_image
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions
 from fairweather.types.record import IMAGE
 
-# ---------------------------------------------------------------- what a task says of labels, of wh
-
-Labels = npt.NDArray[np.int64]
-Logits = npt.NDArray[np.float32]
+Logits = NDArray[np.float32]
 
 
 class Strata(NamedTuple):
@@ -31,7 +28,7 @@ class Strata(NamedTuple):
         names: what messages call each; each has images.
     """
 
-    of: Labels
+    of: IntArray
     names: tuple[str, ...]
 
 
@@ -45,7 +42,7 @@ class Unit(NamedTuple):
     """
 
     name: str
-    places: Labels
+    places: IntArray
     part: Callable[[AnyPredictions], AnyPredictions]
 
 
@@ -69,22 +66,22 @@ class Task:
 
     name: str
     predictions: type[Any]
-    columns: Callable[[Logits, Labels], Mapping[str, npt.NDArray[Any]]]
-    strata: Callable[[Labels, tuple[str, ...]], Strata]
+    columns: Callable[[Logits, IntArray], Mapping[str, NDArray[Any]]]
+    strata: Callable[[IntArray, tuple[str, ...]], Strata]
     kinds: tuple[TaskKind, ...]
     together: Callable[[Iterable[Logits | None]], Logits]
     decided: str
-    check: Callable[[Labels, tuple[str, ...]], None] = lambda labels, classes: None
+    check: Callable[[IntArray, tuple[str, ...]], None] = lambda labels, classes: None
     units: Callable[[AnyPredictions], tuple[Unit, ...]] = lambda _: ()
     most_stored: int = 100
 
     def every_unit(self, predictions: AnyPredictions) -> tuple[Unit, ...]:
         """Whole images, and then the units of the task."""
         whole = np.arange(len(predictions), dtype=np.int64)
-        return (Unit(IMAGE, whole, lambda found: found), *self.units(predictions))
+        return (Unit(IMAGE, whole, lambda predictions: predictions), *self.units(predictions))
 
 
-# ---------------------------------------------------------------- classification: each image has on
+# --- Classification ---
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
@@ -108,15 +105,15 @@ def mean_log_probability(logits: Iterable[Logits | None]) -> Logits:
     [[0.75, 0.25]]
     """
     logs = []
-    for each in logits:
-        if each is None:
+    for member in logits:
+        if member is None:
             raise ValueError("an ensemble needs the logits of every member")
-        logs.append(scipy.special.log_softmax(each.astype(np.float64), axis=1))
+        logs.append(scipy.special.log_softmax(member.astype(np.float64), axis=1))
     together = scipy.special.logsumexp(np.stack(logs), axis=0) - math.log(len(logs))
     return np.asarray(together, dtype=np.float32)
 
 
-def _classification_columns(logits: Logits, labels: Labels) -> Mapping[str, npt.NDArray[Any]]:
+def _classification_columns(logits: Logits, labels: IntArray) -> Mapping[str, NDArray[Any]]:
     return per_image(logits, labels)._asdict()
 
 
@@ -132,7 +129,7 @@ CLASSIFICATION_TASK = Task(
 )
 
 
-# ---------------------------------------------------------------- the tasks: what is to be told of
+# --- The table of tasks ---
 
 TASKS: dict[str, Task] = {CLASSIFICATION_TASK.name: CLASSIFICATION_TASK}
 
