@@ -58,6 +58,7 @@ from fairweather.types.record import (
     WARNINGS,
     features_file,
     groups_file,
+    has_ordered_classes,
     predictions_file,
     variant_name,
 )
@@ -123,7 +124,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
             if name != TRAIN and images.groups is not None
         },
         slices=() if groups is None or dataset.task != CLASSIFICATION else tuple(groups.slices),
-        ordered="ordered_classes" in dataset.notes,
+        ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
     )
 
@@ -147,7 +148,7 @@ def survey_sources(
                 natural_shift="natural_shift" in surveyed.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*surveyed.images}),
                 slices=() if asked is None else asked.slices,
-                ordered="ordered_classes" in surveyed.notes,
+                ordered=has_ordered_classes(surveyed.notes),
             )
     return found
 
