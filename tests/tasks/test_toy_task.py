@@ -16,6 +16,8 @@ from fairweather.errors import InputError
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics import METRICS, Accepts, Metric
+from fairweather.metrics.areas import area_interval, auc_column
+from fairweather.metrics.classification import class_areas
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import TASKS, Strata, Task, Unit
 from fairweather.types.kinds import TaskKind
@@ -305,6 +307,67 @@ def test_the_page_has_a_table_of_each_finding(run):
     written = pd.read_csv(run.path / "tables" / "units_finding_brier.csv")
     titles = [f"net, finding={name}" for name in NAMES]
     assert written["title"].tolist() == [*titles, "net, worst finding"]
+
+
+def own_auc(sample):
+    p = sample.predictions
+    scores = np.stack([-p.probability, p.probability], axis=1)
+    return class_areas(scores, p.labels, sample.weights)[:, -1]
+
+
+FINDING_AUC = Metric(
+    "finding_auc",
+    "AUC of a finding",
+    "probability that an image with the finding has a higher probability of it than one without",
+    own_auc,
+    higher_is_better=True,
+    interval="area",
+    fewest=5,
+    accepts=Accepts(OF_FINDING),
+    column=lambda cell: auc_column(
+        cell.predictions.probability, cell.predictions.labels == 1, cell.clusters
+    ),
+)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_mean_area_of_findings_has_the_variance_of_all_images(
+    dataset, tmp_path, monkeypatch, known
+):
+    monkeypatch.setitem(METRICS, FINDING_AUC.name, FINDING_AUC)
+    n = len(dataset.test)
+    patients = np.arange(n) // 2
+    names = np.array([f"{number:03}" for number in patients[::-1]], dtype=object)
+    groups = Groups(cluster="patient", clusters=names) if known else None
+    data = replace(dataset, test=replace(dataset.test, groups=groups))
+    run = evaluated(data, tmp_path / "run", {"net": Halves(3.0)})
+    scores = pd.read_csv(run.path / "scores.csv")
+    clean = scores[(scores["shift"] == "clean") & (scores["metric"] == "finding_auc")]
+    clean = clean.set_index("unit")
+    labels = dataset.test.labels.numpy()
+    units = n // 2 if known else n
+    column, pairs = np.zeros(units), []
+    probability = scipy.special.expit(Halves(3.0)(dataset.test.images / 255).detach().numpy())
+    for place, name in enumerate(NAMES):
+        there = labels[:, place] >= 0
+        truth = labels[there, place] == 1
+        of = patients[there] if known else np.flatnonzero(there)
+        added = auc_column(probability[there, place], truth, of if known else None)
+        column += np.bincount(of, added, units) / 2
+        sides = [len(np.unique(of[side])) for side in (truth, ~truth)]
+        pairs.append(min(*sides, len(np.unique(of)) // 2) if known else min(sides))
+        if known:
+            assert clean.loc[f"finding={name}", "clusters"] == len(np.unique(of)) < units
+    mean = clean.loc["mean finding"]
+    assert mean["value"] == pytest.approx(
+        clean.loc[[f"finding={k}" for k in NAMES], "value"].mean()
+    )
+    ends = area_interval(mean["value"], column * np.sqrt(units), min(pairs))
+    assert (mean["low"], mean["high"]) == pytest.approx(ends, rel=1e-5)
+    assert mean["n"] == n
+    if known:
+        assert mean["clusters"] == units
+        assert np.isnan(clean.loc["worst finding", "clusters"])
 
 
 def test_seeds_are_averaged_for_each_finding(dataset, tmp_path):

@@ -138,6 +138,24 @@ def unit_column(column: FloatArray, clusters: IntArray | None) -> NDArray[np.flo
     return (sums * np.sqrt(len(sums))).astype(np.float32)
 
 
+def scatter_column(
+    column: NDArray[np.floating], places: IntArray, count: int
+) -> NDArray[np.float32]:
+    """Make a column of some images, or clusters, one of all of them with the same variance.
+
+    Args:
+        column: `[n]`, as from `unit_column`.
+        places: int `[n]`, where its numbers belong.
+        count: how many images or clusters there are.
+
+    >>> scatter_column(np.array([1.0, -1.0]), np.array([3, 0]), 8).tolist()
+    [-2.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    every = np.zeros(count, dtype=np.float32)
+    every[places] = column * np.sqrt(count / len(column))
+    return every
+
+
 def disjoint_pairs(positive: BoolArray, clusters: IntArray | None = None) -> int:
     """Count how many pairs of a positive and another image can be made, each image used once.
 

@@ -70,7 +70,8 @@ class Estimate:
         tests: how many intervals, of which this is one, hold together with 95 %.
         column: of an area, what each image (sorted by label) or each cluster adds to it, float32
             `[n]` or `[clusters]`; see `metrics.areas`.
-        pairs: of an area, how many disjoint pairs of images it is a mean over.
+        pairs: of an area, how many disjoint pairs of images it is a mean over; for a mean over
+            cells, the fewest.
         hidden: how far the truth may lie beside what the replicates show.
         bias: of an area, how much too high it is on average.
         ends: the interval over images where replicates do not show it; see `Metric.search`.
@@ -333,6 +334,7 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
         value=float(np.mean([estimate.value for estimate in estimates])),
         replicates=np.mean([estimate.replicates for estimate in estimates], axis=0),
         column=np.mean(columns, axis=0) if columns else None,
+        pairs=min(estimate.pairs for estimate in estimates),
         bias=float(np.mean([estimate.bias for estimate in estimates])),
         errors=1 / inverse if inverse else np.inf,
         ends=(low, high),
