@@ -62,9 +62,8 @@ def difference_of_confidences(
     >>> round(float(difference_of_confidences([0.5, 0.7], [0.9, 0.9], [True, False])), 3)
     0.2
     """
-    return average_confidence(confidence, weights) - float(
-        confidence_gap(known_confidence, known_correct)
-    )
+    gap = float(confidence_gap(known_confidence, known_correct))
+    return average_confidence(confidence, weights) - gap
 
 
 def seed_agreement(predicted: ArrayLike, others: ArrayLike, weights: Weights = None) -> Result:
@@ -323,13 +322,11 @@ class PastErrors:
             if len(others.shifts) < FEWEST_SHIFTS:
                 continue
             distance = EnergyDistance(self.distance[place], self.distance_error[place])
-            between = map(
-                EnergyDistance, self.between[place, kept], self.between_error[place, kept]
-            )
+            between = self.between[place, kept], self.between_error[place, kept]
+            known = list(map(EnergyDistance, *between))
             of_others = accuracy[kept] if one_sided else None
-            bounds = others.judge(
-                estimates[place], int(images[place]), distance, list(between), of_others
-            )
+            count = int(images[place])
+            bounds = others.judge(estimates[place], count, distance, known, of_others)
             if bounds is not None and not bounds.is_too_wide:
                 held.append(bounds.holds(float(accuracy[place])))
         return Held(sum(held), len(held), len(places) - len(held))

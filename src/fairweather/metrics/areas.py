@@ -14,7 +14,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from fairweather.metrics.classification import placements
-from fairweather.metrics.columns import TAIL, BoolArray, FloatArray, IntArray, clopper_pearson
+from fairweather.metrics.columns import TAIL, BoolArray, Ends, FloatArray, IntArray, clopper_pearson
 
 # With fewer degrees of freedom, a few images decide: the interval reaches to that of a share too.
 FEWEST_FREEDOM = 5
@@ -195,7 +195,7 @@ def column_spread(column: NDArray[np.floating]) -> AreaSpread:
 
 def area_interval(
     value: float, column: NDArray[np.floating], pairs: float, bias: float = 0.0, tests: int = 1
-) -> tuple[float, float]:
+) -> Ends:
     """The 95 % interval of an area, in [0, 1]: Student's t on the logit scale.
 
     It reaches down from the value less its bias and up from the value, because a bias that is found

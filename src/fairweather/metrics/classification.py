@@ -219,9 +219,8 @@ def placements(scores: FloatArray, positive: BoolArray) -> FloatArray:
     above = positives[-1] - below
     others = len(scores) - positives[-1]
     shares = np.empty(len(scores))
-    shares[order] = np.where(
-        positive[order], others_below[level] / others, above[level] / positives[-1]
-    )
+    of_positive, of_others = others_below[level] / others, above[level] / positives[-1]
+    shares[order] = np.where(positive[order], of_positive, of_others)
     return shares
 
 

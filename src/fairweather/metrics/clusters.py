@@ -20,6 +20,7 @@ from fairweather.metrics.columns import (
     TAIL,
     Z95,
     BoolArray,
+    Ends,
     FloatArray,
     IntArray,
     LabelArray,
@@ -281,9 +282,8 @@ def share_interval(
     if clusters is None:
         hollow = np.where(images > 0, images, np.nan)
         return clopper_pearson(np.bincount(part[inside], hit[inside], count) / hollow, hollow)
-    pairs, pair = np.unique(
-        part[inside] * clusters.count + clusters.of[inside], return_inverse=True
-    )
+    pair_of_image = part[inside] * clusters.count + clusters.of[inside]
+    pairs, pair = np.unique(pair_of_image, return_inverse=True)
     heavy = np.ones(len(hit)) if weights is None else weights
     # Floats if there are none, too.
     own = np.bincount(pair, heavy[inside]).astype(np.float64)
@@ -370,10 +370,7 @@ def _interval_from_moments(
 
 
 def membership_p(
-    columns: FloatArray,
-    inside: BoolArray,
-    clusters: Clusters | None,
-    generator: np.random.Generator,
+    columns: FloatArray, inside: BoolArray, clusters: Clusters | None, rng: np.random.Generator
 ) -> float:
     """Test whether the mean of some images is that of the others: the two-sided p-value.
 
@@ -386,7 +383,7 @@ def membership_p(
         columns: float `[n, k]`; the mean over the columns is compared.
         inside: bool `[n]`, with images on both sides.
         clusters: of the images, each on one side only; None if each image is one of its own.
-        generator: of the random choices.
+        rng: of the random choices.
 
     Source: Fisher 1935, The Design of Experiments; Phipson and Smyth 2010, Permutation P-values
     Should Never Be Zero.
@@ -418,12 +415,12 @@ def membership_p(
     as_far, together = 0, max(1, MEMBERS_AT_ONCE // group)
     for first in range(0, rounds, together):
         drawn = range(first, min(first + together, rounds))
-        groups = np.stack([generator.permutation(count)[:group] for _ in drawn])
+        groups = np.stack([rng.permutation(count)[:group] for _ in drawn])
         as_far += int((distance(groups) >= observed).sum())
     return (as_far + 1) / (rounds + 1)
 
 
-def zou_donner_interval(first: Score, second: Score) -> tuple[float, float]:
+def zou_donner_interval(first: Score, second: Score) -> Ends:
     """The 95 % interval of one value minus another of other images, from those of both.
 
     Source: Zou and Donner 2008, Construction of Confidence Limits About Effect Measures: A General

@@ -20,6 +20,7 @@ LabelArray = NDArray[np.integer]
 # How often each image counts, `[n]` or `[B, n]`; None counts each once.
 Weights = ArrayLike | None
 Result = float | FloatArray
+Ends = tuple[float, float]  # of an interval
 # 97.5 % quantile of the normal distribution, for two-sided 95 % intervals.
 Z95 = 1.959963984540054
 TAIL = 0.025  # what they leave out on each side

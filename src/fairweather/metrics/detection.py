@@ -333,10 +333,8 @@ def _joint_levels(
             "weights_in and weights_out must have the same number of rows, "
             f"found {len(rows_in)} and {len(rows_out)}"
         )
-    rows = np.concatenate(
-        [np.broadcast_to(rows_in, (resamples, n)), np.broadcast_to(rows_out, (resamples, m))],
-        axis=1,
-    )
+    sides = np.broadcast_to(rows_in, (resamples, n)), np.broadcast_to(rows_out, (resamples, m))
+    rows = np.concatenate(sides, axis=1)
     known = as_numbers(confidence_in, "confidence_in")
     others = as_numbers(confidence_out, "confidence_out")
     return level_sums(np.concatenate([known, others]), np.arange(n + m) < n, rows)
@@ -370,9 +368,8 @@ def _merge_levels(levels: LevelSums) -> LevelSums:
         return levels
     shares = wrong / wrong.sum() + right / right.sum()
     middle = (np.cumsum(shares) - shares / 2) / 2
-    _, starts = np.unique(
-        np.minimum((middle * MOST_LEVELS).astype(int), MOST_LEVELS - 1), return_index=True
-    )
+    place = np.minimum((middle * MOST_LEVELS).astype(int), MOST_LEVELS - 1)
+    _, starts = np.unique(place, return_index=True)
     edges = np.append(0, len(wrong) - starts[::-1])
     return LevelSums(levels.images[:, edges], levels.wrong[:, edges])
 

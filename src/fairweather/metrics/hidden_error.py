@@ -19,7 +19,7 @@ import numpy as np
 from fairweather.metrics.calibration import BinSums
 from fairweather.metrics.classification import SENSITIVITY, CallShare
 from fairweather.metrics.clusters import Clusters, independent_images
-from fairweather.metrics.columns import ROUNDING, Z95, FloatArray, clopper_pearson, ratio
+from fairweather.metrics.columns import ROUNDING, Z95, Ends, FloatArray, clopper_pearson, ratio
 from fairweather.metrics.sample import Sample
 
 # With fewer images on the rarer side of a share, resamples show too little of its uncertainty.
@@ -40,7 +40,7 @@ class HiddenError(NamedTuple):
     below: float = 0.0
     above: float = 0.0
 
-    def widen(self, value: float, low: float, high: float) -> tuple[float, float]:
+    def widen(self, value: float, low: float, high: float) -> Ends:
         """Move the ends of an interval away from the value.
 
         >>> HiddenError(9, 0).widen(10, 6, 11)
@@ -82,7 +82,7 @@ class Observation(NamedTuple):
 HiddenErrorFunction = Callable[[Observation], HiddenError]
 
 
-def hidden_in_classes(rate: CallShare, how: str, observation: Observation) -> HiddenError:
+def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenError:
     """What a mean over classes hides, of a share of each class.
 
     A share without a denominator, such as the PPV of a class that is never called, may be anything.
@@ -92,10 +92,10 @@ def hidden_in_classes(rate: CallShare, how: str, observation: Observation) -> Hi
         rate: such as `PPV`.
         how: "macro" or "weighted".
     """
-    counts, value = observation.sample.counts, observation.value
+    counts, value = seen.sample.counts, seen.value
     images, called = counts.images[:, 0], counts.called[:, 0]
     share = rate.value(counts)[:, 0]
-    alone = observation.worth * _units_per_image(rate, observation)
+    alone = seen.worth * _units_per_image(rate, seen)
     whole = rate.whole(counts)[:, 0] * alone
     there = images > 0 if rate is SENSITIVITY else images + called > 0
     known = there & ~np.isnan(share)
@@ -114,7 +114,7 @@ def hidden_in_classes(rate: CallShare, how: str, observation: Observation) -> Hi
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
     below, above = (float((weight**2 * side).sum()) for side in squares)
-    own = images * observation.worth * _units_per_image(SENSITIVITY, observation)
+    own = images * seen.worth * _units_per_image(SENSITIVITY, seen)
     absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
     if how == "weighted" or not absent:
         return HiddenError(below, above)
@@ -126,40 +126,38 @@ def hidden_in_classes(rate: CallShare, how: str, observation: Observation) -> Hi
     )
 
 
-def _units_per_image(rate: CallShare, observation: Observation) -> FloatArray | float:
+def _units_per_image(rate: CallShare, seen: Observation) -> FloatArray | float:
     """The clusters with images of each class, or called so, per image of it; `[classes]`.
 
     Without such images, those of all images.
     """
-    p, clusters = observation.sample.predictions, observation.clusters
+    p, clusters = seen.sample.predictions, seen.clusters
     if clusters is None or rate.among == "others":
-        return observation.units
+        return seen.units
     group = p.predicted if rate.among == "call" else p.labels
     pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
     units, images = (
         np.bincount(part, minlength=len(p.classes)).astype(np.float64) for part in (pairs, group)
     )
-    return np.where(images > 0, ratio(units, images), observation.units)
+    return np.where(images > 0, ratio(units, images), seen.units)
 
 
-def hidden_among_answered(observation: Observation) -> HiddenError:
+def hidden_among_answered(seen: Observation) -> HiddenError:
     """What the risk hides if all answered images are right, or all wrong: they may be few."""
-    value = observation.value
+    value = seen.value
     if 0 < value < 1:  # then the spread of the replicates is that of so many images
         return NOTHING_HIDDEN
-    answered = (
-        float(observation.sample.total("answered")[0]) * observation.worth * observation.units
-    )
+    answered = float(seen.sample.total("answered")[0]) * seen.worth * seen.units
     low, high = clopper_pearson(value, answered)
     return HiddenError(float(value - low) ** 2, float(high - value) ** 2)
 
 
-def hidden_larger_sets(observation: Observation) -> HiddenError:
+def hidden_larger_sets(seen: Observation) -> HiddenError:
     """What the mean size of prediction sets hides if few of them are larger than the smallest."""
-    sizes, clusters = observation.sample.predictions.set_size, observation.clusters
+    sizes, clusters = seen.sample.predictions.set_size, seen.clusters
     assert sizes is not None, "there are no prediction sets; ask `Metric.applies`"
     larger = sizes[sizes > sizes.min()] - sizes.min()
-    count = len(sizes) * observation.worth if clusters is None else clusters.count
+    count = len(sizes) * seen.worth if clusters is None else clusters.count
     share = len(larger) / len(sizes)
     if share * count >= VERY_FEW:
         return NOTHING_HIDDEN
@@ -167,77 +165,75 @@ def hidden_larger_sets(observation: Observation) -> HiddenError:
     return HiddenError(0.0, float(more * (larger.mean() if len(larger) else 1)) ** 2)
 
 
-def hidden_in_strata(observation: Observation) -> HiddenError:
+def hidden_in_strata(seen: Observation) -> HiddenError:
     """What the lowest coverage of several strata hides: the truth is at most that of each."""
-    images, covered = np.split(observation.sample.strata[0], 2)
-    units = images * observation.worth * observation.units
+    images, covered = np.split(seen.sample.strata[0], 2)
+    units = images * seen.worth * seen.units
     share = covered / images
     few = np.minimum(share, 1 - share) * units < VERY_FEW
     low, high = clopper_pearson(share, units)
-    below = (observation.value - low)[few].max(initial=0)
-    above = (high - observation.value)[few & (share == observation.value)].max(initial=0)
+    below = (seen.value - low)[few].max(initial=0)
+    above = (high - seen.value)[few & (share == seen.value)].max(initial=0)
     return HiddenError(float(below**2), float(above**2))
 
 
-def hidden_errors(observation: Observation) -> HiddenError:
+def hidden_errors(seen: Observation) -> HiddenError:
     """What a calibration error hides if very few images are wrong, or right.
 
     It is at least the distance of accuracy from mean confidence. So it may be as large as that of
     the lowest accuracy that the images allow.
     """
-    far, s = _error_rate_reach(observation), observation.sample
+    far, s = _error_rate_reach(seen), seen.sample
     gap = float(np.abs(s.mean("confidence") - s.mean("correct"))[0])
-    return (
-        HiddenError(far**2, max(far, gap + far - observation.value) ** 2) if far else NOTHING_HIDDEN
-    )
+    return HiddenError(far**2, max(far, gap + far - seen.value) ** 2) if far else NOTHING_HIDDEN
 
 
-def hidden_in_root(bins: Callable[[Sample], BinSums], observation: Observation) -> HiddenError:
+def hidden_in_root(bins: Callable[[Sample], BinSums], seen: Observation) -> HiddenError:
     """As `hidden_errors`, for the root of a mean square: further errors lie in the same bins.
 
     A rate of errors adds more to it if it is that of few images.
     """
-    hidden, sums = hidden_errors(observation), bins(observation.sample)
+    hidden, sums = hidden_errors(seen), bins(seen.sample)
     wrong = sums.correct < sums.images - ROUNDING
     part = float(sums.share[wrong].sum()) or 1.0
     return HiddenError(hidden.below / part, hidden.above / part)
 
 
-def hidden_errors_of_classes(observation: Observation) -> HiddenError:
+def hidden_errors_of_classes(seen: Observation) -> HiddenError:
     """As `hidden_errors`, for the mean over classes: a wrong answer is one of two of them."""
-    far = _error_rate_reach(observation) * 2 / len(observation.sample.predictions.classes)
+    far = _error_rate_reach(seen) * 2 / len(seen.sample.predictions.classes)
     return HiddenError(far**2, far**2)
 
 
-def hidden_squares(observation: Observation) -> HiddenError:
+def hidden_squares(seen: Observation) -> HiddenError:
     """As `hidden_errors`, for the square of a calibration error."""
-    value, root = observation.value, np.sqrt(observation.value)
-    below, above = np.sqrt(hidden_errors(observation._replace(value=root)))
+    value, root = seen.value, np.sqrt(seen.value)
+    below, above = np.sqrt(hidden_errors(seen._replace(value=root)))
     return HiddenError((value - max(root - below, 0) ** 2) ** 2, ((root + above) ** 2 - value) ** 2)
 
 
-def hidden_in_bins(bins: Callable[[Sample], BinSums], observation: Observation) -> HiddenError:
+def hidden_in_bins(bins: Callable[[Sample], BinSums], seen: Observation) -> HiddenError:
     """As `hidden_errors`, for the largest gap of a bin: the truth is at least that of every bin."""
-    if not _error_rate_reach(observation):
+    if not _error_rate_reach(seen):
         return NOTHING_HIDDEN
-    sums = bins(observation.sample)
+    sums = bins(seen.sample)
     full = sums.images[0] > 0
     images, confidence, correct = (column[0, full] for column in sums)
     right, sure = correct / images, confidence / images
-    ends = np.stack(clopper_pearson(right, images * observation.worth * observation.units))
+    ends = np.stack(clopper_pearson(right, images * seen.worth * seen.units))
     far = np.abs(ends - right).max(axis=0)[np.abs(right - sure).argmax()]
     most = np.abs(ends - sure).max()
-    return HiddenError(float(far**2), float(max(0, most - observation.value) ** 2))
+    return HiddenError(float(far**2), float(max(0, most - seen.value) ** 2))
 
 
-def _error_rate_reach(observation: Observation) -> float:
+def _error_rate_reach(seen: Observation) -> float:
     """How far the true error rate may lie; 0 if resamples show it well enough."""
-    s = observation.sample
+    s = seen.sample
     wrong = 1 - float(s.mean("correct")[0])
     count = float(s.total("images")[0])
-    if observation.clusters is not None:
-        count = min(count, independent_images(s.predictions.correct, observation.clusters))
-    count *= observation.worth
+    if seen.clusters is not None:
+        count = min(count, independent_images(s.predictions.correct, seen.clusters))
+    count *= seen.worth
     if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
         return 0.0
     low, high = clopper_pearson(wrong, count)

@@ -17,6 +17,7 @@ from fairweather.metrics.columns import (
     ROUNDING,
     SYMMETRIC,
     Z95,
+    Ends,
     FloatArray,
     bent_interval,
     blocks,
@@ -90,7 +91,7 @@ class Estimate:
     pairs: float = np.inf
     bias: float = 0.0
     hidden: HiddenError = NOTHING_HIDDEN
-    ends: tuple[float, float] = (np.nan, np.nan)
+    ends: Ends = (np.nan, np.nan)
 
     @property
     def draws(self) -> NDArray[np.floating]:
@@ -249,9 +250,7 @@ def evaluate_resamples(
                 ends=metric.search(predictions, resamples.clusters, None),
             )
         estimates[metric.name] = widen_for_clusters(estimate, resamples.clusters)
-    return {
-        metric.name: estimates[metric.alias_of or metric.name] for metric in [*metrics, *of_classes]
-    }
+    return {m.name: estimates[m.alias_of or m.name] for m in [*metrics, *of_classes]}
 
 
 def widen_for_clusters(estimate: Estimate, clusters: Clusters | None) -> Estimate:
@@ -398,7 +397,7 @@ def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
         )
 
 
-def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Score:
+def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     """Compute the 95 % interval of an estimate; for a mean over seeds it covers other seeds.
 
     The kind of the estimate decides how the interval over images is computed:
@@ -547,7 +546,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     return ImageInterval(float(low), float(centre), float(high))
 
 
-def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
+def skewed_interval(value: float, replicates: FloatArray) -> Ends:
     """The 95 % interval of a value whose error is skewed: Student's t, corrected for skewness.
 
     Suppose that a value depends most on a few images. A sample that by chance has few of them gives
@@ -579,7 +578,7 @@ def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]
     return float(low), float(high)
 
 
-def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
+def unbiased_skewed_interval(value: float, replicates: FloatArray) -> Ends:
     """`skewed_interval`, moved by the bias that the replicates show.
 
     >>> [round(end, 2) for end in unbiased_skewed_interval(0.5, np.array([0.5, 0.6, 0.7]))]
@@ -590,7 +589,7 @@ def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[floa
     return low - bias, high - bias
 
 
-def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, float]:
+def _spread_and_skewness(value: float, replicates: FloatArray) -> Ends:
     spread = float(replicates.std())
     # If the replicates differ only by rounding, they have no skewness.
     if spread <= ROUNDING * abs(value):
@@ -598,7 +597,7 @@ def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, f
     return spread, float(np.mean(((replicates - replicates.mean()) / spread) ** 3))
 
 
-def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:
+def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> Ends:
     """The 95 % interval of the difference of two shares on the same images.
 
     It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
@@ -625,19 +624,19 @@ def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> tup
     return max(centre - half, -1.0), min(centre + half, 1.0)
 
 
-def _share_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
+def _share_ends(value: float, replicates: FloatArray, n: int) -> Ends:
     worth = _images_worth(value, replicates, n)
     if worth * min(value, 1 - value) >= FEW_IMAGES:
         return percentiles(replicates)
     return exact_interval(value, worth)
 
 
-def _part_ends(value: float, replicates: FloatArray, part: float) -> tuple[float, float]:
+def _part_ends(value: float, replicates: FloatArray, part: float) -> Ends:
     """The interval of a share of `part` images: never percentiles, which miss more on one side."""
     return exact_interval(value, _images_worth(value, replicates, part))
 
 
-def exact_interval(value: float, worth: float) -> tuple[float, float]:
+def exact_interval(value: float, worth: float) -> Ends:
     """Clopper and Pearson's interval of a share of so many images, as two floats.
 
     Wilson's is too narrow where few images are on one side. Example: it begins at 0.44 if 3 of 3
@@ -663,7 +662,7 @@ def _longer_tail(replicates: FloatArray) -> float:
     return max(abs(end - mean) for end in percentiles(replicates))
 
 
-def percentiles(replicates: FloatArray) -> tuple[float, float]:
+def percentiles(replicates: FloatArray) -> Ends:
     """The ends of the middle 95 % of float64 numbers without NaN, as `np.quantile` to the bit.
 
     Each row of a table of scores needs them once or twice, and for a thousand numbers `np.quantile`
@@ -720,9 +719,7 @@ def score(
         raise InputError("there is nothing to score: the predictions are empty")
     shared = Resamples.draw(predictions.strata, resamples, seed, clusters)
     estimates = evaluate_resamples(predictions, shared, fitted)
-    return Scores(
-        {name: to_score(estimate, METRICS[name].bounds) for name, estimate in estimates.items()}
-    )
+    return Scores({name: to_score(e, METRICS[name].bounds) for name, e in estimates.items()})
 
 
 def signed_square(values: FloatArray) -> FloatArray:

@@ -46,9 +46,8 @@ def prior_metrics() -> dict[str, Metric]:
     Images then count in fractions. Bins with a fixed number of images (equal-mass, 100 per bin)
     need whole images, and balanced accuracy is the same under all priors.
     """
-    return {
-        name: row for name, row in METRICS.items() if row.accepts.fractions and row.alias_of is None
-    }
+    rows = METRICS.values()
+    return {row.name: row for row in rows if row.accepts.fractions and not row.alias_of}
 
 
 def prior_weights(labels: ArrayLike, priors: ArrayLike, weights: Weights = None) -> FloatArray:

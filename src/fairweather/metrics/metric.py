@@ -27,7 +27,7 @@ from fairweather.metrics.classification import (
     ClassCounts,
 )
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, Result, ratio
+from fairweather.metrics.columns import Ends, FloatArray, Result, ratio
 from fairweather.metrics.hidden_error import (
     NOTHING_HIDDEN,
     HiddenError,
@@ -55,7 +55,6 @@ IntervalKind = Literal[
     "searched",
 ]
 Evaluate = Callable[[Sample], Result]
-Ends = tuple[float, float]
 Search = Callable[[Predictions, Clusters | None, FloatArray | None], Ends]
 # A mean of areas has no interval with fewer images of the rarest class: that of the macro PR-AUC
 # began above the truth in 11 and 12 % of 150 samples with 200 images of 40 and of 7 classes.
@@ -131,7 +130,7 @@ class MetricRow:
     formula: str
     _: KW_ONLY
     higher_is_better: bool | None
-    bounds: tuple[float, float] = (0.0, 1.0)
+    bounds: Ends = (0.0, 1.0)
     unit: str = ""
     interval: IntervalKind = "percentile"
     accepts: Accepts = Accepts()

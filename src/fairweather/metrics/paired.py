@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from fairweather.errors import InputError
 from fairweather.metrics.areas import column_spread
 from fairweather.metrics.clusters import zou_donner_interval
-from fairweather.metrics.columns import FloatArray, check_columns
+from fairweather.metrics.columns import Ends, FloatArray, check_columns
 from fairweather.metrics.hidden_error import HiddenError
 from fairweather.metrics.intervals import (
     NOT_STRETCHED,
@@ -231,16 +231,15 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
         case _:
             lows, highs = np.quantile(differences, TAILS, axis=1)
             low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
-    hidden = HiddenError(
-        first.hidden.above + second.hidden.below, first.hidden.below + second.hidden.above
-    )
+    ours, theirs = first.hidden, second.hidden
+    hidden = HiddenError(ours.above + theirs.below, ours.below + theirs.above)
     low, high = widen_for_seeds(hidden.widen(value, low, high), centre, first.n, recipes)
     if first.interval not in UNCLIPPED:
         low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)
 
 
-def _area_ends(first: Estimate, second: Estimate, column: FloatArray) -> tuple[float, float]:
+def _area_ends(first: Estimate, second: Estimate, column: FloatArray) -> Ends:
     """Paired DeLong; at a value of 0 or 1, which has no variance, both single intervals joined."""
     if {first.value, second.value} & {0.0, 1.0}:
         alone = (image_interval(side) for side in (second, first))

@@ -126,12 +126,9 @@ def relative_mean_corruption_error(
     """
     means, scale = _mean_errors(errors), _mean_errors(reference)
     _check_same_corruptions(errors, reference)
-    ours, theirs = (
-        _check_share("an error", share, "for clean") for share in (clean, reference_clean)
-    )
-    return _mean_result(
-        [_divide_errors(name, means[name] - ours, scale[name] - theirs) for name in means]
-    )
+    shares = clean, reference_clean
+    ours, theirs = (_check_share("an error", share, "for clean") for share in shares)
+    return _mean_result([_divide_errors(k, means[k] - ours, scale[k] - theirs) for k in means])
 
 
 def mce_alexnet(errors: Errors) -> Result:

@@ -270,9 +270,8 @@ class PreparedCell:
     def precision_biases(self) -> FloatArray:
         """`precision_bias` of each class present, `[1, k]`."""
         labels = self.predictions.labels
-        return np.array(
-            [[precision_bias(self.probabilities[:, k], labels == k) for k in self.present]]
-        )
+        biases = [precision_bias(self.probabilities[:, k], labels == k) for k in self.present]
+        return np.array([biases])
 
     def _columns_of_areas(self, column_of: Callable[..., FloatArray]) -> FloatArray:
         columns = np.zeros((len(self.predictions), len(self.present)))
@@ -464,9 +463,7 @@ class Sample:
         places = np.append(order.groups, equal_width_places(order, BINS))
         cuts = [equal_mass_cuts(totals, BINS), fixed_size_cuts(totals, PER_BIN)]
         columns = order.wrong, order.confidence
-        below = sums_below(
-            order, self.weights, totals, columns, places, np.concatenate(cuts, axis=1)
-        )
+        below = sums_below(order, self.weights, totals, columns, places, np.concatenate(cuts, 1))
         ends = np.cumsum([len(order.groups), BINS + 1, cuts[0].shape[1]])
         levels, *bins = np.split(below, ends, axis=2)
         return OrderedSums(LevelSums(*levels[:2]), *map(BinSums.between, bins))

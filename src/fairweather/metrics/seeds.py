@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import TAIL, Z95, FloatArray
+from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray
 
 # With so few degrees of freedom, nothing is excluded.
 LEAST_FREEDOM = 1e-3
@@ -52,7 +52,7 @@ class SeedVariance(NamedTuple):
     between: float
     shared: float
     mean: float = 0.0
-    bounds: tuple[float, float] = UNBOUNDED
+    bounds: Ends = UNBOUNDED
 
     def subtracted(self) -> SeedVariance:
         """The same of a recipe that is subtracted."""
@@ -121,10 +121,8 @@ class CrossedMean(NamedTuple):
         the intervals cover the true value. If the interval is never narrower than that of the seeds
         alone, 94 % or more do (benchmarks/recipes.py).
         """
-        both = (
-            ErrorTerm(self.variance, self.freedom),
-            ErrorTerm(self._between, self._freedom_of_seeds),
-        )
+        of_seeds = ErrorTerm(self._between, self._freedom_of_seeds)
+        both = ErrorTerm(self.variance, self.freedom), of_seeds
         return [error for error in both if error.variance > 0]
 
     @property
@@ -133,7 +131,7 @@ class CrossedMean(NamedTuple):
         return max((error.reach(1 - TAIL) for error in self.errors), default=0.0)
 
     @property
-    def interval(self) -> tuple[float, float]:
+    def interval(self) -> Ends:
         """The 95 % interval, by Student's t, stretched away from bounds that are close."""
         below, above = self.stretched(self.reach)
         return self.value - below, self.value + above
@@ -151,7 +149,7 @@ class CrossedMean(NamedTuple):
         reach = self._reach_to_zero()
         return min(1.0, max(2 * error.tail(reach) for error in self.errors))
 
-    def stretched(self, reach: float) -> tuple[float, float]:
+    def stretched(self, reach: float) -> Ends:
         """How far an interval reaches below and above, if it would reach so far without bounds.
 
         Each recipe's part of the variance is made larger, as by `stretch_near_bounds`.
@@ -218,9 +216,7 @@ def seed_variance(values: ArrayLike, replicates: ArrayLike) -> SeedVariance:
     own = float(deviations.var(axis=1).sum()) / (seeds - 1) if rows.shape[1] else 0.0
     between = float(numbers.var(ddof=1))
     mean = float(numbers.mean())
-    return SeedVariance(
-        seeds, _drop_rounding_error(between) / seeds, _drop_rounding_error(own) / seeds, mean
-    )
+    return SeedVariance(seeds, _significant(between) / seeds, _significant(own) / seeds, mean)
 
 
 def crossed_mean(columns: FloatArray, clusters: Clusters | None = None) -> CrossedMean:
@@ -248,7 +244,7 @@ def crossed_difference(
     first: FloatArray,
     second: FloatArray,
     clusters: Clusters | None = None,
-    bounds: tuple[float, float] = UNBOUNDED,
+    bounds: Ends = UNBOUNDED,
 ) -> CrossedMean:
     """Estimate second minus first for two recipes with independent trainings.
 
@@ -304,7 +300,7 @@ def find_outlying_seed(columns: FloatArray, clusters: Clusters | None = None) ->
     [recipe] = _seed_variances(_independent_units(columns, clusters)[0])
     place = int(np.abs(means - means.mean()).argmax())
     others = np.delete(means, place)
-    spread = max(_drop_rounding_error(float(others.var(ddof=1))), recipe.shared * seeds)
+    spread = max(_significant(float(others.var(ddof=1))), recipe.shared * seeds)
     variance = spread * seeds / (seeds - 1)
     if not variance:
         return None
@@ -314,12 +310,8 @@ def find_outlying_seed(columns: FloatArray, clusters: Clusters | None = None) ->
 
 
 def widen_for_seeds(
-    ends: tuple[float, float],
-    centre: float,
-    n: int,
-    recipes: Sequence[SeedVariance],
-    tests: int = 1,
-) -> tuple[float, float]:
+    ends: Ends, centre: float, n: int, recipes: Sequence[SeedVariance], tests: int = 1
+) -> Ends:
     """Widen a 95 % interval over images to one over images and seeds.
 
     Each end gets its own variance over images, from its distance to the centre, so an asymmetric
@@ -344,7 +336,7 @@ def widen_for_seeds(
     both = CrossedMean(centre, sum(variances) / 2, n, recipes)
     of_seeds = max((error.reach(tail) for error in both.errors[1:]), default=0.0)
 
-    def reach(images: float) -> tuple[float, float]:
+    def reach(images: float) -> Ends:
         side = both._replace(images=images)
         if not side.variance > 0:
             return 0.0, 0.0
@@ -354,9 +346,7 @@ def widen_for_seeds(
     return centre - below[0], centre + above[1]
 
 
-def stretch_near_bounds(
-    ends: tuple[float, float], centre: float, bounds: tuple[float, float]
-) -> tuple[float, float]:
+def stretch_near_bounds(ends: Ends, centre: float, bounds: Ends) -> Ends:
     """Stretch an interval over seeds away from a bound that is close.
 
     Near a bound the seeds' values are skewed. For example, if networks are right on 89 % of images
@@ -403,12 +393,10 @@ def _independent_units(columns: FloatArray, clusters: Clusters | None) -> tuple[
 
 def _image_variance(column: FloatArray) -> float:
     """The variance of the mean of a per-image column."""
-    return _drop_rounding_error(float(column.var(ddof=1))) / len(column) if len(column) > 1 else 0.0
+    return _significant(float(column.var(ddof=1))) / len(column) if len(column) > 1 else 0.0
 
 
-def _seed_variances(
-    columns: FloatArray, bounds: tuple[float, float] = UNBOUNDED
-) -> list[SeedVariance]:
+def _seed_variances(columns: FloatArray, bounds: Ends = UNBOUNDED) -> list[SeedVariance]:
     """The variance over the seeds of a recipe, from columns `[n, S]`; empty for one seed."""
     n, seeds = columns.shape
     if seeds < 2:
@@ -416,11 +404,11 @@ def _seed_variances(
     means = columns.mean(axis=0)
     residuals = columns - columns.mean(axis=1, keepdims=True) - means + columns.mean()
     square = np.square(residuals).sum() / (max(n - 1, 1) * (seeds - 1))
-    between = _drop_rounding_error(float(means.var(ddof=1))) / seeds
-    shared = _drop_rounding_error(float(square)) / (n * seeds)
+    between = _significant(float(means.var(ddof=1))) / seeds
+    shared = _significant(float(square)) / (n * seeds)
     return [SeedVariance(seeds, between, shared, float(means.mean()), bounds)]
 
 
-def _drop_rounding_error(variance: float) -> float:
+def _significant(variance: float) -> float:
     """The variance, or 0 if it is only the rounding error of equal numbers of about 1."""
     return variance if variance > NEGLIGIBLE_VARIANCE else 0.0

@@ -22,6 +22,7 @@ from fairweather.metrics.clusters import Clusters, effective_sample
 from fairweather.metrics.columns import (
     TAIL,
     BoolArray,
+    Ends,
     FloatArray,
     IntArray,
     LevelSums,
@@ -98,7 +99,7 @@ def coverage_interval(
     risk: float = 0.05,
     clusters: Clusters | None = None,
     weights: Weights = None,
-) -> tuple[float, float]:
+) -> Ends:
     """The 95 % interval of the largest coverage with a true risk of at most `risk`.
 
     The truth is about endless images: the coverage of the lowest threshold that keeps the risk
@@ -146,9 +147,8 @@ def coverage_interval(
     steps = np.ceil(np.arange(1, SEARCH_STEPS + 1) * n / SEARCH_STEPS)
     ends = thresholds[np.unique(np.searchsorted(thresholds, steps))]
     risks = _running_shares(wrong, ends, units, counts)
-    lowest = _lowest_passing(
-        risks.chance_of_fewer(risk), ends, n, FEWEST_AT_START / max(risk, TINY)
-    )
+    fewest = FEWEST_AT_START / max(risk, TINY)
+    lowest = _lowest_passing(risks.chance_of_fewer(risk), ends, n, fewest)
     possible = np.flatnonzero(risks.chance_of_more(risk) > RISK_TAIL)
     # The true threshold may lie between two that were tried.
     following = ends[possible[-1] + 1 :] if len(possible) else ends
@@ -486,9 +486,8 @@ def guaranteed_threshold(
     last = count - 1
     # Where all answers are wrong, no test of a risk below 1 is passed.
     bound = scipy.special.betaincinv(hits[last] + 1, worth[last] - hits[last], certainty)
-    return Guaranteed(
-        float(tried[last]), images, int(answered[last]), int(wrong[last]), float(bound)
-    )
+    counts = int(answered[last]), int(wrong[last])
+    return Guaranteed(float(tried[last]), images, *counts, float(bound))
 
 
 def thresholds_to_try(
@@ -552,9 +551,8 @@ def _count_answered(
 ) -> tuple[IntArray, IntArray]:
     """How many images each threshold answers, and how many of these are wrong, `[k]` each."""
     sure, wrong = as_numbers(confidence), ~np.asarray(correct, dtype=bool)
-    every, errors = (
-        len(part) - np.searchsorted(np.sort(part), thresholds) for part in (sure, sure[wrong])
-    )
+    parts = sure, sure[wrong]
+    every, errors = (len(part) - np.searchsorted(np.sort(part), thresholds) for part in parts)
     return every, errors
 
 
@@ -752,6 +750,5 @@ def fit_on(predictions: Predictions) -> Fitted:
     if not len(predictions):
         raise InputError("thresholds need validation predictions, found none")
     confidence, correct = predictions.confidence, predictions.correct
-    return Fitted(
-        threshold_at_risk(confidence, correct, risk=RISK), atc_threshold(confidence, correct)
-    )
+    threshold = threshold_at_risk(confidence, correct, risk=RISK)
+    return Fitted(threshold, atc_threshold(confidence, correct))

@@ -183,10 +183,8 @@ def kolmogorov_smirnov_distance(first: FloatArray, second: FloatArray) -> float:
     0.5
     """
     both = np.concatenate([first, second])
-    below = [
-        np.searchsorted(np.sort(part), both, side="right") / len(part) for part in (first, second)
-    ]
-    return float(np.abs(below[0] - below[1]).max())
+    below, others = (np.searchsorted(np.sort(p), both, "right") / len(p) for p in (first, second))
+    return float(np.abs(below - others).max())
 
 
 def features_differ_p(reference: ArrayLike, batch: ArrayLike, seed: int = 0) -> float:

@@ -37,11 +37,8 @@ class BatchNorm(Adapting):
         from torch import nn
 
         adapted = copy.deepcopy(network)
-        norms = [
-            module
-            for module in adapted.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        ]
+        kind = nn.modules.batchnorm._BatchNorm
+        norms = [module for module in adapted.modules() if isinstance(module, kind)]
         if not norms:
             raise InputError(f"{type(network).__name__} has no batch norm that could be adapted")
         for norm in norms:

@@ -85,9 +85,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> FittedTemperature:
         return float((scipy.special.logsumexp(scaled, axis=1) - right).mean())
 
     bounds = (-np.log(MOST_SCALE), -np.log(LEAST_SCALE))
-    least = scipy.optimize.minimize_scalar(
-        loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}
-    )
+    options = {"xatol": 1e-8}
+    least = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options=options)
     value, after = (np.exp(least.x), least.fun) if least.fun < before else (1.0, before)
     return FittedTemperature(
         value=float(value), images=len(rows), nll_before=before, nll_after=float(after)
