@@ -97,8 +97,8 @@ TOY = Task(
     check=check_labels,
     strata=lambda labels, classes: Strata((labels == 1).any(1).astype(np.int64), ("none", "some")),
     kinds=(OF_IMAGE, OF_FINDING),
-    together=lambda logits: np.mean(list(logits), axis=0),
-    decided="finding_accuracy",
+    combine=lambda logits: np.mean(list(logits), axis=0),
+    decision_metric="finding_accuracy",
     units=units,
 )
 
@@ -450,7 +450,7 @@ def test_a_task_may_have_no_units(dataset, tmp_path, monkeypatch):
         accepts=Accepts(OF_IMAGE),
     )
     monkeypatch.setitem(METRICS, row.name, row)
-    whole = replace(TOY, kinds=(OF_IMAGE,), units=lambda _: (), decided=row.name)
+    whole = replace(TOY, kinds=(OF_IMAGE,), units=lambda _: (), decision_metric=row.name)
     monkeypatch.setitem(TASKS, TOY.name, whole)
     run = evaluated(dataset, tmp_path / "run", Halves(20.0))
     assert set(run.scores["metric"]) == {"all_right"}

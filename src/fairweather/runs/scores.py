@@ -234,7 +234,7 @@ def estimate_units(
         for key, predictions in sets():
             if not _has_same_images(first, predictions):
                 raise InputError(f"{'/'.join(key)} was predicted on other images")
-            yield key, unit.part(predictions), None
+            yield key, unit.select(predictions), None
 
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     among_all = []
@@ -260,7 +260,7 @@ def draw_unit_resamples(
     unit: Unit, first: AnyPredictions, resamples: int, clusters: Clusters | None
 ) -> Resamples:
     """Draw resamples of all images, given predictions of these, for those of a unit."""
-    strata = unit.part(first).strata
+    strata = unit.select(first).strata
     return Resamples.draw_part(strata, unit.places, len(first), resamples, clusters)
 
 

@@ -24,11 +24,11 @@ class Strata(NamedTuple):
     """Groups of images of which each split gets its share.
 
     Attributes:
-        of: int64 `[N]`, the stratum of each image.
+        numbers: int64 `[N]`, the stratum of each image.
         names: what messages call each; each has images.
     """
 
-    of: IntArray
+    numbers: IntArray
     names: tuple[str, ...]
 
 
@@ -38,12 +38,12 @@ class Unit(NamedTuple):
     Attributes:
         name: as in the column `unit` of scores.csv, such as `finding=Effusion`.
         places: int64 `[n]`, the images whose label is known.
-        part: gives the predictions of the unit for these images, from those of all images.
+        select: gives the predictions of the unit for these images, from those of all images.
     """
 
     name: str
     places: IntArray
-    part: Callable[[AnyPredictions], AnyPredictions]
+    select: Callable[[AnyPredictions], AnyPredictions]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Task:
         columns: makes its columns from logits `[N, C]` and labels.
         strata: groups images by their labels and the names of classes.
         kinds: what its predictions and those of its units are; metrics accept one of them.
-        together: the logits of an ensemble, from those of each member.
-        decided: the metric that is the share of right decisions, whose differences are tested.
+        combine: gives the logits of an ensemble, from those of each member.
+        decision_metric: the metric that is the share of right decisions; its differences are tested.
         check: raises `InputError` for labels that are none, given the names of classes; `Images`
             check single ones.
         units: what is judged by itself, from predictions; empty if that is only the image.
@@ -69,8 +69,8 @@ class Task:
     columns: Callable[[Logits, IntArray], Mapping[str, NDArray[Any]]]
     strata: Callable[[IntArray, tuple[str, ...]], Strata]
     kinds: tuple[TaskKind, ...]
-    together: Callable[[Iterable[Logits | None]], Logits]
-    decided: str
+    combine: Callable[[Iterable[Logits | None]], Logits]
+    decision_metric: str
     check: Callable[[IntArray, tuple[str, ...]], None] = lambda labels, classes: None
     units: Callable[[AnyPredictions], tuple[Unit, ...]] = lambda _: ()
     most_stored: int = 100
@@ -123,8 +123,8 @@ CLASSIFICATION_TASK = Task(
     columns=_classification_columns,
     strata=Strata,  # the images of each class
     kinds=(Predictions.kind,),
-    together=mean_log_probability,
-    decided="accuracy",
+    combine=mean_log_probability,
+    decision_metric="accuracy",
     most_stored=MOST_STORED_CLASSES,
 )
 
