@@ -258,7 +258,7 @@ class ClassMetricRow(MetricRow):
     """A metric that every class has: one row of `CLASS_METRICS`.
 
     Attributes:
-        of: the share of images that it is, which depends on the probability from which on the class
+        values: the share of images that it is, which depends on the probability from which on the class
             is called; or what does not depend on it, from a `Sample` to `[B, classes present]`.
         counted: of what is no such share, how many images make it more or less precise: those of
             the class by default.
@@ -267,7 +267,7 @@ class ClassMetricRow(MetricRow):
             class present; see `Metric`.
     """
 
-    of: CallShare | Callable[[Sample], FloatArray]
+    values: CallShare | Callable[[Sample], FloatArray]
     _: KW_ONLY
     counted: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
     higher_is_better: bool | None = True
@@ -279,12 +279,16 @@ class ClassMetricRow(MetricRow):
 
     def whole(self, counts: ClassCounts) -> FloatArray:
         """Count the images that its value is a share of."""
-        return self.of.whole(counts) if isinstance(self.of, CallShare) else self.counted(counts)
+        return (
+            self.values.whole(counts)
+            if isinstance(self.values, CallShare)
+            else self.counted(counts)
+        )
 
     @property
     def has_points(self) -> bool:
         """Tell whether it is of the calls of the class, and so also of operating points."""
-        return isinstance(self.of, CallShare)
+        return isinstance(self.values, CallShare)
 
 
 CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
@@ -503,10 +507,10 @@ def parse_threshold(text: str) -> float | None:
 def _evaluate_class(
     kind: ClassMetricRow, label: int, threshold: float | None, s: Sample
 ) -> FloatArray:
-    if not isinstance(kind.of, CallShare):
-        return _take_present(kind.of(s), s.prepared, label, np.nan)
+    if not isinstance(kind.values, CallShare):
+        return _take_present(kind.values(s), s.prepared, label, np.nan)
     counts = s.counts.only(label) if threshold is None else s.counts_at(label, threshold)
-    return np.asarray(kind.of.value(counts)[0])
+    return np.asarray(kind.values.value(counts)[0])
 
 
 def _take_present(

@@ -57,7 +57,7 @@ class Task:
         strata: groups images by their labels and the names of classes.
         kinds: what its predictions and those of its units are; metrics accept one of them.
         combine: gives the logits of an ensemble, from those of each member.
-        decision_metric: the metric that is the share of right decisions; its differences are tested.
+        decision_metric: the share of right decisions, whose differences are tested.
         check: raises `InputError` for labels that are none, given the names of classes; `Images`
             check single ones.
         units: what is judged by itself, from predictions; empty if that is only the image.
