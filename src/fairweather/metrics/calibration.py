@@ -393,13 +393,9 @@ def brier_decomposition(
     certainty = sums.mean(sums.confidence)
     variance = np.maximum(sums.mean(squares) - np.square(certainty), 0)
     covariance = sums.mean(products) - sums.accuracy * certainty
-    return BrierDecomposition(
-        reliability=as_result(sums.reliability, weights),
-        resolution=as_result(sums.resolution, weights),
-        uncertainty=as_result(sums.uncertainty, weights),
-        within_bin_variance=as_result(sums.over_bins(variance), weights),
-        within_bin_covariance=as_result(sums.over_bins(2 * covariance), weights),
-    )
+    between = sums.reliability, sums.resolution, sums.uncertainty
+    within = sums.over_bins(variance), sums.over_bins(2 * covariance)
+    return BrierDecomposition(*(as_result(part, weights) for part in (*between, *within)))
 
 
 def reliability_bins(

@@ -262,21 +262,23 @@ def per_image(logits: ArrayLike, labels: ArrayLike) -> PerImage:
 
 
 def _log_softmax(logits: ArrayLike) -> FloatArray:
-    return np.asarray(scipy.special.log_softmax(check_logits(logits), axis=1))
+    return np.asarray(scipy.special.log_softmax(check_rows(logits), axis=1))
 
 
-def check_logits(logits: ArrayLike) -> FloatArray:
+def check_rows(
+    values: ArrayLike, name: str = "logits", axis: str = "classes", entries: str = "logits"
+) -> FloatArray:
     """Return logits as float64 `[n, classes]`, or raise `InputError` unless they are finite.
 
-    >>> check_logits([[1, 0]])
+    >>> check_rows([[1, 0]])
     array([[1., 0.]])
     """
-    rows = np.asarray(logits, dtype=np.float64)
+    rows = np.asarray(values, dtype=np.float64)
     if rows.ndim != 2 or rows.size == 0:
-        raise InputError(f"logits must be [n, classes] and not empty, found {list(rows.shape)}")
+        raise InputError(f"{name} must be [n, {axis}] and not empty, found {list(rows.shape)}")
     if not np.isfinite(rows).all():
-        bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise InputError(f"logits must be finite, found {bad} images with NaN or infinite logits")
+        bad = f"{int((~np.isfinite(rows).all(axis=1)).sum())} images with NaN or infinite {entries}"
+        raise InputError(f"{name} must be finite, found {bad}")
     return rows
 
 

@@ -23,7 +23,7 @@ from fairweather.metrics.columns import (
     as_rows,
     blocks,
     check_columns,
-    check_logits,
+    check_rows,
     level_sums,
     rank_area,
     softmax,
@@ -55,7 +55,7 @@ def max_logit(logits: ArrayLike) -> FloatArray:
     >>> max_logit([[2.0, 0.0], [-1.0, -3.0]])
     array([ 2., -1.])
     """
-    return np.asarray(check_logits(logits).max(axis=1))
+    return np.asarray(check_rows(logits).max(axis=1))
 
 
 def energy(logits: ArrayLike) -> FloatArray:
@@ -73,7 +73,7 @@ def energy(logits: ArrayLike) -> FloatArray:
     >>> energy([[0.0, 0.0], [1000.0, 0.0]]).round(3).tolist()
     [-0.693, -1000.0]
     """
-    return np.asarray(-scipy.special.logsumexp(check_logits(logits), axis=1))
+    return np.asarray(-scipy.special.logsumexp(check_rows(logits), axis=1))
 
 
 def softmax_entropy(logits: ArrayLike) -> FloatArray:
@@ -120,12 +120,7 @@ def knn_distance(features: ArrayLike, known: ArrayLike, k: int = NEIGHBOURS) -> 
 
 
 def _normalise(features: ArrayLike, name: str) -> FloatArray:
-    rows = np.asarray(features, dtype=np.float64)
-    if rows.ndim != 2 or rows.size == 0:
-        raise InputError(f"{name} must be [n, D] and not empty, found {list(rows.shape)}")
-    if not np.isfinite(rows).all():
-        bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise InputError(f"{name} must be finite, found {bad} images with NaN or infinite numbers")
+    rows = check_rows(features, name, "D", "numbers")
     largest = np.abs(rows).max(axis=1, keepdims=True)  # so that no square is too large or small
     rows = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -672,17 +672,15 @@ def percentiles(replicates: FloatArray) -> Ends:
     (2.5, 97.5)
     """
     ordered = np.sort(replicates)
-    low, high = (_quantile(ordered, share) for share in TAILS)
-    return low, high
+    last = len(ordered) - 1
 
+    def quantile(share: float) -> float:
+        at, part = divmod(last * share, 1)
+        below, above = ordered[int(at)].item(), ordered[min(int(at) + 1, last)].item()
+        gap = above - below
+        return float(below + gap * part if part < 0.5 else above - gap * (1 - part))
 
-def _quantile(ordered: FloatArray, share: float) -> float:
-    place = (len(ordered) - 1) * share
-    at = int(place)
-    part = place - at
-    below, above = float(ordered[at]), float(ordered[min(at + 1, len(ordered) - 1)])
-    gap = above - below
-    return below + gap * part if part < 0.5 else above - gap * (1 - part)
+    return quantile(TAILS[0]), quantile(TAILS[1])
 
 
 def _images_worth(value: float, replicates: FloatArray, n: float) -> float:

@@ -258,8 +258,9 @@ class ClassMetricRow(MetricRow):
     """A metric that every class has: one row of `CLASS_METRICS`.
 
     Attributes:
-        values: the share of images that it is, which depends on the probability from which on the class
-            is called; or what does not depend on it, from a `Sample` to `[B, classes present]`.
+        values: the share of images that it is, which depends on the probability from which on the
+            class is called; or what does not depend on it, from a `Sample` to `[B, classes
+            present]`.
         counted: of what is no such share, how many images make it more or less precise: those of
             the class by default.
         fewest: with fewer such images there is no interval.
