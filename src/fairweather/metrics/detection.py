@@ -357,7 +357,7 @@ def _level_counts(levels: LevelSums) -> tuple[FloatArray, FloatArray]:
 
 
 def _merge_levels(levels: LevelSums) -> LevelSums:
-    """Join neighbouring levels into `BINS` bins with equal shares; each set counts half."""
+    """Join neighbouring levels into `MOST_LEVELS` bins with equal shares; each set counts half."""
     wrong, right = _level_counts(levels)
     if len(wrong) <= MOST_LEVELS:
         return levels

@@ -114,7 +114,7 @@ class Estimate:
 
     def together(self, tests: int) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
-        if self.of_seeds or self.column is not None:  # `widen` and areas have own quantiles
+        if self.of_seeds or self.column is not None:  # they have own quantiles
             return replace(self, tests=tests)
         if self.clusters is None:
             factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
@@ -501,7 +501,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     """
     value, n = estimate.value, estimate.units
     if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
-        tests = 1 if estimate.recipes else estimate.tests  # those of seeds, `widen` corrects
+        tests = 1 if estimate.recipes else estimate.tests  # seeds are widened later
         low, high = area_interval(value, estimate.column, estimate.pairs, estimate.bias, tests)
         return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]

@@ -151,7 +151,7 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13, for the
     percentile interval; `bonett_price_interval` and `skewed_interval` name their own sources, and
-    `metrics.recipes` the source for seeds.
+    `metrics.seeds` the source for seeds.
 
     >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
     >>> paired_difference(low, high).value.__round__(3)

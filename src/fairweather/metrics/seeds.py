@@ -249,13 +249,13 @@ def crossed_difference(
     """Estimate second minus first for two recipes with independent trainings.
 
     Images are paired, and seeds are not: seed 0 of one recipe is unrelated to seed 0 of the other.
-    For two values of the same trained networks, call `cross` with the difference.
+    For two values of the same trained networks, call `crossed_mean` with the difference.
 
     Args:
         first, second: float `[n, S]` each, on the same images; the numbers of seeds may differ. A
             side with one seed is treated as one fixed trained network.
-        clusters: as in `cross`.
-        bounds: the smallest and largest possible value, as in `stretch`.
+        clusters: as in `crossed_mean`.
+        bounds: the smallest and largest possible value, as in `stretch_near_bounds`.
 
     >>> crossed_difference(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[1.0], [1.0]])).value
     0.5

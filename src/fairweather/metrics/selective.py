@@ -559,7 +559,7 @@ def _count_answered(
 def _count_effective(
     confidence: ArrayLike, correct: ArrayLike, thresholds: FloatArray, clusters: Clusters
 ) -> tuple[FloatArray, FloatArray]:
-    """As `_counts_above`, in numbers of independent images."""
+    """As `_count_answered`, in numbers of independent images."""
     wrong, counts = ~np.asarray(correct, dtype=bool), []
     for threshold in thresholds:
         places = np.flatnonzero(is_answered(confidence, threshold))

@@ -479,7 +479,7 @@ def find_miscalibrated_class(
 
     Returns:
         None where no class differs by more than `LEAST` and with p below `LEVEL`, by the t-test of
-        `cross`, after Bonferroni's correction over classes and sets of images; classes of few
+        `crossed_mean` after Bonferroni's correction over classes and sets of images; classes of few
         images are left out. None too where probabilities of all classes are not stored.
     """
     seeds = contents.seeds_of(model)
