@@ -39,12 +39,12 @@ nitpicky = True
 # that the site builds without a network.
 FOREIGN = (
     r"(collections|enum|nn|np|npt|numpy|os|pandas|pathlib|pd|PIL|pydantic|torch|typing)\..*"
-    r"|Any|Path|bool|bytes|float|int|object|str"
+    r"|Any|ArrayLike|NDArray|Path|bool|bytes|float|int|object|str"
 )
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
-    r"AttackFunction|CalibrationDraw|Channels|FloatArray|GuardOutputs|IntArray|ModelState|Parameter|Result"
-    r"|ShiftFunction|State|Step|StepRecord"
+    r"AttackFunction|BoolArray|CalibrationDraw|Channels|Ends|FloatArray|GuardOutputs|IntArray"
+    r"|IntervalKind|LabelArray|ModelState|Parameter|Result|ShiftFunction|State|Step|StepRecord|Weights"
     r"|fairweather\.deploy\.(guard\.GuardOutputs|promise\.GuardRecord)"
     r"|fairweather\.metrics\.columns\.ConfidenceOrder"
     r"|fairweather\.metrics\.conformal\.SetColumns"

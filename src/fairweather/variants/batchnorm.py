@@ -28,10 +28,7 @@ class BatchNorm(Adapting):
     """
 
     kind: ClassVar[str] = "batchnorm"
-
-    @property
-    def title(self) -> str:
-        return "batch norm of the test batch"
+    described: ClassVar[str] = "batch norm of the test batch"
 
     def adapt(self, network: nn.Module) -> nn.Module:
         from torch import nn

@@ -96,11 +96,9 @@ class Calibration(PostHoc):
     """The logits are changed by numbers that are fitted on validation images.
 
     Attributes:
-        described: the title of the kind.
         fit_on: whether these are the images that `fit_on` lists, not clean ones alone.
     """
 
-    described: ClassVar[str]
     fitted: ClassVar[type[FittedParameters]]
     fit_on: bool = False
 
@@ -118,7 +116,7 @@ class Calibration(PostHoc):
 
     @property
     def title(self) -> str:
-        return f"{self.described} {FITTED_UNDER_SHIFTS}" if self.fit_on else self.described
+        return f"{super().title} {FITTED_UNDER_SHIFTS}" if self.fit_on else super().title
 
     @property
     def uses_fit_on(self) -> bool:
@@ -147,10 +145,10 @@ class Calibration(PostHoc):
         rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         before = mean_nll(rows, truth)  # checks both
         effect = {"images": len(rows), "nll_before": before, "nll_after": before}
-        fitted = self.fitted.model_validate({**effect, **self.numbers(rows, truth)})
+        fitted = self.fitted.model_validate({**effect, **self.fit_fields(rows, truth)})
         return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})
 
-    def numbers(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
+    def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         """Fit the fields of a `Calibrator`, besides those of its effect, to logits and labels."""
         raise NotImplementedError
 

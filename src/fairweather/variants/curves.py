@@ -128,7 +128,7 @@ class Isotonic(Calibration):
     described: ClassVar[str] = "isotonic regression"
     fitted: ClassVar[type[FittedParameters]] = FittedIsotonic
 
-    def numbers(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
+    def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         columns = enumerate(scipy.special.softmax(rows, axis=1).T)
         return {"steps": tuple(fit_steps(column, truth == label) for label, column in columns)}
 
@@ -227,7 +227,7 @@ class TopVersusAll(Calibration):
     def title(self) -> str:
         return super().title.replace(self.described, f"{self.described} ({self.method})")
 
-    def numbers(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
+    def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         logs = scipy.special.log_softmax(rows, axis=1)
         right = rows.argmax(axis=1) == truth
         return {"classes": rows.shape[1], "curve": CURVE_FITS[self.method](logs, right)}

@@ -147,7 +147,7 @@ class VectorScaling(Calibration):
     described: ClassVar[str] = "vector scaling"
     fitted: ClassVar[type[FittedParameters]] = FittedVectorScaling
 
-    def numbers(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
+    def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         warm = fit_temperature(rows, truth)
         n, classes = rows.shape
         images = np.arange(n)

@@ -41,6 +41,7 @@ class Variant:
 
     Attributes:
         kind: how studies and the command line call it.
+        described: the title of the kind.
         fitted: the type of what is fitted, in a file of its own; None for nothing.
         makes_sets: whether its predictions have prediction sets.
         differs: what reports say of it where its answers are those of its model.
@@ -48,6 +49,7 @@ class Variant:
     """
 
     kind: ClassVar[str]
+    described: ClassVar[str]
     fitted: ClassVar[type[FittedParameters] | None] = None
     makes_sets: ClassVar[bool] = False
     differs: ClassVar[str] = "only its confidence differs"
@@ -61,7 +63,7 @@ class Variant:
     @property
     def title(self) -> str:
         """What reports add to the title of the model."""
-        raise NotImplementedError
+        return self.described
 
     def phrase(self, images: int, batch_size: int) -> str:
         """The title with what a result depends on besides, given images and those in a batch."""
@@ -118,8 +120,8 @@ class Variant:
 class PostHoc(Variant):
     """It reads the predictions of a model, or of one that is adapted, and changes them.
 
-    What it does is fitted once, on validation images, and stored (`Fitted`). Under attack, the
-    images are those of the attack on the model itself.
+    What it does is fitted once, on validation images, and stored as `FittedParameters`. Under
+    attack, the images are those of the attack on the model itself.
 
     Attributes:
         of: what the model is adapted by before.
@@ -223,11 +225,8 @@ class Thresholds(PostHoc):
     """
 
     kind: ClassVar[str] = f"thresholds{FIT_ON}"
+    described: ClassVar[str] = f"thresholds {FITTED_UNDER_SHIFTS}"
     differs: ClassVar[str] = "only the threshold of its confidence differs"
-
-    @property
-    def title(self) -> str:
-        return f"thresholds {FITTED_UNDER_SHIFTS}"
 
     @property
     def uses_fit_on(self) -> bool:
