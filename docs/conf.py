@@ -44,7 +44,8 @@ FOREIGN = (
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
     r"AttackFunction|BoolArray|CalibrationDraw|Channels|Ends|FloatArray|GuardOutputs|IntArray"
-    r"|IntervalKind|LabelArray|ModelState|Parameter|Result|ShiftFunction|State|Step|StepRecord|Weights"
+    r"|IntervalKind|LabelArray|ModelState|OodInputs|Parameter|Result|ShiftFunction|State|Step"
+    r"|StepRecord|Weights"
     r"|fairweather\.deploy\.(guard\.GuardOutputs|promise\.GuardRecord)"
     r"|fairweather\.metrics\.columns\.ConfidenceOrder"
     r"|fairweather\.metrics\.conformal\.SetColumns"
