@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairweather.devices import Arithmetic
-from fairweather.models import opening as models
+from fairweather.models.building import ModelSpec
 from fairweather.runs import fingerprints as effects
 from fairweather.runs.fingerprints import (
     DEFAULTS,
@@ -44,7 +44,7 @@ from fairweather.types.options import GroupColumns
 from fairweather.variants.variant import VARIANTS, variant_class
 
 GOLDEN = Path(__file__).with_name("defaults.json")
-OTHERS = (models.ModelSpec, training.Recipe, Arithmetic, GroupColumns)
+OTHERS = (ModelSpec, training.Recipe, Arithmetic, GroupColumns)
 KINDS = {
     kind.__name__: kind
     for kind in (*vars(plan).values(), *OTHERS)
@@ -57,7 +57,7 @@ WHAT_TO_DO = (
 )
 IMAGES = ImagesReference(digest="images")
 STEP = {"id": "id", "task": "task", "leaves": ("file",)}
-SPEC = models.ModelSpec("timm:test_resnet", 3)
+SPEC = ModelSpec("timm:test_resnet", 3)
 RUN = {"precision": "fp32", "own_statistics": True, "weights": "none", "spec": SPEC, "seed": 0}
 NETWORK = TrainedNetwork(folder="models/basic/seed-0")
 FITTED = {
@@ -136,7 +136,7 @@ def changed(value):
     """Another value of the same kind."""
     others = {
         ImagesReference: ImagesReference(digest="other"),
-        models.ModelSpec: models.ModelSpec("timm:test_resnet", 4),
+        ModelSpec: ModelSpec("timm:test_resnet", 4),
         training.Recipe: training.Recipe(epochs=3),
         Pretraining: Pretraining("simclr", epochs=3),
         Arithmetic: Arithmetic("bf16"),

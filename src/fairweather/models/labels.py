@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,13 +17,10 @@ from fairweather.files.yamlfile import parse_yaml
 from fairweather.models.class_names import (
     IMAGENET_CLASSES,
     OutputNames,
-    find_class_wnids,
     find_wnids,
     read_imagenet,
 )
 from fairweather.models.wrappers import Relabelled
-
-# ---------------------------------------------------------------- the file for `--labels`: for each
 
 LABEL_HEADER = ("data", "model")  # of a CSV that has one
 
@@ -100,12 +98,12 @@ def _parse_json(text: str, name: str) -> object:
 
 
 def _unique_mapping(pairs: Iterable[tuple[str, object]], name: str) -> dict[str, object]:
-    found: dict[str, object] = {}
+    mapping: dict[str, object] = {}
     for key, value in pairs:
-        if key in found:
+        if key in mapping:
             raise InputError(f"{name} has the class {key!r} twice")
-        found[key] = value
-    return found
+        mapping[key] = value
+    return mapping
 
 
 def _parse_csv(text: str, name: str) -> dict[str, object]:
@@ -127,16 +125,7 @@ def _parse_csv(text: str, name: str) -> dict[str, object]:
     return _unique_mapping(labels, name)
 
 
-# ---------------------------------------------------------------- label mapping: which outputs of a
-
-__all__ = [
-    "LabelMap",
-    "Relabelled",
-    "match_labels",
-    "places_by_name",
-    "read_label_file",
-    "relabel",
-]
+# ---------------------------------------------------------------- matching
 
 Columns = tuple[tuple[int, ...], ...]
 
@@ -211,10 +200,10 @@ def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | 
     """
     names = OutputNames(among)
     try:
-        found = [names.find(*pair) for pair in zip(classes, find_class_wnids(classes), strict=True)]
+        matches = names.find_all(classes)
     except InputError:  # it may be one of several
         return None
-    places = [hit.output for hit in found if hit is not None]
+    places = [match.output for match in matches if match is not None]
     return places if len(set(places)) == len(classes) else None
 
 
@@ -226,23 +215,21 @@ def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:
 
 
 def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
-    outputs = len(names.names)
-    wnids = find_class_wnids(data_classes)
-    found = [names.find(*pair) for pair in zip(data_classes, wnids, strict=True)]
-    if not any(found):
+    outputs, matches = len(names.names), names.find_all(data_classes)
+    if not any(matches):
         if _are_numbers(names.names):
             return _match_in_order(outputs, data_classes)
         numbers = _parse_numbers(data_classes)
         if numbers is not None and sorted(numbers) == list(range(outputs)):
             note = "the data's class names are numbers, used as the numbers of the model's outputs"
             return LabelMap(tuple((number,) for number in numbers), note, outputs)
-    if None in found:
-        missing = [name for name, hit in zip(data_classes, found, strict=True) if hit is None]
+    pairs = list(zip(data_classes, matches, strict=True))
+    if missing := [name for name, match in pairs if match is None]:
         raise _unmatched_error(missing, data_classes, names)
-    hits = [hit for hit in found if hit is not None]
-    columns = [(hit.output,) for hit in hits]
+    found = [match for match in matches if match is not None]
+    columns = [(match.output,) for match in found]
     _check_disjoint(columns, data_classes)
-    return _describe_match(columns, outputs, [hit.by for hit in hits])
+    return _describe_match(columns, outputs, [match.by for match in found])
 
 
 def _describe_match(
@@ -264,18 +251,19 @@ def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
         raise InputError(
             f"the model names no classes and has {outputs:,} outputs, but the data has "
             f"{len(data_classes):,} classes ({quote_names(data_classes)}): say which output each "
-            f"one is "
-            "with --labels FILE"
+            "one is with --labels FILE"
         )
     numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers
     rank = {number: place for place, number in enumerate(sorted(order))}
     note = "in order: the model names no classes"
-    for one, other in zip(range(outputs), range(1, outputs), strict=False):
-        if order[one] > order[other]:
+    for (number, name), (following, other) in itertools.pairwise(
+        zip(order, data_classes, strict=True)
+    ):
+        if number > following:
             note = (
                 "by number: the model names no classes, and the data's are numbers in the order of "
-                f"text, {data_classes[one]!r} before {data_classes[other]!r}"
+                f"text, {name!r} before {other!r}"
             )
             break
     return LabelMap(tuple((rank[number],) for number in order), note, outputs)
@@ -311,9 +299,8 @@ def _match_given(
 
 def _find_output(wanted: str | int, names: OutputNames | None, outputs: int) -> int:
     if isinstance(wanted, str):
-        found = names and names.find(wanted, find_wnids(wanted))
-        if found:
-            return found.output
+        if names and (match := names.find(wanted, find_wnids(wanted))):
+            return match.output
         if not wanted.strip().isdecimal():  # a CSV has only text
             if names is None:
                 raise InputError(
@@ -349,8 +336,7 @@ def _unmatched_error(
     return InputError(
         f"the model has no class for {len(missing):,} of the data's {len(data_classes):,}: "
         f"{quote_names(missing)}{hint}; the data has {quote_names(data_classes)}, and the model "
-        f"has "
-        f"{quote_names(names.names)}; map them with --labels FILE"
+        f"has {quote_names(names.names)}; map them with --labels FILE"
     )
 
 

@@ -8,13 +8,19 @@ from fairweather.errors import InputError
 from fairweather.files.download import file_digest
 from fairweather.models.building import load_checkpoint
 from fairweather.models.preprocessing import UNKNOWN_ORIGIN, describe_preparation
-from fairweather.models.sources import OpenedModel, SourceKind, folder_name, suggest_file
+from fairweather.models.sources import (
+    OpenedModel,
+    OpenSettings,
+    SourceKind,
+    folder_name,
+    suggest_file,
+)
 from fairweather.runs.folder import RunFolder, read_json
-from fairweather.types.options import Preparation
+from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION, RECORD, WEIGHTS
 
 
-def open_run(place: str) -> OpenedModel:
+def open_run(place: str, _: ModelOptions, __: OpenSettings) -> OpenedModel:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
     Images are prepared at the size of the run's training images, if the record of the run is there
@@ -40,12 +46,11 @@ def open_run(place: str) -> OpenedModel:
         "preparation": describe_preparation(preparation, origin),
         "spec": written["spec"],
     }
-    classes = written.get("classes")
-    if isinstance(classes, list):
-        facts["outputs"] = len(classes)
-    names = tuple(str(name) for name in classes) if isinstance(classes, list) else None
+    names, classes = written.get("classes"), None
+    if isinstance(names, list):
+        facts["outputs"], classes = len(names), tuple(map(str, names))
     digest = file_digest(folder / WEIGHTS, "sha256")
-    return OpenedModel(model, _name_model(folder.resolve()), digest, names, preparation, facts)
+    return OpenedModel(model, _name_model(folder.resolve()), digest, classes, preparation, facts)
 
 
 def _name_model(folder: Path) -> str:
