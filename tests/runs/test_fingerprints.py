@@ -27,6 +27,7 @@ from fairweather.steps.plan import (
     GivenPredictions,
     GroupStep,
     ImagesReference,
+    InterpolatedNetwork,
     PredictStep,
     PretrainStep,
     ReportStep,
@@ -240,6 +241,8 @@ def test_a_planted_option_leaves_finished_work_as_it_is(monkeypatch):
 def test_what_is_read_from_files_is_not_told_twice():
     members = (NETWORK, TrainedNetwork(folder="models/basic/seed-1"))
     assert to_fact(EnsembleNetwork(members=members)) == "together"
+    mixed = (NETWORK, InterpolatedNetwork(folder="models/basic/seed-1", share=0.25))
+    assert to_fact(EnsembleNetwork(members=mixed)) == ["together", [1.0, 0.25]]
     assert to_fact(IMAGES) == "images"
     assert to_fact(GroupColumns("table.csv", "patient", ("site",))) == [
         "table.csv", "patient", ["site"], False,
