@@ -499,18 +499,18 @@ def test_names_that_would_share_a_file_where_case_does_not_count_are_refused(nam
         list_in_memory({name: table() for name in names})
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".yaml"])
-def test_a_mapping_file_says_what_its_files_are(tmp_path, suffix):
+@pytest.mark.parametrize("delimiter", [",", ";", None])
+def test_a_mapping_file_says_what_its_files_are(tmp_path, delimiter):
     entries = [
         {"file": "one.csv", "model": "a", "seed": 3},
         {"file": "two.csv", "model": "a", "seed": 3, "shift": "scanner", "level": 1.5},
     ]
-    path = tmp_path / f"mapping{suffix}"
-    if suffix == ".yaml":
+    path = tmp_path / ("mapping.csv" if delimiter else "mapping.yaml")
+    if delimiter is None:
         path.write_text(yaml.safe_dump(entries))
     else:
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["file", "model", "seed", "shift", "level"])
+            writer = csv.DictWriter(file, list(entries[1]), delimiter=delimiter)
             writer.writeheader()
             writer.writerows(entries)
     found = find_predictions(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import itertools
 import json
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fairweather.errors import InputError, quote_names, unknown_name
+from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import parse_yaml
 from fairweather.models.class_names import (
     IMAGENET_CLASSES,
@@ -42,20 +42,21 @@ def read_label_file(path: Path) -> dict[str, object]:
     ...     read_label_file(path)
     {'cat': ['tabby', 'tiger cat'], 'dog': 207}
     """
-    readers = {".yaml": parse_yaml, ".yml": parse_yaml, ".json": _parse_json, ".csv": _parse_csv}
-    suffix = path.suffix.lower()
-    if suffix not in readers:
-        raise unknown_name("kind of label file", path.suffix, readers)
+    name, suffix = f"the label file {str(path)!r}", path.suffix.lower()
+    readers = {".yaml": parse_yaml, ".yml": parse_yaml, ".json": _parse_json}
+    if suffix not in (*readers, ".csv"):
+        raise unknown_name("kind of label file", path.suffix, (*readers, ".csv"))
     try:
+        if suffix == ".csv":
+            return check_labels(_read_csv(path, name), str(path))
         text = path.read_text(encoding="utf-8-sig")
+        return check_labels(readers[suffix](text, name), str(path))
     except UnicodeDecodeError:
-        raise InputError(f"the label file {str(path)!r} is not a text file") from None
+        raise InputError(f"{name} is not a text file") from None
     except OSError as error:
-        raise InputError(f"the label file {str(path)!r} cannot be read: {error.strerror}") from None
-    try:
-        return check_labels(readers[suffix](text, f"the label file {str(path)!r}"), str(path))
+        raise InputError(f"{name} cannot be read: {error.strerror}") from None
     except RecursionError:
-        raise InputError(f"the label file {str(path)!r} is nested too deeply") from None
+        raise InputError(f"{name} is nested too deeply") from None
 
 
 def check_labels(labels: object, name: str) -> dict[str, object]:
@@ -106,20 +107,15 @@ def _unique_mapping(pairs: Iterable[tuple[str, object]], name: str) -> dict[str,
     return mapping
 
 
-def _parse_csv(text: str, name: str) -> dict[str, object]:
+def _read_csv(path: Path, name: str) -> dict[str, object]:
     labels: list[tuple[str, object]] = []
-    try:
-        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{name} is not CSV: {error}") from None
-    for line, row in enumerate(rows, start=1):
-        cells = tuple(cell.strip() for cell in row)
-        if not any(cells) or (line == 1 and cells == LABEL_HEADER):
+    for line, cells in read_csv_rows(path, delimiter=","):
+        if not any(cells) or (line == 1 and tuple(cells) == LABEL_HEADER):
             continue
         if len(cells) != 2 or not all(cells):
             raise InputError(
                 f"row {line} of {name} must have two cells, a class of the data and one of the "
-                f"model, found {list(cells)}"
+                f"model, found {cells}"
             )
         labels.append((cells[0], cells[1]))
     return _unique_mapping(labels, name)

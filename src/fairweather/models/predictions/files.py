@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.errors import InputError, check_case_distinct, check_name, unknown_name
+from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import read_yaml
 from fairweather.models.predictions.tables import SUFFIXES, Content, read_header
 from fairweather.models.sources import folder_name
@@ -70,8 +70,8 @@ def find_predictions(path: Path) -> list[PredictionSource]:
     if path.suffix.lower() in (".yaml", ".yml"):
         return _check_distinct_sources(_read_mapping(read_yaml(path), path))
     if path.suffix.lower() == ".csv" and _is_mapping(read_header(path)):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            entries = list(csv.DictReader(file, skipinitialspace=True))
+        (_, header), *rows = read_csv_rows(path)
+        entries = [dict(itertools.zip_longest(header, cells, fillvalue="")) for _, cells in rows]
         filled = [{name: cell for name, cell in entry.items() if cell} for entry in entries]
         return _check_distinct_sources(_read_mapping(filled, path))
     return [PredictionSource(folder_name(path.stem), 0, CLEAN, None, path, path.name)]

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from fairweather.errors import UNREADABLE_ARRAYS, InputError, first_line, quote_names, unknown_name
-from fairweather.files.tables import read_parquet_table
+from fairweather.files.tables import find_delimiter, read_parquet_table
 
 # Usual names of columns, without regard to case.
 LABEL_COLUMNS = (
@@ -39,7 +39,7 @@ MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null")
 
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".npz", ".npy")
-SEPARATORS = (",", ";", "\t")
+SPACES = r"\s+"  # the separator of files without commas, semicolons and tabs
 AFTER_LAST = "after the last column"  # empty cells, where each line ends with a separator
 LINES_LOOKED_AT = 20  # lines that show the separator and whether there is a header
 # Usual names of arrays in npz files.
@@ -340,7 +340,7 @@ def _check_points(values: pd.Series[Any], place: str) -> None:
 def read_header(path: Path) -> list[str]:
     """The cells of the first line of a CSV file; raises `InputError` if it is no text."""
     lines = _read_first_lines(path)
-    return _split_cells(lines[:1], _find_separator(lines))[0] if lines else []
+    return _split_cells(lines[:1], find_delimiter(lines, otherwise=SPACES))[0] if lines else []
 
 
 def _read_dataframe(
@@ -368,7 +368,7 @@ def _read_csv(path: Path, place: str, options: PredictionOptions) -> tuple[pd.Da
     lines = _read_first_lines(path)
     if not lines:
         raise InputError(f"{place} is empty")
-    separator = _find_separator(lines)
+    separator = find_delimiter(lines, otherwise=SPACES)
     cells = _split_cells(lines, separator)
     headed = _has_header(cells)
     if headed:
@@ -529,14 +529,8 @@ def _read_first_lines(path: Path) -> list[str]:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 
 
-def _find_separator(lines: Sequence[str]) -> str:
-    counts = {mark: min(line.count(mark) for line in lines) for mark in SEPARATORS}
-    best = max(counts, key=counts.__getitem__)
-    return best if counts[best] else r"\s+"
-
-
 def _split_cells(lines: Sequence[str], separator: str) -> list[list[str]]:
-    if separator == r"\s+":  # names may be in quotes
+    if separator == SPACES:  # names may be in quotes
         lines, separator = [line.replace("\t", " ").strip() for line in lines], " "
     return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
 
