@@ -245,6 +245,20 @@ class Predictor(NamedTuple):
     keeps_logits: bool = False
     task: Task = CLASSIFICATION_TASK
 
+    def make_columns(
+        self, images: Images, outputs: np.ndarray, features: npt.NDArray[np.float32] | None
+    ) -> AnyPredictions:
+        """What is stored of the logits that the model gives for images."""
+        logits = self.fitted.change(outputs)
+        labels, keys = images.labels.numpy(), images.keys.numpy()
+        columns = make_predictions(logits, labels, keys, images.classes, self.fitted, self.task)
+        if self.keeps_logits:
+            columns = columns.with_columns(logits=logits)
+        if self.known is None:
+            return columns
+        scores = compute_ood_scores(OodInputs(logits, features, self.known.features))
+        return columns.with_columns(ood_scores=scores)
+
 
 @shows_progress
 def predict(
@@ -363,25 +377,10 @@ def predict_batches(
                 tell((done + share * len(part)) / len(predictors))
 
         nonlocal done
-        outputs = compute_logits(
-            predictor.model, part, attack, device, arithmetic, seed, tell_share
-        ).numpy()
+        logits = compute_logits(predictor.model, part, attack, device, arithmetic, seed, tell_share)
         tell_share(1.0)
         done += len(part)
-        logits, labels, keys = (
-            predictor.fitted.change(outputs),
-            part.labels.numpy(),
-            part.keys.numpy(),
-        )
-        columns = make_predictions(
-            logits, labels, keys, part.classes, predictor.fitted, predictor.task
-        )
-        if predictor.keeps_logits:
-            columns = columns.with_columns(logits=logits)
-        if predictor.known is None:
-            return columns
-        scores = compute_ood_scores(OodInputs(logits, features(), predictor.known.features))
-        return columns.with_columns(ood_scores=scores)
+        return predictor.make_columns(part, logits.numpy(), features())
 
     batcher = Batcher(len(images), when_halved)
     parts: list[list[AnyPredictions]] = [[] for _ in predictors]

@@ -119,7 +119,6 @@ def check_spec(spec: ModelSpec) -> None:
 
 # ---------------------------------------------------------------- weights
 
-LITE0 = "timm:tf_efficientnet_lite0"
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -236,7 +235,7 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 # The published weights that are files, and the backbone of each.
 WEIGHTS_BACKBONES = {
-    "lite0": LITE0,
+    "lite0": "timm:tf_efficientnet_lite0",
     **{name: row.backbone for name, row in PUBLISHED_WEIGHTS.items()},
 }
 NEW_HEAD = "newly initialised"

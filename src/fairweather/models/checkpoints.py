@@ -129,21 +129,25 @@ def _is_unsafe_pickle(path: Path, text: str) -> bool:
     return bool(re.search(refusals, text))
 
 
-def _is_state(held: object) -> bool:
-    if not isinstance(held, Mapping):
+def _is_state(content: object) -> bool:
+    if not isinstance(content, Mapping):
         return False
-    named = (isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in held.items())
-    return bool(held) and all(named)
+    named = (isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
+    return bool(content) and all(named)
 
 
-def _has_mapping(held: object, key: str) -> bool:
-    return isinstance(held, Mapping) and isinstance(held.get(key), Mapping) and bool(held[key])
+def _has_mapping(content: object, key: str) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and isinstance(content.get(key), Mapping)
+        and bool(content[key])
+    )
 
 
-def _describe_keys(held: object) -> str:
-    if not isinstance(held, Mapping):
-        return f", but a {type(held).__name__}"
-    keys = ", ".join(str(key) for key in list(held)[:10])
+def _describe_keys(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f", but a {type(content).__name__}"
+    keys = ", ".join(str(key) for key in list(content)[:10])
     return f": its keys are {keys}" if keys else ": it is empty"
 
 

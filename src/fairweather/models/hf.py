@@ -282,13 +282,13 @@ def _check_processor(processor: Processor, processing: Preprocessing) -> None:
     pixels = torch.from_numpy(decode_image(picture, square))[None] / 255
     mean, std = (torch.tensor(row).reshape(1, 3, 1, 1) for row in processing.statistics)
     if values is None or values.shape != pixels.shape:
-        found = "no pixel_values" if values is None else f"images {list(values.shape)}"
-        raise _unsupported_error(type(processor).__name__, found)
+        misfit = "no pixel_values" if values is None else f"images {list(values.shape)}"
+        raise _unsupported_error(type(processor).__name__, misfit)
     difference = float((values * std + mean - pixels).abs().mean())
     # Where a margin is odd, libraries crop one pixel apart; of `side` pixels, a blob has a fourth.
     if not difference <= 0.01 + 2 / side:
-        found = f"its own pixels differ by {difference:.2f} of [0, 1] from what its settings say"
-        raise _unsupported_error(type(processor).__name__, found)
+        misfit = f"its own pixels differ by {difference:.2f} of [0, 1] from what its settings say"
+        raise _unsupported_error(type(processor).__name__, misfit)
 
 
 # ---------------------------------------------------------------- models

@@ -419,8 +419,8 @@ class OnnxNetwork(nn.Module):
         place = images.device
         outputs = [self.sessions.run(self.output, {self.images.name: p}, place) for p in parts]
         if outputs[0].ndim != 2:
-            found = list(outputs[0].shape)
-            raise InputError(f"onnx:{self.sessions.path} must give [batch, classes], gave {found}")
+            shape = list(outputs[0].shape)
+            raise InputError(f"onnx:{self.sessions.path} must give [batch, classes], gave {shape}")
         return np.concatenate(outputs)[: len(array)].astype(np.float32)
 
 

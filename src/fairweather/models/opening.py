@@ -213,25 +213,20 @@ def load_model(
     torch.Size([2, 10])
     """
     mean, std = check_normalisation(mean, std) or (None, None)
-    design: dict[str, Any] = {
-        "stem": stem,
-        "norm": norm,
-        "pooling": pooling,
-        "width": width,
-        "weights_sha256": weights_sha256,
-    }
+    start = "imagenet" if weights is None else str(weights)
+    spec = ModelSpec(
+        *(source, classes, start, stem, input_size, mean, std, norm, pooling, width),
+        weights_sha256=weights_sha256,
+    )
     if source.partition(":")[0] in LIBRARIES:
         if architecture is not None:
             raise InputError(f"architecture goes with a checkpoint's file, not with {source}")
         if outputs != "auto":
             raise InputError(f"outputs goes with onnx: and python:, not with {source}")
-        published = "imagenet" if weights is None else str(weights)
-        spec = ModelSpec(
-            source, classes, published, input_size=input_size, mean=mean, std=std, **design
-        )
         return build(spec, seed).eval()
     given = [] if weights is None else ["weights"]
-    given += [key for key, value in design.items() if value != getattr(ModelSpec, key)]
+    design = ("stem", "norm", "pooling", "width", "weights_sha256")
+    given += [name for name in design if getattr(spec, name) != getattr(ModelSpec, name)]
     if given:
         raise InputError(f"only torchvision: and timm: take {' and '.join(given)}, not {source}")
     options = ModelOptions(
