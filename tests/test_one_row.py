@@ -19,7 +19,7 @@ from fairweather.metrics import METRICS, Accepts, Metric
 from fairweather.metrics.label_shift import prior_metrics
 from fairweather.metrics.rows import find_row
 from fairweather.models.opening import SOURCES
-from fairweather.models.sources import OpenedModel, SourceKind
+from fairweather.models.sources import OpenedModel, Source
 
 from .conftest import COLOURS, figures_left_out
 
@@ -129,7 +129,7 @@ def check_colour(place, _):
         raise InputError(f"colour: needs a number, found {place}")
 
 
-COLOUR = SourceKind(
+COLOUR = Source(
     "colour:SCALE",
     "classes by their colour",
     open_colour,

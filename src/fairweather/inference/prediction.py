@@ -203,9 +203,7 @@ def check_logits(logits: object) -> None:
         raise InputError(f"{must} a tensor {list(logits.shape)}")
 
 
-def _check_start(
-    images: Images, device: str | torch.device, arithmetic: Arithmetic
-) -> torch.device:
+def _start(images: Images, device: str | torch.device, arithmetic: Arithmetic) -> torch.device:
     if len(images) == 0:
         raise InputError("prediction needs at least one image, found none")
     device = resolve_device(device) if isinstance(device, str) else device
@@ -367,7 +365,7 @@ def predict_batches(
     Returns:
         The predictions of each model, in the order of the batches.
     """
-    device = _check_start(images, device, arithmetic)
+    device = _start(images, device, arithmetic)
     attack, shift = (shift, None) if isinstance(shift, Attack) else (None, shift)
     done = 0
 
@@ -476,7 +474,7 @@ def compute_outputs(
     >>> outputs.logits.shape, outputs.features.shape
     ((4, 2), (4, 5))
     """
-    device = _check_start(images, device, arithmetic)
+    device = _start(images, device, arithmetic)
     logits: list[npt.NDArray[np.float32]] = []
     features: list[npt.NDArray[np.float32]] = []
     with evaluation_mode(model, device), watch_last_layer(model) as last_features:

@@ -18,12 +18,7 @@ from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
 from torch import nn
 
 from fairweather.errors import InputError, first_line, unknown_name
-from fairweather.models.preprocessing import (
-    Normalisation,
-    Preprocessing,
-    read_timm,
-    read_torchvision,
-)
+from fairweather.models.preprocessing import HALVES, Preprocessing, read_timm, read_torchvision
 from fairweather.models.wrappers import Classifier
 
 # ---------------------------------------------------------------- design choices
@@ -201,7 +196,6 @@ CHOICES: Mapping[str, Mapping[str, Callable[[nn.Module], None]]] = {
 # then take images normalised by ImageNet's statistics and turn those into halves. Built without, as
 # here, they take halves.
 INCEPTIONS = ("googlenet", "inception_v3")
-HALVES = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Torchvision:

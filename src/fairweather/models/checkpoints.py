@@ -129,19 +129,15 @@ def _is_unsafe_pickle(path: Path, text: str) -> bool:
     return bool(re.search(refusals, text))
 
 
-def _is_state(content: object) -> bool:
-    if not isinstance(content, Mapping):
+def _is_state(value: object) -> bool:
+    if not isinstance(value, Mapping):
         return False
-    named = (isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
-    return bool(content) and all(named)
+    named = (isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
+    return bool(value) and all(named)
 
 
-def _has_mapping(content: object, key: str) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and isinstance(content.get(key), Mapping)
-        and bool(content[key])
-    )
+def _has_mapping(value: object, key: str) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get(key), Mapping) and bool(value[key])
 
 
 def _describe_keys(content: object) -> str:
@@ -301,21 +297,19 @@ PUBLISHED_WEIGHTS: Mapping[str, PublishedWeights] = {
 
 # The attributes for parts that only pre-training needs, in Barlow Twins, VICReg, SimSiam,
 # SimCLR, SwAV, MoCo, solo-learn, lightly.
-PRETRAINING_HEADS = {
+SSL_HEADS = {
     *("projector", "projection_head", "projection_mlp", "projection", "prototypes"),
     *("predictor", "prediction_head", "prediction_mlp", "online_classifier"),
     *("encoder_k", "queue", "queue_ptr"),
 }
-MOMENTUM_COPY = re.compile(r"^(momentum|target|teacher)_|_(momentum|target)$")
+MOMENTUM = re.compile(r"^(momentum|target|teacher)_|_(momentum|target)$")
 # Names that other parts have too. They belong to pre-training only if one of its heads is there:
 # the norm of Barlow Twins' embedding, and the classifier that solo-learn trains along.
-PRETRAINING_PARTS = {"bn", "classifier"}
+SSL_PARTS = {"bn", "classifier"}
 NUMBERED_CHILD = re.compile(rf"^((?:(?:{'|'.join(sorted(WRAPPERS))})\.)*)(\d+)\.(.+)$")
 
 
-def match_state(
-    state: Mapping[str, torch.Tensor], network: nn.Module, head: str | None
-) -> NetworkState:
+def match_state(state: State, network: nn.Module, head: str | None) -> NetworkState:
     """Give a file's tensors the names of a network, without those that only pre-training needs.
 
     Projectors, predictors, momentum copies and queues are left out and named in the result. If they
@@ -346,14 +340,10 @@ def match_state(
     strangers = {
         key: _first_part(key).rpartition(".")[2] for key in matched.state if key not in names
     }
-    own = {
-        key
-        for key, part in strangers.items()
-        if part in PRETRAINING_HEADS or MOMENTUM_COPY.search(part)
-    }
+    own = {key for key, part in strangers.items() if part in SSL_HEADS or MOMENTUM.search(part)}
     if not own:
         return matched
-    own |= {key for key, part in strangers.items() if part in PRETRAINING_PARTS}
+    own |= {key for key, part in strangers.items() if part in SSL_PARTS}
     beside = not all(key.startswith(matched.prefix) for key in own)
     if head and beside:
         places = (f"{head}.", f"{matched.prefix}{head}.")
@@ -364,9 +354,7 @@ def match_state(
     )
 
 
-def name_children(
-    state: Mapping[str, torch.Tensor], children: Collection[str]
-) -> dict[str, torch.Tensor]:
+def name_children(state: State, children: Collection[str]) -> State:
     """Replace the numbers of child modules by their names.
 
     >>> list(name_children({"backbone.1.weight": torch.ones(1)}, ["conv1", "bn1"]))

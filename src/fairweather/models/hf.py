@@ -33,7 +33,7 @@ from fairweather.models.preprocessing import (
     describe_preparation,
     read_timm,
 )
-from fairweather.models.sources import OpenedModel, OpenSettings, SourceKind, folder_name
+from fairweather.models.sources import OpenedModel, Setup, Source, folder_name
 from fairweather.models.wrappers import Classifier
 from fairweather.types.measurement import parse_class_names
 from fairweather.types.options import ModelOptions, Preparation
@@ -315,7 +315,7 @@ class LogitsOnly(nn.Module):
         return self.network(pixel_values=images).logits
 
 
-def open_hf(place: str, options: ModelOptions, settings: OpenSettings) -> OpenedModel:
+def open_hf(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open an image classifier of transformers with the settings of its image processor.
 
     Loading never executes code: files of code in the repository are ignored, and weights are read
@@ -549,7 +549,7 @@ def _guess_hf(text: str) -> str | None:
     return f"hf:{text}" if config.is_file() and not of_run.is_file() else None
 
 
-HF = SourceKind(
+HF = Source(
     "hf:REPO",
     "a classifier of Hugging Face transformers, from the hub or a folder",
     open_hf,

@@ -14,12 +14,7 @@ from torch import nn
 from fairweather.errors import InputError, quote_names, unknown_name
 from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import parse_yaml
-from fairweather.models.class_names import (
-    IMAGENET_CLASSES,
-    OutputNames,
-    find_wnids,
-    read_imagenet,
-)
+from fairweather.models.class_names import IMAGENET_CLASSES, OutputNames, find_wnids, read_imagenet
 from fairweather.models.wrappers import Relabelled
 
 LABEL_HEADER = ("data", "model")  # of a CSV that has one
@@ -181,7 +176,7 @@ def match_labels(
     if model_classes is None:
         return _match_in_order(outputs, data_classes)
     if tuple(data_classes) == tuple(model_classes):
-        return _describe_match([(place,) for place in range(outputs)], outputs, ["name"])
+        return _describe_match(tuple((place,) for place in range(outputs)), outputs, ["name"])
     return _match_names(OutputNames(model_classes), data_classes)
 
 
@@ -223,19 +218,15 @@ def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
     if missing := [name for name, match in pairs if match is None]:
         raise _unmatched_error(missing, data_classes, names)
     found = [match for match in matches if match is not None]
-    columns = [(match.output,) for match in found]
+    columns = tuple((match.output,) for match in found)
     _check_disjoint(columns, data_classes)
     return _describe_match(columns, outputs, [match.by for match in found])
 
 
-def _describe_match(
-    columns: Sequence[tuple[int, ...]], outputs: int, by: Sequence[str]
-) -> LabelMap:
+def _describe_match(columns: Columns, outputs: int, by: Sequence[str]) -> LabelMap:
     some = "the" if len(columns) == outputs else f"{len(columns):,} of the"
     how = " and ".join(dict.fromkeys(by))
-    return LabelMap(
-        tuple(columns), f"{some} model's {outputs:,} classes, matched by {how}", outputs
-    )
+    return LabelMap(columns, f"{some} model's {outputs:,} classes, matched by {how}", outputs)
 
 
 def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:

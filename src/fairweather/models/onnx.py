@@ -40,13 +40,13 @@ from fairweather.models.preprocessing import (
 from fairweather.models.sources import (
     MODULE_OPTIONS,
     OpenedModel,
-    OpenSettings,
-    SourceKind,
+    Setup,
+    Source,
     folder_name,
     refuse_foreign,
     suggest_file,
 )
-from fairweather.models.wrappers import GRAY_NOTE, Classifier, to_gray
+from fairweather.models.wrappers import Classifier, GrayInput, to_gray
 from fairweather.runs.folder import is_relative_name
 from fairweather.types.measurement import MAX_SIDE, parse_class_names
 from fairweather.types.options import ModelOptions, Preparation
@@ -54,18 +54,14 @@ from fairweather.types.options import ModelOptions, Preparation
 # ---------------------------------------------------------------- what a graph says
 
 Array = npt.NDArray[np.float64]
+Number = type[np.generic]
 # Of onnx, which is an extra: ModelProto, NodeProto and TensorProto.
 Model = Any
 Node = Any
 Tensor = Any
 
 # onnx.TensorProto.DataType: the types that images may have.
-IMAGE_TYPES: Mapping[int, type[np.generic]] = {
-    1: np.float32,
-    2: np.uint8,
-    10: np.float16,
-    11: np.float64,
-}
+IMAGE_TYPES: Mapping[int, Number] = {1: np.float32, 2: np.uint8, 10: np.float16, 11: np.float64}
 FLOATS = (1, 10, 11)
 INTEGERS = (6, 7)  # int32 and int64
 EXTERNAL_LOCATION = 1  # onnx.TensorProto.DataLocation
@@ -92,7 +88,7 @@ class ImageInput(NamedTuple):
     """
 
     name: str
-    dtype: type[np.generic]
+    dtype: Number
     channels_last: bool
     batch: int | None
     size: int | None
@@ -437,7 +433,7 @@ def _split(array: np.ndarray, size: int) -> list[np.ndarray]:
 USUAL_SIZE = 224  # pixels: a graph that takes any size is tried on these
 
 
-def open_onnx(place: str, options: ModelOptions, _: OpenSettings) -> OpenedModel:
+def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     """Open an ONNX file as a classifier, with everything that its graph says about it.
 
     If the outputs are probabilities, their logarithm is taken (`LogProbabilities`). They are
@@ -500,7 +496,7 @@ def open_onnx(place: str, options: ModelOptions, _: OpenSettings) -> OpenedModel
         "preparation": preparation and describe_preparation(preparation, origin),
     }
     if images.channels == 1:
-        facts["gray"] = GRAY_NOTE
+        facts["gray"] = GrayInput.note
     classes = names if names is not None and len(names) == width else None
     classifier = Classifier(network, *(given or NO_NORMALISATION), size).eval()
     digest = file_digest(path, "sha256") if len(files) == 1 else combined_digest(files)
@@ -562,7 +558,7 @@ def _check_onnx(place: str, _: str | None) -> None:
         raise InputError(f"onnx:{place}: there is no such file{suggest_file(path)}")
 
 
-ONNX = SourceKind(
+ONNX = Source(
     "onnx:FILE",
     "an ONNX file",
     open_onnx,

@@ -17,18 +17,12 @@ from fairweather.models.hf import HF
 from fairweather.models.onnx import ONNX
 from fairweather.models.pretrained import FILE, TIMM, TORCHVISION
 from fairweather.models.run_models import RUN
-from fairweather.models.sources import (
-    MODULE_OPTIONS,
-    OpenedModel,
-    OpenSettings,
-    SourceKind,
-    refuse_foreign,
-)
+from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, Source, refuse_foreign
 from fairweather.models.user_modules import PYTHON
 from fairweather.types.options import ModelOptions, takes
 
 # By the kind before the colon; `file` has none.
-SOURCES: dict[str, SourceKind] = {
+SOURCES: dict[str, Source] = {
     "torchvision": TORCHVISION,
     "timm": TIMM,
     "hf": HF,
@@ -92,7 +86,7 @@ def open_with_options(
     """Open a classifier as `open_model` does."""
     kind, place = find_source(source)
     check_model(source, options, classes)
-    return kind.open(place, options, OpenSettings(classes, offline, seed))
+    return kind.open(place, options, Setup(classes, offline, seed))
 
 
 def list_given_options(options: ModelOptions) -> dict[str, Any]:
@@ -132,7 +126,7 @@ def check_model_options(
     check_normalisation(options.mean, options.std)
 
 
-def find_source(text: str) -> tuple[SourceKind, str]:
+def find_source(text: str) -> tuple[Source, str]:
     """Find the source that a text names, and what stands behind its kind.
 
     >>> find_source("timm:resnet18")[1]

@@ -17,7 +17,7 @@ GIVEN = "given"
 # Half-precision probabilities of a thousand classes add up to one no better than this.
 SUM_TOLERANCE = 0.01
 # A probability of zero counts as this, the smallest normal float32 (1.2e-38, logarithm -87.3).
-SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
+SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class OutputKind(NamedTuple):
@@ -72,7 +72,7 @@ def log_probabilities(probabilities: torch.Tensor) -> torch.Tensor:
             "outputs that are treated as probabilities must be >= 0, found "
             f"{float(values.min()):.4g}; set outputs (--outputs) to logits"
         )
-    return values.clamp_min(SMALLEST_PROBABILITY).log()
+    return values.clamp_min(SMALLEST).log()
 
 
 def parse_outputs(outputs: str) -> OutputKind | None:
@@ -198,8 +198,8 @@ def to_logits(outputs: npt.NDArray[np.float64], kind: OutputKind) -> npt.NDArray
     if kind.kind == "probabilities":
         shares = np.maximum(outputs, 0)
         shares = shares / shares.sum(1, keepdims=True)
-        return np.log(np.maximum(shares, SMALLEST_PROBABILITY)).astype(np.float32)
-    return np.maximum(outputs, np.log(SMALLEST_PROBABILITY)).astype(np.float32)
+        return np.log(np.maximum(shares, SMALLEST)).astype(np.float32)
+    return np.maximum(outputs, np.log(SMALLEST)).astype(np.float32)
 
 
 def count_decimals(values: npt.NDArray[np.float64]) -> int | None:

@@ -31,6 +31,7 @@ class Normalisation(NamedTuple):
 
 
 NO_NORMALISATION = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # images stay as they are
+HALVES = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Preprocessing(NamedTuple):

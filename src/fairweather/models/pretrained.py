@@ -31,20 +31,8 @@ from fairweather.models.preprocessing import (
     format_numbers,
     scale_preparation,
 )
-from fairweather.models.sources import (
-    OpenedModel,
-    OpenSettings,
-    SourceKind,
-    folder_name,
-    suggest_file,
-)
-from fairweather.models.wrappers import (
-    GRAY_NOTE,
-    Classifier,
-    GrayInput,
-    has_one_channel,
-    narrow_input,
-)
+from fairweather.models.sources import OpenedModel, Setup, Source, folder_name, suggest_file
+from fairweather.models.wrappers import Classifier, GrayInput, has_one_channel, narrow_input
 from fairweather.types.options import ModelOptions
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files of weights
@@ -52,7 +40,7 @@ NAMED_OPTIONS = ("weights", "classes", "mean", "std", "input_size")
 
 
 def open_named(
-    architecture: str, weights: str, options: ModelOptions, settings: OpenSettings
+    architecture: str, weights: str, options: ModelOptions, settings: Setup
 ) -> OpenedModel:
     """Open a network by name, with all its tensors from its weights; see `open_model`."""
     given = check_normalisation(options.mean, options.std)
@@ -94,7 +82,7 @@ def open_named(
         "checkpoint": reading,
     }
     if gray:
-        facts["gray"] = GRAY_NOTE
+        facts["gray"] = GrayInput.note
     wnids = read_imagenet().wnids if outputs == IMAGENET_CLASSES and weights != "none" else None
     if wnids:
         facts["classes"] = "the 1,000 of ImageNet by wnid, since there are 1,000 outputs"
@@ -108,7 +96,7 @@ def open_named(
 
 
 def _build_network(
-    library: Library, architecture: str, checkpoint: Checkpoint | None, settings: OpenSettings
+    library: Library, architecture: str, checkpoint: Checkpoint | None, settings: Setup
 ) -> tuple[nn.Module, dict[str, object]]:
     """A network with its weights, and how their file was read."""
     _, name = find_library(architecture)
@@ -205,10 +193,10 @@ def _count_outputs(library: Library, network: nn.Module) -> int | None:
     return getattr(network, "num_classes", None)
 
 
-def _make_source(kind: str, title: str) -> SourceKind:
+def _make_source(kind: str, title: str) -> Source:
     library = LIBRARIES[kind]
 
-    def open_(name: str, options: ModelOptions, settings: OpenSettings) -> OpenedModel:
+    def open_(name: str, options: ModelOptions, settings: Setup) -> OpenedModel:
         return open_named(f"{kind}:{name}", str(options.weights or "imagenet"), options, settings)
 
     def guess(text: str) -> str | None:
@@ -217,14 +205,14 @@ def _make_source(kind: str, title: str) -> SourceKind:
     def check(name: str, _: str | None) -> None:
         library.check(name)
 
-    return SourceKind(f"{kind}:NAME", title, open_, NAMED_OPTIONS, check, guess)
+    return Source(f"{kind}:NAME", title, open_, NAMED_OPTIONS, check, guess)
 
 
 TORCHVISION = _make_source("torchvision", "a network of torchvision, with its published weights")
 TIMM = _make_source("timm", "a network of timm, with its published weights")
 
 
-def open_weights(file: str, options: ModelOptions, settings: OpenSettings) -> OpenedModel:
+def open_weights(file: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open a network by name with the weights of a file; see `open_model`."""
     assert options.architecture is not None
     opened = open_named(options.architecture, file, options, settings)
@@ -242,7 +230,7 @@ def _check_weights(file: str, architecture: str | None) -> None:
         raise InputError(f"weights: there is no file {file}{suggest_file(Path(file))}")
 
 
-FILE = SourceKind(
+FILE = Source(
     f"FILE ({', '.join(WEIGHTS_SUFFIXES)}) with an architecture",
     "weights of a network of timm or torchvision",
     open_weights,

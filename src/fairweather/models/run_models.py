@@ -8,19 +8,13 @@ from fairweather.errors import InputError
 from fairweather.files.download import file_digest
 from fairweather.models.building import load_checkpoint
 from fairweather.models.preprocessing import UNKNOWN_ORIGIN, describe_preparation
-from fairweather.models.sources import (
-    OpenedModel,
-    OpenSettings,
-    SourceKind,
-    folder_name,
-    suggest_file,
-)
+from fairweather.models.sources import OpenedModel, Setup, Source, folder_name, suggest_file
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION, RECORD, WEIGHTS
 
 
-def open_run(place: str, _: ModelOptions, __: OpenSettings) -> OpenedModel:
+def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
     Images are prepared at the size of the run's training images, if the record of the run is there
@@ -105,7 +99,7 @@ def _guess_run(text: str) -> str | None:
     return f"run:{text}" if (Path(text).expanduser() / DESCRIPTION).is_file() else None
 
 
-RUN = SourceKind(
+RUN = Source(
     "run:FOLDER/models/NAME/seed-S",
     "a model that a run of fairweather trained",
     open_run,

@@ -61,7 +61,7 @@ def folder_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-._") or "model"
 
 
-class OpenSettings(NamedTuple):
+class Setup(NamedTuple):
     """What opening a model needs besides its options."""
 
     classes: int | None = None
@@ -70,7 +70,7 @@ class OpenSettings(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SourceKind:
+class Source:
     """Where models come from: one row of `SOURCES`.
 
     Attributes:
@@ -87,7 +87,7 @@ class SourceKind:
 
     form: str
     title: str
-    open: Callable[[str, ModelOptions, OpenSettings], OpenedModel]
+    open: Callable[[str, ModelOptions, Setup], OpenedModel]
     options: tuple[str, ...] = ()
     check: Callable[[str, str | None], None] = lambda place, architecture: None
     guess: Callable[[str], str | None] = lambda text: None

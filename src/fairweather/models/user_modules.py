@@ -25,14 +25,8 @@ from fairweather.models.preprocessing import (
     describe_preparation,
     find_normalisation,
 )
-from fairweather.models.sources import (
-    MODULE_OPTIONS,
-    OpenedModel,
-    OpenSettings,
-    SourceKind,
-    folder_name,
-)
-from fairweather.models.wrappers import GRAY_NOTE, Classifier, GrayInput, is_gray_network
+from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, Source, folder_name
+from fairweather.models.wrappers import Classifier, GrayInput, is_gray_network
 from fairweather.types.options import ModelOptions, Preparation
 
 
@@ -92,7 +86,7 @@ def open_module(
     if isinstance(network, PrecisionAdapter):
         facts["numbers"] = f"the model computes in {network.dtype}: images are converted to it"
     if is_gray_network(network, size or side):
-        facts["gray"], network = GRAY_NOTE, GrayInput(network)
+        facts["gray"], network = GrayInput.note, GrayInput(network)
     if outputs is not None and outputs.kind == "probabilities":
         network = LogProbabilities(network)
     if framed:
@@ -143,7 +137,7 @@ def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str
     return made, _read_class_names(made) or _read_class_names(namespace), digest
 
 
-def open_python(place: str, options: ModelOptions, settings: OpenSettings) -> OpenedModel:
+def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open `FILE.py:FUNCTION`; see `open_model` and `run_file`."""
     file, colon, function = place.rpartition(":")
     if not colon or not file or not function:
@@ -223,7 +217,7 @@ def _import_path(folder: Path) -> Iterator[None]:
         sys.path[:] = before
 
 
-PYTHON = SourceKind(
+PYTHON = Source(
     "python:FILE.py:FUNCTION",
     "a model that a function of your own file returns",
     open_python,

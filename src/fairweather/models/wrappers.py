@@ -119,7 +119,6 @@ class Classifier(nn.Module):
 
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B: ITU-R BT.601, as Pillow's mode L
 TRIED_SIDES = (28, 32, 64, 96, 128, 224)  # that a network of unknown size is tried at
-GRAY_NOTE = "the model has one input channel: it gets the luma of the images (ITU-R BT.601)"
 
 
 def to_gray(images: torch.Tensor) -> torch.Tensor:
@@ -134,6 +133,8 @@ def to_gray(images: torch.Tensor) -> torch.Tensor:
 
 class GrayInput(nn.Module):
     """A network with one input channel, as a network for RGB images."""
+
+    note = "the model has one input channel: it gets the luma of the images (ITU-R BT.601)"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

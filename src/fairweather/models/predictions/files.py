@@ -174,9 +174,7 @@ def _read_mapping(entries: object, path: Path) -> Iterator[PredictionSource]:
                 raise unknown_name(f"key in {place}:", key, MAPPING_COLUMNS)
         file = path.parent / Path(entry["file"]).expanduser()
         model = entry.get("model", file.stem)
-        yield _check_entry(
-            {**entry, "model": model}, file, _shorten(file, path.parent), where=place
-        )
+        yield _check_entry({**entry, "model": model}, file, _shorten(file, path.parent), place)
 
 
 def _shorten(file: Path, folder: Path) -> str:

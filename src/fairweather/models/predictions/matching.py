@@ -14,18 +14,8 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, check_name, quote_names
 from fairweather.models.labels import LabelMap, match_labels
-from fairweather.models.outputs import (
-    SMALLEST_PROBABILITY,
-    OutputKind,
-    detect_prediction_kind,
-    to_logits,
-)
-from fairweather.models.predictions.tables import (
-    Column,
-    PredictionOptions,
-    PredictionRows,
-    one_column_error,
-)
+from fairweather.models.outputs import SMALLEST, OutputKind, detect_prediction_kind, to_logits
+from fairweather.models.predictions.tables import Column, PredictionRows, RowOptions, column_error
 
 SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
 
@@ -72,7 +62,7 @@ def match_predictions(
     rows: PredictionRows,
     classes: tuple[str, ...],
     images: KnownImages,
-    options: PredictionOptions,
+    options: RowOptions,
     labels: Mapping[str, object] | None = None,
 ) -> MatchedPredictions:
     """Bring predictions into the order of known images and classes.
@@ -90,12 +80,12 @@ def match_predictions(
     >>> outputs = np.array([[0.1, 0.9], [0.8, 0.2]])
     >>> rows = PredictionRows("the table", outputs, ("dog", "cat"), None, None)
     >>> images = KnownImages(np.array([0, 1]), np.array([0, 1]), None, "the data")
-    >>> matched = match_predictions(rows, ("cat", "dog"), images, PredictionOptions())
+    >>> matched = match_predictions(rows, ("cat", "dog"), images, RowOptions())
     >>> matched.logits.argmax(1).tolist(), matched.rows
     ([0, 1], 'in the order of the data: there is no column of keys')
     """
     if rows.outputs.shape[1] == 1:
-        raise one_column_error(rows.place)
+        raise column_error(rows.place)
     mapped = _match_classes(rows, classes, options, labels)
     outputs, kind, unused = _select_outputs(rows, mapped, options)
     order, how = _match_rows(rows, images)
@@ -114,11 +104,11 @@ def match_predictions(
     return MatchedPredictions(logits, kind, mapped.note, how, tuple(notes))
 
 
-def name_classes(rows: PredictionRows, options: PredictionOptions) -> tuple[str, ...]:
+def name_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
     """The names of the classes, where no data set gives them: those of the columns.
 
     >>> rows = PredictionRows("", np.ones((1, 2)), ("prob_a", "prob_b"), None, None)
-    >>> name_classes(rows, PredictionOptions())
+    >>> name_classes(rows, RowOptions())
     ('a', 'b')
     """
     count = rows.outputs.shape[1]
@@ -192,7 +182,7 @@ def strip_affixes(names: Sequence[str]) -> tuple[str, ...]:
 def _match_classes(
     rows: PredictionRows,
     classes: tuple[str, ...],
-    options: PredictionOptions,
+    options: RowOptions,
     labels: Mapping[str, object] | None,
 ) -> LabelMap:
     count = rows.outputs.shape[1]
@@ -220,7 +210,7 @@ def _check_count(classes: Sequence[str], rows: PredictionRows) -> None:
 
 
 def _select_outputs(
-    rows: PredictionRows, mapped: LabelMap, options: PredictionOptions
+    rows: PredictionRows, mapped: LabelMap, options: RowOptions
 ) -> tuple[npt.NDArray[np.float64], OutputKind, list[str]]:
     """The outputs of the data's classes, what they are, and what is said of the other columns."""
     used = [column for columns in mapped.columns for column in columns]
@@ -245,7 +235,7 @@ def _select_outputs(
                 "that another class counts as the answer"
             )
     joined = _join_columns(rows.outputs, mapped, kind)
-    least = {"probabilities": 0.0, "logarithms of probabilities": np.log(SMALLEST_PROBABILITY)}
+    least = {"probabilities": 0.0, "logarithms of probabilities": np.log(SMALLEST)}
     empty = joined.max(1) <= least.get(kind.kind, -np.inf)
     if empty.any():
         raise InputError(

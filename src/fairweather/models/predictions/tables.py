@@ -48,13 +48,14 @@ OUTPUT_ARRAYS = (
     *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
 )
 CLASS_ARRAYS = ("classes", "class_names", "label_names")
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
 Column = npt.NDArray[Any]
 Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-class PredictionOptions(NamedTuple):
+class RowOptions(NamedTuple):
     """What the options say of files of predictions; what they leave open is found out.
 
     Attributes:
@@ -94,7 +95,7 @@ class PredictionRows:
 
 
 def read_rows(
-    content: Content, place: str, options: PredictionOptions, classes: int | None = None
+    content: Content, place: str, options: RowOptions, classes: int | None = None
 ) -> PredictionRows:
     """Read predictions from a file, a table or an array.
 
@@ -109,7 +110,7 @@ def read_rows(
         InputError: the file cannot be read, or it is unclear what is in it.
 
     >>> array = np.array([[0.9, 0.1], [0.2, 0.8]])
-    >>> read_rows(array, "the array", PredictionOptions()).outputs.shape
+    >>> read_rows(array, "the array", RowOptions()).outputs.shape
     (2, 2)
     """
     if isinstance(content, pd.DataFrame):
@@ -127,9 +128,7 @@ def read_rows(
     return read_frame(frame, place, options, headed=headed, classes=classes)
 
 
-def _read_file(
-    path: Path, place: str, options: PredictionOptions
-) -> tuple[pd.DataFrame, bool] | Arrays:
+def _read_file(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame, bool] | Arrays:
     """The columns of a file, and whether they have names; or its arrays by name."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -144,7 +143,7 @@ def _read_file(
 def read_frame(
     frame: pd.DataFrame,
     place: str,
-    options: PredictionOptions,
+    options: RowOptions,
     *,
     headed: bool,
     classes: int | None = None,
@@ -162,7 +161,7 @@ def read_frame(
         InputError: a column is missing, could be one of several, or is no column of numbers.
 
     >>> frame = pd.DataFrame({"label": [0, 1], "cat": [0.9, 0.2], "dog": [0.1, 0.8]})
-    >>> rows = read_frame(frame, "the table", PredictionOptions(), headed=True)
+    >>> rows = read_frame(frame, "the table", RowOptions(), headed=True)
     >>> rows.names, rows.labels.tolist(), rows.keys is None
     (('cat', 'dog'), [0, 1], True)
     """
@@ -211,7 +210,7 @@ def read_frame(
     return PredictionRows(place, outputs, columns, labels, keys, tuple(notes), places)
 
 
-def one_column_error(place: str) -> InputError:
+def column_error(place: str) -> InputError:
     """The refusal of a single column of outputs."""
     return InputError(
         f"{place} has one column of outputs, and there must be one for each class: for two "
@@ -344,7 +343,7 @@ def read_header(path: Path) -> list[str]:
 
 
 def _read_dataframe(
-    frame: pd.DataFrame, place: str, options: PredictionOptions, classes: int | None
+    frame: pd.DataFrame, place: str, options: RowOptions, classes: int | None
 ) -> PredictionRows:
     names = [str(name) for name in frame.columns]
     _check_distinct(names, place)
@@ -364,7 +363,7 @@ def _read_dataframe(
     return read_frame(plain, place, options, headed=headed, classes=classes)
 
 
-def _read_csv(path: Path, place: str, options: PredictionOptions) -> tuple[pd.DataFrame, bool]:
+def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame, bool]:
     lines = _read_first_lines(path)
     if not lines:
         raise InputError(f"{place} is empty")
@@ -429,7 +428,7 @@ def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) 
 
 def _read_parquet(path: Path, place: str) -> tuple[pd.DataFrame, bool] | Arrays:
     table = read_parquet_table(path)
-    lists = [field.name for field in table.schema if _is_list(field.type)]
+    lists = [field.name for field in table.schema if isinstance(field.type, LISTS)]
     if not lists:
         return table.to_pandas(ignore_metadata=True), True
     if len(lists) > 1:
@@ -454,12 +453,6 @@ def _read_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
     return np.concatenate(parts).astype(np.float64).reshape(-1, lengths[0])
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
 def _read_npz(path: Path, place: str) -> Arrays:
     try:
         with path.open("rb") as file:
@@ -476,13 +469,13 @@ def _read_npz(path: Path, place: str) -> Arrays:
     return arrays
 
 
-def _read_arrays(arrays: Arrays, place: str, options: PredictionOptions) -> PredictionRows:
+def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionRows:
     """Find out which array has the outputs, the labels and the keys, by their names and shapes."""
     wide = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] > 1]
     if len(wide) > 1:
         wide = [name for name in wide if name.lower() in OUTPUT_ARRAYS]
     if not wide and len(arrays) == 1 and next(iter(arrays.values())).ndim in (1, 2):
-        raise one_column_error(place)
+        raise column_error(place)
     if len(wide) != 1:
         shapes = [f"{name or 'array'} {list(array.shape)}" for name, array in arrays.items()]
         raise InputError(
