@@ -30,6 +30,7 @@ Pooling = Literal["average", "max", "average+max"]
 MOST_GROUPS = 32  # Wu & He 2018, table 3
 # With one channel per group, nothing would be left of feature maps of one pixel.
 SMALLEST_GROUP = 2
+BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # that group norm replaces
 
 
 def apply_choices(network: nn.Module, **choices: str) -> None:
@@ -99,13 +100,13 @@ def use_group_norm(network: nn.Module) -> None:
     }
     if not norms:
         raise InputError(f"norm: group replaces batch norm, and {kind} has none")
-    if others := {type(norm).__name__ for norm in norms.values() if type(norm) not in _GROUP_NORMS}:
-        known = ", ".join(norm.__name__ for norm in _GROUP_NORMS)
+    if others := {type(norm).__name__ for norm in norms.values() if type(norm) not in BATCH_NORMS}:
+        known = ", ".join(norm.__name__ for norm in BATCH_NORMS)
         raise InputError(
             f"norm: group replaces {known}, but {kind} has {', '.join(sorted(others))}"
         )
     for name, norm in norms.items():
-        network.set_submodule(name, _GROUP_NORMS[type(norm)](norm))
+        network.set_submodule(name, _to_group_norm(norm))
 
 
 def count_groups(channels: int) -> int:
@@ -158,16 +159,12 @@ def _is_average_pooling(name: str, layer: nn.Module) -> bool:
 
 def _to_group_norm(norm: nn.Module) -> nn.Module:
     old: Any = norm
-    new = nn.GroupNorm(count_groups(old.num_features), old.num_features, old.eps, old.affine)
+    channels, groups = old.num_features, count_groups(old.num_features)
+    new: Any = nn.GroupNorm(groups, channels, old.eps, old.affine)
+    if isinstance(norm, BatchNormAct2d):
+        new = GroupNormAct(channels, groups, eps=old.eps, affine=old.affine)
+        new.drop, new.act = old.drop, old.act
     new.weight, new.bias = old.weight, old.bias
-    return new
-
-
-def _to_fused_group_norm(norm: nn.Module) -> nn.Module:
-    old: Any = norm
-    groups = count_groups(old.num_features)
-    new = GroupNormAct(old.num_features, groups, eps=old.eps, affine=old.affine)
-    new.weight, new.bias, new.drop, new.act = old.weight, old.bias, old.drop, old.act
     return cast("nn.Module", new)
 
 
@@ -175,10 +172,6 @@ def _keep(network: nn.Module) -> None:
     """Change nothing."""
 
 
-_GROUP_NORMS: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
-    nn.BatchNorm2d: _to_group_norm,
-    BatchNormAct2d: _to_fused_group_norm,
-}
 CHOICES: Mapping[str, Mapping[str, Callable[[nn.Module], None]]] = {
     "stem": {"imagenet": _keep, "small": use_small_stem},
     "norm": {"batch": _keep, "group": use_group_norm},

@@ -62,10 +62,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     nesting: list[str] = []
     beside: list[str] = []
     while not _is_state(content):
-        inside = [key for key in (*STATE_KEYS, *AVERAGE_KEYS) if _has_mapping(content, key)]
+        keys = (*STATE_KEYS, *AVERAGE_KEYS) if isinstance(content, Mapping) else ()
+        inside = [key for key in keys if isinstance(content.get(key), Mapping) and content[key]]
         if not inside or len(nesting) == MOST_NESTING:
-            keys = _describe_keys(content)
-            raise InputError(f"weights: {path} holds no state dict of tensors{keys}")
+            raise InputError(f"weights: {path} holds no state dict of tensors{_list_keys(content)}")
         beside += [".".join([*nesting, key]) for key in inside[1:]]
         nesting.append(inside[0])
         content = content[inside[0]]
@@ -136,11 +136,7 @@ def _is_state(value: object) -> bool:
     return bool(value) and all(named)
 
 
-def _has_mapping(value: object, key: str) -> bool:
-    return isinstance(value, Mapping) and isinstance(value.get(key), Mapping) and bool(value[key])
-
-
-def _describe_keys(content: object) -> str:
+def _list_keys(content: object) -> str:
     if not isinstance(content, Mapping):
         return f", but a {type(content).__name__}"
     keys = ", ".join(str(key) for key in list(content)[:10])

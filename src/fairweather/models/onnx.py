@@ -411,21 +411,16 @@ class OnnxNetwork(nn.Module):
         if self.images.channels_last:
             values = values.permute(0, 2, 3, 1)
         array = np.ascontiguousarray(values.cpu().numpy(), dtype=self.images.dtype)
-        parts = _split(array, self.images.batch or len(array))
+        size = self.images.batch or len(array)
+        if short := -len(array) % size:  # the last part is filled up with copies of its last image
+            array = np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
+        parts = [array[start : start + size] for start in range(0, len(array), size)]
         place = images.device
         outputs = [self.sessions.run(self.output, {self.images.name: p}, place) for p in parts]
         if outputs[0].ndim != 2:
             shape = list(outputs[0].shape)
             raise InputError(f"onnx:{self.sessions.path} must give [batch, classes], gave {shape}")
-        return np.concatenate(outputs)[: len(array)].astype(np.float32)
-
-
-def _split(array: np.ndarray, size: int) -> list[np.ndarray]:
-    """Split into parts of `size`, the last filled up with copies of its last image."""
-    short = -len(array) % size
-    if short:
-        array = np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
-    return [array[start : start + size] for start in range(0, len(array), size)]
+        return np.concatenate(outputs)[: len(images)].astype(np.float32)
 
 
 # ---------------------------------------------------------------- as a classifier

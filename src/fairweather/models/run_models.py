@@ -24,10 +24,11 @@ def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
     model is not what the run wrote.
     """
     folder = Path(place).expanduser()
-    _check_unchanged(folder.resolve())
+    own = folder.resolve()
+    _check_unchanged(own)
     model = load_checkpoint(folder)
     written = read_json(folder / DESCRIPTION)
-    preparation, origin = _read_preparation(folder.resolve())
+    preparation, origin = _read_preparation(own)
     facts = {
         "source": f"run:{folder}",
         "architecture": written["spec"]["backbone"],
@@ -44,12 +45,10 @@ def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
     if isinstance(names, list):
         facts["outputs"], classes = len(names), tuple(map(str, names))
     digest = file_digest(folder / WEIGHTS, "sha256")
-    return OpenedModel(model, _name_model(folder.resolve()), digest, classes, preparation, facts)
-
-
-def _name_model(folder: Path) -> str:
-    seed = folder.name.startswith("seed-")
-    return folder_name(f"{folder.parent.name}-{folder.name}" if seed else folder.name)
+    name = folder_name(
+        f"{own.parent.name}-{own.name}" if own.name.startswith("seed-") else own.name
+    )
+    return OpenedModel(model, name, digest, classes, preparation, facts)
 
 
 def _find_run(folder: Path) -> RunFolder | None:
