@@ -21,16 +21,14 @@ class ImageNet(NamedTuple):
     Attributes:
         wnids: WordNet numbers, sorted, which is the order of published models' outputs.
         synonyms: of each, WordNet's names, normalised, the usual one first.
-        whole: from all of a class's names, normalised (`tench, tinca tinca`), to wnids.
-        usual: from the first of them, and from torchvision's short names, to wnids.
-        other: from any of them to wnids.
+        meanings: from names, normalised, to wnids: first from all of a class's names (`tench,
+            tinca tinca`); then from the first of them, and from torchvision's short names; then
+            from any of them.
     """
 
     wnids: tuple[str, ...]
-    synonyms: tuple[tuple[str, ...], ...]
-    whole: dict[str, frozenset[str]]
-    usual: dict[str, frozenset[str]]
-    other: dict[str, frozenset[str]]
+    synonyms: dict[str, tuple[str, ...]]
+    meanings: tuple[dict[str, frozenset[str]], ...]
 
 
 def normalise_name(name: str) -> str:
@@ -51,7 +49,7 @@ def split_synonyms(name: str) -> tuple[str, ...]:
 def read_imagenet() -> ImageNet:
     """Read the class names that timm and torchvision contain; nothing is downloaded.
 
-    >>> read_imagenet().wnids[0], read_imagenet().synonyms[0]
+    >>> read_imagenet().wnids[0], read_imagenet().synonyms["n01440764"]
     ('n01440764', ('tench', 'tinca tinca'))
     """
     from timm.data.imagenet_info import ImageNetInfo
@@ -69,7 +67,8 @@ def read_imagenet() -> ImageNet:
         places = _index_places(names)
         return {name: frozenset(wnids[place] for place in own) for name, own in places.items()}
 
-    return ImageNet(wnids, synonyms, by_name(whole), by_name(usual), by_name(synonyms))
+    meanings = tuple(map(by_name, (whole, usual, synonyms)))
+    return ImageNet(wnids, dict(zip(wnids, synonyms, strict=True)), meanings)
 
 
 def find_wnids(name: str) -> frozenset[str]:
@@ -85,8 +84,9 @@ def find_wnids(name: str) -> frozenset[str]:
     """
     if WNID.fullmatch(name.strip()):
         return frozenset({name.strip()})
-    known, name = read_imagenet(), normalise_name(name)
-    return known.whole.get(name) or known.usual.get(name) or known.other.get(name) or frozenset()
+    name = normalise_name(name)
+    meanings = (by_name[name] for by_name in read_imagenet().meanings if name in by_name)
+    return next(meanings, frozenset())
 
 
 def find_class_wnids(names: Sequence[str]) -> list[frozenset[str]]:
@@ -174,14 +174,12 @@ class OutputNames:
 
     def known(self) -> list[str]:
         """List the names that outputs have, for the closest name in an error."""
-        synonyms = dict(zip(read_imagenet().wnids, read_imagenet().synonyms, strict=True))
-        numbers = [name for name in self.names if WNID.fullmatch(name)]
-        usual = [synonyms[number][0] for number in numbers if number in synonyms]
-        return [*self.names, *usual]
+        synonyms = read_imagenet().synonyms
+        return [*self.names, *(synonyms[name][0] for name in self.names if name in synonyms)]
 
     def _ambiguous(self, name: str, places: Sequence[int], wnids: frozenset[str]) -> InputError:
         if len(wnids) > 1:
-            synonyms = dict(zip(read_imagenet().wnids, read_imagenet().synonyms, strict=True))
+            synonyms = read_imagenet().synonyms
             meanings = [f"{wnid} ({synonyms.get(wnid, ('?',))[0]})" for wnid in sorted(wnids)]
         else:
             meanings = [f"output {place} ({self.names[place]!r})" for place in places]

@@ -50,10 +50,17 @@ def open_named(
         spec = ModelSpec(architecture, weights=weights)
         checkpoint = read_pretrained(spec, settings.offline)
     network, reading = _build_network(library, architecture, checkpoint, settings)
-    published = _read_preprocessing(library, name, given, checkpoint)
-    normalisation, origin = _choose_normalisation(weights, given, checkpoint, published)
-    preparation = published.preparation if published else None
-    prepared_by = published.origin if published else UNKNOWN_ORIGIN
+    stored = checkpoint.statistics if checkpoint else None
+    if given and stored and not np.allclose(given, stored, rtol=0, atol=1e-5):
+        raise InputError(
+            f"{weights} contains its own normalisation, mean {format_numbers(stored.mean)} and std "
+            f"{format_numbers(stored.std)}, and images must not be normalised twice: leave mean "
+            "and std out"
+        )
+    published = _read_preprocessing(library, name, given or stored)
+    normalisation = given or stored or published.statistics
+    origin = "given" if given else "the checkpoint itself" if stored else published.origin
+    preparation, prepared_by = published.preparation, published.origin
     if options.input_size is not None:
         # How much is cropped away is known for published weights only, not for a file.
         own = preparation if weights in ("none", "imagenet", "lite0") else None
@@ -70,7 +77,7 @@ def open_named(
     if options.input_size is not None:
         _check_size(model, architecture, options.input_size)
     outputs = _count_outputs(library, network)
-    remark = {"remark": published.remark} if published and published.remark else {}
+    remark = {"remark": published.remark} if published.remark else {}
     facts: dict[str, object] = {
         "source": architecture,
         "architecture": architecture,
@@ -134,36 +141,14 @@ def _check_head(
         )
 
 
-def _read_preprocessing(
-    library: Library, name: str, given: Normalisation | None, checkpoint: Checkpoint | None
-) -> Preprocessing | None:
+def _read_preprocessing(library: Library, name: str, known: Normalisation | None) -> Preprocessing:
+    """The published preprocessing, or nothing but the normalisation that is known."""
     try:
         return library.preprocessing(name)
     except InputError:
-        if given or (checkpoint and checkpoint.statistics):
-            return None
-        raise
-
-
-def _choose_normalisation(
-    weights: str,
-    given: Normalisation | None,
-    checkpoint: Checkpoint | None,
-    published: Preprocessing | None,
-) -> tuple[Normalisation, str]:
-    stored = checkpoint.statistics if checkpoint else None
-    if given and stored and not np.allclose(given, stored, rtol=0, atol=1e-5):
-        raise InputError(
-            f"{weights} contains its own normalisation, mean {format_numbers(stored.mean)} and std "
-            f"{format_numbers(stored.std)}, and images must not be normalised twice: leave mean "
-            "and std out"
-        )
-    if given:
-        return given, "given"
-    if stored:
-        return stored, "the checkpoint itself"
-    assert published is not None
-    return published.statistics, published.origin
+        if known is None:
+            raise
+        return Preprocessing(known, None, UNKNOWN_ORIGIN)
 
 
 @torch.no_grad()
