@@ -33,7 +33,7 @@ from fairweather.models.preprocessing import (
     describe_preparation,
     read_timm,
 )
-from fairweather.models.sources import OpenedModel, Setup, Source, folder_name
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name
 from fairweather.models.wrappers import Classifier
 from fairweather.types.measurement import parse_class_names
 from fairweather.types.options import ModelOptions, Preparation
@@ -549,7 +549,7 @@ def _guess_hf(text: str) -> str | None:
     return f"hf:{text}" if config.is_file() and not of_run.is_file() else None
 
 
-HF = Source(
+HF = SourceKind(
     "hf:REPO",
     "a classifier of Hugging Face transformers, from the hub or a folder",
     open_hf,

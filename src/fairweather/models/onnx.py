@@ -41,7 +41,7 @@ from fairweather.models.sources import (
     MODULE_OPTIONS,
     OpenedModel,
     Setup,
-    Source,
+    SourceKind,
     folder_name,
     refuse_foreign,
     suggest_file,
@@ -553,7 +553,7 @@ def _check_onnx(place: str, _: str | None) -> None:
         raise InputError(f"onnx:{place}: there is no such file{suggest_file(path)}")
 
 
-ONNX = Source(
+ONNX = SourceKind(
     "onnx:FILE",
     "an ONNX file",
     open_onnx,

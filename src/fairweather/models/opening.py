@@ -17,12 +17,18 @@ from fairweather.models.hf import HF
 from fairweather.models.onnx import ONNX
 from fairweather.models.pretrained import FILE, TIMM, TORCHVISION
 from fairweather.models.run_models import RUN
-from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, Source, refuse_foreign
+from fairweather.models.sources import (
+    MODULE_OPTIONS,
+    OpenedModel,
+    Setup,
+    SourceKind,
+    refuse_foreign,
+)
 from fairweather.models.user_modules import PYTHON
 from fairweather.types.options import ModelOptions, takes
 
 # By the kind before the colon; `file` has none.
-SOURCES: dict[str, Source] = {
+SOURCES: dict[str, SourceKind] = {
     "torchvision": TORCHVISION,
     "timm": TIMM,
     "hf": HF,
@@ -126,7 +132,7 @@ def check_model_options(
     check_normalisation(options.mean, options.std)
 
 
-def find_source(text: str) -> tuple[Source, str]:
+def find_source(text: str) -> tuple[SourceKind, str]:
     """Find the source that a text names, and what stands behind its kind.
 
     >>> find_source("timm:resnet18")[1]

@@ -31,7 +31,7 @@ from fairweather.models.preprocessing import (
     format_numbers,
     scale_preparation,
 )
-from fairweather.models.sources import OpenedModel, Setup, Source, folder_name, suggest_file
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name, suggest_file
 from fairweather.models.wrappers import Classifier, GrayInput, has_one_channel, narrow_input
 from fairweather.types.options import ModelOptions
 
@@ -178,7 +178,7 @@ def _count_outputs(library: Library, network: nn.Module) -> int | None:
     return getattr(network, "num_classes", None)
 
 
-def _make_source(kind: str, title: str) -> Source:
+def _make_source(kind: str, title: str) -> SourceKind:
     library = LIBRARIES[kind]
 
     def open_(name: str, options: ModelOptions, settings: Setup) -> OpenedModel:
@@ -190,7 +190,7 @@ def _make_source(kind: str, title: str) -> Source:
     def check(name: str, _: str | None) -> None:
         library.check(name)
 
-    return Source(f"{kind}:NAME", title, open_, NAMED_OPTIONS, check, guess)
+    return SourceKind(f"{kind}:NAME", title, open_, NAMED_OPTIONS, check, guess)
 
 
 TORCHVISION = _make_source("torchvision", "a network of torchvision, with its published weights")
@@ -215,7 +215,7 @@ def _check_weights(file: str, architecture: str | None) -> None:
         raise InputError(f"weights: there is no file {file}{suggest_file(Path(file))}")
 
 
-FILE = Source(
+FILE = SourceKind(
     f"FILE ({', '.join(WEIGHTS_SUFFIXES)}) with an architecture",
     "weights of a network of timm or torchvision",
     open_weights,

@@ -8,7 +8,7 @@ from fairweather.errors import InputError
 from fairweather.files.download import file_digest
 from fairweather.models.building import load_checkpoint
 from fairweather.models.preprocessing import UNKNOWN_ORIGIN, describe_preparation
-from fairweather.models.sources import OpenedModel, Setup, Source, folder_name, suggest_file
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name, suggest_file
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION, RECORD, WEIGHTS
@@ -98,7 +98,7 @@ def _guess_run(text: str) -> str | None:
     return f"run:{text}" if (Path(text).expanduser() / DESCRIPTION).is_file() else None
 
 
-RUN = Source(
+RUN = SourceKind(
     "run:FOLDER/models/NAME/seed-S",
     "a model that a run of fairweather trained",
     open_run,

@@ -70,7 +70,7 @@ class Setup(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceKind:
     """Where models come from: one row of `SOURCES`.
 
     Attributes:

@@ -25,7 +25,7 @@ from fairweather.models.preprocessing import (
     describe_preparation,
     find_normalisation,
 )
-from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, Source, folder_name
+from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, SourceKind, folder_name
 from fairweather.models.wrappers import Classifier, GrayInput, is_gray_network
 from fairweather.types.options import ModelOptions, Preparation
 
@@ -217,7 +217,7 @@ def _import_path(folder: Path) -> Iterator[None]:
         sys.path[:] = before
 
 
-PYTHON = Source(
+PYTHON = SourceKind(
     "python:FILE.py:FUNCTION",
     "a model that a function of your own file returns",
     open_python,
