@@ -153,7 +153,7 @@ class ByColour(nn.Module):
         return self.scale * images.mean((2, 3)) @ self.colours.T
 
 
-def open_colour(place, *, input_size=None):
+def open_colour(place, options, settings):
     facts = {"source": f"colour:{place}"}
     model = ByColour(float(place)).eval()
     return OpenedModel(model, f"colour-{place}", place, tuple(COLOURS), None, facts)

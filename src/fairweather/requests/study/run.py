@@ -13,7 +13,8 @@ import torch
 from fairweather.devices import check_cores, resolve_device
 from fairweather.errors import InputError, unknown_name
 from fairweather.inference.prediction import predict
-from fairweather.models import opening as models
+from fairweather.models.backbones import make_encoder
+from fairweather.models.building import ModelSpec, build, find_head
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
@@ -125,7 +126,7 @@ def try_study(
     for name, start in study.pretraining.items():
         with _explain_errors(f"pretraining.{name}", start.backbone, starts[name].test):
             _try_pretraining(start, starts[name], offline)
-    tried: set[models.ModelSpec] = set()
+    tried: set[ModelSpec] = set()
     for name, entry in study.models.items():
         spec = _complete_spec(entry, dataset)
         if entry.pretraining is not None:  # the weights that it starts from do not exist yet
@@ -139,7 +140,7 @@ def try_study(
         tried.add(spec)
 
 
-def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> models.ModelSpec:
+def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> ModelSpec:
     spec = make_model_spec(entry, len(dataset.classes))
     return with_statistics(spec, dataset) if has_own_statistics(entry) else spec
 
@@ -150,18 +151,18 @@ def _try_pretraining(start: PretrainingEntry, dataset: Dataset, offline: bool) -
     height, width = dataset.test.images.shape[2:]
     if start.recipe.method == "rotation" and height != width:
         raise InputError(f"rotation needs square images, found {height}x{width}")
-    model = models.build(_complete_spec(start, dataset), offline=offline)
-    encoder = models.make_encoder(model, start.backbone)
+    model = build(_complete_spec(start, dataset), offline=offline)
+    encoder = make_encoder(model, start.backbone)
     with torch.random.fork_rng(devices=[]):  # a projector and dropout use random numbers
         METHODS[start.recipe.method].build(encoder.features, start.recipe, len(dataset.classes))
         encoder.module.train()(dataset.train[:2].images.float() / 255)
 
 
-def _try_model(settings: Settings, spec: models.ModelSpec, dataset: Dataset, offline: bool) -> None:
+def _try_model(settings: Settings, spec: ModelSpec, dataset: Dataset, offline: bool) -> None:
     image, train = dataset.test[:1], dataset.train
     assert train is not None
-    model = models.build(spec, offline=offline)
-    models.find_head(model, spec.backbone)
+    model = build(spec, offline=offline)
+    find_head(model, spec.backbone)
     predict(model, image, device="cpu", progress=False)
     try_model(model.eval(), settings, image)
     with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
@@ -170,14 +171,14 @@ def _try_model(settings: Settings, spec: models.ModelSpec, dataset: Dataset, off
         raise InputError(f"{spec.backbone} does not return plain logits in training mode")
 
 
-def _try_recipe(recipe: Recipe, spec: models.ModelSpec, dataset: Dataset) -> None:
+def _try_recipe(recipe: Recipe, spec: ModelSpec, dataset: Dataset) -> None:
     check_square_images(dataset.test, recipe)
     if not (recipe.rotation_prediction or recipe.adversarial):
         return
-    model = models.build(replace(spec, weights="none", weights_sha256=None))
+    model = build(replace(spec, weights="none", weights_sha256=None))
     if recipe.rotation_prediction:
         with torch.random.fork_rng(devices=[]):
-            RotationTask(models.find_head(model, spec.backbone))
+            RotationTask(find_head(model, spec.backbone))
     if attack := training_attack(recipe):
         image = dataset.test[:1]
         attack(model, image.images.float() / 255, image.labels, image.keys)
