@@ -31,10 +31,10 @@ from fairweather.report.charts import (
     COLORS,
     PAPER,
     Figure,
-    color_figure,
+    color_models,
     order_drawing,
     render_figure,
-    shape_figure,
+    shape_models,
 )
 from fairweather.report.contents import Contents, Sweep, read_contents
 from fairweather.report.joint_runs import read_runs
@@ -539,8 +539,8 @@ def test_a_score_that_is_absent_is_a_dash_in_every_format(run, tmp_path):
     copy.write("scores.csv", "".join(kept))
     every = every_table(read_contents(copy))
     [table] = [t for t in every if t.name == "accuracy_gaussian_blur"]
-    assert table.cells()[0][2] == "–"
-    assert table.cells()[1][2] != "–"
+    assert table.body[0][2] == "–"
+    assert table.body[1][2] != "–"
 
 
 def test_latex_has_a_column_for_each_number_and_escapes_names(run, names):
@@ -621,7 +621,7 @@ def test_accuracy_starts_at_zero(run, names):
 def test_42_models_differ_in_colour_or_shape():
     titles = [f"model {number}" for number in range(42)]
     colors, shapes = (
-        encode(titles).to_dict()["scale"]["range"] for encode in (color_figure, shape_figure)
+        encode(titles).to_dict()["scale"]["range"] for encode in (color_models, shape_models)
     )
     assert len(set(zip(colors, shapes, strict=True))) == 42
 

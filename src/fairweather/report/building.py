@@ -22,9 +22,9 @@ from fairweather.report.contents import Contents
 from fairweather.report.joint_runs import read_runs
 from fairweather.report.page import closer
 from fairweather.report.page.rendering import begin_library, render_page
-from fairweather.report.section import FileTable, ReportPart, Section
+from fairweather.report.section import ReportPart, Section
 from fairweather.report.summary import find_summary_rows
-from fairweather.report.tables import name_table_files, write_csv
+from fairweather.report.tables import TextTable, name_table_files, write_csv
 from fairweather.report.vega import begin_work, draw_png, explain_missing_addresses
 from fairweather.runs.folder import (
     RunFolder,
@@ -113,7 +113,7 @@ SECTIONS = (
 
 def make_tables(
     contents: Contents, sections: Sequence[Section] = SECTIONS
-) -> dict[ReportPart, list[FileTable]]:
+) -> dict[ReportPart, list[TextTable]]:
     """Make the tables of each part of some sections, in their order."""
     return {
         part: [table for table in part.tables(contents) if table is not None]

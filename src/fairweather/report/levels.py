@@ -14,17 +14,18 @@ import pandas as pd
 from pydantic import JsonValue
 
 from fairweather.metrics.table import METRICS, shown_metrics
-from fairweather.report import charts as drawing
 from fairweather.report.charts import (
+    FAINT,
     FOCUS,
     IN_FOCUS,
     INK,
     PAPER,
-    PRINTED_FAINT,
     ROWS,
+    RULE,
     Figure,
     Spec,
     choose_value,
+    color_models,
     dash_models,
     describe_score,
     make_level_axis,
@@ -41,14 +42,12 @@ from fairweather.report.contents import Contents, Sweep
 from fairweather.report.section import Chart, PartView, ReportPart, Tables
 from fairweather.report.tables import (
     ScoreColumn,
-    ScoreTable,
     TableLayout,
     TextTable,
     caption_scores,
     describe_interval,
     describe_metric,
     is_percent,
-    make_column_key,
     tabulate_models,
 )
 from fairweather.types.measurement import Score
@@ -126,7 +125,7 @@ def _make_panel(spec: Spec, label: str, title: str, layout: PanelGrid, legend: a
     rule, *layers = panel["layer"]
     for layer in layers:
         layer["encoding"]["y"]["title"] = label
-    word = {"type": "text", "text": "clean", "color": PRINTED_FAINT, "dy": -13}
+    word = {"type": "text", "text": "clean", "color": FAINT, "dy": -13}
     named = rule | {"mark": word, "encoding": rule["encoding"] | {"y": {"value": 0}}}
     return panel | {"layer": [rule, named, *layers]}
 
@@ -137,7 +136,7 @@ def _make_panel(spec: Spec, label: str, title: str, layout: PanelGrid, legend: a
 def draw_level_charts(contents: Contents, metrics: Sequence[str]) -> dict[str, dict[str, Chart]]:
     """Draw each of the metrics against the level: by the shift's name, and the metric's."""
     found: dict[str, dict[str, Chart]] = {}
-    in_order = operator.methodcaller("map", drawing.order_drawing(contents).index)
+    in_order = operator.methodcaller("map", order_drawing(contents).index)
     for metric in metrics:
         frames = {sweep.name: contents.by_level(metric, sweep) for sweep in contents.sweeps}
         highs = [frame["high"].max() for frame in frames.values() if len(frame)]
@@ -163,9 +162,10 @@ def _draw_level_chart(contents: Contents, metric: str, top: float) -> Spec:
         minExtent=EXTENT,
         maxExtent=EXTENT,
     )
+    titles = contents.titles.values()
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
     bare = alt.Chart(ROWS).encode(x=x.scale(zero=False, padding=10))
-    base = bare.encode(color=drawing.color_models(contents))
+    base = bare.encode(color=color_models(titles, contents.positions))
     # A layer that has no title of its own would take the field's and add it to the axis.
     y = alt.Y("value:Q", title=None, axis=shares).scale(domain=(0, top), nice=False)
     band = base.mark_area().encode(
@@ -174,22 +174,22 @@ def _draw_level_chart(contents: Contents, metric: str, top: float) -> Spec:
         opacity=choose_value(alt.OpacityValue, IN_FOCUS, 0.16, 0.02),
     )
     quiet = choose_value(alt.OpacityValue, IN_FOCUS, 1, 0.1)
-    dash = dash_models(list(contents.titles.values()), contents.positions)
+    dash = dash_models(titles, contents.positions)
     line = base.mark_line(strokeWidth=1.8).encode(y=y, opacity=quiet, strokeDash=dash)
     points = bare.mark_point(size=44, strokeWidth=1).encode(
         y=y,
-        **drawing.paint_models(contents),
-        shape=drawing.shape_models(contents),
+        **paint_models(contents),
+        shape=shape_models(titles, contents.positions),
         opacity=quiet,
         tooltip=make_tooltip(("title", "Model"), ("at", "Images"), ("text", METRICS[metric].label)),
     )
     rule = (
         alt.Chart(alt.NamedData(name="clean"))
-        .mark_rule(color=drawing.RULE, strokeDash=[4, 3])
+        .mark_rule(color=RULE, strokeDash=[4, 3])
         .encode(x=alt.X("level:Q"))
     )
     chart = alt.layer(rule, band, line, points).properties(width="container", height=HEIGHT)
-    return make_spec(chart.add_params(drawing.FOCUS))
+    return make_spec(chart.add_params(FOCUS))
 
 
 def _fill_chart(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) -> Chart:
@@ -238,19 +238,13 @@ LEVEL_CHARTS = ReportPart(_show_charts, figures=_level_figures, accepts=None)
 # ---------------------------------------------------------------- tables
 
 
-def _level_tables(contents: Contents) -> Iterator[ScoreTable | None]:
+def _level_tables(contents: Contents) -> Iterator[TextTable | None]:
     for sweep in contents.sweeps:
         for metric in shown_metrics(2):
             note = "".join(f". {each}" for each in sweep.notes)
             subject = f"{sweep.title}: {describe_metric(metric)} by {sweep.level_title}{note}"
             columns = [
-                ScoreColumn(
-                    sweep.heading(level),
-                    make_column_key(sweep.name, level),
-                    metric,
-                    sweep.name,
-                    level,
-                )
+                ScoreColumn(sweep.heading(level), metric, sweep.name, level)
                 for level in sweep.cells
             ]
             caption = caption_scores(contents, subject, describe_interval(metric))
@@ -373,7 +367,7 @@ def draw_scatter(contents: Contents) -> Chart | None:
     )
     points = base.mark_point(size=46, strokeWidth=1).encode(
         **paint_models(contents),
-        shape=shape_models(contents),
+        shape=shape_models(contents.titles.values(), contents.positions),
         opacity=choose_value(alt.OpacityValue, IN_FOCUS, 0.8, 0.08),
     )
     clean = base.transform_filter("datum.at === 'clean'").mark_point(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Literal, NamedTuple, TypedDict
 
@@ -16,7 +16,6 @@ from fairweather.metrics import mcnemar_exact, paired_change
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.seeds import crossed_mean
-from fairweather.report import charts as figures
 from fairweather.report import sentences as words
 from fairweather.report.charts import (
     FOCUS,
@@ -40,22 +39,27 @@ from fairweather.report.performance import (
     Performance,
     WorstLevels,
     estimate_seed_means,
-    find_accuracy_direction,
     find_lowest,
     find_miscalibrated_class,
-    find_sign,
     find_worst_levels,
     gives_same_answers,
     read_by_seed,
     read_correct,
     read_image_keys,
     read_performance,
-    widen_interval,
 )
 from fairweather.report.ranking import Ranking, drop_variants, rank_models
 from fairweather.report.section import Brief, Chart, PartView, ReportPart, Tables
 from fairweather.report.sentences import format_points
-from fairweather.report.tables import ABSENT, TOO_FEW, ScoreEntry, ScoreRow, ScoreTable, TableLayout
+from fairweather.report.tables import (
+    ABSENT,
+    TOO_FEW,
+    ScoreEntry,
+    ScoreRow,
+    TableLayout,
+    TextTable,
+    tabulate_scores,
+)
 from fairweather.report.training import read_warnings
 from fairweather.types.measurement import Score
 from fairweather.types.record import (
@@ -175,8 +179,8 @@ def draw_overview(contents: Contents, order: Sequence[str]) -> Figure | None:
     legend = alt.Legend(
         title=None,
         orient="top",
-        symbolFillColor=figures.PRINTED_INK,
-        symbolStrokeColor=figures.PRINTED_INK,
+        symbolFillColor=INK,
+        symbolStrokeColor=INK,
     )
     panels = [
         print_chart(
@@ -389,7 +393,7 @@ def _label_rows(lines: Sequence[Sequence[str]]) -> str:
     return json.dumps(lines).replace(".", r"\u002e")
 
 
-def tabulate_overview(contents: Contents, order: Sequence[str]) -> ScoreTable | None:
+def tabulate_overview(contents: Contents, order: Sequence[str]) -> TextTable | None:
     """Lay out what the overview draws, one row per model; None where there is nothing."""
     read = {
         (each.model, each.state): each for model in order for each in read_states(contents, model)
@@ -403,34 +407,29 @@ def tabulate_overview(contents: Contents, order: Sequence[str]) -> ScoreTable | 
         score: Score | None = getattr(reading.performance, measure) if reading else None
         return None if score is None or math.isnan(score.value) else ScoreEntry(score, percent=True)
 
-    columns = [(state, measure) for measure in TITLES for state in states]
-    heads = {"accuracy": "accuracy (%)", "gap": "confidence − accuracy (points)"}
-    keys = {"accuracy": "accuracy", "gap": "confidence_gap"}
     worst = (
         " Worst level: the one with the model's lowest accuracy; accuracy and confidence are "
         "those of that level."
         if "Worst level" in states
         else ""
     )
-    return ScoreTable(
-        name="overview",
-        caption=(
-            "Accuracy, and mean confidence − accuracy: above 0 a model is overconfident, below 0 "
-            f"underconfident.{worst} In brackets: {contents.intervals}. {contents.sample()}."
-        ),
-        header=("Model", *(f"{state}: {heads[measure]}" for state, measure in columns)),
-        keys=("model", *(f"{state.lower()} {keys[measure]}" for state, measure in columns)),
-        rows=tuple(
-            ScoreRow(
-                model,
-                contents.titles[model],
-                contents.titles[model],
-                tuple(entry(model, state, measure) for state, measure in columns),
-            )
-            for model in order
-            if any((model, state) in read for state in states)
-        ),
+    caption = (
+        "Accuracy, and mean confidence − accuracy: above 0 a model is overconfident, below 0 "
+        f"underconfident.{worst} In brackets: {contents.intervals}. {contents.sample()}."
     )
+    columns = [(state, measure) for measure in TITLES for state in states]
+    heads: dict[Measure, tuple[str, str]] = {
+        "accuracy": ("accuracy (%)", "accuracy"),
+        "gap": ("confidence − accuracy (points)", "confidence_gap"),
+    }
+    named = [(state, *heads[measure]) for state, measure in columns]
+    head = [(f"{state}: {title}", f"{state.lower()} {key}") for state, title, key in named]
+    rows = [
+        ScoreRow(model, contents.titles[model], [entry(model, *column) for column in columns])
+        for model in order
+        if any((model, state) in read for state in states)
+    ]
+    return tabulate_scores("overview", caption, [("Model", "model"), *head], rows)
 
 
 # ---------------------------------------------------------------- on the page
@@ -550,114 +549,90 @@ def find_findings(contents: Contents) -> list[ModelFindings]:
     Returns:
         One for each model that was tested on clean images, in the study's order.
     """
-    found = {
+    images = read_image_keys(contents)
+    worst = {
         model: find_worst_levels(contents, model)
         for model in contents.titles
         if contents.score("accuracy", model, CLEAN, NO_LEVEL)
     }
-    images = read_image_keys(contents)
-    changes = _pair_changes(contents, found, images) if images else {}
+    changes = _pair_changes(contents, worst, images) if images else {}
     chance = np.bincount(images.labels).max() / len(images.labels) if images else None
-    told = []
-    for model, of in found.items():
-        change, base = changes.get(model, PairedChange()), base_model(model)
-        title = contents.titles[model]
-        on_clean = contents.fitted_on(model) == (CLEAN,)
-        detail: Iterator[str]
-        if base in found and base != model and gives_same_answers(contents, model, base):
-            first, detail = _describe_same_answers(contents, model, base, of), iter(())
-        else:
-            first, detail = _describe_accuracy(contents, model, of, change, chance)
+    findings = []
+    for model, lows in worst.items():
         clean = read_performance(contents, model, CLEAN, NO_LEVEL)
         assert clean is not None
-        there = of.focus.performance if of.focus else None
-        gap = widen_interval(there.gap, of.searched) if there and there.gap else clean.gap
-        cell = of.focus.sweep.cells[of.focus.level] if of.focus else CLEAN
-        off = find_miscalibrated_class(contents, model, cell, max(1, of.searched))
-        by_class = [words.describe_class_share(off, shifted=there is not None)] if off else []
-        confidence = [*words.describe_confidence(clean, there, change, of.searched)]
-        if by_class and gap and not find_sign(gap):
-            # The largest probabilities may be right on average, and those of a class not.
-            by_class, confidence = confidence, by_class
-        sentences = (first, *confidence, *words.describe_deferral(clean, there, on_clean=on_clean))
-        more = (
-            *detail,
-            *by_class,
-            *words.detail_confidence(clean, there, change, of.searched),
-            *words.detail_deferral(clean, there),
-        )
-        way = find_accuracy_direction(clean, there, change, of.searched) if there else 0
-        outcome = ModelOutcome(title, clean, there, way, find_sign(gap) if gap else 0)
-        told.append(ModelFindings(model, title, sentences, more, outcome))
-    return told
+        change = changes.get(model, PairedChange())
+        outcome = ModelOutcome(contents.titles[model], clean, lows, change, chance)
+        sentences, more = _describe_model(contents, model, outcome, set(worst))
+        findings.append(ModelFindings(model, outcome.title, sentences, more, outcome))
+    return findings
 
 
-def write_verdict(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
+def _describe_model(
+    contents: Contents, model: str, outcome: ModelOutcome, models: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Write the sentences on a model, and what a reader may want to know besides."""
+    base, focus = base_model(model), outcome.worst.focus
+    if base in models and base != model and gives_same_answers(contents, model, base):
+        differs = (contents.variant(model) or Variant).differs
+        accuracy = words.describe_same_answers(contents.titles[base], focus, differs)
+        detail: Iterable[str] = ()
+    else:
+        accuracy = words.describe_accuracy(outcome)
+        mean = contents.score("accuracy", model, ALL, MEAN)
+        detail = words.detail_accuracy(outcome, mean)
+    cell = focus.sweep.cells[focus.level] if focus else CLEAN
+    off = find_miscalibrated_class(contents, model, cell, max(1, outcome.worst.searched))
+    by_class = [words.describe_class_share(off, shifted=focus is not None)] if off else []
+    confidence = [*words.describe_confidence(outcome)]
+    if by_class and outcome.gap and not outcome.side:
+        # The largest probabilities may be right on average, and those of a class not.
+        by_class, confidence = confidence, by_class
+    on_clean = contents.fitted_on(model) == (CLEAN,)
+    deferral = words.describe_deferral(outcome, on_clean=on_clean)
+    further = (*words.detail_confidence(outcome), *words.detail_deferral(outcome))
+    return (accuracy, *confidence, *deferral), (*detail, *by_class, *further)
+
+
+def write_verdict(findings: Sequence[ModelFindings], ranks: Ranking | None) -> str:
     """Say in one sentence which model is best, how far it falls, and if confidence falls too.
 
     Where several share the first place it is about all of these; without ranks it is about the
     models, not about their variants. Empty where no model was tested on clean images.
     """
-    models = (
-        [row.model for row in ranks.rows] if ranks else drop_variants(each.model for each in found)
-    )
+    outcomes = {finding.model: finding.outcome for finding in findings}
+    models = [row.model for row in ranks.rows] if ranks else drop_variants(outcomes)
     leaders = [models[at] for at in ranks.leaders] if ranks else models
-    outcomes = {each.model: each.outcome for each in found}
-    told = [outcomes[model] for model in leaders if model in outcomes]
+    best = [outcomes[model] for model in leaders if model in outcomes]
     ranked: words.RankedBy = None if ranks is None else "shifts" if ranks.shifted else "clean"
-    return words.write_answer(told, len(models), ranked) if told else ""
-
-
-def _describe_same_answers(contents: Contents, model: str, base: str, found: WorstLevels) -> str:
-    variant = contents.variant(model)
-    differs = Variant.differs if variant is None else variant.differs
-    return words.describe_same_answers(contents.titles[base], found.focus, differs)
-
-
-def _describe_accuracy(
-    contents: Contents, model: str, found: WorstLevels, change: PairedChange, chance: float | None
-) -> tuple[str, Iterator[str]]:
-    """The sentence on the accuracy of a model, and those behind it."""
-    clean = read_performance(contents, model, CLEAN, NO_LEVEL)
-    assert clean is not None
-    lows = found.shifts or found.attacks
-    if not lows:
-        return words.describe_unshifted(clean, chance), iter(())
-    of = (clean, lows, found.searched, change, chance)
-    more = [*words.detail_accuracy(*of)]
-    if found.shifts:
-        more += words.describe_other_shifts(
-            found.shifts, contents.score("accuracy", model, ALL, MEAN)
-        )
-        more += words.describe_attacks(found.attacks)
-    return words.describe_accuracy(*of), iter(more)
+    return words.write_answer(best, len(models), ranked) if best else ""
 
 
 def _pair_changes(
-    contents: Contents, found: Mapping[str, WorstLevels], images: ImageKeys
+    contents: Contents, worst: Mapping[str, WorstLevels], images: ImageKeys
 ) -> dict[str, PairedChange]:
     """The change from clean to the lowest accuracy of each model, on the same images."""
-    read: dict[str, list[FloatArray]] = {}
-    for model, of in found.items():
-        if of.focus is not None:
-            cells = (CLEAN, of.focus.sweep.cells[of.focus.level])
-            both = [_read_columns(contents, model, cell, images) for cell in cells]
-            if both[0] is not None and both[1] is not None:
-                read[model] = [*both[0], *both[1]]
-    if not read:
+    columns: dict[str, list[FloatArray]] = {}
+    for model, lows in worst.items():
+        cells = (CLEAN, lows.focus.sweep.cells[lows.focus.level]) if lows.focus else ()
+        pairs = [_read_columns(contents, model, cell, images) for cell in cells]
+        known = [column for pair in pairs if pair for column in pair]
+        if len(known) == 4:
+            columns[model] = known
+    if not columns:
         return {}
     # One call, since all share the resamples: of each model four columns.
     kinds: Sequence[IntervalKind] = ("share", "percentile", "share", "percentile")
-    every = [each for of in read.values() for each in of]
+    every = [column for of_model in columns.values() for column in of_model]
     clusters = contents.clusters
-    estimated = iter(estimate_seed_means(every, contents.bootstrap, clusters, cycle(kinds)))
+    estimates = iter(estimate_seed_means(every, contents.bootstrap, clusters, cycle(kinds)))
     changes = {}
-    for model, (right, _, right_there, _) in read.items():
-        of_right, of_gap, of_right_there, of_gap_there = islice(estimated, 4)
+    for model, (right, _, right_there, _) in columns.items():
+        accuracy, gap, accuracy_there, gap_there = islice(estimates, 4)
         changes[model] = PairedChange(
-            paired_change(of_right, of_right_there),
-            paired_change(of_gap, of_gap_there),
-            min(1.0, _test_change(right, right_there, clusters) * found[model].searched),
+            paired_change(accuracy, accuracy_there),
+            paired_change(gap, gap_there),
+            min(1.0, _test_change(right, right_there, clusters) * worst[model].searched),
         )
     return changes
 

@@ -33,11 +33,11 @@ from fairweather.report.tables import (
     ABSENT,
     ScoreEntry,
     ScoreRow,
-    ScoreTable,
     TableLayout,
     TextTable,
     find_entry,
     format_p_value,
+    tabulate_scores,
 )
 from fairweather.types.measurement import Score
 from fairweather.types.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
@@ -369,7 +369,7 @@ _THRESHOLD_NOTE = (
 )
 
 
-def tabulate_variants(contents: Contents) -> ScoreTable | None:
+def tabulate_variants(contents: Contents) -> TextTable | None:
     """Compare each variant with its own model on the same images; None where there is none.
 
     A change is variant − model, paired by images, and by seeds where both have the same number of
@@ -399,24 +399,24 @@ def tabulate_variants(contents: Contents) -> ScoreTable | None:
                     *(find_entry(contents, each, name, shift, level) for each in deferred),
                 )
             ]
-            rows.append(
-                ScoreRow(name, contents.titles[name], contents.titles[name], tuple(entries))
-            )
-    heads = ["accuracy (%)", "change (points)", "RMS calibration error"]
-    keys = ["accuracy", "change of accuracy", "rms_calibration_error"]
-    heads += ["risk", "coverage"] if deferred else []
-    keys += deferred
-    return ScoreTable(
-        name="variants",
-        caption=(
-            "Each model, and its variants below it. Change: of the accuracy, variant − model, on "
-            f"the same images. {_THRESHOLD_NOTE if thresholds else ''}In brackets: "
-            f"{contents.intervals}. {contents.sample()}."
-        ),
-        header=("Model", *(f"{p[0].capitalize()}: {head}" for p in places for head in heads)),
-        keys=("model", *(f"{p[0]} {key}" for p in places for key in keys)),
-        rows=tuple(rows),
+            rows.append(ScoreRow(name, contents.titles[name], entries))
+    heads = [
+        ("accuracy (%)", "accuracy"),
+        ("change (points)", "change of accuracy"),
+        ("RMS calibration error", "rms_calibration_error"),
+        *((("risk", RISK), ("coverage", COVERAGE)) if deferred else ()),
+    ]
+    caption = (
+        "Each model, and its variants below it. Change: of the accuracy, variant − model, on "
+        f"the same images. {_THRESHOLD_NOTE if thresholds else ''}In brackets: "
+        f"{contents.intervals}. {contents.sample()}."
     )
+    columns = [
+        (f"{place.capitalize()}: {title}", f"{place} {key}")
+        for place, *_ in places
+        for title, key in heads
+    ]
+    return tabulate_scores("variants", caption, [("Model", "model"), *columns], rows)
 
 
 def _variant_entries(

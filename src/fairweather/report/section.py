@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from fairweather.report.charts import Figure, Spec
 from fairweather.report.contents import Contents
-from fairweather.report.tables import Body, TableLayout
+from fairweather.report.tables import Body, TableLayout, TextTable
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Predictions
-
-
-class FileTable(Protocol):
-    """A table that is written to files."""
-
-    @property
-    def name(self) -> str:
-        """Of its files, without the suffix."""
-        ...
-
-    def texts(self) -> dict[str, str]:
-        """Write the table out, by the suffix of the file."""
-        ...
 
 
 class Chart(NamedTuple):
@@ -40,7 +27,7 @@ class Chart(NamedTuple):
     spec: Spec
 
 
-Tables = Sequence[FileTable]
+Tables = Sequence[TextTable]
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,7 @@ class ReportPart:
     """
 
     shown: Callable[[Contents, Tables], PartView | None]
-    tables: Callable[[Contents], Iterable[FileTable | None]] = make_nothing
+    tables: Callable[[Contents], Iterable[TextTable | None]] = make_nothing
     figures: Callable[[Contents], Iterable[Figure | None]] = make_nothing
     accepts: TaskKind | None = Predictions.kind
 

@@ -23,14 +23,13 @@ from fairweather.report.charts import (
     SOLID,
     Figure,
     choose_value,
-    color_figure,
     color_models,
     make_records,
     make_spec,
     make_tooltip,
     print_chart,
     render_figure,
-    shape_figure,
+    shape_models,
 )
 from fairweather.report.contents import Contents
 from fairweather.report.pictures import draw_mixup
@@ -309,7 +308,7 @@ def draw_pretraining(contents: Contents) -> Figure | None:
             y=alt.Y(f"{column}:Q", title=label, axis=_make_trace_axis(column)).scale(
                 zero=column == "embedding_std"
             ),
-            color=color_figure(titles, legend),
+            color=color_models(titles, legend=legend),
             detail=alt.Detail("seed:N"),
         )
         .properties(width=PRETRAINING_WIDTH, height=PRETRAINING_HEIGHT)
@@ -437,7 +436,7 @@ def _draw_labels_panel(
     base = alt.Chart(frame).encode(
         x=alt.X("labels:O", sort=words, title="labels", axis=axis),
         xOffset=shift,
-        color=color_figure(titles, legend),
+        color=color_models(titles, legend=legend),
     )
     shares = alt.Axis(format=".0%", tickCount=6, tickMinStep=0.01)
     value = alt.Y("value:Q", title="Accuracy", axis=shares).scale(zero=False)
@@ -445,7 +444,7 @@ def _draw_labels_panel(
         y=alt.Y("low:Q", title="Accuracy", axis=shares).scale(zero=False), y2=alt.Y2("high:Q")
     )
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
-        y=value, shape=shape_figure(titles, legend)
+        y=value, shape=shape_models(titles, legend=legend)
     )
     return alt.LayerChart(
         layer=[bars, points],
@@ -529,7 +528,7 @@ def _draw_training_chart(
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs, format="d")),
             y=alt.Y("value:Q", title=title, axis=axis, scale=scale),
-            color=color_models(contents),
+            color=color_models(contents.titles.values(), contents.positions),
             strokeDash=alt.StrokeDash(
                 "part:N",
                 scale=alt.Scale(domain=["validation", "training"], range=[SOLID, dash]),

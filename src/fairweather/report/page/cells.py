@@ -28,12 +28,12 @@ from fairweather.metrics.selective import (
     threshold_at_risk,
 )
 from fairweather.report.charts import (
-    PRINTED_FAINT,
-    PRINTED_GRID,
-    PRINTED_INK,
-    PRINTED_RULE,
+    FAINT,
+    GRID,
+    INK,
+    RULE,
     Figure,
-    color_figure,
+    color_models,
     render_figure,
 )
 from fairweather.report.contents import Contents
@@ -231,11 +231,11 @@ def _make_layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame
     unit = alt.Scale(domain=[0, 1])
     x = alt.X("confidence:Q", title="Confidence", axis=axis, scale=unit)
     y = alt.Y("accuracy:Q", title="Accuracy", axis=axis, scale=unit)
-    base = alt.Chart().encode(x=x, color=color_figure(titles, None, positions))
+    base = alt.Chart().encode(x=x, color=color_models(titles, positions))
     diagonal = (
         alt.Chart()
         .transform_aggregate(count="count()")
-        .mark_rule(color=PRINTED_RULE, strokeDash=[4, 3])
+        .mark_rule(color=RULE, strokeDash=[4, 3])
         .encode(x=alt.XDatum(0), y=alt.YDatum(0), x2=alt.X2Datum(1), y2=alt.Y2Datum(1))
     )
     gap = base.mark_rule(strokeWidth=9, opacity=0.25).encode(y=y, y2=alt.Y2("confidence:Q"))
@@ -250,23 +250,23 @@ def _make_layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame
             values=[0.05, 0.2, 0.5],
             format=".0%",
             orient="top",
-            symbolFillColor=PRINTED_FAINT,
-            symbolStrokeColor=PRINTED_INK,
+            symbolFillColor=FAINT,
+            symbolStrokeColor=INK,
             symbolStrokeWidth=OUTLINE,
         ),
     )
     # Dark, so that it shows where a share is so small that nothing else would.
-    points = base.mark_point(
-        filled=True, opacity=1, stroke=PRINTED_INK, strokeWidth=OUTLINE
-    ).encode(y=y, size=size)
-    note = alt.Chart().mark_text(align="left", color=PRINTED_FAINT, fontSize=11)
+    points = base.mark_point(filled=True, opacity=1, stroke=INK, strokeWidth=OUTLINE).encode(
+        y=y, size=size
+    )
+    note = alt.Chart().mark_text(align="left", color=FAINT, fontSize=11)
     note = note.encode(x=alt.XValue(0), y=alt.YValue(-10), text=alt.Text("note:N"))
     return alt.LayerChart(
         layer=[diagonal, gap, interval, points, note],
         data=bins,
         width=PANEL_SIDE,
         height=PANEL_SIDE,
-        view=alt.ViewBackground(stroke=PRINTED_GRID),
+        view=alt.ViewBackground(stroke=GRID),
     )
 
 

@@ -23,8 +23,8 @@ from fairweather.files.folders import cache_folder
 from fairweather.metrics.table import METRICS
 from fairweather.report.charts import PAGE_CONFIG, Figure, choose_looks
 from fairweather.report.contents import Contents
-from fairweather.report.section import FileTable, PartView, ReportPart, Section
-from fairweather.report.tables import ABSENT, CORRECTED, describe_metric
+from fairweather.report.section import PartView, ReportPart, Section
+from fairweather.report.tables import CORRECTED, TextTable, describe_metric
 from fairweather.report.vega import EXPOSED_API, begin_work, bundle_javascript
 from fairweather.runs.folder import ABANDONED_AFTER, remove_partial, write_atomically
 
@@ -113,7 +113,7 @@ class _PageSection(NamedTuple):
 def render_page(
     contents: Contents,
     sections: Sequence[Section],
-    tables: Mapping[ReportPart, Sequence[FileTable]],
+    tables: Mapping[ReportPart, Sequence[TextTable]],
     figures: Sequence[Figure],
     library: Callable[[], str],
 ) -> str:
@@ -162,7 +162,6 @@ def render_page(
             figures={figure.name: figure for figure in figures},
             calibration=describe_metric("rms_calibration_error"),
             corrected=CORRECTED,
-            absent=ABSENT,
             metrics=METRICS,
             looks=models,
             variants=len(set(contents.positions)) < len(contents.positions),
