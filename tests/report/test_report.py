@@ -586,7 +586,7 @@ def test_a_figure_is_the_same_whatever_was_drawn_before_it():
     rows = pd.DataFrame({"x": [1, 2], "y": [0.1, 0.9]})
     squares = alt.Chart(rows).mark_rect().encode(x="x:O", color="y:Q")
     chart = alt.vconcat(squares, alt.Chart(rows).mark_line(clip=True).encode(x="x:Q", y="y:Q"))
-    first, again = (render_figure("both", chart, alt.Title("Both"), "").svg for _ in range(2))
+    first, again = (render_figure("both", chart, "Both", [], "").svg for _ in range(2))
     assert first == again
     named = re.findall(r'id="([^"]+)"', first)
     assert len(named) == len(set(named))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import textwrap
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,15 +118,23 @@ class Figure:
 
 
 def render_figure(
-    name: str, chart: alt.TopLevelMixin | Spec, title: alt.Title, alt_text: str
+    name: str,
+    chart: alt.TopLevelMixin | Spec,
+    title: str,
+    subtitle: Sequence[str],
+    alt_text: str,
+    letters: int = 200,
 ) -> Figure:
-    """Dress a chart and convert it."""
+    """Dress a chart and convert it; a line of the subtitle has so many letters at most."""
     if lack := explain_missing_addresses():
         raise InputError(lack)
+    lines = [
+        line for text in subtitle for line in textwrap.wrap(text, letters, break_on_hyphens=False)
+    ]
     drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
-    spec = _print_colors(drawn | {"config": FIGURE_CONFIG, "title": title.to_dict()})
+    spec = drawn | {"config": FIGURE_CONFIG, "title": {"text": title, "subtitle": lines}}
     spec["params"] = [{"name": "focus", "value": ""}]  # of charts of the page: all stand out
-    return Figure(name, alt_text, _renumber_ids(vl_convert.vegalite_to_svg(spec)))
+    return Figure(name, alt_text, _renumber_ids(vl_convert.vegalite_to_svg(_print_colors(spec))))
 
 
 def print_chart(spec: Spec, field: str, legend: alt.Legend, **panel: object) -> Spec:
@@ -270,6 +279,12 @@ def order_drawing(contents: Contents) -> list[str]:
     """The titles of the models in the order of drawing: a variant, often alike, under its model."""
     looked = zip(contents.titles.values(), choose_looks(contents.positions), strict=True)
     return [title for title, _ in sorted(looked, key=lambda pair: not pair[1].variant)]
+
+
+def look_up(values: Sequence[object]) -> str:
+    """Label an axis by the number of each value, so that two of one name stay two."""
+    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
+    return json.dumps(list(values)).replace(".", r"\u002e") + "[datum.value]"
 
 
 def make_tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:

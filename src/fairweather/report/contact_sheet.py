@@ -107,7 +107,8 @@ def preview(
             width=LABEL_WIDTH + columns * step - GAP / PNG_SCALE,
             height=(bottom - ROW_GAP) / PNG_SCALE,
         ),
-        alt.Title("The same pictures under every shift", subtitle=subtitle),
+        "The same pictures under every shift",
+        [subtitle],
         f"Contact sheet: {len(images)} images, clean and under: "
         f"{'; '.join(row.title for row in rows)}.",
     )

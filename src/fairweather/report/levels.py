@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import operator
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -57,8 +56,6 @@ from fairweather.types.record import CLEAN, NO_LEVEL
 
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
-# Characters of a subtitle's line.
-SUBTITLE_LETTERS = 110
 EXTENT = 36  # of vertical axes, so that charts above each other line up
 HEIGHT = 165
 
@@ -97,23 +94,17 @@ def draw_levels(contents: Contents, metric: str) -> Figure | None:
     return render_figure(
         metric,
         {"concat": panels, "columns": layout.columns, "spacing": 32},
-        alt.Title(
-            f"{METRICS[metric].label} as the images change",
-            subtitle=[
-                *textwrap.wrap(
-                    f"{described}. Bands: {contents.intervals} at each level, joined"
-                    f"{describe_interval(metric)}. {contents.sample()}.",
-                    SUBTITLE_LETTERS,
-                    break_on_hyphens=False,
-                ),
-                "Dashed line: the level that leaves images unchanged; clean results are drawn "
-                "there.",
-            ],
-        ),
+        f"{METRICS[metric].label} as the images change",
+        [
+            f"{described}. Bands: {contents.intervals} at each level, joined"
+            f"{describe_interval(metric)}. {contents.sample()}.",
+            "Dashed line: the level that leaves images unchanged; clean results are drawn there.",
+        ],
         f"{described} with 95 % intervals{describe_interval(metric)}, against "
         + " and ".join(sweep.level_title for sweep in drawn)
         + f". One curve for each of: {'; '.join(contents.titles.values())}."
         + " The tables hold the same numbers.",
+        letters=110,
     )
 
 

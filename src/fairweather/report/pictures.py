@@ -77,10 +77,8 @@ def draw_shifts(contents: Contents, samples: Samples) -> Figure | None:
     return render_figure(
         "shifts",
         chart.properties(width=LABEL_WIDTH + count * (column + GAP), height=bottom),
-        alt.Title(
-            "The same pictures under each shift",
-            subtitle="Columns: test images with their class. Rows: levels of each shift.",
-        ),
+        "The same pictures under each shift",
+        ["Columns: test images with their class. Rows: levels of each shift."],
         f"Contact sheet: {count} test images ({'; '.join(samples.labels)}), clean and at "
         f"levels of: {'; '.join(sweep.title for sweep in contents.sweeps)}.",
     )
@@ -112,10 +110,8 @@ def draw_mixup(samples: Samples) -> Figure | None:
     return render_figure(
         "mixup",
         chart.properties(width=2 * step + LARGE, height=height + 26 + LINE),
-        alt.Title(
-            "MixUp: a training image that is mixed from two",
-            subtitle=f"Pixels and labels are mixed with the same weight, here {weight:.2f}.",
-        ),
+        "MixUp: a training image that is mixed from two",
+        [f"Pixels and labels are mixed with the same weight, here {weight:.2f}."],
         f"MixUp example: two training images and their mixture. Weight and class of the first: "
         f"{parts[0]}. Of the second: {parts[1].removeprefix('+ ')}.",
     )

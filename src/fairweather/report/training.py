@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -185,35 +184,26 @@ def read_pretraining_histories(contents: Contents) -> list[TrainingHistory]:
     ]
 
 
-class Correlation(NamedTuple):
+class Correlation(FrozenRecord):
     """The cross-correlation of the embeddings of two views, by row, around a pre-training."""
 
-    title: str
     before: list[list[float]]
     after: list[list[float]]
 
 
-class _CorrelationFile(FrozenRecord):
-    """The content of correlation.json."""
-
-    before: list[list[float]]
-    after: list[list[float]]
-
-
-def read_correlations(contents: Contents) -> list[Correlation]:
-    """Read the cross-correlation of each pre-training that has one.
+def read_correlations(contents: Contents) -> dict[str, Correlation]:
+    """Read the cross-correlation of each pre-training that has one, by its title.
 
     The first seed stands for all.
     """
-    found: dict[str, Correlation] = {}
+    correlations: dict[str, Correlation] = {}
     for title, _, path in _pretraining_files(contents, CORRELATION):
-        if title not in found:
+        if title not in correlations:
             try:
-                matrices = _CorrelationFile.model_validate(read_json(path))
+                correlations[title] = Correlation.model_validate(read_json(path))
             except pydantic.ValidationError:
                 raise InputError(f"{path} does not hold two matrices, before and after") from None
-            found[title] = Correlation(title, matrices.before, matrices.after)
-    return list(found.values())
+    return correlations
 
 
 def _pretraining_files(contents: Contents, file: str) -> Iterator[tuple[str, str, Path]]:
@@ -280,8 +270,8 @@ LABELS_WIDTH, LABELS_HEIGHT = 240, 220
 MATRIX_SIDE = 170
 MOST_DIMENSIONS = 32  # of a matrix that is drawn: more could not be seen
 PRETRAINING_TRACES = {
-    "knn_accuracy": "k-NN accuracy on validation images",
-    "embedding_std": "Deviation of the embedding (0: collapsed)",
+    "knn_accuracy": ("k-NN accuracy on validation images", ".0%"),
+    "embedding_std": ("Deviation of the embedding (0: collapsed)", ".2f"),
 }
 LABEL_PANELS = 3  # of panels on labels
 SUBTITLE_LETTERS = 130  # characters of a line
@@ -305,14 +295,16 @@ def draw_pretraining(contents: Contents) -> Figure | None:
         .mark_line(point=True, strokeWidth=2)
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=epochs),
-            y=alt.Y(f"{column}:Q", title=label, axis=_make_trace_axis(column)).scale(
-                zero=column == "embedding_std"
-            ),
+            y=alt.Y(
+                f"{column}:Q",
+                title=label,
+                axis=alt.Axis(format=form, tickCount=6, tickMinStep=0.01),
+            ).scale(zero=column == "embedding_std"),
             color=color_models(titles, legend=legend),
             detail=alt.Detail("seed:N"),
         )
         .properties(width=PRETRAINING_WIDTH, height=PRETRAINING_HEIGHT)
-        for column, label in PRETRAINING_TRACES.items()
+        for column, (label, form) in PRETRAINING_TRACES.items()
     ]
     note = (
         "k-NN: the share of validation images for which the nearest training images, by the "
@@ -321,7 +313,8 @@ def draw_pretraining(contents: Contents) -> Figure | None:
     return render_figure(
         "pretraining",
         alt.concat(*panels, columns=2, spacing=32),
-        alt.Title("Pre-training, epoch by epoch", subtitle=[note]),
+        "Pre-training, epoch by epoch",
+        [note],
         f"k-NN accuracy and deviation of the embedding against the epoch. One line for each of: "
         f"{'; '.join(titles)}.",
     )
@@ -329,24 +322,22 @@ def draw_pretraining(contents: Contents) -> Figure | None:
 
 def draw_correlations(contents: Contents) -> Figure | None:
     """Draw the cross-correlation of two views before and after each Barlow Twins pre-training."""
-    found = read_correlations(contents)
-    if not found:
+    correlations = read_correlations(contents)
+    if not correlations:
         return None
-    rows = [_draw_matrices(each) for each in found]
+    rows = [_draw_matrices(*titled) for titled in correlations.items()]
     chart = alt.vconcat(*(alt.hconcat(*pair, spacing=40) for pair in rows), spacing=26)
     return render_figure(
         "cross_correlation",
         chart,
-        alt.Title(
-            "Barlow Twins: cross-correlation of two views",
-            subtitle=[
-                "Two random views of each of up to 1,024 images of the pre-training.",
-                "The loss makes this matrix more like the identity.",
-                f"At most the first {MOST_DIMENSIONS} dimensions of the embedding are shown.",
-            ],
-        ),
+        "Barlow Twins: cross-correlation of two views",
+        [
+            "Two random views of each of up to 1,024 images of the pre-training.",
+            "The loss makes this matrix more like the identity.",
+            f"At most the first {MOST_DIMENSIONS} dimensions of the embedding are shown.",
+        ],
         "Cross-correlation matrices of the embeddings of two views, before and after pre-training: "
-        + "; ".join(each.title for each in found)
+        + "; ".join(correlations)
         + ". The loss pulls the diagonal to 1 and the rest to 0.",
     )
 
@@ -379,18 +370,15 @@ def draw_labels(contents: Contents) -> Figure | None:
     return render_figure(
         "labels",
         alt.concat(*panels, columns=LABEL_PANELS, spacing=26),
-        alt.Title(
-            "Accuracy by the labels used in training",
-            subtitle=textwrap.wrap(
-                "Accuracy by the labels that the models were trained with, and by the weights that "
-                "they started from. For each shift: the mean over its levels. "
-                f"Bars: {contents.intervals}. {contents.sample()}.",
-                SUBTITLE_LETTERS,
-                break_on_hyphens=False,
-            ),
-        ),
+        "Accuracy by the labels used in training",
+        [
+            "Accuracy by the labels that the models were trained with, and by the weights that "
+            "they started from. For each shift: the mean over its levels. "
+            f"Bars: {contents.intervals}. {contents.sample()}."
+        ],
         "Accuracy against the labels used in training, on clean images and under each shift. "
         f"Started from: {'; '.join(titles)}. The summary table holds the same numbers.",
+        letters=SUBTITLE_LETTERS,
     )
 
 
@@ -454,14 +442,8 @@ def _draw_labels_panel(
     )
 
 
-def _make_trace_axis(column: str) -> alt.Axis:
-    return alt.Axis(
-        format=".0%" if column == "knn_accuracy" else ".2f", tickCount=6, tickMinStep=0.01
-    )
-
-
-def _draw_matrices(each: Correlation) -> Iterator[alt.Chart]:
-    for when, matrix in (("before", each.before), ("after", each.after)):
+def _draw_matrices(title: str, correlation: Correlation) -> Iterator[alt.Chart]:
+    for when, matrix in correlation:
         cells = [
             {"row": row, "column": column, "correlation": value}
             for row, values in enumerate(matrix[:MOST_DIMENSIONS])
@@ -483,7 +465,7 @@ def _draw_matrices(each: Correlation) -> Iterator[alt.Chart]:
             .properties(
                 width=MATRIX_SIDE,
                 height=MATRIX_SIDE,
-                title=alt.Title([each.title, when], fontSize=13, anchor="start"),
+                title=alt.Title([title, when], fontSize=13, anchor="start"),
             )
         )
 
@@ -576,7 +558,8 @@ def draw_training(contents: Contents) -> Figure | None:
     return render_figure(
         "training_curves",
         {"data": data, "facet": facet, "columns": columns, "spacing": 30, "spec": panel},
-        alt.Title("Training and validation accuracy", subtitle=[f"By epoch; {note}.", measured]),
+        "Training and validation accuracy",
+        [f"By epoch; {note}.", measured],
         "Training and validation accuracy against the epoch. "
         f"{measured} One panel for each of: {'; '.join(titles)}.",
     )

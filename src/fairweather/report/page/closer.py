@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -17,6 +16,7 @@ from fairweather.report.charts import (
     ROWS,
     RULE,
     choose_value,
+    look_up,
     make_spec,
     make_tooltip,
 )
@@ -218,7 +218,7 @@ def _draw_deferral(conditions: int) -> Chart:
 
 def _draw_classes(classes: Sequence[str], shown: int) -> Chart:
     """Draw the accuracy of as many of these classes as are shown, one bar each."""
-    axis = alt.Axis(labelLimit=130, ticks=False, domain=False, labelExpr=_label_classes(classes))
+    axis = alt.Axis(labelLimit=130, ticks=False, domain=False, labelExpr=look_up(classes))
     y = alt.Y("at:O", sort=None, title=None, axis=axis)
     told = make_tooltip(("name", "Class"), ("accuracy_text", "Accuracy"), ("images", "Images"))
     base = alt.Chart(ROWS).encode(y=y, tooltip=told)
@@ -236,7 +236,7 @@ def _draw_classes(classes: Sequence[str], shown: int) -> Chart:
 def _draw_confusion(classes: Sequence[str]) -> Chart:
     """Draw the confusion matrix of classes of these names."""
     scale = alt.Scale(domain=list(range(len(classes))), padding=0)
-    axis = alt.Axis(labelLimit=90, ticks=False, domain=False, labelExpr=_label_classes(classes))
+    axis = alt.Axis(labelLimit=90, ticks=False, domain=False, labelExpr=look_up(classes))
     turned = axis.copy()
     turned.labelAngle = 0 if max(map(len, classes)) <= 2 else -60
     told = make_tooltip(
@@ -266,13 +266,6 @@ def _draw_confusion(classes: Sequence[str]) -> Chart:
         alt.layer(*layers, view=alt.ViewBackground(fill=EMPTY_CELL)),
         22 * len(classes),
     )
-
-
-def _label_classes(classes: Sequence[str]) -> str:
-    """Look a label up by the number of its class: two classes of one name stay two."""
-    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
-    names = json.dumps(list(classes)).replace(".", r"\u002e")
-    return f"{names}[datum.value]"
 
 
 def _make_share_axis() -> alt.Axis:
@@ -423,16 +416,6 @@ def _make_picture(
 MOST_MODELS = 6
 
 
-class ShiftChoice(TypedDict, total=False):
-    """A shift that can be chosen: its cells by id, and how far each is from clean images."""
-
-    name: str
-    title: str
-    cells: list[dict[str, str]]
-    distance: list[float]
-    attack: bool
-
-
 class _CloserLook(NamedTuple):
     """What is shown of each model and cell, and what each model says of each picture."""
 
@@ -456,18 +439,16 @@ def _look_closer(contents: Contents) -> _CloserLook:
     return _CloserLook(cells, predictions)
 
 
-def _list_shifts(contents: Contents) -> Iterator[ShiftChoice]:
+def _list_shifts(contents: Contents) -> Iterator[Mapping[str, object]]:
+    """The shifts that can be chosen: their cells by id, and how far each is from clean images."""
     yield {"name": CLEAN, "title": "Clean images", "cells": [{"id": CLEAN, "heading": ""}]}
     for sweep in contents.sweeps:
-        cells = [
-            {"id": cell, "heading": sweep.spelled(level)} for level, cell in sweep.cells.items()
-        ]
-        distance = [abs(float(level) - sweep.neutral) for level in sweep.cells]
+        levels = sweep.cells.items()
         yield {
             "name": sweep.name,
             "title": sweep.title,
-            "cells": cells,
-            "distance": distance,
+            "cells": [{"id": cell, "heading": sweep.spelled(level)} for level, cell in levels],
+            "distance": [abs(float(level) - sweep.neutral) for level in sweep.cells],
             "attack": sweep.is_attack,
         }
 
@@ -492,26 +473,15 @@ def _use_stored_intervals(
     contents: Contents, model: str, at: tuple[str, str], numbers: CellNumbers
 ) -> CellNumbers:
     """Give what scores.csv has too the interval that it has there: one number, one interval."""
-    found = read_performance(contents, model, *at, _choose_seed(contents, model))
-    if not numbers["kept"] or found is None or found.coverage is None or found.risk is None:
+    stored = read_performance(contents, model, *at, _choose_seed(contents, model))
+    if not numbers["kept"] or stored is None or stored.coverage is None or stored.risk is None:
         return numbers
-    _, low, high, _ = found.coverage
-    ends = round_numbers([1 - high, 1 - low, *found.risk[1:3]])
+    _, low, high, _ = stored.coverage
+    ends = round_numbers([1 - high, 1 - low, *stored.risk[1:3]])
     kept = [*numbers["kept"]]
     over, _, _, risk, *_ = kept[RISKS.index(RISK)]
     kept[RISKS.index(RISK)] = [over, *ends[:2], risk, *ends[2:]]
     return {**numbers, "kept": kept}
-
-
-def _summarize_cells(
-    contents: Contents, cells: Mapping[str, Mapping[str, CellNumbers]]
-) -> dict[str, dict[str, str]]:
-    """Accuracy and calibration of each cell in words, of the seed that its charts show."""
-    levels = contents.cells
-    return {
-        model: {cell: _describe_cell(contents, model, *levels[cell]) for cell in described}
-        for model, described in cells.items()
-    }
 
 
 def _describe_cell(contents: Contents, model: str, shift: str, level: str) -> str:
@@ -534,7 +504,7 @@ def _show_closer(contents: Contents, _: Tables) -> PartView | None:
     if not any(cells.values()):
         return None
     conditions, classes = find_worst_conditions(contents), contents.classes
-    ranks = contents.once(rank_models)
+    places, ranks = contents.cells, contents.once(rank_models)
     start = ranks.rows[0].model if ranks else next(iter(contents.titles))
     charts = draw_cell_charts(classes, len(conditions))
     thresholds = any(cell["kept"] for model in cells.values() for cell in model.values())
@@ -557,7 +527,10 @@ def _show_closer(contents: Contents, _: Tables) -> PartView | None:
             "bins": BINS,
             "risks": RISKS,
             "cells": cells,
-            "summaries": _summarize_cells(contents, cells),
+            "summaries": {
+                model: {cell: _describe_cell(contents, model, *places[cell]) for cell in shown}
+                for model, shown in cells.items()
+            },
         },
     )
 
