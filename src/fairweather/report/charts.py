@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import altair as alt
-import pandas as pd
 import vl_convert
-from pydantic import JsonValue
 
 from fairweather.errors import InputError
 from fairweather.report.contents import Contents, Sweep
@@ -96,6 +95,20 @@ FOCUS = alt.Parameter(name="focus", param=alt.VariableParameter("focus", value="
 # The numbers of a chart: put in when it is built, or by the page's script for a chosen cell.
 ROWS = alt.NamedData(name="rows")
 IN_FOCUS = "focus === '' || datum.title === focus"
+
+
+class Chart(NamedTuple):
+    """A chart of the page.
+
+    Attributes:
+        name: of its place in the page.
+        alt: what somebody who does not see it must know.
+        spec: Vega-Lite, without data that a chooser brings.
+    """
+
+    name: str
+    alt: str
+    spec: Spec
 
 
 @dataclass(frozen=True)
@@ -292,17 +305,21 @@ def make_tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
     return [alt.Tooltip(f"{field}:N", title=title) for field, title in fields]
 
 
-def make_records(frame: pd.DataFrame) -> list[dict[str, JsonValue]]:
-    """Turn a frame into plain rows; what is no number becomes None."""
-    found: list[dict[str, JsonValue]] = json.loads(
-        frame.to_json(orient="records", double_precision=10)
-    )
-    return found
+def round_score(score: Score) -> list[float | None]:
+    """Value and interval as a chart draws them; None for what is no number."""
+    return [None if math.isnan(number) else round(number, 10) for number in score[:3]]
 
 
-def make_spec(chart: alt.TopLevelMixin) -> Spec:
-    """Turn a chart into Vega-Lite; its look is the page's, not the chart's."""
-    spec = chart.to_dict(validate=False)
-    for key in ("$schema", "config"):
+def make_chart(
+    name: str,
+    words: str,
+    chart: alt.Chart | alt.LayerChart | alt.FacetChart,
+    height: int,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> Chart:
+    """Make a chart of the page, as wide as its place; a chooser brings the rows if it has none."""
+    spec = chart.properties(width="container", height=height).to_dict(validate=False)
+    for key in ("$schema", "config"):  # its look is the page's
         spec.pop(key, None)
-    return spec | {"autosize": {"type": "fit-x", "contains": "padding"}}
+    spec |= {"autosize": {"type": "fit-x", "contains": "padding"}}
+    return Chart(name, words, spec if rows is None else spec | {"datasets": {"rows": rows}})

@@ -21,10 +21,11 @@ from fairweather.report.charts import (
     IN_FOCUS,
     INK,
     RULE,
+    Chart,
     Figure,
     choose_value,
     look_up,
-    make_spec,
+    make_chart,
     make_tooltip,
     paint_models,
     print_chart,
@@ -50,7 +51,7 @@ from fairweather.report.performance import (
     read_performance,
 )
 from fairweather.report.ranking import Ranking, drop_variants, rank_models
-from fairweather.report.section import Brief, Chart, PartView, ReportPart, Tables
+from fairweather.report.section import Brief, PartView, ReportPart, Tables
 from fairweather.report.sentences import format_points
 from fairweather.report.tables import (
     ABSENT,
@@ -264,9 +265,7 @@ def _describe_chart(readings: Sequence[Reading], *measures: Measure) -> str:
     )
 
 
-def draw_forest(
-    contents: Contents, readings: Sequence[Reading], measure: Measure
-) -> alt.LayerChart | None:
+def draw_forest(contents: Contents, readings: Sequence[Reading], measure: Measure) -> Chart | None:
     """Build the chart of one measure, a row for each model; None where nothing was measured.
 
     Args:
@@ -346,11 +345,10 @@ def draw_forest(
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=RULE, strokeWidth=1.5)
     numbers = _draw_numbers(base, measure, scale) if len(titles) <= MOST_NUMBERED else []
     line = [zero.encode(x=at_0)] if measure is CONFIDENCE_GAP else []
-    return alt.LayerChart(
-        layer=[*line, path, ends, *numbers, spots.add_params(FOCUS)],
-        data=alt.Data(values=rows),
-        height=height * len(titles),
-    )
+    layers = [*line, path, ends, *numbers, spots.add_params(FOCUS)]
+    chart = alt.LayerChart(layer=layers, data=alt.Data(values=rows))
+    words = _describe_chart(readings, measure)
+    return make_chart(f"overview-{measure.name}", words, chart, height * len(titles))
 
 
 def _draw_numbers(base: alt.Chart, measure: Measure, scale: alt.Scale) -> list[alt.Chart]:
@@ -432,16 +430,8 @@ def tabulate_overview(contents: Contents) -> TextTable | None:
 def draw_overview_charts(contents: Contents) -> dict[str, Chart]:
     """Draw accuracy, and confidence − accuracy, of each model in each state, by the measure."""
     readings = contents.once(read_overview)
-    charts: dict[str, Chart] = {}
-    for measure in MEASURES:
-        chart = draw_forest(contents, readings, measure)
-        if chart is not None:
-            spec, words = (
-                make_spec(chart.properties(width="container")),
-                _describe_chart(readings, measure),
-            )
-            charts[measure.name] = Chart(f"overview-{measure.name}", words, spec)
-    return charts
+    charts = {measure.name: draw_forest(contents, readings, measure) for measure in MEASURES}
+    return {name: chart for name, chart in charts.items() if chart}
 
 
 def _show_overview(contents: Contents, tables: Tables) -> PartView:

@@ -13,11 +13,11 @@ from fairweather.metrics import to_score
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.conformal import coverage_deviations
 from fairweather.metrics.intervals import percentiles
-from fairweather.report.charts import INK
+from fairweather.report.charts import INK, Chart
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.levels import draw_level_charts
 from fairweather.report.performance import FloatArray, estimate_seed_means, read_by_seed
-from fairweather.report.section import Chart, PartView, ReportPart, Tables
+from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.tables import ABSENT, ScoreEntry, TableLayout, TextTable, entry_numbers
 from fairweather.runs.folder import read_json
 from fairweather.types.measurement import Score

@@ -20,7 +20,7 @@ from fairweather.report.performance import (
     read_correct,
     read_image_keys,
 )
-from fairweather.report.section import PartView, ReportPart, Tables
+from fairweather.report.section import PartView, ReportPart
 from fairweather.report.tables import (
     ABSENT,
     TOO_FEW,
@@ -306,9 +306,11 @@ def _caption_slices(contents: Contents, column: str, tests: int, rows: Sequence[
     return " ".join(words)
 
 
-def _show_slices(contents: Contents, _: Tables) -> PartView | None:
-    slices = contents.once(tabulate_slices)
-    return PartView(template="slices.html.j2", facts={"slices": slices}) if slices else None
-
-
-SUBGROUPS = ReportPart(_show_slices, lambda contents: contents.once(tabulate_slices).values())
+SUBGROUPS = ReportPart(
+    lambda contents, tables: (
+        PartView(template="slices.html.j2", facts={"slices": contents.once(tabulate_slices)})
+        if tables
+        else None
+    ),
+    lambda contents: contents.once(tabulate_slices).values(),
+)

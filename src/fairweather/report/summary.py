@@ -10,7 +10,7 @@ import pandas as pd
 from fairweather.metrics import METRICS
 from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.metrics.table import shown_metrics
-from fairweather.report.contents import Contents, ensembles_as_models
+from fairweather.report.contents import SCORE_KEYS, Contents, ensembles_as_models
 from fairweather.report.other_images import INTERVALS, describe_sample, find_shifts, split_by_seed
 from fairweather.report.performance import COVERAGE, RISK
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
@@ -45,12 +45,14 @@ from fairweather.types.record import (
 
 def find_summary_rows(contents: Contents) -> pd.DataFrame:
     """Return the rows of scores.csv that the summary tables show."""
-    return contents.find(
-        (metric, model, column.shift, column.level)
+    places = [
+        (metric, model, column.shift, column.level, contents.shown_seed)
         for metric in shown_metrics(2)
         for model in contents.titles
         for column in summary_columns(contents, metric)
-    )
+    ]
+    rows = contents.scores.set_index(SCORE_KEYS, drop=False)
+    return rows.loc[[place for place in places if place in rows.index]].reset_index(drop=True)
 
 
 def _summary_tables(contents: Contents) -> Iterator[TextTable | None]:

@@ -20,11 +20,11 @@ from fairweather.report.charts import (
     ROW_WIDTH,
     ROWS,
     SOLID,
+    Chart,
     Figure,
     choose_value,
     color_models,
-    make_records,
-    make_spec,
+    make_chart,
     make_tooltip,
     print_chart,
     render_figure,
@@ -33,7 +33,7 @@ from fairweather.report.charts import (
 from fairweather.report.contents import Contents
 from fairweather.report.pictures import draw_mixup
 from fairweather.report.provenance import flatten_facts
-from fairweather.report.section import Chart, PartView, ReportPart, Tables
+from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.tables import ABSENT
 from fairweather.runs.folder import read_json
 from fairweather.types.record import (
@@ -50,19 +50,7 @@ from fairweather.types.record import (
 
 # ---------------------------------------------------------------- what the trainings of a run store
 
-# Columns of history.csv: what each is, and of which images.
-HISTORY_COLUMNS = {
-    "train_accuracy": ("accuracy", "training"),
-    "val_accuracy": ("accuracy", "validation"),
-    "train_loss": ("loss", "training"),
-    "val_loss": ("loss", "validation"),
-    "learning_rate": ("learning rate", "training"),
-}
-PRETRAINING_COLUMNS = (
-    "epoch",
-    "knn_accuracy",
-    "embedding_std",
-)  # columns of a pre-training's history.csv
+PRETRAINING_COLUMNS = ("epoch", "knn_accuracy", "embedding_std")  # of history.csv
 WEIGHT_FACTS = ("file", "sha256", "left_out", "head")  # what is told of weights
 
 
@@ -74,43 +62,32 @@ class TrainingHistory(NamedTuple):
     epochs: pd.DataFrame
 
 
-def read_histories(contents: Contents) -> pd.DataFrame:
-    """Read the numbers of each epoch: title, seed, epoch, what, part and value, one in each row.
-
-    `what` is accuracy, loss or learning rate, and `part` training or validation. It has no rows
-    when nothing was trained.
-    """
-    frames = [
-        _melt_history(each.epochs).assign(title=each.title, seed=each.seed)
-        for each in _model_histories(contents)
+def read_histories(contents: Contents) -> list[TrainingHistory]:
+    """Read the numbers of each epoch, of each training that wrote some down."""
+    return [
+        TrainingHistory(title, seed, _read_history(path, ("epoch",)))
+        for name, title in contents.titles.items()
+        for seed in contents.seeds_of(name)
+        if (path := contents.training_file(name, seed, HISTORY)).is_file()
     ]
-    # Concatenating typed frames with an empty, untyped one would untype them.
-    empty = pd.DataFrame(columns=["title", "seed", "epoch", "what", "part", "value"])
-    return pd.concat(frames, ignore_index=True) if frames else empty
 
 
-class TrainingTime(NamedTuple):
-    """How long a training took, as text."""
-
-    title: str
-    seed: str
-    epochs: str
-    speed: str
-    time: str
-
-
-def read_times(contents: Contents) -> list[TrainingTime]:
-    """Read how long each training took; where that was not stored, only the speed."""
-    found = []
-    for title, seed, epochs in _model_histories(contents):
+def read_times(contents: Contents) -> list[dict[str, str]]:
+    """Read how long each training took, as text; where that was not stored, only the speed."""
+    times = []
+    for title, seed, epochs in read_histories(contents):
         speed = epochs.get("images_per_second", pd.Series(dtype=float)).median()
         seconds = epochs.get("seconds", pd.Series(dtype=float)).sum(min_count=1)
-        found.append(
-            TrainingTime(
-                title, seed, f"{len(epochs)}", _format_speed(speed), format_duration(float(seconds))
-            )
+        times.append(
+            {
+                "title": title,
+                "seed": seed,
+                "epochs": f"{len(epochs)}",
+                "speed": ABSENT if math.isnan(speed) else f"{speed:,.0f}",
+                "time": format_duration(float(seconds)),
+            }
         )
-    return found
+    return times
 
 
 def format_duration(seconds: float) -> str:
@@ -217,14 +194,6 @@ def _pretraining_files(contents: Contents, file: str) -> Iterator[tuple[str, str
                 yield entry.title, seed, path
 
 
-def _model_histories(contents: Contents) -> Iterator[TrainingHistory]:
-    for name, title in contents.titles.items():
-        for seed in contents.seeds_of(name):
-            path = contents.training_file(name, seed, HISTORY)
-            if path.is_file():
-                yield TrainingHistory(title, seed, _read_history(path, ("epoch",)))
-
-
 def _read_history(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     """Read the numbers of each epoch; raises `InputError` unless these columns are numbers."""
     table = _read_table(path)
@@ -246,20 +215,6 @@ def _read_description(contents: Contents, name: str) -> Mapping[str, JsonValue]:
     """What model.json says of a model's first seed; nothing of what was not trained."""
     path = contents.training_file(name, contents.seeds_of(name)[0], DESCRIPTION)
     return read_json(path) if path.is_file() else {}
-
-
-def _melt_history(history: pd.DataFrame) -> pd.DataFrame:
-    kept = [column for column in HISTORY_COLUMNS if column in history]
-    long = history.melt("epoch", kept, var_name="column").dropna(subset=["value"])
-    what, part = (
-        long["column"].map({name: row[at] for name, row in HISTORY_COLUMNS.items()})
-        for at in (0, 1)
-    )
-    return long.drop(columns="column").assign(what=what, part=part)
-
-
-def _format_speed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:,.0f}"
 
 
 # ---------------------------------------------------------------- figures of trainings: accuracy by
@@ -358,15 +313,14 @@ def draw_labels(contents: Contents) -> Figure | None:
     titles = list(dict.fromkeys(starts.values()))
     panels = []
     for title, shift, level in contents.means:
-        rows = contents.pick("accuracy", shift)
-        rows = rows[(rows["level"] == level) & rows["model"].isin(list(labels))]
-        frame = rows.assign(
-            labels=rows["model"].map({name: str(each) for name, each in labels.items()}),
-            title=rows["model"].map(starts),
-        )
-        if len(frame):
-            shown = frame[["labels", "title", "value", "low", "high"]]
-            panels.append(_draw_labels_panel(shown, [str(each) for each in order], titles, title))
+        rows = [
+            (str(labels[name]), starts[name], *score[:3])
+            for name in labels
+            if (score := contents.score("accuracy", name, shift, level))
+        ]
+        if rows:
+            frame = pd.DataFrame(rows, columns=["labels", "title", "value", "low", "high"])
+            panels.append(_draw_labels_panel(frame, [str(each) for each in order], titles, title))
     return render_figure(
         "labels",
         alt.concat(*panels, columns=LABEL_PANELS, spacing=26),
@@ -472,38 +426,80 @@ def _draw_matrices(title: str, correlation: Correlation) -> Iterator[alt.Chart]:
 
 # ---------------------------------------------------------------- the training section: charts of t
 
-# The charts: the name, what is drawn, and the title and the format of its axis.
-TRAINING_CHARTS = (
-    ("accuracy", "accuracy", "Accuracy", ".0%"),
-    ("loss", "loss", "Loss", ".3~g"),
-    ("rate", "learning rate", "Learning rate of the head", ".1~e"),
-)
+
+class TraceChart(NamedTuple):
+    """A chart of the epochs.
+
+    Attributes:
+        name: of what it draws.
+        title, form: of its axis.
+        columns: of history.csv, by the split.
+    """
+
+    name: str
+    title: str
+    form: str
+    columns: Mapping[str, str]
+
+
+TRACE_CHARTS = {
+    "accuracy": TraceChart(
+        "accuracy",
+        "Accuracy",
+        ".0%",
+        {"training": "train_accuracy", "validation": "val_accuracy"},
+    ),
+    "loss": TraceChart(
+        "loss", "Loss", ".3~g", {"training": "train_loss", "validation": "val_loss"}
+    ),
+    "rate": TraceChart(
+        "learning-rate", "Learning rate of the head", ".1~e", {"training": "learning_rate"}
+    ),
+}
 
 
 def draw_training_charts(contents: Contents) -> dict[str, Chart]:
     """Draw accuracy, loss and learning rate of each epoch, by what is drawn."""
-    history = read_histories(contents)
-    known = set(history["what"])
+    histories = read_histories(contents)
+    rows = {name: _trace_rows(histories, chart) for name, chart in TRACE_CHARTS.items()}
     return {
-        name: _draw_training_chart(contents, history, what, title, form)
-        for name, what, title, form in TRAINING_CHARTS
-        if what in known
+        name: _draw_training_chart(contents, rows[name], chart)
+        for name, chart in TRACE_CHARTS.items()
+        if rows[name]
     }
 
 
+def _trace_rows(
+    histories: Sequence[TrainingHistory], chart: TraceChart
+) -> list[dict[str, JsonValue]]:
+    return [
+        {
+            "title": title,
+            "seed": seed,
+            "epoch": int(epoch),
+            "part": part,
+            "value": round(value, 10),
+            "text": f"{100 * value:.1f} %" if chart.name == "accuracy" else f"{value:.4g}",
+        }
+        for title, seed, epochs in histories
+        for part, column in chart.columns.items()
+        if column in epochs
+        for epoch, value in epochs[["epoch", column]].dropna().to_numpy(float).tolist()
+    ]
+
+
 def _draw_training_chart(
-    contents: Contents, history: pd.DataFrame, what: str, title: str, form: str
+    contents: Contents, rows: list[dict[str, Any]], chart: TraceChart
 ) -> Chart:
-    rows = history[history["what"] == what].drop(columns="what")
-    rows = rows.assign(text=[_format_epoch(what, value) for value in rows["value"]])
-    last = int(rows["epoch"].max())
+    title, is_rate = chart.title, chart is TRACE_CHARTS["rate"]
+    last = int(max(row["epoch"] for row in rows))
     epochs = list(range(1, last + 1, max(1, last // 8)))
-    log = what == "learning rate" and bool((rows["value"] > 0).all())
-    axis = alt.Axis(format=form, tickCount=5)
-    if what == "accuracy":
+    axis = alt.Axis(format=chart.form, tickCount=5)
+    if chart is TRACE_CHARTS["accuracy"]:
         axis.tickMinStep = 0.01
-    scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
-    dash = SOLID if what == "learning rate" else DASHED
+    log = is_rate and all(row["value"] > 0 for row in rows)
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=is_rate)
+    dash = SOLID if is_rate else DASHED
     line = (
         alt.Chart(ROWS)
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
@@ -526,15 +522,11 @@ def _draw_training_chart(
                 ("text", title),
             ),
         )
-        .properties(width="container", height=230)
         .add_params(FOCUS)
     )
     seeds = "one line for each model, seed and split"
-    return Chart(
-        f"training-{what.replace(' ', '-')}",
-        f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",
-        make_spec(line) | {"datasets": {"rows": make_records(rows)}},
-    )
+    words = f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers."
+    return make_chart(f"training-{chart.name}", words, line, 230, rows)
 
 
 def draw_training(contents: Contents) -> Figure | None:
@@ -563,10 +555,6 @@ def draw_training(contents: Contents) -> Figure | None:
         "Training and validation accuracy against the epoch. "
         f"{measured} One panel for each of: {'; '.join(titles)}.",
     )
-
-
-def _format_epoch(what: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if what == "accuracy" else f"{value:.4g}"
 
 
 def compare_settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
@@ -615,8 +603,8 @@ def _show_training(contents: Contents, _: Tables) -> PartView:
     facts = {
         "training": charts,
         "times": times,
-        "trained": {each.title for each in times},
-        "timed": any(each.time != ABSENT for each in times),
+        "trained": {row["title"] for row in times},
+        "timed": any(row["time"] != ABSENT for row in times),
         "settings": list(compare_settings(contents)),
         "tries": read_tries(contents),
     }

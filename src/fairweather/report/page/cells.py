@@ -7,6 +7,7 @@ import math
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from itertools import product
+from statistics import fmean
 from typing import NamedTuple, TypedDict
 
 import altair as alt
@@ -43,7 +44,6 @@ from fairweather.types.record import (
     ENSEMBLE_SUFFIX,
     MEAN,
     NO_LEVEL,
-    SUMMARY_LEVELS,
     TEST,
     VAL,
 )
@@ -69,6 +69,7 @@ class DiagramCondition(NamedTuple):
     shift: str
     level: str
     cell: str
+    accuracy: float = 1.0
 
 
 def draw_reliability(contents: Contents) -> Figure | None:
@@ -148,15 +149,21 @@ def find_worst_conditions(contents: Contents) -> list[DiagramCondition]:
     """Name the clean images and, for each shift, the level at which mean accuracy is lowest."""
     conditions = [DiagramCondition("Clean", CLEAN, NO_LEVEL, CLEAN)]
     for sweep in contents.sweeps:
-        scores = contents.pick("accuracy", sweep.name)
-        levels = scores[~scores["level"].isin(SUMMARY_LEVELS)]
-        values = levels.groupby("level", sort=False)["value"]
+        accuracies = {
+            level: [
+                score.value
+                for model in contents.titles
+                if (score := contents.score("accuracy", model, sweep.name, level))
+            ]
+            for level in sweep.cells
+        }
         # In a report of several runs, a level that few models have is not the worst for all.
-        means = values.mean()[values.count() == values.count().max()]
-        if len(means):
-            level = str(means.idxmin())
-            title = f"{sweep.title}, {sweep.heading(level)}"
-            conditions.append(DiagramCondition(title, sweep.name, level, sweep.cells[level]))
+        most = max(map(len, accuracies.values()), default=0)
+        means = {level: fmean(of) for level, of in accuracies.items() if most and len(of) == most}
+        if means:
+            level = min(means, key=lambda level: means[level])
+            title, cell = f"{sweep.title}, {sweep.heading(level)}", sweep.cells[level]
+            conditions.append(DiagramCondition(title, sweep.name, level, cell, means[level]))
     return conditions
 
 
@@ -165,12 +172,8 @@ def keep_hardest(contents: Contents, conditions: list[DiagramCondition]) -> list
     if len(conditions) <= 1 + MOST_SHIFTS:
         return conditions
     clean, *others = conditions
-    means = [
-        contents.pick("accuracy", each.shift).query("level == @each.level")["value"].mean()
-        for each in others
-    ]
-    kept = sorted(range(len(others)), key=lambda at: means[at])[:MOST_SHIFTS]
-    return [clean, *(others[at] for at in sorted(kept))]
+    kept = sorted(others, key=lambda condition: condition.accuracy)[:MOST_SHIFTS]
+    return [clean, *(condition for condition in others if condition in kept)]
 
 
 def keep_most_accurate(contents: Contents) -> list[str]:

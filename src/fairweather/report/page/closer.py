@@ -15,9 +15,10 @@ from fairweather.report.charts import (
     PAPER,
     ROWS,
     RULE,
+    Chart,
     choose_value,
     look_up,
-    make_spec,
+    make_chart,
     make_tooltip,
 )
 from fairweather.report.contents import Contents
@@ -41,7 +42,7 @@ from fairweather.report.performance import read_performance
 from fairweather.report.pictures import draw_shifts
 from fairweather.report.ranking import rank_models
 from fairweather.report.samples import CellImage, Samples
-from fairweather.report.section import Chart, PartView, ReportPart, Tables
+from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.sentences import RISK
 from fairweather.report.tables import CORRECTED, ScoreEntry
 from fairweather.types.record import CLEAN, MEAN
@@ -106,7 +107,7 @@ def _draw_reliability() -> Chart:
         y=alt.Y("low:Q", title="Accuracy", scale=UNIT_SCALE), y2=alt.Y2("high:Q"), opacity=faint
     )
     points = base.mark_point(filled=True, size=60, color=INK, stroke=PAPER)
-    return _make_chart(
+    return make_chart(
         "reliability",
         "Reliability diagram: accuracy against confidence in 10 equal-width bins with 95 % "
         "intervals. On the diagonal, confidence equals accuracy.",
@@ -123,7 +124,7 @@ def _draw_counts() -> Chart:
         tooltip=make_tooltip(("bin", "Confidence"), ("images", "Images")),
     )
     words = "Images in each bin of the reliability diagram."
-    return _make_chart("counts", words, bars.mark_bar(color=FAINT), 70)
+    return make_chart("counts", words, bars.mark_bar(color=FAINT), 70)
 
 
 def _draw_confidence() -> Chart:
@@ -135,7 +136,7 @@ def _draw_confidence() -> Chart:
         color=alt.Color("answer:N", scale=answers, legend=alt.Legend(title=None, orient="top")),
         tooltip=make_tooltip(("bin", "Confidence"), ("answer", "Answers"), ("images", "Images")),
     )
-    return _make_chart(
+    return make_chart(
         "confidence",
         f"Histogram of the confidence in {HISTOGRAM_BARS} bins, of right answers upwards and of "
         f"wrong ones "
@@ -173,7 +174,7 @@ def _draw_risk_coverage() -> Chart:
     line = line.encode(y=y, color=color, strokeDash=dash, tooltip=said)
     kept = base.mark_point(shape="diamond", filled=True, color=WRONG, stroke=PAPER, opacity=1)
     size = choose_value(alt.SizeValue, "datum.kept", 90, 0)
-    return _make_chart(
+    return make_chart(
         "risk-coverage",
         "Risk-coverage curve: the share of wrong answers among the most confident images, against "
         "the share that is answered, with its 95 % interval, on the chosen and on clean "
@@ -206,7 +207,7 @@ def _draw_deferral(conditions: int) -> Chart:
         .mark_point(shape="diamond", size=90, filled=True, color=WRONG, stroke=PAPER, opacity=1)
         .encode(x=alt.X("over:Q", title=title, scale=scale))
     )
-    return _make_chart(
+    return make_chart(
         "hand-over",
         "For clean images and the worst level of each shift: the share of the images that must be "
         "deferred to a person to keep the chosen risk, with its 95 % interval, and the share that "
@@ -230,7 +231,7 @@ def _draw_classes(classes: Sequence[str], shown: int) -> Chart:
         x=alt.X("low:Q", title="Accuracy", scale=UNIT_SCALE), x2=alt.X2("high:Q")
     )
     words = "Accuracy of each class with its 95 % interval."
-    return _make_chart("classes", words, alt.layer(bars, ends), 18 * shown)
+    return make_chart("classes", words, alt.layer(bars, ends), 18 * shown)
 
 
 def _draw_confusion(classes: Sequence[str]) -> Chart:
@@ -259,7 +260,7 @@ def _draw_confusion(classes: Sequence[str]) -> Chart:
     dark = choose_value(alt.ColorValue, "datum.share > 0.5", "#000000", "#ffffff")
     counts = base.mark_text(fontSize=10).encode(text=alt.Text("images:N"), color=dark)
     layers = [cells, counts] if len(classes) <= MOST_COUNTED else [cells]
-    return _make_chart(
+    return make_chart(
         "confusion",
         "Confusion matrix: of the images of each label (rows), the share predicted as each class "
         "(columns).",
@@ -270,12 +271,6 @@ def _draw_confusion(classes: Sequence[str]) -> Chart:
 
 def _make_share_axis() -> alt.Axis:
     return alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
-
-
-def _make_chart(
-    name: str, words: str, chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int
-) -> Chart:
-    return Chart(name, words, make_spec(chart.properties(width="container", height=height)))
 
 
 # ---------------------------------------------------------------- the pictures that the page carrie
