@@ -19,7 +19,7 @@ def shift_kind(name: str) -> ShiftKind | AttackKind:
     if name in ATTACKS:
         return ATTACKS[name]
     return SHIFTS.get(name) or ShiftKind(
-        refuse_external_images, "level", name, "level", 0.0, lambda _: ""
+        refuse_external_images, name, "level", parameters=("level",)
     )
 
 

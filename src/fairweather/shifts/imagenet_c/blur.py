@@ -16,11 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from fairweather.shifts.corruption import Floats, change_each_image, gaussian_filter, quantise
+from fairweather.shifts.corruption import (
+    Floats,
+    Generators,
+    Pixels,
+    change_each_image,
+    gaussian_filter,
+    quantise,
+)
 from fairweather.shifts.ranges import Positive, Range, whole
-
-Pixels = npt.NDArray[np.uint8]
-Generators = Iterator[np.random.Generator]
 
 # OpenCV sums kernels with fewer taps than this directly, and larger ones by Fourier transform.
 _DIRECT_BELOW = 130
