@@ -64,7 +64,7 @@ def test_labels_are_the_share_of_pixels_of_each_image():
 
 def test_boxes_have_the_area_that_was_drawn_before_they_are_cut_off():
     kept = np.random.default_rng(0).beta(1.0, 1.0, 30_000)
-    boxes = draw_pasted_boxes(kept, 1000, 400, np.random.default_rng(1))
+    boxes = draw_pasted_boxes(kept, (1000, 400), np.random.default_rng(1))
     share = box_areas(boxes) / 400_000
     whole = (boxes.top > 0) & (boxes.left > 0) & (boxes.bottom < 1000) & (boxes.right < 400)
     # Each side is cut down to an even number of pixels, and so loses less than two of them.
@@ -72,8 +72,8 @@ def test_boxes_have_the_area_that_was_drawn_before_they_are_cut_off():
     assert (share <= 1 - kept + 1e-9).all()
     centre = (boxes.top + boxes.bottom)[whole & (kept > 0.99)] / 2
     assert mean_p(centre, 500) > FALSE_ALARM
-    assert draw_pasted_boxes(np.ones(3), 8, 8, np.random.default_rng(0)).top.shape == (3,)
-    assert box_areas(draw_pasted_boxes(np.ones(3), 8, 8, np.random.default_rng(0))).sum() == 0
+    assert draw_pasted_boxes(np.ones(3), (8, 8), np.random.default_rng(0)).top.shape == (3,)
+    assert box_areas(draw_pasted_boxes(np.ones(3), (8, 8), np.random.default_rng(0))).sum() == 0
 
 
 def test_a_box_has_the_pixels_between_its_ends():
@@ -126,7 +126,12 @@ def test_boxes_to_erase_have_the_area_and_aspect_that_were_drawn():
 
 
 def test_boxes_to_erase_lie_anywhere():
-    boxes = draw_erased_boxes(20_000, 10, 12, (0.1, 0.1), (1.0, 1.0), np.random.default_rng(0))
+    boxes = draw_erased_boxes(
+        20_000,
+        (10, 12),
+        RandomErasing(area=(0.1, 0.1), aspect=(1.0, 1.0)),
+        np.random.default_rng(0),
+    )
     assert set(boxes.bottom - boxes.top) == {3}
     assert set(boxes.right - boxes.left) == {3}
     assert counts_p(np.bincount(boxes.top, minlength=8)) > FALSE_ALARM
