@@ -5,7 +5,6 @@ Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 attacks", 2020, algorithm 1. FAB steps to the decision boundary of the linearised model and stays
 near the image: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive
 boundary attack", 2020, algorithm 1, towards one class at a time as in AutoAttack.
-
 """
 
 from __future__ import annotations

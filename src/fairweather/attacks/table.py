@@ -113,7 +113,7 @@ class AttackKind:
     neutral: ClassVar = 0.0
 
     @property
-    def known(self) -> tuple[str, ...]:
+    def parameter_names(self) -> tuple[str, ...]:
         """The names of all parameters, in order."""
         every = (field.name for field in fields(AttackSettings))
         return tuple(name for name in every if name in (self.level, "norm", *self.options))
@@ -225,7 +225,7 @@ def _build_attack(change: AttackMode, name: str, parameters: Mapping[str, Parame
     if name not in ATTACKS:
         raise unknown_name("attack", name, ATTACKS)
     kind = ATTACKS[name]
-    known = kind.known
+    known = kind.parameter_names
     for key, value in parameters.items():
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known)

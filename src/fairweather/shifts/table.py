@@ -103,14 +103,14 @@ class ShiftKind(NamedTuple):
     texts: tuple[str, ...] = ()
 
     @property
-    def known(self) -> tuple[str, ...]:
+    def parameter_names(self) -> tuple[str, ...]:
         """The names of all keyword parameters, in order."""
         return self.parameters or tuple(inspect.signature(self.build).parameters)
 
     @property
     def level(self) -> str:
         """The parameter that a sweep varies: the first."""
-        return self.known[0]
+        return self.parameter_names[0]
 
 
 def _blur_note(parameters: Mapping[str, Parameter]) -> str:
@@ -176,7 +176,7 @@ def make_shift(name: str, **parameters: Parameter) -> Shift:
     if name not in SHIFTS:
         raise unknown_name("shift", name, ["clean", *SHIFTS])
     kind = SHIFTS[name]
-    known = kind.known
+    known = kind.parameter_names
     for key, value in parameters.items():
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known)
@@ -223,7 +223,11 @@ def suite(name: str, image_size: int | None = None) -> list[Shift]:
     shifts = []
     for key, levels in SUITES[name].items():
         kind = SHIFTS[key]
-        sized = {"image_size": image_size} if image_size and "image_size" in kind.known else {}
+        sized = (
+            {"image_size": image_size}
+            if image_size and "image_size" in kind.parameter_names
+            else {}
+        )
         swept = levels if isinstance(levels, Mapping) else {kind.level: levels}
         shifts += sweep(key, {**swept, **sized})
     return shifts

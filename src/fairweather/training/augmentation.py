@@ -2,7 +2,6 @@
 
 Flips, rotation and training shifts change 8-bit images; noise, erased boxes, MixUp and CutMix
 change float images in [0, 1]. All parameters are drawn for each image.
-
 """
 
 from __future__ import annotations
@@ -219,10 +218,16 @@ def _seeded_generator(rng: np.random.Generator, device: torch.device) -> torch.G
     return torch.Generator(device).manual_seed(int(rng.integers(2**63)))
 
 
-class MixedBatch(NamedTuple):
-    """A mixed batch: float images `[B, 3, H, W]` and soft labels `[B, classes]`."""
+class TrainingBatch(NamedTuple):
+    """The input of one training step.
 
-    images: torch.Tensor
+    Attributes:
+        views: views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to
+            the first.
+        targets: classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one.
+    """
+
+    views: tuple[torch.Tensor, ...]
     targets: torch.Tensor
 
 
@@ -232,7 +237,7 @@ def mix_up(
     classes: int,
     alpha: float,
     rng: np.random.Generator,
-) -> MixedBatch:
+) -> TrainingBatch:
     """Mix every image with a partner from its batch: MixUp (Zhang et al. 2018, section 2).
 
     Args:
@@ -250,10 +255,8 @@ def mix_up(
     weight = torch.from_numpy(rng.beta(alpha, alpha, n)).to(images)
     partner = torch.from_numpy(rng.permutation(n)).to(images.device)
     targets = F.one_hot(labels, classes).to(images)
-    return MixedBatch(
-        torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1)),
-        torch.lerp(targets[partner], targets, weight.reshape(n, 1)),
-    )
+    mixed = torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1))
+    return TrainingBatch((mixed,), torch.lerp(targets[partner], targets, weight.reshape(n, 1)))
 
 
 def cut_mix(
@@ -262,7 +265,7 @@ def cut_mix(
     classes: int,
     alpha: float,
     rng: np.random.Generator,
-) -> MixedBatch:
+) -> TrainingBatch:
     """Paste a rectangle of a partner from the batch into every image: CutMix.
 
     Source: Yun et al. 2019, CutMix, section 3 and algorithm A1. The share of the image outside the
@@ -287,10 +290,8 @@ def cut_mix(
     pasted = mask_boxes(boxes, height, width, images.device)
     share = torch.from_numpy(box_areas(boxes) / (height * width)).to(images).reshape(n, 1)
     targets = F.one_hot(labels, classes).to(images)
-    return MixedBatch(
-        torch.where(pasted, images[partner], images),
-        torch.lerp(targets, targets[partner], share),
-    )
+    mixed = torch.where(pasted, images[partner], images)
+    return TrainingBatch((mixed,), torch.lerp(targets, targets[partner], share))
 
 
 def draw_pasted_boxes(
@@ -349,19 +350,6 @@ def training_batches(
         yield Images(pixels, images.labels[index], images.keys[index], images.classes)
 
 
-class TrainingBatch(NamedTuple):
-    """The input of one training step.
-
-    Attributes:
-        views: views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to
-            the first.
-        targets: classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one.
-    """
-
-    views: tuple[torch.Tensor, ...]
-    targets: torch.Tensor
-
-
 def make_batch(
     batch: Images,
     recipe: Recipe,
@@ -407,8 +395,7 @@ def make_batch(
     if not mixings:
         return TrainingBatch(views, labels)
     mixing, alpha = mixings[int(rng.integers(2)) if len(mixings) == 2 else 0]
-    mixed = mixing(views[0], labels, len(batch.classes), alpha, rng)
-    return TrainingBatch((mixed.images,), mixed.targets)
+    return mixing(views[0], labels, len(batch.classes), alpha, rng)
 
 
 def _add_disturbances(

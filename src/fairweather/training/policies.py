@@ -3,7 +3,6 @@
 Source of AugMix: Hendrycks et al. 2020, AugMix: A Simple Data Processing Method to Improve
 Robustness and Uncertainty, algorithm 1; constants of google-research/augmix, augmentations.py and
 cifar.py.
-
 """
 
 from __future__ import annotations

@@ -282,7 +282,7 @@ def fit(
     train_shifts: Sequence[Shift] = (),
     attack: Attack | None = None,
     after_step: Callable[[float], None] | None = None,
-    group: Ranks = ALONE,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train a classifier, one epoch at a time.
 
@@ -304,7 +304,7 @@ def fit(
         attack: the attack on the training images, if the recipe has `adversarial`.
         after_step: called after each step but an epoch's last, with the share of the epoch's steps
             that are done.
-        group: the processes that train together; each must call this with the same arguments, and
+        ranks: the processes that train together; each must call this with the same arguments, and
             gets the same epochs.
 
     Raises:
@@ -312,9 +312,9 @@ def fit(
             given.
         TrainingDivergedError: a loss is not finite; the message has epoch, step and learning rate.
     """
-    _check_training(train, recipe, head, attack, group)
+    _check_training(train, recipe, head, attack, ranks)
     device = device or torch.device("cpu")
-    learner = Learner(model, recipe, head, seed, group.fabric(device, precision))
+    learner = Learner(model, recipe, head, seed, ranks.fabric(device, precision))
     if not train_shifts:  # these need the pixels on the CPU
         train = move_if_room(train, learner.device)
     history: list[dict[str, float]] = []
@@ -330,9 +330,9 @@ def fit(
             learner.enter(phase)
         rng = np.random.default_rng([seed, epoch])
         # Dropout has other random numbers in each process.
-        with loop_parts.seeded(int(rng.integers(2**63)) ^ group.rank, learner.device):
-            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step, group)
-        row |= _evaluate_epoch(learner, train, val, group)
+        with loop_parts.seeded(int(rng.integers(2**63)) ^ ranks.rank, learner.device):
+            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step, ranks)
+        row |= _evaluate_epoch(learner, train, val, ranks)
         history = [*history, row]
         weights = learner.evaluated.state_dict()
         if select_epoch(history, recipe) == epoch:
@@ -352,15 +352,15 @@ def fit(
 
 
 def _check_training(
-    train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack | None, group: Ranks
+    train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack | None, ranks: Ranks
 ) -> None:
     if len(train) < 2:
         raise InputError(f"training needs at least 2 images, found {len(train)}")
-    group.check_batches(list(loop_parts.cut_batches(torch.arange(len(train)), recipe.batch_size)))
-    if recipe.rotation_prediction and group.size > 1:
+    ranks.check_batches(list(loop_parts.cut_batches(torch.arange(len(train)), recipe.batch_size)))
+    if recipe.rotation_prediction and ranks.size > 1:
         # It runs the network twice before a backward pass, which DDP does not support.
         raise InputError(
-            f"recipe: rotation_prediction trains in one process, found {group.size} processes"
+            f"recipe: rotation_prediction trains in one process, found {ranks.size} processes"
         )
     for name in ("probe_epochs", "rotation_prediction"):
         if getattr(recipe, name) and head is None:
@@ -382,7 +382,7 @@ def _train_epoch(
     train_shifts: Sequence[Shift],
     attack: Attack | None,
     after_step: Callable[[float], None] | None,
-    group: Ranks,
+    ranks: Ranks,
 ) -> dict[str, float]:
     learner.train_mode()
     recipe = learner.recipe
@@ -396,19 +396,19 @@ def _train_epoch(
         )
         rate = loop_parts.learning_rates(learner.optimizer)["head"]
         batch = make_batch(images, recipe, rng, learner.device, train_shifts)
-        part = group.part(len(images))
+        part = ranks.part(len(images))
         batch = TrainingBatch(tuple(view[part] for view in batch.views), batch.targets[part])
         if attack is not None:
             keys = images.keys[part].to(learner.device)
-            with group.agreeing(), loop_parts.report_divergence(epoch, step, rate):
+            with ranks.agreeing(), loop_parts.report_divergence(epoch, step, rate):
                 batch = attack_batch(batch, keys, learner.model, attack, rng)
         loss = CROSS_ENTROPY.compute(learner.forward, batch, recipe)
         if learner.task is not None:
             turned = learner.task.loss(learner.forward, batch.views[0], rng)
             loss = loss + recipe.rotation_prediction * turned
-        loss = group.weighted(loss, len(batch.targets), len(images))
+        loss = ranks.weighted(loss, len(batch.targets), len(images))
         learner.step(loss)
-        losses.append(group.mean(loss.detach()))
+        losses.append(ranks.mean(loss.detach()))
         if loop_parts.is_check_due(step, len(steps), learner.device):
             loop_parts.stop_unless_finite(losses, epoch, rate)
         if after_step is not None and len(losses) < len(steps):
@@ -425,29 +425,29 @@ def _train_epoch(
     }
 
 
-def _evaluate_epoch(learner: Learner, train: Images, val: Images, group: Ranks) -> dict[str, float]:
+def _evaluate_epoch(learner: Learner, train: Images, val: Images, ranks: Ranks) -> dict[str, float]:
     for model in (learner.model, learner.evaluated):
-        group.copy_statistics(model)
+        ranks.copy_statistics(model)
     # A fixed, evenly spread subset: no second pass in training mode, no extra randomness.
     stride = -(-len(train) // MOST_CLEAN_TRAINING_IMAGES)
-    _, train_accuracy = _evaluate(learner, train[::stride], group)
-    val_loss, val_accuracy = _evaluate(learner, val, group)
+    _, train_accuracy = _evaluate(learner, train[::stride], ranks)
+    val_loss, val_accuracy = _evaluate(learner, val, ranks)
     return {"train_accuracy": train_accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
 
 
 @torch.inference_mode()
-def _evaluate(learner: Learner, images: Images, group: Ranks) -> tuple[float, float]:
+def _evaluate(learner: Learner, images: Images, ranks: Ranks) -> tuple[float, float]:
     """Mean cross-entropy in nats and accuracy of clean, unmixed images."""
     learner.evaluated.eval()
     loss, correct = 0.0, 0
     cut = list(loop_parts.cut_batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
-    for index in cut[group.rank :: group.size]:
+    for index in cut[ranks.rank :: ranks.size]:
         batch = images[slice(int(index[0]), int(index[-1]) + 1)]
         logits = learner.predict(loop_parts.to_input(batch.images.to(learner.device)))
         labels = batch.labels.to(learner.device)
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
-    losses, hits = zip(*group.gather((loss, correct)), strict=True)
+    losses, hits = zip(*ranks.gather((loss, correct)), strict=True)
     return sum(losses) / len(images), sum(hits) / len(images)
 
 

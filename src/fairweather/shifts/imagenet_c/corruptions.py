@@ -24,7 +24,6 @@ parameters are this project's; constants.json says what each is.
 
 The lengths of ImageNet-C's `elastic_transform` are shares of 224 px times 244: a typing error in
 the benchmark's code. Its images were made with it, so it stays.
-
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def fog(images: Pixels, generators: Generators, *, amount: Positive, decay: Posi
     """Add a plasma fractal, and darken so that the image's largest value is not exceeded.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the fractal.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the fractal.
         amount: the largest amount of fog, added to values in [0, 1], > 0.
         decay: the factor by which the fractal's roughness falls from scale to scale, > 0.
     """
@@ -116,8 +116,8 @@ def frost(
     photograph is scaled to be one pixel larger than the image instead.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the photograph, the row and the column.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the photograph, the row and the column.
         image_weight: >= 0.
         frost_weight: >= 0.
         frost_zoom: the scale factor of the photograph, > 0.
@@ -181,8 +181,8 @@ def snow(
     ImageMagick's, not that of the package imagecorruptions.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the noise, then the angle, -135 to -45 degrees.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the noise, then the angle, -135 to -45 degrees.
         mean, scale: mean and standard deviation of the noise, for values in [0, 1]; scale > 0.
         zoom: how much the noise is enlarged, >= 1.
         threshold: smallest value of a flake.
@@ -251,8 +251,8 @@ def spatter(
     does not change; the benchmark divides zero by zero then.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the noise.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the noise.
         mean, scale: mean and standard deviation of the noise; scale > 0.
         sigma: standard deviation of the smoothing, pixels, > 0.
         threshold: smallest value of liquid.

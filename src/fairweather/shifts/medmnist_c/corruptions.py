@@ -27,7 +27,6 @@ and improved classifier robustness by simulating realistic image corruptions" (2
 package medmnistc 0.1.0, medmnistc/corruptions/registry.py: CORRUPTIONS_DS, in its order, and
 DATASET_RGB. If it lists six values, its severities use the first five. The names of the parameters
 are this project's; constants.json says what each is. Lengths are in pixels of 224 px images.
-
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ made the fonts at the U.S. National Bureau of Standards (A. V. Hershey, "Calligr
 encoding of the coordinates is that of James Hurt, Cognition, Inc. The fonts are free to use with
 this acknowledgement. OpenCV 5 draws another font under the same name, which is only a third as
 visible at these sizes.
-
 """
 
 from __future__ import annotations
@@ -105,8 +104,8 @@ def stain_deposit(
     """Put black marks on the image: drawings of ink from the package medmnistc.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the number of marks, then drawing, column, row.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the number of marks, then drawing, column, row.
         marks: the largest number of marks, a whole number >= 1; the smallest is 1.
         size: side of a drawing in pixels of a 224 px image: 12, 16, 24, 32 or 42.
 
@@ -153,8 +152,8 @@ def bubble(
     """Draw pale round bubbles with a paler rim over the image; later bubbles hide earlier ones.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the number, then radius, column, row of a bubble.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the number, then radius, column, row of a bubble.
         max_radius: the largest radius in pixels of a 224 px image, a whole number from 3 to 112;
             the smallest is 3.
         max_bubbles: the largest number of bubbles, a whole number >= 7; the smallest is 7.
@@ -182,7 +181,7 @@ def black_corner(images: Pixels, *, radius: Positive) -> Pixels:
     """Make everything black except a circle in the middle, as with a dermatoscope.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         radius: share of half the smaller side, > 0.
 
     >>> images = np.full((1, 3, 8, 8), 200, np.uint8)
@@ -210,8 +209,8 @@ def characters(
     The font is the Hershey duplex of OpenCV 4, with every version of OpenCV (`hershey`).
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the number of words, then for each word its number
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the number of words, then for each word its number
             of letters, font scale, letters, column, row, red, green, blue.
         words: the largest number of words, a whole number >= 1; the smallest is 1.
         letters: the largest number of letters per word, a whole number from 3 to 26; the smallest

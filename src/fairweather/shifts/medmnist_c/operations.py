@@ -1,7 +1,6 @@
 """Blurs and colours of MedMNIST-C, with lengths that scale with the image.
 
 The package's lengths are meant for images of 224 pixels; see `corruptions` for the rule.
-
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> P
     """Convolve with ImageNet-C's disk; borders are reflected.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         radius, alias_blur: pixels of a 224 px image, > 0; see `imagenet_c.blur.defocus_blur`.
 
     >>> images = np.zeros((1, 3, 28, 28), np.uint8)
@@ -111,8 +110,8 @@ def motion_blur(
     """Smear to one side along a line with a random angle of -45 to 45 degrees; edges are repeated.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the angle.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the angle.
         radius, sigma: pixels of a 224 px image, > 0; see `imagenet_c.blur.motion_blur`.
     """
     scale = pixel_scale(*images.shape[2:])
@@ -140,7 +139,7 @@ def gaussian_blur(images: Pixels, *, kernel_size: Annotated[float, _ODD]) -> Pix
     are within 1/255 of `torchvision.transforms.functional.gaussian_blur` on PIL images.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         kernel_size: pixels of a 224 px image, odd, >= 3.
 
     >>> images = np.zeros((1, 3, 28, 28), np.uint8)
@@ -172,7 +171,7 @@ def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
     a whole number. ImageNet-C's contrast is different.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         factor: >= 0; 1 changes nothing.
 
     >>> images = np.array([0, 100], np.uint8).reshape(1, 1, 1, 2).repeat(3, axis=1)

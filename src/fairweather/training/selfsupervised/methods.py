@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed.nn.functional
+import torch.distributed
 import torch.nn.functional as F
 from torch import nn
 
@@ -75,12 +75,27 @@ def _standardise(embedding: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return centred / (variance + EPSILON).sqrt()
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum over processes whose gradient is the sum of the processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
+        """Add the values up."""
+        total = values.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's own
+        """Every process's loss depends on the values of every process."""
+        return _SumOverProcesses.forward(ctx, gradients[0])
+
+
 def _sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not distributed or torch.distributed.get_world_size() == 1:
         return values
-    # Its gradient is the sum of the gradients of all processes, whose losses all depend on it.
-    total: torch.Tensor = torch.distributed.nn.functional.all_reduce(values)
+    total: torch.Tensor = _SumOverProcesses.apply(values)
     return total
 
 

@@ -224,7 +224,7 @@ def pretrain(
     precision: str = "fp32",
     state: State | None = None,
     after_step: Callable[[float], None] | None = None,
-    group: Ranks = ALONE,
+    ranks: Ranks = ALONE,
     sync_batchnorm: bool = False,
 ) -> Iterator[PretrainingEpoch]:
     """Pre-train an encoder, one epoch at a time.
@@ -247,7 +247,7 @@ def pretrain(
         state: an earlier `PretrainingEpoch.state` to continue from.
         after_step: called after each step but an epoch's last, with the share of the epoch's steps
             that are done.
-        group: the processes that train together; each must call this with the same arguments, and
+        ranks: the processes that train together; each must call this with the same arguments, and
             gets the same epochs. All have equal parts of each batch, so up to one image less than
             there are processes is left out of it.
         sync_batchnorm: batch norm, also that of the projector, has the statistics of the whole
@@ -259,7 +259,7 @@ def pretrain(
     """
     if len(images) < 2:
         raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
-    group.check_batches(list(loop_parts.cut_batches(torch.arange(len(images)), recipe.batch_size)))
+    ranks.check_batches(list(loop_parts.cut_batches(torch.arange(len(images)), recipe.batch_size)))
     device = device or torch.device("cpu")
     method = METHODS[recipe.method]
     with loop_parts.seeded(_derive_seed(seed, 1), torch.device("cpu")):
@@ -300,17 +300,17 @@ def pretrain(
     if len(history) >= recipe.epochs:  # it was stopped before the result was stored
         yield so_far()
         return
-    fabric = group.fabric(device, precision)
+    fabric = ranks.fabric(device, precision)
     images = move_if_room(images, device)
     wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
         # Dropout has other random numbers in each process.
-        with loop_parts.seeded(int(rng.integers(2**63)) ^ group.rank, device):
+        with loop_parts.seeded(int(rng.integers(2**63)) ^ ranks.rank, device):
             row = _train_epoch(
-                fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step, group
+                fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step, ranks
             )
-        group.copy_statistics(learner)
+        ranks.copy_statistics(learner)
         if method.may_collapse:
             stop_if_collapsed(row["embedding_std"], epoch, recipe.method)
         if probe is not None:
@@ -328,13 +328,13 @@ def _train_epoch(
     epoch: int,
     rng: np.random.Generator,
     after_step: Callable[[float], None] | None,
-    group: Ranks,
+    ranks: Ranks,
 ) -> dict[str, float]:
     learner.train()
     order = torch.from_numpy(rng.permutation(len(images)))
     # The losses of several processes need equal parts.
     steps = [
-        index[: len(index) // group.size * group.size]
+        index[: len(index) // ranks.size * ranks.size]
         for index in loop_parts.cut_batches(order, recipe.batch_size)
     ]
     losses: list[torch.Tensor] = []
@@ -344,19 +344,19 @@ def _train_epoch(
         loop_parts.set_learning_rate(
             optimizer, learning_rate_scale(recipe, epoch + step / len(steps))
         )
-        part = group.part(len(batch))
+        part = ranks.part(len(batch))
         views = [view[part] for view in _make_views(batch.images.to(fabric.device), recipe, rng)]
         targets = METHODS[recipe.method].targets(batch.labels)[part]
         outcome = learner(views, targets.to(fabric.device))
         loop_parts.take_step(fabric, learner, optimizer, outcome.loss, recipe.clip_gradient_norm)
-        losses.append(group.mean(outcome.loss.detach()))
+        losses.append(ranks.mean(outcome.loss.detach()))
         embeddings.append(outcome.embedding.detach())
         if loop_parts.is_check_due(step, len(steps), fabric.device):
             loop_parts.stop_unless_finite(losses, epoch, _weights_rate(optimizer))
         if after_step is not None and len(losses) < len(steps):
             after_step(len(losses) / len(steps))
     seconds = time.perf_counter() - start
-    spreads = [embedding_std(_gather_embedding(embedding, group)) for embedding in embeddings]
+    spreads = [embedding_std(_gather_embedding(embedding, ranks)) for embedding in embeddings]
     return {
         "epoch": epoch + 1,
         "train_loss": loop_parts.mean_loss(losses, [len(index) for index in steps]),
@@ -366,11 +366,11 @@ def _train_epoch(
     }
 
 
-def _gather_embedding(embedding: torch.Tensor, group: Ranks) -> torch.Tensor:
+def _gather_embedding(embedding: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """The embedding of a whole batch, from those of all processes."""
-    if group.size == 1:
+    if ranks.size == 1:
         return embedding
-    return torch.cat(group.gather(embedding.cpu()))
+    return torch.cat(ranks.gather(embedding.cpu()))
 
 
 def _make_views(
