@@ -55,7 +55,7 @@ def load_guard(
     """
     promised = (risk, confidence, coverage, weigh)
     if is_guard(Path(source).expanduser()):
-        if any(each is not None for each in promised):
+        if any(share is not None for share in promised):
             raise InputError(f"{source} is a guard that promises already: leave out what it is")
         return open_guard(source, device=device)
     from fairweather.deploy.making import (
@@ -72,9 +72,9 @@ def load_guard(
             "risk=0.05 in Python"
         )
     promise = make_promise(risk, confidence, coverage, weigh)
-    of = open_run_model(str(source), offline=offline)
-    check_weighing(of, weigh)
-    return make_guard(of, promise, device=device, root=data_root, offline=offline)
+    model = open_run_model(str(source), offline=offline)
+    check_weighing(model, weigh)
+    return make_guard(model, promise, device=device, root=data_root, offline=offline)
 
 
 def make_promise(
