@@ -328,7 +328,7 @@ def adapt_precision(network: nn.Module) -> nn.Module:
     """Let a network whose first parameters are not float32 take float32 images.
 
     >>> type(adapt_precision(nn.Linear(2, 3).half())).__name__
-    'OwnNumbers'
+    'PrecisionAdapter'
     """
     if any(isinstance(each, PrecisionAdapter) for each in network.modules()):
         return network

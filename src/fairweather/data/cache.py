@@ -248,10 +248,10 @@ def decode_images(
 
     >>> import tempfile
     >>> import numpy as np
-    >>> item = Item("gray", np.full((9, 9), 7, dtype=np.uint8))
+    >>> item = RawImage("gray", np.full((9, 9), 7, dtype=np.uint8))
     >>> with tempfile.NamedTemporaryFile() as file:
     ...     decode_images([item], 1, Path(file.name), square=Square(8, 8), skip_unreadable=False)
-    Decoded(shape=(1, 3, 8, 8), unreadable={})
+    DecodingResult(shape=(1, 3, 8, 8), unreadable={})
     """
     numbered, workers = enumerate(items), cpu_count()
     with strict_pillow(), _open_for_writing(path) as file:

@@ -35,7 +35,7 @@ def channel_statistics(images: Images) -> ChannelStatistics:
     >>> pixels[1, 0] = 255
     >>> column = torch.tensor([0, 1])
     >>> channel_statistics(Images(pixels, column, column, ("a", "b")))
-    Statistics(mean=(0.5, 0.0, 0.0), std=(0.5, 0.0, 0.0))
+    ChannelStatistics(mean=(0.5, 0.0, 0.0), std=(0.5, 0.0, 0.0))
     """
     histogram = torch.zeros(3, 256, dtype=torch.int64)
     # Chunks: the pixels may be a memory map that is larger than memory.

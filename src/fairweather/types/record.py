@@ -266,7 +266,7 @@ def parse_predictions_path(file: str) -> PredictionsPath | None:
     """Read model, seed, split and shift from a path; None if it is no file of predictions.
 
     >>> parse_predictions_path("predictions/basic/seed-0/test/imagenet_c__fog,severity=3.parquet")
-    PredictionsOf(model='basic', seed='0', part='test', shift='imagenet_c__fog,severity=3')
+    PredictionsPath(model='basic', seed='0', part='test', shift='imagenet_c__fog,severity=3')
     """
     parts = PurePosixPath(file).parts
     if len(parts) != 5 or parts[0] != "predictions" or not file.endswith(".parquet"):
