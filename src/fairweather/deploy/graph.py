@@ -217,7 +217,10 @@ class GraphNetwork:
         self.device = device or torch.device("cpu")
         self._weights = {name: tensor.to(self.device) for name, tensor in weights.items()}
         self._graph = graph
-        self._functions = [_find_function(operation.kind) for operation in graph.operations]
+        self._functions = [
+            _CHECKED.get(operation.kind) or _find_aten(operation.kind)
+            for operation in graph.operations
+        ]
         self._last = _last_uses(graph)
 
     @torch.inference_mode()
@@ -272,14 +275,6 @@ def check_pure(operation: Operation, place: str) -> None:
         )
 
 
-def _find_function(kind: str) -> Callable[..., Any]:
-    if kind == "_native_batch_norm_legit_no_training.default":
-        return _batch_norm
-    if kind == "scaled_dot_product_attention.default":
-        return _attention
-    return ARITHMETIC[kind] if kind in ARITHMETIC else _find_aten(kind)
-
-
 def _batch_norm(*given: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors and numbers
     """Do the operation of this name, which itself reads beyond weights that are too short."""
     *tensors, momentum, epsilon = given
@@ -298,6 +293,14 @@ def _attention(
         raise ValueError(f"attention with {key.shape[-2]} keys and {value.shape[-2]} values")
     attend = torch.ops.aten.scaled_dot_product_attention.default
     return attend(query, key, value, *given, **named)
+
+
+# What is done in Python: with numbers, and where torch's own operation reads beyond its inputs.
+_CHECKED: Mapping[str, Callable[..., Any]] = {
+    **ARITHMETIC,
+    "_native_batch_norm_legit_no_training.default": _batch_norm,
+    "scaled_dot_product_attention.default": _attention,
+}
 
 
 def _find_aten(kind: str) -> Any:  # noqa: ANN401 - torch._ops.OpOverload

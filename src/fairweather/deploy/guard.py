@@ -199,13 +199,9 @@ class Guard:
         if not images or not all(isinstance(image, PIL.Image.Image) for image in images):
             raise InputError("a batch is an array or tensor [B, 3, H, W], or a list of PIL images")
         square = None
-        if (preparation := record.preparation) is not None:
-            square = Square(
-                preparation.size,
-                preparation.resize or preparation.size,
-                preparation.interpolation,
-                preparation.fit,
-            )
+        if record.preparation is not None:
+            size, resize, interpolation, fit = record.preparation
+            square = Square(size, resize or size, interpolation, fit)
         scale = None if record.scale is None else Scale.parse(record.scale)
         height, width = record.size
         if square is None and any(image.size != (width, height) for image in images):

@@ -120,7 +120,7 @@ class AccuracyEstimate:
         who = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
         if self.value is None or self.low is None:
             return [f"How accurate it is cannot be told: {self.reason}.", f"({who})"]
-        title = next(each.title for each in self.methods if each.name == self.method)
+        title = next(method.title for method in self.methods if method.name == self.method)
         behind = f"{self.shifts} known shifts ({self.cells} levels)"
         if self.high is None:
             range_ = f"down to {_format_percent(self.low)}; an extrapolation"

@@ -159,24 +159,24 @@ class SharedShifts(NamedTuple):
         return [sweep.name for sweep in self.sweeps if sweep.kind == "attack"]
 
 
-def split_run_and_model(asked: str | os.PathLike[str]) -> tuple[str, str]:
+def split_run_and_model(name: str | os.PathLike[str]) -> tuple[str, str]:
     """Split FOLDER:MODEL; the model is empty for a folder, which may have a colon in its name.
 
     >>> split_run_and_model("runs/mine:basic"), split_run_and_model("runs/mine")
     (('runs/mine', 'basic'), ('runs/mine', ''))
     """
-    name = os.fspath(asked)
-    folder, colon, model = name.rpartition(":")
-    return (folder, model) if colon and not Path(name).is_dir() else (name, "")
+    whole = os.fspath(name)
+    folder, colon, model = whole.rpartition(":")
+    return (folder, model) if colon and not Path(whole).is_dir() else (whole, "")
 
 
-def open_compared_run(asked: str | os.PathLike[str]) -> ComparedRun:
+def open_compared_run(name: str | os.PathLike[str]) -> ComparedRun:
     """Open a run folder, or one model of it as FOLDER:MODEL.
 
     Raises `InputError` if there is no run or no such model, if nothing is predicted yet, or if the
     clean predictions of a model are not those that the run wrote.
     """
-    folder, model = split_run_and_model(asked)
+    folder, model = split_run_and_model(name)
     run = open_finished_run(Path(folder))
     every_model = _predicted_models(run)
     if not every_model:
@@ -184,7 +184,7 @@ def open_compared_run(asked: str | os.PathLike[str]) -> ComparedRun:
     if model and model not in every_model:
         raise unknown_name(f"model of {folder}", model, every_model)
     models = {model: every_model[model]} if model else every_model
-    return ComparedRun(os.fspath(asked), run, models, every_model)
+    return ComparedRun(os.fspath(name), run, models, every_model)
 
 
 def pair_models(runs: RunPair) -> list[ModelPair]:
@@ -254,16 +254,16 @@ def find_shared_images(runs: RunPair) -> tuple[list[str], list[str]]:
 def _predicted_models(run: RunFolder) -> dict[str, tuple[int | str, ...]]:
     """Find the models with predictions of clean images, each followed by its variants."""
     record = run.record
-    found: dict[str, tuple[int | str, ...]] = {}
+    seeds_by_model: dict[str, tuple[int | str, ...]] = {}
     for name in [*record.models, *record.variants]:
         seeds = [seed for seed in sorted(record.seeds) if _is_predicted(run, name, seed)]
         if seeds:
-            found[name] = tuple(seeds)
+            seeds_by_model[name] = tuple(seeds)
         if record.ensemble and _is_predicted(run, name, ENSEMBLE):
-            found[name + ENSEMBLE_SUFFIX] = (ENSEMBLE,)
+            seeds_by_model[name + ENSEMBLE_SUFFIX] = (ENSEMBLE,)
     order = {name: place for place, name in enumerate(record.models)}
-    names = sorted(found, key=lambda name: (order.get(base_model(name), len(order)), name))
-    return {name: found[name] for name in names}
+    names = sorted(seeds_by_model, key=lambda name: (order.get(base_model(name), len(order)), name))
+    return {name: seeds_by_model[name] for name in names}
 
 
 def _is_predicted(run: RunFolder, model: str, seed: int | str) -> bool:
@@ -352,15 +352,15 @@ def mean_weights(shared: SharedShifts) -> dict[ShiftLevel, dict[ShiftLevel, floa
         sweep.name: [ShiftLevel(sweep.name, level) for level in cells_by_level(sweep)]
         for sweep in shared.sweeps
     }
-    found = {
+    weights = {
         ShiftLevel(name, MEAN): dict.fromkeys(cells, 1 / len(cells))
         for name, cells in levels.items()
     }
     shifts = [levels[sweep.name] for sweep in shared.sweeps if sweep.kind == "shift"]
-    found[ShiftLevel(ALL, MEAN)] = {
+    weights[ShiftLevel(ALL, MEAN)] = {
         cell: 1 / (len(shifts) * len(cells)) for cells in shifts for cell in cells
     }
-    return found
+    return weights
 
 
 def resample_images(runs: RunPair, images: str = CLEAN) -> list[ResampledImages]:

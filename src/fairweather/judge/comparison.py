@@ -204,10 +204,10 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
 def _file_name(runs: RunPair) -> str:
     """Name the files after the other run, and after models that were asked for by name."""
     a, b = runs
-    asked = [next(iter(a.models))] if a.models != a.every_model else []
-    asked += [b.run.path.resolve().name]
-    asked += [next(iter(b.models))] if b.models != b.every_model else []
-    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "_".join(asked))
+    parts = [next(iter(a.models))] if a.models != a.every_model else []
+    parts += [b.run.path.resolve().name]
+    parts += [next(iter(b.models))] if b.models != b.every_model else []
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "_".join(parts))
     # The files of a comparison with published numbers have this name.
     return f"compare_{name}_run" if name in REFERENCES else f"compare_{name}"
 
@@ -290,7 +290,7 @@ def describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("stu
     """
     if "study" not in kinds and not any(row.is_of_recipes for row in rows):
         return "This is about these trained networks, on other test images like these."
-    alone = [row for row in rows if any(each.endswith(ENSEMBLE_SUFFIX) for each in row.pair)]
+    alone = [row for row in rows if any(model.endswith(ENSEMBLE_SUFFIX) for model in row.pair)]
     trained = [row for row in rows if row not in alone]
     if trained and all(row.is_of_recipes for row in trained):
         of_ensembles = " Those of ensembles cover only other test images." if alone else ""
@@ -300,12 +300,11 @@ def describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("stu
         )
     if not trained:
         return "This is about these ensembles and networks, on other test images like these."
-    one = "Each side has only one training"
-    if any(max(row.a.n, row.b.n) > 1 for row in trained):
-        one = "One side has only one training"
+    several = any(max(row.a.n, row.b.n) > 1 for row in trained)
     return (
-        f"{one}, so this is about these trained networks. A difference between them need not be "
-        "one between their recipes: train each recipe with several seeds to find out."
+        f"{'One' if several else 'Each'} side has only one training, so this is about these "
+        "trained networks. A difference between them need not be one between their recipes: train each "
+        "recipe with several seeds to find out."
     )
 
 

@@ -100,8 +100,8 @@ class ComparisonRow:
     @property
     def p_alone(self) -> float:
         """The p-value of its test before the correction; NaN if there is no test."""
-        found = self.test or self.crossed
-        return found.p if found and self.is_tested else math.nan
+        test = self.test or self.crossed
+        return test.p if test and self.is_tested else math.nan
 
     @property
     def is_cell(self) -> bool:

@@ -103,42 +103,42 @@ def estimate(
             asked for that there are not.
     """
     tell = to_notify(progress)
-    of = open_run_model(str(run), offline=offline)
+    model = open_run_model(str(run), offline=offline)
     # With an absolute path of the images, a root is that of the run's own alone.
-    asked = ImageOptions(**options)
-    place = None if Path(data.partition(":")[2]).is_absolute() else asked.root
-    own = replace(asked, root=place, scale=asked.scale or of.scale)
-    new = open_images(data, of.classes, of.preparation, own, offline=offline, progress=tell)
+    image_options = ImageOptions(**options)
+    place = None if Path(data.partition(":")[2]).is_absolute() else image_options.root
+    own = replace(image_options, root=place, scale=image_options.scale or model.scale)
+    new = open_images(data, model.classes, model.preparation, own, offline=offline, progress=tell)
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []
-    look = partial(compute_outputs, batch_size=of.record.settings.batch_size, device=device)
-    seeds, others = _open_other_seeds(of, notes)
-    images, outputs = _predict_unlabelled(of, others, new.images, look, tell)
-    validation = _read_validation(of)
+    look = partial(compute_outputs, batch_size=model.record.settings.batch_size, device=device)
+    seeds, others = _open_other_seeds(model, notes)
+    images, outputs = _predict_unlabelled(model, others, new.images, look, tell)
+    validation = _read_validation(model)
     methods = fit_methods(validation, seeds=images.others is not None)
-    known, left_out = read_known_cells(of, methods, seeds, own=images, tell=tell)
+    known, left_out = read_known_cells(model, methods, seeds, own=images, tell=tell)
     notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in left_out]
     answers, features, around = np.nan, np.nan, None
     if validation is not None:
         if is_among(images, validation):
             notes.append(OWN_VALIDATION)
         # Of each patient one image.
-        clusters = read_clusters(of.run, VAL)
+        clusters = read_clusters(model.run, VAL)
         independent = np.arange(len(validation)) if clusters is None else one_of_each(clusters)
         reference = UnlabelledPredictions.of(validation).rows[independent]
         around = Cloud.of(reference) if len(reference) > 1 else None
         answers = outputs_differ_p(reference, images.rows)
         # A root is that of the new images; the run's own may lie there too.
-        is_own = data == of.record.data.source
-        roots = [place] if is_own else list(dict.fromkeys([None, asked.root]))
-        features = _compare_features(of, outputs, independent, roots, look, offline, notes, tell)
+        is_own = data == model.record.data.source
+        roots = [place] if is_own else list(dict.fromkeys([None, image_options.root]))
+        features = _compare_features(model, outputs, independent, roots, look, offline, notes, tell)
     unlike = differ_p(answers, features)
     past = compute_past_errors(known, around, tell) if known else None
     estimates = apply_methods(methods, images).mean(axis=0)
     estimate = AccuracyEstimate(
-        model=of.name,
-        seed=of.seed,
+        model=model.name,
+        seed=model.seed,
         data=new.name,
         images=len(images),
         natural=sum(cell.shift.startswith(NATURAL) for cell in known),
@@ -233,10 +233,10 @@ def _with_range(
     )
 
 
-def _open_other_seeds(of: RunModel, notes: list[str]) -> tuple[list[int], list[nn.Module]]:
+def _open_other_seeds(model: RunModel, notes: list[str]) -> tuple[list[int], list[nn.Module]]:
     """The other seeds of the model, with their networks; none if one cannot be opened."""
     try:
-        networks = load_other_seeds(of)
+        networks = load_other_seeds(model)
     except InputError as error:
         notes.append(f"The other seeds of the model were not asked: {error}.")
         return [], []
@@ -244,10 +244,10 @@ def _open_other_seeds(of: RunModel, notes: list[str]) -> tuple[list[int], list[n
 
 
 def _predict_unlabelled(
-    of: RunModel, others: Sequence[nn.Module], images: Images, look: Look, tell: Notify
+    model: RunModel, others: Sequence[nn.Module], images: Images, look: Look, tell: Notify
 ) -> tuple[UnlabelledPredictions, NetworkOutputs]:
     """What the model says of images, and the outputs of its first network."""
-    networks = [*of.networks, *(network for network in others if network not in of.networks)]
+    networks = [*model.networks, *(network for network in others if network not in model.networks)]
     total, outputs = len(images) * len(networks), []
     for place, network in enumerate(networks):
 
@@ -255,23 +255,23 @@ def _predict_unlabelled(
             tell(Event("look at the images", before + count, total))
 
         outputs.append(look(network, images, done=done))
-    own = [output.logits for output in outputs[: len(of.networks)]]
+    own = [output.logits for output in outputs[: len(model.networks)]]
     logits = own[0] if len(own) == 1 else mean_log_probability(own)
-    of_others = outputs if of.seed == ENSEMBLE else outputs[1:]
+    of_others = outputs if model.seed == ENSEMBLE else outputs[1:]
     classes = np.stack([o.logits.argmax(axis=1) for o in of_others]) if others else None
     stored = logits if logits.shape[1] <= MOST_STORED_CLASSES else None
     confidence = softmax(logits).max(axis=1)
     return UnlabelledPredictions(logits.argmax(axis=1), confidence, stored, classes), outputs[0]
 
 
-def _read_validation(of: RunModel) -> Predictions | None:
+def _read_validation(model: RunModel) -> Predictions | None:
     """The stored predictions of validation images; None if the run has none."""
-    file = of.run.predictions(of.name, of.seed, CLEAN, VAL)
-    return of.validation() if of.run.file(file).is_file() else None
+    file = model.run.predictions(model.name, model.seed, CLEAN, VAL)
+    return model.validation() if model.run.file(file).is_file() else None
 
 
 def _compare_features(
-    of: RunModel,
+    model: RunModel,
     outputs: NetworkOutputs,
     independent: IntArray,
     roots: Sequence[str | Path | None],
@@ -287,7 +287,7 @@ def _compare_features(
     images, errors = None, []
     for root in roots:
         try:
-            images = open_validation_images(of, root=root, offline=offline, progress=tell)
+            images = open_validation_images(model, root=root, offline=offline, progress=tell)
             break
         except InputError as error:
             errors.append(error)
@@ -300,7 +300,7 @@ def _compare_features(
     def done(count: int) -> None:
         tell(Event("look at validation images", count, len(images)))
 
-    known = look(of.networks[0], images, done=done).features
+    known = look(model.networks[0], images, done=done).features
     return np.nan if known is None else features_differ_p(known, outputs.features)
 
 

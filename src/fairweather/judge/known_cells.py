@@ -156,7 +156,7 @@ class KnownCell:
 
 
 def read_known_cells(
-    of: RunModel,
+    model: RunModel,
     methods: Mapping[str, Method],
     seeds: Sequence[int],
     *,
@@ -170,7 +170,7 @@ def read_known_cells(
     are the clean cell and other images of the same classes, if the new ones are among them.
 
     Args:
-        of: the model.
+        model: the model.
         methods: fitted.
         seeds: the other seeds that are asked.
         own: what the model says of the images that are asked about.
@@ -179,10 +179,10 @@ def read_known_cells(
     known: list[KnownCell] = []
     left_out: list[str] = []
     clean = b""
-    cells = list(_iter_cells(of))
+    cells = list(_iter_cells(model))
     for done, (shift, level, title, cell, part) in enumerate(cells):
         tell(Event("read what the run knows", done, len(cells)))
-        predictions = _read_predictions(of, of.seed, cell, part)
+        predictions = _read_predictions(model, model.seed, cell, part)
         if predictions is None:
             continue
         digest = predictions.confidence.tobytes()
@@ -193,7 +193,7 @@ def read_known_cells(
         if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(own, predictions):
             left_out.append(shift)
             continue
-        of_seeds = [_read_predictions(of, seed, cell, part) for seed in seeds]
+        of_seeds = [_read_predictions(model, seed, cell, part) for seed in seeds]
         others = [read.predicted for read in of_seeds if read is not None]
         if len(others) < len(seeds):
             continue
@@ -284,19 +284,19 @@ def _identifying_columns(seen: UnlabelledPredictions) -> npt.NDArray[np.float32]
     return np.stack([odds, seen.predicted[unsure]], axis=1).astype(np.float32)
 
 
-def _iter_cells(of: RunModel) -> Iterator[tuple[str, str, str, str, str]]:
+def _iter_cells(model: RunModel) -> Iterator[tuple[str, str, str, str, str]]:
     """Shift, level, title, id and part of each cell."""
     yield CLEAN, NO_LEVEL, "the clean test images", CLEAN, TEST
-    for sweep in of.record.sweeps:
+    for sweep in model.record.sweeps:
         if sweep.kind == "shift":
             for cell in sweep.cells:
                 level = format_number(cell.level)
                 title = f"{sweep.title}, {sweep.level_title} {level}"
                 yield sweep.name, level, title, cell.id, TEST
-    for name in of.record.natural:
+    for name in model.record.natural:
         yield f"{NATURAL}{name}", NO_LEVEL, f"the other images {name}", CLEAN, f"{NATURAL}{name}"
 
 
-def _read_predictions(of: RunModel, seed: int | str, cell: str, part: str) -> Predictions | None:
-    file = of.run.predictions(of.name, seed, cell, part)
-    return of.run.read_predictions(file) if of.run.holds(file) else None
+def _read_predictions(model: RunModel, seed: int | str, cell: str, part: str) -> Predictions | None:
+    file = model.run.predictions(model.name, seed, cell, part)
+    return model.run.read_predictions(file) if model.run.holds(file) else None

@@ -141,8 +141,8 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
             if on == "interval" and score.too_few:
                 _refuse_one_cluster(case)
                 _refuse_few(case)
-            found = (case.rule, case.model, case.cell, *score)
-            verdict = Verdict(*found, on, case.left_out, case.clusters)
+            judged = (case.rule, case.model, case.cell, *score)
+            verdict = Verdict(*judged, on, case.left_out, case.clusters)
             if math.isnan(verdict.judged):
                 raise InputError(f"{case} is not a number{explain_undefined(case.rule, score)}")
         verdicts.append(verdict)

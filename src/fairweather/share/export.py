@@ -256,10 +256,10 @@ class Manifest:
 
     def is_done(self, shift: str, checksum: Callable[[Path], str]) -> bool:
         """Tell whether this shift was finished with the same versions and its files are intact."""
-        found = self._shifts.get(shift)
-        if found is None or found.made.versions != self._made.versions:
+        written = self._shifts.get(shift)
+        if written is None or written.made.versions != self._made.versions:
             return False
-        return checksum(resolve_inside(self._folder, found.path, MANIFEST)) == found.sha256
+        return checksum(resolve_inside(self._folder, written.path, MANIFEST)) == written.sha256
 
     @contextmanager
     def replacing(self, shift: str, name: str) -> Iterator[Path]:

@@ -133,19 +133,19 @@ def _experiment_name() -> str:
 def _find_experiment(client: MlflowClient) -> str | None:
     """The id of the experiment that the environment names; None if it does not exist yet."""
     name, number = _experiment_name(), os.environ.get("MLFLOW_EXPERIMENT_ID")
-    found = (
+    experiment = (
         client.get_experiment(number or _DEFAULT)
         if number or not name
         else client.get_experiment_by_name(name)
     )
-    if found is None:
+    if experiment is None:
         return None
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise InputError(
-            f"the MLflow experiment {found.name!r} is deleted: restore it, or name another with "
-            "MLFLOW_EXPERIMENT_NAME"
+            f"the MLflow experiment {experiment.name!r} is deleted: restore it, or name another "
+            "with MLFLOW_EXPERIMENT_NAME"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _sent_before(client: MlflowClient, experiment: str, identity: str) -> dict[str, Run]:
@@ -266,8 +266,12 @@ def without_password(place: str) -> str:
     >>> without_password("https://me:secret@mlflow.example.org:5000/base")
     'https://mlflow.example.org:5000/base'
     """
-    found = urlsplit(place)
-    return place.replace(found.netloc, found.netloc.rpartition("@")[2]) if found.netloc else place
+    address = urlsplit(place)
+    return (
+        place.replace(address.netloc, address.netloc.rpartition("@")[2])
+        if address.netloc
+        else place
+    )
 
 
 def _check_databases(place: str) -> None:
