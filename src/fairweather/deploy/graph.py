@@ -65,7 +65,7 @@ def _check_whole(value: object) -> int:
 
 
 def _on_sizes(calculate: Callable[[int, int], int]) -> Callable[[object, object], int]:
-    """Let a function take, and give, nothing but whole numbers up to `MOST`.
+    """Let a function take, and give, nothing but whole numbers up to `LARGEST_SIZE`.
 
     >>> _on_sizes(operator.mul)(3, 4)
     12
@@ -312,7 +312,7 @@ def _find_aten(kind: str) -> Any:  # noqa: ANN401 - torch._ops.OpOverload
 
 
 def _last_uses(graph: Graph) -> list[list[str]]:
-    """The results that nothing after each operation uses, so that their memory is given back."""
+    """The results that are last used by each operation, whose memory can be freed after it."""
     needed = {graph.logits, graph.features}
     last: list[list[str]] = [[] for _ in graph.operations]
     for place in range(len(graph.operations) - 1, -1, -1):

@@ -42,7 +42,7 @@ Batch: TypeAlias = "torch.Tensor | npt.NDArray[np.uint8] | Sequence[PIL.Image.Im
 
 
 class GuardOutputs(NamedTuple):
-    """What a network says of images.
+    """A network's outputs for a batch of images.
 
     Attributes:
         logits: float32 `[B, classes]`.
@@ -88,7 +88,7 @@ class Likeness(NamedTuple):
 
     @property
     def unlike(self) -> bool:
-        """Whether to warn; of batches like the validation images at most 5 % are warned of."""
+        """Whether to warn; at most 5 % of batches like the validation images warn falsely."""
         return self.p < FALSE_ALARMS  # NaN is not
 
     def __str__(self) -> str:
@@ -145,7 +145,7 @@ class Guard:
         return self.likeness(self.see(self.prepared(batch)))
 
     def prepared(self, batch: Batch) -> torch.Tensor:
-        """Give the images of a batch: uint8 `[B, 3, H, W]`."""
+        """Convert a batch to uint8 `[B, 3, H, W]` at the size of the guard."""
         if isinstance(batch, np.ndarray):
             batch = torch.from_numpy(np.ascontiguousarray(batch))
         if isinstance(batch, PIL.Image.Image):
@@ -163,7 +163,7 @@ class Guard:
         return batch
 
     def answers(self, seen: GuardOutputs) -> Answers:
-        """Answer or defer the images of which a network says this."""
+        """Answer or defer images, given the network's outputs."""
         fit, names = self.record.fit, self.record.classes
         probabilities = self._probabilities(seen)
         order = np.argsort(-probabilities, axis=1, kind="stable")
@@ -181,7 +181,7 @@ class Guard:
         )
 
     def likeness(self, seen: GuardOutputs) -> Likeness:
-        """Compare what a network says of images with what it says of validation images."""
+        """Compare the network's outputs with its outputs for validation images."""
         known = self.reference
         p_values = [outputs_differ_p(self._probabilities(known), self._probabilities(seen))]
         both = known.features is not None and seen.features is not None
@@ -231,7 +231,7 @@ def is_guard(path: Path) -> bool:
 def encode_guard(
     record: GuardRecord, graph: Graph, weights: Mapping[str, torch.Tensor], reference: GuardOutputs
 ) -> dict[str, bytes]:
-    """The files of a guard by name, the one with the checksums of the others last."""
+    """Encode the files of a guard by name; their checksums come last."""
     known = {"logits": torch.from_numpy(reference.logits)}
     if reference.features is not None:
         known["features"] = torch.from_numpy(reference.features)
@@ -287,7 +287,7 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
 
 
 def _read_content(folder: Path, name: str) -> bytes:
-    """Read a file once: what is checked is what is used, and no later change of it matters."""
+    """Read a file once, so that the bytes that are checked are the bytes that are used."""
     path = folder / name
     if path.is_symlink() or not path.is_file():
         instead = "a link" if path.is_symlink() else "no file" if path.exists() else "missing"
@@ -327,7 +327,7 @@ def _parse_tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 def _check_outputs(
     logits: torch.Tensor | None, features: torch.Tensor | None, record: GuardRecord, path: Path
 ) -> GuardOutputs:
-    """Give logits and features as arrays; raises `InputError` if they are not what they must be."""
+    """Convert logits and features to arrays; raises `InputError` for a wrong type or shape."""
     for what, output in (("logits", logits), ("features", features)):
         if output is None and what == "features":
             continue

@@ -83,7 +83,7 @@ def make_promise(
     coverage: float | None = None,
     weigh: str | None = None,
 ) -> Promise:
-    """Check what is to be promised; raises `InputError` for shares that none can be.
+    """Fill in the defaults of a promise; raises `InputError` for a share outside (0, 1).
 
     >>> make_promise(0.05)
     Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='clusters')

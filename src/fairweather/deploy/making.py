@@ -63,7 +63,7 @@ class FittedPromise(NamedTuple):
 
 
 def check_weighing(model: RunModel, weigh: str | None) -> None:
-    """Raise `InputError` if it is asked what counts alike, and no images belong together."""
+    """Raise `InputError` for `weigh` if the run does not know which images belong together."""
     if weigh is not None and read_clusters(model.run, VAL) is None:
         raise InputError(
             f"weigh: {model.run.path} does not know which validation images belong together, so "
@@ -134,7 +134,7 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
 
 
 def _find_choice(model: RunModel) -> ValidationChoice:
-    """Say what validation images chose of the model: its epoch, and its recipe in a sweep."""
+    """Say what the validation images had chosen before: the epoch, and in a sweep the recipe."""
     settings = model.record.models[model.name].settings
     if model.record.kind != "study":
         return "perhaps" if str(settings.get("source")).startswith("run:") else "unknown"
@@ -164,7 +164,7 @@ def apply_temperature(predictions: Predictions, temperature: float) -> Predictio
 
 
 def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[Kept]:
-    """What is kept of the promise on the images of the run, from its stored predictions.
+    """Measure how the promise holds on the images of the run, from its stored predictions.
 
     Args:
         model: the model.
@@ -196,7 +196,7 @@ def measure_images(
     clusters: Clusters | None,
     weigh: Weigh = "clusters",
 ) -> Kept:
-    """What is kept of the promise on some images, with intervals over images or clusters.
+    """Measure how the promise holds on some images, with intervals over images or clusters.
 
     Args:
         images, kind: as in `Kept`.
@@ -229,7 +229,7 @@ def measure_images(
 
 
 def _label_scores(predictions: Predictions) -> npt.NDArray[np.float64]:
-    """Of each label, 1 minus its probability; the smaller, the sooner it is in the set."""
+    """1 minus the probability of each label; the smaller, the sooner it enters the set."""
     return 1 - np.exp(-predictions.nll)
 
 
@@ -317,7 +317,7 @@ def _reference(
     see: Callable[[torch.Tensor], GuardOutputs],
     model: RunModel,
 ) -> GuardOutputs:
-    """What the network says of the validation images on which the threshold was chosen.
+    """The network's outputs for the validation images that chose the threshold.
 
     Logits are those that the run stored; without them, and for features, the network looks at the
     images again, at most `MOST_IMAGES` of them.

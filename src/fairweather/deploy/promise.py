@@ -83,7 +83,7 @@ class Fit(FrozenRecord):
 
 
 class Measured(FrozenRecord):
-    """A share with its 95 % interval; None where there is nothing that it would be a share of."""
+    """A share with its 95 % interval; None for a share of no images."""
 
     value: Share | None
     low: Share | None

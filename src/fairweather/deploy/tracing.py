@@ -51,7 +51,7 @@ def join_networks(networks: Sequence[nn.Module]) -> nn.Module:
 
 @contextmanager
 def _restoring_attributes(network: nn.Module) -> Iterator[Attributes]:
-    """Give a network its attributes back: tracing leaves tensors without values in some."""
+    """Restore the attributes of a network: tracing leaves tensors without values in some."""
     before = [(module, dict(vars(module))) for module in network.modules()]
     try:
         yield before
@@ -102,7 +102,7 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> TracedNetwork
 
 
 def _forget_calls(before: Attributes) -> None:
-    """Remove tensors that modules have kept of a call: the exporter takes them for constants."""
+    """Remove tensors that modules kept from a call: the exporter takes them for constants."""
     for module, attributes in before:
         now = vars(module)
         for name in [name for name, value in now.items() if isinstance(value, torch.Tensor)]:
@@ -158,7 +158,7 @@ def _to_operation(node: Any, names: Mapping[str, ResultName | WeightName]) -> Op
 
 
 def _find_features(last: Operation, node: Any) -> str | None:  # noqa: ANN401 - torch.fx.Node
-    """The input of the last operation with weights, if that is linear and of one row an image."""
+    """The input of the last operation with weights, if that is linear with one row per image."""
     first = last.arguments[0]
     if last.kind != "linear.default" or not isinstance(first, ResultName) or first.name == IMAGES:
         return None

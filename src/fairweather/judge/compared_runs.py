@@ -394,7 +394,7 @@ def _shared_clusters(runs: RunPair, part: str) -> Clusters | None:
 
 
 def _decisions(part: AnyPredictions) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
-    """What was decided for each image, and the numbers that it was decided by."""
+    """The decision for each image, and the numbers behind it."""
     if isinstance(part, Predictions):
         return part.predicted, [part.confidence, part.nll]
     columns = (column for column in vars(part).values() if isinstance(column, np.ndarray))

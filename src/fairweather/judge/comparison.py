@@ -303,8 +303,8 @@ def describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("stu
     several = any(max(row.a.n, row.b.n) > 1 for row in trained)
     return (
         f"{'One' if several else 'Each'} side has only one training, so this is about these "
-        "trained networks. A difference between them need not be one between their recipes: train each "
-        "recipe with several seeds to find out."
+        "trained networks. A difference between them need not be one between their recipes: train "
+        "each recipe with several seeds to find out."
     )
 
 

@@ -234,7 +234,7 @@ def _with_range(
 
 
 def _open_other_seeds(model: RunModel, notes: list[str]) -> tuple[list[int], list[nn.Module]]:
-    """The other seeds of the model, with their networks; none if one cannot be opened."""
+    """Load the networks of the other seeds; none if one cannot be opened."""
     try:
         networks = load_other_seeds(model)
     except InputError as error:
@@ -246,7 +246,7 @@ def _open_other_seeds(model: RunModel, notes: list[str]) -> tuple[list[int], lis
 def _predict_unlabelled(
     model: RunModel, others: Sequence[nn.Module], images: Images, look: Look, tell: Notify
 ) -> tuple[UnlabelledPredictions, NetworkOutputs]:
-    """What the model says of images, and the outputs of its first network."""
+    """The model's predictions for the images, and the outputs of its first network."""
     networks = [*model.networks, *(network for network in others if network not in model.networks)]
     total, outputs = len(images) * len(networks), []
     for place, network in enumerate(networks):

@@ -33,7 +33,7 @@ METHOD_TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class UnlabelledPredictions:
-    """What a model says of images.
+    """A model's predictions for images without labels.
 
     Attributes:
         predicted: int `[n]`.
@@ -54,7 +54,7 @@ class UnlabelledPredictions:
     def of(
         predictions: Predictions, others: npt.NDArray[np.int64] | None = None
     ) -> UnlabelledPredictions:
-        """What stored predictions say."""
+        """Take the columns of stored predictions."""
         columns = predictions.predicted, predictions.confidence, predictions.logits
         return UnlabelledPredictions(*columns, others)
 
@@ -149,7 +149,7 @@ class KnownCell:
 
     @property
     def kind(self) -> str:
-        """What its shift does; the same for all families of shifts. Other images are of no kind."""
+        """What its shift does, the same in all families; other images are a kind of their own."""
         if self.shift.startswith(NATURAL):
             return self.shift
         return operation_name(self.shift)
@@ -163,11 +163,11 @@ def read_known_cells(
     own: UnlabelledPredictions,
     tell: Notify,
 ) -> tuple[list[KnownCell], list[str]]:
-    """Read all cells of a model, and name those that have the new images themselves.
+    """Read the cells that a model was measured on, and name those with the new images.
 
     Attacks are left out: they are made to deceive. So are levels that change nothing, such as a
-    factor of 1: two sweeps with such levels would else share a cell, and count as one shift. So
-    are the clean cell and other images of the same classes, if the new ones are among them.
+    factor of 1: two sweeps with such levels would otherwise share a cell, and count as one shift.
+    So are the clean cell and other images of the same classes, if the new ones are among them.
 
     Args:
         model: the model.
@@ -275,7 +275,7 @@ def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
 
 
 def _identifying_columns(seen: UnlabelledPredictions) -> npt.NDArray[np.float32]:
-    """What tells images apart without logits: the class and the log-odds of the confidence.
+    """Tell images apart without logits, by class and log-odds of the confidence.
 
     Images of which the model is all but certain have no mark: their confidences are alike.
     """

@@ -151,7 +151,7 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
 
 @contextmanager
 def _naming_rule(rule: Rule) -> Iterator[None]:
-    """Name the rule in what is raised about it."""
+    """Name the rule in every error about it."""
     try:
         yield
     except InputError as error:
