@@ -215,7 +215,7 @@ def do_predict(
             predictions = fitted.apply(folder.read_cell(of), folder.task)
         case plan.EnsembleAverage(members=files):
             members = [folder.read_cell(file) for file in files]
-            logits = folder.task.together(member.logits for member in members)
+            logits = folder.task.combine(member.logits for member in members)
             first = members[0]
             columns = logits, first.labels, first.keys
             predictions = make_predictions(*columns, first.classes, task=folder.task)

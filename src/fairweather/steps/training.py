@@ -21,7 +21,15 @@ from fairweather.data.splits import fewer_labels, with_wrong_labels
 from fairweather.devices import is_out_of_memory
 from fairweather.errors import TrainingDivergedError
 from fairweather.files.tables import frame_to_csv
-from fairweather.models import opening as models
+from fairweather.models.backbones import make_encoder, state_without_head
+from fairweather.models.building import (
+    ModelSpec,
+    build,
+    check_channels,
+    describe_weights,
+    find_head,
+    render_model_json,
+)
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.steps.plan import (
@@ -100,7 +108,7 @@ def _train(
         spec = _loaded_spec(step, dataset, folder)
         weights = _weights_facts(step, spec, worker.offline)
         train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
-        model = models.build(spec, step.seed, offline=worker.offline)
+        model = build(spec, step.seed, offline=worker.offline)
     training = _Training(step, recipe.epochs, worker, folder, progress)
     training.tell(_start_note(weights))
     if recipe.freeze_batchnorm:
@@ -112,7 +120,7 @@ def _train(
         train,
         val,
         recipe,
-        head=models.find_head(model, spec.backbone),
+        head=find_head(model, spec.backbone),
         seed=step.seed,
         device=worker.device,
         precision=step.precision,
@@ -120,7 +128,7 @@ def _train(
         train_shifts=expand_only_shifts(step.train_shifts) if step.train_shifts else (),
         attack=training_attack(recipe),
         after_step=training.tell_part,
-        group=worker.ranks,
+        ranks=worker.ranks,
     ):
         row = epoch.state["history"][-1]
         note = f"validation accuracy {row['val_accuracy']:.1%}, loss {row['val_loss']:.3f}"
@@ -145,7 +153,7 @@ def _train(
     }
     files: dict[str, bytes | str] = {
         WEIGHTS: encode_safetensors(state["best"]),
-        DESCRIPTION: models.render_model_json(replace(spec, weights=step.spec.weights), facts),
+        DESCRIPTION: render_model_json(replace(spec, weights=step.spec.weights), facts),
         HISTORY: frame_to_csv(pd.DataFrame(history), None),
     }
     if "probed" in state:
@@ -216,18 +224,18 @@ def training_attack(recipe: Recipe) -> Attack | None:
     return make_training_attack("pgd", **given)
 
 
-def with_statistics(spec: models.ModelSpec, dataset: Dataset) -> models.ModelSpec:
+def with_statistics(spec: ModelSpec, dataset: Dataset) -> ModelSpec:
     """A network that is normalised by the statistics of the training images."""
     # A channel without contrast has standard deviation 0.
     std = [max(deviation, 1 / 255) for deviation in dataset.std]
     return replace(
         spec,
-        mean=models.check_channels("mean", dataset.mean),
-        std=models.check_channels("std", std),
+        mean=check_channels("mean", dataset.mean),
+        std=check_channels("std", std),
     )
 
 
-def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> models.ModelSpec:
+def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> ModelSpec:
     """The network with its normalisation, and with the weights file of a pre-training, if any."""
     spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
     if step.start is None:
@@ -248,8 +256,8 @@ def _start_note(weights: Mapping[str, Any]) -> str:
     return f"weights: {weights.get('file', weights['weights'])}{beside}; head {weights['head']}"
 
 
-def _weights_facts(step: TrainStep, spec: models.ModelSpec, offline: bool) -> dict[str, Any]:
-    facts = models.describe_weights(spec, offline=offline)
+def _weights_facts(step: TrainStep, spec: ModelSpec, offline: bool) -> dict[str, Any]:
+    facts = describe_weights(spec, offline=offline)
     if step.start is not None:  # its path within the run, which is the same if the run is moved
         facts |= {"file": step.start, "weights": step.spec.weights}
     return facts
@@ -288,10 +296,10 @@ def do_pretrain(
         # Features are judged on the run's own images, also if others were used for pre-training.
         probe = NeighbourProbe(*map(worker.images, step.probe))
         spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
-        classifier = models.build(spec, step.seed, offline=worker.offline)
+        classifier = build(spec, step.seed, offline=worker.offline)
     training = _Training(step, step.recipe.epochs, worker, folder, progress)
     training.tell("")
-    encoder = models.make_encoder(classifier, spec.backbone)
+    encoder = make_encoder(classifier, spec.backbone)
     last: PretrainingEpoch | None = None
     for last in pretrain(
         encoder.module,
@@ -304,7 +312,7 @@ def do_pretrain(
         precision=step.precision,
         state=training.state,
         after_step=training.tell_part,
-        group=worker.ranks,
+        ranks=worker.ranks,
         sync_batchnorm=step.sync_batchnorm,
     ):
         row = last.history[-1]
@@ -324,13 +332,13 @@ def do_pretrain(
         "labels_used": step.recipe.method == "supervised",
         "seed": step.seed,
         "recipe": asdict(step.recipe),
-        "weights": models.describe_weights(spec, offline=worker.offline),
+        "weights": describe_weights(spec, offline=worker.offline),
         "precision": step.precision,
         **{key: last.history[-1][key] for key in ("epoch", "knn_accuracy", "embedding_std")},
     }
     files: dict[str, bytes | str] = {
-        WEIGHTS: encode_safetensors(models.state_without_head(classifier, spec.backbone)),
-        DESCRIPTION: models.render_model_json(spec, facts),
+        WEIGHTS: encode_safetensors(state_without_head(classifier, spec.backbone)),
+        DESCRIPTION: render_model_json(spec, facts),
         HISTORY: frame_to_csv(pd.DataFrame(last.history), None),
     }
     if last.correlation is not None and last.correlation_before is not None:
