@@ -225,7 +225,7 @@ def load_with_options(
         **listed.notes,
     }
     if shared:
-        notes["describe_shared_clusters"] = shared
+        notes["shared_clusters"] = shared
     if asked.scale is not None:
         notes["scale"] = asked.scale
     if asked.allow_duplicates and copies.same:

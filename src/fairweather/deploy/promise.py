@@ -181,7 +181,7 @@ class GuardRecord(FrozenRecord):
             of += f", one of each {fit.cluster}," if promise.weigh == "clusters" else ""
         lines = {
             "promised": f"risk <= {_format_exact(promise.risk)} with "
-            "{_format_exact(promise.certainty)} "
+            f"{_format_exact(promise.certainty)} "
             f"confidence, for images like those of validation{weighed}: {fit.images:,} {of} chose "
             f"the threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} "
             f"answers are wrong{CHOICE_TEXTS[fit.chose]}",

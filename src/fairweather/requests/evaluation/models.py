@@ -297,7 +297,7 @@ def _describe_model(
         "labels": model.labels.note,
     }
     if options.labels is not None:
-        facts["read_label_map"] = dict(zip(classes, model.labels.columns, strict=True))
+        facts["label_map"] = dict(zip(classes, model.labels.columns, strict=True))
     plain = json.loads(json.dumps({"settings": settings, "facts": facts}))
     return ModelRecord(title=title, **plain)
 
