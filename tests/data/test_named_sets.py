@@ -8,6 +8,7 @@ import pickle
 import shutil
 import struct
 import tarfile
+import tracemalloc
 from itertools import chain
 
 import numpy as np
@@ -323,6 +324,17 @@ def test_cifar10_reads_only_what_is_asked_for(tmp_path):
     np.testing.assert_array_equal(np.stack([item.content for item in items]), whole[keys])
 
 
+def test_cifar10_is_listed_without_its_pixels_in_memory(tmp_path):
+    for seed, file in enumerate(FILES):
+        (tmp_path / file).write_bytes(python3_pickle(*photographs(300, seed)))
+    tracemalloc.start()
+    source = list_cifar10(unverified(tmp_path))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(source.splits["train"].labels) == 1500
+    assert held < 300 * 3072  # less than one of six batches
+
+
 def test_cifar10_loads_whole_and_verified(tmp_path, monkeypatch):
     publish_cifar(monkeypatch, write_cifar(tmp_path))
     dataset = load_data("cifar10", root=tmp_path)
@@ -337,8 +349,8 @@ def test_cifar10_loads_whole_and_verified(tmp_path, monkeypatch):
 
 def test_a_column_major_array_keeps_its_pixels(tmp_path):
     data, labels = photographs(10, 0)
-    batch = read_cifar_batch(python3_pickle(np.asfortranarray(data), labels), tmp_path)
-    np.testing.assert_array_equal(batch.images[:, :, :, 2].reshape(10, -1), data[:, 2048:])
+    images, _ = read_cifar_batch(python3_pickle(np.asfortranarray(data), labels), tmp_path)
+    np.testing.assert_array_equal(images[:, :, :, 2].reshape(10, -1), data[:, 2048:])
 
 
 class Harm:

@@ -50,4 +50,6 @@ MEDMNIST = (medmnist.MEDMNIST_SETS, medmnist.REFUSED_SETS, medmnist.NATURAL_SHIF
     ids=["imagenet_c", "medmnist_c", "medmnist", "known sets", "letters"],
 )
 def test_every_digit_is_as_published(facts, digest):
-    assert hashlib.sha256(repr(facts).encode()).hexdigest() == digest
+    # The digests are of texts in which two classes have their first names.
+    text = repr(facts).replace("MedMNISTSet(", "Facts(").replace("SeverityConstants(", "Constants(")
+    assert hashlib.sha256(text.encode()).hexdigest() == digest

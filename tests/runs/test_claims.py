@@ -9,8 +9,16 @@ import pytest
 
 from fairweather.errors import InputError
 from fairweather.runs import claims
-from fairweather.runs.claims import Claims, _create, is_claims_folder, list_workers, open_claims
-from fairweather.runs.folder import RunFolder, lock_run, share_run
+from fairweather.runs.claims import (
+    Claims,
+    _create,
+    is_claims_folder,
+    list_workers,
+    lock_run,
+    open_claims,
+    share_run,
+)
+from fairweather.runs.folder import RunFolder
 from tests.run_folders import run_record, write_run
 
 MARK = {"device": "cpu"}
@@ -146,7 +154,7 @@ def test_a_folder_is_shared_or_locked_but_not_both(tmp_path):
 
 
 def test_workers_wait_for_the_one_that_prepares_and_not_for_another_command(tmp_path, monkeypatch):
-    monkeypatch.setattr("fairweather.runs.folder.PREPARATION_TIMEOUT", 0.1)
+    monkeypatch.setattr("fairweather.runs.claims.PREPARATION_TIMEOUT", 0.1)
     with (
         lock_run(tmp_path / "run"),
         pytest.raises(InputError, match="another process is working"),

@@ -7,13 +7,14 @@ from typer.testing import CliRunner
 
 from fairweather.cli.app import app
 from fairweather.errors import InputError
+from fairweather.runs.claims import open_run
 from fairweather.runs.cleaning import (
     _KINDS_BY_STEP,
     format_disk_use,
     measure_disk_use,
     remove_files,
 )
-from fairweather.runs.folder import RunFolder, open_run
+from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import VERSIONS
 from fairweather.types.record import ModelRecord, RunSettings, predictions_file
 from tests.run_folders import finish, run_record, sweep_record

@@ -16,7 +16,8 @@ import fairweather as fw
 from fairweather.cli.app import app
 from fairweather.errors import InputError
 from fairweather.runs import claims
-from fairweather.runs.folder import RunFolder, share_run
+from fairweather.runs.claims import share_run
+from fairweather.runs.folder import RunFolder
 from fairweather.steps import dispatch as steps
 from fairweather.workers.shared import make_worker_mark
 from tests.conftest import TINY_RESNET
@@ -267,7 +268,7 @@ def test_workers_that_start_at_the_same_moment_all_join(study, tmp_path):
     script = """
 import sys, threading, time
 from pathlib import Path
-from fairweather.runs.folder import share_run
+from fairweather.runs.claims import share_run
 def prepare(folder, others): prepared.append(others)
 prepared = []
 print(flush=True)

@@ -21,6 +21,7 @@ from fairweather.data.sources import (
     check_exists,
 )
 from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.types.measurement import IntArray
 
 # Hendrycks and Dietterich 2019: the fifteen corruptions of the benchmark, then four for validation.
 CORRUPTIONS = (
@@ -95,9 +96,9 @@ def list_imagenet_c(request: SourceRequest) -> ImageSource:
     source = list_folder(request)
     wrong = [name for name in source.classes if not WNID.fullmatch(name)]
     if set(source.splits) != {UNSPLIT} or wrong:
-        found = join_names(wrong or list(source.splits))
+        names = join_names(wrong or list(source.splits))
         raise InputError(
-            f"{str(path)!r} must have one folder per class, named like n01440764; found {found}"
+            f"{str(path)!r} must have one folder per class, named like n01440764; found {names}"
         )
     return place.source("imagenet-c", source.classes, source.splits[UNSPLIT], IMAGENET_SIDE)
 
@@ -125,7 +126,7 @@ def _open_array(path: Path) -> npt.NDArray[np.generic]:
         raise InputError(f"{str(path)!r} cannot be read as a .npy file: {reason}") from error
 
 
-def _read_labels(path: Path) -> npt.NDArray[np.int64]:
+def _read_labels(path: Path) -> IntArray:
     """Read the labels of one severity, and check that all severities have the same labels."""
     stored = _open_array(path)
     whole = stored.dtype.kind in "iu" and stored.ndim == 1
@@ -148,11 +149,11 @@ def _read_labels(path: Path) -> npt.NDArray[np.int64]:
 
 
 def _list_severity(
-    path: Path, images: npt.NDArray[np.generic], labels: npt.NDArray[np.int64], severity: int
+    path: Path, images: npt.NDArray[np.generic], labels: IntArray, severity: int
 ) -> Listing:
     start = (severity - 1) * len(labels)
 
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
+    def read(keys: IntArray) -> Iterator[RawImage]:
         for key in keys:
             pixels = np.array(images[start + key])  # a copy: a memory map cannot be sent elsewhere
             yield RawImage(f"image {key} at severity {severity} in {str(path)!r}", pixels)

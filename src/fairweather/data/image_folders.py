@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fairweather.data.sources import (
     FILE_COLUMNS,
@@ -26,6 +25,7 @@ from fairweather.data.sources import (
     require_path,
 )
 from fairweather.errors import InputError, unknown_name
+from fairweather.types.measurement import IntArray
 from fairweather.types.options import SPLITS
 
 # ---------------------------------------------------------------- the source `folder:PATH`: image f
@@ -119,7 +119,7 @@ def _list_class_folders(folders: list[Path], root: Path) -> Listing:
     return _list_below(tuple(paths), np.repeat(np.arange(len(folders)), counts), root)
 
 
-def _list_below(paths: tuple[Path, ...], labels: npt.NDArray[np.int64], root: Path) -> Listing:
+def _list_below(paths: tuple[Path, ...], labels: IntArray, root: Path) -> Listing:
     return list_files(labels, paths, relative_names(root, paths))
 
 
@@ -134,15 +134,16 @@ def _visible_folders(folder: Path) -> list[Path]:
 
 def _visible_files(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and in the folders in it, in the order of their names."""
-    left = [iter(_visible(folder))]  # no recursion: folders may be nested deeper than calls may
-    while left:
-        entry = next(left[-1], None)
+    # No recursion: folders may be nested deeper than calls may.
+    iterators = [iter(_visible(folder))]
+    while iterators:
+        entry = next(iterators[-1], None)
         if entry is None:
-            left.pop()
+            iterators.pop()
         elif entry.is_dir():
             if entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve()):
                 raise InputError(f"{str(entry)!r} is a link to a folder that contains it")
-            left.append(iter(_visible(entry)))
+            iterators.append(iter(_visible(entry)))
         elif entry.is_file():
             yield entry
         else:
@@ -200,7 +201,7 @@ def list_csv(request: SourceRequest) -> ImageSource:
         if places:
             labels = np.array([numbers[rows[place].label] for place in places], dtype=np.int64)
             names = tuple(files[place] for place in places)
-            splits[split] = list_files(labels, tuple(folder / each for each in names), names)
+            splits[split] = list_files(labels, tuple(folder / name for name in names), names)
     return ImageSource(classes, splits)
 
 
@@ -210,14 +211,14 @@ def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
     >>> _parse_csv_path(Path("skin/labels.csv,label=dx,images=photos"))[1]
     {'label': 'dx', 'images': 'photos'}
     """
-    found = CSV_FORM.fullmatch(str(path))
-    if found is None:
+    match = CSV_FORM.fullmatch(str(path))
+    if match is None:
         return path, {}
-    pairs = [each.partition("=") for each in found["given"].split(",")[1:]]
+    pairs = [pair.partition("=") for pair in match["given"].split(",")[1:]]
     for name, _, _ in pairs:
         if name not in (*TABLE_COLUMNS, IMAGES_OPTION):
             raise unknown_name("part of csv:", name, (*TABLE_COLUMNS, IMAGES_OPTION))
-    return Path(found["path"]), {name: value for name, _, value in pairs}
+    return Path(match["path"]), {name: value for name, _, value in pairs}
 
 
 def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
@@ -259,10 +260,10 @@ def _find_column(
         return fitting[0]
     if not fitting and kind == "split":
         return None
-    found = ", ".join(header) or "nothing"
+    names = ", ".join(header) or "nothing"
     problem = f"several columns that could be the {kind}" if fitting else f"no {kind} column"
     raise InputError(
-        f"{str(path)!r} has {problem}: its columns are {found}; it must have one of "
+        f"{str(path)!r} has {problem}: its columns are {names}; it must have one of "
         f"{', '.join(TABLE_COLUMNS[kind])}, or say which with csv:PATH,{kind}=NAME"
     )
 
@@ -286,10 +287,10 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
     @cache
     def names_in(place: Path) -> dict[str, list[str]]:
         """The files of a folder by their names without extension, read once."""
-        found: dict[str, list[str]] = {}
+        by_stem: dict[str, list[str]] = {}
         for entry in place.iterdir() if place.is_dir() else ():
-            found.setdefault(entry.stem, []).append(entry.name)
-        return found
+            by_stem.setdefault(entry.stem, []).append(entry.name)
+        return by_stem
 
     files: list[str] = []
     lines: dict[str, str] = {}

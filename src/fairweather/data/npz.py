@@ -29,6 +29,7 @@ from fairweather.data.sources import (
 from fairweather.errors import UNREADABLE_ARRAYS, InputError
 from fairweather.files.download import file_digest
 from fairweather.files.folders import read_facts
+from fairweather.types.measurement import ByteArray, IntArray
 from fairweather.types.options import SPLITS
 
 # ---------------------------------------------------------------- the source `npz:PATH`: images and
@@ -139,7 +140,7 @@ def _read_header(path: Path, key: str, member: IO[bytes]) -> ArrayHeader:
 
 
 def _pair_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
-    found = f"found {', '.join(names) or 'no arrays'}"
+    present = f"found {', '.join(names) or 'no arrays'}"
     pairs: dict[str, tuple[str, str]] = {}
     for prefix, split in PREFIXES.items():
         images, labels = f"{prefix}images", f"{prefix}labels"
@@ -148,16 +149,16 @@ def _pair_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
         if images not in names or labels not in names:
             missing = images if images not in names else labels
             raise InputError(
-                f"{str(path)!r} has no {missing}: {found}; it must have {NEEDED_ARRAYS}"
+                f"{str(path)!r} has no {missing}: {present}; it must have {NEEDED_ARRAYS}"
             )
         if split in pairs or UNSPLIT in pairs:
-            other = (pairs.get(split) or pairs[UNSPLIT])[0]
+            first = (pairs.get(split) or pairs[UNSPLIT])[0]
             raise InputError(
-                f"{str(path)!r} has both {other} and {images}; it must have {NEEDED_ARRAYS}"
+                f"{str(path)!r} has both {first} and {images}; it must have {NEEDED_ARRAYS}"
             )
         pairs[split] = images, labels
     if not pairs:
-        raise InputError(f"{str(path)!r} has no images: {found}; it must have {NEEDED_ARRAYS}")
+        raise InputError(f"{str(path)!r} has no images: {present}; it must have {NEEDED_ARRAYS}")
     return {split: pairs[split] for split in (*SPLITS, UNSPLIT) if split in pairs}
 
 
@@ -190,7 +191,7 @@ def _check_label_shape(labels: ArrayHeader, images: ArrayHeader) -> None:
         raise InputError(f"{labels} has {shape[0]} labels for {images.shape[0]} images")
 
 
-def _read_labels(labels: ArrayHeader) -> npt.NDArray[np.int64]:
+def _read_labels(labels: ArrayHeader) -> IntArray:
     values = _read_whole(labels).reshape(-1)
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
@@ -209,9 +210,9 @@ def _read_whole(array: ArrayHeader) -> npt.NDArray[np.generic]:
 
 def _read_class_names(array: ArrayHeader) -> tuple[str, ...]:
     if array.dtype.kind != "U" or len(array.shape) != 1 or not array.shape[0]:
-        found = f"{array.dtype} {list(array.shape)}"
+        description = f"{array.dtype} {list(array.shape)}"
         raise InputError(
-            f"{array} is {found}; class names must be text in label order: "
+            f"{array} is {description}; class names must be text in label order: "
             "np.array(names, dtype=str)"
         )
     with _explain_npz_errors(array.path):
@@ -221,7 +222,7 @@ def _read_class_names(array: ArrayHeader) -> tuple[str, ...]:
     return names
 
 
-def _check_range(labels: ArrayHeader, column: npt.NDArray[np.int64], classes: int) -> None:
+def _check_range(labels: ArrayHeader, column: IntArray, classes: int) -> None:
     outside = np.flatnonzero(column >= classes)
     if len(outside):
         raise InputError(
@@ -230,8 +231,8 @@ def _check_range(labels: ArrayHeader, column: npt.NDArray[np.int64], classes: in
         )
 
 
-def _list_split(images: ArrayHeader, labels: npt.NDArray[np.int64]) -> Listing:
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
+def _list_split(images: ArrayHeader, labels: IntArray) -> Listing:
+    def read(keys: IntArray) -> Iterator[RawImage]:
         for start, block in _read_blocks(images, int(keys[-1]) + 1 if len(keys) else 0):
             end = start + len(block)
             for key in keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)]:
@@ -240,7 +241,7 @@ def _list_split(images: ArrayHeader, labels: npt.NDArray[np.int64]) -> Listing:
     return Listing(labels, read, (images.path,))
 
 
-def _read_blocks(images: ArrayHeader, end: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+def _read_blocks(images: ArrayHeader, end: int) -> Iterator[tuple[int, ByteArray]]:
     size = math.prod(images.shape[1:])
     rows = max(BLOCK // size, 1)
     with _open_array(images) as member:
@@ -252,7 +253,7 @@ def _read_blocks(images: ArrayHeader, end: int) -> Iterator[tuple[int, npt.NDArr
             yield start, _channels_last(pixels)
 
 
-def _channels_last(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _channels_last(pixels: ByteArray) -> ByteArray:
     if pixels.ndim == 4 and pixels.shape[3] not in CHANNELS:
         pixels = pixels.transpose(0, 2, 3, 1)
     return pixels[..., 0] if pixels.ndim == 4 and pixels.shape[3] == 1 else pixels
@@ -401,9 +402,9 @@ def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple
         path = obtain(request, MEDMNIST_URL.format(file=file), target / file, published)
         if request.verify:
             return path, published
-    found = file_digest(path, "md5")
-    check_md5(path, found, published, request.verify)
-    return path, found
+    digest = file_digest(path, "md5")
+    check_md5(path, digest, published, request.verify)
+    return path, digest
 
 
 def _make_lister(name: str) -> Callable[[SourceRequest], ImageSource]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,11 +23,12 @@ from fairweather.data.sources import (
     SourceRequest,
     check_same_classes,
     count_classes,
+    list_shards,
     require_path,
 )
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.tables import read_parquet_batches, read_parquet_schema, read_parquet_table
-from fairweather.types.measurement import parse_class_names
+from fairweather.types.measurement import IntArray, parse_class_names
 from fairweather.types.options import SPLITS
 
 ROWS_PER_BATCH = 256
@@ -100,7 +100,7 @@ def _parquet_names(place: Path) -> list[str]:
 
 
 def _find_shards(folder: Path) -> dict[str, list[Path]]:
-    found: list[str] = []
+    unknown: list[str] = []
     for place in _places(folder):
         names = _parquet_names(place)
         matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
@@ -111,11 +111,12 @@ def _find_shards(folder: Path) -> dict[str, list[Path]]:
                 splits[split] = [place / name for name in _order_shards(files, split, place)]
         if splits:
             return splits
-        found += names
-    if found:
+        unknown += names
+    if unknown:
         raise InputError(
-            f"{str(folder)!r} has no file with the name of a split: found {', '.join(found[:3])}; "
-            "rename one to test.parquet, or give the path of one file to have it split"
+            f"{str(folder)!r} has no file with the name of a split: found "
+            f"{', '.join(unknown[:3])}; rename one to test.parquet, or give the path of one file "
+            "to have it split"
         )
     raise InputError(f"{str(folder)!r} has no parquet files, neither directly nor in data/")
 
@@ -169,21 +170,21 @@ def _is_image(kind: pa.DataType) -> bool:
     return pa.types.is_binary(stored) or pa.types.is_large_binary(stored)
 
 
-def _choose_column(path: Path, schema: pa.Schema, wanted: str, candidates: list[str]) -> str:
-    if wanted in candidates:
-        return wanted
+def _choose_column(path: Path, schema: pa.Schema, name: str, candidates: list[str]) -> str:
+    if name in candidates:
+        return name
     if len(candidates) == 1:
         return candidates[0]
-    found = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    problem = f"several columns that could be the {wanted}" if candidates else f"no {wanted} column"
-    needed = {"image": "struct<bytes: binary, path: string>", "label": "integer"}[wanted]
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    problem = f"several columns that could be the {name}" if candidates else f"no {name} column"
+    needed = {"image": "struct<bytes: binary, path: string>", "label": "integer"}[name]
     raise InputError(
-        f"{str(path)!r} has {problem}: its columns are {found}; it must have one of type {needed} "
-        f"with the name {wanted!r}"
+        f"{str(path)!r} has {problem}: its columns are {columns}; it must have one of type "
+        f"{needed} with the name {name!r}"
     )
 
 
-def _read_labels(table: ParquetTable) -> npt.NDArray[np.int64]:
+def _read_labels(table: ParquetTable) -> IntArray:
     column = read_parquet_table(table.path, [table.label]).column(0)
     if column.null_count:
         row = column.is_null().index(True).as_py()
@@ -191,7 +192,7 @@ def _read_labels(table: ParquetTable) -> npt.NDArray[np.int64]:
     return column.to_numpy().astype(np.int64)
 
 
-def _check_labels(table: ParquetTable, labels: npt.NDArray[np.int64], classes: int) -> None:
+def _check_labels(table: ParquetTable, labels: IntArray, classes: int) -> None:
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
         row = outside[0]
@@ -201,19 +202,16 @@ def _check_labels(table: ParquetTable, labels: npt.NDArray[np.int64], classes: i
         )
 
 
-def _list_split(tables: list[ParquetTable], labels: list[npt.NDArray[np.int64]]) -> Listing:
-    starts = np.cumsum([0, *(len(column) for column in labels)])
-
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
-        for table, start, end in zip(tables, starts[:-1], starts[1:], strict=True):
-            rows = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)] - start
-            yield from _read_rows(table, rows)
+def _list_split(tables: list[ParquetTable], labels: list[IntArray]) -> Listing:
+    by_path = {table.path: table for table in tables}
 
     def columns(names: list[str]) -> pd.DataFrame:
         return pd.concat([_read_texts(table, names) for table in tables], ignore_index=True)
 
-    paths = tuple(table.path for table in tables)
-    return Listing(np.concatenate(labels), read, paths, table=columns)
+    listing = list_shards(
+        [*by_path], labels, lambda path, keys, start: _read_rows(by_path[path], keys - start)
+    )
+    return listing._replace(table=columns)
 
 
 def _read_texts(table: ParquetTable, names: list[str]) -> pd.DataFrame:
@@ -222,16 +220,16 @@ def _read_texts(table: ParquetTable, names: list[str]) -> pd.DataFrame:
     for name in names:
         if name not in known:
             raise unknown_name(f"column of {table.path}", name, known)
-    found = read_parquet_table(table.path, names).to_pandas()
-    return pd.concat([column_to_text(found[name]) for name in names], axis=1)
+    frame = read_parquet_table(table.path, names).to_pandas()
+    return pd.concat([column_to_text(frame[name]) for name in names], axis=1)
 
 
-def _read_rows(table: ParquetTable, rows: npt.NDArray[np.int64]) -> Iterator[RawImage]:
+def _read_rows(table: ParquetTable, rows: IntArray) -> Iterator[RawImage]:
     start = 0
     for batch in read_parquet_batches(table.path, [table.image], ROWS_PER_BATCH):
         end = start + len(batch)
-        wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
-        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(wanted - start))
-        for row, content in zip(wanted, images.to_pylist(), strict=True):
+        own = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
+        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(own - start))
+        for row, content in zip(own, images.to_pylist(), strict=True):
             yield RawImage(f"row {row} of {table.path}", content or b"")
         start = end

@@ -88,8 +88,8 @@ def read_parquet_schema(path: Path) -> pa.Schema:
 def read_parquet_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read some columns, or all; raises `InputError` for a file that is damaged."""
     with _open_parquet(path) as file:
-        wanted = _check_columns(file, columns, path)
-        table = file.read(columns=wanted).select(wanted)
+        names = _check_columns(file, columns, path)
+        table = file.read(columns=names).select(names)
         table.validate(full=True)
         return table
 
@@ -97,10 +97,10 @@ def read_parquet_table(path: Path, columns: Sequence[str] | None = None) -> pa.T
 def read_parquet_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
     """Read some columns in batches of `rows`; raises `InputError` for a file that is damaged."""
     with _open_parquet(path) as file:
-        wanted = _check_columns(file, columns, path)
-        for batch in file.iter_batches(rows, columns=wanted):
+        names = _check_columns(file, columns, path)
+        for batch in file.iter_batches(rows, columns=names):
             batch.validate(full=True)
-            yield batch.select(wanted)
+            yield batch.select(names)
 
 
 def _check_columns(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> list[str]:
@@ -111,10 +111,10 @@ def _check_columns(file: pq.ParquetFile, columns: Sequence[str] | None, path: Pa
     """
     # Counted once: predictions may have a column for each of 20,000 classes.
     known = Counter(file.schema_arrow.names)
-    wanted = list(known if columns is None else columns)
-    if twice := [name for name in wanted if known[name] > 1]:
+    names = list(known if columns is None else columns)
+    if twice := [name for name in names if known[name] > 1]:
         raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
-    return wanted
+    return names
 
 
 @contextmanager

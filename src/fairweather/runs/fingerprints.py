@@ -49,15 +49,15 @@ def collect_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonValue
         value: of a class of pydantic's, a dataclass or a `NamedTuple`.
         idle: names of fields that have no effect beside the values of the others.
     """
-    found: dict[str, JsonValue] = {}
+    result: dict[str, JsonValue] = {}
     kind: type = type(value)
     stored = stored_defaults(kind)
     for field, name in effective_fields(kind).items():
-        each = getattr(value, field)
-        if field in idle or (field in stored and to_fact(each) == stored[field]):
+        field_value = getattr(value, field)
+        if field in idle or (field in stored and to_fact(field_value) == stored[field]):
             continue
-        found |= {name: to_fact(each)} if name else collect_facts(each)
-    return found
+        result |= {name: to_fact(field_value)} if name else collect_facts(field_value)
+    return result
 
 
 def to_fact(value: Any) -> JsonValue:  # noqa: ANN401 - of any field
@@ -65,9 +65,9 @@ def to_fact(value: Any) -> JsonValue:  # noqa: ANN401 - of any field
     if hasattr(value, "fact"):
         return to_fact(value.fact)
     if isinstance(value, Mapping):
-        return {str(key): to_fact(each) for key, each in value.items()}
+        return {str(key): to_fact(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        items = [to_fact(each) for each in value]
+        items = [to_fact(item) for item in value]
         if stored := stored_defaults(type(value)):  # the last fields of a `NamedTuple`
             names = type(value)._fields  # type: ignore[union-attr]
             while items and items[-1] == stored.get(names[len(items) - 1], ...):
@@ -89,11 +89,11 @@ def effective_fields(kind: type) -> dict[str, str]:
     else:
         names = list(getattr(kind, "model_fields", None) or kind._fields)  # type: ignore[attr-defined]
     hints = get_type_hints(kind, include_extras=True)
-    told: dict[str, str | None] = {}
+    effects: dict[str, str | None] = {}
     for name in names:
         marks = [each for each in getattr(hints[name], "__metadata__", ()) if type(each) is Effect]
-        told[name] = marks[0].name if marks else name
-    return {name: each for name, each in told.items() if each is not None}
+        effects[name] = marks[0].name if marks else name
+    return {name: each for name, each in effects.items() if each is not None}
 
 
 @cache

@@ -135,11 +135,11 @@ def estimate_metrics(
             task = pool.submit(evaluate_resamples, predictions, shared, fitted, metrics)
             pending.append((key, task))
             if len(pending) > threads:
-                done, found = pending.popleft()
-                yield done, found.result()
+                ready, future = pending.popleft()
+                yield ready, future.result()
         while pending:
-            done, found = pending.popleft()
-            yield done, found.result()
+            ready, future = pending.popleft()
+            yield ready, future.result()
 
 
 @cache
@@ -186,7 +186,7 @@ def add_worst(
         table: from `add_means`, with the same `apart`.
     """
     levels = {
-        key: {name: each for name, each in estimates.items() if has_direction(name)}
+        key: {name: estimate for name, estimate in estimates.items() if has_direction(name)}
         for key, estimates in table.items()
         if MEAN not in (key[1], key[3])
     }
@@ -234,21 +234,21 @@ def estimate_units(
                 raise InputError(f"{'/'.join(key)} was predicted on other images")
             yield key, unit.part(predictions), None
 
-    found: dict[str, dict[ScoreKey, Estimates]] = {}
+    result: dict[str, dict[ScoreKey, Estimates]] = {}
     for unit in task.every_unit(first):
         if not len(unit.places):
             continue  # what another hospital did not look for
         shared = draw_unit_resamples(unit, first, resamples, clusters)
-        found[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
-    _, *units = found
+        result[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
+    _, *units = result
     if units:
-        each = [found[name] for name in units]
-        found[mean_unit_name(units[0])] = _mean_of_units(each, len(first), clusters)
-    return found
+        tables = [result[name] for name in units]
+        result[mean_unit_name(units[0])] = _mean_of_units(tables, len(first), clusters)
+    return result
 
 
-def _has_same_images(first: AnyPredictions, other: AnyPredictions) -> bool:
-    pairs = (first.keys, other.keys), (first.labels, other.labels)
+def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:
+    pairs = (first.keys, second.keys), (first.labels, second.labels)
     return all(np.array_equal(*pair) for pair in pairs)
 
 
@@ -269,12 +269,15 @@ def _mean_of_units(
     """
     count = None if clusters is None else clusters.count
 
-    def mean(each: Sequence[Estimate]) -> Estimate:
-        return mean_estimate([replace(one, n=images, clusters=count) for one in each])
+    def mean(key: ScoreKey, name: str) -> Estimate:
+        estimates = [unit[key][name] for unit in units]
+        return mean_estimate(
+            [replace(estimate, n=images, clusters=count) for estimate in estimates]
+        )
 
     return {
         key: {
-            name: mean([unit[key][name] for unit in units])
+            name: mean(key, name)
             for name, first in estimates.items()
             if first.column is None and all(name in unit[key] for unit in units)
         }
@@ -302,22 +305,12 @@ def worst_slices(
         columns: of the table.
     """
     rows = []
-    first = next(iter(slices.values()))
-    for key in first:
-        for name in first[key]:
-            if not has_direction(name):
-                continue
+    for key, estimates in next(iter(slices.values())).items():
+        for name in filter(has_direction, estimates):
             every = [table[key][name] for table in slices.values() if name in table.get(key, {})]
-            found = [each for each in every if not np.isnan(each.value)]
-            if found:
-                rows.append(
-                    (
-                        *key,
-                        worst_slice_label(column),
-                        name,
-                        *_worst_slice_score(found, require_row(name)),
-                    )
-                )
+            if known := [estimate for estimate in every if not np.isnan(estimate.value)]:
+                score = _worst_slice_score(known, require_row(name))
+                rows.append((*key, worst_slice_label(column), name, *score))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -330,17 +323,16 @@ def has_direction(name: str) -> bool:
     return require_row(name).higher_is_better is not None
 
 
-def _worst_slice_score(found: Sequence[Estimate], row: MetricRow) -> Score:
-    alone = [to_score(each, row.bounds) for each in found]
-    together = [to_score(each.together(len(found)), row.bounds) for each in found]
+def _worst_slice_score(estimates: Sequence[Estimate], row: MetricRow) -> Score:
+    alone = [to_score(score, row.bounds) for score in estimates]
+    together = [to_score(score.together(len(estimates)), row.bounds) for score in estimates]
     worst = min if row.higher_is_better else max
-    value = worst(each.value for each in alone)
-    n = next(each.n for each in alone if each.value == value)
-    if any(each.too_few for each in alone):
+    value = worst(score.value for score in alone)
+    n = next(score.n for score in alone if score.value == value)
+    if any(score.too_few for score in alone):
         return Score(value, np.nan, np.nan, n)
-    if row.higher_is_better:
-        return Score(value, min(each.low for each in alone), min(each.high for each in together), n)
-    return Score(value, max(each.low for each in together), max(each.high for each in alone), n)
+    low, high = (alone, together) if row.higher_is_better else (together, alone)
+    return Score(value, worst(score.low for score in low), worst(score.high for score in high), n)
 
 
 def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
@@ -350,11 +342,11 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     with fewer than two seeds has no such row.
     """
     rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
-    of = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
-    groups = rows.groupby(of, sort=False)
+    keys = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
+    groups = rows.groupby(keys, sort=False)
     spread = groups.agg(value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique"))
-    found = spread[spread["seeds"] > 1].reset_index()
-    return found.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
+    repeated = spread[spread["seeds"] > 1].reset_index()
+    return repeated.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
 
 
 def scores_frame(table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
@@ -408,9 +400,9 @@ def _combine_groups(
             groups.setdefault(group, []).append(estimates)
     return {
         key: {
-            name: combine(name, [each[name] for each in members])
+            name: combine(name, [estimates[name] for estimates in members])
             for name in members[0]
-            if all(name in each for each in members)
+            if all(name in estimates for estimates in members)
         }
         for key, members in groups.items()
     }
