@@ -33,11 +33,8 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise unknown_name("device", name, ["auto", "cpu", "cuda", "mps"]) from None
-    count = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
+    has_mps = torch.backends.mps.is_available()
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}
     if (device.index or 0) >= count.get(device.type, 0):
         available = ", ".join(kind for kind, n in count.items() if n)
         raise InputError(f"device {name!r} was asked for, but this machine has only: {available}")

@@ -167,7 +167,7 @@ def test_a_process_that_died_long_ago_does_not_lock_the_folder(tmp_path):
     folder = tmp_path / "run"
     with share_run(folder, MARK, nothing):
         assert len(list_workers(folder.joinpath)) == 1
-        age(folder / "claims", claims.EXPIRY_SECONDS + 1)
+        age(folder / "claims", claims.EXPIRY + 1)
         assert list_workers(folder.joinpath) == {}
         # The next worker that ends tidies up, and so does a command that works alone.
         with open_claims(folder.joinpath, "") as last:
@@ -175,7 +175,7 @@ def test_a_process_that_died_long_ago_does_not_lock_the_folder(tmp_path):
         assert last.name not in list_workers(folder.joinpath)
         assert files(folder / "claims") == []
         with open_claims(folder.joinpath, ""):
-            age(folder / "claims", claims.EXPIRY_SECONDS + 1)
+            age(folder / "claims", claims.EXPIRY + 1)
             with lock_run(folder):
                 assert not (folder / "claims").exists()
 

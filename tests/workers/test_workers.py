@@ -389,7 +389,7 @@ def test_a_worker_on_another_kind_of_processor_joins_with_a_warning(study, alone
 def test_a_worker_waits_for_a_step_that_another_process_has_claimed(
     study, alone, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("fairweather.runs.claims.EXPIRY_SECONDS", 4.0)
+    monkeypatch.setattr("fairweather.runs.claims.EXPIRY", 4.0)
     folder = unfinished(alone, tmp_path, "models/basic/seed-0")
     (folder / "claims" / "steps" / "models" / "basic").mkdir(parents=True)
     (folder / "claims" / "steps" / "models" / "basic" / "seed-0.claim").write_text("killed")

@@ -31,9 +31,9 @@ from loky import cpu_count
 from fairweather.data.pixels import (
     Content,
     Pixels,
-    PixelTarget,
     Scale,
     Square,
+    Target,
     UnreadableImageError,
     decode_image,
     decoder_facts,
@@ -201,7 +201,7 @@ def _format_bytes(count: int) -> str:
 IMAGES_PER_TASK = 16  # decoding one small image costs less than sending it to a process
 SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
 # A numerical library may start one thread per core when it is imported; decoding needs none.
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 NumberedImage = tuple[int, RawImage]
 
@@ -379,13 +379,9 @@ def _decode_together(writer: _PixelWriter, numbered: Iterator[NumberedImage], wo
         # Executor.map would read every image before it returns the first result.
         while chunk := list(islice(numbered, IMAGES_PER_TASK)):
             assert writer.shape is not None  # known since `_decode_alone`
-            target = PixelTarget(
-                writer.path, writer.shape, writer.square, max_pixels(), writer.scale
-            )
+            target = Target(writer.path, writer.shape, writer.square, max_pixels(), writer.scale)
             contents = [image.content for _, image in chunk]
-            future = submit(
-                workers, WORKER_ENVIRONMENT, write_decoded, target, chunk[0][0], contents
-            )
+            future = submit(workers, ENVIRONMENT, write_decoded, target, chunk[0][0], contents)
             running.append((chunk, future))
             if len(running) > 2 * workers:
                 collect_first()
@@ -425,7 +421,7 @@ class CachedImages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CacheEntry:
+class Entry:
     """The images of a split and how they are decoded, which determine their file in the cache.
 
     Attributes:
@@ -463,7 +459,7 @@ class CacheEntry:
 
 
 def read_or_decode(
-    entry: CacheEntry, *, skip_unreadable: bool, progress: Notify | None = None
+    entry: Entry, *, skip_unreadable: bool, progress: Notify | None = None
 ) -> CachedImages:
     """Map the decoded images of a split, and decode them first if they are not in the cache.
 
@@ -485,7 +481,7 @@ def read_or_decode(
         if progress is not None and path.is_file():
             line = f"the decoded {name} images in the cache are damaged, or of an earlier version"
             progress(Event(f"decode {name}", 0, None, line=f"{line}: they are decoded again"))
-        stored = _decode_once(entry, path, skip_unreadable, progress)
+        stored = _decode_once(entry, skip_unreadable, progress)
     readable = np.ones(len(part.keys), dtype=np.bool_)
     readable[list(stored.unreadable)] = False
     if not stored.unreadable:
@@ -503,23 +499,17 @@ def read_or_decode(
 
 
 def content_digests(parts: Mapping[str, Subset]) -> dict[str, str]:
-    """Return the SHA-256 of each split's files: of their bytes in order, whatever their names.
+    """Return the SHA-256 of listing split's files: of their bytes in order, whatever their names.
 
     Files that splits share are read once. The `stretch` of a listing is appended to the digest.
     """
-    digests = {
-        files: _digest_files(files)
-        for files in dict.fromkeys(part.listing.files for part in parts.values())
-    }
-    return {
-        name: digests[part.listing.files] + part.listing.stretch for name, part in parts.items()
-    }
+    files = {name: part.listing.files for name, part in parts.items()}
+    digests = {paths: _digest_files(paths) for paths in set(files.values())}
+    return {name: digests[files[name]] + part.listing.stretch for name, part in parts.items()}
 
 
 def _digest_files(files: tuple[Path, ...]) -> str:
-    slices = [
-        files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)
-    ]
+    slices = [files[i : i + FILES_PER_TASK] for i in range(0, len(files), FILES_PER_TASK)]
     whole = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing and reading release Python's lock
         for digests in pool.map(lambda few: b"".join(map(_digest_file, few)), slices):
@@ -549,10 +539,8 @@ def _read_images(part: Subset, name: str, progress: Notify | None) -> Iterator[R
         progress(Event(task, count, count))
 
 
-def _decode_once(
-    entry: CacheEntry, path: Path, skip_unreadable: bool, progress: Notify | None
-) -> PixelFile:
-    count = len(entry.part.keys)
+def _decode_once(entry: Entry, skip_unreadable: bool, progress: Notify | None) -> PixelFile:
+    path, count = entry.path, len(entry.part.keys)
     with explain_cache_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock")).acquire()

@@ -12,14 +12,7 @@ import numpy.typing as npt
 
 from fairweather.data.image_folders import list_folder
 from fairweather.data.named_sets import CIFAR_CLASSES
-from fairweather.data.sources import (
-    UNSPLIT,
-    ImageSource,
-    Listing,
-    RawImage,
-    SourceRequest,
-    check_exists,
-)
+from fairweather.data.sources import UNSPLIT, Listing, RawImage, Request, Source, check_exists
 from fairweather.errors import InputError, join_names, unknown_name
 from fairweather.types.measurement import IntArray
 
@@ -45,14 +38,14 @@ class CorruptedPath(NamedTuple):
 
     def source(
         self, published: str, classes: tuple[str, ...], listing: Listing, side: int
-    ) -> ImageSource:
+    ) -> Source:
         """The test set that was published there, wherever its files are stored."""
         name = f"{published}/{self.corruption}/{self.severity}"
         notes = {"corruption": self.corruption, "severity": self.severity}
-        return ImageSource(classes, {"test": listing}, name, notes, side=side)
+        return Source(classes, {"test": listing}, name, notes, side=side)
 
 
-def list_cifar10_c(request: SourceRequest) -> ImageSource:
+def list_cifar10_c(request: Request) -> Source:
     """CIFAR-10-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as CIFAR-10-C/fog/3.
 
     The folder has `fog.npy`, uint8 `[5 n, 32, 32, 3]`: the n test images at severity 1, then the
@@ -81,7 +74,7 @@ def list_cifar10_c(request: SourceRequest) -> ImageSource:
     return place.source("cifar-10-c", CIFAR_CLASSES, listing, CIFAR_SIDE)
 
 
-def list_imagenet_c(request: SourceRequest) -> ImageSource:
+def list_imagenet_c(request: Request) -> Source:
     """ImageNet-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as ImageNet-C/fog/3.
 
     That folder has one folder of JPEGs per class, named by its WordNet number (`n01440764`). These

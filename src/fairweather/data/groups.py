@@ -17,8 +17,8 @@ from fairweather.data.sources import (
     FILE_COLUMNS,
     SPLIT_NAMES,
     UNSPLIT,
-    ImageSource,
     Listing,
+    Source,
     check_exists,
     explain_read_errors,
 )
@@ -29,15 +29,15 @@ from fairweather.types.measurement import Groups, IntArray, TextArray
 from fairweather.types.options import CROSS, GroupColumns, slice_name, split_slice
 from fairweather.types.record import NATURAL
 
+Listings = Mapping[str, Listing]  # by split
+
 KEY, SPLIT = "key", "split"
 RESERVED = "class"  # rules have another meaning for class=NAME
 MISSING = "missing"  # the slice of images whose row has no value
 
 
 @explain_read_errors()
-def read_groups(
-    splits: Mapping[str, Listing], columns: GroupColumns, source: str
-) -> dict[str, Groups]:
+def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[str, Groups]:
     """Read what columns say of every image of some splits of a source, by the names of the splits.
 
     They are columns of a table, or of the source itself. A row of a table is about the image that
@@ -95,9 +95,7 @@ def read_groups(
     return {split: _make_groups(plain.iloc[own], columns, place) for split, own in rows.items()}
 
 
-def natural_group_columns(
-    groups: GroupColumns | None, names: Collection[str]
-) -> dict[str, GroupColumns]:
+def natural_columns(groups: GroupColumns | None, names: Collection[str]) -> dict[str, GroupColumns]:
     """Which columns say what belongs together in sets of other images of the same classes, by name.
 
     A set is left out if a table does not say it: it has no rows with `natural/NAME` in the column
@@ -208,9 +206,7 @@ def _check_columns(columns: GroupColumns, place: str) -> None:
     check_case_distinct(names, "the slices")
 
 
-def _rows_by_file(
-    splits: Mapping[str, Listing], column: pd.Series, place: str
-) -> dict[str, IntArray]:
+def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, IntArray]:
     """The row of each image: the one whose name is the longest end of the path of its file.
 
     If an image has none, names are compared without their endings.
@@ -281,9 +277,7 @@ def _check_once(images: Collection[str], written: Iterable[str], place: str) -> 
         )
 
 
-def _rows_by_key(
-    splits: Mapping[str, Listing], table: pd.DataFrame, place: str
-) -> dict[str, IntArray]:
+def _rows_by_key(splits: Listings, table: pd.DataFrame, place: str) -> dict[str, IntArray]:
     keys = pd.to_numeric(table[KEY], errors="coerce")
     wrong = keys.isna() | (keys % 1 != 0) | (keys < 0)
     if wrong.any():
@@ -401,8 +395,8 @@ class SourceClusters(NamedTuple):
 
 
 def read_source_groups(
-    source: ImageSource, columns: GroupColumns, parts: Collection[str], specification: str
-) -> tuple[ImageSource, SourceClusters]:
+    source: Source, columns: GroupColumns, parts: Collection[str], specification: str
+) -> tuple[Source, SourceClusters]:
     """Read what a table says of the images that are needed for some parts, and of the others.
 
     A table need not have the others. The splits of the result that are needed have their groups.

@@ -15,9 +15,9 @@ from fairweather.data.sources import (
     FILE_COLUMNS,
     SPLIT_NAMES,
     UNSPLIT,
-    ImageSource,
     Listing,
-    SourceRequest,
+    Request,
+    Source,
     check_exists,
     check_same_classes,
     list_files,
@@ -33,7 +33,7 @@ from fairweather.types.options import SPLITS
 UNLABELLED = "unlabelled"  # the one class of images without labels
 
 
-def list_folder(request: SourceRequest) -> ImageSource:
+def list_folder(request: Request) -> Source:
     """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
 
     Split folders are called train or training, val, valid or validation, test or testing, in upper
@@ -57,10 +57,10 @@ def list_folder(request: SourceRequest) -> ImageSource:
     )
     names = {split: root.name for split, root in roots.items() if split != UNSPLIT}
     splits = {split: _list_class_folders(folders[split], path) for split in folders}
-    return ImageSource(classes, splits, parts=names)
+    return Source(classes, splits, parts=names)
 
 
-def list_images(request: SourceRequest) -> ImageSource:
+def list_images(request: Request) -> Source:
     """Image files without labels, in a folder and the folders in it: for `--ood`.
 
     Files are sorted by name. All images have the one class `unlabelled`, so that a model can be
@@ -75,9 +75,8 @@ def list_images(request: SourceRequest) -> ImageSource:
     paths = tuple(_visible_files(path))
     if not paths:
         raise InputError(f"{str(path)!r} has no files")
-    return ImageSource(
-        (UNLABELLED,), {UNSPLIT: _list_below(paths, np.zeros(len(paths), np.int64), path)}
-    )
+    labels = np.zeros(len(paths), np.int64)
+    return Source((UNLABELLED,), {UNSPLIT: _list_below(paths, labels, path)})
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -171,7 +170,7 @@ class LabelledFile(NamedTuple):
     split: str
 
 
-def list_csv(request: SourceRequest) -> ImageSource:
+def list_csv(request: Request) -> Source:
     """Image files named in a table with their labels: labels.csv[,label=COLUMN][,images=FOLDER].
 
     The table is CSV (with commas, semicolons or tabs) with a header. The columns of files, labels
@@ -202,7 +201,7 @@ def list_csv(request: SourceRequest) -> ImageSource:
             labels = np.array([numbers[rows[place].label] for place in places], dtype=np.int64)
             names = tuple(files[place] for place in places)
             splits[split] = list_files(labels, tuple(folder / name for name in names), names)
-    return ImageSource(classes, splits)
+    return Source(classes, splits)
 
 
 def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
@@ -247,9 +246,7 @@ def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
     return rows
 
 
-def _find_column(
-    path: Path, header: Sequence[str], kind: str, given: Mapping[str, str]
-) -> int | None:
+def _find_column(path: Path, header: list[str], kind: str, given: Mapping[str, str]) -> int | None:
     """The place of a column; None if there is no column of splits."""
     if kind in given:
         if given[kind] not in header:

@@ -12,7 +12,7 @@ import torch
 
 from fairweather.data.cache import (
     CachedImages,
-    CacheEntry,
+    Entry,
     content_digests,
     read_or_decode,
     unreadable_error,
@@ -31,12 +31,7 @@ from fairweather.data.npz import MEDMNIST, REFUSED_SETS, list_npz
 from fairweather.data.parquet import has_parquet_files, list_parquet
 from fairweather.data.pixel_scans import Copies, channel_statistics, find_copies, image_name
 from fairweather.data.pixels import Scale, Square
-from fairweather.data.sources import (
-    ImageSource,
-    SourceRequest,
-    check_no_empty_class,
-    explain_read_errors,
-)
+from fairweather.data.sources import Request, Source, check_no_empty_class, explain_read_errors
 from fairweather.data.splits import (
     Subset,
     add_label_noise,
@@ -64,7 +59,7 @@ from fairweather.types.options import (
     takes,
 )
 
-SOURCES: dict[str, Callable[[SourceRequest], ImageSource]] = {
+SOURCES: dict[str, Callable[[Request], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
     "csv:PATH": list_csv,
@@ -154,12 +149,10 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    return load_with_options(
-        source, LoadOptions(**options), offline=offline, progress=to_notify(progress)
-    )
+    return load(source, LoadOptions(**options), offline=offline, progress=to_notify(progress))
 
 
-def load_with_options(
+def load(
     source: str, options: LoadOptions, *, offline: bool = False, progress: Notify | None = None
 ) -> Dataset:
     """Load a data set as `load_data` does."""
@@ -235,9 +228,8 @@ def check_no_copies(
     if not others:
         return
     splits = {**own, **others}
-    same = [
-        pairs for pairs in find_copies(splits).same if pairs.first in own and pairs.second in others
-    ]
+    pairs = find_copies(splits).same
+    same = [pair for pair in pairs if pair.first in own and pair.second in others]
     _check_copies(Copies(same, [], {}), splits, allowed, to_notify(progress))
 
 
@@ -289,10 +281,10 @@ class _LoadPlan(NamedTuple):
         shared_clusters: sentences about clusters in several splits.
     """
 
-    source: ImageSource
+    source: Source
     name: str
     square: Square | None
-    entries: dict[str, CacheEntry]
+    entries: dict[str, Entry]
     test_images: int
     shared_clusters: list[str]
 
@@ -338,7 +330,7 @@ def _plan_loading(source: str, options: LoadOptions, offline: bool, tell: Notify
     with explain_read_errors():
         contents = content_digests(parts)
     entries = {
-        name: CacheEntry(part, name, contents[name], square, scale) for name, part in parts.items()
+        name: Entry(part, name, contents[name], square, scale) for name, part in parts.items()
     }
     name = _name_prepared(listed, source, square)
     return _LoadPlan(listed, name, square, entries, len(whole_test.keys), shared)
@@ -351,7 +343,7 @@ def list_source(
     offline: bool = False,
     verify: bool = True,
     progress: Notify | None = None,
-) -> ImageSource:
+) -> Source:
     """List the images of a source, without decoding.
 
     Args:
@@ -384,7 +376,7 @@ def list_source(
             f"a root is where a relative path starts, and {source} has an absolute one: leave out "
             f"the root {str(root)!r}"
         )
-    request = SourceRequest(place, int(resolution) if at else None, offline, verify, progress)
+    request = Request(place, int(resolution) if at else None, offline, verify, progress)
     with explain_read_errors():
         listed = SOURCES[entry](request)
     for class_name in listed.classes:
@@ -464,7 +456,7 @@ def _check_options(options: LoadOptions) -> None:
     check_limits(options)
 
 
-def _make_images(cached: CachedImages, entry: CacheEntry, source: ImageSource) -> Images:
+def _make_images(cached: CachedImages, entry: Entry, source: Source) -> Images:
     listing, keys = entry.part.listing, entry.part.keys[cached.readable]
     labels = listing.labels[keys]
     check_no_empty_class(source.strata(labels), entry.name)
@@ -550,7 +542,7 @@ def _make_square(size: int | None, preparation: Preparation | None) -> Square | 
     return Square(size, resize, interpolation, fit)
 
 
-def _name_prepared(source: ImageSource, specification: str, square: Square | None) -> str:
+def _name_prepared(source: Source, specification: str, square: Square | None) -> str:
     """Name a data set; images resized from another resolution get another name."""
     name = source.name or specification
     _, at, resolution = name.partition("@")

@@ -18,10 +18,10 @@ from fairweather.data.named_sets import check_md5, download_folder, obtain
 from fairweather.data.sources import (
     SPLIT_NAMES,
     UNSPLIT,
-    ImageSource,
     Listing,
     RawImage,
-    SourceRequest,
+    Request,
+    Source,
     check_exists,
     count_classes,
     require_path,
@@ -38,11 +38,11 @@ BLOCK = 1 << 23  # bytes of images that are in memory at a time
 CHANNELS = (1, 3)
 PREFIXES = {"": UNSPLIT} | {f"{name}_": split for name, split in SPLIT_NAMES.items()}
 CLASS_NAMES = ("classes", "class_names")
-NEEDED_ARRAYS = (
+NEEDED = (
     "train_images and train_labels, and the same for val and test, or images and labels for one "
     "set without splits"
 )
-ALLOWED_SHAPES = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
+ALLOWED = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
 
 
 class ArrayHeader(NamedTuple):
@@ -58,7 +58,7 @@ class ArrayHeader(NamedTuple):
         return f"{self.key} in {str(self.path)!r}"
 
 
-def list_npz(request: SourceRequest) -> ImageSource:
+def list_npz(request: Request) -> Source:
     """Arrays of one .npz file: `train_images`, `train_labels`, `val_images` and so on.
 
     The split names are those of `folder:`; `images` and `labels` are one set without splits. Images
@@ -78,7 +78,7 @@ def list_npz(request: SourceRequest) -> ImageSource:
     return list_archive(path)
 
 
-def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> ImageSource:
+def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
     """List the images of a .npz file; given class names replace those in the file.
 
     Raises:
@@ -99,7 +99,7 @@ def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> ImageSou
     count = len(named) if named else count_classes(every, str(pairs[largest][1]))
     for split, (_, labels) in pairs.items():
         _check_range(labels, columns[split], count)
-    return ImageSource(
+    return Source(
         named or tuple(str(label) for label in range(count)),
         {split: _list_split(images, columns[split]) for split, (images, _) in pairs.items()},
     )
@@ -148,31 +148,27 @@ def _pair_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
             continue
         if images not in names or labels not in names:
             missing = images if images not in names else labels
-            raise InputError(
-                f"{str(path)!r} has no {missing}: {present}; it must have {NEEDED_ARRAYS}"
-            )
+            raise InputError(f"{str(path)!r} has no {missing}: {present}; it must have {NEEDED}")
         if split in pairs or UNSPLIT in pairs:
             first = (pairs.get(split) or pairs[UNSPLIT])[0]
-            raise InputError(
-                f"{str(path)!r} has both {first} and {images}; it must have {NEEDED_ARRAYS}"
-            )
+            raise InputError(f"{str(path)!r} has both {first} and {images}; it must have {NEEDED}")
         pairs[split] = images, labels
     if not pairs:
-        raise InputError(f"{str(path)!r} has no images: {present}; it must have {NEEDED_ARRAYS}")
+        raise InputError(f"{str(path)!r} has no images: {present}; it must have {NEEDED}")
     return {split: pairs[split] for split in (*SPLITS, UNSPLIT) if split in pairs}
 
 
 def _check_images(images: ArrayHeader) -> None:
     shape = list(images.shape)
     if images.dtype != np.uint8 or len(shape) not in (3, 4):
-        raise InputError(f"{images} is {images.dtype} {shape}; allowed are {ALLOWED_SHAPES}")
+        raise InputError(f"{images} is {images.dtype} {shape}; allowed are {ALLOWED}")
     if 0 in shape:
         raise InputError(f"{images} is empty: its shape is {shape}")
     if len(shape) == 4 and (shape[1] in CHANNELS) == (shape[3] in CHANNELS):
         problem = "both" if shape[1] in CHANNELS else "neither"
         raise InputError(
             f"{images} has the shape {shape}: {problem} of dimensions 1 and 3 could be the "
-            f"channels; allowed are {ALLOWED_SHAPES}"
+            f"channels; allowed are {ALLOWED}"
         )
 
 
@@ -355,7 +351,7 @@ REFUSED_SETS: Mapping[str, str] = _MEDMNIST_FACTS["refused"]
 NATURAL_SHIFT: Mapping[str, str] = _MEDMNIST_FACTS["natural_shift"]
 
 
-def list_medmnist(name: str, request: SourceRequest) -> ImageSource:
+def list_medmnist(name: str, request: Request) -> Source:
     """The official splits of one set, from its published .npz file.
 
     The file is looked for in the request's folder, then in `~/.medmnist`, where the package
@@ -387,7 +383,7 @@ def list_medmnist(name: str, request: SourceRequest) -> ImageSource:
     return listed._replace(name=f"{name}@{resolution}", notes=notes)
 
 
-def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple[Path, str]:
+def _obtain_medmnist(file: str, published: str, request: Request) -> tuple[Path, str]:
     """Find or download a file; its path and its MD5."""
     places = [Path("~/.medmnist").expanduser(), download_folder("medmnist")]
     target = places[-1]
@@ -407,8 +403,8 @@ def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple
     return path, digest
 
 
-def _make_lister(name: str) -> Callable[[SourceRequest], ImageSource]:
-    def load(request: SourceRequest) -> ImageSource:
+def _make_lister(name: str) -> Callable[[Request], Source]:
+    def load(request: Request) -> Source:
         return list_medmnist(name, request)
 
     load.__doc__ = f"MedMNIST: {MEDMNIST_SETS[name].title}; also @64, @128 and @224."

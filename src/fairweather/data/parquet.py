@@ -17,10 +17,10 @@ from fairweather.data.groups import column_to_text
 from fairweather.data.sources import (
     SPLIT_NAMES,
     UNSPLIT,
-    ImageSource,
     Listing,
     RawImage,
-    SourceRequest,
+    Request,
+    Source,
     check_same_classes,
     count_classes,
     list_shards,
@@ -47,7 +47,7 @@ class ParquetTable(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def list_parquet(request: SourceRequest) -> ImageSource:
+def list_parquet(request: Request) -> Source:
     """Images in the Hugging Face layout: one parquet file, or a folder with one file per split.
 
     In a folder, or in `data/` below it, a split is one file or several numbered shards
@@ -81,9 +81,7 @@ def list_parquet(request: SourceRequest) -> ImageSource:
     for split in tables:
         for table, column in zip(tables[split], labels[split], strict=True):
             _check_labels(table, column, len(classes))
-    return ImageSource(
-        classes, {split: _list_split(tables[split], labels[split]) for split in tables}
-    )
+    return Source(classes, {split: _list_split(tables[split], labels[split]) for split in tables})
 
 
 def has_parquet_files(folder: Path) -> bool:
@@ -140,18 +138,16 @@ def _order_shards(files: list[re.Match[str]], split: str, place: Path) -> list[s
 def _open_table(path: Path) -> ParquetTable:
     schema = read_parquet_schema(path)
     features = _read_features(schema)
-    image = _choose_column(
-        path, schema, "image", [field.name for field in schema if _is_image(field.type)]
-    )
+    images = [field.name for field in schema if _is_image(field.type)]
+    image = _choose_column(path, schema, "image", images)
     labels = [field.name for field in schema if pa.types.is_integer(field.type)]
     declared = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
     label = _choose_column(path, schema, "label", declared or labels)
     names = features.get(label, {}).get("names")
     if not isinstance(names, list | None):
         raise InputError(f"{str(path)!r} must have a list of class names, found {names!r:.60}")
-    return ParquetTable(
-        path, image, label, parse_class_names(names, repr(str(path))) if names else None
-    )
+    classes = parse_class_names(names, repr(str(path))) if names else None
+    return ParquetTable(path, image, label, classes)
 
 
 def _read_features(schema: pa.Schema) -> Mapping[str, Any]:

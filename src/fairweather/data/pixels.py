@@ -286,7 +286,7 @@ class Square(NamedTuple):
     fit: str = "crop"
 
 
-class PixelTarget(NamedTuple):
+class Target(NamedTuple):
     """The file for decoded images, and what shape they must have.
 
     Attributes:
@@ -376,7 +376,7 @@ def decoder_facts() -> dict[str, object]:
     return facts
 
 
-def write_decoded(target: PixelTarget, first: int, contents: Sequence[Content]) -> list[int]:
+def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> list[int]:
     """Decode images in a worker process, write them to the file, and return which ones failed.
 
     Returns:

@@ -33,7 +33,7 @@ SPLIT_NAMES = {
 }
 
 
-class SourceRequest(NamedTuple):
+class Request(NamedTuple):
     """The arguments of a source function.
 
     Attributes:
@@ -110,10 +110,7 @@ def list_files(labels: IntArray, paths: tuple[Path, ...], names: tuple[str, ...]
 
 
 def list_arrays(
-    labels: npt.NDArray[np.integer],
-    images: ByteArray,
-    files: tuple[Path, ...],
-    name: str,
+    labels: npt.NDArray[np.integer], images: ByteArray, files: tuple[Path, ...], name: str
 ) -> Listing:
     """List images that are the rows of an array, uint8 `[N, H, W]` or `[N, H, W, 3]`."""
 
@@ -147,7 +144,7 @@ def list_shards(
     return Listing(np.concatenate(labels), read_shards, tuple(files))
 
 
-class ImageSource(NamedTuple):
+class Source(NamedTuple):
     """The result of a source function.
 
     Attributes:
@@ -177,7 +174,7 @@ class ImageSource(NamedTuple):
         return find_task(self.task).strata(labels, self.classes)
 
 
-def require_path(request: SourceRequest) -> Path:
+def require_path(request: Request) -> Path:
     """The path of a request; raises `InputError` if there is no such file or folder."""
     if request.path is None:
         raise InputError("this data source needs a path")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fairweather.data.sources import UNSPLIT, ImageSource, Listing, check_no_empty_class
+from fairweather.data.sources import UNSPLIT, Listing, Source, check_no_empty_class
 from fairweather.errors import InputError
 from fairweather.types.measurement import BoolArray, Images, IntArray, TextArray
 from fairweather.types.options import SPLITS
@@ -144,7 +144,7 @@ class Subset(NamedTuple):
 
 
 def split_source(
-    source: ImageSource, seed: int, validation_fraction: float, test_fraction: float
+    source: Source, seed: int, validation_fraction: float, test_fraction: float
 ) -> dict[str, Subset]:
     """Assign every listed image to `train`, `val` or `test`, before anything is decoded.
 
@@ -172,7 +172,7 @@ def split_source(
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
-def check_has_test(source: ImageSource, specification: str) -> None:
+def check_has_test(source: Source, specification: str) -> None:
     """Raise `InputError` unless a source has test images, or is one set that can be split."""
     if source.splits.keys() & {UNSPLIT, "test"}:
         return
@@ -188,7 +188,7 @@ def check_has_test(source: ImageSource, specification: str) -> None:
     )
 
 
-def limit_subset(part: Subset, source: ImageSource, limit: int, seed: int) -> Subset:
+def limit_subset(part: Subset, source: Source, limit: int, seed: int) -> Subset:
     """Keep at most `limit` images of a split, each class in proportion and with at least one image.
 
     After the first image of every class, the method of Webster and Sainte-Laguë says of which class
@@ -238,7 +238,7 @@ def stratified_order(labels: IntArray, seed: int) -> IntArray:
 
 
 def _split_off(
-    part: Subset, rest_name: str, chosen_name: str, source: ImageSource, fraction: float, seed: int
+    part: Subset, rest_name: str, chosen_name: str, source: Source, fraction: float, seed: int
 ) -> dict[str, Subset]:
     """Move a fraction of the images to the split `other`; a split without images is left out."""
     if fraction in (0, 1):

@@ -38,7 +38,7 @@ CLAIMS = "claims"  # folder in the run folder
 # A file for each process, and for each step.
 WORKERS, CLAIMED_STEPS = f"{CLAIMS}/workers", f"{CLAIMS}/steps"
 # Seconds. NFS may show the time of a file a minute late, so a claim must be older to be given up.
-RENEWAL_SECONDS, EXPIRY_SECONDS = 20.0, 180.0
+RENEWAL, EXPIRY = 20.0, 180.0
 
 ResolveFile = Callable[[str], Path]  # gives a path in the run folder, and refuses links out of it
 
@@ -155,7 +155,7 @@ class Claims:
 @contextmanager
 def open_claims(file: ResolveFile, mark: str | None) -> Iterator[Claims]:
     """Claim steps inside the `with` block; all claims are given back at its end."""
-    claims = Claims(file, mark, renewed=RENEWAL_SECONDS, expires=EXPIRY_SECONDS)
+    claims = Claims(file, mark, renewed=RENEWAL, expires=EXPIRY)
     try:
         yield claims
     finally:
@@ -178,11 +178,7 @@ def list_workers(file: ResolveFile) -> Mapping[str, str]:
         now = _read_state(clock).time
         beacons = [path for path in sorted(_walk_files(place)) if not path.name.startswith(".")]
         states = {path.name: _read_state(path) for path in beacons}
-        return {
-            name: state.text
-            for name, state in states.items()
-            if state.is_alive(now, EXPIRY_SECONDS)
-        }
+        return {name: state.text for name, state in states.items() if state.is_alive(now, EXPIRY)}
     finally:
         clock.unlink(missing_ok=True)
 
@@ -376,9 +372,8 @@ def share_run(
     run = RunFolder(path)
     with open_claims(run.file, json.dumps(mark)) as claims:
         with lock_folder(path, timeout=PREPARATION_TIMEOUT, needed=False):
-            others = {
-                name: text for name, text in list_workers(run.file).items() if name != claims.name
-            }
+            others = dict(list_workers(run.file))
+            others.pop(claims.name, None)
             warnings = [_check_mark(mark, text, name, path) for name, text in others.items()]
             prepare(run, bool(others))
             remove_partial(path, age=ABANDONED_AFTER if others else 0)

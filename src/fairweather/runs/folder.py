@@ -55,7 +55,7 @@ VERSION_1_RECORD = "provenance.json"  # of folders of version 1, which had no re
 LOCK = ".lock"
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 ABANDONED_AFTER = 3600.0  # seconds without a write, after which one of several processes has died
-_OOD_PREFIX = "ood/"  # prefix of the columns with scores that may tell other data sets
+_OOD = "ood/"  # prefix of the columns with scores that may tell other data sets
 DOUBT = "one_minus_confidence"  # what small copies store in place of the confidence
 _UNLABELLED_COLUMNS = ("keys", "predicted", "confidence")
 
@@ -472,7 +472,7 @@ class RunFolder:
         There are none where they were not asked for, nor in files of earlier versions.
         """
         with _open_parquet(self.file(name)) as file:
-            names = [column for column in file.schema_arrow.names if column.startswith(_OOD_PREFIX)]
+            names = [column for column in file.schema_arrow.names if column.startswith(_OOD)]
             return _read_ood_scores(file.read(columns=names, use_threads=False))
 
     @property
@@ -584,18 +584,14 @@ def _to_arrow(column: npt.NDArray[Any]) -> pa.Array:
 
 
 def _ood_columns(predictions: Predictions) -> dict[str, pa.Array]:
-    return {
-        f"{_OOD_PREFIX}{name}": pa.array(scores) for name, scores in predictions.ood_scores.items()
-    }
+    return {f"{_OOD}{name}": pa.array(scores) for name, scores in predictions.ood_scores.items()}
 
 
 def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
     return {
-        name.removeprefix(_OOD_PREFIX): np.asarray(table[name].to_numpy()).astype(
-            np.float32, copy=False
-        )
+        name.removeprefix(_OOD): np.asarray(table[name].to_numpy()).astype(np.float32, copy=False)
         for name in table.column_names
-        if name.startswith(_OOD_PREFIX)
+        if name.startswith(_OOD)
     }
 
 

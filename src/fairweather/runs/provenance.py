@@ -17,11 +17,7 @@ from pydantic import JsonValue
 
 from fairweather.errors import hide_passwords
 from fairweather.runs.folder import RunFolder
-from fairweather.types.record import (
-    Machine,
-    Provenance,
-    is_part_of,
-)
+from fairweather.types.record import Machine, Provenance, is_part_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,10 +40,7 @@ def current_provenance(device: torch.device) -> Provenance:
     return Provenance(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command_line(),
-        git={
-            "working_folder": _git_revision(Path.cwd()),
-            "fairweather": _own_revision(),
-        },
+        git={"working_folder": _git_revision(Path.cwd()), "fairweather": _own_revision()},
         python=platform.python_version(),
         platform=platform.platform(),
         versions=package_versions(),

@@ -48,6 +48,7 @@ from fairweather.types.record import (
 Estimates = Mapping[str, Estimate]
 # model, seed, shift, level: the key of a row of scores.csv, without the metric.
 ScoreKey = tuple[str, str, str, str]
+Table = Mapping[ScoreKey, Estimates]
 
 
 def read_clusters(folder: RunFolder, part: str = TEST) -> Clusters | None:
@@ -172,9 +173,7 @@ def add_means(
     return table | _seed_means(table)
 
 
-def add_worst(
-    table: Mapping[ScoreKey, Estimates], apart: Collection[str] = ()
-) -> dict[ScoreKey, Estimates]:
+def add_worst(table: Table, apart: Collection[str] = ()) -> dict[ScoreKey, Estimates]:
     """Add the worst value of each metric over the levels of each shift and over all shifts.
 
     The level of these rows is `worst`. The worst level is found for each metric separately, on the
@@ -193,9 +192,7 @@ def add_worst(
     worst = _combine_groups(levels, _group_by_shift(WORST), _worst)
     counted = {key: estimates for key, estimates in levels.items() if key[2] not in apart}
     worst |= _combine_groups(
-        counted,
-        lambda m, s, shift, _: (m, s, ALL, WORST) if is_shifted(shift) else None,
-        _worst,
+        counted, lambda m, s, shift, _: (m, s, ALL, WORST) if is_shifted(shift) else None, _worst
     )
     return {**table, **worst, **_seed_means(worst)}
 
@@ -261,7 +258,7 @@ def draw_unit_resamples(
 
 
 def _mean_of_units(
-    units: Sequence[Mapping[ScoreKey, Estimates]], images: int, clusters: Clusters | None
+    units: Sequence[Table], images: int, clusters: Clusters | None
 ) -> dict[ScoreKey, Estimates]:
     """The mean over units of each metric.
 
@@ -271,9 +268,7 @@ def _mean_of_units(
 
     def mean(key: ScoreKey, name: str) -> Estimate:
         estimates = [unit[key][name] for unit in units]
-        return mean_estimate(
-            [replace(estimate, n=images, clusters=count) for estimate in estimates]
-        )
+        return mean_estimate([replace(value, n=images, clusters=count) for value in estimates])
 
     return {
         key: {
@@ -286,9 +281,7 @@ def _mean_of_units(
 
 
 def worst_slices(
-    slices: Mapping[str, Mapping[ScoreKey, Estimates]],
-    column: str,
-    columns: list[str] = SLICE_COLUMNS,
+    slices: Mapping[str, Table], column: str, columns: list[str] = SLICE_COLUMNS
 ) -> pd.DataFrame:
     """Find the worst value of each metric over the slices of a column, as rows of slices.csv.
 
@@ -349,7 +342,7 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     return repeated.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
 
 
-def scores_frame(table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
+def scores_frame(table: Table) -> pd.DataFrame:
     """Write estimates as the tidy table of scores.csv, one row per cell and metric."""
     rows = [
         (*key, name, *to_score(estimate, require_row(name).bounds))
@@ -359,12 +352,12 @@ def scores_frame(table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def slice_frame(table: Mapping[ScoreKey, Estimates], slice_: str) -> pd.DataFrame:
+def slice_frame(table: Table, slice_: str) -> pd.DataFrame:
     """Write estimates of one slice as rows of slices.csv."""
     return scores_frame(table).assign(slice=slice_)[SLICE_COLUMNS]
 
 
-def unit_frame(table: Mapping[ScoreKey, Estimates], unit: str) -> pd.DataFrame:
+def unit_frame(table: Table, unit: str) -> pd.DataFrame:
     """Write estimates of one unit as rows of scores.csv."""
     return scores_frame(table).assign(unit=unit)[UNIT_COLUMNS]
 
@@ -378,7 +371,7 @@ def _group_by_shift(level: str) -> Callable[[str, str, str, str], ScoreKey | Non
     return lambda m, s, shift, _: (m, s, shift, level) if is_shifted(shift) else None
 
 
-def _seed_means(table: Mapping[ScoreKey, Estimates]) -> dict[ScoreKey, Estimates]:
+def _seed_means(table: Table) -> dict[ScoreKey, Estimates]:
     if len({seed for _, seed, _, _ in table} - {ENSEMBLE}) < 2:
         return {}
 
@@ -389,7 +382,7 @@ def _seed_means(table: Mapping[ScoreKey, Estimates]) -> dict[ScoreKey, Estimates
 
 
 def _combine_groups(
-    table: Mapping[ScoreKey, Estimates],
+    table: Table,
     group_of: Callable[[str, str, str, str], ScoreKey | None],
     combine: Callable[[str, Sequence[Estimate]], Estimate],
 ) -> dict[ScoreKey, Estimates]:

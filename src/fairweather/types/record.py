@@ -513,12 +513,8 @@ class RunRecord(FrozenRecord):
 
     def lasting(self) -> dict[str, Any]:
         """The record without time, command and git revisions, which change if the run continues."""
-        facts = self.model_dump(mode="json")
         circumstances = {"time", "command", "git"}
-        facts["provenance"] = {
-            key: fact for key, fact in facts["provenance"].items() if key not in circumstances
-        }
-        return facts
+        return self.model_dump(mode="json", exclude={"provenance": circumstances})
 
 
 class JoinedRun(FrozenRecord):

@@ -575,7 +575,7 @@ def _work_as_job(assigned: Assignment, job: str) -> None:
             worker,
             _print_event,
             perform=make_logged_perform(f"job {job} on {socket.gethostname()}"),
-            patience=claims.EXPIRY_SECONDS + EXTRA_PATIENCE,
+            patience=claims.EXPIRY + EXTRA_PATIENCE,
         )
 
 

@@ -13,7 +13,7 @@ import pydantic
 import torch
 from torch import nn
 
-from fairweather.data.groups import natural_group_columns
+from fairweather.data.groups import natural_columns
 from fairweather.data.image_folders import UNLABELLED
 from fairweather.data.loading import SOURCES, list_source, share_tested
 from fairweather.data.named_sets import describe_verification
@@ -571,7 +571,7 @@ def _other_sources(
     """Other data sets at the same size; only of the same classes are their labels used."""
     options = request.options
     natural = read_natural_sources(options.natural)
-    groups = natural_group_columns(own.groups, natural)
+    groups = natural_columns(own.groups, natural)
     unlabelled = {f"{OOD_DATA}{source}": source for source in options.ood}
     labelled = {f"{NATURAL_DATA}{name}": source for name, source in natural.items()}
     given = options.size is not None or opened.preparation is None

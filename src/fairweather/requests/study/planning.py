@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 
 import torch
 
-from fairweather.data.groups import natural_group_columns
+from fairweather.data.groups import natural_columns
 from fairweather.data.loading import share_tested
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
@@ -132,7 +132,7 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
     for name, entry in study.pretraining.items():
         if entry.data is not None:
             found[f"{PRETRAINING}{name}"] = _make_source(entry.data)
-    groups = natural_group_columns(found[DATA].groups, study.natural)
+    groups = natural_columns(found[DATA].groups, study.natural)
     for name, source in study.natural.items():
         other = PlannedDataset(
             groups=groups.get(name),
