@@ -43,21 +43,21 @@ FOREIGN = (
 )
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
-    r"AttackFunction|CalibrationDraw|Channels|FloatArray|IntArray|Parameter|Result|Seen|ShiftFunction|State"
-    r"|Step|StepRecord"
-    r"|fairweather\.guard\.(answering\.Seen|facts\.GuardRecord)"
+    r"AttackFunction|CalibrationDraw|Channels|FloatArray|GuardOutputs|IntArray|ModelState|Parameter|Result"
+    r"|ShiftFunction|State|Step|StepRecord"
+    r"|fairweather\.deploy\.(guard\.GuardOutputs|promise\.GuardRecord)"
+    r"|fairweather\.metrics\.columns\.ConfidenceOrder"
     r"|fairweather\.metrics\.conformal\.SetColumns"
-    r"|fairweather\.kinds\.Kind"
-    r"|fairweather\.metrics\.hidden\.(Hidden|Observed)"
-    r"|fairweather\.metrics\.ordered\.ConfidenceOrder"
-    r"|fairweather\.metrics\.recipes\.SeedVariance"
-    r"|fairweather\.metrics\.sample\.(OrderedSums|Prepared)"
-    r"|fairweather\.record\.(RunRecord|StepRecord)"
-    r"|fairweather\.report\.figures\.Figure"
-    r"|fairweather\.runs\.RunFolder"
-    r"|fairweather\.study\.schema\.Study"
+    r"|fairweather\.metrics\.hidden_error\.(HiddenError|Observation)"
+    r"|fairweather\.metrics\.sample\.(OrderedSums|PreparedCell)"
+    r"|fairweather\.metrics\.seeds\.SeedVariance"
+    r"|fairweather\.report\.charts\.Figure"
+    r"|fairweather\.requests\.study\.schema\.Study"
+    r"|fairweather\.runs\.folder\.RunFolder"
     r"|fairweather\.steps\.plan\.(Plan|Step)"
-    r"|fairweather\.types\.AnyPredictions"
+    r"|fairweather\.types\.kinds\.TaskKind"
+    r"|fairweather\.types\.measurement\.AnyPredictions"
+    r"|fairweather\.types\.record\.(RunRecord|StepRecord)"
 )
 nitpick_ignore_regex = [("py:.*", FOREIGN), ("py:.*", INTERNAL)]
 

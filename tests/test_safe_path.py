@@ -123,8 +123,13 @@ def test_processes_are_started_in_these_ways_only():
     for path in SOURCES:
         for name in imported(path):
             found[name].add(path.name)
-    assert found["subprocess"] == {"children.py", "runs.py", "submitted.py", "together.py"}
-    assert found["loky"] == {"pool.py", "decode.py"}  # the latter counts processors
+    assert found["subprocess"] == {
+        "folder.py",
+        "processes.py",
+        "rank_processes.py",
+        "slurm_jobs.py",
+    }
+    assert found["loky"] == {"processes.py", "cache.py"}  # the latter counts processors
     assert found["submitit"] == {"slurm.py"}
     assert found["ray"] == {"ray_cluster.py"}
     assert not {"multiprocessing", "joblib"} & found.keys()

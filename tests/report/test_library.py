@@ -33,7 +33,9 @@ def test_it_is_put_together_once(made, tmp_path):
     assert not file.stat().st_mode & 0o022
 
 
-@pytest.mark.parametrize(("name", "value"), [("version", lambda _: "99"), ("EXPOSED", "other()")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("version", lambda _: "99"), ("EXPOSED_API", "other()")]
+)
 def test_each_version_of_vl_convert_and_of_what_is_exposed_has_its_own(
     made, monkeypatch, name, value
 ):

@@ -1257,7 +1257,7 @@ def test_models_of_one_title_stay_apart(run, tmp_path):
 def test_where_figures_cannot_be_drawn_tables_and_page_are_written(tmp_path, monkeypatch):
     few = make_run(tmp_path / "run", seeds=(0,), n=40, classes=3)
     monkeypatch.setattr(
-        "fairweather.report.building.lacks_addresses", lambda: "figures cannot be drawn"
+        "fairweather.report.building.explain_missing_addresses", lambda: "figures cannot be drawn"
     )
     names = build_report(few)
     assert not any(name.startswith("figures/") for name in names)

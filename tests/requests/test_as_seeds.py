@@ -560,7 +560,7 @@ def test_both_sides_of_a_comparison_are_told_apart(monkeypatch, tmp_path):
         joined.append((runs, str(out)))
         return out
 
-    monkeypatch.setattr("fairweather.cli.judge.join", join)
+    monkeypatch.setattr("fairweather.cli.judge.join_runs", join)
     monkeypatch.chdir(tmp_path)
     sides = _join_sides("a/s0,a/s1:basic", "b/s0,b/s1", quiet=True)
     assert sides == ["runs/a-s0+a-s1:basic", "runs/b-s0+b-s1"]

@@ -854,7 +854,7 @@ def test_what_is_cheap_to_check_is_checked_before_weights_are_fetched(
     def fetched(*_, **__):
         raise AssertionError("weights were opened")
 
-    monkeypatch.setattr("fairweather.requests.evaluation.models.open_with", fetched)
+    monkeypatch.setattr("fairweather.requests.evaluation.models.open_with_options", fetched)
     arguments = {"shifts": "clean"} | options
     with pytest.raises(InputError, match=words):
         fw.evaluate("timm:resnet18", data.format(colour_folder), **arguments)

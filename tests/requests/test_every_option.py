@@ -22,6 +22,7 @@ from fairweather.cli.app import COMMANDS
 from fairweather.requests.evaluation import run as evaluation
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.types.measurement import Images
+from fairweather.types.options import Preparation
 from fairweather.workers import executors
 from fairweather.workers.options import Sharing
 from tests.commands import fairweather
@@ -489,7 +490,7 @@ def test_load_data_ignores_no_option(kind, place):
     groups = fw.GroupColumns(str(place / "table.csv"), slices=("site",))
     values = {
         "size": 12,
-        "preparation": fw.types.Preparation(12, 14),
+        "preparation": Preparation(12, 14),
         "limit": 3,
         "parts": ("train", "test"),
         "root": str(place),

@@ -111,7 +111,7 @@ def test_a_module_is_left_as_it_came(fails, data, monkeypatch):
     before = state(module)
     if fails:
         monkeypatch.setattr(
-            "fairweather.requests.evaluation.run.carry_out",
+            "fairweather.requests.evaluation.run.execute_run",
             lambda *_, **__: (module.double(), 1 / 0),
         )
         with pytest.raises(ZeroDivisionError):

@@ -18,6 +18,7 @@ from PIL import Image
 import fairweather as fw
 from fairweather.cli.app import main
 from fairweather.data.loading import list_source
+from fairweather.data.pixel_scans import digest
 from fairweather.data.pixels import decode_image
 from fairweather.progress import Event
 from fairweather.share import export as layouts
@@ -115,7 +116,7 @@ def test_the_manifest_says_what_it_is(dataset, shifts, tmp_path):
         N,
         [12, 10],
     )
-    assert data["digest"] == fw.data.digest(dataset.test)
+    assert data["digest"] == digest(dataset.test)
     assert data["classes"][2] == {"label": 2, "name": "smooth muscle", "folder": "2_smooth_muscle"}
     assert list(manifest["shifts"]) == [shift.id for shift in shifts]
     fog = manifest["shifts"][FOG]

@@ -92,7 +92,7 @@ class RuleCase:
 def format_cell(condition: ShiftLevel) -> str:
     """Write the shift and level of a row as in a rule.
 
-    >>> [format_cell(Condition("snow", level)) for level in ("3", "mean", "worst")]
+    >>> [format_cell(ShiftLevel("snow", level)) for level in ("3", "mean", "worst")]
     ['snow=3', 'snow', 'snow@worst']
     """
     shift, level = condition
@@ -314,7 +314,7 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
     images is the one that the width of the interval shows. A single cell has no more than n, and it
     is n where few images are on the rarer side. Means over such cells are left as they are.
 
-    >>> round(widen_to_exact(Score(0.9, 0.874, 0.926, 500), Condition("clean", "none")).low, 3)
+    >>> round(widen_to_exact(Score(0.9, 0.874, 0.926, 500), ShiftLevel("clean", "none")).low, 3)
     0.87
     """
     share, low, high, n = score

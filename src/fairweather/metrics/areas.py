@@ -169,7 +169,7 @@ def column_spread(column: npt.NDArray[np.floating]) -> AreaSpread:
         column: `[n]`, of images or of clusters, as from `unit_column`.
 
     >>> column_spread(np.array([1.0, -1.0] + [0.0] * 98))
-    Spread(variance=0.02, freedom=2.0408163265306123)
+    AreaSpread(variance=0.02, freedom=2.0408163265306123)
     """
     squares = np.sort(np.square(column, dtype=np.float64))
     variance = float(squares.mean())

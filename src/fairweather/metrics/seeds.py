@@ -338,8 +338,9 @@ def widen_for_seeds(
         recipes: one entry per recipe with several seeds; without entries nothing changes.
         tests: for how many intervals the 95 % hold together, by Bonferroni's correction.
 
-    >>> [round(end, 2) for end in widen_for_seeds((0.4, 0.6), 0.5, 1000, [SeedVariance(3, 0.0026,
-    0.0)])] [0.28, 0.72]
+    >>> recipes = [SeedVariance(3, 0.0026, 0.0)]
+    >>> [round(end, 2) for end in widen_for_seeds((0.4, 0.6), 0.5, 1000, recipes)]
+    [0.28, 0.72]
     """
     if not recipes or np.isnan(ends).any():
         return ends

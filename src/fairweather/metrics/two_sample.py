@@ -73,7 +73,7 @@ def energy_distance(first: Cloud, second: Cloud) -> EnergyDistance:
 
     >>> there, here = np.zeros((3, 1)), np.ones((4, 1))
     >>> energy_distance(Cloud.of(there), Cloud.of(here))
-    Distance(value=2.0, error=0.0)
+    EnergyDistance(value=2.0, error=0.0)
     """
     between = euclidean_distances(first.rows, second.rows)
     terms = [2 * (between.mean(axis=1) - first.own), 2 * (between.mean(axis=0) - second.own)]

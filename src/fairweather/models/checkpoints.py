@@ -199,7 +199,7 @@ def find_common_prefix(keys: Collection[str], names: Collection[str]) -> CommonP
     """Find the prefix of wrappers whose removal gives most keys a name of the architecture.
 
     >>> find_common_prefix(["module.encoder.w", "module.encoder.b", "module.queue"], {"w", "b"})
-    Prefix(prefix='module.encoder.', names=2)
+    CommonPrefix(prefix='module.encoder.', names=2)
     """
     prefixes = sorted({prefix for key in keys for prefix in _list_prefixes(key)}, key=_prefix_order)
     counted = [CommonPrefix(prefix, _count_names(keys, prefix, names)) for prefix in prefixes]

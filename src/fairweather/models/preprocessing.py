@@ -111,7 +111,7 @@ def describe_preprocessing(opened: OpenedModel) -> str:
     >>> from torch import nn
     >>> normalisation = {"mean": [0.5] * 3, "std": [0.25] * 3, "from": "the file"}
     >>> facts = {"normalisation": normalisation, "preparation": {"from": "the file"}}
-    >>> opened = Opened(nn.Identity(), "mine", "0f", None, Preparation(224, 256), facts)
+    >>> opened = OpenedModel(nn.Identity(), "mine", "0f", None, Preparation(224, 256), facts)
     >>> print(describe_preprocessing(opened))
     resize 256 (bilinear), crop 224, mean 0.5 0.5 0.5, std 0.25 0.25 0.25 (the file)
     """

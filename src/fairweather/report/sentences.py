@@ -134,7 +134,7 @@ def format_error(score: Score) -> str:
 def warn_of_chance(searched: int, what: str) -> str:
     """Say that a difference may be there only because so many sets of images were searched.
 
-    >>> warn_of_chance(20, "describe_accuracy")
+    >>> warn_of_chance(20, "accuracy")
     'With 20 sets of images tested, so large a difference in accuracy can be chance.'
     """
     return f"With {searched} sets of images tested, so large a difference in {what} can be chance."
@@ -166,7 +166,7 @@ def write_answer(leaders: Sequence[ModelOutcome], models: int, ranked: RankedBy 
         ranked: by the accuracy on what the models are compared; None where they are not compared.
 
     >>> clean, there = (Performance(Score(v, v - 0.01, v + 0.01, 200)) for v in (0.9, 0.5))
-    >>> write_answer([Outcome("Old", clean, there, -1, 0)], 2).replace(PERCENT, " %")
+    >>> write_answer([ModelOutcome("Old", clean, there, -1, 0)], 2).replace(PERCENT, " %")
     '“Old” is best over the shifts, but falls from 90.0 % on clean images to 50.0 % at its worst.'
     """
     first = leaders[0]

@@ -183,7 +183,7 @@ def choose_lost(
     >>> right = np.array([True, True, True, False])
     >>> lost = np.array([[False, True, True, True], [True, False, True, True]])
     >>> choose_lost(np.arange(4), np.array([1.0, 2.0]), right, lost, np.ones((2, 4)))
-    Chosen(keys=array([2, 0]), levels=array([0, 1]))
+    ChosenImages(keys=array([2, 0]), levels=array([0, 1]))
     """
     stays = np.zeros_like(lost)
     for side in (-1, 1):
@@ -219,7 +219,7 @@ def choose_mistakes(
     >>> wrong = np.array([[True, True, False], [True, False, False]])
     >>> confidence = np.array([[0.6, 0.7, 0.9], [0.8, 0.9, 0.9]])
     >>> choose_mistakes(np.array([7, 8, 9]), wrong, confidence)
-    Chosen(keys=array([7, 8]), levels=array([1, 0]))
+    ChosenImages(keys=array([7, 8]), levels=array([1, 0]))
     """
     found = np.flatnonzero(wrong.any(axis=0))
     sure = np.where(wrong[:, found], confidence[:, found], -np.inf)

@@ -60,7 +60,7 @@ def supervised_loss(forward: Forward, batch: TrainingBatch, recipe: Recipe) -> t
     All views go through the network in one forward pass, so that batch norm sees them together, as
     in the published code (Hendrycks et al. 2020).
 
-    >>> batch = Batch((torch.zeros(2, 3, 8, 8),), torch.tensor([0, 1]))
+    >>> batch = TrainingBatch((torch.zeros(2, 3, 8, 8),), torch.tensor([0, 1]))
     >>> supervised_loss(lambda images: torch.zeros(len(images), 2), batch, Recipe())
     tensor(0.6931)
     """

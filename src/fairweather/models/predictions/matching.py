@@ -96,9 +96,11 @@ def match_predictions(
     Raises:
         InputError: classes, rows or labels do not fit; the message says what would settle it.
 
-    >>> rows = Rows("the table", np.array([[0.1, 0.9], [0.8, 0.2]]), ("dog", "cat"), None, None)
+    >>> rows = PredictionRows("the table", np.array([[0.1, 0.9], [0.8, 0.2]]), (
+    ...     "dog", "cat"
+    ... ), None, None)
     >>> images = KnownImages(np.array([0, 1]), np.array([0, 1]), None, "the data")
-    >>> found = match_predictions(rows, ("cat", "dog"), images, Asked())
+    >>> found = match_predictions(rows, ("cat", "dog"), images, PredictionOptions())
     >>> found.logits.argmax(1).tolist(), found.rows
     ([0, 1], 'in the order of the data: there is no column of keys')
     """
@@ -125,7 +127,9 @@ def match_predictions(
 def name_classes(rows: PredictionRows, asked: PredictionOptions) -> tuple[str, ...]:
     """The names of the classes, where no data set gives them: those of the columns.
 
-    >>> name_classes(Rows("", np.ones((1, 2)), ("prob_a", "prob_b"), None, None), Asked())
+    >>> name_classes(PredictionRows("", np.ones((1, 2)), (
+    ...     "prob_a", "prob_b"
+    ... ), None, None), PredictionOptions())
     ('a', 'b')
     """
     count = rows.outputs.shape[1]
@@ -148,7 +152,9 @@ def number_labels(
     Raises:
         InputError: there are none, or one is neither.
 
-    >>> number_labels(Rows("", np.ones((2, 2)), None, np.array(["b", "a"]), None), ("a", "b"))
+    >>> number_labels(PredictionRows("", np.ones((2, 2)), None, np.array(["b", "a"]), None), (
+    ...     "a", "b"
+    ... ))
     (array([1, 0]), 'by name')
     """
     if rows.labels is None:

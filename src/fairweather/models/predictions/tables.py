@@ -326,7 +326,9 @@ def read_rows(
     Raises:
         InputError: the file cannot be read, or it is unclear what is in it.
 
-    >>> read_rows(np.array([[0.9, 0.1], [0.2, 0.8]]), "the array", Asked()).outputs.shape
+    >>> read_rows(np.array([[0.9, 0.1], [
+    ...     0.2, 0.8
+    ... ]]), "the array", PredictionOptions()).outputs.shape
     (2, 2)
     """
     if isinstance(content, pd.DataFrame):
