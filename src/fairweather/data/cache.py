@@ -152,12 +152,8 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
         if record is None:
             return None
         expected = record.pop("sha256")
-        pixels = mmap.mmap(
-            file.fileno(),
-            0,
-            flags=mmap.MAP_PRIVATE | NO_RESERVE,
-            prot=mmap.PROT_READ | mmap.PROT_WRITE,
-        )
+        writable = mmap.PROT_READ | mmap.PROT_WRITE
+        pixels = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | NO_RESERVE, writable)
     # Without this, a disk that changed one bit would change scores, and nobody would know.
     hasher = hashlib.sha256()
     with memoryview(pixels) as view:

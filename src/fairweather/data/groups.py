@@ -146,15 +146,10 @@ def read_text_table(path: Path) -> pd.DataFrame:
             texts = [column_to_text(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
         else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            sep = "\t" if path.suffix.lower() == ".tsv" else ","
             # The header is read as a row: pandas would rename a column that is there twice.
             table = pd.read_csv(
-                path,
-                dtype=str,
-                keep_default_na=False,
-                sep=separator,
-                encoding="utf-8-sig",
-                header=None,
+                path, dtype=str, keep_default_na=False, sep=sep, encoding="utf-8-sig", header=None
             )
             table = table.set_axis(table.iloc[0], axis="columns")[1:].reset_index(drop=True)
     except InputError:

@@ -28,7 +28,7 @@ from fairweather.errors import InputError, unknown_name
 from fairweather.types.measurement import IntArray
 from fairweather.types.options import SPLITS
 
-# ---------------------------------------------------------------- the source `folder:PATH`: image f
+# ---------------------------------------------------------------- folder:PATH and images:PATH
 
 UNLABELLED = "unlabelled"  # the one class of images without labels
 
@@ -149,7 +149,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
             raise InputError(f"{str(entry)!r} cannot be read: it is no file")
 
 
-# ---------------------------------------------------------------- the source `csv:PATH`: image file
+# ---------------------------------------------------------------- csv:PATH
 
 # The names of columns that are understood, in any case.
 TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {

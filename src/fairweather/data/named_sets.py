@@ -39,7 +39,7 @@ from fairweather.files.download import fetch
 from fairweather.files.folders import cache_folder, cannot_store, read_facts
 from fairweather.types.measurement import ByteArray, IntArray
 
-# ---------------------------------------------------------------- what the named data sets share: f
+# ---------------------------------------------------------------- files: found, verified, unpacked
 
 # The errors of a gzip stream that is cut off or altered, besides those of the tar format.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -202,7 +202,7 @@ def _unpack(archive: Path, top: str) -> None:
             shutil.rmtree(part, ignore_errors=True)
 
 
-# ---------------------------------------------------------------- the source `mnist5k`: 5,000 MNIST
+# ---------------------------------------------------------------- MNIST
 
 
 def list_mnist5k(request: Request) -> Source:
@@ -236,7 +236,7 @@ def _read_mnist5k(path: Path) -> ByteArray:
     return table
 
 
-# ---------------------------------------------------------------- the source `fashion-mnist`: 70,00
+# ---------------------------------------------------------------- Fashion-MNIST
 
 FASHION_MNIST = "fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -339,7 +339,7 @@ def _parse_idx(content: bytes, path: Path, shape: tuple[int, ...]) -> ByteArray:
     return np.frombuffer(content, np.uint8, offset=header.size).reshape(count, *shape)
 
 
-# ---------------------------------------------------------------- the source `cifar10`: 60,000 phot
+# ---------------------------------------------------------------- CIFAR-10
 
 CIFAR10 = "cifar10"
 CIFAR_FOLDER = "cifar-10-batches-py"
@@ -482,7 +482,7 @@ class _InertUnpickler(pickle.Unpickler):
         return PICKLE_NAMES[module, name]
 
 
-# ---------------------------------------------------------------- the source `oxford-iiit-pet`: pho
+# ---------------------------------------------------------------- Oxford pets
 
 PETS = "oxford-iiit-pet"
 PETS_PLACES = (".", PETS)

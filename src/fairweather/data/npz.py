@@ -32,7 +32,7 @@ from fairweather.files.folders import read_facts
 from fairweather.types.measurement import ByteArray, IntArray
 from fairweather.types.options import SPLITS
 
-# ---------------------------------------------------------------- the source `npz:PATH`: images and
+# ---------------------------------------------------------------- npz:PATH
 
 BLOCK = 1 << 23  # bytes of images that are in memory at a time
 CHANNELS = (1, 3)
@@ -286,7 +286,7 @@ def _explain_npz_error(path: Path, error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-# ---------------------------------------------------------------- the 2-D sets of MedMNIST with one
+# ---------------------------------------------------------------- MedMNIST
 
 RESOLUTIONS = (28, 64, 128, 224)
 MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{file}?download=1"

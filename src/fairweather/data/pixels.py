@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fairweather.errors import InputError, missing_extra, one_line
 
-# ---------------------------------------------------------------- gray values of any range to 8 bit
+# ---------------------------------------------------------------- gray values
 
 SCALE_FORM = re.compile(
     r"(?P<share>percentile:)?(?P<low>[-+0-9.eE]*?[0-9.])\.\.(?P<high>[-+0-9.eE]+)"
@@ -108,7 +108,7 @@ def scale_16_bits(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     return ((values + 128) // 257).astype(np.uint8)
 
 
-# ---------------------------------------------------------------- one DICOM file to an 8-bit pictur
+# ---------------------------------------------------------------- DICOM files
 
 DICOM_MARK, MARK_START = b"DICM", 128  # the mark of the format, and the byte where it stands
 DEFLATED_SYNTAX = b"1.2.840.10008.1.2.1.99"  # the name of a compression of the whole file
@@ -254,7 +254,7 @@ def _stored_range(data: DicomFile) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-# ---------------------------------------------------------------- decode images to 8-bit pixels, wi
+# ---------------------------------------------------------------- decoding
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,

@@ -15,7 +15,7 @@ from fairweather.errors import InputError
 from fairweather.types.measurement import BoolArray, Images, IntArray, TextArray
 from fairweather.types.options import SPLITS
 
-# ---------------------------------------------------------------- which images are train, val and t
+# ---------------------------------------------------------------- splits and subsets
 
 # Moves of single clusters, after which no split is looked for any more.
 MAX_MOVES = 2_000
@@ -257,7 +257,7 @@ def _split_off(
     }
 
 
-# ---------------------------------------------------------------- fewer, wrong or imbalanced traini
+# ---------------------------------------------------------------- training labels
 
 
 def add_label_noise(labels: IntArray, classes: int, probability: float, seed: int) -> IntArray:

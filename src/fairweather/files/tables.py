@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# ---------------------------------------------------------------- text of CSV files, which people o
+# ---------------------------------------------------------------- CSV
 
 # A spreadsheet takes a text that begins like this for a formula, and a formula can start programs.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -76,7 +76,7 @@ class _LineFeedText(io.StringIO):
         return super().write(row.removesuffix(_LINE_END) + "\n")
 
 
-# ---------------------------------------------------------------- parquet files that other programs
+# ---------------------------------------------------------------- parquet
 
 
 def read_parquet_schema(path: Path) -> pa.Schema:

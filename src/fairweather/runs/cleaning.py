@@ -19,18 +19,14 @@ REMOVABLE: Mapping[str, str] = {
     "samples": "made again from the data and predictions, and from the models if there are attacks",
     "predictions": "made again from the models and the data, which may take long",
 }
-_KINDS_BY_STEP: Mapping[StepKind, str] = {
-    "pretrain": "models",
-    "train": "models",
-    "choose": "models",
-    "fit": "predictions",
-    "features": "predictions",
-    "conform": "predictions",
-    "predict": "predictions",
-    "group": "scores",  # only from them can intervals over clusters be made again
-    "score": "scores",
-    "sample": "samples",
-    "report": "report",
+# The kinds of files in the order they are made, with the steps that write them.
+_STEPS: Mapping[str, Sequence[StepKind]] = {
+    "models": ("pretrain", "train", "choose"),
+    "predictions": ("fit", "features", "conform", "predict"),
+    "scores": ("group", "score"),  # only from groups can intervals over clusters be made again
+    "samples": ("sample",),
+    "report": ("report",),
+    "left-over": (),
 }
 
 
@@ -50,9 +46,7 @@ class DiskUse(NamedTuple):
 
 def measure_disk_use(run: RunFolder) -> list[DiskUse]:
     """Give the disk use of each kind of files in a run folder, in the order they are made."""
-    names_of: dict[str, list[str]] = {
-        kind: [] for kind in ("models", "predictions", "scores", "samples", "report", "left-over")
-    }
+    names_of: dict[str, list[str]] = {kind: [] for kind in _STEPS}
     for kind, step in _steps_by_kind(run):
         names_of[kind] += step.files
     names_of["left-over"] += [*_list_interrupted(run), *map(step_file, run.damaged_steps())]
@@ -64,8 +58,9 @@ def measure_disk_use(run: RunFolder) -> list[DiskUse]:
 
 
 def _steps_by_kind(run: RunFolder) -> Iterator[tuple[str, StepRecord]]:
+    kind_of = {step: kind for kind, steps in _STEPS.items() for step in steps}
     for step in run.readable_steps():
-        yield _KINDS_BY_STEP[step.kind] if is_part_of(run.record, step) else "left-over", step
+        yield kind_of[step.kind] if is_part_of(run.record, step) else "left-over", step
 
 
 def remove_files(path: Path, kinds: Sequence[str]) -> DiskUse:

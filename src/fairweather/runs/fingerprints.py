@@ -32,10 +32,10 @@ class Effect:
     name: str | None
 
 
-NoEffect = Annotated[
-    T, Effect(None)
-]  # never changes the result, or the files that are read tell it
-Inline = Annotated[T, Effect("")]  # its own fields stand among those of the whole
+# It never changes the result, or the files that are read tell it.
+NoEffect = Annotated[T, Effect(None)]
+# Its own fields stand among those of the whole.
+Inline = Annotated[T, Effect("")]
 
 _STORED = read_facts("fairweather.runs", "defaults")
 DEFAULTS_VERSION: int = _STORED["version"]
@@ -73,27 +73,24 @@ def to_fact(value: Any) -> JsonValue:  # noqa: ANN401 - of any field
             while items and items[-1] == stored.get(names[len(items) - 1], ...):
                 items.pop()
         return items
-    plain: JsonValue = collect_facts(value) if _has_fields(type(value)) else value
+    has_fields = hasattr(type(value), "model_fields") or is_dataclass(value)
+    plain: JsonValue = collect_facts(value) if has_fields else value
     return plain
-
-
-def _has_fields(kind: type) -> bool:
-    return hasattr(kind, "model_fields") or is_dataclass(kind)
 
 
 @cache
 def effective_fields(kind: type) -> dict[str, str]:
     """The fields of a class that have an effect, with their names among the facts."""
     if is_dataclass(kind):
-        names = [each.name for each in fields(kind)]
+        names = [field.name for field in fields(kind)]
     else:
         names = list(getattr(kind, "model_fields", None) or kind._fields)  # type: ignore[attr-defined]
     hints = get_type_hints(kind, include_extras=True)
-    effects: dict[str, str | None] = {}
+    effects = {}
     for name in names:
-        marks = [each for each in getattr(hints[name], "__metadata__", ()) if type(each) is Effect]
-        effects[name] = marks[0].name if marks else name
-    return {name: each for name, each in effects.items() if each is not None}
+        marks = getattr(hints[name], "__metadata__", ())
+        effects[name] = next((mark.name for mark in marks if type(mark) is Effect), name)
+    return {name: fact_name for name, fact_name in effects.items() if fact_name is not None}
 
 
 @cache

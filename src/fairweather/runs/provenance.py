@@ -22,15 +22,7 @@ from fairweather.types.record import Machine, Provenance, is_part_of
 if TYPE_CHECKING:
     import torch
 
-_VERSIONED_PACKAGES = (
-    "fairweather",
-    "torch",
-    "torchvision",
-    "timm",
-    "lightning-fabric",
-    "numpy",
-    "pillow",
-)
+_PACKAGES = ("fairweather", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
 
 
 def current_provenance(device: torch.device) -> Provenance:
@@ -55,7 +47,7 @@ def current_provenance(device: torch.device) -> Provenance:
 
 def package_versions() -> dict[str, str]:
     """The versions of the packages whose code can change a result."""
-    return {name: _version(name) for name in _VERSIONED_PACKAGES}
+    return {name: _version(name) for name in _PACKAGES}
 
 
 @cache
