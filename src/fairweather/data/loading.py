@@ -157,7 +157,7 @@ def load(
 ) -> Dataset:
     """Load a data set as `load_data` does."""
     tell = to_notify(progress)
-    plan = _plan_loading(source, options, offline, tell)
+    plan = plan_loading(source, options, offline=offline, progress=tell)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
     for name, entry in plan.entries.items():
@@ -233,48 +233,12 @@ def check_no_copies(
     _check_copies(Copies(same, [], {}), splits, allowed, to_notify(progress))
 
 
-class Survey(NamedTuple):
-    """The facts of a data set before its images are decoded.
+class LoadPlan(NamedTuple):
+    """What is to be loaded, known before images are decoded.
 
     Attributes:
-        name: its specification, and its size if images are resized.
-        classes: names in label order.
-        images: how many each split has, unreadable files included.
-        notes: the facts that the source gives for the provenance.
-        decoded: whether all of these images are decoded in the cache, so that loading is quick.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    images: Mapping[str, int]
-    notes: Mapping[str, object]
-    decoded: bool
-
-
-def survey_data(
-    source: str, options: LoadOptions, *, offline: bool = False, progress: Notify | None = None
-) -> Survey:
-    """Describe what `load` would load with the same arguments, without decoding.
-
-    >>> survey_data("mnist5k", LoadOptions(size=8)).images
-    {'train': 3600, 'val': 400, 'test': 1000}
-    """
-    plan = _plan_loading(source, options, offline, to_notify(progress))
-    return Survey(
-        plan.name,
-        plan.source.classes,
-        {name: len(entry.part.keys) for name, entry in plan.entries.items()},
-        plan.source.notes,
-        all(entry.is_decoded for entry in plan.entries.values()),
-    )
-
-
-class _LoadPlan(NamedTuple):
-    """What is to be loaded.
-
-    Attributes:
-        source: the images.
-        name: of the data set.
+        source: the images, their classes and the facts that the source gives for the provenance.
+        name: the specification of the data set, and its size if images are resized.
         square: how images become squares.
         entries: the images of each split in the cache, decoded or not.
         test_images: how many there are without a limit.
@@ -288,9 +252,21 @@ class _LoadPlan(NamedTuple):
     test_images: int
     shared_clusters: list[str]
 
+    @property
+    def images(self) -> dict[str, int]:
+        """How many images each split has, unreadable files included."""
+        return {name: len(entry.part.keys) for name, entry in self.entries.items()}
 
-def _plan_loading(source: str, options: LoadOptions, offline: bool, tell: Notify) -> _LoadPlan:
-    """List the images of a source and assign them to splits, without decoding."""
+
+def plan_loading(
+    source: str, options: LoadOptions, *, offline: bool = False, progress: Notify | None = None
+) -> LoadPlan:
+    """List the images that `load` would load, and assign them to splits, without decoding.
+
+    >>> plan_loading("mnist5k", LoadOptions(size=8)).images
+    {'train': 3600, 'val': 400, 'test': 1000}
+    """
+    tell = to_notify(progress)
     square = _make_square(options.size, options.preparation)
     _check_options(options)
     scale = None if options.scale is None else Scale.parse(options.scale)
@@ -333,7 +309,7 @@ def _plan_loading(source: str, options: LoadOptions, offline: bool, tell: Notify
         name: Entry(part, name, contents[name], square, scale) for name, part in parts.items()
     }
     name = _name_prepared(listed, source, square)
-    return _LoadPlan(listed, name, square, entries, len(whole_test.keys), shared)
+    return LoadPlan(listed, name, square, entries, len(whole_test.keys), shared)
 
 
 def list_source(

@@ -39,11 +39,11 @@ FILE_NAME = re.compile(
 
 
 class ParquetTable(NamedTuple):
-    """One parquet file: its columns of images and labels, and its class names if it has any."""
+    """One parquet file: its column of images, its labels, and its class names if it has any."""
 
     path: Path
     image: str
-    label: str
+    labels: IntArray
     classes: tuple[str, ...] | None
 
 
@@ -66,22 +66,26 @@ def list_parquet(request: Request) -> Source:
     path = require_path(request)
     shards = _find_shards(path) if path.is_dir() else {UNSPLIT: [path]}
     tables = {split: [_open_table(file) for file in files] for split, files in shards.items()}
-    labels = {split: [_read_labels(table) for table in tables[split]] for split in tables}
+    every = [table for parts in tables.values() for table in parts]
     named = {
         f"{split} ({table.path.name})": table.classes
-        for split in tables
-        for table in tables[split]
+        for split, parts in tables.items()
+        for table in parts
         if table.classes is not None
     }
     if named:
         classes = check_same_classes(named)
     else:
-        every = np.concatenate([column for columns in labels.values() for column in columns])
-        classes = tuple(map(str, range(count_classes(every, repr(str(path))))))
-    for split in tables:
-        for table, column in zip(tables[split], labels[split], strict=True):
-            _check_labels(table, column, len(classes))
-    return Source(classes, {split: _list_split(tables[split], labels[split]) for split in tables})
+        labels = np.concatenate([table.labels for table in every])
+        classes = tuple(map(str, range(count_classes(labels, repr(str(path))))))
+    for table in every:
+        outside = np.flatnonzero((table.labels < 0) | (table.labels >= len(classes)))
+        if len(outside):
+            raise InputError(
+                f"row {outside[0]} of {str(table.path)!r} has label {table.labels[outside[0]]}; "
+                f"allowed are 0 to {max(len(classes) - 1, 0)}"
+            )
+    return Source(classes, {split: _list_split(parts) for split, parts in tables.items()})
 
 
 def has_parquet_files(folder: Path) -> bool:
@@ -147,7 +151,11 @@ def _open_table(path: Path) -> ParquetTable:
     if not isinstance(names, list | None):
         raise InputError(f"{str(path)!r} must have a list of class names, found {names!r:.60}")
     classes = parse_class_names(names, repr(str(path))) if names else None
-    return ParquetTable(path, image, label, classes)
+    column = read_parquet_table(path, [label]).column(0)
+    if column.null_count:
+        row = column.is_null().index(True).as_py()
+        raise InputError(f"row {row} of {str(path)!r} has no label")
+    return ParquetTable(path, image, column.to_numpy().astype(np.int64), classes)
 
 
 def _read_features(schema: pa.Schema) -> Mapping[str, Any]:
@@ -180,52 +188,35 @@ def _choose_column(path: Path, schema: pa.Schema, name: str, candidates: list[st
     )
 
 
-def _read_labels(table: ParquetTable) -> IntArray:
-    column = read_parquet_table(table.path, [table.label]).column(0)
-    if column.null_count:
-        row = column.is_null().index(True).as_py()
-        raise InputError(f"row {row} of {str(table.path)!r} has no label")
-    return column.to_numpy().astype(np.int64)
+def _list_split(tables: list[ParquetTable]) -> Listing:
+    image_columns = {table.path: table.image for table in tables}
 
-
-def _check_labels(table: ParquetTable, labels: IntArray, classes: int) -> None:
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(outside):
-        row = outside[0]
-        raise InputError(
-            f"row {row} of {str(table.path)!r} has label {labels[row]}; allowed are 0 to "
-            f"{max(classes - 1, 0)}"
-        )
-
-
-def _list_split(tables: list[ParquetTable], labels: list[IntArray]) -> Listing:
-    by_path = {table.path: table for table in tables}
+    def read_rows(path: Path, keys: IntArray, start: int) -> Iterator[RawImage]:
+        return _read_rows(path, image_columns[path], keys - start)
 
     def columns(names: list[str]) -> pd.DataFrame:
-        return pd.concat([_read_texts(table, names) for table in tables], ignore_index=True)
+        return pd.concat([_read_texts(path, names) for path in image_columns], ignore_index=True)
 
-    listing = list_shards(
-        [*by_path], labels, lambda path, keys, start: _read_rows(by_path[path], keys - start)
-    )
+    listing = list_shards([*image_columns], [table.labels for table in tables], read_rows)
     return listing._replace(table=columns)
 
 
-def _read_texts(table: ParquetTable, names: list[str]) -> pd.DataFrame:
+def _read_texts(path: Path, names: list[str]) -> pd.DataFrame:
     """Read some columns of a file as texts; a missing value is an empty text."""
-    known = read_parquet_schema(table.path).names
+    known = read_parquet_schema(path).names
     for name in names:
         if name not in known:
-            raise unknown_name(f"column of {table.path}", name, known)
-    frame = read_parquet_table(table.path, names).to_pandas()
+            raise unknown_name(f"column of {path}", name, known)
+    frame = read_parquet_table(path, names).to_pandas()
     return pd.concat([column_to_text(frame[name]) for name in names], axis=1)
 
 
-def _read_rows(table: ParquetTable, rows: IntArray) -> Iterator[RawImage]:
+def _read_rows(path: Path, column: str, rows: IntArray) -> Iterator[RawImage]:
     start = 0
-    for batch in read_parquet_batches(table.path, [table.image], ROWS_PER_BATCH):
+    for batch in read_parquet_batches(path, [column], ROWS_PER_BATCH):
         end = start + len(batch)
         own = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
         images = pc.struct_field(batch.column(0), "bytes").take(pa.array(own - start))
         for row, content in zip(own, images.to_pylist(), strict=True):
-            yield RawImage(f"row {row} of {table.path}", content or b"")
+            yield RawImage(f"row {row} of {path}", content or b"")
         start = end

@@ -365,7 +365,9 @@ def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
 def render_model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     """Write the text of model.json: what `load_checkpoint` needs, and facts for people."""
     return (
-        json.dumps({"spec": effects.collect_facts(resolve_normalisation(spec)), **facts}, indent=2)
+        json.dumps(
+            {"spec": effects.effective_facts(resolve_normalisation(spec)), **facts}, indent=2
+        )
         + "\n"
     )
 

@@ -42,7 +42,7 @@ DEFAULTS_VERSION: int = _STORED["version"]
 DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = _STORED["defaults"]
 
 
-def collect_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonValue]:  # noqa: ANN401 - fields
+def effective_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonValue]:  # noqa: ANN401 - fields
     """The fields of a value that have an effect and are not at their stored default, as JSON.
 
     Args:
@@ -56,7 +56,7 @@ def collect_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonValue
         field_value = getattr(value, field)
         if field in idle or (field in stored and to_fact(field_value) == stored[field]):
             continue
-        result |= {name: to_fact(field_value)} if name else collect_facts(field_value)
+        result |= {name: to_fact(field_value)} if name else effective_facts(field_value)
     return result
 
 
@@ -74,7 +74,7 @@ def to_fact(value: Any) -> JsonValue:  # noqa: ANN401 - of any field
                 items.pop()
         return items
     has_fields = hasattr(type(value), "model_fields") or is_dataclass(value)
-    plain: JsonValue = collect_facts(value) if has_fields else value
+    plain: JsonValue = effective_facts(value) if has_fields else value
     return plain
 
 
