@@ -368,12 +368,12 @@ def list_source(
     return listed
 
 
-def share_tested(source: str) -> float:
+def tested_share(source: str) -> float:
     """The share of a set without splits that is tested: all of a PATH that somebody gives.
 
     A set by its name is divided as by `load_data`, so that it means the same images everywhere.
 
-    >>> share_tested("folder:photos"), share_tested("mnist5k")
+    >>> tested_share("folder:photos"), tested_share("mnist5k")
     (1.0, 0.2)
     """
     return 1.0 if ":" in source else TEST_FRACTION

@@ -12,6 +12,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 from numpy.lib import format as npy
 
 from fairweather.data.named_sets import check_md5, download_folder, obtain
@@ -98,7 +99,11 @@ def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
     every = np.concatenate(list(columns.values()))
     count = len(named) if named else count_classes(every, str(pairs[largest][1]))
     for split, (_, labels) in pairs.items():
-        _check_range(labels, columns[split], count)
+        if len(outside := np.flatnonzero(columns[split] >= count)):
+            raise InputError(
+                f"label {outside[0]} of {labels} is {columns[split][outside[0]]}; with {count} "
+                f"classes, allowed are 0 to {count - 1}"
+            )
     return Source(
         named or tuple(str(label) for label in range(count)),
         {split: _list_split(images, columns[split]) for split, (images, _) in pairs.items()},
@@ -218,15 +223,6 @@ def _read_class_names(array: ArrayHeader) -> tuple[str, ...]:
     return names
 
 
-def _check_range(labels: ArrayHeader, column: IntArray, classes: int) -> None:
-    outside = np.flatnonzero(column >= classes)
-    if len(outside):
-        raise InputError(
-            f"label {outside[0]} of {labels} is {column[outside[0]]}; with {classes} classes, "
-            f"allowed are 0 to {classes - 1}"
-        )
-
-
 def _list_split(images: ArrayHeader, labels: IntArray) -> Listing:
     def read(keys: IntArray) -> Iterator[RawImage]:
         for start, block in _read_blocks(images, int(keys[-1]) + 1 if len(keys) else 0):
@@ -332,16 +328,9 @@ def medmnist_file(name: str, resolution: int) -> str:
 
 
 _MEDMNIST_FACTS = read_facts("fairweather.data", "medmnist_facts")
-MEDMNIST_SETS = {
-    name: MedMNISTSet(
-        **facts
-        | {
-            "classes": tuple(facts["classes"]),
-            "md5": {int(resolution): digest for resolution, digest in facts["md5"].items()},
-        }
-    )
-    for name, facts in _MEDMNIST_FACTS["sets"].items()
-}
+MEDMNIST_SETS = pydantic.TypeAdapter(dict[str, MedMNISTSet]).validate_python(
+    _MEDMNIST_FACTS["sets"]
+)
 # Why other sets of MedMNIST are not read.
 REFUSED_SETS: Mapping[str, str] = _MEDMNIST_FACTS["refused"]
 # Of these sets, MedMNIST's descriptions say only of pathmnist that the test images come from
@@ -359,7 +348,7 @@ def list_medmnist(name: str, request: Request) -> Source:
     the request's folder, or into the cache where the request has no folder.
 
     Args:
-        name: a key of `SETS`.
+        name: a key of `MEDMNIST_SETS`.
         request: `resolution` is 28 (also where it is None), 64, 128 or 224.
 
     Raises:

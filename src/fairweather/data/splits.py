@@ -315,7 +315,7 @@ def choose_imbalanced(labels: IntArray, classes: int, ratio: float, seed: int) -
     return stays
 
 
-def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
+def choose_labelled(train: Images, fraction: float, seed: int) -> torch.Tensor:
     """Choose a share of the training images, each class in proportion and with at least one image.
 
     The images of a smaller share are among those of a larger one.
@@ -330,7 +330,7 @@ def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
 
     >>> column = torch.arange(100)
     >>> train = Images(torch.zeros(100, 3, 8, 8, dtype=torch.uint8), column % 2, column, ("a", "b"))
-    >>> train[fewer_labels(train, 0.1, seed=0)].labels.bincount().tolist()
+    >>> train[choose_labelled(train, 0.1, seed=0)].labels.bincount().tolist()
     [5, 5]
     """
     labels = train.labels.numpy()
@@ -338,7 +338,7 @@ def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.sort(stratified_order(labels, seed)[:count]))
 
 
-def with_wrong_labels(train: Images, probability: float, seed: int) -> Images:
+def corrupt_labels(train: Images, probability: float, seed: int) -> Images:
     """Replace each label, with a probability, by a random one, uniform over all classes.
 
     Which labels are replaced, and by what, depends on all images of the split and not on how many
@@ -346,7 +346,7 @@ def with_wrong_labels(train: Images, probability: float, seed: int) -> Images:
 
     >>> column = torch.arange(1000)
     >>> pixels = torch.zeros(1000, 3, 8, 8, dtype=torch.uint8)
-    >>> noisy = with_wrong_labels(Images(pixels, column % 2, column, ("a", "b")), 0.2, seed=0)
+    >>> noisy = corrupt_labels(Images(pixels, column % 2, column, ("a", "b")), 0.2, seed=0)
     >>> float((noisy.labels != column % 2).double().mean())
     0.111
     """

@@ -15,7 +15,7 @@ from torch import nn
 
 from fairweather.data.groups import natural_columns
 from fairweather.data.image_folders import UNLABELLED
-from fairweather.data.loading import SOURCES, list_source, share_tested
+from fairweather.data.loading import SOURCES, list_source, tested_share
 from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, one_line
@@ -509,7 +509,7 @@ def _split_fractions(
         raise InputError(
             f"{name} has no labels, and a model cannot be judged without: it may stand after --ood"
         )
-    by_name = UNSPLIT in listed.splits and share_tested(name) < 1
+    by_name = UNSPLIT in listed.splits and tested_share(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
     check_has_validation(settings.variants, name, has_validation=has_validation)
     if share and not {UNSPLIT, "train"} & listed.splits.keys():
@@ -579,7 +579,7 @@ def _other_sources(
         name: PlannedDataset(
             source=source,
             parts=(TEST,),
-            test_fraction=share_tested(source),
+            test_fraction=tested_share(source),
             limit=options.limit,
             skip_unreadable=options.skip_unreadable,
             scale=options.scale or _scale_of_training_run(request),

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 import torch
 
 from fairweather.data.groups import natural_columns
-from fairweather.data.loading import share_tested
+from fairweather.data.loading import tested_share
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
 from fairweather.files.yamlfile import dump_yaml
@@ -139,7 +139,7 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
             source=source,
             parts=(TEST,),
             root=study.data.root,
-            test_fraction=share_tested(source),
+            test_fraction=tested_share(source),
             skip_unreadable=study.data.skip_unreadable,
             scale=study.data.scale,
         )
