@@ -249,12 +249,9 @@ def _longest_known_end(path: str, known: Collection[str]) -> str | None:
     >>> _longest_known_end("/data/clinic/test/a/1.png", {"a/1.png", "1.png"})
     'a/1.png'
     """
-    end = path
-    while end not in known:
-        _, slash, end = end.partition("/")
-        if not slash:
-            return None
-    return end
+    folders = path.split("/")
+    ends = ("/".join(folders[first:]) for first in range(len(folders)))
+    return next((end for end in ends if end in known), None)
 
 
 def _without_suffix(name: str) -> str:

@@ -271,11 +271,10 @@ def _parse_row(where: str, cells: Sequence[str], columns: Mapping[str, int | Non
         if not text:
             raise InputError(f"{where} has no {kind}")
     split = said.get("split")
-    if split is None:
-        return LabelledFile(where, said["file"], said["label"], UNSPLIT)
-    if split.lower() not in SPLIT_NAMES:
+    if split is not None and split.lower() not in SPLIT_NAMES:
         raise InputError(f"{where} has the split {split!r}; known are {', '.join(SPLIT_NAMES)}")
-    return LabelledFile(where, said["file"], said["label"], SPLIT_NAMES[split.lower()])
+    known = UNSPLIT if split is None else SPLIT_NAMES[split.lower()]
+    return LabelledFile(where, said["file"], said["label"], known)
 
 
 def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
@@ -289,8 +288,7 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
             by_stem.setdefault(entry.stem, []).append(entry.name)
         return by_stem
 
-    files: list[str] = []
-    lines: dict[str, str] = {}
+    lines: dict[str, str] = {}  # by file: where it is named
     for row in rows:
         path = Path(row.file)
         if path.is_absolute() or ".." in path.parts:
@@ -309,8 +307,7 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
         if file in lines:
             raise InputError(f"{row.where} names {file!r} again; it stands in {lines[file]}")
         lines[file] = row.where
-        files.append(file)
-    return files
+    return list(lines)
 
 
 def _sort_classes(labels: set[str]) -> tuple[str, ...]:

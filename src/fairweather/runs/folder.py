@@ -373,7 +373,7 @@ class RunFolder:
     # ---- files
 
     def file(self, name: str) -> Path:
-        """Give the path of a file by its name in the folder; see `inside`."""
+        """Give the path of a file by its name in the folder; see `resolve_inside`."""
         return resolve_inside(self.path, name)
 
     def checksum(self, name: str) -> str:
