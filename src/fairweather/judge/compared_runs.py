@@ -295,7 +295,7 @@ class ResampledImages:
         self.name, self.resamples, self.unit, self.decided = name, resamples, unit, decided
         self.clusters = clusters and clusters.select(unit.places)
         self.keys, self.labels = first.keys, first.labels
-        self.kind = unit.part(first).kind
+        self.kind = unit.select(first).kind
         self.shared = draw_unit_resamples(unit, first, resamples, clusters)
 
     def check(self, predictions: AnyPredictions, name: str) -> None:
@@ -374,7 +374,7 @@ def resample_images(runs: RunPair, images: str = CLEAN) -> list[ResampledImages]
     clusters = _shared_clusters(runs, TEST if images == CLEAN else images)
     first, task = a.read(model, seeds[0], images), a.run.task
     return [
-        ResampledImages(first, a.name, resamples, clusters, unit, task.decided)
+        ResampledImages(first, a.name, resamples, clusters, unit, task.decision_metric)
         for unit in task.every_unit(first)
     ]
 
@@ -418,7 +418,7 @@ def estimate_model(
             for condition, shift in shared.conditions.items():
                 predictions = compared.read(model, seed, shift)
                 images.check(predictions, compared.name)
-                part = images.unit.part(predictions)
+                part = images.unit.select(predictions)
                 correct.setdefault(condition, []).append(part.correct)
                 decisions, sure = _decisions(part)
                 classes.update(decisions.astype("<i8").tobytes())

@@ -471,7 +471,11 @@ def _describe_shift(shift: Shift, images: Images) -> ShiftFacts:
     note = ""
     if shift.name in SHIFTS:
         kind = SHIFTS[shift.name]
-        size = {"image_size": min(images.images.shape[2:])} if "image_size" in kind.known else {}
+        size = (
+            {"image_size": min(images.images.shape[2:])}
+            if "image_size" in kind.parameter_names
+            else {}
+        )
         note = kind.note({**size, **shift.parameters})
     return ShiftFacts(name=shift.name, parameters=dict(shift.parameters), constants=note)
 
