@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fairweather.data.loading import survey_data
+from fairweather.data.loading import plan_loading
 from fairweather.data.pixel_scans import digest
 from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics.detection import MOST_FEATURES
@@ -118,20 +118,20 @@ def survey_sources(
     """The facts of data sets that a plan needs; images that were never decoded stay so."""
     facts = {}
     for name, source in sources.items():
-        surveyed = survey_data(source.source, source, offline=offline, progress=progress)
-        if surveyed.decoded:
+        loading = plan_loading(source.source, source, offline=offline, progress=progress)
+        if all(entry.is_decoded for entry in loading.entries.values()):
             dataset = open_data(source, offline=offline, progress=progress)
             facts[name] = collect_facts(dataset)
         else:
             asked = source.groups
             facts[name] = DataFacts(
-                surveyed.name,
-                surveyed.classes,
-                surveyed.images,
-                natural_shift="natural_shift" in surveyed.notes,
-                groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*surveyed.images}),
+                loading.name,
+                loading.source.classes,
+                loading.images,
+                natural_shift="natural_shift" in loading.source.notes,
+                groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
                 slices=() if asked is None else asked.slices,
-                ordered=has_ordered_classes(surveyed.notes),
+                ordered=has_ordered_classes(loading.source.notes),
             )
     return facts
 

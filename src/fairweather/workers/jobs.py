@@ -26,8 +26,8 @@ from fairweather.processes import (
     take_stdout,
 )
 from fairweather.progress import Event, Notify
-from fairweather.runs.claims import CLAIMS, open_claims
-from fairweather.runs.folder import RunFolder, SharedRun
+from fairweather.runs.claims import CLAIMS, SharedRun, open_claims
+from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import Plan, Step, name_first
 from fairweather.steps.worker import Worker
 from fairweather.types.record import FrozenRecord

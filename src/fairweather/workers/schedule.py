@@ -13,14 +13,9 @@ import torch
 from fairweather.errors import InputError
 from fairweather.progress import Event, Finished, Notify, silent
 from fairweather.report.vega import explain_missing_addresses
-from fairweather.runs.claims import Claims
-from fairweather.runs.folder import (
-    PROCESSOR,
-    RunFolder,
-    SharedRun,
-    describe_machine,
-    package_versions,
-)
+from fairweather.runs.claims import PROCESSOR, Claims, SharedRun
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.provenance import describe_machine, package_versions
 from fairweather.steps.dispatch import perform
 from fairweather.steps.ledger import Ledger, Speeds, State, sum_work
 from fairweather.steps.plan import (
