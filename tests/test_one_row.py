@@ -119,7 +119,7 @@ def negative(*, share):
 
 @pytest.fixture
 def one_more_shift(monkeypatch):
-    row = ShiftKind(negative, "share", "Negative", "share of the negative", 0.0, lambda _: "")
+    row = ShiftKind(negative, "Negative", "share of the negative")
     monkeypatch.setitem(SHIFTS, "negative", row)
 
 

@@ -132,7 +132,7 @@ def _train(
         train_shifts=expand_only_shifts(step.train_shifts) if step.train_shifts else (),
         attack=training_attack(recipe),
         after_step=told.within,
-        group=worker.group,
+        ranks=worker.group,
     ):
         state = epoch.state
         resume.write(folder, state)
@@ -313,7 +313,7 @@ def do_pretrain(
         precision=step.precision,
         state=state,
         after_step=told.within,
-        group=worker.group,
+        ranks=worker.group,
         sync_batchnorm=step.sync_batchnorm,
     ):
         resume.write(folder, last.state)

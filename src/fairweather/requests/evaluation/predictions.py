@@ -352,7 +352,7 @@ def check_prediction_options(request: PredictionsRequest) -> None:
 
 def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: DataFacts) -> None:
     for variant in variants:
-        if not variant.is_fitted:
+        if variant.post_hoc is None:
             continue
         if VAL not in parts:
             raise InputError(

@@ -18,7 +18,14 @@ from fairweather.models.building import ModelSpec, build, find_head
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
-from fairweather.requests.inputs import Inputs, Settings, open_datasets, try_model, try_shifts
+from fairweather.requests.inputs import (
+    Inputs,
+    Settings,
+    check_accepted,
+    open_datasets,
+    try_model,
+    try_shifts,
+)
 from fairweather.requests.inputs import try_settings as try_settings
 from fairweather.requests.study.files import check_study as check_study
 from fairweather.requests.study.files import load_study as load_study
@@ -40,8 +47,8 @@ from fairweather.steps.worker import check_natural
 from fairweather.training.ranks import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
-from fairweather.training.supervised import RotationTask, check_square_images
-from fairweather.types.measurement import CLASSIFICATION, Dataset, Images
+from fairweather.training.supervised import CROSS_ENTROPY, RotationTask, check_square_images
+from fairweather.types.measurement import Dataset, Images
 from fairweather.types.options import takes
 from fairweather.workers.executors import choose_device
 from fairweather.workers.options import LOCAL, Sharing, read_sharing
@@ -117,10 +124,7 @@ def try_study(
                 f"{dataset.name} has no {part} images: a study needs training and validation "
                 "images, since test images must not choose a checkpoint"
             )
-    if dataset.task != CLASSIFICATION:
-        raise InputError(
-            f"a study trains for {CLASSIFICATION}, and the task of {dataset.name} is {dataset.task}"
-        )
+    check_accepted(dataset, [(CROSS_ENTROPY.name, CROSS_ENTROPY.accepts)])
     try_settings(dataset, settings, "a study")
     image = dataset.test[:1]
     for name, start in study.pretraining.items():
@@ -148,13 +152,16 @@ def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> ModelSpec:
 def _try_pretraining(start: PretrainingEntry, dataset: Dataset, offline: bool) -> None:
     if dataset.train is None:
         raise InputError(f"{dataset.name} has no training images")
+    method = METHODS[start.recipe.method]
+    if method.accepts is not None:
+        check_accepted(dataset, [(start.recipe.method, method.accepts)])
     height, width = dataset.test.images.shape[2:]
     if start.recipe.method == "rotation" and height != width:
         raise InputError(f"rotation needs square images, found {height}x{width}")
     model = build(_complete_spec(start, dataset), offline=offline)
     encoder = make_encoder(model, start.backbone)
     with torch.random.fork_rng(devices=[]):  # a projector and dropout use random numbers
-        METHODS[start.recipe.method].build(encoder.features, start.recipe, len(dataset.classes))
+        method.build(encoder.features, start.recipe, len(dataset.classes))
         encoder.module.train()(dataset.train[:2].images.float() / 255)
 
 
