@@ -18,6 +18,7 @@ from fairweather.judge.verdicts import judge
 from fairweather.metrics import METRICS, Accepts, Metric
 from fairweather.metrics.areas import area_interval, auc_column
 from fairweather.metrics.classification import class_areas
+from fairweather.requests.study.run import try_study
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import TASKS, Strata, Task, Unit
 from fairweather.types.kinds import TaskKind
@@ -409,6 +410,12 @@ def test_labels_and_options_that_the_task_does_not_know_are_refused(dataset, tmp
     for asked in ({"variants": ["temperature"]}, {"priors": {"some": {"Mass": 0.5}}}):
         with pytest.raises(InputError, match=r"accept the task of|is for classification"):
             evaluated(dataset, tmp_path / "run", Halves(20.0), **asked)
+
+
+def test_a_study_is_refused_by_the_loss_that_it_would_train_with(dataset):
+    sets = replace(dataset, train=dataset.val)
+    with pytest.raises(InputError, match="cross-entropy of a training does not accept the task of"):
+        try_study(None, None, sets, {}, offline=True)
 
 
 def as_study(run):
