@@ -86,7 +86,7 @@ def _class_tables(contents: Contents) -> Iterator[TextTable]:
     """Build one table of all classes and operating points on clean images, if there are some."""
     beginning = f"{next(iter(CLASS_METRICS))}/"
     metrics = contents.scores["metric"][contents.scores["shift"] == CLEAN].unique()
-    named = [each.removeprefix(beginning) for each in metrics if each.startswith(beginning)]
+    named = [metric.removeprefix(beginning) for metric in metrics if metric.startswith(beginning)]
     if not named:
         return
     caption = (
@@ -109,7 +109,7 @@ def _make_class_row(contents: Contents, model: str, title: str, name: str) -> Sc
     of_class = [f"{kind}/{name}" for kind in CLASS_METRICS]
     whose = f"{title}: {name}" if len(contents.titles) > 1 else name
     scores = [contents.score(metric, model, CLEAN, NO_LEVEL) for metric in of_class]
-    images = next((each.n for each in scores if each), 0)
+    images = next((score.n for score in scores if score), 0)
     entries = [find_defined(contents, metric, model, CLEAN, NO_LEVEL) for metric in of_class]
     return ScoreRow(f"{model}/{name}", f"{whose} (n = {images:,})", entries, whose)
 
@@ -203,7 +203,7 @@ def _tabulate_stability(contents: Contents) -> TextTable | None:
         ScoreColumn(f"{title}: flip rate", FLIPS, shift, MEAN, f"{shift} {FLIPS}")
         for title, shift in titled
     ]
-    found = contents.scores
+    scores = contents.scores
     parts = [
         "Flip rate: the share of the images whose predicted class changes from one level to the "
         "next, where clean counts as a level; the mean over neighbouring levels. It needs no "
@@ -226,7 +226,7 @@ def _tabulate_stability(contents: Contents) -> TextTable | None:
             "are not bit for bit those of the published files",
         ),
     ):
-        families = found["shift"][found["metric"] == metric].unique()
+        families = scores["shift"][scores["metric"] == metric].unique()
         columns += [
             ScoreColumn(f"{family}: {label}", metric, family, MEAN, f"{family} {metric}")
             for family in families
@@ -262,8 +262,8 @@ def _tabulate_deferral(contents: Contents) -> TextTable | None:
 
 def _tabulate_clean_metrics(contents: Contents) -> TextTable:
     """Lay out every metric on clean images, one row per metric, without aliases."""
-    found = set(contents.scores["metric"])
-    names = [name for name, m in METRICS.items() if m.alias_of is None and name in found]
+    measured = set(contents.scores["metric"])
+    names = [name for name, m in METRICS.items() if m.alias_of is None and name in measured]
     note = (
         f"; those of binned calibration errors are {CORRECTED}; those of the maximum calibration "
         "error are indicative only"
