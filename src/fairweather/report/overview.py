@@ -526,7 +526,7 @@ def find_findings(contents: Contents) -> list[ModelFindings]:
 
     Accuracy "falls" only where the 95 % interval of the paired difference to clean images excludes
     0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
-    correction of McNemar's test, or of that of `cross` where there are several seeds). A model is
+    correction of McNemar's test, or of `crossed_mean` where there are several seeds). A model is
     called overconfident where the interval of mean confidence − accuracy is above 0, widened by the
     same correction. Where it is not, a class comes first whose mean probability differs from its
     share of the images. Where there are no predictions to pair, two numbers differ where their

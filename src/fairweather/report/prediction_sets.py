@@ -159,7 +159,7 @@ def _describe_promise(rows: Sequence[ShiftPromise]) -> Iterator[str]:
 def find_conformal(contents: Contents) -> dict[str, Conformal]:
     """The conformal variants, which promise a coverage, by their names here."""
     variants = {name: contents.variant(name) for name in contents.titles}
-    return {name: variant.sets for name, variant in variants.items() if variant and variant.sets}
+    return {name: own for name, own in variants.items() if isinstance(own, Conformal)}
 
 
 def check_promises(contents: Contents) -> list[ShiftPromise]:
@@ -198,15 +198,8 @@ def tabulate_promises(contents: Contents) -> Iterator[TextTable]:
         )
     lines = [
         [
-            *(
-                row.model,
-                row.title,
-                row.sweep.name if row.sweep else CLEAN,
-                cell.level,
-                row.promise,
-            ),
-            *(*cell.coverage, *cell.size[:3]),
-            *entry_numbers(cell.stratified),
+            *(*row[:2], row.sweep.name if row.sweep else CLEAN, cell.level, row.promise),
+            *(*cell.coverage, *cell.size[:3], *entry_numbers(cell.stratified)),
         ]
         for row in promises
         for cell in row.cells

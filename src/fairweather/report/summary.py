@@ -162,13 +162,14 @@ PRIOR_METRICS: Mapping[str, str] = {
 def _tabulate_worst(contents: Contents, metric: str) -> TextTable | None:
     titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
     columns = [ScoreColumn(title, metric, shift, WORST) for title, shift in titled]
-    caption = (
+    subject = (
         f"{describe_metric(metric)} at the worst level of each shift by this metric, and at the "
         "worst of all shifts without attacks. The worst level is chosen again in each resample"
         f"{' and for each seed' if len(contents.seeds) > 1 else ''}, so the intervals differ from "
         "those of one fixed level. The worst of several noisy values looks worse than the true "
-        f"worst. In brackets: {contents.intervals}{describe_interval(metric)}. {contents.sample()}."
+        "worst"
     )
+    caption = caption_scores(contents, subject, describe_interval(metric))
     return tabulate_models(f"worst_{metric}", caption, columns, contents, drop_empty=True)
 
 
@@ -232,7 +233,7 @@ def _tabulate_stability(contents: Contents) -> TextTable | None:
             for family in families
         ]
         parts += [note] if len(families) else []
-    caption = f"{'. '.join(parts)}. In brackets: {contents.intervals}. {contents.sample()}."
+    caption = caption_scores(contents, ". ".join(parts))
     return tabulate_models("stability", caption, columns, contents, drop_empty=True)
 
 
