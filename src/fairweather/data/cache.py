@@ -152,7 +152,7 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
     return PixelFile(images, {int(place): why for place, why in record["unreadable"].items()})
 
 
-def _read_record(file: BinaryIO) -> dict | None:
+def _read_record(file: BinaryIO) -> dict[str, Any] | None:
     size = file.seek(0, os.SEEK_END)
     if size < RECORD_END.size:
         return None

@@ -32,6 +32,7 @@ from fairweather.files.download import file_digest
 from fairweather.files.folders import read_facts
 from fairweather.types.measurement import ByteArray, IntArray
 from fairweather.types.options import SPLITS
+from fairweather.types.record import ORDERED_CLASSES
 
 # ---------------------------------------------------------------- npz:PATH
 
@@ -368,7 +369,7 @@ def list_medmnist(name: str, request: Request) -> Source:
     if name in NATURAL_SHIFT and set(listed.splits) == set(SPLITS):
         notes["natural_shift"] = NATURAL_SHIFT[name]
     if facts.task == "ordinal-regression":
-        notes["ordered_classes"] = True
+        notes[ORDERED_CLASSES] = True
     return listed._replace(name=f"{name}@{resolution}", notes=notes)
 
 

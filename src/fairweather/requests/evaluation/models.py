@@ -24,7 +24,7 @@ from fairweather.models.labels import LabelMap, match_labels, relabel
 from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.opening import (
     check_model,
-    check_module_options,
+    check_model_options,
     list_given_options,
     open_with_options,
 )
@@ -116,7 +116,8 @@ class EvaluatedModel(NamedTuple):
         lines += [f"note           {note}" for note in notes if note]
         lines.append(f"preprocessing  {describe_preprocessing(self.opened)}")
         if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
-            lines.append(f"outputs        {self.outputs}")
+            taken = ": their logarithm is taken" if self.outputs.kind == "probabilities" else ""
+            lines.append(f"outputs        {self.outputs.kind} ({self.outputs.origin}){taken}")
         return lines
 
 
@@ -400,9 +401,9 @@ def check_request(request: ModelRequest, settings: Settings, progress: Notify) -
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in (request.model, *request.more):
         if isinstance(model, str):
-            check_model(model, **list_given_options(options))
+            check_model(model, options)
         else:
-            check_module_options(_module_source(model), **list_given_options(options))
+            check_model_options(_module_source(model), options)
     read_label_map(options)
     for other in (*options.ood, *read_natural_sources(options.natural).values()):
         if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
@@ -423,14 +424,11 @@ def open_requested_model(request: ModelRequest) -> OpenedModel:
         opened = open_module(
             request.model,
             type(request.model).__name__,
+            options,
             source=source,
             what=source,
             code=repr(request.model),
             side=_known_side(request),
-            mean=options.mean,
-            std=options.std,
-            input_size=options.input_size,
-            outputs=options.outputs,
         )
     else:
         opened = open_with_options(request.model, options, offline=options.offline)

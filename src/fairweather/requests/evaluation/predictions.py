@@ -36,7 +36,7 @@ from fairweather.models.predictions.matching import (
     number_keys,
     number_labels,
 )
-from fairweather.models.predictions.tables import PredictionOptions, PredictionRows, read_rows
+from fairweather.models.predictions.tables import PredictionRows, RowOptions, read_rows
 from fairweather.models.sources import folder_name
 from fairweather.progress import Notify
 from fairweather.requests.evaluation.request import (
@@ -270,7 +270,7 @@ class _PredictionReader:
     def __init__(
         self,
         request: PredictionsRequest,
-        asked: PredictionOptions,
+        asked: RowOptions,
         cells: Mapping[str, PredictionSource],
     ) -> None:
         self.request, self.asked, self.cells = request, asked, cells
@@ -352,7 +352,7 @@ def check_prediction_options(request: PredictionsRequest) -> None:
 
 def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: DataFacts) -> None:
     for variant in variants:
-        if not variant.is_fitted:
+        if variant.post_hoc is None:
             continue
         if VAL not in parts:
             raise InputError(
@@ -405,10 +405,8 @@ def _part(cell: PredictionSource) -> str:
     return VAL if cell.shift == VALIDATION else TEST
 
 
-def _reading_options(options: EvaluationOptions) -> PredictionOptions:
-    return PredictionOptions(
-        options.outputs, options.label_column, options.key_column, options.classes
-    )
+def _reading_options(options: EvaluationOptions) -> RowOptions:
+    return RowOptions(options.outputs, options.label_column, options.key_column, options.classes)
 
 
 def _images_of_labels(
@@ -447,7 +445,7 @@ def _describe_absent_classes(
     labels: npt.NDArray[np.int64],
     classes: tuple[str, ...],
     rows: PredictionRows,
-    asked: PredictionOptions,
+    asked: RowOptions,
 ) -> str:
     """Say which classes no image is of; "" if there are none.
 

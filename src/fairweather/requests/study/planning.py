@@ -13,7 +13,8 @@ from fairweather.data.loading import tested_share
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
 from fairweather.files.yamlfile import dump_yaml
-from fairweather.models import opening as models
+from fairweather.models.building import ModelSpec, check_channels, weights_digest
+from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.requests.inputs import (
     ClassSettings,
     Inputs,
@@ -171,16 +172,16 @@ def _describe_entry(entry: NetworkEntry) -> ModelRecord:
     return ModelRecord(title=entry.title, settings=settings)
 
 
-def make_model_spec(entry: NetworkEntry, classes: int) -> models.ModelSpec:
+def make_model_spec(entry: NetworkEntry, classes: int) -> ModelSpec:
     """The network of an entry; `mean` and `std` are None unless the entry gives them."""
-    return models.ModelSpec(
+    return ModelSpec(
         backbone=entry.backbone,
         classes=classes,
         weights=entry.weights,
         stem=entry.stem,
         input_size=entry.input_size,
-        mean=None if entry.mean is None else models.check_channels("mean", entry.mean),
-        std=None if entry.std is None else models.check_channels("std", entry.std),
+        mean=None if entry.mean is None else check_channels("mean", entry.mean),
+        std=None if entry.std is None else check_channels("std", entry.std),
         norm=entry.norm,
         pooling=entry.pooling,
         width=entry.width,
@@ -369,14 +370,14 @@ class _StudyPlanner:
         own = self.study.pretraining[pretraining].seed
         return seed if own is None else own
 
-    def _weights(self, spec: models.ModelSpec) -> str | None:
+    def _weights(self, spec: ModelSpec) -> str | None:
         """The digest of published weights or of a file; None until they are downloaded."""
         fetched = spec.weights.startswith(("http://", "https://"))
-        if fetched or spec.weights in ("lite0", *models.PUBLISHED_WEIGHTS):
+        if fetched or spec.weights in ("lite0", *PUBLISHED_WEIGHTS):
             with suppress(InputError):
-                return models.weights_digest(spec, offline=True)
+                return weights_digest(spec, offline=True)
             return None
-        return models.weights_digest(spec, offline=self.offline)
+        return weights_digest(spec, offline=self.offline)
 
     def measured(self, name: str, entry: ModelEntry) -> list[MeasuredModel]:
         """All measurements of a model: first those of the model itself, then of each interpolation.

@@ -13,11 +13,19 @@ import torch
 from fairweather.devices import check_cores, resolve_device
 from fairweather.errors import InputError, unknown_name
 from fairweather.inference.prediction import predict
-from fairweather.models import opening as models
+from fairweather.models.backbones import make_encoder
+from fairweather.models.building import ModelSpec, build, find_head
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
-from fairweather.requests.inputs import Inputs, Settings, open_datasets, try_model, try_shifts
+from fairweather.requests.inputs import (
+    Inputs,
+    Settings,
+    check_accepted,
+    open_datasets,
+    try_model,
+    try_shifts,
+)
 from fairweather.requests.inputs import try_settings as try_settings
 from fairweather.requests.study.files import check_study as check_study
 from fairweather.requests.study.files import load_study as load_study
@@ -39,8 +47,8 @@ from fairweather.steps.worker import check_natural
 from fairweather.training.ranks import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
-from fairweather.training.supervised import RotationTask, check_square_images
-from fairweather.types.measurement import CLASSIFICATION, Dataset, Images
+from fairweather.training.supervised import CROSS_ENTROPY, RotationTask, check_square_images
+from fairweather.types.measurement import Dataset, Images
 from fairweather.types.options import takes
 from fairweather.workers.executors import choose_device
 from fairweather.workers.options import LOCAL, Sharing, read_sharing
@@ -116,16 +124,13 @@ def try_study(
                 f"{dataset.name} has no {part} images: a study needs training and validation "
                 "images, since test images must not choose a checkpoint"
             )
-    if dataset.task != CLASSIFICATION:
-        raise InputError(
-            f"a study trains for {CLASSIFICATION}, and the task of {dataset.name} is {dataset.task}"
-        )
+    check_accepted(dataset, [(CROSS_ENTROPY.name, CROSS_ENTROPY.accepts)])
     try_settings(dataset, settings, "a study")
     image = dataset.test[:1]
     for name, start in study.pretraining.items():
         with _explain_errors(f"pretraining.{name}", start.backbone, starts[name].test):
             _try_pretraining(start, starts[name], offline)
-    tried: set[models.ModelSpec] = set()
+    tried: set[ModelSpec] = set()
     for name, entry in study.models.items():
         spec = _complete_spec(entry, dataset)
         if entry.pretraining is not None:  # the weights that it starts from do not exist yet
@@ -139,7 +144,7 @@ def try_study(
         tried.add(spec)
 
 
-def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> models.ModelSpec:
+def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> ModelSpec:
     spec = make_model_spec(entry, len(dataset.classes))
     return with_statistics(spec, dataset) if has_own_statistics(entry) else spec
 
@@ -147,21 +152,24 @@ def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> models.ModelSpec:
 def _try_pretraining(start: PretrainingEntry, dataset: Dataset, offline: bool) -> None:
     if dataset.train is None:
         raise InputError(f"{dataset.name} has no training images")
+    method = METHODS[start.recipe.method]
+    if method.accepts is not None:
+        check_accepted(dataset, [(start.recipe.method, method.accepts)])
     height, width = dataset.test.images.shape[2:]
     if start.recipe.method == "rotation" and height != width:
         raise InputError(f"rotation needs square images, found {height}x{width}")
-    model = models.build(_complete_spec(start, dataset), offline=offline)
-    encoder = models.make_encoder(model, start.backbone)
+    model = build(_complete_spec(start, dataset), offline=offline)
+    encoder = make_encoder(model, start.backbone)
     with torch.random.fork_rng(devices=[]):  # a projector and dropout use random numbers
-        METHODS[start.recipe.method].build(encoder.features, start.recipe, len(dataset.classes))
+        method.build(encoder.features, start.recipe, len(dataset.classes))
         encoder.module.train()(dataset.train[:2].images.float() / 255)
 
 
-def _try_model(settings: Settings, spec: models.ModelSpec, dataset: Dataset, offline: bool) -> None:
+def _try_model(settings: Settings, spec: ModelSpec, dataset: Dataset, offline: bool) -> None:
     image, train = dataset.test[:1], dataset.train
     assert train is not None
-    model = models.build(spec, offline=offline)
-    models.find_head(model, spec.backbone)
+    model = build(spec, offline=offline)
+    find_head(model, spec.backbone)
     predict(model, image, device="cpu", progress=False)
     try_model(model.eval(), settings, image)
     with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
@@ -170,14 +178,14 @@ def _try_model(settings: Settings, spec: models.ModelSpec, dataset: Dataset, off
         raise InputError(f"{spec.backbone} does not return plain logits in training mode")
 
 
-def _try_recipe(recipe: Recipe, spec: models.ModelSpec, dataset: Dataset) -> None:
+def _try_recipe(recipe: Recipe, spec: ModelSpec, dataset: Dataset) -> None:
     check_square_images(dataset.test, recipe)
     if not (recipe.rotation_prediction or recipe.adversarial):
         return
-    model = models.build(replace(spec, weights="none", weights_sha256=None))
+    model = build(replace(spec, weights="none", weights_sha256=None))
     if recipe.rotation_prediction:
         with torch.random.fork_rng(devices=[]):
-            RotationTask(models.find_head(model, spec.backbone))
+            RotationTask(find_head(model, spec.backbone))
     if attack := training_attack(recipe):
         image = dataset.test[:1]
         attack(model, image.images.float() / 255, image.labels, image.keys)
