@@ -67,14 +67,14 @@ HELD = """
 from pathlib import Path
 from fairweather.steps import dispatch as steps
 claims.EXPIRES = 600.0
-train = steps.DO["train"]
+train = steps.STEP_FUNCTIONS["train"]
 def held(step, *others):
     if not Path(sys.argv[2]).with_suffix(".go").exists():
         print(step.id, flush=True)
     while not Path(sys.argv[2]).with_suffix(".go").exists():
         time.sleep(0.05)
     return train(step, *others)
-steps.DO = {**steps.DO, "train": held}
+steps.STEP_FUNCTIONS = {**steps.STEP_FUNCTIONS, "train": held}
 """
 # It says so when it begins a step of a kind, and never ends it.
 STUCK = """
@@ -82,7 +82,7 @@ from fairweather.steps import dispatch as steps
 def stuck(step, *_):
     print(step.id if hasattr(step, "id") else " ".join(each.id for each in step), flush=True)
     time.sleep(3600)
-steps.DO = {{**steps.DO, {kind!r}: stuck}}
+steps.STEP_FUNCTIONS = {{**steps.STEP_FUNCTIONS, {kind!r}: stuck}}
 if {kind!r} == "predict":
     steps.do_predictions = stuck
 """
