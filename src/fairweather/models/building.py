@@ -339,7 +339,7 @@ def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
 
 def render_model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     """Write the text of model.json: what `load_checkpoint` needs, and facts for people."""
-    content = {"spec": collect_facts(resolve_normalisation(spec)), **facts}
+    content = {"spec": effective_facts(resolve_normalisation(spec)), **facts}
     return json.dumps(content, indent=2) + "\n"
 
 

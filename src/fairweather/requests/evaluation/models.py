@@ -13,9 +13,9 @@ import pydantic
 import torch
 from torch import nn
 
-from fairweather.data.groups import natural_group_columns
+from fairweather.data.groups import natural_columns
 from fairweather.data.image_folders import UNLABELLED
-from fairweather.data.loading import SOURCES, list_source, share_tested
+from fairweather.data.loading import SOURCES, list_source, tested_share
 from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, one_line
@@ -507,7 +507,7 @@ def _split_fractions(
         raise InputError(
             f"{name} has no labels, and a model cannot be judged without: it may stand after --ood"
         )
-    by_name = UNSPLIT in listed.splits and share_tested(name) < 1
+    by_name = UNSPLIT in listed.splits and tested_share(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
     check_has_validation(settings.variants, name, has_validation=has_validation)
     if share and not {UNSPLIT, "train"} & listed.splits.keys():
@@ -569,7 +569,7 @@ def _other_sources(
     """Other data sets at the same size; only of the same classes are their labels used."""
     options = request.options
     natural = read_natural_sources(options.natural)
-    groups = natural_group_columns(own.groups, natural)
+    groups = natural_columns(own.groups, natural)
     unlabelled = {f"{OOD_DATA}{source}": source for source in options.ood}
     labelled = {f"{NATURAL_DATA}{name}": source for name, source in natural.items()}
     given = options.size is not None or opened.preparation is None
@@ -577,7 +577,7 @@ def _other_sources(
         name: PlannedDataset(
             source=source,
             parts=(TEST,),
-            test_fraction=share_tested(source),
+            test_fraction=tested_share(source),
             limit=options.limit,
             skip_unreadable=options.skip_unreadable,
             scale=options.scale or _scale_of_training_run(request),

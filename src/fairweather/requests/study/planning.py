@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 
 import torch
 
-from fairweather.data.groups import natural_group_columns
-from fairweather.data.loading import share_tested
+from fairweather.data.groups import natural_columns
+from fairweather.data.loading import tested_share
 from fairweather.devices import Arithmetic, training_precision
 from fairweather.errors import InputError
 from fairweather.files.yamlfile import dump_yaml
@@ -133,14 +133,14 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
     for name, entry in study.pretraining.items():
         if entry.data is not None:
             found[f"{PRETRAINING}{name}"] = _make_source(entry.data)
-    groups = natural_group_columns(found[DATA].groups, study.natural)
+    groups = natural_columns(found[DATA].groups, study.natural)
     for name, source in study.natural.items():
         other = PlannedDataset(
             groups=groups.get(name),
             source=source,
             parts=(TEST,),
             root=study.data.root,
-            test_fraction=share_tested(source),
+            test_fraction=tested_share(source),
             skip_unreadable=study.data.skip_unreadable,
             scale=study.data.scale,
         )
