@@ -33,7 +33,7 @@ from fairweather.models.checkpoints import (
 )
 from fairweather.models.preprocessing import NO_NORMALISATION, Normalisation
 from fairweather.models.wrappers import Classifier
-from fairweather.runs.fingerprints import NoEffect, collect_facts
+from fairweather.runs.fingerprints import NoEffect, effective_facts
 from fairweather.types.measurement import MAX_SIDE, MIN_SIDE
 
 # ---------------------------------------------------------------- specification
