@@ -11,14 +11,18 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fairweather.errors import InputError, NeedsMissingError, StoppedError, unknown_name
+from fairweather.errors import (
+    InputError,
+    NeedsMissingError,
+    StoppedError,
+    check_writable,
+)
 from fairweather.progress import display
 from fairweather.types.options import Channels, DataOptions, option_flag
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from fairweather.progress import Notify
 
 
-# ---------------------------------------------------------------- what a command shows of its progr
+# ---------------------------------------------------------------- progress and interruption
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
@@ -63,17 +67,16 @@ def _end_on_signals() -> Iterator[None]:
         )
         raise StoppedError(128 + number)
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
-    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # nohup ignores SIGHUP, and that is to stay; Windows has only SIGTERM.
+    unhandled = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     try:
-        for name, handler in before.items():
-            if handler == signal.SIG_DFL:  # nohup ignores SIGHUP, and that is to stay
-                signal.signal(getattr(signal, name), end)
+        for number in unhandled:
+            signal.signal(number, end)
         yield
     finally:
-        for name, handler in before.items():
-            if handler == signal.SIG_DFL:
-                signal.signal(getattr(signal, name), handler)
+        for number in unhandled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
@@ -91,25 +94,25 @@ def progress(*, quiet: bool = False) -> Iterator[Notify]:
         yield show
 
 
-# ---------------------------------------------------------------- what is done before torch is impo
+# ---------------------------------------------------------------- first checks
 
 
-def check_study_name(study: str) -> None:
-    """Raise `InputError` unless this is a packaged study or a file.
+# What is said before the form of a file that is not of it.
+_REASONS = {".json": "the result is written as JSON: ", ".png": "a contact sheet is a PNG: "}
 
-    >>> check_study_name("quickstrat")
-    Traceback (most recent call last):
-    fairweather.errors.InputError: unknown study 'quickstrat'; did you mean 'quickstart'? known: ...
-    """
-    if Path(study).is_file():
-        return
-    files = (resources.files("fairweather") / "studies").iterdir()
-    packaged = [each.name.removesuffix(".yaml") for each in files if each.name.endswith(".yaml")]
-    if study in packaged:
-        return
-    if Path(study).suffix in (".yaml", ".yml") or len(Path(study).parts) > 1:
-        raise InputError(f"there is no study file {study}")
-    raise unknown_name("study", study, packaged)
+
+def check_file(
+    option: str, suffixes: tuple[str, ...], path: Path, *, in_present_folder: bool = False
+) -> None:
+    """Raise `InputError` unless a file with one of the suffixes can be written there."""
+    if suffixes and path.suffix.lower() not in suffixes:
+        reason = _REASONS.get(suffixes[0], "")
+        raise InputError(f"{reason}{option} must end with {' or '.join(suffixes)}, found {path}")
+    if in_present_folder and not path.parent.is_dir():
+        raise InputError(f"{option}: there is no folder {path.parent}")
+    check_writable(path.parent)
+    if path.is_dir():
+        raise InputError(f"{option}: {path} is a folder; name a file")
 
 
 def go_offline(offline: bool) -> None:
@@ -118,16 +121,16 @@ def go_offline(offline: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-# ---------------------------------------------------------------- the options of the command line,
+# ---------------------------------------------------------------- options
 
 Command = Callable[..., None]
 
 
 def _declare_option(kind: type, name: str, given: Any) -> Any:  # noqa: ANN401 - a type
     """An option of a type, as a command that has only some of its options declares it."""
-    told = next(each.metadata for each in dataclasses.fields(kind) if each.name == name)
+    declared = next(field.metadata for field in dataclasses.fields(kind) if field.name == name)
     option = typer.Option(
-        option_flag(name, told), help=told["help"], min=told["least"], show_default=True
+        option_flag(name, declared), help=declared["help"], min=declared["least"], show_default=True
     )
     return Annotated[given, option]
 
@@ -166,15 +169,19 @@ def takes(kind: type) -> Callable[[Command], Command]:
 
     def naming(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)
-        parameters = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
+        parameters = [
+            parameter
+            for parameter in own.parameters.values()
+            if parameter.kind != parameter.VAR_KEYWORD
+        ]
         kinds = typing.get_type_hints(kind)
         for option in dataclasses.fields(kind):
-            told, default = option.metadata, option.default
-            shown = told["shown"] or default not in ((), None, False)
+            declared, default = option.metadata, option.default
+            shown = declared["shown"] or default not in ((), None, False)
             said = typer.Option(
-                option_flag(option.name, told),
-                help=told["help"],
-                metavar=told["metavar"],
+                option_flag(option.name, declared),
+                help=declared["help"],
+                metavar=declared["metavar"],
                 show_default=shown,
             )
             parameters.append(
@@ -186,7 +193,7 @@ def takes(kind: type) -> Callable[[Command], Command]:
                 )
             )
         command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
 
     return naming
@@ -203,7 +210,7 @@ def _command_line_type(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
         return str | None
     if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on", "title"):
         return list[str] | None
-    if any(typing.get_origin(each) is Mapping for each in choices):
+    if any(typing.get_origin(choice) is Mapping for choice in choices):
         return Path | None
     return kind
 
@@ -212,7 +219,7 @@ def _is_union(kind: object) -> bool:
     return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
 
 
-# ---------------------------------------------------------------- the option --track: it is checked
+# ---------------------------------------------------------------- tracking
 
 Track = Annotated[
     str | None,
