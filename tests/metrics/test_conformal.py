@@ -40,7 +40,7 @@ from fairweather.metrics.conformal import (
 )
 from fairweather.report.contents import Sweep, read_contents
 from fairweather.report.prediction_sets import PromiseTable, SetScores, ShiftPromise, check_promises
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.plan import ScoredModel, ScoreStep
 from fairweather.types.measurement import Score
