@@ -43,7 +43,7 @@ FOREIGN = (
 )
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
-    r"AttackFunction|CalibrationDraw|Channels|FloatArray|GuardOutputs|IntArray|ModelState|Parameter|Result"
+    r"AttackFunction|CalibrationDraw|Channels|FloatArray|GuardOutputs|IntArray|ModelState|OodInputs|Parameter|Result"
     r"|ShiftFunction|State|Step|StepRecord"
     r"|fairweather\.deploy\.(guard\.GuardOutputs|promise\.GuardRecord)"
     r"|fairweather\.metrics\.columns\.ConfidenceOrder"

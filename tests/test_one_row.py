@@ -1,4 +1,4 @@
-"""A metric, or a source of models, is one row: added while Python runs, everything knows it."""
+"""A metric, a shift or a source of models is one row: added while Python runs, all know it."""
 
 import importlib
 import importlib.util
@@ -20,6 +20,7 @@ from fairweather.metrics.label_shift import prior_metrics
 from fairweather.metrics.rows import find_row
 from fairweather.models.opening import SOURCES
 from fairweather.models.sources import OpenedModel, SourceKind
+from fairweather.shifts.table import SHIFTS, ShiftKind
 
 from .conftest import COLOURS, figures_left_out
 
@@ -104,6 +105,40 @@ def test_the_manual_describes_a_metric_that_is_one_row(monkeypatch):
     monkeypatch.setattr(pages.Metrics, "section", lambda _, name, *__, **___: nodes.section())
     described = [section.astext() for section in pages.Metrics.run(object.__new__(pages.Metrics))]
     assert any(f"{LABEL}: {FORMULA}." in text for text in described)
+
+
+def negative(*, share):
+    """Mix each image with its negative: 0 changes nothing, 1 is the negative."""
+
+    def apply(images, keys, seed):
+        mixed = images.float() * (1 - 2 * share) + 255 * share
+        return mixed.round().to(torch.uint8)
+
+    return apply
+
+
+@pytest.fixture
+def one_more_shift(monkeypatch):
+    row = ShiftKind(negative, "share", "Negative", "share of the negative", 0.0, lambda _: "")
+    monkeypatch.setitem(SHIFTS, "negative", row)
+
+
+@pytest.mark.usefixtures("one_more_shift")
+def test_a_shift_that_is_one_row_is_made_listed_measured_and_shown(colour_folder, tmp_path):
+    white = torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
+    assert not fw.make_shift("negative", share=1)(white, torch.arange(1)).any()
+    listed = CliRunner().invoke(app, ["list", "shifts"]).stdout
+    assert "negative" in listed
+    data, options = f"folder:{colour_folder}", {"bootstrap": 100, "device": "cpu"}
+    with figures_left_out():
+        run = fw.evaluate(
+            ByColour(20), data, ["negative: [0.25, 1]"], out=tmp_path / "run", **options
+        )
+    rows = run.scores[(run.scores["shift"] == "negative") & (run.scores["metric"] == "accuracy")]
+    assert {"0.25", "1"} <= set(rows["level"])
+    assert "share of the negative" in (run.path / "report.html").read_text()
+    with pytest.raises(InputError, match=r"unknown parameter .*known: share"):
+        fw.make_shift("negative", shar=1)
 
 
 class ByColour(nn.Module):

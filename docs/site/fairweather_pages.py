@@ -81,7 +81,7 @@ class CommandLine(Sections):
 
     def run(self) -> list[nodes.Node]:
         """Make a section for each command."""
-        from fairweather.cli.app.app import app
+        from fairweather.cli.app import app
 
         found = typer.main.get_command(app)
         return [self._command(name, each) for name, each in found.commands.items()]
