@@ -150,6 +150,7 @@ def plan_remaining(
 
 def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Measurement:
     data, settings = record.data, record.settings
+    grouped = copied[GROUPS].files if GROUPS in copied else ()
     trainings = ("train", "choose", "pretrain")
     return Measurement(
         data=DataFacts(
@@ -159,12 +160,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
             digests=data.digests,
             side=data.side,
             natural_shift="natural_shift" in data.notes,
-            groups={
-                PurePosixPath(name).stem: None
-                for step, copy in copied.items()
-                if step == GROUPS
-                for name in copy.files
-            },
+            groups={PurePosixPath(name).stem: None for name in grouped},
             slices=_read_slices(data),
             ordered=data.ordered,
             task=data.task,

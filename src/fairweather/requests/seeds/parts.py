@@ -132,16 +132,14 @@ def _check_shared_values(parts: Sequence[SeedsPart]) -> None:
             first, earlier = expected.setdefault(what, (part, value))
             if value != earlier:
                 raise _difference_error(what, (first, earlier), (part, value))
-    first = parts[0]
-    for one, other in (
-        (one, other) for part in parts[1:] for one, other in ((first, part), (part, first))
-    ):
-        others = {cell.id for cell in other.record.cells()}
-        if missing := [cell.id for cell in one.record.cells() if cell.id not in others]:
-            raise InputError(
-                f"{one.name} and {other.name} cannot be joined: {missing[0]} is tested in "
-                f"{one.name} and not in {other.name}"
-            )
+    for part in parts[1:]:
+        for one, other in ((parts[0], part), (part, parts[0])):
+            others = {cell.id for cell in other.record.cells()}
+            if missing := [cell.id for cell in one.record.cells() if cell.id not in others]:
+                raise InputError(
+                    f"{one.name} and {other.name} cannot be joined: {missing[0]} is tested in "
+                    f"{one.name} and not in {other.name}"
+                )
 
 
 def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
@@ -176,17 +174,13 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
 
 def _check_recipes(parts: Sequence[SeedsPart]) -> None:
     """Compare each model and each pre-training with those of the first run that has them."""
-    models: dict[str, SeedsPart] = {}
-    starts: dict[str, SeedsPart] = {}
-    for part in parts:
-        for name in part.record.models:
-            if (first := models.setdefault(name, part)) is not part:
-                _check_same_settings(name, first, part)
-                _check_chosen(name, first, part)
-        for name in part.record.pretraining:
-            if (first := starts.setdefault(name, part)) is not part:
-                _check_same_settings(name, first, part)
-                _check_shared_pretraining(name, first, part)
+    for kind, check in (("models", _check_chosen), ("pretraining", _check_shared_pretraining)):
+        holders: dict[str, SeedsPart] = {}
+        for part in parts:
+            for name in getattr(part.record, kind):
+                if (first := holders.setdefault(name, part)) is not part:
+                    _check_same_settings(name, first, part)
+                    check(name, first, part)
 
 
 def _check_chosen(name: str, first: SeedsPart, second: SeedsPart) -> None:
