@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,21 +125,46 @@ def go_offline(offline: bool) -> None:
 # ---------------------------------------------------------------- options
 
 Command = Callable[..., None]
+_type_hints = cache(typing.get_type_hints)
 
 
-def _declare_option(kind: type, name: str, given: Any) -> Any:  # noqa: ANN401 - a type
-    """An option of a type, as a command that has only some of its options declares it."""
-    declared = next(field.metadata for field in dataclasses.fields(kind) if field.name == name)
-    option = typer.Option(
-        option_flag(name, declared), help=declared["help"], min=declared["least"], show_default=True
+def _declare_option(kind: type, name: str) -> Any:  # noqa: ANN401 - a type
+    """An option of a type, as a command declares it."""
+    option = next(option for option in dataclasses.fields(kind) if option.name == name)
+    declared = option.metadata
+    said = typer.Option(
+        option_flag(name, declared),
+        help=declared["description"],
+        metavar=declared["metavar"],
+        show_default=declared["shown"] or option.default not in ((), None, False),
     )
-    return Annotated[given, option]
+    return Annotated[_command_line_type(name, _type_hints(kind)[name]), said]
 
 
-DataRoot = _declare_option(DataOptions, "root", str | None)
-Size = _declare_option(DataOptions, "size", int | None)
-SkipUnreadable = _declare_option(DataOptions, "skip_unreadable", bool)
-Scale = _declare_option(DataOptions, "scale", str | None)
+def _command_line_type(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
+    """The type that an option has on the command line.
+
+    A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B,
+    and classes with commas between them.
+    """
+    choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
+    if Channels in choices or name == "classes":
+        return str | None
+    if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on", "title"):
+        return list[str] | None
+    if any(typing.get_origin(choice) is Mapping for choice in choices):
+        return Path | None
+    return kind
+
+
+def _is_union(kind: object) -> bool:
+    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+
+
+DataRoot = _declare_option(DataOptions, "root")
+Size = _declare_option(DataOptions, "size")
+SkipUnreadable = _declare_option(DataOptions, "skip_unreadable")
+Scale = _declare_option(DataOptions, "scale")
 DataArgument = Annotated[
     str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
 ]
@@ -169,27 +195,14 @@ def takes(kind: type) -> Callable[[Command], Command]:
 
     def naming(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)
-        parameters = [
-            parameter
-            for parameter in own.parameters.values()
-            if parameter.kind != parameter.VAR_KEYWORD
-        ]
-        kinds = typing.get_type_hints(kind)
+        *parameters, _ = own.parameters.values()  # the last is `**options`
         for option in dataclasses.fields(kind):
-            declared, default = option.metadata, option.default
-            shown = declared["shown"] or default not in ((), None, False)
-            said = typer.Option(
-                option_flag(option.name, declared),
-                help=declared["help"],
-                metavar=declared["metavar"],
-                show_default=shown,
-            )
             parameters.append(
                 inspect.Parameter(
                     option.name,
                     inspect.Parameter.KEYWORD_ONLY,
-                    default=None if default == () else default,
-                    annotation=Annotated[_command_line_type(option.name, kinds[option.name]), said],
+                    default=None if option.default == () else option.default,
+                    annotation=_declare_option(kind, option.name),
                 )
             )
         command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -197,26 +210,6 @@ def takes(kind: type) -> Callable[[Command], Command]:
         return command
 
     return naming
-
-
-def _command_line_type(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
-    """The type that an option has on the command line.
-
-    A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B,
-    and classes with commas between them.
-    """
-    choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
-    if Channels in choices or name == "classes":
-        return str | None
-    if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on", "title"):
-        return list[str] | None
-    if any(typing.get_origin(choice) is Mapping for choice in choices):
-        return Path | None
-    return kind
-
-
-def _is_union(kind: object) -> bool:
-    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
 
 
 # ---------------------------------------------------------------- tracking

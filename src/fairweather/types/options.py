@@ -41,21 +41,15 @@ def option(
     `least` and `most` are for whole numbers; `within` is an interval of shares, such as `[0, 1)`.
     The command line shows `shown` as the default, and `metavar` as the form of a value.
     """
-    metadata = {"help": description, "flag": flag, "least": least, "most": most, "within": within}
-    metadata |= {"shown": shown, "metavar": metavar}
-    return field(default=default, metadata=metadata)
+    metadata = {"description": description, "flag": flag, "shown": shown, "metavar": metavar}
+    limits = {"least": least, "most": most, "within": within}
+    return field(default=default, metadata=metadata | limits)
 
 
 def shared_option(kind: type, name: str, **changed: object) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Declare an option as another type has it; what is named here is different."""
     declared = next(declaration for declaration in fields(kind) if declaration.name == name)
-    metadata = {
-        "default": declared.default,
-        "description": declared.metadata["help"],
-        **declared.metadata,
-    }
-    del metadata["help"]
-    return option(**{**metadata, **changed})
+    return option(**{"default": declared.default, **declared.metadata, **changed})
 
 
 def takes(kind: type) -> Callable[[F], F]:
@@ -63,20 +57,8 @@ def takes(kind: type) -> Callable[[F], F]:
 
     def naming(function: F) -> F:
         own = inspect.signature(function)
-        given = [
-            parameter
-            for parameter in own.parameters.values()
-            if parameter.kind != parameter.VAR_KEYWORD
-        ]
-        named = [
-            inspect.Parameter(
-                declared.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=declared.default,
-                annotation=declared.type,
-            )
-            for declared in fields(kind)
-        ]
+        *given, _ = own.parameters.values()  # the last is `**options`
+        named = inspect.signature(kind).parameters.values()
         signature = own.replace(parameters=[*given, *named])
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
