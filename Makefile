@@ -11,6 +11,7 @@ REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattack
 # One stamp for each set of extras, so that an environment is made once and updated when it must be.
 $(VENV)/.installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip # uv made it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	test '$*' != dev || $(BIN)/python -m pip install --quiet --no-deps $(REFERENCES)
 	touch $@

@@ -39,12 +39,13 @@ nitpicky = True
 # that the site builds without a network.
 FOREIGN = (
     r"(collections|enum|nn|np|npt|numpy|os|pandas|pathlib|pd|PIL|pydantic|torch|typing)\..*"
-    r"|Any|Path|bool|bytes|float|int|object|str"
+    r"|Any|ArrayLike|NDArray|Path|bool|bytes|float|int|object|str"
 )
 # What they mention and we describe in words: names of types, and parts that may change.
 INTERNAL = (
-    r"AttackFunction|CalibrationDraw|Channels|FloatArray|GuardOutputs|IntArray|ModelState|OodInputs|Parameter|Result"
-    r"|ShiftFunction|State|Step|StepRecord"
+    r"AttackFunction|BoolArray|CalibrationDraw|Channels|Ends|FloatArray|GuardOutputs|IntArray"
+    r"|IntervalKind|LabelArray|ModelState|OodInputs|Parameter|Result|ShiftFunction|State|Step"
+    r"|StepRecord|Weights"
     r"|fairweather\.deploy\.(guard\.GuardOutputs|promise\.GuardRecord)"
     r"|fairweather\.metrics\.columns\.ConfidenceOrder"
     r"|fairweather\.metrics\.conformal\.SetColumns"

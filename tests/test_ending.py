@@ -70,7 +70,7 @@ def test_an_interruption_of_a_command_is_no_broken_rule(monkeypatch, capsys, tmp
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fairweather.judge.verdicts.read_rules", interrupt)
+    monkeypatch.setattr("fairweather.judge.rules.read_rules", interrupt)
     monkeypatch.setattr("fairweather.runs.folder.open_finished_run", lambda path: path)
     monkeypatch.setattr(sys, "argv", ["fairweather", "check", str(tmp_path), "accuracy >= 0.5"])
     with pytest.raises(SystemExit) as ended:

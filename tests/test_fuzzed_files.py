@@ -30,7 +30,7 @@ from fairweather.models.checkpoints import read_checkpoint
 from fairweather.models.labels import read_label_file
 from fairweather.models.opening import open_model
 from fairweather.models.predictions.files import find_predictions
-from fairweather.models.predictions.tables import PredictionOptions, read_rows
+from fairweather.models.predictions.tables import RowOptions, read_rows
 from fairweather.requests.inputs import read_priors
 from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
@@ -76,7 +76,7 @@ def read_metadata(path):
 
 
 def read_predictions(path):
-    read_rows(path, path.name, PredictionOptions())
+    read_rows(path, path.name, RowOptions())
 
 
 def read_mapping(path):

@@ -119,7 +119,7 @@ def negative(*, share):
 
 @pytest.fixture
 def one_more_shift(monkeypatch):
-    row = ShiftKind(negative, "share", "Negative", "share of the negative", 0.0, lambda _: "")
+    row = ShiftKind(negative, "Negative", "share of the negative")
     monkeypatch.setitem(SHIFTS, "negative", row)
 
 
@@ -153,7 +153,7 @@ class ByColour(nn.Module):
         return self.scale * images.mean((2, 3)) @ self.colours.T
 
 
-def open_colour(place, *, input_size=None):
+def open_colour(place, options, settings):
     facts = {"source": f"colour:{place}"}
     model = ByColour(float(place)).eval()
     return OpenedModel(model, f"colour-{place}", place, tuple(COLOURS), None, facts)

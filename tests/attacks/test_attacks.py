@@ -13,9 +13,7 @@ from scipy import optimize
 from torch import nn
 
 import fairweather as fw
-from fairweather.attacks import draws, harness
-from fairweather.attacks import gradient_attacks as apgd
-from fairweather.attacks import gradient_attacks as fab
+from fairweather.attacks import draws, gradient_attacks, harness
 from fairweather.attacks.masking import masking_warning
 from fairweather.attacks.problem import (
     NORMS,
@@ -469,9 +467,17 @@ def test_a_moved_bump_follows_the_algorithm():
 
 
 def test_published_constants():
-    assert (apgd.MOMENTUM, apgd.LEAST_RISES, apgd.FIRST_STEP) == (0.75, 0.75, 2)
-    assert (fab.LARGEST_BIAS, fab.OVERSHOOT, fab.BACKWARD_SHARE) == (0.1, 1.05, 0.9)
-    lengths_of_100 = list(itertools.islice(apgd._checkpoint_periods(100), 8))
+    assert (
+        gradient_attacks.MOMENTUM,
+        gradient_attacks.LEAST_RISES,
+        gradient_attacks.FIRST_STEP,
+    ) == (0.75, 0.75, 2)
+    assert (
+        gradient_attacks.LARGEST_BIAS,
+        gradient_attacks.OVERSHOOT,
+        gradient_attacks.BACKWARD_SHARE,
+    ) == (0.1, 1.05, 0.9)
+    lengths_of_100 = list(itertools.islice(gradient_attacks._checkpoint_periods(100), 8))
     assert lengths_of_100 == [22, 19, 16, 13, 10, 7, 6, 6]
     published = {0: 1, 10: 1, 11: 2, 51: 4, 201: 8, 501: 16, 1001: 32, 2001: 64, 4001: 128}
     assert {query: 0.8 / square_share(query) for query in published} == published
@@ -947,7 +953,7 @@ def test_every_kind_has_its_titles_and_budgets_are_noted():
 
 
 def test_the_standard_budget_is_the_published_one():
-    plan = ATTACKS["autoattack"].build(epsilon=0.1)
+    plan = ATTACKS["autoattack"].plan({"epsilon": 0.1})
     names = [run.name for run in plan.runs(10)]
     assert names == ["apgd_ce", *["apgd_t"] * 9, *["fab_t"] * 9, "square"]
     assert [run.name for run in plan.runs(4)].count("apgd_t") == 3

@@ -295,10 +295,10 @@ def test_a_set_without_splits_is_split_by_patients(photos, tmp_path):
         assert expected[name] == patient
 
 
-@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "table.parquet"])
+@pytest.mark.parametrize("name", ["table.csv", "table.tsv", "semicolons.csv", "table.parquet"])
 def test_kinds_of_tables(photos, tmp_path, name):
-    if name.endswith("tsv"):
-        photos[1].to_csv(tmp_path / name, index=False, sep="\t")
+    if delimiter := {"table.tsv": "\t", "semicolons.csv": ";"}.get(name):
+        photos[1].to_csv(tmp_path / name, index=False, sep=delimiter)
         assert read_text_table(tmp_path / name).equals(photos[1])
         return
     data = load(photos, photos[1], tmp_path, name)

@@ -223,9 +223,13 @@ class Refused:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("pandas", "pyarrow", "torchvision", "timm", "transformers"):
             raise ImportError(f"{name} is not installed here")
-        parts = ("training", "study", "steps", "report", "executors", "data", "models", "runs",
-                 "scores", "inference", "shifts", "attacks", "evaluation", "reopened")
-        if name in {f"fairweather.{part}" for part in parts}:
+        rooms = ("data", "deploy", "devices", "errors", "metrics", "types")
+        makers = ("deploy.making", "deploy.tracing")
+        ours, _, inside = name.partition(".")
+        is_other = inside.split(".")[0] not in rooms or inside in makers
+        if inside.startswith("data.") and inside != "data.pixels":
+            is_other = True
+        if ours == "fairweather" and inside and is_other:
             raise ImportError(f"{name} is not for a service")
 
 sys.meta_path.insert(0, Refused())

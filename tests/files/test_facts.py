@@ -12,19 +12,32 @@ from fairweather.data import named_sets as cifar10
 from fairweather.data import named_sets as fashion_mnist
 from fairweather.data import named_sets as oxford_pets
 from fairweather.data import npz as medmnist
-from fairweather.shifts.imagenet_c.corruptions import CONSTANTS
+from fairweather.shifts.imagenet_c import corruptions as imagenet_c
 from fairweather.shifts.medmnist_c import layers as hershey
-from fairweather.shifts.medmnist_c.corruptions import FAMILIES, PARAMETERS, published_constants
+from fairweather.shifts.medmnist_c.corruptions import (
+    FAMILIES,
+    GREY_DATASETS,
+    PARAMETERS,
+    published_constants,
+)
 
+IMAGENET_C = {
+    name: [
+        imagenet_c.published_constants(name, severity, size)
+        for size in (32, 64, 224)
+        for severity in range(1, 6)
+    ]
+    for name in imagenet_c.PARAMETERS
+}
 MEDMNIST_C = (
     {
         dataset: {
             name: [published_constants(name, dataset, severity) for severity in range(1, 6)]
-            for name in family.rows
+            for name in family
         }
         for dataset, family in FAMILIES.items()
     },
-    {dataset: family.grey for dataset, family in FAMILIES.items()},
+    {dataset: dataset in GREY_DATASETS for dataset in FAMILIES},
     PARAMETERS,
 )
 KNOWN_SETS = (
@@ -42,7 +55,7 @@ MEDMNIST = (medmnist.MEDMNIST_SETS, medmnist.REFUSED_SETS, medmnist.NATURAL_SHIF
 @pytest.mark.parametrize(
     ("facts", "digest"),
     [
-        (CONSTANTS, "0e448206b52b1ede9414f4565045f10616179bc3cfd171d37e45493b6d456d7e"),
+        (IMAGENET_C, "093291048a6e68937b0f7370f697a1fbb3dcddca67ef11f45a6c82c76cd9608d"),
         (MEDMNIST_C, "9ea637b2f3cd677f2e16481062434db781ea379ca029f17d476bba716f098ff4"),
         (MEDMNIST, "9c474ccc7d303f5a358073e6805edd8816d0a2a038964312bba5378e7fcee23b"),
         (KNOWN_SETS, "f752a74fbe286b5aa90a8837d291585c1e261e2d1560c41dbf31c58f81e2625c"),

@@ -13,7 +13,7 @@ from fairweather.data.loading import list_source
 from fairweather.errors import InputError
 from fairweather.files.tables import read_parquet_batches, read_parquet_schema
 from fairweather.files.tables import read_parquet_table as read_arrow
-from fairweather.models.predictions.tables import PredictionOptions, read_rows
+from fairweather.models.predictions.tables import RowOptions, read_rows
 
 TEXTS = (b"first.png", b"patient-1", b"somewhere")
 NAMES = (b"image", b"bytes", b"path", b"label", b"patient", b"places", b"site")
@@ -55,7 +55,7 @@ def pictures(path):
 
 
 def predictions(path):
-    read_rows(path, path.name, PredictionOptions())
+    read_rows(path, path.name, RowOptions())
 
 
 READERS = {

@@ -55,7 +55,7 @@ TABLE_2 = {
 
 def read_rows():
     """The package data, read without the package's own reader."""
-    text = (resources.files("fairweather") / "published" / "paper.csv").read_text(encoding="utf-8")
+    text = (resources.files("fairweather") / "judge" / "paper.csv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return list(csv.DictReader(lines))
 

@@ -18,10 +18,10 @@ from fairweather.errors import InputError
 from fairweather.judge import estimation
 from fairweather.judge.known_cells import (
     METHOD_TITLES,
-    EstimationMethods,
     KnownCell,
     UnlabelledPredictions,
     compute_past_errors,
+    fit_methods,
     is_among,
     read_known_cells,
 )
@@ -152,7 +152,7 @@ def test_levels_that_change_nothing_are_the_clean_images(run, found):
         np.testing.assert_array_equal(same.confidence, stored.confidence)
     validation = of.validation()
     methods, seen = (
-        EstimationMethods.fit(validation, seeds=False),
+        fit_methods(validation, seeds=False),
         UnlabelledPredictions.of(validation),
     )
     cells, _ = read_known_cells(of, methods, [], own=seen, tell=lambda _: None)

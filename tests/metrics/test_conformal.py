@@ -39,7 +39,12 @@ from fairweather.metrics.conformal import (
     size_stratified_coverage,
 )
 from fairweather.report.contents import Sweep, read_contents
-from fairweather.report.prediction_sets import PromiseTable, SetScores, ShiftPromise, check_promises
+from fairweather.report.prediction_sets import (
+    SetScores,
+    ShiftPromise,
+    check_promises,
+    describe_promises,
+)
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.plan import ScoredModel, ScoreStep
@@ -771,7 +776,7 @@ def test_the_level_from_which_a_promise_is_broken_is_told(coverages, words):
 def test_a_level_that_changes_nothing_is_told_of_clean_images_alone():
     row = kept({"1": 0.5, "1.5": 0.85, "2": 0.9})
     assert (row.worst.level, row.in_words()) == ("1.5", "broken at f = 1.5")
-    (told,) = PromiseTable((row,), "", False).told()
+    (told,) = describe_promises([row])
     assert "was broken at f = 1.5" in told.sentences[0]
     assert not kept({"1": 0.5, "1.5": 0.91}).is_broken
 
@@ -781,7 +786,7 @@ def test_what_is_told_of_a_variant():
         "m", "M", 0.9, None, (SetScores("none", score_of(0.8), score_of(2.0), None),)
     )
     worse, other = kept({"0.5": 0.2, "0.8": 0.9}), kept({"1.5": 0.4})
-    (told,) = PromiseTable((clean, worse, other), "", False).told()
+    (told,) = describe_promises([clean, worse, other])
     assert told.sentences == (
         "It promised 90\N{NO-BREAK SPACE}% and broke that on clean images already; under "
         "brightness that was broken at f = 0.5.",
@@ -790,7 +795,7 @@ def test_what_is_told_of_a_variant():
     few = SetScores("0.5", Score(0.65, 0.4, 0.905, 16), score_of(2.0), None)
     unknown = kept({"0.5": 0.9})._replace(cells=(few,))
     assert "kept" not in unknown.in_words()
-    told = PromiseTable((kept({"0.5": 0.95}), unknown), "", False).told()[0].sentences
+    told = describe_promises([kept({"0.5": 0.95}), unknown])[0].sentences
     assert told == (
         "It promised 90\N{NO-BREAK SPACE}%; under no shift tested is that shown to break. "
         "The lowest coverage is 65.0\N{NO-BREAK SPACE}% [40.0, 90.5].",
@@ -842,8 +847,8 @@ def test_a_promise_for_patients_is_judged_by_patients_that_count_alike(tmp_path,
     groups = StoredGroups(right.keys, "patient", clusters.of, {})
     run.write_groups("groups/test.parquet", groups)
     finish(run, "groups/test", ["groups/test.parquet"], kind="group")
-    clean, shifted = (each.cells[0].coverage for each in check_promises(read_contents(run)).rows)
-    assert [row.is_broken for row in check_promises(read_contents(run)).rows] == [is_broken] * 2
+    clean, shifted = (each.cells[0].coverage for each in check_promises(read_contents(run)))
+    assert [row.is_broken for row in check_promises(read_contents(run))] == [is_broken] * 2
     if weigh == "clusters":
         by_hand = np.mean(np.bincount(clusters.of, covered) / clusters.sizes)
         assert clean.value == shifted.value == pytest.approx(by_hand)

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.models.hf import open_hf, read_processor
+from fairweather.models.hf import read_processor
+from fairweather.models.opening import open_model
 
 transformers = pytest.importorskip("transformers")
 hub = pytest.importorskip("huggingface_hub")
@@ -32,6 +33,10 @@ FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+def open_hf(repo, **settings):
+    return open_model(f"hf:{repo}", **settings)
 
 
 def vit(**settings):

@@ -316,7 +316,7 @@ def test_a_csv_has_two_columns(header, tmp_path):
         ("a.csv", "cat,1\ndog\n", r"row 2 of the label file .*a\.csv' must have two cells"),
         ("a.csv", "cat,1,2\n", r"must have two cells, .* found \['cat', '1', '2'\]"),
         ("a.csv", "cat,\n", "must have two cells"),
-        ("a.csv", '"cat,1\n', "is not CSV"),
+        ("a.csv", '"cat,1\n', "cannot be read as CSV"),
         ("a.csv", "", "must map each class of the data"),
         ("a.txt", "cat: 1", r"'\.txt'.*\.csv, \.json, \.yaml"),
     ],

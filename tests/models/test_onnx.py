@@ -18,7 +18,7 @@ import fairweather as fw
 from fairweather.attacks.table import make_attack
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError
-from fairweather.models.onnx import open_onnx
+from fairweather.models.opening import open_model
 from fairweather.models.outputs import LOGITS, OutputKind
 from fairweather.models.wrappers import Classifier
 from fairweather.runs.folder import RunFolder
@@ -37,6 +37,10 @@ CHOSEN = (
     {"use_tf32": "1", "cudnn_conv_algo_search": "HEURISTIC"},
     {"use_tf32": "0", "cudnn_conv_algo_search": "EXHAUSTIVE"},
 )
+
+
+def open_onnx(path, **options):
+    return open_model(f"onnx:{path}", **options)
 
 
 def network(outputs=5):
@@ -150,8 +154,6 @@ def test_an_exported_network_gives_its_logits(exported):
 
 def test_a_hugging_face_model_and_its_export_agree(tmp_path):
     transformers = pytest.importorskip("transformers")
-    from fairweather.models.hf import open_hf
-
     torch.manual_seed(0)
     sizes = {"image_size": SIZE, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32}
     config = transformers.ViTConfig(
@@ -160,7 +162,7 @@ def test_a_hugging_face_model_and_its_export_agree(tmp_path):
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     size = {"height": SIZE, "width": SIZE}
     transformers.ViTImageProcessor(size=size).save_pretrained(tmp_path / "vit")
-    there = open_hf(str(tmp_path / "vit"))
+    there = open_model(f"hf:{tmp_path / 'vit'}")
     bare = export(there.model.network, tmp_path / "bare.onnx")
     normalisation = {key: there.facts["normalisation"][key] for key in ("mean", "std")}
     images = torch.rand(5, 3, SIZE, SIZE)
@@ -664,7 +666,7 @@ def test_files_that_are_no_models(exported, tmp_path):
         ({"mean": MEAN}, "go together"),
         ({"mean": MEAN, "std": (1, 1)}, "std needs three numbers, one per channel"),
         ({"mean": MEAN, "std": (1, 0, 1)}, "std must be > 0"),
-        ({"input_size": 4}, "input_size must be >= 8"),
+        ({"input_size": 4}, "input_size must be at least 8"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments, message, tmp_path):

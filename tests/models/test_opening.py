@@ -33,7 +33,7 @@ from fairweather.models.building import (
 from fairweather.models.checkpoints import AVERAGE_KEYS, STATE_KEYS, match_names
 from fairweather.models.opening import check_model, load_model, open_model
 from fairweather.models.preprocessing import describe_preprocessing, find_normalisation
-from fairweather.types.options import Preparation
+from fairweather.types.options import ModelOptions, Preparation
 from tests.conftest import TINY_RESNET
 from tests.run_folders import finish, run_record, write_run
 
@@ -792,9 +792,9 @@ def test_files_of_other_programs_say_how_they_become_onnx(file, form):
 
 def test_an_onnx_file_may_be_named_pb(tmp_path):
     (tmp_path / "network.pb").write_bytes(b"")
-    check_model(f"onnx:{tmp_path}/network.pb")
+    check_model(f"onnx:{tmp_path}/network.pb", ModelOptions())
     with pytest.raises(InputError, match="TensorFlow"):
-        check_model(f"{tmp_path}/network.pb")
+        check_model(f"{tmp_path}/network.pb", ModelOptions())
 
 
 def test_a_long_table_shows_the_closest_names_and_what_lists_them_all():

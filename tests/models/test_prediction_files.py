@@ -22,7 +22,7 @@ from fairweather.metrics import accuracy, negative_log_likelihood
 from fairweather.models.outputs import detect_prediction_kind, to_logits
 from fairweather.models.predictions.files import find_predictions, list_in_memory
 from fairweather.models.predictions.matching import KnownImages, match_predictions
-from fairweather.models.predictions.tables import PredictionOptions, read_rows
+from fairweather.models.predictions.tables import RowOptions, read_rows
 from fairweather.progress import silent
 from fairweather.requests.inputs import make_plan
 from fairweather.steps.plan import step_fingerprint
@@ -56,7 +56,7 @@ def images(labels=LABELS, keys=None, names=None):
 
 def read(path, classes=CLASSES, known=None, **asked):
     """What is found in a file of predictions of known images."""
-    chosen = PredictionOptions(**asked)
+    chosen = RowOptions(**asked)
     rows = read_rows(path, path.name, chosen, len(classes))
     return match_predictions(rows, classes, known or images(), chosen)
 
@@ -203,7 +203,7 @@ def test_classes_are_named_by_an_option_where_the_file_does_not(tmp_path):
     pd.DataFrame(shares()[:, [2, 0, 1]]).to_csv(path, index=False, header=False)
     wrong, right = read(path), read(path, classes=CLASSES)
     assert np.allclose(found_shares(wrong), found_shares(right))  # in order: it is all it can do
-    chosen = PredictionOptions(classes=("fox", "cat", "dog"))
+    chosen = RowOptions(classes=("fox", "cat", "dog"))
     named = match_predictions(read_rows(path, "x", chosen, 3), CLASSES, images(), chosen)
     assert np.allclose(found_shares(named), shares(), atol=1e-6)
 
@@ -224,9 +224,9 @@ def test_an_index_that_does_not_count_is_the_keys(tmp_path):
     assert np.allclose(found_shares(found), shares(), atol=1e-6)
     assert found.rows == "matched by key"
     reversed_table = table()[::-1]
-    rows = read_rows(reversed_table, "the table", PredictionOptions(), 3)
+    rows = read_rows(reversed_table, "the table", RowOptions(), 3)
     assert np.allclose(
-        found_shares(match_predictions(rows, CLASSES, images(), PredictionOptions())),
+        found_shares(match_predictions(rows, CLASSES, images(), RowOptions())),
         shares(),
         atol=1e-6,
     )
@@ -499,18 +499,18 @@ def test_names_that_would_share_a_file_where_case_does_not_count_are_refused(nam
         list_in_memory({name: table() for name in names})
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".yaml"])
-def test_a_mapping_file_says_what_its_files_are(tmp_path, suffix):
+@pytest.mark.parametrize("delimiter", [",", ";", None])
+def test_a_mapping_file_says_what_its_files_are(tmp_path, delimiter):
     entries = [
         {"file": "one.csv", "model": "a", "seed": 3},
         {"file": "two.csv", "model": "a", "seed": 3, "shift": "scanner", "level": 1.5},
     ]
-    path = tmp_path / f"mapping{suffix}"
-    if suffix == ".yaml":
+    path = tmp_path / ("mapping.csv" if delimiter else "mapping.yaml")
+    if delimiter is None:
         path.write_text(yaml.safe_dump(entries))
     else:
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["file", "model", "seed", "shift", "level"])
+            writer = csv.DictWriter(file, list(entries[1]), delimiter=delimiter)
             writer.writeheader()
             writer.writerows(entries)
     found = find_predictions(path)

@@ -28,8 +28,9 @@ from fairweather.report.performance import (
     MOST_SWAPS,
     RISK,
     ModelOutcome,
-    PairedChange,
     Performance,
+    WorstLevel,
+    WorstLevels,
     compare_pairs,
     widen_interval,
 )
@@ -878,7 +879,7 @@ def test_places_are_those_of_the_tests_written_out(tmp_path):
     on_clean = {row.model: (row.clean_best_rank, row.clean_worst_rank) for row in found.rows}
     assert on_clean == slow_ranks(clean) == dict.fromkeys("abcd", (1, 4))
     assert [row.rank for row in found.rows] == ["1–2", "1–2", "3", "4"]
-    assert found.leaders == (0, 1)
+    assert found.leaders == [row.model for row in found.rows[:2]]
 
 
 def test_p_to_the_next_is_of_mcnemars_test_and_corrected_for_all_pairs(tmp_path):
@@ -1051,7 +1052,7 @@ def test_the_answer_names_the_best_model_its_fall_and_its_confidence(tmp_path):
 def test_the_answer_is_about_all_who_share_the_first_place(tmp_path):
     made = make(tmp_path, four_models(), [DARK, FOG], sure=0.99)
     found = rank_models(made)
-    first, second = (found.rows[at] for at in found.leaders)
+    first, second = (row for row in found.rows if row.model in found.leaders)
     lows = sorted(
         min(four_models()[row.model, 0, cell].mean() for cell in CELLS) for row in (first, second)
     )
@@ -1084,7 +1085,8 @@ def test_models_that_were_not_compared_are_not_said_to_be_alike(tmp_path):
 
 def test_the_best_on_clean_images_is_not_called_best_over_shifts():
     clean, there = (Performance(Score(v, v - 0.01, v + 0.01, 200)) for v in (0.9, 0.5))
-    outcome = ModelOutcome("Old", clean, there, -1, 0)
+    lows = WorstLevels([WorstLevel(DARK, "0.2", there, None, 1)])
+    outcome = ModelOutcome("Old", clean, lows)
     (told,) = plain([words.write_answer([outcome], 2, "clean")])
     assert told.startswith("“Old” is best on clean images, but falls from 90.0 %")
     (told,) = plain([words.write_answer([outcome], 2, None)])
@@ -1113,7 +1115,7 @@ def test_recipes_are_told_apart_by_seeds_and_images(tmp_path):
     assert [(row.model, row.rank) for row in found.rows] == [("b", "1"), ("a", "2")]
     expected = np.mean([right["b", seed, "clean"].mean() for seed in range(3)])
     assert found.rows[0].score.value == pytest.approx(expected)
-    assert found.leaders == (0,)
+    assert found.leaders == [found.rows[0].model]
     columns = [
         np.stack([right[m, seed, "clean"] for seed in (0, 1, 2)], 1).astype(float) for m in "ab"
     ]
@@ -1173,8 +1175,9 @@ def test_a_gap_that_too_few_errors_carry_is_said_without_its_ends():
     clean = Performance(Score(0.99, 0.98, 1.0, 500), gap, known)
     there = Performance(known, known, known)
     assert format_points(gap) == "0.3 points [too few errors]"
-    for of in ((clean, None, PairedChange(), 0), (clean, there, PairedChange(), 1)):
-        told = [*describe_confidence(*of), *detail_confidence(*of)]
+    lows = WorstLevels([WorstLevel(DARK, "0.2", there, None, 1)])
+    for outcome in (ModelOutcome("A", clean), ModelOutcome("A", clean, lows)):
+        told = [*describe_confidence(outcome), *detail_confidence(outcome)]
         assert "by 0.3 points" in told[0]
         assert not any("nan" in sentence for sentence in told)
         assert "found" not in told[0]
@@ -1185,10 +1188,12 @@ def test_a_variant_and_its_model_are_paired_seed_by_seed(tmp_path):
     right = {("a", seed, "clean"): draw(rng, 400, p) for seed, p in enumerate((0.5, 0.9, 0.7))}
     lost = np.arange(400) % 10 == 0
     right |= {("a+batchnorm", *key[1:]): column & ~lost for key, column in right.items()}
-    own, variant = tabulate_variants(make(tmp_path, right)).rows
-    assert (own.key, variant.key) == ("a", "a+batchnorm")
-    assert own.entries[1] is None
-    change = variant.entries[1].score
+    frame = tabulate_variants(make(tmp_path, right)).frame
+    assert frame["model"].tolist() == ["a", "a+batchnorm"]
+    parts = ("value", "low", "high")
+    changes = frame.filter(like="change of accuracy").set_axis(parts, axis=1)
+    own, change = changes.itertuples()
+    assert math.isnan(own.value)
     losses = [(right["a", s, "clean"] & lost).mean() for s in range(3)]
     assert change.value == pytest.approx(-np.mean(losses))
     # The seeds differ by 40 points, and both change alike with them.
@@ -1203,10 +1208,11 @@ def test_without_a_variant_there_is_no_table_of_variants(tmp_path):
 def test_a_variant_that_gives_the_same_answers_changes_nothing(tmp_path):
     right = {k: v for k, v in four_models().items() if k[0] == "a"}
     right |= {("a+temperature", *key[1:]): column for key, column in right.items()}
-    _, variant = tabulate_variants(make(tmp_path, right, [DARK, FOG])).rows
-    shifted, clean = variant.entries[1], variant.entries[4]
-    assert shifted.score.value == clean.score.value == 0
-    assert shifted.score.low <= 0 <= shifted.score.high
+    frame = tabulate_variants(make(tmp_path, right, [DARK, FOG])).frame
+    changes = frame.filter(like="change of accuracy")
+    shifted, low, high, clean, *_ = changes.iloc[1]
+    assert shifted == clean == 0
+    assert low <= 0 <= high
 
 
 def test_there_is_no_ranking_of_one_model_or_of_what_is_not_there(tmp_path):

@@ -77,6 +77,13 @@ HAND_OVER = [
 EVERYTHING = [*PLAIN, *WORST, *PRIORS, *OTHERS, *SCORES_OF_OTHERS, *STABILITY, *HAND_OVER]
 
 
+def keys_of(table):
+    """The columns of the CSV, without titles and ends of intervals."""
+    return tuple(
+        name for name in table.frame if name != "title" and not name.endswith((" low", " high"))
+    )
+
+
 def rows(lines, model="a", seed="0", add=0.0):
     """Rows of scores.csv; the interval is 0.01 and 0.02 wide on its sides."""
     return [
@@ -132,26 +139,26 @@ def test_each_table_is_there_where_the_run_has_its_rows(lines, names):
 
 def test_the_worst_has_a_column_a_shift_and_one_for_all():
     found = tables(rows(EVERYTHING))
-    assert found["worst_accuracy"].header == ("Model", "Darkness", "Fog", "All shifts")
-    assert found["worst_accuracy"].keys == (
+    assert found["worst_accuracy"].layout.header == ("Model", "Darkness", "Fog", "All shifts")
+    assert keys_of(found["worst_accuracy"]) == (
         "model",
         "dark worst",
         "imagenet_c/fog worst",
         "all worst",
     )
-    assert found["worst_accuracy"].cells() == [
+    assert found["worst_accuracy"].body == [
         ["Model A", "61.0 [60.0, 63.0]", "52.0 [51.0, 54.0]", "51.0 [50.0, 53.0]"]
     ]
-    assert found[f"worst_{RMS}"].header == ("Model", "Darkness", "All shifts")
-    assert found[f"worst_{RMS}"].cells()[0][1:] == ["0.110 [0.100, 0.130]", "0.220 [0.210, 0.240]"]
-    assert "10 equal-width bins, L2 norm" in found[f"worst_{RMS}"].caption
-    assert "bias-corrected" in found[f"worst_{RMS}"].caption
-    assert "bias-corrected" not in found["worst_accuracy"].caption
+    assert found[f"worst_{RMS}"].layout.header == ("Model", "Darkness", "All shifts")
+    assert found[f"worst_{RMS}"].body[0][1:] == ["0.110 [0.100, 0.130]", "0.220 [0.210, 0.240]"]
+    assert "10 equal-width bins, L2 norm" in found[f"worst_{RMS}"].below[0]
+    assert "bias-corrected" in found[f"worst_{RMS}"].below[0]
+    assert "bias-corrected" not in found["worst_accuracy"].below[0]
 
 
 def test_priors_stand_beside_clean_and_end_with_the_worst():
     found = tables(rows(EVERYTHING))["class_priors"]
-    cells = dict(zip(found.header, found.cells()[0], strict=True))
+    cells = dict(zip(found.layout.header, found.body[0], strict=True))
     assert list(cells) == [
         "Model",
         *(f"{at}: {m}" for at in ("Clean", "rare") for m in ("accuracy (%)", "NLL (nats)", "RMS")),
@@ -169,7 +176,7 @@ def test_priors_stand_beside_clean_and_end_with_the_worst():
         "bias-corrected",
         "n = 200 test images, 1,000 resamples; seed 0",
     ):
-        assert words in found.caption
+        assert words in found.below[0]
 
 
 def test_classes_have_a_row_each_with_their_images_and_a_dash_where_a_number_is_undefined():
@@ -180,8 +187,8 @@ def test_classes_have_a_row_each_with_their_images_and_a_dash_where_a_number_is_
         if "@" not in name or "auc" not in kind
     ]
     found = tables(rows([*PLAIN, *lines]))["classes"]
-    assert found.header[:3] == ("Class", "Sensitivity", "Specificity")
-    assert found.cells() == [
+    assert found.layout.header[:3] == ("Class", "Sensitivity", "Specificity")
+    assert found.body == [
         [f"{HOSTILE} (n = 200)", *[number] * 2, "–", *[number] * 5]
         if name == HOSTILE
         else [f"{name} (n = 200)", *[number] * 2, "–", *[number] * 2, "–", "–", number]
@@ -191,11 +198,11 @@ def test_classes_have_a_row_each_with_their_images_and_a_dash_where_a_number_is_
     assert "<" not in found.texts()["md"]
     two = [*rows([*PLAIN, *lines]), *rows([*PLAIN, *lines], model="b")]
     both = tables(two, titles={"a": "A", "b": "B"})["classes"]
-    assert [row.label for row in both.rows] == [
+    assert both.frame["title"].tolist() == [
         *(f"A: {name}" for name in (HOSTILE, "b@0.3")),
         *(f"B: {name}" for name in (HOSTILE, "b@0.3")),
     ]
-    assert "n = 200 test images" in found.caption
+    assert "n = 200 test images" in found.below[0]
 
 
 @pytest.mark.usefixtures("without_figures")
@@ -212,15 +219,15 @@ def test_classes_stand_on_the_page_with_one_formula_for_all(tmp_path):
 
 def test_other_data_shows_auroc_and_false_positives():
     found = tables(rows(EVERYTHING))["other_data"]
-    assert found.header == ("Model", "cats: AUROC", "cats: FPR at 95 % recall")
-    assert found.keys == ("model", "ood/cats detection_auroc", f"ood/cats {FPR}")
-    assert found.cells()[0][1:] == ["0.660 [0.650, 0.680]", "0.930 [0.920, 0.950]"]
-    assert "n = 1,500 images of both sets together, 1,000 resamples; seed 0" in found.caption
+    assert found.layout.header == ("Model", "cats: AUROC", "cats: FPR at 95 % recall")
+    assert keys_of(found) == ("model", "ood/cats detection_auroc", f"ood/cats {FPR}")
+    assert found.body[0][1:] == ["0.660 [0.650, 0.680]", "0.930 [0.920, 0.950]"]
+    assert "n = 1,500 images of both sets together, 1,000 resamples; seed 0" in found.below[0]
 
 
 def test_stability_shows_flips_a_shift_and_errors_a_family():
     found = tables(rows(EVERYTHING))["stability"]
-    cells = dict(zip(found.header[1:], found.cells()[0][1:], strict=True))
+    cells = dict(zip(found.layout.header[1:], found.body[0][1:], strict=True))
     assert cells == {
         "Darkness: flip rate": "0.120 [0.110, 0.140]",
         "Fog: flip rate": "0.180 [0.170, 0.200]",
@@ -228,43 +235,43 @@ def test_stability_shows_flips_a_shift_and_errors_a_family():
         "imagenet_c: mean corruption error": "0.430 [0.420, 0.450]",
         "imagenet_c: mCE": "0.760 [0.750, 0.780]",
     }
-    assert "not normalised" in found.caption
-    assert "AlexNet" in found.caption
-    assert "n = 200 test images, 1,000 resamples; seed 0" in found.caption
+    assert "not normalised" in found.below[0]
+    assert "AlexNet" in found.below[0]
+    assert "n = 200 test images, 1,000 resamples; seed 0" in found.below[0]
 
 
 def test_the_caption_explains_only_errors_that_are_shown():
-    flips = tables(rows([*PLAIN, *STABILITY[:3]]))["stability"].caption
+    flips = tables(rows([*PLAIN, *STABILITY[:3]]))["stability"].below[0]
     assert "corruption error" not in flips
     assert "AlexNet" not in flips
-    plain = tables(rows([*PLAIN, *STABILITY[:4]]))["stability"].caption
+    plain = tables(rows([*PLAIN, *STABILITY[:4]]))["stability"].below[0]
     assert "not normalised" in plain
     assert "AlexNet" not in plain
 
 
 def test_handing_over_shows_clean_and_means_and_a_dash_where_nothing_is_answered():
     found = tables(rows(EVERYTHING, add=0.0))["hand_over"]
-    assert found.header[:3] == ("Model", "Clean: coverage", "Clean: risk")
-    assert found.keys[1:4] == (f"clean {COVERAGE}", f"clean {RISK}", f"dark mean {COVERAGE}")
-    cells = dict(zip(found.header, found.cells()[0], strict=True))
+    assert found.layout.header[:3] == ("Model", "Clean: coverage", "Clean: risk")
+    assert keys_of(found)[1:4] == (f"clean {COVERAGE}", f"clean {RISK}", f"dark mean {COVERAGE}")
+    cells = dict(zip(found.layout.header, found.body[0], strict=True))
     assert cells["Clean: coverage"] == "0.880 [0.870, 0.900]"
     assert cells["Darkness: risk"] == "0.210 [0.200, 0.230]"
     two = rows(EVERYTHING) + rows([("imagenet_c/fog", "mean", RISK, 0.5)], model="b")
     both = tables(two, titles={"a": "A", "b": "B"})["hand_over"]
-    assert [row[both.header.index("Fog: risk")] for row in both.cells()] == [
+    assert [row[both.layout.header.index("Fog: risk")] for row in both.body] == [
         "–",
         "0.500 [0.490, 0.520]",
     ]
-    assert "fitted on clean validation images" in found.caption
-    assert "at most 5 %" in found.caption
+    assert "fitted on clean validation images" in found.below[0]
+    assert "at most 5 %" in found.below[0]
 
 
 def test_every_model_has_its_row():
     lines = [*rows(EVERYTHING), *rows([*PLAIN, *WORST], model="b", add=0.1)]
     found = tables(lines, titles={"a": "A", "b": HOSTILE})
-    assert [row[0] for row in found["worst_accuracy"].cells()] == ["A", HOSTILE]
-    assert found["worst_accuracy"].cells()[1][1] == "71.0 [70.0, 73.0]"
-    assert found["stability"].cells()[1] == [HOSTILE, *["–"] * 5]
+    assert [row[0] for row in found["worst_accuracy"].body] == ["A", HOSTILE]
+    assert found["worst_accuracy"].body[1][1] == "71.0 [70.0, 73.0]"
+    assert found["stability"].body[1] == [HOSTILE, *["–"] * 5]
 
 
 def several_seeds(of_mean):
@@ -277,30 +284,28 @@ def several_seeds(of_mean):
 
 def test_several_seeds_show_their_mean():
     found = tables(several_seeds(EVERYTHING))
-    assert found["worst_accuracy"].cells() == [
+    assert found["worst_accuracy"].body == [
         ["Model A", "62.0 [61.0, 64.0]", "53.0 [52.0, 55.0]", "52.0 [51.0, 54.0]"]
     ]
-    assert found["class_priors"].cells()[0][1] == "91.0 [90.0, 93.0]"
-    assert found["other_data"].cells() == [
-        ["Model A", "0.670 [0.660, 0.690]", "0.940 [0.930, 0.960]"]
-    ]
-    assert all("mean of 2 seeds" in table.caption for table in found.values())
-    assert "in each resample and for each seed" in found["worst_accuracy"].caption
+    assert found["class_priors"].body[0][1] == "91.0 [90.0, 93.0]"
+    assert found["other_data"].body == [["Model A", "0.670 [0.660, 0.690]", "0.940 [0.930, 0.960]"]]
+    assert all("mean of 2 seeds" in table.below[0] for table in found.values())
+    assert "in each resample and for each seed" in found["worst_accuracy"].below[0]
 
 
 def test_what_has_no_mean_over_seeds_shows_each_seed():
     found = tables(several_seeds([*PLAIN, *WORST, *STABILITY, *HAND_OVER]))
-    assert found["other_data"].cells() == [
+    assert found["other_data"].body == [
         ["Model A, seed 0", "0.660 [0.650, 0.680]", "0.930 [0.920, 0.950]"],
         ["Model A, seed 1", "0.680 [0.670, 0.700]", "0.950 [0.940, 0.970]"],
     ]
-    assert [row[1] for row in found["class_priors"].cells()] == [
+    assert [row[1] for row in found["class_priors"].body] == [
         "90.0 [89.0, 92.0]",
         "92.0 [91.0, 94.0]",
     ]
     for name in ("other_data", "class_priors"):
-        assert "1,000 resamples; each seed has its own row" in found[name].caption
-    assert found["stability"].cells()[0][0] == "Model A"
+        assert "1,000 resamples; each seed has its own row" in found[name].below[0]
+    assert found["stability"].body[0][0] == "Model A"
 
 
 def test_hostile_names_are_escaped_and_numbers_are_those_of_scores():
@@ -326,7 +331,7 @@ def test_tables_are_written_and_stand_on_the_page_once(tmp_path):
     page = (run.path / "report.html").read_text()
     for table in further_tables(contents(rows(EVERYTHING))):
         assert {f"tables/{table.name}.{suffix}" for suffix in ("md", "csv", "tex")} <= set(names)
-        assert page.count(table.cells()[0][-1]) >= 1
+        assert page.count(table.body[0][-1]) >= 1
     for heading in (
         "At the worst level",
         "Answers that change from level to level",

@@ -169,13 +169,14 @@ def test_a_table_has_every_score_and_names_the_one_that_is_better(run):
     table = found["other_data_scores"]
     # Confidence has columns of its own in the other table, and is the reference here.
     heads = [f"{head}: {of}" for head in ("AUROC", "FPR") for of in ("confidence", "k-NN distance")]
-    assert table.header == ("Model and data set", *heads)
-    assert table.keys == ("model", AUROC, f"{AUROC}/knn", FPR, f"{FPR}/knn")
-    assert [r.key for r in table.rows] == ["a"] * 6
-    assert table.rows[1].title == "Model <A>, moon (k-NN distance)"
-    assert table.cells()[1][1:3] == ["0.400 [0.380, 0.420]", "0.950 [0.930, 0.970]"]
-    assert "k = 5" in table.caption
-    assert "5,000" in table.caption
+    assert table.layout.header == ("Model and data set", *heads)
+    numbers = [name for name in table.frame if not name.endswith((" low", " high"))]
+    assert numbers == ["model", "title", AUROC, f"{AUROC}/knn", FPR, f"{FPR}/knn"]
+    assert table.models == ["a"] * 6
+    assert table.body[1][0] == "Model <A>, moon (k-NN distance)"
+    assert table.body[1][1:3] == ["0.400 [0.380, 0.420]", "0.950 [0.930, 0.970]"]
+    assert "k = 5" in table.below[0]
+    assert "5,000" in table.below[0]
 
 
 def test_a_run_of_before_has_no_table_of_scores(tmp_path):

@@ -31,10 +31,10 @@ from fairweather.report.charts import (
     COLORS,
     PAPER,
     Figure,
-    color_figure,
+    color_models,
     order_drawing,
     render_figure,
-    shape_figure,
+    shape_models,
 )
 from fairweather.report.contents import Contents, Sweep, read_contents
 from fairweather.report.joint_runs import read_runs
@@ -539,8 +539,8 @@ def test_a_score_that_is_absent_is_a_dash_in_every_format(run, tmp_path):
     copy.write("scores.csv", "".join(kept))
     every = every_table(read_contents(copy))
     [table] = [t for t in every if t.name == "accuracy_gaussian_blur"]
-    assert table.cells()[0][2] == "–"
-    assert table.cells()[1][2] != "–"
+    assert table.body[0][2] == "–"
+    assert table.body[1][2] != "–"
 
 
 def test_latex_has_a_column_for_each_number_and_escapes_names(run, names):
@@ -586,7 +586,7 @@ def test_a_figure_is_the_same_whatever_was_drawn_before_it():
     rows = pd.DataFrame({"x": [1, 2], "y": [0.1, 0.9]})
     squares = alt.Chart(rows).mark_rect().encode(x="x:O", color="y:Q")
     chart = alt.vconcat(squares, alt.Chart(rows).mark_line(clip=True).encode(x="x:Q", y="y:Q"))
-    first, again = (render_figure("both", chart, alt.Title("Both"), "").svg for _ in range(2))
+    first, again = (render_figure("both", chart, "Both", [], "").svg for _ in range(2))
     assert first == again
     named = re.findall(r'id="([^"]+)"', first)
     assert len(named) == len(set(named))
@@ -621,7 +621,7 @@ def test_accuracy_starts_at_zero(run, names):
 def test_42_models_differ_in_colour_or_shape():
     titles = [f"model {number}" for number in range(42)]
     colors, shapes = (
-        encode(titles).to_dict()["scale"]["range"] for encode in (color_figure, shape_figure)
+        encode(titles).to_dict()["scale"]["range"] for encode in (color_models, shape_models)
     )
     assert len(set(zip(colors, shapes, strict=True))) == 42
 

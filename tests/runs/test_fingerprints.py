@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fairweather.devices import Arithmetic
-from fairweather.models import opening as models
+from fairweather.models.building import ModelSpec
 from fairweather.runs import fingerprints as effects
 from fairweather.runs.fingerprints import (
     DEFAULTS,
@@ -27,6 +27,7 @@ from fairweather.steps.plan import (
     GivenPredictions,
     GroupStep,
     ImagesReference,
+    InterpolatedNetwork,
     PredictStep,
     PretrainStep,
     ReportStep,
@@ -44,7 +45,7 @@ from fairweather.types.options import GroupColumns
 from fairweather.variants.variant import VARIANTS, variant_class
 
 GOLDEN = Path(__file__).with_name("defaults.json")
-OTHERS = (models.ModelSpec, training.Recipe, Arithmetic, GroupColumns)
+OTHERS = (ModelSpec, training.Recipe, Arithmetic, GroupColumns)
 KINDS = {
     kind.__name__: kind
     for kind in (*vars(plan).values(), *OTHERS)
@@ -57,7 +58,7 @@ WHAT_TO_DO = (
 )
 IMAGES = ImagesReference(digest="images")
 STEP = {"id": "id", "task": "task", "leaves": ("file",)}
-SPEC = models.ModelSpec("timm:test_resnet", 3)
+SPEC = ModelSpec("timm:test_resnet", 3)
 RUN = {"precision": "fp32", "own_statistics": True, "weights": "none", "spec": SPEC, "seed": 0}
 NETWORK = TrainedNetwork(folder="models/basic/seed-0")
 FITTED = {
@@ -136,7 +137,7 @@ def changed(value):
     """Another value of the same kind."""
     others = {
         ImagesReference: ImagesReference(digest="other"),
-        models.ModelSpec: models.ModelSpec("timm:test_resnet", 4),
+        ModelSpec: ModelSpec("timm:test_resnet", 4),
         training.Recipe: training.Recipe(epochs=3),
         Pretraining: Pretraining("simclr", epochs=3),
         Arithmetic: Arithmetic("bf16"),
@@ -240,6 +241,8 @@ def test_a_planted_option_leaves_finished_work_as_it_is(monkeypatch):
 def test_what_is_read_from_files_is_not_told_twice():
     members = (NETWORK, TrainedNetwork(folder="models/basic/seed-1"))
     assert to_fact(EnsembleNetwork(members=members)) == "together"
+    mixed = (NETWORK, InterpolatedNetwork(folder="models/basic/seed-1", share=0.25))
+    assert to_fact(EnsembleNetwork(members=mixed)) == ["together", [1.0, 0.25]]
     assert to_fact(IMAGES) == "images"
     assert to_fact(GroupColumns("table.csv", "patient", ("site",))) == [
         "table.csv", "patient", ["site"], False,

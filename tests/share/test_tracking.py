@@ -36,7 +36,7 @@ from fairweather.share.tracker_rows import (
     read_tracked_run,
     score_metrics,
 )
-from fairweather.share.tracking import TRACKERS, Tracker, check_tracker, track
+from fairweather.share.tracking import check_tracker, track
 from fairweather.types.record import (
     COLUMNS,
     DataRecord,
@@ -399,11 +399,12 @@ def test_the_command_asks_first_and_sends_last(command, small_run, monkeypatch, 
         done.append("work")
         return Run(small_run.path)
 
-    def take(records, folder):
+    def take(tracked, folder):
         done.append("send")
-        return f"at {records.study.name} of {folder.name}"
+        return f"at {tracked.study.name} of {folder.path.name}"
 
-    monkeypatch.setitem(TRACKERS, "mlflow", Tracker(lambda: done.append("check"), take))
+    monkeypatch.setattr(to_mlflow, "check_tracker", lambda _: done.append("check"))
+    monkeypatch.setattr(to_mlflow, "send_run", take)
     monkeypatch.setattr(study, "run", work)
     monkeypatch.setattr(report, "build_report", work)
     monkeypatch.setattr(evaluation, "run_request", work)
@@ -668,6 +669,7 @@ def test_a_database_needs_the_whole_package(monkeypatch):
 
 
 def test_a_finished_run_stands_wherever_a_path_may(small_run, monkeypatch):
-    monkeypatch.setitem(TRACKERS, "mlflow", Tracker(lambda: None, lambda _, folder: str(folder)))
+    monkeypatch.setattr(to_mlflow, "check_tracker", lambda _: None)
+    monkeypatch.setattr(to_mlflow, "send_run", lambda _, folder: str(folder.path))
     for run in (Run(small_run.path), small_run, small_run.path, str(small_run.path)):
         assert track(run, "mlflow") == str(small_run.path)

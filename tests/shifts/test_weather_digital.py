@@ -12,7 +12,7 @@ from PIL import Image
 
 from fairweather.errors import InputError
 from fairweather.shifts.imagenet_c import digital, weather
-from fairweather.shifts.imagenet_c.corruptions import CONSTANTS, CORRUPTIONS
+from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS, published_constants
 from fairweather.shifts.table import make_shift
 from tests import golden, reference_corruptions
 from tests.golden.images import IMAGES
@@ -61,9 +61,9 @@ class Replayed:
 def corrupt(name, image, parameters, seed=0):
     """Corrupt one image, `[H, W, 3]`, with replayed random numbers."""
     batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-    function, _, is_random = CORRUPTIONS[name]
-    drawn = [iter([Replayed(seed, image.shape[:2])])] if is_random else []
-    return function(batch, *drawn, **parameters)[0].transpose(1, 2, 0)
+    row = CORRUPTIONS[name]
+    drawn = [iter([Replayed(seed, image.shape[:2])])] if row.random else []
+    return row.function(batch, *drawn, **parameters)[0].transpose(1, 2, 0)
 
 
 def assert_agrees(name, found, expected):
@@ -82,7 +82,7 @@ def skip_without_photographs(name):
 @pytest.mark.parametrize("name", [*FIXED, *RANDOM])
 def test_is_the_benchmarks_at_224(name, severity):
     skip_without_photographs(name)
-    parameters = CONSTANTS[name].at(severity, 224)
+    parameters = published_constants(name, severity, 224)
     for image in IMAGES if name in FIXED else ["scene"]:
         found = corrupt(name, IMAGES[image](224, 224), parameters, severity)
         assert_agrees(name, windows(found), golden.exact(name, severity, image)[0])
@@ -93,7 +93,7 @@ def test_is_the_benchmarks_at_32(name):
     skip_without_photographs(name)
     image = IMAGES["scene"](32, 32)
     for severity, expected in enumerate(golden.archive("cifar10_c_exact")[name], start=1):
-        found = corrupt(name, image, CONSTANTS[name].at(severity, 32), severity)
+        found = corrupt(name, image, published_constants(name, severity, 32), severity)
         assert_agrees(name, found, expected)
 
 
@@ -113,7 +113,7 @@ def test_is_the_slow_version_at_other_sizes(name, shape):
         expected = reference_corruptions.corrupt(
             name, image, published, np.random.RandomState(severity), photos
         )
-        found = corrupt(name, image, CONSTANTS[name].at(severity, side), severity)
+        found = corrupt(name, image, published_constants(name, severity, side), severity)
         assert_agrees(name, found, expected)
 
 
@@ -123,7 +123,7 @@ def test_flat_images_stay_in_range(name, value):
     """No value may overflow: adding makes no image darker, and black stays without noise."""
     skip_without_photographs(name)
     image = np.full((16, 16, 3), value, np.uint8)
-    found = corrupt(name, image, CONSTANTS[name].at(5, 16))
+    found = corrupt(name, image, published_constants(name, 5, 16))
     if name in ("contrast", "pixelate", "elastic_transform") or (name == "fog" and value == 0):
         assert (found == value).all()
     if name == "brightness":
@@ -220,7 +220,7 @@ def test_frost_without_the_photographs_says_what_to_install(monkeypatch):
         cached.cache_clear()
     image = np.zeros((16, 16, 3), np.uint8)
     with pytest.raises(InputError, match="pip install --no-deps imagecorruptions"):
-        corrupt("frost", image, CONSTANTS["frost"].at(1, 16))
+        corrupt("frost", image, published_constants("frost", 1, 16))
 
 
 def test_plasma_spans_zero_to_one_whatever_is_beside_it():

@@ -16,6 +16,9 @@ from fairweather.errors import InputError
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics import METRICS, Accepts, Metric
+from fairweather.metrics.areas import area_interval, auc_column
+from fairweather.metrics.classification import class_areas
+from fairweather.requests.study.run import try_study
 from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import TASKS, Strata, Task, Unit
 from fairweather.types.kinds import TaskKind
@@ -95,8 +98,8 @@ TOY = Task(
     check=check_labels,
     strata=lambda labels, classes: Strata((labels == 1).any(1).astype(np.int64), ("none", "some")),
     kinds=(OF_IMAGE, OF_FINDING),
-    together=lambda logits: np.mean(list(logits), axis=0),
-    decided="finding_accuracy",
+    combine=lambda logits: np.mean(list(logits), axis=0),
+    decision_metric="finding_accuracy",
     units=units,
 )
 
@@ -307,6 +310,67 @@ def test_the_page_has_a_table_of_each_finding(run):
     assert written["title"].tolist() == [*titles, "net, worst finding"]
 
 
+def own_auc(sample):
+    p = sample.predictions
+    scores = np.stack([-p.probability, p.probability], axis=1)
+    return class_areas(scores, p.labels, sample.weights)[:, -1]
+
+
+FINDING_AUC = Metric(
+    "finding_auc",
+    "AUC of a finding",
+    "probability that an image with the finding has a higher probability of it than one without",
+    own_auc,
+    higher_is_better=True,
+    interval="area",
+    fewest=5,
+    accepts=Accepts(OF_FINDING),
+    column=lambda cell: auc_column(
+        cell.predictions.probability, cell.predictions.labels == 1, cell.clusters
+    ),
+)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_mean_area_of_findings_has_the_variance_of_all_images(
+    dataset, tmp_path, monkeypatch, known
+):
+    monkeypatch.setitem(METRICS, FINDING_AUC.name, FINDING_AUC)
+    n = len(dataset.test)
+    patients = np.arange(n) // 2
+    names = np.array([f"{number:03}" for number in patients[::-1]], dtype=object)
+    groups = Groups(cluster="patient", clusters=names) if known else None
+    data = replace(dataset, test=replace(dataset.test, groups=groups))
+    run = evaluated(data, tmp_path / "run", {"net": Halves(3.0)})
+    scores = pd.read_csv(run.path / "scores.csv")
+    clean = scores[(scores["shift"] == "clean") & (scores["metric"] == "finding_auc")]
+    clean = clean.set_index("unit")
+    labels = dataset.test.labels.numpy()
+    units = n // 2 if known else n
+    column, pairs = np.zeros(units), []
+    probability = scipy.special.expit(Halves(3.0)(dataset.test.images / 255).detach().numpy())
+    for place, name in enumerate(NAMES):
+        there = labels[:, place] >= 0
+        truth = labels[there, place] == 1
+        of = patients[there] if known else np.flatnonzero(there)
+        added = auc_column(probability[there, place], truth, of if known else None)
+        column += np.bincount(of, added, units) / 2
+        sides = [len(np.unique(of[side])) for side in (truth, ~truth)]
+        pairs.append(min(*sides, len(np.unique(of)) // 2) if known else min(sides))
+        if known:
+            assert clean.loc[f"finding={name}", "clusters"] == len(np.unique(of)) < units
+    mean = clean.loc["mean finding"]
+    assert mean["value"] == pytest.approx(
+        clean.loc[[f"finding={k}" for k in NAMES], "value"].mean()
+    )
+    ends = area_interval(mean["value"], column * np.sqrt(units), min(pairs))
+    assert (mean["low"], mean["high"]) == pytest.approx(ends, rel=1e-5)
+    assert mean["n"] == n
+    if known:
+        assert mean["clusters"] == units
+        assert np.isnan(clean.loc["worst finding", "clusters"])
+
+
 def test_seeds_are_averaged_for_each_finding(dataset, tmp_path):
     models = {"net-seed0": Halves(20.0), "net-seed1": Halves(12.0)}
     run = evaluated(dataset, tmp_path / "run", models)
@@ -348,6 +412,12 @@ def test_labels_and_options_that_the_task_does_not_know_are_refused(dataset, tmp
             evaluated(dataset, tmp_path / "run", Halves(20.0), **asked)
 
 
+def test_a_study_is_refused_by_the_loss_that_it_would_train_with(dataset):
+    sets = replace(dataset, train=dataset.val)
+    with pytest.raises(InputError, match="cross-entropy of a training does not accept the task of"):
+        try_study(None, None, sets, {}, offline=True)
+
+
 def as_study(run):
     """The run as one that trains would have been written: a joined run has such runs alone."""
     folder = RunFolder(run.path)
@@ -387,7 +457,7 @@ def test_a_task_may_have_no_units(dataset, tmp_path, monkeypatch):
         accepts=Accepts(OF_IMAGE),
     )
     monkeypatch.setitem(METRICS, row.name, row)
-    whole = replace(TOY, kinds=(OF_IMAGE,), units=lambda _: (), decided=row.name)
+    whole = replace(TOY, kinds=(OF_IMAGE,), units=lambda _: (), decision_metric=row.name)
     monkeypatch.setitem(TASKS, TOY.name, whole)
     run = evaluated(dataset, tmp_path / "run", Halves(20.0))
     assert set(run.scores["metric"]) == {"all_right"}

@@ -48,7 +48,7 @@ def test_cut_mix_pastes_pixel_by_pixel(size):
     labels = torch.arange(40) % 7
     found = cut_mix(images, labels, 7, 1.0, np.random.default_rng(4))
     expected = slow_cut_mix(images, labels, 7, 1.0, np.random.default_rng(4))
-    assert torch.equal(found.images, expected[0])
+    assert torch.equal(found.views[0], expected[0])
     assert torch.allclose(found.targets, expected[1], atol=1e-6)
     assert torch.allclose(found.targets.sum(1), torch.ones(40))
 
@@ -57,14 +57,14 @@ def test_labels_are_the_share_of_pixels_of_each_image():
     n, side = 300, 24
     labels = torch.arange(n)
     images = labels.float().reshape(n, 1, 1, 1).expand(n, 3, side, side)
-    mixed, targets = cut_mix(images, labels, n, 0.7, np.random.default_rng(0))
+    (mixed,), targets = cut_mix(images, labels, n, 0.7, np.random.default_rng(0))
     shares = torch.stack([torch.bincount(row.flatten().long(), minlength=n) for row in mixed[:, 0]])
     assert torch.allclose(targets, shares / side**2, atol=1e-6)
 
 
 def test_boxes_have_the_area_that_was_drawn_before_they_are_cut_off():
     kept = np.random.default_rng(0).beta(1.0, 1.0, 30_000)
-    boxes = draw_pasted_boxes(kept, 1000, 400, np.random.default_rng(1))
+    boxes = draw_pasted_boxes(kept, (1000, 400), np.random.default_rng(1))
     share = box_areas(boxes) / 400_000
     whole = (boxes.top > 0) & (boxes.left > 0) & (boxes.bottom < 1000) & (boxes.right < 400)
     # Each side is cut down to an even number of pixels, and so loses less than two of them.
@@ -72,8 +72,8 @@ def test_boxes_have_the_area_that_was_drawn_before_they_are_cut_off():
     assert (share <= 1 - kept + 1e-9).all()
     centre = (boxes.top + boxes.bottom)[whole & (kept > 0.99)] / 2
     assert mean_p(centre, 500) > FALSE_ALARM
-    assert draw_pasted_boxes(np.ones(3), 8, 8, np.random.default_rng(0)).top.shape == (3,)
-    assert box_areas(draw_pasted_boxes(np.ones(3), 8, 8, np.random.default_rng(0))).sum() == 0
+    assert draw_pasted_boxes(np.ones(3), (8, 8), np.random.default_rng(0)).top.shape == (3,)
+    assert box_areas(draw_pasted_boxes(np.ones(3), (8, 8), np.random.default_rng(0))).sum() == 0
 
 
 def test_a_box_has_the_pixels_between_its_ends():
@@ -126,7 +126,12 @@ def test_boxes_to_erase_have_the_area_and_aspect_that_were_drawn():
 
 
 def test_boxes_to_erase_lie_anywhere():
-    boxes = draw_erased_boxes(20_000, 10, 12, (0.1, 0.1), (1.0, 1.0), np.random.default_rng(0))
+    boxes = draw_erased_boxes(
+        20_000,
+        (10, 12),
+        RandomErasing(area=(0.1, 0.1), aspect=(1.0, 1.0)),
+        np.random.default_rng(0),
+    )
     assert set(boxes.bottom - boxes.top) == {3}
     assert set(boxes.right - boxes.left) == {3}
     assert counts_p(np.bincount(boxes.top, minlength=8)) > FALSE_ALARM
@@ -172,7 +177,7 @@ def test_what_is_random_repeats_with_its_seed_and_touches_no_other_state(dtype):
     images = torch.rand(20, 3, 12, 12, dtype=dtype)
     labels = torch.arange(20)
     changes = {
-        "cut_mix": lambda rng: cut_mix(images, labels, 20, 1.0, rng).images,
+        "cut_mix": lambda rng: cut_mix(images, labels, 20, 1.0, rng).views[0],
         "erase": lambda rng: random_erase(images, rng, RandomErasing(probability=1.0)),
         "noise": lambda rng: add_gaussian_noise(
             images, rng, GaussianNoise(std=0.2, probability=1.0)
@@ -191,7 +196,7 @@ def test_memory_stays_channels_last():
     images = torch.rand(6, 3, 8, 8).contiguous(memory_format=torch.channels_last)
     rng = np.random.default_rng(0)
     for changed in (
-        cut_mix(images, torch.arange(6), 6, 1.0, rng).images,
+        cut_mix(images, torch.arange(6), 6, 1.0, rng).views[0],
         random_erase(images, rng, RandomErasing(probability=1.0)),
         add_gaussian_noise(images, rng, GaussianNoise(std=0.2, probability=1.0)),
     ):
@@ -203,7 +208,7 @@ def test_cut_mix_stays_on_the_device_of_its_images():
     rng = np.random.default_rng(0)
     images, labels = torch.zeros(6, 3, 8, 8, device="meta"), torch.zeros(6, device="meta").long()
     mixed = cut_mix(images, labels, 6, 1.0, rng)
-    assert mixed.images.device == mixed.targets.device == images.device
+    assert mixed.views[0].device == mixed.targets.device == images.device
 
 
 def test_probability_zero_changes_nothing():

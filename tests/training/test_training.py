@@ -114,7 +114,7 @@ def test_mixup_mixes_images_and_labels_with_the_same_weights():
     labels = torch.arange(n)
     one_hot_images = torch.zeros(n, 3, 16, 32)
     one_hot_images.reshape(n, 3, -1)[torch.arange(n), :, labels] = 1
-    images, targets = mix_up(one_hot_images, labels, n, 0.3, np.random.default_rng(0))
+    (images,), targets = mix_up(one_hot_images, labels, n, 0.3, np.random.default_rng(0))
     assert torch.allclose(images[:, 0].flatten(1), targets, atol=1e-6)
     assert torch.allclose(targets.sum(1), torch.ones(n))
     own = targets[torch.arange(n), labels]

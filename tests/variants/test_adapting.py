@@ -22,6 +22,7 @@ import fairweather as fw
 from fairweather.errors import InputError, unknown_name
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import read_json
+from fairweather.shifts.table import make_shift
 from fairweather.steps import predictions as predicting
 from fairweather.types.measurement import Images
 from fairweather.types.record import base_model, fitted_file, predictions_file
@@ -35,7 +36,7 @@ from tests.same_bytes import same
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-WHERE = "tests.test_adapting:EntropyMinimisation"
+WHERE = "tests.variants.test_adapting:EntropyMinimisation"
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def test_each_cell_begins_anew_and_each_batch_follows_the_one_before(run, shift,
     images = fw.load_data(f"folder:{colour_folder}", size=8).test
     pixels = images.images
     if shift != "clean":
-        pixels = fw.shifts.make_shift("brightness_factor", factor=0.6)(pixels, images.keys)
+        pixels = make_shift("brightness_factor", factor=0.6)(pixels, images.keys)
     network = copy.deepcopy(network).eval()
     norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
     for norm in norms:

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
-import altair as alt
 import pytest
 import torch
 
@@ -186,7 +185,7 @@ def test_a_limit_that_keeps_charts_from_being_drawn_is_told_first(tmp_path, monk
     assert len(told) == 1
     assert "need 72 GiB of address space, and ulimit -v allows 24" in told[0]
     with pytest.raises(InputError, match="figures cannot be drawn"):
-        render_figure("x", {}, alt.Title("x"), "x")
+        render_figure("x", {}, "x", [], "x")
 
 
 def test_a_job_that_is_killed_is_named_and_the_run_goes_on_later(

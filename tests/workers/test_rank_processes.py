@@ -85,7 +85,7 @@ def trained(recipe, members):
         head=head,
         train_shifts=shifts,
         attack=attack,
-        group=members,
+        ranks=members,
     )
     *_, last = epochs
     measured = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
@@ -98,7 +98,7 @@ def pretrained(method, members):
     rates = {"optimizer": "sgd", "learning_rate": 0.1, "bias_learning_rate": 0.1}
     recipe = Pretraining(method, epochs=2, batch_size=8, weight_decay=0, **widths, **rates)
     probe = NeighbourProbe(images(23, 1), images(20, 2))
-    epochs = pretrain(model[:-1], images(24, 1), recipe, features=8, probe=probe, group=members)
+    epochs = pretrain(model[:-1], images(24, 1), recipe, features=8, probe=probe, ranks=members)
     *_, last = epochs
     measured = ("train_loss", "embedding_std", "knn_accuracy")
     return [[row[key] for key in measured] for row in last.history], last.state["encoder"]
@@ -138,7 +138,7 @@ def explode(members):
     marked.images[0, :, 0, 0] = 255
     attack = make_training_attack("pgd", epsilon=1 / 255, steps=1)
     recipe = replace(PLAIN, adversarial=Adversarial(epsilon=1 / 255, steps=1))
-    list(fit(Explodes(), marked, marked, recipe, attack=attack, group=members))
+    list(fit(Explodes(), marked, marked, recipe, attack=attack, ranks=members))
 
 
 def work(rank, ports, folder):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 
 import torch
 
@@ -66,11 +65,6 @@ def signs(numbers: torch.Tensor) -> torch.Tensor:
 def whole(numbers: torch.Tensor, below: int) -> torch.Tensor:
     """Turn uniform numbers into whole numbers in `[0, below)`, int64."""
     return (numbers * below).long()
-
-
-def shaped(numbers: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """View `[B, n]` as `[B, *shape]`."""
-    return numbers.reshape(len(numbers), *shape)
 
 
 def _draw_bits(states: torch.Tensor, count: int, first: int) -> torch.Tensor:

@@ -5,59 +5,45 @@ Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
 attacks", 2020, algorithm 1. FAB steps to the decision boundary of the linearised model and stays
 near the image: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive
 boundary attack", 2020, algorithm 1, towards one class at a time as in AutoAttack.
-
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from fairweather.attacks import draws
 from fairweather.attacks.problem import (
-    AttackPlan,
-    AttackRun,
-    Budget,
-    Count,
+    AttackSettings,
     Loss,
     Problem,
     Slope,
-    StepSize,
-    compute_slope,
     cross_entropy,
-    draw_on_sphere,
     logit_lead,
-    predict_classes,
-    project_into_ball,
     project_on_hyperplane,
 )
-
-# ---------------------------------------------------------------- attacks that follow the gradient
 
 # Madry et al. ("MNIST adversarial examples challenge", 2017): with 2.5 * epsilon / steps, the point
 # can cross the ball from any start and still move along its border.
 STEP_RATIO = 2.5
 
 
-def fgsm(epsilon: Budget, norm: str = "linf") -> AttackPlan:
-    """Plan the fast gradient method: one step of length epsilon along the steepest direction.
+def fgsm(problem: Problem, *unused: object) -> torch.Tensor:
+    """Fast gradient method: one step of length epsilon along the steepest direction.
 
     In the maximum norm that is epsilon times the sign of the gradient (Goodfellow et al., 2015),
     then clipped to [0, 1].
     """
-    return AttackPlan(epsilon, norm, lambda classes: [AttackRun("fgsm", "", _step_once)])
+    direction = problem.norm.steepest(
+        problem.slope(problem.images, cross_entropy, problem.labels).gradient
+    )
+    return problem.project(problem.images + problem.epsilon * direction)
 
 
-def pgd(
-    epsilon: Budget,
-    norm: str = "linf",
-    steps: Count = 10,
-    step_size: StepSize | None = None,
-    restarts: Count = 1,
-) -> AttackPlan:
-    """Plan projected gradient descent from random starts (Madry et al., 2018).
+def pgd(problem: Problem, settings: AttackSettings, *unused: object) -> torch.Tensor:
+    """Projected gradient descent from random starts (Madry et al., 2018).
 
     * The start is uniform in the ball, then clipped to [0, 1].
     * Each step has the length `step_size`, by default `2.5 * epsilon / steps`, along the sign of
@@ -66,29 +52,15 @@ def pgd(
       those that the model gets wrong; if there are none, among all points.
     * A restart attacks only the images that are still right.
     """
-    length = STEP_RATIO * epsilon / steps if step_size is None else step_size
-
-    def climb(problem: Problem) -> torch.Tensor:
-        return _ascend(problem, steps, length)
-
-    runs = [AttackRun("pgd", f"restart={restart}", climb) for restart in range(restarts)]
-    return AttackPlan(epsilon, norm, lambda classes: runs)
-
-
-def _step_once(problem: Problem) -> torch.Tensor:
-    direction = problem.norm.steepest(_cross_entropy_slope(problem, problem.images).gradient)
-    moved = problem.images + problem.epsilon * direction
-    return project_into_ball(problem.images, moved, problem.epsilon, problem.norm)
-
-
-def _ascend(problem: Problem, steps: int, length: float) -> torch.Tensor:
+    length = settings.step_size
+    if length is None:
+        length = STEP_RATIO * problem.epsilon / settings.steps
     point = _start_in_ball(problem)
-    best, best_at = point, _cross_entropy_slope(problem, point)
-    here = best_at
-    for _ in range(steps):
-        moved = point + length * problem.norm.steepest(here.gradient)
-        point = project_into_ball(problem.images, moved, problem.epsilon, problem.norm)
-        here = _cross_entropy_slope(problem, point)
+    best = point
+    here = best_at = problem.slope(point, cross_entropy, problem.labels)
+    for _ in range(settings.steps):
+        point = problem.project(point + length * problem.norm.steepest(here.gradient))
+        here = problem.slope(point, cross_entropy, problem.labels)
         better = torch.where(here.wrong == best_at.wrong, here.value > best_at.value, here.wrong)
         best = torch.where(better[:, None, None, None], point, best)
         best_at = Slope(
@@ -101,18 +73,13 @@ def _ascend(problem: Problem, steps: int, length: float) -> torch.Tensor:
 
 def _start_in_ball(problem: Problem) -> torch.Tensor:
     states, count = problem.sequences(), problem.images[0].numel()
-    direction = draw_on_sphere(states, problem.images, problem.norm)
+    direction = problem.draw_direction()
     # In n dimensions, the ball of radius r has the share r**n of the volume of the unit ball.
     radius = draws.uniform(states, 1, first=count)[:, :, None, None] ** (1 / count)
-    start = problem.images + problem.epsilon * radius * direction
-    return project_into_ball(problem.images, start, problem.epsilon, problem.norm)
+    return problem.project(problem.images + problem.epsilon * radius * direction)
 
 
-def _cross_entropy_slope(problem: Problem, points: torch.Tensor) -> Slope:
-    return compute_slope(problem.model, points, cross_entropy, problem.labels, problem.labels)
-
-
-# ---------------------------------------------------------------- auto-PGD: gradient ascent with mo
+# --- Auto-PGD
 
 MOMENTUM = 0.75  # α: the weight of the new step; the previous step has the rest
 LEAST_RISES = 0.75  # ρ: the share of steps between two checkpoints that must raise the loss
@@ -120,12 +87,11 @@ FIRST_STEP = 2.0  # times epsilon
 
 
 @dataclass(frozen=True)
-class _ClimbState:
-    """The state of each image that is still right; every attribute has one row per image."""
+class _Ascent:
+    """The images that are still right; every attribute but the problem has one row per image."""
 
+    problem: Problem
     place: torch.Tensor
-    images: torch.Tensor
-    labels: torch.Tensor
     targets: torch.Tensor
     point: torch.Tensor
     before: torch.Tensor
@@ -139,37 +105,36 @@ class _ClimbState:
     checked_value: torch.Tensor
     halved: torch.Tensor
 
-    def take(self, keep: torch.Tensor) -> _ClimbState:
-        rows = {column.name: getattr(self, column.name)[keep] for column in fields(self)}
-        return _ClimbState(**rows)
+    def take(self, keep: torch.Tensor) -> _Ascent:
+        columns = {name: column[keep] for name, column in vars(self).items() if name != "problem"}
+        return _Ascent(self.problem.take(keep), **columns)
 
 
-def climb(problem: Problem, loss: Loss, targets: torch.Tensor, steps: int) -> torch.Tensor:
+def auto_pgd(
+    loss: Loss, problem: Problem, settings: AttackSettings, targets: torch.Tensor, *unused: object
+) -> torch.Tensor:
     """Return, for each image, the first point that the model gets wrong, else that of highest loss.
 
     The start is uniform on the sphere. An image is not attacked further once it is broken.
     """
-    start = problem.images + problem.epsilon * draw_on_sphere(
-        problem.sequences(), problem.images, problem.norm
-    )
-    state, wrong = _start_climb(problem, start.clamp(0, 1), loss, targets)
-    found = state.point
+    direction = problem.draw_direction()
+    result = (problem.images + problem.epsilon * direction).clamp(0, 1)
+    state, wrong = _start_ascent(problem, result, loss, targets)
     state = state.take(~wrong)
-    lengths = _checkpoint_periods(steps)
-    left = period = next(lengths)
-    for number in range(steps):
+    periods = _checkpoint_periods(settings.steps)
+    left = period = next(periods)
+    for number in range(settings.steps):
         if len(state.place) == 0:
             break
-        state = _move(problem, state, 1.0 if number == 0 else MOMENTUM)
-        state, wrong = _update_best(problem, state, loss)
+        state, wrong = _step_up(state, loss, 1.0 if number == 0 else MOMENTUM)
         if bool(wrong.any()):
-            found = found.index_copy(0, state.place[wrong], state.point[wrong])
+            result = result.index_copy(0, state.place[wrong], state.point[wrong])
             state = state.take(~wrong)
         left -= 1
         if left == 0:
             state = _adapt_steps(state, period)
-            left = period = next(lengths)
-    return found.index_copy(0, state.place, state.best)
+            left = period = next(periods)
+    return result.index_copy(0, state.place, state.best)
 
 
 def _checkpoint_periods(steps: int) -> Iterator[int]:
@@ -181,60 +146,52 @@ def _checkpoint_periods(steps: int) -> Iterator[int]:
         period = max(period - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
 
 
-def _start_climb(
+def _start_ascent(
     problem: Problem, point: torch.Tensor, loss: Loss, targets: torch.Tensor
-) -> tuple[_ClimbState, torch.Tensor]:
-    here = compute_slope(problem.model, point, loss, problem.labels, targets)
-    count = len(point)
-    state = _ClimbState(
-        place=torch.arange(count, device=point.device),
-        images=problem.images,
-        labels=problem.labels,
+) -> tuple[_Ascent, torch.Tensor]:
+    wrong, value, gradient = problem.slope(point, loss, targets)
+    state = _Ascent(
+        problem,
+        place=torch.arange(len(point), device=point.device),
         targets=targets,
         point=point,
         before=point,
-        value=here.value,
-        gradient=here.gradient,
+        value=value,
+        gradient=gradient,
         best=point,
-        best_value=here.value,
-        best_gradient=here.gradient,
-        step=point.new_full((count, 1, 1, 1), FIRST_STEP * problem.epsilon),
-        rises=here.value.new_zeros(count),
-        checked_value=here.value,
-        halved=torch.ones_like(here.wrong),
+        best_value=value,
+        best_gradient=gradient,
+        step=point.new_full((len(point), 1, 1, 1), FIRST_STEP * problem.epsilon),
+        rises=torch.zeros_like(value),
+        checked_value=value,
+        halved=torch.ones_like(wrong),
     )
-    return state, here.wrong
+    return state, wrong
 
 
-def _move(problem: Problem, state: _ClimbState, momentum: float) -> _ClimbState:
-    def project(point: torch.Tensor) -> torch.Tensor:
-        return project_into_ball(state.images, point, problem.epsilon, problem.norm)
-
-    ahead = project(state.point + state.step * problem.norm.steepest(state.gradient))
-    drift = (1 - momentum) * (state.point - state.before)
-    point = project(state.point + momentum * (ahead - state.point) + drift)
-    return replace(state, point=point, before=state.point)
-
-
-def _update_best(
-    problem: Problem, state: _ClimbState, loss: Loss
-) -> tuple[_ClimbState, torch.Tensor]:
-    here = compute_slope(problem.model, state.point, loss, state.labels, state.targets)
-    better = here.value > state.best_value
+def _step_up(state: _Ascent, loss: Loss, momentum: float) -> tuple[_Ascent, torch.Tensor]:
+    problem, last = state.problem, state.point
+    ahead = problem.project(last + state.step * problem.norm.steepest(state.gradient))
+    drift = (1 - momentum) * (last - state.before)
+    point = problem.project(last + momentum * (ahead - last) + drift)
+    slope = problem.slope(point, loss, state.targets)
+    better = slope.value > state.best_value
     wide = better[:, None, None, None]
-    seen = replace(
+    moved = replace(
         state,
-        value=here.value,
-        gradient=here.gradient,
-        best=torch.where(wide, state.point, state.best),
-        best_value=torch.where(better, here.value, state.best_value),
-        best_gradient=torch.where(wide, here.gradient, state.best_gradient),
-        rises=state.rises + (here.value > state.value),
+        point=point,
+        before=last,
+        value=slope.value,
+        gradient=slope.gradient,
+        best=torch.where(wide, point, state.best),
+        best_value=torch.where(better, slope.value, state.best_value),
+        best_gradient=torch.where(wide, slope.gradient, state.best_gradient),
+        rises=state.rises + (slope.value > state.value),
     )
-    return seen, here.wrong
+    return moved, slope.wrong
 
 
-def _adapt_steps(state: _ClimbState, period: int) -> _ClimbState:
+def _adapt_steps(state: _Ascent, period: int) -> _Ascent:
     """Halve the step of images whose loss rises too rarely, and go back to their best point."""
     # The paper writes <; the authors' code, which published numbers come from, has <=.
     stalled = state.rises <= LEAST_RISES * period
@@ -252,7 +209,7 @@ def _adapt_steps(state: _ClimbState, period: int) -> _ClimbState:
     )
 
 
-# ---------------------------------------------------------------- targeted FAB: step to the decisio
+# --- FAB
 
 LARGEST_BIAS = 0.1  # α_max: the largest weight of the step from the image itself
 OVERSHOOT = 1.05  # η
@@ -261,27 +218,28 @@ START_SHARE = 0.5  # a random start has a perturbation of half of epsilon
 _SHORTEST_LENGTH = 1e-8  # the smallest length, as in the authors' code, to avoid division by zero
 
 
-def walk(problem: Problem, targets: torch.Tensor, steps: int, restart: int) -> torch.Tensor:
+def fab(
+    problem: Problem, settings: AttackSettings, targets: torch.Tensor, restart: int
+) -> torch.Tensor:
     """Return, for each image, the first point in the budget that the model gets wrong, else itself.
 
     The search starts at the image; after a restart, at half of epsilon in a random direction. The
     published attack continues to the smallest perturbation. Here it only matters whether one within
     epsilon exists, so the search stops at the first.
     """
-    found = problem.images
-    place = torch.arange(len(found), device=found.device)
-    point = problem.images
+    result = point = problem.images
+    place = torch.arange(len(result), device=result.device)
     if restart:
-        direction = draw_on_sphere(problem.sequences(), point, problem.norm)
+        direction = problem.draw_direction()
         point = (point + START_SHARE * problem.epsilon * direction).clamp(0, 1)
-    for _ in range(steps):
+    for _ in range(settings.steps):
         point = _step_to_boundary(problem, point, targets)
-        wrong = predict_classes(problem.model, point) != problem.labels
+        wrong = problem.is_wrong(point)
         change = point - problem.images
         done = wrong & (problem.norm.length(change).flatten() <= problem.epsilon)
         nearer = problem.images + BACKWARD_SHARE * change
         if bool(done.any()):
-            found = found.index_copy(0, place[done], point[done])
+            result = result.index_copy(0, place[done], point[done])
         point = torch.where(wrong[:, None, None, None], nearer, point)
         if bool(done.any()):
             keep = ~done
@@ -289,16 +247,16 @@ def walk(problem: Problem, targets: torch.Tensor, steps: int, restart: int) -> t
             place = place[keep]
         if len(place) == 0:
             break
-    return found
+    return result
 
 
 def _step_to_boundary(problem: Problem, point: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    here = compute_slope(problem.model, point, logit_lead, problem.labels, targets)
+    here = problem.slope(point, logit_lead, targets)
     offset = (here.gradient * point).flatten(1).sum(1) - here.value
     onward = project_on_hyperplane(point, here.gradient, offset, problem.norm)
     direct = project_on_hyperplane(problem.images, here.gradient, offset, problem.norm)
     length = problem.norm.length(onward).clamp_min(_SHORTEST_LENGTH)
-    other = problem.norm.length(direct).clamp_min(_SHORTEST_LENGTH)
-    share = (length / (length + other)).clamp_max(LARGEST_BIAS)
+    direct_length = problem.norm.length(direct).clamp_min(_SHORTEST_LENGTH)
+    share = (length / (length + direct_length)).clamp_max(LARGEST_BIAS)
     ahead = (point + OVERSHOOT * onward) * (1 - share)
     return (ahead + (problem.images + OVERSHOOT * direct) * share).clamp(0, 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from fairweather.attacks.problem import AttackPlan, AttackRun, Norm, Problem, compute_logits
+from fairweather.attacks.problem import AttackPlan, AttackRun, Problem, compute_logits
 from fairweather.devices import in_evaluation_mode, repeatable_kernels
 from fairweather.errors import InputError, NotFiniteError
 from fairweather.types.measurement import Attacked, Tell
@@ -36,9 +36,9 @@ def attack_right_images(
     for number, part in enumerate(runs):
         if len(right) == 0:
             break
-        found, wrong = _find_points(name, part, problem.take(right))
-        taken = wrong | (number == 0)
-        points[right[taken]] = found[taken]
+        found_points, wrong = _find_points(name, part, problem.take(right))
+        chosen = wrong | (number == 0)
+        points[right[chosen]] = found_points[chosen]
         broken[part.name][right[wrong]] = True
         right = right[~wrong]
         if tell is not None:
@@ -97,16 +97,16 @@ def _find_points(name: str, part: AttackRun, problem: Problem) -> tuple[torch.Te
     """The points that a run finds, checked, and whether the model gets them wrong."""
     task = problem.named(part.purpose)
     points = part.attack(task)
-    _check_outputs(f"{name} ({part.name})", task.images, points, task.epsilon, task.norm)
-    return points, compute_logits(task.model, points).argmax(1) != task.labels
+    _check_outputs(f"{name} ({part.name})", task, points)
+    return points, task.is_wrong(points)
 
 
 def _check_inputs(
     name: str, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor
 ) -> None:
     if images.dtype != torch.float32 or images.ndim != 4 or images.shape[1] != 3:
-        found = f"{images.dtype} {list(images.shape)}"
-        raise InputError(f"{name} needs float32 images [B, 3, H, W] in [0, 1], found {found}")
+        shape = f"{images.dtype} {list(images.shape)}"
+        raise InputError(f"{name} needs float32 images [B, 3, H, W] in [0, 1], found {shape}")
     if len(images) == 0:
         raise InputError(f"{name} needs at least one image, found none")
     low, high = (float(bound) for bound in images.aminmax())
@@ -117,9 +117,9 @@ def _check_inputs(
         )
     for column, values in (("label", labels), ("key", keys)):
         if values.dtype != torch.int64 or values.shape != images.shape[:1]:
-            found = f"{values.dtype} {list(values.shape)}"
+            shape = f"{values.dtype} {list(values.shape)}"
             raise InputError(
-                f"{name} needs one int64 {column} for each of {len(images)} images, found {found}"
+                f"{name} needs one int64 {column} for each of {len(images)} images, found {shape}"
             )
     weights = next(model.parameters(), None)
     if weights is not None and weights.device != images.device:
@@ -141,8 +141,8 @@ def _checked_logits(
 ) -> torch.Tensor:
     logits = compute_logits(model, images)
     if logits.ndim != 2 or len(logits) != len(images):
-        found = f"{list(logits.shape)} for {len(images)} images"
-        raise InputError(f"{name} needs a model with logits [B, classes], found {found}")
+        shape = f"{list(logits.shape)} for {len(images)} images"
+        raise InputError(f"{name} needs a model with logits [B, classes], found {shape}")
     if not bool(logits.isfinite().all()):
         raise NotFiniteError(f"{name} needs a model with finite logits, found NaN or infinity")
     classes = logits.shape[1]
@@ -158,15 +158,14 @@ def _checked_logits(
     return logits
 
 
-def _check_outputs(
-    name: str, images: torch.Tensor, points: torch.Tensor, epsilon: float, norm: Norm
-) -> None:
+def _check_outputs(name: str, problem: Problem, points: torch.Tensor) -> None:
+    images, epsilon = problem.images, problem.epsilon
     if points.shape != images.shape or points.dtype != torch.float32:
-        found = f"{points.dtype} {list(points.shape)}"
-        raise RuntimeError(f"{name} must return float32 {list(images.shape)}, returned {found}")
+        shape = f"{points.dtype} {list(points.shape)}"
+        raise RuntimeError(f"{name} must return float32 {list(images.shape)}, returned {shape}")
     low, high = (float(bound) for bound in points.aminmax())
     if not 0 <= low <= high <= 1:
         raise RuntimeError(f"{name} left [0, 1]: its points go from {low} to {high}")
-    length = float(norm.length(points - images).max())
+    length = float(problem.norm.length(points - images).max())
     if not length <= epsilon * (1 + ROUNDING_ERROR) + ROUNDING_ERROR:
         raise RuntimeError(f"{name} exceeded its budget: {length} > epsilon {epsilon}")

@@ -60,19 +60,19 @@ def _unbounded_signs(
 
 
 def _rising_signs(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
-    found = []
+    signs = []
     for attack, values in accuracy.items():
         least, at = 1.0, 0.0
         for epsilon, value in sorted(values.items()):
             if value > least + tolerance:
-                found.append(
+                signs.append(
                     f"the accuracy under {attack} rises from {least:.3g} at epsilon "
                     f"{_format_budget(at)} "
                     f"to {value:.3g} at epsilon {_format_budget(epsilon)}"
                 )
             if value <= least:
                 least, at = value, epsilon
-    return found
+    return signs
 
 
 def _black_box_signs(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:

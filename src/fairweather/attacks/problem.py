@@ -15,8 +15,6 @@ from fairweather.errors import InputError
 from fairweather.shifts.ranges import Range, at_most
 from fairweather.types.measurement import MAX_SIDE, is_finite
 
-# ---------------------------------------------------------------- the losses that attacks maximise,
-
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 # The targeted DLR loss uses four logits, so it needs this many classes.
@@ -74,37 +72,6 @@ def likely_other_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return _mask_labels(logits, labels).argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
-def compute_slope(
-    model: nn.Module,
-    points: torch.Tensor,
-    loss: Loss,
-    labels: torch.Tensor,
-    targets: torch.Tensor,
-) -> Slope:
-    """Compute a loss and its gradient with respect to the images; parameters get no gradients.
-
-    Raises `InputError` if the model has no gradient with respect to its images, or a gradient that
-    is not finite.
-    """
-    leaf = points.detach().requires_grad_()
-    with torch.enable_grad():
-        try:
-            logits = model(leaf.clone()).float()  # it may change its input
-        except RuntimeError as error:
-            if "requires grad" in str(error):  # the model converts a tensor, to numpy for example
-                raise _missing_gradient() from error
-            raise
-        value = loss(logits, labels, targets)
-    if not value.requires_grad:
-        raise _missing_gradient()
-    (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
-    if gradient is None:
-        raise _missing_gradient()
-    if not bool(gradient.isfinite().all()):
-        raise InputError("the model's gradient with respect to its images is not finite")
-    return Slope(logits.detach().argmax(1) != labels, value.detach(), gradient)
-
-
 @torch.no_grad()
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return the model's float32 logits `[B, classes]`, without gradients.
@@ -115,11 +82,6 @@ def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     if not isinstance(logits, torch.Tensor):
         raise InputError(f"an attack needs a model that returns a tensor, found {type(logits)}")
     return logits.to(torch.float32, copy=True)
-
-
-def predict_classes(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the predicted classes, int64 `[B]`, without gradients."""
-    return compute_logits(model, images).argmax(1)
 
 
 def _missing_gradient() -> InputError:
@@ -137,7 +99,7 @@ def _mask_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return logits.scatter(1, labels[:, None], float("-inf"))
 
 
-# ---------------------------------------------------------------- the two norms of attacks, and pro
+# --- Norms
 
 _TINY = 1e-12  # keeps a direction of length zero at zero
 _LEAST = torch.finfo(torch.float32).tiny
@@ -224,12 +186,6 @@ def project_into_ball(
     return (images + norm.fit(points - images, epsilon)).clamp(0, 1)
 
 
-def draw_on_sphere(states: torch.Tensor, images: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """Draw a perturbation of length 1 for each image, uniform on the sphere of the norm."""
-    noise = draws.shaped(norm.noise(states, images[0].numel()), images.shape[1:])
-    return noise / norm.length(noise).clamp_min(_TINY)
-
-
 def project_on_hyperplane(
     points: torch.Tensor, normals: torch.Tensor, offsets: torch.Tensor, norm: Norm
 ) -> torch.Tensor:
@@ -283,7 +239,7 @@ def _running_sum(shares: torch.Tensor) -> torch.Tensor:
     return (shares * _FINE).round().long().cumsum(1).float() / _FINE
 
 
-# ---------------------------------------------------------------- the plan of an attack: runs in or
+# --- The plan of an attack
 
 # What is larger was not meant: no two images are further apart, and no attack ends.
 LARGEST_EPSILON, LARGEST_COUNT = 3 * MAX_SIDE, 1_000_000
@@ -302,6 +258,24 @@ StepSize = Annotated[
     at_most(LARGEST_EPSILON),
 ]
 Count = Annotated[int, _WHOLE_NUMBER, at_most(LARGEST_COUNT)]
+
+
+# Croce and Hein (2020), section 5: the published budget of AutoAttack. With less, an attack breaks
+# fewer images and the model looks too robust.
+STANDARD = {"steps": 100, "queries": 5000, "restarts": 1, "targets": 9}
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """The parameters of all attacks, in the order of their ids; each attack has some of them."""
+
+    epsilon: Budget
+    norm: str = "linf"
+    steps: Count = STANDARD["steps"]
+    step_size: StepSize | None = None
+    queries: Count = STANDARD["queries"]
+    targets: Count = STANDARD["targets"]
+    restarts: Count = STANDARD["restarts"]
 
 
 @dataclass(frozen=True)
@@ -336,6 +310,45 @@ class Problem:
         """Return the problem with separate random sequences for the run with this purpose."""
         return replace(self, stream=f"{self.stream}/{purpose}")
 
+    def project(self, points: torch.Tensor) -> torch.Tensor:
+        """Move points into the budget around their images and into [0, 1]."""
+        return project_into_ball(self.images, points, self.epsilon, self.norm)
+
+    def slope(self, points: torch.Tensor, loss: Loss, targets: torch.Tensor) -> Slope:
+        """Compute a loss and its gradient with respect to the images; parameters get no gradients.
+
+        Raises `InputError` if the model has no gradient with respect to its images, or a gradient
+        that is not finite.
+        """
+        leaf = points.detach().requires_grad_()
+        with torch.enable_grad():
+            try:
+                logits = self.model(leaf.clone()).float()  # it may change its input
+            except RuntimeError as error:
+                # The model converts a tensor, to numpy for example.
+                if "requires grad" in str(error):
+                    raise _missing_gradient() from error
+                raise
+            value = loss(logits, self.labels, targets)
+        if not value.requires_grad:
+            raise _missing_gradient()
+        (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+        if gradient is None:
+            raise _missing_gradient()
+        if not bool(gradient.isfinite().all()):
+            raise InputError("the model's gradient with respect to its images is not finite")
+        return Slope(logits.detach().argmax(1) != self.labels, value.detach(), gradient)
+
+    def is_wrong(self, points: torch.Tensor) -> torch.Tensor:
+        """Whether the model gets each point wrong, bool `[B]`."""
+        return compute_logits(self.model, points).argmax(1) != self.labels
+
+    def draw_direction(self) -> torch.Tensor:
+        """Draw a perturbation of length 1 for each image, uniform on the sphere of the norm."""
+        noise = self.norm.noise(self.sequences(), self.images[0].numel())
+        noise = noise.reshape(self.images.shape)
+        return noise / self.norm.length(noise).clamp_min(_TINY)
+
     def sequences(self) -> torch.Tensor:
         """Return the state of each image's random sequence, int64 `[B]`."""
         return draws.streams(self.keys, self.stream)
@@ -366,8 +379,7 @@ class AttackPlan(NamedTuple):
     Attributes:
         epsilon, norm: the budget; `norm` is a name in NORMS.
         runs: returns the runs for a number of classes.
-        least_classes: models with fewer classes are refused.
-        instead: the attack that the error message then recommends.
+        least_classes, instead: as in `AttackKind`.
     """
 
     epsilon: float

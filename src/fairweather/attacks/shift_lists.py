@@ -42,26 +42,27 @@ def expand_shifts(
     Raises:
         InputError: a name or a parameter is unknown, or a value is not allowed.
 
-    >>> [each.id for each in expand_shifts([{"gamma": [0.5, 2]}, "pgd,epsilon=0.1,steps=5"])]
+    >>> [shift.id for shift in expand_shifts([{"gamma": [0.5, 2]}, "pgd,epsilon=0.1,steps=5"])]
     ['gamma,exponent=0.5', 'gamma,exponent=2', 'pgd,epsilon=0.1,steps=5']
     >>> len(expand_shifts("quick,imagenet_c/snow,hue,turn=0.25"))
     21
     """
     entries = [asked] if isinstance(asked, Shift | Attack | Mapping | str) else asked
-    return [each for entry in entries for each in _expand_entry(entry, key)]
+    return [shift for entry in entries for shift in _expand_entry(entry, key)]
 
 
 def expand_with_clean(asked: ShiftLike | Iterable[ShiftLike]) -> tuple[Shift | Attack, ...]:
-    """Return `clean` and then everything that is asked for, without duplicates; see `expand`.
+    """Return `clean`, then all that `expand_shifts` returns, without duplicates.
 
     Raises:
-        InputError: as `expand`; or two have the same name and level but differ in other parameters.
+        InputError: as `expand_shifts`; or two have the same name and level but differ in other
+            parameters.
 
-    >>> [each.id for each in expand_with_clean(["gamma: [0.5]", "gamma,exponent=0.5"])]
+    >>> [shift.id for shift in expand_with_clean(["gamma: [0.5]", "gamma,exponent=0.5"])]
     ['clean', 'gamma,exponent=0.5']
     """
     distinct = _drop_duplicates([CLEAN, *expand_shifts(asked)])
-    levels = [(each.name, each.level_name) for each in distinct]
+    levels = [(shift.name, shift.level_name) for shift in distinct]
     for name, level in levels:
         if levels.count((name, level)) > 1:
             raise InputError(
@@ -80,47 +81,49 @@ def expand_fit_shifts(
         tested: what the models are tested under.
 
     Raises:
-        InputError: as `expand`; or there is an attack, or `clean` alone, or a shift that is tested
-            too, at any level or in another family of shifts.
+        InputError: as `expand_shifts`; or there is an attack, or `clean` alone, or a shift that is
+            tested too, at any level or in another family of shifts.
 
-    >>> [each.id for each in expand_fit_shifts(["clean", {"gamma": [2]}], [])]
+    >>> [shift.id for shift in expand_fit_shifts(["clean", {"gamma": [2]}], [])]
     ['clean', 'gamma,exponent=2']
     """
-    distinct = list({each.id: each for each in expand_shifts(asked, "fit_on")}.values())
-    found = [each for each in distinct if isinstance(each, Shift)]
-    if attack := next((each for each in distinct if isinstance(each, Attack)), None):
+    distinct = _drop_duplicates(expand_shifts(asked, "fit_on"))
+    shifts = tuple(shift for shift in distinct if isinstance(shift, Shift))
+    if attack := next((shift for shift in distinct if isinstance(shift, Attack)), None):
         raise InputError(f"fit_on: {attack.name} is an attack; give only shifts here")
-    if distinct and all(each.level is None for each in found):
+    if distinct and all(shift.level is None for shift in shifts):
         raise InputError(
             "fit_on: it lists only clean images, which everything is fitted on anyway: add shifts, "
             "or leave it out"
         )
-    also = {operation_name(each.name): each.name for each in tested if each.level is not None}
-    for each in found:
-        if test := also.get(operation_name(each.name)):
-            same = "" if test == each.name else f" as {test}"
+    also = {operation_name(shift.name): shift.name for shift in tested if shift.level is not None}
+    for shift in shifts:
+        if test := also.get(operation_name(shift.name)):
+            same = "" if test == shift.name else f" as {test}"
             raise InputError(
-                f"fit_on: {each.name} is also tested{same}: leave out one of the two, since a test "
-                "under what was fitted on says nothing about other shifts"
+                f"fit_on: {shift.name} is also tested{same}: leave out one of the two, since a "
+                "test under what was fitted on says nothing about other shifts"
             )
-    return tuple(found)
+    return shifts
 
 
 def expand_only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:
     """Return the shifts that are asked for, without duplicates, where no model is at hand.
 
-    Arguments as in `expand`.
+    Arguments as in `expand_shifts`.
 
     Raises:
-        InputError: as `expand`; or one of them is an attack.
+        InputError: as `expand_shifts`; or one of them is an attack.
 
     >>> [shift.id for shift in expand_only_shifts(["gamma,exponent=0.5", "clean", "gamma: 0.5"])]
     ['gamma,exponent=0.5', 'clean']
     """
     distinct = _drop_duplicates(expand_shifts(asked))
-    if found := [each.name for each in distinct if isinstance(each, Attack)]:
-        raise InputError(f"{found[0]} is an attack and needs a model; only shifts are allowed here")
-    return [each for each in distinct if isinstance(each, Shift)]
+    if attacked := [shift.name for shift in distinct if isinstance(shift, Attack)]:
+        raise InputError(
+            f"{attacked[0]} is an attack and needs a model; only shifts are allowed here"
+        )
+    return [shift for shift in distinct if isinstance(shift, Shift)]
 
 
 def make_external_shift(name: str, level: float) -> Shift:
@@ -174,8 +177,8 @@ def refuse_external_images(*_: object, **__: object) -> Any:  # noqa: ANN401 - i
     raise AssertionError("images that were shifted elsewhere are not at hand")
 
 
-def _drop_duplicates(found: Iterable[Shift | Attack]) -> list[Shift | Attack]:
-    return list({each.id: each for each in found}.values())
+def _drop_duplicates(shifts: Iterable[Shift | Attack]) -> list[Shift | Attack]:
+    return list({shift.id: shift for shift in shifts}.values())
 
 
 def _expand_entry(entry: ShiftLike, key: str) -> list[Shift | Attack]:
@@ -194,7 +197,7 @@ def _expand_entry(entry: ShiftLike, key: str) -> list[Shift | Attack]:
             f"{key}: must be text, NAME: LEVELS, a shift or an attack, found {entry!r}"
         )
     if ":" not in entry:
-        return [each for words in _split_names(entry) for each in _expand_words(words, entry)]
+        return [shift for words in _split_names(entry) for shift in _expand_words(words, entry)]
     parsed = parse_yaml(entry, f"{key}: {entry!r}")
     if not isinstance(parsed, Mapping):
         raise InputError(f"{key}: {entry!r} is not NAME: LEVELS")

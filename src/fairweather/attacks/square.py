@@ -16,75 +16,55 @@ from functools import cache
 import torch
 
 from fairweather.attacks import draws
-from fairweather.attacks.problem import (
-    AttackPlan,
-    AttackRun,
-    Budget,
-    Count,
-    Problem,
-    compute_logits,
-    margin,
-)
+from fairweather.attacks.problem import STANDARD, AttackSettings, Problem, compute_logits, margin
 
 FIRST_SHARE = 0.8  # p: the share of the image that the first squares cover
 # After each of these queries of AutoAttack's 5000 the share is halved; other budgets are scaled.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000)
-QUERIES = 5000
 _TILES = 5  # the number of bumps along the shorter side at the start, in the Euclidean norm
 
 Start = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 Proposal = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, float], torch.Tensor]
 
 
-def square(
-    epsilon: Budget, norm: str = "linf", queries: Count = QUERIES, restarts: Count = 1
-) -> AttackPlan:
-    """Plan the black-box Square attack, with `queries` queries per image and no gradients."""
-    begin, propose = _MOVES[norm]
-
-    def search(problem: Problem) -> torch.Tensor:
-        return _search_squares(problem, queries, begin, propose)
-
-    runs = [AttackRun("square", f"square/restart={restart}", search) for restart in range(restarts)]
-    return AttackPlan(epsilon, norm, lambda classes: runs)
-
-
-def square_share(query: int, queries: int = QUERIES) -> float:
+def square_share(query: int, queries: int = STANDARD["queries"]) -> float:
     """Return the share of the image that the square of query number `query` covers.
 
-    >>> square_share(0), square_share(10), square_share(11), square_share(4999), square_share(
-    ...     2, queries=500
-    ... )
-    (0.8, 0.8, 0.4, 0.00625, 0.4)
+    >>> [square_share(query) for query in (0, 10, 11, 4999)], square_share(2, queries=500)
+    ([0.8, 0.8, 0.4, 0.00625], 0.4)
     """
-    return FIRST_SHARE / 2 ** sum(query * QUERIES // queries > number for number in HALVINGS)
+    return FIRST_SHARE / 2 ** sum(
+        query * STANDARD["queries"] // queries > number for number in HALVINGS
+    )
 
 
-def _search_squares(
-    problem: Problem, queries: int, begin: Start, propose: Proposal
-) -> torch.Tensor:
-    """Find, for each image, the first wrong point, else the point with the smallest margin."""
+def square(problem: Problem, settings: AttackSettings, *unused: object) -> torch.Tensor:
+    """Find, for each image, the first wrong point, else the point with the smallest margin.
+
+    It makes `queries` queries per image and uses no gradients.
+    """
+    begin, propose = _MOVES[settings.norm]
     states = problem.sequences()
     best = begin(problem.images, draws.fork(states, 0), problem.epsilon)
-    found, place = best, torch.arange(len(best), device=best.device)
+    result, place = best, torch.arange(len(best), device=best.device)
     least, wrong = _compute_margins(problem, best)
-    for query in range(queries):
+    for query in range(settings.queries):
         if bool(wrong.any()):
             keep = ~wrong
-            found = found.index_copy(0, place[wrong], best[wrong])
+            result = result.index_copy(0, place[wrong], best[wrong])
             problem, best, least = problem.take(keep), best[keep], least[keep]
             place, states = place[keep], states[keep]
         if len(place) == 0:
-            return found
+            return result
         numbers = draws.fork(states, query + 1)
         point = propose(
-            problem.images, best, numbers, problem.epsilon, square_share(query, queries)
+            problem.images, best, numbers, problem.epsilon, square_share(query, settings.queries)
         )
         value, wrong = _compute_margins(problem, point)
         better = wrong | (value < least)
         best = torch.where(better[:, None, None, None], point, best)
         least = torch.where(better, value, least)
-    return found.index_copy(0, place, best)
+    return result.index_copy(0, place, best)
 
 
 def _compute_margins(problem: Problem, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,11 +107,11 @@ def draw_bumps(images: torch.Tensor, states: torch.Tensor, epsilon: float) -> to
     numbers = draws.uniform(states, rows * columns * (channels + 1))
     upright = numbers[:, : rows * columns].reshape(count, 1, rows, 1, columns, 1) < 0.5
     colors = draws.signs(numbers[:, rows * columns :]).reshape(count, channels, rows, 1, columns, 1)
-    one = make_bump(side).to(images.device)[
+    standing = make_bump(side).to(images.device)[
         :, None, :
     ]  # [side, 1, side]: axis 1 is for the columns
-    other = make_bump(side).T.to(images.device)[:, None, :]
-    grid = torch.where(upright, one, other) * colors  # [B, C, rows, side, columns, side]
+    lying = make_bump(side).T.to(images.device)[:, None, :]
+    grid = torch.where(upright, standing, lying) * colors  # [B, C, rows, side, columns, side]
     grid = grid.reshape(count, channels, rows * side, columns * side)
     top, left = (height - rows * side) // 2, (width - columns * side) // 2
     change = torch.zeros_like(images)

@@ -3,200 +3,68 @@
 AutoAttack's standard ensemble is here too, for two or more classes. The published code uses nine
 targets for every model, and fails with an IndexError for eight or nine classes
 (fra31/auto-attack#110). Here a model with C classes has at most C - 1 targets.
-
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
-from fairweather.attacks import gradient_attacks as apgd
-from fairweather.attacks import gradient_attacks as fab
-from fairweather.attacks.gradient_attacks import fgsm, pgd
+from fairweather.attacks.gradient_attacks import auto_pgd, fab, fgsm, pgd
 from fairweather.attacks.harness import (
     AttackMode,
     attack_right_images,
     change_every_image,
     run_attack,
 )
-from fairweather.attacks.masking import masking_warning as masking_warning
 from fairweather.attacks.problem import (
     DLR_CLASSES,
     NORMS,
+    STANDARD,
     AttackPlan,
     AttackRun,
-    Budget,
-    Count,
+    AttackSettings,
     Problem,
     cross_entropy,
     targeted_dlr,
 )
-from fairweather.attacks.square import QUERIES, square
+from fairweather.attacks.square import square
 from fairweather.errors import InputError, unknown_name
 from fairweather.shifts.ranges import check_arguments
+from fairweather.shifts.table import Sweep
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Attack, Parameter, Predictions, make_levels
-
-# ---------------------------------------------------------------- autoAttack's standard ensemble an
-
-# Croce and Hein (2020), section 5: the budgets of the standard ensemble.
-STEPS, RESTARTS, TARGETS = 100, 1, 9
 
 WITHOUT_DLR = "auto_ensemble_without_dlr"
 
 
-def apgd_ce(
-    epsilon: Budget, norm: str = "linf", steps: Count = STEPS, restarts: Count = RESTARTS
-) -> AttackPlan:
-    """Plan Auto-PGD on the cross-entropy."""
-
-    def climb(problem: Problem) -> torch.Tensor:
-        return apgd.climb(problem, cross_entropy, problem.labels, steps)
-
-    runs = [
-        AttackRun("apgd_ce", f"apgd_ce/restart={restart}", climb) for restart in range(restarts)
-    ]
-    return AttackPlan(epsilon, norm, lambda classes: runs)
-
-
-def apgd_t(
-    epsilon: Budget,
-    norm: str = "linf",
-    steps: Count = STEPS,
-    targets: Count = TARGETS,
-    restarts: Count = RESTARTS,
-) -> AttackPlan:
-    """Plan Auto-PGD on the targeted DLR loss, towards the most likely other classes in turn."""
-
-    def climb(problem: Problem, rank: int, restart: int) -> torch.Tensor:
-        return apgd.climb(problem, targeted_dlr, problem.targets(rank), steps)
-
-    runs = partial(_targeted_runs, "apgd_t", climb, targets, restarts)
-    return AttackPlan(epsilon, norm, runs, DLR_CLASSES, "apgd_ce")
-
-
-def fab_t(
-    epsilon: Budget,
-    norm: str = "linf",
-    steps: Count = STEPS,
-    targets: Count = TARGETS,
-    restarts: Count = RESTARTS,
-) -> AttackPlan:
-    """Plan the targeted FAB attack, towards the most likely other classes in turn."""
-
-    def walk(problem: Problem, rank: int, restart: int) -> torch.Tensor:
-        return fab.walk(problem, problem.targets(rank), steps, restart)
-
-    return AttackPlan(epsilon, norm, partial(_targeted_runs, "fab_t", walk, targets, restarts))
-
-
-def autoattack(
-    epsilon: Budget,
-    norm: str = "linf",
-    steps: Count = STEPS,
-    queries: Count = QUERIES,
-    targets: Count = TARGETS,
-    restarts: Count = RESTARTS,
-) -> AttackPlan:
-    """Plan AutoAttack's standard ensemble: APGD-CE, targeted APGD-DLR, FAB-T, Square.
-
-    The targeted DLR loss needs at least four classes. A model with fewer classes is refused; the
-    error names `auto_ensemble_without_dlr` instead.
-    """
-    return _chain_plans(
-        apgd_ce(epsilon, norm, steps, restarts),
-        apgd_t(epsilon, norm, steps, targets, restarts),
-        fab_t(epsilon, norm, steps, targets, restarts),
-        square(epsilon, norm, queries, restarts),
-    )._replace(least_classes=DLR_CLASSES, instead=WITHOUT_DLR)
-
-
-def auto_ensemble_without_dlr(
-    epsilon: Budget,
-    norm: str = "linf",
-    steps: Count = STEPS,
-    queries: Count = QUERIES,
-    targets: Count = TARGETS,
-    restarts: Count = RESTARTS,
-) -> AttackPlan:
-    """Plan the parts of AutoAttack that work with two or three classes: APGD-CE, FAB-T, Square."""
-    return _chain_plans(
-        apgd_ce(epsilon, norm, steps, restarts),
-        fab_t(epsilon, norm, steps, targets, restarts),
-        square(epsilon, norm, queries, restarts),
-    )
-
-
-def ensemble_name(classes: int) -> str:
-    """Return the name of the ensemble for a model with this number of classes.
-
-    >>> ensemble_name(9), ensemble_name(2)
-    ('autoattack', 'auto_ensemble_without_dlr')
-    """
-    return "autoattack" if classes >= DLR_CLASSES else WITHOUT_DLR
-
-
-def _chain_plans(*plans: AttackPlan) -> AttackPlan:
-    return plans[0]._replace(
-        runs=lambda classes: [run for plan in plans for run in plan.runs(classes)]
-    )
-
-
-def _targeted_runs(
-    name: str,
-    attack: Callable[..., torch.Tensor],
-    targets: int,
-    restarts: int,
-    classes: int,
-) -> list[AttackRun]:
-    return [
-        AttackRun(
-            name,
-            f"{name}/target={rank}/restart={restart}",
-            partial(attack, rank=rank, restart=restart),
-        )
-        for rank in range(min(targets, classes - 1))
-        for restart in range(restarts)
-    ]
-
-
-# ---------------------------------------------------------------- adversarial attacks: small change
-
-Sweep = Sequence[float] | Mapping[str, object]
-
-# The published budget of AutoAttack; with less, an attack breaks fewer images and the model looks
-# too robust.
-STANDARD = {"steps": STEPS, "queries": QUERIES, "restarts": RESTARTS, "targets": TARGETS}
-
-
-class AttackKind(NamedTuple):
-    """A row of the table of attacks.
+class AttackPart(NamedTuple):
+    """An attack on its own, or as a part of an ensemble.
 
     Attributes:
-        build: makes the plan of the attack from keyword parameters.
-        level: the parameter that a sweep varies.
-        title, level_title: texts for table heads and axes.
-        neutral: the level that changes nothing; clean images have this place on a figure's axis.
-        note: returns what a reader must know about these parameters, or "".
-        accepts: the kind of predictions whose loss it raises.
+        attack: returns a point for each image, from the problem, the settings, the targets (the
+            labels if it has none) and the number of the restart.
+        stream: what the names of its random sequences begin with.
+        targeted: whether it runs towards each of the most likely other classes in turn.
     """
 
-    build: Callable[..., AttackPlan]
-    level: str
-    title: str
-    level_title: str
-    neutral: float
-    note: Callable[[Mapping[str, Parameter]], str]
-    accepts: TaskKind = Predictions.kind
+    attack: Callable[[Problem, AttackSettings, torch.Tensor, int], torch.Tensor]
+    stream: str
+    targeted: bool = False
 
 
-def _no_note(parameters: Mapping[str, Parameter]) -> str:
-    return ""
+PARTS: Mapping[str, AttackPart] = {
+    "fgsm": AttackPart(fgsm, ""),
+    "pgd": AttackPart(pgd, ""),
+    "apgd_ce": AttackPart(partial(auto_pgd, cross_entropy), "apgd_ce/"),
+    "apgd_t": AttackPart(partial(auto_pgd, targeted_dlr), "apgd_t/", targeted=True),
+    "fab_t": AttackPart(fab, "fab_t/", targeted=True),
+    "square": AttackPart(square, "square/"),
+}
 
 
 def _budget_note(parameters: Mapping[str, Parameter]) -> str:
@@ -213,24 +81,116 @@ def _without_dlr_note(parameters: Mapping[str, Parameter]) -> str:
     return "; ".join(note for note in notes if note)
 
 
-def _epsilon_kind(
-    build: Callable[..., AttackPlan], title: str, note: Callable[[Mapping[str, Parameter]], str]
-) -> AttackKind:
-    return AttackKind(build, "epsilon", title, "budget ε (pixels in [0, 1])", 0.0, note)
+@dataclass(frozen=True)
+class AttackKind:
+    """A row of the table of attacks.
+
+    Attributes:
+        title: text for table heads.
+        parts: the attacks that it consists of, names in `PARTS`; each attacks only the images that
+            no earlier one has broken.
+        options: its parameters beside epsilon and norm.
+        note: returns what a reader must know about these parameters, or "".
+        steps: how many steps it makes by default.
+        least_classes: models with fewer classes are refused.
+        instead: the attack that the error message then recommends.
+        accepts: the kind of predictions whose loss it raises.
+        level: the parameter that a sweep varies.
+        level_title: text for axes.
+        neutral: the level that changes nothing; clean images have this place on a figure's axis.
+    """
+
+    title: str
+    parts: tuple[str, ...]
+    options: tuple[str, ...]
+    note: Callable[[Mapping[str, Parameter]], str] = _budget_note
+    steps: int = STANDARD["steps"]
+    least_classes: int = 2
+    instead: str = ""
+    accepts: TaskKind = Predictions.kind
+    level: ClassVar = "epsilon"
+    level_title: ClassVar = "budget ε (pixels in [0, 1])"
+    neutral: ClassVar = 0.0
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The names of all parameters, in order."""
+        every = (field.name for field in fields(AttackSettings))
+        return tuple(name for name in every if name in (self.level, "norm", *self.options))
+
+    def plan(self, parameters: Mapping[str, Any]) -> AttackPlan:
+        """Plan the runs of the attack."""
+        settings = AttackSettings(**{"steps": self.steps, **parameters})
+        runs = partial(_list_runs, self.parts, settings)
+        return AttackPlan(settings.epsilon, settings.norm, runs, self.least_classes, self.instead)
+
+
+def _list_runs(parts: Sequence[str], settings: AttackSettings, classes: int) -> list[AttackRun]:
+    runs = []
+    for name in parts:
+        attack, stream, targeted = PARTS[name]
+        for rank in range(min(settings.targets, classes - 1)) if targeted else (None,):
+            purpose = stream if rank is None else f"{stream}target={rank}/"
+            for restart in range(settings.restarts):
+                run = partial(_run_part, attack, settings, rank, restart)
+                runs.append(AttackRun(name, f"{purpose}restart={restart}", run))
+    return runs
+
+
+def _run_part(
+    attack: Callable[..., torch.Tensor],
+    settings: AttackSettings,
+    rank: int | None,
+    restart: int,
+    problem: Problem,
+) -> torch.Tensor:
+    targets = problem.labels if rank is None else problem.targets(rank)
+    return attack(problem, settings, targets, restart)
 
 
 ATTACKS: Mapping[str, AttackKind] = {
-    "fgsm": _epsilon_kind(fgsm, "FGSM", _no_note),
-    "pgd": _epsilon_kind(pgd, "PGD", _no_note),
-    "apgd_ce": _epsilon_kind(apgd_ce, "APGD-CE", _budget_note),
-    "apgd_t": _epsilon_kind(apgd_t, "targeted APGD-DLR", _budget_note),
-    "fab_t": _epsilon_kind(fab_t, "FAB-T", _budget_note),
-    "square": _epsilon_kind(square, "Square", _budget_note),
-    "autoattack": _epsilon_kind(autoattack, "AutoAttack", _budget_note),
-    "auto_ensemble_without_dlr": _epsilon_kind(
-        auto_ensemble_without_dlr, "Ensemble without DLR", _without_dlr_note
+    "fgsm": AttackKind("FGSM", ("fgsm",), ()),
+    "pgd": AttackKind(
+        "PGD",
+        ("pgd",),
+        ("steps", "step_size", "restarts"),
+        note=lambda parameters: "",
+        steps=10,
+    ),
+    "apgd_ce": AttackKind("APGD-CE", ("apgd_ce",), ("steps", "restarts")),
+    "apgd_t": AttackKind(
+        "targeted APGD-DLR",
+        ("apgd_t",),
+        ("steps", "targets", "restarts"),
+        least_classes=DLR_CLASSES,
+        instead="apgd_ce",
+    ),
+    "fab_t": AttackKind("FAB-T", ("fab_t",), ("steps", "targets", "restarts")),
+    "square": AttackKind("Square", ("square",), ("queries", "restarts")),
+    "autoattack": AttackKind(
+        "AutoAttack",
+        ("apgd_ce", "apgd_t", "fab_t", "square"),
+        tuple(STANDARD),
+        least_classes=DLR_CLASSES,
+        instead=WITHOUT_DLR,
+    ),
+    # The parts of AutoAttack that work with two or three classes.
+    WITHOUT_DLR: AttackKind(
+        "Ensemble without DLR",
+        ("apgd_ce", "fab_t", "square"),
+        tuple(STANDARD),
+        note=_without_dlr_note,
     ),
 }
+
+
+def ensemble_name(classes: int) -> str:
+    """Return the name of the ensemble for a model with this number of classes.
+
+    >>> ensemble_name(9), ensemble_name(2)
+    ('autoattack', 'auto_ensemble_without_dlr')
+    """
+    return "autoattack" if classes >= DLR_CLASSES else WITHOUT_DLR
 
 
 def make_attack(name: str, **parameters: Parameter) -> Attack:
@@ -265,17 +225,17 @@ def _build_attack(change: AttackMode, name: str, parameters: Mapping[str, Parame
     if name not in ATTACKS:
         raise unknown_name("attack", name, ATTACKS)
     kind = ATTACKS[name]
-    known = inspect.signature(kind.build).parameters
+    known = kind.parameter_names
     for key, value in parameters.items():
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known)
         if key == "norm" and (not isinstance(value, str) or value not in NORMS):
             raise unknown_name(f"norm of {name}", value, NORMS)
-    check_arguments(name, kind.build, parameters)
+    check_arguments(name, AttackSettings, parameters)
     if kind.level not in parameters:
         raise InputError(f"{name} needs its level, {kind.level}=NUMBER")
     ordered = {key: parameters[key] for key in known if key in parameters}
-    plan = kind.build(**ordered)
+    plan = kind.plan(ordered)
     if plan.norm == "linf" and plan.epsilon > 1:
         raise InputError(
             f"{name}: epsilon is in units of [0, 1] pixels, at most 1 in the norm linf, "

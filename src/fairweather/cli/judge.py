@@ -49,8 +49,8 @@ def compare(
 
     It says which differences are statistically significant.
     """
-    from fairweather.judge.comparison import read_run_comparison
-    from fairweather.judge.published import REFERENCES, read_published_comparison
+    from fairweather.judge.comparison import REFERENCES, read_run_comparison
+    from fairweather.judge.published import read_published_comparison
     from fairweather.runs.folder import open_finished_run
 
     models = _read_published_rows(rows or [])
@@ -138,16 +138,17 @@ def check(
     The status is 2, with one sentence, if a rule cannot be judged, for example because the scores
     were changed after the run. It is 70 if the program itself fails.
     """
-    from fairweather.judge import verdicts as ruling
+    from fairweather.judge.rules import read_rules
+    from fairweather.judge.verdicts import format_junit, format_verdicts, judge
     from fairweather.runs.folder import open_finished_run, write_atomically
 
     if on not in ("interval", "value"):
         raise unknown_name("choice for --on", on, ["interval", "value"])
     judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
-    verdicts = ruling.judge(open_finished_run(folder), ruling.read_rules(rules), on=judged)
+    verdicts = judge(open_finished_run(folder), read_rules(rules), on=judged)
     if junit is not None:
-        write_atomically(junit, ruling.format_junit(verdicts))
-    _print_table(ruling.format_verdicts(verdicts))
+        write_atomically(junit, format_junit(verdicts))
+    _print_table(format_verdicts(verdicts))
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
 

@@ -175,7 +175,7 @@ def _hash_pixels(pixels: mmap.mmap, count: int) -> hashlib._Hash:
     return hasher
 
 
-def _read_record(file: BinaryIO) -> dict | None:
+def _read_record(file: BinaryIO) -> dict[str, Any] | None:
     size = file.seek(0, os.SEEK_END)
     if size < RECORD_END.size:
         return None

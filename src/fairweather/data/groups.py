@@ -15,6 +15,7 @@ import pyarrow as pa
 from fairweather.data.sources import FILE_COLUMNS, SPLIT_NAMES, UNSPLIT, Listing, check_exists
 from fairweather.errors import InputError, check_case_distinct, check_name, join_names, unknown_name
 from fairweather.files import tables as parquet_files
+from fairweather.files.tables import find_delimiter
 from fairweather.types.measurement import Groups
 from fairweather.types.options import CROSS, GroupColumns, slice_name, split_slice
 from fairweather.types.record import NATURAL
@@ -144,13 +145,14 @@ def read_text_table(path: Path) -> pd.DataFrame:
             texts = [column_to_text(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
         else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            with path.open(encoding="utf-8-sig") as file:
+                delimiter = find_delimiter([file.readline()])
             # The header is read as a row: pandas would rename a column that is there twice.
             table = pd.read_csv(
                 path,
                 dtype=str,
                 keep_default_na=False,
-                sep=separator,
+                sep=delimiter,
                 encoding="utf-8-sig",
                 header=None,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -26,6 +25,7 @@ from fairweather.data.sources import (
     require_path,
 )
 from fairweather.errors import InputError, unknown_name
+from fairweather.files.tables import read_csv_rows
 from fairweather.types.options import SPLITS
 
 # ---------------------------------------------------------------- the source `folder:PATH`: image f
@@ -221,26 +221,15 @@ def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
+    lines = read_csv_rows(path)
+    header = lines[0][1] if lines else []
+    columns = {kind: _find_column(path, header, kind, given) for kind in TABLE_COLUMNS}
     rows = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            delimiter = max(",;\t", key=first.count)
-            lines = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(lines, [])]
-            columns = {kind: _find_column(path, header, kind, given) for kind in TABLE_COLUMNS}
-            for cells in lines:
-                where = f"line {lines.line_num} of {str(path)!r}"
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise InputError(
-                        f"{where} has {len(cells)} cells, and the header has {len(header)}"
-                    )
-                rows.append(_parse_row(where, cells, columns))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{str(path)!r} cannot be read as CSV: {error}") from error
+    for number, cells in lines[1:]:
+        where = f"line {number} of {str(path)!r}"
+        if len(cells) != len(header):
+            raise InputError(f"{where} has {len(cells)} cells, and the header has {len(header)}")
+        rows.append(_parse_row(where, cells, columns))
     if not rows:
         raise InputError(f"{str(path)!r} has no rows")
     return rows

@@ -30,6 +30,7 @@ from fairweather.errors import UNREADABLE_ARRAYS, InputError
 from fairweather.files.download import file_digest
 from fairweather.files.folders import read_facts
 from fairweather.types.options import SPLITS
+from fairweather.types.record import ORDERED_CLASSES
 
 # ---------------------------------------------------------------- the source `npz:PATH`: images and
 
@@ -382,7 +383,7 @@ def list_medmnist(name: str, request: SourceRequest) -> ImageSource:
     if name in NATURAL_SHIFT and set(listed.splits) == set(SPLITS):
         notes["natural_shift"] = NATURAL_SHIFT[name]
     if facts.task == "ordinal-regression":
-        notes["ordered_classes"] = True
+        notes[ORDERED_CLASSES] = True
     return listed._replace(name=f"{name}@{resolution}", notes=notes)
 
 

@@ -219,9 +219,9 @@ def check_same_classes(names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
 
 def check_no_empty_class(strata: Strata, split: str) -> None:
     """Raise `InputError` with the names of the classes that have no image."""
-    if not len(strata.of):
+    if not len(strata.numbers):
         raise InputError(f"there are no readable images in {split}")
-    counts = np.bincount(strata.of, minlength=len(strata.names))
+    counts = np.bincount(strata.numbers, minlength=len(strata.names))
     empty = [repr(name) for name, count in zip(strata.names, counts, strict=True) if not count]
     if empty:
         kind = "class" if len(empty) == 1 else "classes"

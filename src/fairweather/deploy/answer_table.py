@@ -26,14 +26,13 @@ def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
         images: their files or keys.
         parts: the answers to the images in order, batch by batch.
     """
-    named = images.names is not None
-    whose = images.names.tolist() if images.names is not None else images.keys.tolist()
+    names = images.keys if images.names is None else images.names
     columns: dict[str, list[Any]] = {
-        "file" if named else "key": whose,
+        "key" if images.names is None else "file": names.tolist(),
         "class": [name for part in parts for name in part.classes],
         "confidence": [sure for part in parts for sure in part.confidence.tolist()],
-        "answer": [ANSWER if each else DEFER for part in parts for each in part.answered.tolist()],
-        "set": [list(names) for part in parts for names in part.sets],
+        "answer": [ANSWER if sure else DEFER for part in parts for sure in part.answered.tolist()],
+        "set": [list(classes) for part in parts for classes in part.sets],
     }
     write_atomically(
         path, _to_csv(columns) if path.suffix.lower() == ".csv" else _to_parquet(columns)
@@ -41,7 +40,7 @@ def write_answers(path: Path, images: Images, parts: Sequence[Answers]) -> None:
 
 
 def _to_csv(columns: dict[str, list[Any]]) -> str:
-    rows = ([_csv_value(each) for each in row] for row in zip(*columns.values(), strict=True))
+    rows = ([_csv_value(value) for value in row] for row in zip(*columns.values(), strict=True))
     return rows_to_csv([columns, *rows])
 
 

@@ -65,18 +65,18 @@ def _check_whole(value: object) -> int:
 
 
 def _on_sizes(calculate: Callable[[int, int], int]) -> Callable[[object, object], int]:
-    """Let a function take, and give, nothing but whole numbers up to `MOST`.
+    """Let a function take, and give, nothing but whole numbers up to `LARGEST_SIZE`.
 
     >>> _on_sizes(operator.mul)(3, 4)
     12
     """
-    return lambda one, other: _check_whole(calculate(_check_whole(one), _check_whole(other)))
+    return lambda first, second: _check_whole(calculate(_check_whole(first), _check_whole(second)))
 
 
-def _get_item(of: object, place: object) -> Any:  # noqa: ANN401 - a value of a graph
-    if not isinstance(of, list | tuple | torch.Tensor):
+def _get_item(values: object, place: object) -> Any:  # noqa: ANN401 - a value of a graph
+    if not isinstance(values, list | tuple | torch.Tensor):
         raise TypeError("it takes an item of what has none")
-    return of[_check_whole(place)]
+    return values[_check_whole(place)]
 
 
 # Of whole numbers, such as the size of a batch, and of several results of one operation.
@@ -148,12 +148,12 @@ class Graph:
             "version": VERSION,
             "operations": [
                 [
-                    each.name,
-                    each.kind,
-                    _encode_argument(each.arguments),
-                    _encode_argument(each.options),
+                    operation.name,
+                    operation.kind,
+                    _encode_argument(operation.arguments),
+                    _encode_argument(operation.options),
                 ]
-                for each in self.operations
+                for operation in self.operations
             ],
             "logits": self.logits,
             "features": self.features,
@@ -179,12 +179,14 @@ class Graph:
                     if kind.replace("_.", ".") in OPERATIONS:  # `relu_`, stored as it was once
                         reason = "so this guard was made by an earlier version: make it again"
                     raise InputError(f"{place} asks for {kind!r:.60}, {reason}")
-                given = tuple(_decode_argument(each, known, weights) for each in arguments)
+                positional = tuple(
+                    _decode_argument(argument, known, weights) for argument in arguments
+                )
                 named = {
-                    str(key): _decode_argument(each, known, weights)
-                    for key, each in options.items()
+                    str(key): _decode_argument(argument, known, weights)
+                    for key, argument in options.items()
                 }
-                operations.append(Operation(str(name), kind, given, named))
+                operations.append(Operation(str(name), kind, positional, named))
                 check_pure(operations[-1], place)
                 known.add(str(name))
             logits, features = read["logits"], read["features"]
@@ -215,7 +217,10 @@ class GraphNetwork:
         self.device = device or torch.device("cpu")
         self._weights = {name: tensor.to(self.device) for name, tensor in weights.items()}
         self._graph = graph
-        self._functions = [_find_function(each.kind) for each in graph.operations]
+        self._functions = [
+            _CHECKED.get(operation.kind) or _find_aten(operation.kind)
+            for operation in graph.operations
+        ]
         self._last = _last_uses(graph)
 
     @torch.inference_mode()
@@ -228,15 +233,16 @@ class GraphNetwork:
                 return values[argument.name]
             if isinstance(argument, WeightName):
                 return self._weights[argument.name]
-            return [fill(each) for each in argument] if isinstance(argument, list) else argument
+            return list(map(fill, argument)) if isinstance(argument, list) else argument
 
         graph = self._graph
-        for each, function, done in zip(graph.operations, self._functions, self._last, strict=True):
-            options = {name: fill(value) for name, value in each.options.items()}
+        steps = zip(graph.operations, self._functions, self._last, strict=True)
+        for operation, function, finished in steps:
+            options = {name: fill(value) for name, value in operation.options.items()}
             if "device" in options:
                 options["device"] = self.device
-            values[each.name] = function(*map(fill, each.arguments), **options)
-            for name in done:
+            values[operation.name] = function(*map(fill, operation.arguments), **options)
+            for name in finished:
                 del values[name]
         return values[graph.logits], None if graph.features is None else values[graph.features]
 
@@ -250,7 +256,7 @@ def check_pure(operation: Operation, place: str) -> None:
     """
     if operation.kind in ARITHMETIC:
         return
-    names = [each.name for each in _find_aten(operation.kind)._schema.arguments]
+    names = [argument.name for argument in _find_aten(operation.kind)._schema.arguments]
     given = {**dict(zip(names, operation.arguments, strict=False)), **operation.options}
     for name, type_ in ARGUMENT_TYPES.items():
         # torch takes whole numbers too, and looks up types beyond the end of its list.
@@ -267,14 +273,6 @@ def check_pure(operation: Operation, place: str) -> None:
             f"{place} asks for {operation.kind} as in training, which draws random numbers or "
             "changes tensors"
         )
-
-
-def _find_function(kind: str) -> Callable[..., Any]:
-    if kind == "_native_batch_norm_legit_no_training.default":
-        return _batch_norm
-    if kind == "scaled_dot_product_attention.default":
-        return _attention
-    return ARITHMETIC[kind] if kind in ARITHMETIC else _find_aten(kind)
 
 
 def _batch_norm(*given: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors and numbers
@@ -297,34 +295,42 @@ def _attention(
     return attend(query, key, value, *given, **named)
 
 
+# What is done in Python: with numbers, and where torch's own operation reads beyond its inputs.
+_CHECKED: Mapping[str, Callable[..., Any]] = {
+    **ARITHMETIC,
+    "_native_batch_norm_legit_no_training.default": _batch_norm,
+    "scaled_dot_product_attention.default": _attention,
+}
+
+
 def _find_aten(kind: str) -> Any:  # noqa: ANN401 - torch._ops.OpOverload
     name, _, overload = kind.partition(".")
-    found = getattr(getattr(torch.ops.aten, name, None), overload, None)
-    if found is None:
+    function = getattr(getattr(torch.ops.aten, name, None), overload, None)
+    if function is None:
         raise InputError(f"torch {torch.__version__} has no operation {kind}")
-    return found
+    return function
 
 
 def _last_uses(graph: Graph) -> list[list[str]]:
-    """The results that nothing after each operation uses, so that their memory is given back."""
-    kept = {graph.logits, graph.features}
+    """The results that are last used by each operation, whose memory can be freed after it."""
+    needed = {graph.logits, graph.features}
     last: list[list[str]] = [[] for _ in graph.operations]
     for place in range(len(graph.operations) - 1, -1, -1):
-        each = graph.operations[place]
-        used = {*each.names(ResultName), each.name} - kept
+        operation = graph.operations[place]
+        used = {*operation.names(ResultName), operation.name} - needed
         last[place] = sorted(name for name in used if isinstance(name, str))
-        kept |= used
+        needed |= used
     return last
 
 
 def _argument_names(arguments: Sequence[Any], kind: type[ResultName | WeightName]) -> set[str]:
-    found: set[str] = set()
-    for each in arguments:
-        if isinstance(each, kind):
-            found.add(each.name)
-        elif isinstance(each, list):
-            found |= _argument_names(each, kind)
-    return found
+    names: set[str] = set()
+    for argument in arguments:
+        if isinstance(argument, kind):
+            names.add(argument.name)
+        elif isinstance(argument, list):
+            names |= _argument_names(argument, kind)
+    return names
 
 
 def _encode_argument(argument: Any) -> Any:  # noqa: ANN401 - JSON
@@ -338,18 +344,18 @@ def _encode_argument(argument: Any) -> Any:  # noqa: ANN401 - JSON
         case float() if math.isinf(argument):
             return {"endless": str(argument)}
         case Mapping():
-            return {name: _encode_argument(each) for name, each in argument.items()}
+            return {name: _encode_argument(element) for name, element in argument.items()}
         case list() | tuple():
-            return [_encode_argument(each) for each in argument]
-    for kind, of in ARGUMENT_TYPES.items():
-        if isinstance(argument, of):
+            return [_encode_argument(element) for element in argument]
+    for kind, type_ in ARGUMENT_TYPES.items():
+        if isinstance(argument, type_):
             return {kind: str(argument).removeprefix("torch.")}
     return argument
 
 
 def _decode_argument(argument: Any, known: set[str], weights: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401 - JSON
     if isinstance(argument, list):
-        return [_decode_argument(each, known, weights) for each in argument]
+        return [_decode_argument(element, known, weights) for element in argument]
     if not isinstance(argument, dict):
         return argument
     ((kind, value),) = argument.items()
@@ -361,7 +367,7 @@ def _decode_argument(argument: Any, known: set[str], weights: Mapping[str, torch
         return None
     if kind == "endless":
         return INFINITIES[value]
-    found = getattr(torch, str(value), None)
-    if kind in ARGUMENT_TYPES and isinstance(found, ARGUMENT_TYPES[kind]):
-        return found
+    decoded = getattr(torch, str(value), None)
+    if kind in ARGUMENT_TYPES and isinstance(decoded, ARGUMENT_TYPES[kind]):
+        return decoded
     raise ValueError(f"{kind} {value}")

@@ -22,22 +22,8 @@ import safetensors.torch
 import torch
 
 from fairweather.data.pixels import Scale, Square, decode_image
-from fairweather.deploy.graph import ARITHMETIC as ARITHMETIC
-from fairweather.deploy.graph import IMAGES as IMAGES
-from fairweather.deploy.graph import OPERATIONS as OPERATIONS
 from fairweather.deploy.graph import Graph, GraphNetwork
-from fairweather.deploy.graph import Operation as Operation
-from fairweather.deploy.graph import ResultName as ResultName
-from fairweather.deploy.graph import WeightName as WeightName
-from fairweather.deploy.graph import check_pure as check_pure
-from fairweather.deploy.promise import VALIDATION as VALIDATION
-from fairweather.deploy.promise import Fit as Fit
 from fairweather.deploy.promise import GuardRecord, format_percent
-from fairweather.deploy.promise import ImageKind as ImageKind
-from fairweather.deploy.promise import Kept as Kept
-from fairweather.deploy.promise import Measured as Measured
-from fairweather.deploy.promise import Promise as Promise
-from fairweather.deploy.promise import ValidationChoice as ValidationChoice
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError, check_text
 from fairweather.metrics.columns import softmax
@@ -50,15 +36,13 @@ from fairweather.metrics.two_sample import (
 )
 from fairweather.types.measurement import check_images
 
-# ---------------------------------------------------------------- what a guard says of images: a cl
-
 # The share of batches of images like the validation images that are warned of all the same.
 FALSE_ALARMS = 0.05
 Batch: TypeAlias = "torch.Tensor | npt.NDArray[np.uint8] | Sequence[PIL.Image.Image]"
 
 
 class GuardOutputs(NamedTuple):
-    """What a network says of images.
+    """A network's outputs for a batch of images.
 
     Attributes:
         logits: float32 `[B, classes]`.
@@ -104,7 +88,7 @@ class Likeness(NamedTuple):
 
     @property
     def unlike(self) -> bool:
-        """Whether to warn; of batches like the validation images at most 5 % are warned of."""
+        """Whether to warn; at most 5 % of batches like the validation images warn falsely."""
         return self.p < FALSE_ALARMS  # NaN is not
 
     def __str__(self) -> str:
@@ -161,7 +145,7 @@ class Guard:
         return self.likeness(self.see(self.prepared(batch)))
 
     def prepared(self, batch: Batch) -> torch.Tensor:
-        """Give the images of a batch: uint8 `[B, 3, H, W]`."""
+        """Convert a batch to uint8 `[B, 3, H, W]` at the size of the guard."""
         if isinstance(batch, np.ndarray):
             batch = torch.from_numpy(np.ascontiguousarray(batch))
         if isinstance(batch, PIL.Image.Image):
@@ -179,25 +163,25 @@ class Guard:
         return batch
 
     def answers(self, seen: GuardOutputs) -> Answers:
-        """Answer or defer the images of which a network says this."""
+        """Answer or defer images, given the network's outputs."""
         fit, names = self.record.fit, self.record.classes
         probabilities = self._probabilities(seen)
         order = np.argsort(-probabilities, axis=1, kind="stable")
         confidence = probabilities.max(axis=1)
-        held = prediction_sets(probabilities, fit.quantile)
+        in_set = prediction_sets(probabilities, fit.quantile)
         return Answers(
             tuple(names[place] for place in order[:, 0]),
             confidence,
             confidence >= fit.threshold,
             tuple(
                 tuple(names[place] for place in places if row[place])
-                for places, row in zip(order, held, strict=True)
+                for places, row in zip(order, in_set, strict=True)
             ),
             probabilities,
         )
 
     def likeness(self, seen: GuardOutputs) -> Likeness:
-        """Compare what a network says of images with what it says of validation images."""
+        """Compare the network's outputs with its outputs for validation images."""
         known = self.reference
         p_values = [outputs_differ_p(self._probabilities(known), self._probabilities(seen))]
         both = known.features is not None and seen.features is not None
@@ -212,18 +196,19 @@ class Guard:
 
     def _decoded(self, images: list[PIL.Image.Image]) -> torch.Tensor:
         record = self.record
-        if not images or not all(isinstance(each, PIL.Image.Image) for each in images):
+        if not images or not all(isinstance(image, PIL.Image.Image) for image in images):
             raise InputError("a batch is an array or tensor [B, 3, H, W], or a list of PIL images")
         square = None
-        if (of := record.preparation) is not None:
-            square = Square(of.size, of.resize or of.size, of.interpolation, of.fit)
+        if record.preparation is not None:
+            size, resize, interpolation, fit = record.preparation
+            square = Square(size, resize or size, interpolation, fit)
         scale = None if record.scale is None else Scale.parse(record.scale)
         height, width = record.size
-        if square is None and any(each.size != (width, height) for each in images):
+        if square is None and any(image.size != (width, height) for image in images):
             raise InputError(
                 f"the run does not say how images become {height} x {width}: prepare them first"
             )
-        pixels = [decode_image(each, square, scale) for each in images]
+        pixels = [decode_image(image, square, scale) for image in images]
         return torch.from_numpy(np.stack(pixels))
 
     def __repr__(self) -> str:
@@ -231,22 +216,10 @@ class Guard:
         return f"Guard({self.record.title!r}, risk <= {format_percent(promise.risk)})"
 
 
-# ---------------------------------------------------------------- a guard as a folder of JSON and s
-
 RECORD, GRAPH = "guard.json", "graph.json"
 WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
 CHECKSUMS = "checksums.json"
 FILES = (RECORD, GRAPH, WEIGHTS, REFERENCE)
-# What the operations of a foreign graph may raise.
-GRAPH_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 MOST_BYTES = 2**26  # of a JSON file; that of a network with 10,000 operations has 2 MB
 
 
@@ -258,7 +231,7 @@ def is_guard(path: Path) -> bool:
 def encode_guard(
     record: GuardRecord, graph: Graph, weights: Mapping[str, torch.Tensor], reference: GuardOutputs
 ) -> dict[str, bytes]:
-    """The files of a guard by name, the one with the checksums of the others last."""
+    """Encode the files of a guard by name; their checksums come last."""
     known = {"logits": torch.from_numpy(reference.logits)}
     if reference.features is not None:
         known["features"] = torch.from_numpy(reference.features)
@@ -266,7 +239,7 @@ def encode_guard(
         RECORD: json.dumps(record.model_dump(mode="json"), indent=1).encode() + b"\n",
         GRAPH: json.dumps(graph.as_json(), separators=(",", ":"), allow_nan=False).encode() + b"\n",
         WEIGHTS: safetensors.torch.save(
-            {name: each.contiguous() for name, each in weights.items()}
+            {name: tensor.contiguous() for name, tensor in weights.items()}
         ),
         REFERENCE: safetensors.torch.save(known),
     }
@@ -304,7 +277,7 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
     def see(images: torch.Tensor) -> GuardOutputs:
         try:
             logits, features = network(images.to(network.device).float() / 255)
-        except GRAPH_ERRORS as error:
+        except Exception as error:  # the graph may come from anybody, and ask for anything
             reason = str(error).strip().partition("\n")[0] or "its numbers are too large"
             raise InputError(f"the network of {path} cannot look at images: {reason}") from None
         return _check_outputs(logits, features, record, path / GRAPH)
@@ -314,37 +287,34 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
 
 
 def _read_content(folder: Path, name: str) -> bytes:
-    """Read a file once: what is checked is what is used, and no later change of it matters."""
+    """Read a file once, so that the bytes that are checked are the bytes that are used."""
     path = folder / name
     if path.is_symlink() or not path.is_file():
-        raise InputError(f"{folder} holds no guard: {name} is {_describe_missing(path)}")
+        instead = "a link" if path.is_symlink() else "no file" if path.exists() else "missing"
+        raise InputError(f"{folder} holds no guard: {name} is {instead}")
     if name.endswith(".json") and path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path} is larger than {MOST_BYTES // 2**20} MB")
     return path.read_bytes()
 
 
-def _describe_missing(path: Path) -> str:
-    return "a link" if path.is_symlink() else "no file" if path.exists() else "missing"
-
-
 def _parse_json(path: Path, content: bytes) -> dict[str, object]:
     try:
-        found = json.loads(content)
+        parsed = json.loads(content)
     except (ValueError, RecursionError):
         raise InputError(f"{path} is not JSON") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
-    return found
+    if not isinstance(parsed, dict):
+        raise InputError(f"{path} must hold a mapping, found {type(parsed).__name__}")
+    return parsed
 
 
 def _parse_record(path: Path, content: bytes) -> GuardRecord:
     try:
-        found = GuardRecord.model_validate(_parse_json(path, content))
+        record = GuardRecord.model_validate(_parse_json(path, content))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{path} is wrong at {where}: {first['msg']}") from None
-    return found
+    return record
 
 
 def _parse_tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
@@ -357,20 +327,21 @@ def _parse_tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 def _check_outputs(
     logits: torch.Tensor | None, features: torch.Tensor | None, record: GuardRecord, path: Path
 ) -> GuardOutputs:
-    """Give logits and features as arrays; raises `InputError` if they are not what they must be."""
-    for what, found in (("logits", logits), ("features", features)):
-        if found is None and what == "features":
+    """Convert logits and features to arrays; raises `InputError` for a wrong type or shape."""
+    for what, output in (("logits", logits), ("features", features)):
+        if output is None and what == "features":
             continue
-        if not isinstance(found, torch.Tensor) or found.ndim != 2 or not found.is_floating_point():
+        if (
+            not isinstance(output, torch.Tensor)
+            or output.ndim != 2
+            or not output.is_floating_point()
+        ):
             raise InputError(f"{path} gives {what} that are not float [B, N]")
     assert logits is not None, "this was an error above"
     if logits.shape[1] != len(record.classes):
         raise InputError(f"{path} gives {logits.shape[1]} logits for {len(record.classes)} classes")
     arrays = (
-        None if each is None else np.asarray(each.float().cpu().numpy())
-        for each in (logits, features)
+        None if output is None else np.asarray(output.float().cpu().numpy())
+        for output in (logits, features)
     )
     return GuardOutputs(*arrays)  # type: ignore[arg-type]
-
-
-# ---------------------------------------------------------------- a guard: a model that answers whe

@@ -55,7 +55,7 @@ def load_guard(
     """
     promised = (risk, confidence, coverage, weigh)
     if is_guard(Path(source).expanduser()):
-        if any(each is not None for each in promised):
+        if any(share is not None for share in promised):
             raise InputError(f"{source} is a guard that promises already: leave out what it is")
         return open_guard(source, device=device)
     from fairweather.deploy.making import (
@@ -72,9 +72,9 @@ def load_guard(
             "risk=0.05 in Python"
         )
     promise = make_promise(risk, confidence, coverage, weigh)
-    of = open_run_model(str(source), offline=offline)
-    check_weighing(of, weigh)
-    return make_guard(of, promise, device=device, root=data_root, offline=offline)
+    model = open_run_model(str(source), offline=offline)
+    check_weighing(model, weigh)
+    return make_guard(model, promise, device=device, root=data_root, offline=offline)
 
 
 def make_promise(
@@ -83,7 +83,7 @@ def make_promise(
     coverage: float | None = None,
     weigh: str | None = None,
 ) -> Promise:
-    """Check what is to be promised; raises `InputError` for shares that none can be.
+    """Fill in the defaults of a promise; raises `InputError` for a share outside (0, 1).
 
     >>> make_promise(0.05)
     Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='clusters')

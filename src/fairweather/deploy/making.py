@@ -1,4 +1,4 @@
-"""Make a guard: fit its promise on validation images, measure it on test images, and save it."""
+"""Make a guard: fit its promise on validation images, measure what test images keep, save it."""
 
 from __future__ import annotations
 
@@ -47,8 +47,6 @@ from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.prediction_sets import split_halves
 from fairweather.variants.scaling import fit_temperature
 
-# ---------------------------------------------------------------- a promise fitted on validation im
-
 
 class FittedPromise(NamedTuple):
     """A fitted promise, and the validation predictions that chose its threshold, not scaled yet.
@@ -64,16 +62,16 @@ class FittedPromise(NamedTuple):
     clusters: Clusters | None
 
 
-def check_weighing(of: RunModel, weigh: str | None) -> None:
-    """Raise `InputError` if it is asked what counts alike, and no images belong together."""
-    if weigh is not None and read_clusters(of.run, VAL) is None:
+def check_weighing(model: RunModel, weigh: str | None) -> None:
+    """Raise `InputError` for `weigh` if the run does not know which images belong together."""
+    if weigh is not None and read_clusters(model.run, VAL) is None:
         raise InputError(
-            f"weigh: {of.run.path} does not know which validation images belong together, so that "
-            "each counts alike: leave it out"
+            f"weigh: {model.run.path} does not know which validation images belong together, so "
+            "that each counts alike: leave it out"
         )
 
 
-def fit_promise(of: RunModel, promise: Promise) -> FittedPromise:
+def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
     """Fit temperature, threshold and quantile on the validation images of a run.
 
     Half of the images are for the temperature, and propose thresholds. The other half, of which the
@@ -85,8 +83,8 @@ def fit_promise(of: RunModel, promise: Promise) -> FittedPromise:
     Raises:
         InputError: there are no validation images, too few, or no threshold that keeps the risk.
     """
-    every = of.validation()
-    clusters, groups = read_clusters(of.run, VAL), of.run.groups(VAL)
+    every = model.validation()
+    clusters, groups = read_clusters(model.run, VAL), model.run.groups(VAL)
     cluster = None if clusters is None or groups is None else groups.cluster
     parts = split_halves(every.keys, clusters)
     chosen = parts.thresholds
@@ -99,16 +97,16 @@ def fit_promise(of: RunModel, promise: Promise) -> FittedPromise:
         else:
             what += ", which count as so many of equal size,"
     worth = len(chosen) if of_chosen is None else int(of_chosen.effective)
-    _check_enough(worth, promise, what, of)
+    _check_enough(worth, promise, what, model)
     proposing, judging = every.take(parts.temperature), every.take(chosen)
     if not len(proposing):
-        raise InputError(f"{of.run.path} has too few {what} to divide them")
+        raise InputError(f"{model.run.path} has too few {what} to divide them")
     temperature = 1.0
     if proposing.logits is not None:
         temperature = fit_temperature(proposing.logits, proposing.labels).value
     tried = apply_temperature(proposing, temperature)
     scaled = apply_temperature(judging, temperature)
-    found = guaranteed_threshold(
+    threshold = guaranteed_threshold(
         scaled.confidence,
         scaled.correct,
         thresholds_to_try(tried.confidence, tried.correct, risk=promise.risk),
@@ -116,34 +114,29 @@ def fit_promise(of: RunModel, promise: Promise) -> FittedPromise:
         certainty=promise.certainty,
         clusters=of_chosen,
     )
-    if not found.answered:
+    if not threshold.answered:
         errors = np.count_nonzero(~scaled.correct)
         raise InputError(
             f"no threshold is shown to keep a risk of {format_percent(promise.risk)} by "
-            f"{found.images:,} "
-            f"{what}, of which {of.title} has {format_percent(errors / found.images)} wrong: "
-            f"allow more "
-            "risk, or evaluate with more validation images"
+            f"{threshold.images:,} {what}, of which {model.title} has "
+            f"{format_percent(errors / threshold.images)} wrong: allow more risk, or evaluate with "
+            "more validation images"
         )
     fit = Fit(
         temperature=temperature,
         others=len(proposing),
-        threshold=found.threshold,
         quantile=conformal_quantile(_label_scores(scaled), promise.coverage, worth),
-        images=found.images,
-        answered=found.answered,
-        wrong=found.wrong,
-        bound=found.bound,
         cluster=cluster,
-        chose=_find_choice(of),
+        chose=_find_choice(model),
+        **threshold._asdict(),
     )
     return FittedPromise(fit, judging, of_chosen)
 
 
-def _find_choice(of: RunModel) -> ValidationChoice:
-    """Say what validation images chose of the model: its epoch, and its recipe in a sweep."""
-    settings = of.record.models[of.name].settings
-    if of.record.kind != "study":
+def _find_choice(model: RunModel) -> ValidationChoice:
+    """Say what the validation images had chosen before: the epoch, and in a sweep the recipe."""
+    settings = model.record.models[model.name].settings
+    if model.record.kind != "study":
         return "perhaps" if str(settings.get("source")).startswith("run:") else "unknown"
     recipe = settings.get("recipe")
     last = isinstance(recipe, dict) and recipe.get("select") == "last"
@@ -152,16 +145,14 @@ def _find_choice(of: RunModel) -> ValidationChoice:
     return "nothing" if last else "epoch"
 
 
-def _check_enough(n: int, promise: Promise, what: str, of: RunModel) -> None:
+def _check_enough(n: int, promise: Promise, what: str, model: RunModel) -> None:
     least = max(fewest_for_risk(promise.risk, promise.certainty), fewest_images(promise.coverage))
     if n < least:
         raise InputError(
-            f"half of the {what} of {of.run.path} are {n:,}, too few to promise a risk of "
+            f"half of the {what} of {model.run.path} are {n:,}, too few to promise a risk of "
             f"{format_percent(promise.risk)} with {format_percent(promise.certainty)} confidence "
-            f"and sets of "
-            f"{format_percent(promise.coverage)}: that takes at least {least:,}, and more if any "
-            f"answer "
-            "is wrong"
+            f"and sets of {format_percent(promise.coverage)}: that takes at least {least:,}, and "
+            "more if any answer is wrong"
         )
 
 
@@ -172,11 +163,11 @@ def apply_temperature(predictions: Predictions, temperature: float) -> Predictio
     return LogitDivisor(value=temperature).apply(predictions)
 
 
-def measure_run(of: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[Kept]:
-    """What is kept of the promise on the images of the run, from its stored predictions.
+def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[Kept]:
+    """Measure how the promise holds on the images of the run, from its stored predictions.
 
     Args:
-        of: the model.
+        model: the model.
         fitted: from `fit_promise`.
         weigh: as in the promise.
     """
@@ -184,15 +175,17 @@ def measure_run(of: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[K
     scaled = apply_temperature(fitted.chosen_on, fit.temperature)
     yield measure_images(VALIDATION, "clean", scaled, fit, fitted.clusters, weigh)
     places: list[tuple[str, ImageKind, str, str]] = [(CLEAN, "clean", TEST, CLEAN)]
-    for sweep in of.record.sweeps:
+    for sweep in model.record.sweeps:
         places += [(cell.id, sweep.kind, TEST, cell.id) for cell in sweep.cells]
-    for name in of.record.natural:
+    for name in model.record.natural:
         places.append((f"{NATURAL}{name}", "clean", f"{NATURAL}{name}", CLEAN))
     for images, kind, part, shift in places:
-        file = predictions_file(of.name, of.seed, shift, part)
-        if of.run.file(file).is_file() and of.run.holds(file):
-            predictions = apply_temperature(of.run.read_predictions(file), fit.temperature)
-            yield measure_images(images, kind, predictions, fit, read_clusters(of.run, part), weigh)
+        file = predictions_file(model.name, model.seed, shift, part)
+        if model.run.file(file).is_file() and model.run.holds(file):
+            predictions = apply_temperature(model.run.read_predictions(file), fit.temperature)
+            yield measure_images(
+                images, kind, predictions, fit, read_clusters(model.run, part), weigh
+            )
 
 
 def measure_images(
@@ -203,7 +196,7 @@ def measure_images(
     clusters: Clusters | None,
     weigh: Weigh = "clusters",
 ) -> Kept:
-    """What is kept of the promise on some images, with intervals over images or clusters.
+    """Measure how the promise holds on some images, with intervals over images or clusters.
 
     Args:
         images, kind: as in `Kept`.
@@ -236,7 +229,7 @@ def measure_images(
 
 
 def _label_scores(predictions: Predictions) -> npt.NDArray[np.float64]:
-    """Of each label, 1 minus its probability; the smaller, the sooner it is in the set."""
+    """1 minus the probability of each label; the smaller, the sooner it enters the set."""
     return 1 - np.exp(-predictions.nll)
 
 
@@ -253,13 +246,11 @@ def _measure_share(
     return Measured(value=value, low=float(low), high=float(high))
 
 
-# ---------------------------------------------------------------- make a guard of a model of a fini
-
 UNKNOWN = "unknown"
 
 
 def make_guard(
-    of: RunModel,
+    model: RunModel,
     promise: Promise,
     *,
     device: str = "auto",
@@ -269,7 +260,7 @@ def make_guard(
     """Make a guard of a model: fit the promise, measure what the run keeps of it.
 
     Args:
-        of: the model.
+        model: the model.
         promise: what is promised.
         device: where the networks run.
         root: the folder with the files of the run's data set, if it is not where it was.
@@ -278,41 +269,41 @@ def make_guard(
     Raises:
         InputError: the validation images do not support the promise.
     """
-    fitted = fit_promise(of, promise)
-    size = of.record.data.side
+    fitted = fit_promise(model, promise)
+    size = model.record.data.side
     if size is None:
-        raise InputError(f"{of.run.path} does not say how large its images are")
-    model = of.record.models[of.name]
+        raise InputError(f"{model.run.path} does not say how large its images are")
+    recorded = model.record.models[model.name]
     record = GuardRecord(
-        model=of.name,
-        title=of.title,
-        run=of.record.name,
-        seed=of.seed,
-        architecture=_name_architecture(model),
-        classes=of.classes,
+        model=model.name,
+        title=model.title,
+        run=model.record.name,
+        seed=model.seed,
+        architecture=_name_architecture(recorded),
+        classes=model.classes,
         size=size,
-        preparation=of.preparation,
-        scale=of.scale,
+        preparation=model.preparation,
+        scale=model.scale,
         promise=promise,
         fit=fitted.fit,
-        kept=tuple(measure_run(of, fitted, promise.weigh)),
+        kept=tuple(measure_run(model, fitted, promise.weigh)),
         versions=package_versions(),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
     def see(images: torch.Tensor) -> GuardOutputs:
         nothing = torch.zeros(len(images), dtype=torch.int64)
-        whole = Images(images, nothing, torch.arange(len(images)), of.classes)
-        found = [compute_outputs(network, whole, device=device) for network in of.networks]
-        if len(found) == 1:
-            return GuardOutputs(*found[0])
-        return GuardOutputs(mean_log_probability(each.logits for each in found), None)
+        whole = Images(images, nothing, torch.arange(len(images)), model.classes)
+        outputs = [compute_outputs(network, whole, device=device) for network in model.networks]
+        if len(outputs) == 1:
+            return GuardOutputs(*outputs[0])
+        return GuardOutputs(mean_log_probability(output.logits for output in outputs), None)
 
     try:
-        images = open_validation_images(of, root=root, offline=offline)
+        images = open_validation_images(model, root=root, offline=offline)
     except (InputError, OSError):
         images = None  # then features are not compared; `Likeness` says so
-    return Guard(record, see, _reference(fitted.chosen_on, images, see, of))
+    return Guard(record, see, _reference(fitted.chosen_on, images, see, model))
 
 
 def _name_architecture(model: ModelRecord) -> str:
@@ -324,9 +315,9 @@ def _reference(
     predictions: Predictions,
     images: Images | None,
     see: Callable[[torch.Tensor], GuardOutputs],
-    of: RunModel,
+    model: RunModel,
 ) -> GuardOutputs:
-    """What the network says of the validation images on which the threshold was chosen.
+    """The network's outputs for the validation images that chose the threshold.
 
     Logits are those that the run stored; without them, and for features, the network looks at the
     images again, at most `MOST_IMAGES` of them.
@@ -343,20 +334,20 @@ def _reference(
         return GuardOutputs(predictions.logits, None if again is None else again.features)
     if again is None:
         raise InputError(
-            f"{of.run.path} stores no logits, and its validation images are not where they were: "
-            "name the folder with the files of its data set with --data-root"
+            f"{model.run.path} stores no logits, and its validation images are not where they "
+            "were: name the folder with the files of its data set with --data-root"
         )
     return again
 
 
-def save_guard(guard: Guard, of: RunModel, folder: Path, *, replace: bool = False) -> None:
+def save_guard(guard: Guard, model: RunModel, folder: Path, *, replace: bool = False) -> None:
     """Save a guard as a folder of JSON and safetensors, which `open_guard` opens.
 
     Raises:
         InputError: the folder holds something already, or the network cannot be traced.
     """
     check_new_folder(folder, replace=replace)
-    traced = trace(of.networks, guard.record.size)
+    traced = trace(model.networks, guard.record.size)
     files = encode_guard(guard.record, traced.graph, traced.weights, guard.reference)
     for name, content in files.items():  # checksums last: without them nothing is opened
         write_atomically(folder / name, content)
@@ -369,10 +360,10 @@ def check_new_folder(folder: Path, *, replace: bool = False) -> None:
         raise InputError(f"{folder} is not empty: name another folder, or replace it (--replace)")
 
 
-def save_onnx(guard: Guard, of: RunModel, path: Path) -> None:
+def save_onnx(guard: Guard, model: RunModel, path: Path) -> None:
     """Save the model of a guard, with preprocessing and temperature, as one ONNX graph.
 
     Raises:
         InputError: packages are missing, or the network cannot be exported.
     """
-    write_atomically(path, export_onnx(of.networks, guard.record))
+    write_atomically(path, export_onnx(model.networks, guard.record))

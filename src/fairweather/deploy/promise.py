@@ -83,7 +83,7 @@ class Fit(FrozenRecord):
 
 
 class Measured(FrozenRecord):
-    """A share with its 95 % interval; None where there is nothing that it would be a share of."""
+    """A share with its 95 % interval; None for a share of no images."""
 
     value: Share | None
     low: Share | None
@@ -118,8 +118,7 @@ class Kept(FrozenRecord):
             return "nothing is answered"
         return (
             f"{format_percent(value)} [{format_percent(low)}, {format_percent(high)}] of the "
-            f"answers are wrong, "
-            f"{format_percent(self.answered)} are answered"
+            f"answers are wrong, {format_percent(self.answered)} are answered"
         )
 
 
@@ -160,39 +159,40 @@ class GuardRecord(FrozenRecord):
     @pydantic.field_validator("preparation")
     @classmethod
     def _check_preparation(
-        cls, given: Preparation | None, info: pydantic.ValidationInfo
+        cls, preparation: Preparation | None, info: pydantic.ValidationInfo
     ) -> Preparation | None:
-        if given is None or "size" not in info.data:  # a wrong size is an error of its own
-            return given
-        if (given.size, given.size) != info.data["size"]:
-            raise ValueError(f"it makes images of {given.size} pixels, which is another size")
-        resize = given.size if given.resize is None else given.resize
-        if not given.size <= resize <= MAX_SIDE:
-            raise ValueError(f"resize must be from {given.size} to {MAX_SIDE}, found {resize}")
-        return given
+        if preparation is None or "size" not in info.data:  # a wrong size is an error of its own
+            return preparation
+        if (preparation.size, preparation.size) != info.data["size"]:
+            raise ValueError(f"it makes images of {preparation.size} pixels, which is another size")
+        resize = preparation.size if preparation.resize is None else preparation.resize
+        if not preparation.size <= resize <= MAX_SIDE:
+            raise ValueError(
+                f"resize must be from {preparation.size} to {MAX_SIDE}, found {resize}"
+            )
+        return preparation
 
     def lines(self) -> dict[str, str]:
         """What is promised, what it rests on, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
-        of, weighed = "validation images", ""
+        chosen_on, weighed = "validation images", ""
         if fit.cluster:
             alike = fit.cluster if promise.weigh == "clusters" else "image"
             weighed = f", each {alike} counting alike"
-            of += f", one of each {fit.cluster}," if promise.weigh == "clusters" else ""
+            chosen_on += f", one of each {fit.cluster}," if promise.weigh == "clusters" else ""
         lines = {
             "promised": f"risk <= {_format_exact(promise.risk)} with "
-            "{_format_exact(promise.certainty)} "
-            f"confidence, for images like those of validation{weighed}: {fit.images:,} {of} chose "
-            f"the threshold {fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} "
-            f"answers are wrong{CHOICE_TEXTS[fit.chose]}",
-            "sets": f"the set of an image holds its class for {_format_exact(promise.coverage)} "
-            "of such "
-            "images, on average over draws of validation images",
+            f"{_format_exact(promise.certainty)} confidence, for images like those of "
+            f"validation{weighed}: {fit.images:,} {chosen_on} chose the threshold "
+            f"{fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers are "
+            f"wrong{CHOICE_TEXTS[fit.chose]}",
+            "sets": f"the set of an image holds its class for {_format_exact(promise.coverage)} of "
+            "such images, on average over draws of validation images",
         }
-        clean = [each for each in self.kept if each.images == CLEAN]
+        clean = [images for images in self.kept if images.images == CLEAN]
         if clean:
             lines["tested"] = f"test images of the run: {clean[0]}"
-        shifted = [each for each in self.kept if each.kind == "shift"]
+        shifted = [images for images in self.kept if images.kind == "shift"]
         if shifted:
             lines["shifted"] = self._under_shifts(shifted)
         return lines
@@ -200,21 +200,19 @@ class GuardRecord(FrozenRecord):
     def _under_shifts(self, levels: Sequence[Kept]) -> str:
         """Say where the risk is too high; the worst level is the one with the highest lower end."""
         risks = [
-            (low, value, each)
-            for each in levels
-            if (value := each.risk.value) is not None and (low := each.risk.low) is not None
+            (low, value, level)
+            for level in levels
+            if (value := level.risk.value) is not None and (low := level.risk.low) is not None
         ]
         above = sum(value > self.promise.risk for _, value, _ in risks)
-        found = (
-            f"risk above {_format_exact(self.promise.risk)} at {above} of "
-            f"{len(levels)} levels of shifts"
-        )
+        risk = _format_exact(self.promise.risk)
+        text = f"risk above {risk} at {above} of {len(levels)} levels of shifts"
         if silent := len(levels) - len(risks):
-            found += f", no answer at {silent} of them"
+            text += f", no answer at {silent} of them"
         if not risks:
-            return found
-        _, _, worst = max(risks, key=lambda each: each[:2])
-        return f"{found}; worst, {worst.images}: {worst}"
+            return text
+        _, _, worst = max(risks, key=lambda level: level[:2])
+        return f"{text}; worst, {worst.images}: {worst}"
 
 
 def _format_exact(share: float) -> str:

@@ -51,7 +51,7 @@ def join_networks(networks: Sequence[nn.Module]) -> nn.Module:
 
 @contextmanager
 def _restoring_attributes(network: nn.Module) -> Iterator[Attributes]:
-    """Give a network its attributes back: tracing leaves tensors without values in some."""
+    """Restore the attributes of a network: tracing leaves tensors without values in some."""
     before = [(module, dict(vars(module))) for module in network.modules()]
     try:
         yield before
@@ -86,23 +86,23 @@ def trace(networks: Sequence[nn.Module], size: tuple[int, int]) -> TracedNetwork
     operations, last = [], None
     for node in program.graph.nodes:
         if node.op == "call_function" and not _is_check(node.target):
-            each = _to_operation(node, names)
-            operations.append(each)
-            if any(isinstance(argument, WeightName) for argument in each.arguments):
-                last = (each, node)
-    (given,) = program.graph_signature.user_outputs
+            operation = _to_operation(node, names)
+            operations.append(operation)
+            if any(isinstance(argument, WeightName) for argument in operation.arguments):
+                last = (operation, node)
+    (output,) = program.graph_signature.user_outputs
     features = _find_features(*last) if last is not None and len(networks) == 1 else None
-    used = set[str]().union(*(each.names(WeightName) for each in operations))
+    used = set[str]().union(*(operation.names(WeightName) for operation in operations))
     weights = {name: tensors[name].detach().clone() for name in sorted(used)}
-    traced = TracedNetwork(Graph(tuple(operations), given, features), weights)
-    found, _ = GraphNetwork(*traced)(images)
-    if not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+    traced = TracedNetwork(Graph(tuple(operations), output, features), weights)
+    logits, _ = GraphNetwork(*traced)(images)
+    if not torch.allclose(logits, expected, rtol=TOLERANCE, atol=TOLERANCE):
         raise _not_traceable("its graph gives other numbers")
     return traced
 
 
 def _forget_calls(before: Attributes) -> None:
-    """Remove tensors that modules have kept of a call: the exporter takes them for constants."""
+    """Remove tensors that modules kept from a call: the exporter takes them for constants."""
     for module, attributes in before:
         now = vars(module)
         for name in [name for name, value in now.items() if isinstance(value, torch.Tensor)]:
@@ -148,17 +148,17 @@ def _to_operation(node: Any, names: Mapping[str, ResultName | WeightName]) -> Op
         if isinstance(argument, torch.fx.Node):
             return names.get(argument.name, ResultName(argument.name))
         if isinstance(argument, list | tuple):
-            return [given(each) for each in argument]
+            return [given(element) for element in argument]
         return argument
 
-    options = {name: given(each) for name, each in node.kwargs.items()}
+    options = {name: given(value) for name, value in node.kwargs.items()}
     operation = Operation(node.name, kind, tuple(map(given, node.args)), options)
     check_pure(operation, "the network")
     return operation
 
 
 def _find_features(last: Operation, node: Any) -> str | None:  # noqa: ANN401 - torch.fx.Node
-    """The input of the last operation with weights, if that is linear and of one row an image."""
+    """The input of the last operation with weights, if that is linear with one row per image."""
     first = last.arguments[0]
     if last.kind != "linear.default" or not isinstance(first, ResultName) or first.name == IMAGES:
         return None

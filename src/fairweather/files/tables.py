@@ -69,6 +69,35 @@ def frame_to_csv(frame: pd.DataFrame, float_format: str | None = "%.8g") -> str:
     return lines.getvalue()
 
 
+def read_csv_rows(path: Path, delimiter: str | None = None) -> list[tuple[int, list[str]]]:
+    """Read the rows of a CSV file with the numbers of their lines; empty lines are left out.
+
+    Cells are separated by commas, semicolons or tabs, as the first line shows if no delimiter is
+    given; blanks around them are cut.
+
+    Raises `InputError` for a file that is not CSV.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = delimiter or find_delimiter([file.readline()])
+            file.seek(0)
+            rows = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+            return [(rows.line_num, [cell.strip() for cell in row]) for row in rows if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{str(path)!r} cannot be read as CSV: {error}") from error
+
+
+def find_delimiter(lines: Iterable[str], otherwise: str = ",") -> str:
+    """Find which of comma, semicolon and tab the lines have most of.
+
+    >>> find_delimiter(["a;b,c;d", "1;2;3"]), find_delimiter(["a b"], "space")
+    (';', 'space')
+    """
+    counts = {mark: min(line.count(mark) for line in lines) for mark in ",;\t"}
+    best = max(counts, key=counts.__getitem__)
+    return best if counts[best] else otherwise
+
+
 class _LineFeedText(io.StringIO):
     """Text to which rows are written one by one, and that ends each with a line feed alone."""
 

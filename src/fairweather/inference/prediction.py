@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -41,7 +41,12 @@ from fairweather.types.measurement import (
 )
 from fairweather.variants.calibration import NOTHING_FITTED, FittedParameters, LogitDivisor
 
-# ---------------------------------------------------------------- modules of the user's own, which
+SLOW_SECONDS = 1.0  # seconds; a prediction that takes longer tells how far it is
+T = TypeVar("T")
+WhenHalved = Callable[[int], None]
+FeatureGetter = Callable[[], npt.NDArray[np.float32] | None]  # gives those of the last batch
+
+# ---------------------------------------------------------------- networks while they predict
 
 
 @contextmanager
@@ -56,65 +61,157 @@ def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
     >>> module.weight.dtype, module.training
     (torch.float32, True)
     """
-    parts = {part: part.training for module in modules for part in module.modules()}
-    buffers = [(part, name, each) for part in parts for name, each in part._buffers.items()]
-    parameters = [each for part in parts for each in part.parameters(recurse=False)]
+    modes = {module: module.training for top in modules for module in top.modules()}
+    buffers = [(module, *item) for module in modes for item in module._buffers.items()]
+    parameters = [item for module in modes for item in module.parameters(recurse=False)]
     # Bringing a module to a device replaces the data of parameters and gradients, and the buffers.
-    tensors = [each for one in parameters for each in (one, one.grad) if each is not None]
-    data = [each.data for each in tensors]
+    tensors = [*parameters, *(item.grad for item in parameters if item.grad is not None)]
+    data = [tensor.data for tensor in tensors]
     try:
         yield
     finally:
         for tensor, own in zip(tensors, data, strict=True):
             tensor.data = own
-        for part, name, buffer in buffers:
-            part._buffers[name] = buffer
-        for part, mode in parts.items():
-            part.training = mode
-
-
-# ---------------------------------------------------------------- what the last layer of a network
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
+        for module, training in modes.items():
+            module.training = training
 
 
 @contextmanager
-def watch_last_layer(model: nn.Module) -> Iterator[Callable[[], torch.Tensor | None]]:
+def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Bring a model to a device and into evaluation mode; `restore_modules` undoes both.
+
+    Raises `InputError` inside if the model calls `sys.exit`.
+    """
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with no_exit():
+        yield
+
+
+@contextmanager
+def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
     """Give a function that returns what the last layer with parameters saw in the last pass.
 
-    That is a copy, since a network may reuse the memory. It returns None if that layer is not
-    linear or its input is not `[B, D]`.
+    It returns None if that layer is not linear or its input is not `[B, D]`.
     """
-    last: list[torch.Tensor | None] = []
+    features: list[torch.Tensor] = []
 
     def keep(module: nn.Module, arguments: tuple[Any, ...], _: object) -> None:
-        last[:] = [None]
+        features.clear()
         match arguments:
-            case (torch.Tensor(ndim=2) as given, *_) if isinstance(module, nn.Linear):
-                last[:] = [given.detach().clone()]
+            case (torch.Tensor(ndim=2) as inputs, *_) if isinstance(module, nn.Linear):
+                features.append(inputs.detach().clone())  # the network may reuse its memory
 
     # A network with children and parameters of its own, such as a transformer, is not a layer.
-    leaves = [
+    layers = [
         module
         for module in model.modules()
         if not any(True for _ in module.children()) and any(True for _ in module.parameters())
     ]
-    hooks = [leaf.register_forward_hook(keep) for leaf in leaves]
-
-    def seen() -> torch.Tensor | None:
-        return last.pop() if last else None
-
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
     try:
-        yield seen
+        yield lambda: features.pop().float().cpu().numpy() if features else None
     finally:
         for hook in hooks:
             hook.remove()
 
 
-# ---------------------------------------------------------------- the loop over batches, in which m
+class Batcher:
+    """Cuts images into parts that fit into memory: at most `size` images, halved when it runs out.
 
-SLOW_SECONDS = 1.0  # seconds; a prediction that takes longer tells how far it is
-T = TypeVar("T")
-WhenHalved = Callable[[int], None]
-FeatureGetter = Callable[[], torch.Tensor | None]  # gives those of the last batch
+    Args:
+        size: images in a part as long as memory is sufficient.
+        when_halved: called with the new size when memory has run out.
+    """
+
+    def __init__(self, size: int, when_halved: WhenHalved | None = None) -> None:
+        self.size, self.when_halved = size, when_halved
+
+    def parts(self, images: Images, compute: Callable[[Images], T]) -> Iterator[T]:
+        """Compute something of every part, in order.
+
+        Raises `InputError` if a single image does not fit.
+        """
+        start = 0
+        while start < len(images):
+            result: T | None
+            try:
+                result = compute(images[start : start + self.size])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                result = None  # go on outside `except`, where the error has freed its tensors
+            if result is None:
+                self._halve(min(self.size, len(images) - start))
+            else:
+                yield result
+                start += self.size
+
+    def _halve(self, tried: int) -> None:
+        if tried == 1:
+            raise InputError("a single image does not fit into memory: use a smaller model")
+        self.size = tried // 2
+        free_memory()
+        if self.when_halved is not None:
+            self.when_halved(self.size)
+
+
+@torch.no_grad()  # not inference mode: what a model keeps of this must serve attacks too
+def compute_logits(
+    model: nn.Module,
+    batch: Images,
+    attack: Attack | None,
+    device: torch.device,
+    arithmetic: Arithmetic,
+    seed: int,
+    tell: Callable[[float], None] | None = None,
+) -> torch.Tensor:
+    """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
+
+    An attack changes the images after they became a float tensor, on the device. Images and logits
+    are copies: a model may change its input, and reuse the memory of its output.
+    """
+    # Without waiting only from page-locked memory, which is that of the batches for CUDA devices.
+    images = batch.images.to(device, non_blocking=device.type == "cuda")
+    inputs = images.to(memory_format=torch.channels_last).float().div_(255)
+    if attack is not None:
+        labels, keys = batch.labels.to(device), batch.keys.to(device)
+        inputs = attack(model, inputs, labels, keys, seed, tell)
+    with arithmetic.on(device):
+        logits = model(inputs)
+    check_logits(logits)
+    return logits.float().to("cpu", copy=True)
+
+
+def check_logits(logits: object) -> None:
+    """Raise `InputError` unless these are plain real numbers `[B, classes]`.
+
+    >>> check_logits(torch.zeros(2, 3, dtype=torch.bool))
+    Traceback (most recent call last):
+    fairweather.errors.InputError: a classifier must return logits as real numbers [B, classes],
+    found a tensor of torch.bool
+    """
+    must = "a classifier must return logits as real numbers [B, classes], found"
+    if not isinstance(logits, torch.Tensor):
+        raise InputError(f"{must} a {type(logits).__name__}")
+    if kind := special_kind(logits):
+        raise InputError(f"{must} a {kind} tensor")
+    if logits.dtype == torch.bool:
+        raise InputError(f"{must} a tensor of {logits.dtype}")
+    if logits.ndim != 2:
+        raise InputError(f"{must} a tensor {list(logits.shape)}")
+
+
+def _start(images: Images, device: str | torch.device, arithmetic: Arithmetic) -> torch.device:
+    if len(images) == 0:
+        raise InputError("prediction needs at least one image, found none")
+    device = resolve_device(device) if isinstance(device, str) else device
+    arithmetic.check(device)
+    return device
+
+
+# ---------------------------------------------------------------- predictions
 
 
 class KnownFeatures(NamedTuple):
@@ -145,6 +242,20 @@ class Predictor(NamedTuple):
     adapts: bool = False
     keeps_logits: bool = False
     task: Task = CLASSIFICATION_TASK
+
+    def make_columns(
+        self, images: Images, outputs: np.ndarray, features: npt.NDArray[np.float32] | None
+    ) -> AnyPredictions:
+        """What is stored of the logits that the model gives for images."""
+        logits = self.fitted.change(outputs)
+        labels, keys = images.labels.numpy(), images.keys.numpy()
+        columns = make_predictions(logits, labels, keys, images.classes, self.fitted, self.task)
+        if self.keeps_logits:
+            columns = columns.with_columns(logits=logits)
+        if self.known is None:
+            return columns
+        scores = compute_ood_scores(OodInputs(logits, features, self.known.features))
+        return columns.with_columns(ood_scores=scores)
 
 
 @shows_progress
@@ -214,17 +325,17 @@ def make_image_notifier(
     task: str, total: int, progress: Notify | bool | None
 ) -> Callable[[float], None]:
     """Make what tells how many images of a task are done, also parts of them, if it takes long."""
-    tell, began = to_notify(progress), time.monotonic()
+    notify, began = to_notify(progress), time.monotonic()
 
-    def told(done: float) -> None:
+    def tell(done: float) -> None:
         if time.monotonic() - began >= SLOW_SECONDS:
-            tell(Event(task, int(done), total, part=done % 1))
+            notify(Event(task, int(done), total, part=done % 1))
 
-    return told
+    return tell
 
 
 def predict_batches(
-    readers: Sequence[Predictor],
+    predictors: Sequence[Predictor],
     images: Images,
     shift: Shift | Attack | None = None,
     *,
@@ -242,7 +353,7 @@ def predict_batches(
     Under attack, every model sees the images that were made for it.
 
     Args:
-        readers: the models.
+        predictors: the models.
         images, shift, device, seed, when_halved: as in `predict`.
         arithmetic: how the logits are computed.
         batches: index of each batch.
@@ -254,65 +365,38 @@ def predict_batches(
     Returns:
         The predictions of each model, in the order of the batches.
     """
-    if len(images) == 0:
-        raise InputError("prediction needs at least one image, found none")
-    device = resolve_device(device) if isinstance(device, str) else device
-    arithmetic.check(device)
-    attack = shift if isinstance(shift, Attack) else None
-
+    device = _start(images, device, arithmetic)
+    attack, shift = (shift, None) if isinstance(shift, Attack) else (None, shift)
     done = 0
 
-    def columns(reader: Predictor, seen: FeatureGetter, part: Images) -> AnyPredictions:
-        def within(share: float) -> None:
+    def predict_part(predictor: Predictor, features: FeatureGetter, part: Images) -> AnyPredictions:
+        def tell_share(share: float) -> None:
             if tell is not None:
-                tell((done + share * len(part)) / len(readers))
+                tell((done + share * len(part)) / len(predictors))
 
         nonlocal done
-        logits = compute_logits(
-            reader.model, part, attack, device, arithmetic, seed, within
-        ).numpy()
-        within(1.0)
+        logits = compute_logits(predictor.model, part, attack, device, arithmetic, seed, tell_share)
+        tell_share(1.0)
         done += len(part)
-        changed, labels, keys = reader.fitted.change(logits), part.labels.numpy(), part.keys.numpy()
-        predicted = make_predictions(
-            changed, labels, keys, part.classes, reader.fitted, reader.task
-        )
-        if reader.keeps_logits:
-            predicted = predicted.with_columns(logits=changed)
-        if reader.known is None:
-            return predicted
-        scores = compute_ood_scores(OodInputs(changed, _to_array(seen()), reader.known.features))
-        return predicted.with_columns(ood_scores=scores)
+        return predictor.make_columns(part, logits.numpy(), features())
 
-    whole = Batcher(len(images), when_halved)
-    found: list[list[AnyPredictions]] = [[] for _ in readers]
+    batcher = Batcher(len(images), when_halved)
+    parts: list[list[AnyPredictions]] = [[] for _ in predictors]
     with ExitStack() as modes:
-        watched: list[FeatureGetter] = []
-        for reader in readers:
-            modes.enter_context(evaluation_mode(reader.model, device))
-            compared = reader.known is not None and reader.known.features is not None
-            watching = watch_last_layer(reader.model) if compared else nullcontext(_no_features)
-            watched.append(modes.enter_context(watching))
+        getters: list[FeatureGetter] = []
+        for predictor in predictors:
+            modes.enter_context(evaluation_mode(predictor.model, device))
+            if predictor.known is None or predictor.known.features is None:
+                getters.append(lambda: None)
+            else:
+                getters.append(modes.enter_context(watch_last_layer(predictor.model)))
+        pinned = device.type == "cuda"
         for batch in shifted_batches(
-            images,
-            None if isinstance(shift, Attack) else shift,
-            seed,
-            batches,
-            makers=makers,
-            pinned=device.type == "cuda",
-            keep=keep,
+            images, shift, seed, batches, makers=makers, pinned=pinned, keep=keep
         ):
-            for reader, seen, parts in zip(readers, watched, found, strict=True):
-                parts.extend(whole.parts(batch, partial(columns, reader, seen)))
-    return [join_predictions(parts) for parts in found]
-
-
-def _no_features() -> None:
-    return None
-
-
-def _to_array(features: torch.Tensor | None) -> npt.NDArray[np.float32] | None:
-    return None if features is None else features.float().cpu().numpy()
+            for predictor, features, own in zip(predictors, getters, parts, strict=True):
+                own.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
+    return [join_predictions(own) for own in parts]
 
 
 def make_predictions(
@@ -332,119 +416,19 @@ def make_predictions(
         raise InputError(
             f"the model has {logits.shape[1]} outputs, but the data have {len(classes)} classes"
         )
-    found: AnyPredictions = task.predictions(
+    predictions: AnyPredictions = task.predictions(
         keys=keys,
         labels=labels,
         **fitted.columns(logits, labels, task),
         logits=logits if len(classes) <= task.most_stored else None,
         classes=classes,
     )
-    return found
+    return predictions
 
 
 def join_predictions(parts: Sequence[P]) -> P:
     """Join the predictions of a model on consecutive groups of images."""
     return join_columns(parts, np.concatenate)
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Bring a model to a device and into evaluation mode; `untouched` brings a user's model back.
-
-    Raises `InputError` inside if the model calls `sys.exit`.
-    """
-    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    with no_exit():
-        yield
-
-
-class Batcher:
-    """Cuts images into parts that fit into memory: at most `size` images, halved when it runs out.
-
-    Args:
-        size: images in a part as long as memory is sufficient.
-        when_halved: called with the new size when memory has run out.
-    """
-
-    def __init__(self, size: int, when_halved: WhenHalved | None = None) -> None:
-        self.size, self.when_halved = size, when_halved
-
-    def parts(self, images: Images, compute: Callable[[Images], T]) -> Iterator[T]:
-        """Compute something of every part, in order.
-
-        Raises `InputError` if a single image does not fit.
-        """
-        start = 0
-        while start < len(images):
-            part: T | None
-            try:
-                part = compute(images[start : start + self.size])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                part = None  # go on outside `except`, where the error has freed its tensors
-            if part is None:
-                self._halve(min(self.size, len(images) - start))
-            else:
-                yield part
-                start += self.size
-
-    def _halve(self, tried: int) -> None:
-        if tried == 1:
-            raise InputError("a single image does not fit into memory: use a smaller model")
-        self.size = tried // 2
-        free_memory()
-        if self.when_halved is not None:
-            self.when_halved(self.size)
-
-
-@torch.no_grad()  # not inference mode: what a model keeps of this must serve attacks too
-def compute_logits(
-    model: nn.Module,
-    part: Images,
-    attack: Attack | None,
-    device: torch.device,
-    arithmetic: Arithmetic,
-    seed: int,
-    tell: Callable[[float], None] | None = None,
-) -> torch.Tensor:
-    """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
-
-    An attack changes the images after they became a float tensor, on the device. Images and logits
-    are copies: a model may change its input, and reuse the memory of its output.
-    """
-    # Without waiting only from page-locked memory, which is that of the batches for CUDA devices.
-    images = part.images.to(device, non_blocking=device.type == "cuda")
-    inputs = images.to(memory_format=torch.channels_last).float().div_(255)
-    if attack is not None:
-        labels, keys = part.labels.to(device), part.keys.to(device)
-        inputs = attack(model, inputs, labels, keys, seed, tell)
-    with arithmetic.on(device):
-        logits = model(inputs)
-    check_logits(logits)
-    return logits.float().to("cpu", copy=True)
-
-
-def check_logits(logits: object) -> None:
-    """Raise `InputError` unless these are plain real numbers `[B, classes]`.
-
-    >>> check_logits(torch.zeros(2, 3, dtype=torch.bool))
-    Traceback (most recent call last):
-    fairweather.errors.InputError: a classifier must return logits as real numbers [B, classes],
-    found a tensor of torch.bool
-    """
-    must = "a classifier must return logits as real numbers [B, classes], found"
-    if not isinstance(logits, torch.Tensor):
-        raise InputError(f"{must} a {type(logits).__name__}")
-    if kind := special_kind(logits):
-        raise InputError(f"{must} a {kind} tensor")
-    if logits.dtype == torch.bool:
-        raise InputError(f"{must} a tensor of {logits.dtype}")
-    if logits.ndim != 2:
-        raise InputError(f"{must} a tensor {list(logits.shape)}")
-
-
-# ---------------------------------------------------------------- the logits of images together wit
 
 
 class NetworkOutputs(NamedTuple):
@@ -486,35 +470,32 @@ def compute_outputs(
 
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5), nn.ReLU(), nn.Linear(5, 2))
     >>> pixels, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long()
-    >>> found = compute_outputs(model, Images(pixels, labels, torch.arange(4), ("cat", "dog")))
-    >>> found.logits.shape, found.features.shape
+    >>> outputs = compute_outputs(model, Images(pixels, labels, torch.arange(4), ("cat", "dog")))
+    >>> outputs.logits.shape, outputs.features.shape
     ((4, 2), (4, 5))
     """
-    if len(images) == 0:
-        raise InputError("prediction needs at least one image, found none")
-    device = resolve_device(device) if isinstance(device, str) else device
-    arithmetic.check(device)
+    device = _start(images, device, arithmetic)
     logits: list[npt.NDArray[np.float32]] = []
     features: list[npt.NDArray[np.float32]] = []
-    with evaluation_mode(model, device), watch_last_layer(model) as seen:
+    with evaluation_mode(model, device), watch_last_layer(model) as last_features:
 
-        def compute(part: Images) -> tuple[torch.Tensor, torch.Tensor | None]:
-            found = compute_logits(model, part, None, device, arithmetic, 0)
-            return found, seen()
+        def compute(part: Images) -> NetworkOutputs:
+            own = compute_logits(model, part, None, device, arithmetic, 0)
+            return NetworkOutputs(own.numpy(), last_features())
 
         count = 0
-        for of_logits, of_features in Batcher(batch_size, when_halved).parts(images, compute):
-            logits.append(of_logits.numpy())
-            if of_features is not None:
-                features.append(of_features.float().cpu().numpy())
-            count += len(of_logits)
+        for outputs in Batcher(batch_size, when_halved).parts(images, compute):
+            logits.append(outputs.logits)
+            if outputs.features is not None:
+                features.append(outputs.features)
+            count += len(outputs.logits)
             if done is not None:
                 done(count)
-    whole = np.concatenate(features) if len(features) == len(logits) else None
-    return NetworkOutputs(np.concatenate(logits), whole)
+    joined = np.concatenate(features) if len(features) == len(logits) else None
+    return NetworkOutputs(np.concatenate(logits), joined)
 
 
-# ---------------------------------------------------------------- several models, plain and adapted
+# ---------------------------------------------------------------- plain and adapted models together
 
 # Bytes. Plain and adapted models need different batches of the same shifted images, so these are
 # kept, if they are not larger than this; else they are made once for each of the two.
@@ -522,7 +503,7 @@ MOST_KEPT_BYTES = 2**29
 
 
 def predict_shared(
-    readers: Sequence[Predictor],
+    predictors: Sequence[Predictor],
     images: Images,
     shift: Shift | Attack,
     *,
@@ -542,7 +523,7 @@ def predict_shared(
     nearly equal size.
 
     Args:
-        readers: the models.
+        predictors: the models.
         images, shift, device, arithmetic, seed, makers: as in `predict_batches`.
         batch_size: images per forward pass.
         fitting: a smaller number for which the memory is sufficient; models that adapt have
@@ -556,45 +537,35 @@ def predict_shared(
         InputError: a model that adapts has fewer than two images or a batch size below two; or
             memory runs out for it, because smaller batches would change its results.
     """
-    plain = [each for each in readers if not each.adapts]
-    adapted = [each for each in readers if each.adapts]
+    plain = [model for model in predictors if not model.adapts]
+    adapted = [model for model in predictors if model.adapts]
     keep, changes = None, shift.level is not None
     if changes and plain and adapted and images.images.nbytes <= MOST_KEPT_BYTES:
         keep = torch.empty_like(images.images)
-    found: dict[bool, Sequence[AnyPredictions]] = {}
+    predict_some = partial(
+        predict_batches, device=device, arithmetic=arithmetic, seed=seed, makers=makers
+    )
+    predictions: dict[bool, Iterator[AnyPredictions]] = {}
     if plain:
-        found[False] = predict_batches(
-            plain,
-            images,
-            shift,
-            batches=batch_slices(len(images), fitting or batch_size),
-            device=device,
-            arithmetic=arithmetic,
-            seed=seed,
-            makers=makers,
-            keep=keep,
-            when_halved=when_halved,
-            tell=tell,
+        batches = batch_slices(len(images), fitting or batch_size)
+        own = predict_some(
+            plain, images, shift, batches=batches, keep=keep, when_halved=when_halved, tell=tell
         )
+        predictions[False] = iter(own)
     if adapted:
         if len(images) < 2 or batch_size < 2:
             raise InputError("a model that adapts needs at least two images in a batch")
         order = np.random.default_rng(0).permutation(len(images))
         chunks = np.array_split(order, math.ceil(len(images) / batch_size))
-        parts = predict_batches(
+        shuffled = predict_some(
             adapted,
             images if keep is None else replace(images, images=keep),
             shift if keep is None else None,
             batches=[torch.from_numpy(chunk) for chunk in chunks],
-            device=device,
-            arithmetic=arithmetic,
-            seed=seed,
-            makers=makers,
             when_halved=_refuse_smaller,
         )
-        found[True] = [each.take(np.argsort(order)) for each in parts]
-    of_kind = {adapts: iter(each) for adapts, each in found.items()}
-    return [next(of_kind[reader.adapts]) for reader in readers]
+        predictions[True] = (own.take(np.argsort(order)) for own in shuffled)
+    return [next(predictions[model.adapts]) for model in predictors]
 
 
 def _refuse_smaller(_: int) -> None:
@@ -602,6 +573,3 @@ def _refuse_smaller(_: int) -> None:
         "memory ran out, and smaller batches would change the result of a model that adapts: "
         "choose a smaller batch size"
     )
-
-
-# ---------------------------------------------------------------- compute predictions from a model

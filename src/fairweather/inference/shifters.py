@@ -1,4 +1,4 @@
-"""Processes that shift batches of images ahead: both sides, started with `-m` and used.
+"""Processes that shift batches of images ahead, and the side of the process that starts them.
 
 A shifter reads lines of JSON and answers each with a line. Pixels do not travel in them: they lie
 in memory that both processes have mapped, where the shifter replaces them by the shifted ones.
@@ -9,12 +9,13 @@ steps of NumPy hold Python's lock. A shifter ends as soon as its input ends.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import cv2
@@ -28,8 +29,6 @@ from fairweather.processes import describe_exit, send_line, start_module, take_s
 from fairweather.types.measurement import Attack, Images, Shift
 from fairweather.types.record import FrozenRecord
 
-# ---------------------------------------------------------------- processes that shift batches of i
-
 SLOTS = 2  # batches of each shifter: one that it shifts, and one that waits before or after it
 
 
@@ -42,10 +41,8 @@ class ShiftOrder(FrozenRecord):
         keys: key of each image.
         shift: id of the shift.
         seed: seed of random shifts.
-        number: the answer has the same.
     """
 
-    number: int
     offset: int
     shape: tuple[int, int, int, int]
     keys: tuple[int, ...]
@@ -59,9 +56,8 @@ class ShiftOrder(FrozenRecord):
 
 
 class ShiftAnswer(FrozenRecord):
-    """What came of an order: nothing to say, or an error and whether it is one of the input."""
+    """The answer to an order: an error, if there is one, and whether the input is at fault."""
 
-    number: int
     error: str = ""
     is_input: bool = False
 
@@ -76,14 +72,14 @@ class Shifters:
     def __init__(self, number: int) -> None:
         self.number, self.most = number, SLOTS * number
         self._processes: list[_ShifterProcess] = []
-        self._started = 0
+        self._turns: Iterator[_ShifterProcess] = iter(())
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
         """Begin to shift a batch; results must be asked for in the order of the starts."""
         if not self._processes:
             self._processes = [_ShifterProcess() for _ in range(self.number)]
-        turn, self._started = self._started, self._started + 1
-        process = self._processes[turn % self.number]
+            self._turns = itertools.cycle(self._processes)
+        process = next(self._turns)
         number, view = process.put(batch, shift.id, seed)
         labels, keys, classes = batch.labels, batch.keys, batch.classes
 
@@ -117,7 +113,7 @@ class _ShifterProcess:
     def put(self, batch: Images, shift: str, seed: int) -> tuple[int, np.ndarray]:
         """Copy the pixels of a batch into the next slot and order the shift.
 
-        Returns the number of the order, and the pixels in the slot.
+        Returns how many orders there were, this one included, and the pixels in the slot.
         """
         pixels = batch.images.numpy()
         self._wait_until(self._ordered - SLOTS + 1)  # the slot may belong to an abandoned order
@@ -126,7 +122,6 @@ class _ShifterProcess:
         view = np.frombuffer(memory, np.uint8, pixels.nbytes, offset).reshape(pixels.shape)
         view[...] = pixels
         order = ShiftOrder(
-            number=self._ordered,
             offset=offset,
             shape=pixels.shape,
             keys=tuple(batch.keys.tolist()),
@@ -135,7 +130,7 @@ class _ShifterProcess:
         )
         send_line(self._process, order.model_dump_json())
         self._ordered += 1
-        return order.number, view
+        return self._ordered, view
 
     def _memory_for(self, size: int) -> mmap.mmap:
         """The memory, large enough for two batches of this size; views of the former one last."""
@@ -148,24 +143,24 @@ class _ShifterProcess:
 
     def wait(self, number: int) -> None:
         """Wait for the answer to an order, and pass over those to earlier ones."""
-        answer = self._wait_until(number + 1)
-        if answer is not None and answer.error:
+        answer = self._wait_until(number)
+        if answer.error:
             raise InputError(answer.error) if answer.is_input else RuntimeError(answer.error)
 
-    def _wait_until(self, answered: int) -> ShiftAnswer | None:
-        """Read answers until there are so many; give the last one that was read."""
-        answer = None
+    def _wait_until(self, answered: int) -> ShiftAnswer:
+        """Read answers until this many have come; give the last one that was read."""
+        answer = ShiftAnswer()
         assert self._process.stdout is not None
         while self._answered < answered:
             line = self._process.stdout.readline()
             if not line:
-                how = describe_exit(self._process.wait())
+                status = describe_exit(self._process.wait())
                 raise InputError(
-                    f"a process that shifts images ended with {how}, perhaps because memory ran "
+                    f"a process that shifts images ended with {status}, perhaps because memory ran "
                     "out; the same command continues from what is finished"
                 )
             answer = ShiftAnswer.model_validate_json(line)
-            self._answered = answer.number + 1
+            self._answered += 1
         return answer
 
     def end(self) -> None:
@@ -178,7 +173,7 @@ class _ShifterProcess:
         os.close(self._file)
 
 
-# ---------------------------------------------------------------- a process that shifts batches for
+# ---------------------------------------------------------------- in a shifter
 
 
 def main() -> None:
@@ -201,17 +196,17 @@ def _execute_order(order: ShiftOrder, memory: mmap.mmap) -> ShiftAnswer:
         shift, keys = _parse_shift(order.shift), torch.tensor(order.keys)
         view[...] = shift_pixels(torch.from_numpy(view.copy()), keys, shift, order.seed).numpy()
     except InputError as error:
-        return ShiftAnswer(number=order.number, error=str(error), is_input=True)
+        return ShiftAnswer(error=str(error), is_input=True)
     except Exception:
-        return ShiftAnswer(number=order.number, error=traceback.format_exc())
-    return ShiftAnswer(number=order.number)
+        return ShiftAnswer(error=traceback.format_exc())
+    return ShiftAnswer()
 
 
 @cache
 def _parse_shift(text: str) -> Shift:
-    (found,) = expand_shifts(text)
-    assert not isinstance(found, Attack)
-    return found
+    (shift,) = expand_shifts(text)
+    assert not isinstance(shift, Attack)
+    return shift
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fairweather.metrics.accuracy_estimation import Held
+from fairweather.report.tables import format_p_value
 from fairweather.types.measurement import Score
 
 ALARM_LEVEL = 0.05  # a p-value below this says that images are unlike
@@ -48,7 +49,7 @@ class NearestCell(NamedTuple):
     accuracy: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AccuracyEstimate:
     """How accurate a model may be on images without labels.
 
@@ -80,19 +81,19 @@ class AccuracyEstimate:
     seed: int | str
     data: str
     images: int
-    value: float | None
-    low: float | None
-    high: float | None
-    reason: str
-    method: str
-    shifts: int
-    cells: int
-    held: Held | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+    method: str = ""
+    shifts: int = 0
+    cells: int = 0
+    held: Held | None = None
     natural: int
     unlike_p: float
     outputs_p: float
     features_p: float
-    like: NearestCell | None
+    like: NearestCell | None = None
     methods: tuple[MethodEstimate, ...]
     truth: Score | None = None
     notes: tuple[str, ...] = ()
@@ -103,22 +104,23 @@ class AccuracyEstimate:
 
     def __str__(self) -> str:
         """The text that the command line prints."""
-        lines = [
-            *self._first(),
-            self._unlike(),
-            *([self._like()] if self.like else []),
-            *([self._true()] if self.truth else []),
-            *self.notes,
-            "",
-            *self._table(),
-        ]
-        return "\n".join(lines)
+        lines = [*self._first(), self._unlike()]
+        if self.like:
+            right = _format_percent(self.like.accuracy)
+            lines.append(
+                f"They look most like {self.like.title}, of which it answered {right} right."
+            )
+        if self.truth:
+            value, low, high, _ = self.truth
+            ends = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+            lines.append(f"By their labels, {100 * value:.1f} % are answered right ({ends}).")
+        return "\n".join([*lines, *self.notes, "", *self._table()])
 
     def _first(self) -> list[str]:
         who = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
         if self.value is None or self.low is None:
             return [f"How accurate it is cannot be told: {self.reason}.", f"({who})"]
-        title = next(each.title for each in self.methods if each.name == self.method)
+        title = next(method.title for method in self.methods if method.name == self.method)
         behind = f"{self.shifts} known shifts ({self.cells} levels)"
         if self.high is None:
             range_ = f"down to {_format_percent(self.low)}; an extrapolation"
@@ -159,34 +161,28 @@ class AccuracyEstimate:
     def _unlike(self) -> str:
         if math.isnan(self.unlike_p):
             return "Whether the model sees them as it sees validation images cannot be told."
-        parts = [f"answers {_format_p(self.outputs_p)}"] if not math.isnan(self.outputs_p) else []
-        parts += (
-            [f"features {_format_p(self.features_p)}"] if not math.isnan(self.features_p) else []
+        parts = (
+            [f"answers {format_p_value(self.outputs_p)}"] if not math.isnan(self.outputs_p) else []
         )
-        shown = f"{_format_p(self.unlike_p)}: {', '.join(parts)}"
+        parts += (
+            [f"features {format_p_value(self.features_p)}"]
+            if not math.isnan(self.features_p)
+            else []
+        )
+        shown = f"{format_p_value(self.unlike_p)}: {', '.join(parts)}"
         if self.unlike_p < ALARM_LEVEL:
             return f"The model sees them unlike its validation images (p {shown})."
         return f"The model cannot tell them from its validation images (p {shown})."
 
-    def _like(self) -> str:
-        assert self.like is not None
-        right = _format_percent(self.like.accuracy)
-        return f"They look most like {self.like.title}, of which it answered {right} right."
-
-    def _true(self) -> str:
-        assert self.truth is not None
-        ends = f"95 % interval {100 * self.truth.low:.1f} to {100 * self.truth.high:.1f} %"
-        return f"By their labels, {100 * self.truth.value:.1f} % are answered right ({ends})."
-
     def _table(self) -> list[str]:
-        width = max(len(each.title) for each in self.methods)
+        width = max(len(method.title) for method in self.methods)
         lines = [f"{'method':<{width}}  estimate  off by, mean  off by, from .. to (points)"]
-        for each in self.methods:
+        for method in self.methods:
             past = f"{'-':>12}  -"
-            if not math.isnan(each.mean_error):
-                ends = f"{100 * each.least_error:+.1f} .. {100 * each.largest_error:+.1f}"
-                past = f"{100 * each.mean_error:>12.1f}  {ends}"
-            lines.append(f"{each.title:<{width}}  {100 * each.value:>6.1f} %  {past}")
+            if not math.isnan(method.mean_error):
+                ends = f"{100 * method.least_error:+.1f} .. {100 * method.largest_error:+.1f}"
+                past = f"{100 * method.mean_error:>12.1f}  {ends}"
+            lines.append(f"{method.title:<{width}}  {100 * method.value:>6.1f} %  {past}")
         return lines
 
 
@@ -194,16 +190,12 @@ def _format_percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _format_p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
 def _to_json(value: Any) -> Any:  # noqa: ANN401 - of any type that JSON has
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {field.name: _to_json(getattr(value, field.name)) for field in fields}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return {name: _to_json(each) for name, each in value._asdict().items()}
+        return {name: _to_json(field) for name, field in value._asdict().items()}
     if isinstance(value, tuple):
-        return [_to_json(each) for each in value]
+        return [_to_json(element) for element in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

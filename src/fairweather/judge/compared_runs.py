@@ -44,8 +44,6 @@ from fairweather.types.record import (
     cells_by_level,
 )
 
-# ---------------------------------------------------------------- which models, seeds and shifts
-
 
 @dataclass(frozen=True)
 class ComparedRun:
@@ -86,6 +84,44 @@ class ComparedRun:
         return self.run.read_cell(name)
 
 
+class ModelPair(NamedTuple):
+    """A model of one side and a model of the other."""
+
+    a: str
+    b: str
+
+    @property
+    def title(self) -> str:
+        """The common name of both, or both names."""
+        return self.a if self.a == self.b else f"{self.a} / {self.b}"
+
+
+class RunPair(NamedTuple):
+    """The two runs of a comparison, which may be one folder with models of each side."""
+
+    a: ComparedRun
+    b: ComparedRun
+
+    @property
+    def is_one_run(self) -> bool:
+        """Whether both are in one run folder."""
+        return self.a.run.path.resolve() == self.b.run.path.resolve()
+
+    @property
+    def is_prepared_otherwise(self) -> bool:
+        """Whether both have the same source, but images of another size or preprocessing.
+
+        Each model of a comparison may have its own preprocessing. Keys and labels show that the
+        images are the same.
+        """
+        ours, theirs = (run.record.data for run in self)
+        if ours.digests.get(TEST) == theirs.digests.get(TEST):
+            return False  # the pixels are the same, whatever their descriptions say
+        one_source = ours.source is not None and ours.source == theirs.source
+        prepared = [(data.side, data.notes.get("preparation")) for data in (ours, theirs)]
+        return one_source and ours.classes == theirs.classes and prepared[0] != prepared[1]
+
+
 class SharedShifts(NamedTuple):
     """The shifts that both runs have.
 
@@ -95,9 +131,9 @@ class SharedShifts(NamedTuple):
         images: `clean` for the test images; `natural/NAME` for other images, which have no shifts.
     """
 
-    sweeps: tuple[SweepRecord, ...]
-    only_a: tuple[str, ...]
-    only_b: tuple[str, ...]
+    sweeps: tuple[SweepRecord, ...] = ()
+    only_a: tuple[str, ...] = ()
+    only_b: tuple[str, ...] = ()
     images: str = CLEAN
 
     @property
@@ -123,24 +159,24 @@ class SharedShifts(NamedTuple):
         return [sweep.name for sweep in self.sweeps if sweep.kind == "attack"]
 
 
-def split_run_and_model(asked: str | os.PathLike[str]) -> tuple[str, str]:
+def split_run_and_model(name: str | os.PathLike[str]) -> tuple[str, str]:
     """Split FOLDER:MODEL; the model is empty for a folder, which may have a colon in its name.
 
     >>> split_run_and_model("runs/mine:basic"), split_run_and_model("runs/mine")
     (('runs/mine', 'basic'), ('runs/mine', ''))
     """
-    name = os.fspath(asked)
-    folder, colon, model = name.rpartition(":")
-    return (folder, model) if colon and not Path(name).is_dir() else (name, "")
+    whole = os.fspath(name)
+    folder, colon, model = whole.rpartition(":")
+    return (folder, model) if colon and not Path(whole).is_dir() else (whole, "")
 
 
-def open_compared_run(asked: str | os.PathLike[str]) -> ComparedRun:
+def open_compared_run(name: str | os.PathLike[str]) -> ComparedRun:
     """Open a run folder, or one model of it as FOLDER:MODEL.
 
     Raises `InputError` if there is no run or no such model, if nothing is predicted yet, or if the
     clean predictions of a model are not those that the run wrote.
     """
-    folder, model = split_run_and_model(asked)
+    folder, model = split_run_and_model(name)
     run = open_finished_run(Path(folder))
     every_model = _predicted_models(run)
     if not every_model:
@@ -148,24 +184,25 @@ def open_compared_run(asked: str | os.PathLike[str]) -> ComparedRun:
     if model and model not in every_model:
         raise unknown_name(f"model of {folder}", model, every_model)
     models = {model: every_model[model]} if model else every_model
-    return ComparedRun(os.fspath(asked), run, models, every_model)
+    return ComparedRun(os.fspath(name), run, models, every_model)
 
 
-def pair_models(a: ComparedRun, b: ComparedRun) -> list[tuple[str, str]]:
+def pair_models(runs: RunPair) -> list[ModelPair]:
     """Pair one model with one, or all by their names.
 
     Raises `InputError` if neither is possible, and for a model that is compared with itself.
     """
+    a, b = runs
     if len(a.models) == len(b.models) == 1:
-        pairs = [(next(iter(a.models)), next(iter(b.models)))]
+        pairs = [ModelPair(next(iter(a.models)), next(iter(b.models)))]
     elif set(a.models) == set(b.models):
-        pairs = [(model, model) for model in a.models]
+        pairs = [ModelPair(model, model) for model in a.models]
     else:
         raise InputError(
             f"the models cannot be paired by name: {a.name} has {', '.join(a.models)}, {b.name} "
             f"has {', '.join(b.models)}; name one of each as FOLDER:MODEL"
         )
-    if is_same_run(a, b) and any(first == second for first, second in pairs):
+    if runs.is_one_run and any(pair.a == pair.b for pair in pairs):
         raise InputError(
             f"{a.name} and {b.name} are the same; two models of one run are compared as "
             "FOLDER:MODEL FOLDER:OTHER"
@@ -173,47 +210,28 @@ def pair_models(a: ComparedRun, b: ComparedRun) -> list[tuple[str, str]]:
     return pairs
 
 
-def is_same_run(a: ComparedRun, b: ComparedRun) -> bool:
-    """Say whether both are in one run folder."""
-    return a.run.path.resolve() == b.run.path.resolve()
-
-
-def has_other_preparation(a: ComparedRun, b: ComparedRun) -> bool:
-    """Say whether both have the same source, but images of another size or preprocessing.
-
-    Each model of a comparison may have its own preprocessing. Keys and labels show that the images
-    are the same.
-    """
-    ours, theirs = a.record.data, b.record.data
-    if ours.digests.get(TEST) == theirs.digests.get(TEST):
-        return False  # the pixels are the same, whatever their descriptions say
-    one_source = ours.source is not None and ours.source == theirs.source
-    made = [(each.side, each.notes.get("preparation")) for each in (ours, theirs)]
-    return one_source and ours.classes == theirs.classes and made[0] != made[1]
-
-
-def check_same_data(a: ComparedRun, b: ComparedRun) -> None:
+def check_same_data(runs: RunPair) -> None:
     """Raise `InputError` unless both runs have the same test images, perhaps preprocessed apart."""
-    data = [each.record.data for each in (a, b)]
-    digests = [each.digests.get(TEST) for each in data]
-    if digests[0] == digests[1] or has_other_preparation(a, b):
+    a, b = runs
+    digests = [run.record.data.digests.get(TEST) for run in runs]
+    if digests[0] == digests[1] or runs.is_prepared_otherwise:
         return
-    what = [_describe_data(each) for each in data]
-    if what[0] != what[1]:
-        differ = f"{a.name} is on {what[0]}, {b.name} on {what[1]}"
+    data = [_describe_data(run.record.data) for run in runs]
+    if data[0] != data[1]:
+        differ = f"{a.name} is on {data[0]}, {b.name} on {data[1]}"
     else:
         short = [str(digest)[:12] for digest in digests]
-        differ = f"both are on {what[0]}, but the digests of the test images differ, {short[0]} "
+        differ = f"both are on {data[0]}, but the digests of the test images differ, {short[0]} "
         differ += f"and {short[1]}: other files, another split, or other preprocessing"
     raise InputError(f"the runs are not on the same test images: {differ}")
 
 
-def find_shared_shifts(a: ComparedRun, b: ComparedRun) -> SharedShifts:
+def find_shared_shifts(runs: RunPair) -> SharedShifts:
     """Find the shifts that both runs have; they are compared by their ids with all parameters."""
-    ours, theirs = ({cell.id for cell in each.record.cells()} for each in (a, b))
+    ours, theirs = ({cell.id for cell in run.record.cells()} for run in runs)
     sweeps = [
         sweep.model_copy(update={"cells": tuple(cell for cell in sweep.cells if cell.id in theirs)})
-        for sweep in a.record.sweeps
+        for sweep in runs.a.record.sweeps
     ]
     return SharedShifts(
         sweeps=tuple(sweep for sweep in sweeps if sweep.cells),
@@ -222,34 +240,30 @@ def find_shared_shifts(a: ComparedRun, b: ComparedRun) -> SharedShifts:
     )
 
 
-class SharedImages(NamedTuple):
-    """The sets of other images that both runs name: those that are the same, and the others."""
+def find_shared_images(runs: RunPair) -> tuple[list[str], list[str]]:
+    """Find the sets of other images that both runs name: those that are the same, and the others.
 
-    same: tuple[str, ...]
-    different: tuple[str, ...]
-
-
-def find_shared_images(a: ComparedRun, b: ComparedRun) -> SharedImages:
-    """Find the sets of other images that both runs name, as `natural/NAME`."""
-    names = [f"{NATURAL}{name}" for name in a.record.natural if name in b.record.natural]
-    ours, theirs = a.record.data.digests, b.record.data.digests
-    same = tuple(name for name in names if ours.get(name) == theirs.get(name))
-    return SharedImages(same, tuple(name for name in names if name not in same))
+    They are named `natural/NAME`.
+    """
+    a, b = (run.record for run in runs)
+    names = [f"{NATURAL}{name}" for name in a.natural if name in b.natural]
+    same = [name for name in names if a.data.digests.get(name) == b.data.digests.get(name)]
+    return same, [name for name in names if name not in same]
 
 
 def _predicted_models(run: RunFolder) -> dict[str, tuple[int | str, ...]]:
     """Find the models with predictions of clean images, each followed by its variants."""
     record = run.record
-    found: dict[str, tuple[int | str, ...]] = {}
+    seeds_by_model: dict[str, tuple[int | str, ...]] = {}
     for name in [*record.models, *record.variants]:
         seeds = [seed for seed in sorted(record.seeds) if _is_predicted(run, name, seed)]
         if seeds:
-            found[name] = tuple(seeds)
+            seeds_by_model[name] = tuple(seeds)
         if record.ensemble and _is_predicted(run, name, ENSEMBLE):
-            found[name + ENSEMBLE_SUFFIX] = (ENSEMBLE,)
+            seeds_by_model[name + ENSEMBLE_SUFFIX] = (ENSEMBLE,)
     order = {name: place for place, name in enumerate(record.models)}
-    names = sorted(found, key=lambda name: (order.get(base_model(name), len(order)), name))
-    return {name: found[name] for name in names}
+    names = sorted(seeds_by_model, key=lambda name: (order.get(base_model(name), len(order)), name))
+    return {name: seeds_by_model[name] for name in names}
 
 
 def _is_predicted(run: RunFolder, model: str, seed: int | str) -> bool:
@@ -260,9 +274,6 @@ def _is_predicted(run: RunFolder, model: str, seed: int | str) -> bool:
 def _describe_data(data: DataRecord) -> str:
     pixels = f", {' x '.join(map(str, data.side))} pixels" if data.side else ""
     return f"{data.name} ({len(data.classes)} classes{pixels})"
-
-
-# ---------------------------------------------------------------- their estimates
 
 
 class ResampledImages:
@@ -284,7 +295,7 @@ class ResampledImages:
         self.name, self.resamples, self.unit, self.decided = name, resamples, unit, decided
         self.clusters = clusters and clusters.select(unit.places)
         self.keys, self.labels = first.keys, first.labels
-        self.kind = unit.part(first).kind
+        self.kind = unit.select(first).kind
         self.shared = draw_unit_resamples(unit, first, resamples, clusters)
 
     def check(self, predictions: AnyPredictions, name: str) -> None:
@@ -341,53 +352,53 @@ def mean_weights(shared: SharedShifts) -> dict[ShiftLevel, dict[ShiftLevel, floa
         sweep.name: [ShiftLevel(sweep.name, level) for level in cells_by_level(sweep)]
         for sweep in shared.sweeps
     }
-    found = {
+    weights = {
         ShiftLevel(name, MEAN): dict.fromkeys(cells, 1 / len(cells))
         for name, cells in levels.items()
     }
     shifts = [levels[sweep.name] for sweep in shared.sweeps if sweep.kind == "shift"]
-    found[ShiftLevel(ALL, MEAN)] = {
+    weights[ShiftLevel(ALL, MEAN)] = {
         cell: 1 / (len(shifts) * len(cells)) for cells in shifts for cell in cells
     }
-    return found
+    return weights
 
 
-def resample_images(a: ComparedRun, b: ComparedRun, images: str = CLEAN) -> list[ResampledImages]:
+def resample_images(runs: RunPair, images: str = CLEAN) -> list[ResampledImages]:
     """Resample the images of a's first model, with the larger number of resamples of both runs.
 
     The first is of whole images; others are of the units of a task.
     """
-    resamples = max(each.record.settings.bootstrap for each in (a, b))
+    a = runs.a
+    resamples = max(run.record.settings.bootstrap for run in runs)
     model, seeds = next(iter(a.models.items()))
-    part = TEST if images == CLEAN else images
-    known = _shared_clusters(a, b, part)
+    clusters = _shared_clusters(runs, TEST if images == CLEAN else images)
     first, task = a.read(model, seeds[0], images), a.run.task
     return [
-        ResampledImages(first, a.name, resamples, known, unit, task.decided)
+        ResampledImages(first, a.name, resamples, clusters, unit, task.decision_metric)
         for unit in task.every_unit(first)
     ]
 
 
-def _shared_clusters(a: ComparedRun, b: ComparedRun, part: str) -> Clusters | None:
+def _shared_clusters(runs: RunPair, part: str) -> Clusters | None:
     """Which images of a part belong together, as one of the runs says, or both.
 
     Raises `InputError` if they say different things, such as patients and visits.
     """
-    ours, theirs = read_clusters(a.run, part), read_clusters(b.run, part)
+    ours, theirs = (read_clusters(run.run, part) for run in runs)
     if ours is not None and theirs is not None and not np.array_equal(ours.of, theirs.of):
         raise InputError(
-            f"{a.name} and {b.name} say differently which images belong together ({ours.count:,} "
-            f"and {theirs.count:,} clusters): measure both with the same table"
+            f"{runs.a.name} and {runs.b.name} say differently which images belong together "
+            f"({ours.count:,} and {theirs.count:,} clusters): measure both with the same table"
         )
     return ours or theirs
 
 
 def _decisions(part: AnyPredictions) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
-    """What was decided for each image, and the numbers that it was decided by."""
+    """The decision for each image, and the numbers behind it."""
     if isinstance(part, Predictions):
         return part.predicted, [part.confidence, part.nll]
-    columns = (each for each in vars(part).values() if isinstance(each, np.ndarray))
-    return part.correct, [each for each in columns if each.dtype.kind == "f"]
+    columns = (column for column in vars(part).values() if isinstance(column, np.ndarray))
+    return part.correct, [column for column in columns if column.dtype.kind == "f"]
 
 
 def estimate_model(
@@ -407,7 +418,7 @@ def estimate_model(
             for condition, shift in shared.conditions.items():
                 predictions = compared.read(model, seed, shift)
                 images.check(predictions, compared.name)
-                part = images.unit.part(predictions)
+                part = images.unit.select(predictions)
                 correct.setdefault(condition, []).append(part.correct)
                 decisions, sure = _decisions(part)
                 classes.update(decisions.astype("<i8").tobytes())
@@ -416,7 +427,7 @@ def estimate_model(
                 yield (model, str(seed), *condition), part, None
 
     table = add_means(estimate_metrics(sets(), images.shared, metrics), shared.attacks)
-    by_seed = {condition: np.stack(each, axis=1) for condition, each in correct.items()}
+    stacked = {condition: np.stack(columns, axis=1) for condition, columns in correct.items()}
     return ModelEstimates(
-        model, seeds, table, by_seed, classes.hexdigest(), confidences.hexdigest()
+        model, seeds, table, stacked, classes.hexdigest(), confidences.hexdigest()
     )

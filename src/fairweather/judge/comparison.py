@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from fairweather.errors import unknown_name
-from fairweather.judge import differences as classes
-from fairweather.judge import differences as robustness
 from fairweather.judge.compared_runs import (
-    ComparedRun,
     ResampledImages,
+    RunPair,
     SharedShifts,
     check_same_data,
     find_shared_images,
     find_shared_shifts,
-    has_other_preparation,
     open_compared_run,
     pair_models,
     resample_images,
@@ -32,16 +29,11 @@ from fairweather.judge.differences import (
     REAL,
     SIGNIFICANCE,
     ComparisonRow,
-    ModelPair,
     adjust_p_values,
+    class_table,
     compare_models,
+    robustness_table,
     rows_to_frame,
-)
-from fairweather.judge.published import (
-    REFERENCES,
-    Comparison,
-    compare_with_published,
-    read_published_comparison,
 )
 from fairweather.metrics.paired import SeedSummary
 from fairweather.metrics.table import METRICS
@@ -56,6 +48,7 @@ from fairweather.report.tables import (
     format_difference,
     format_p_value,
     is_percent,
+    name_table_files,
 )
 from fairweather.types.measurement import format_255ths
 from fairweather.types.record import (
@@ -69,8 +62,8 @@ from fairweather.types.record import (
     SUMMARY_LEVELS,
 )
 
-# ---------------------------------------------------------------- compare two runs on the same imag
-
+# Reports that a run can be compared with: NAME.csv has the numbers, NAME.yaml the facts.
+REFERENCES = ("paper",)
 OVER_SEEDS = (
     ", and over the seeds of each side with several; (sd): the standard deviation over seeds"
 )
@@ -78,6 +71,58 @@ ALIKE = ", each image counting alike"
 LAYOUT = TableLayout(
     ("Model", "Shift", "Level", "Metric", "A", "B", "B − A", "p (Holm)", "Verdict"), words=4
 )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The comparison of a run with another run, or with published numbers.
+
+    Attributes:
+        main: a row for each number that is compared; below it, what the numbers are.
+        notes: what they do and do not show, at most a few sentences each.
+        scope: whether it is about recipes or only about trained networks; "" where a note says so.
+        robustness: effective robustness of A's models relative to B's; None if B has too few.
+        classes: the sensitivity of each class; None where logits are not stored.
+    """
+
+    main: TextTable
+    notes: Sequence[str]
+    scope: str = ""
+    robustness: TextTable | None = None
+    classes: TextTable | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its files, without the suffix."""
+        return self.main.name
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The numbers of the main table."""
+        return self.main.frame
+
+    @property
+    def caption(self) -> str:
+        """What the numbers of the main table are."""
+        return self.main.below[0]
+
+    @property
+    def _others(self) -> list[TextTable]:
+        return [table for table in (self.robustness, self.classes) if table is not None]
+
+    def __str__(self) -> str:
+        every = [self.scope, str(self.main), *self.main.below]
+        for table in self._others:
+            every += [str(table), *table.below]
+        return "\n\n".join(part for part in (*every, *self.notes) if part)
+
+    def files(self) -> dict[str, str]:
+        """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
+        below = [part for part in (self.scope, *self.main.below, *self.notes) if part]
+        files: dict[str, str] = {}
+        for table in (replace(self.main, below=below), *self._others):
+            files |= name_table_files(table.name, table.texts())
+        return files
 
 
 def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> pd.DataFrame:
@@ -121,64 +166,50 @@ def read_run_comparison(a: str | os.PathLike[str], b: str | os.PathLike[str]) ->
     """
     if not Path(split_run_and_model(b)[0]).exists():
         raise unknown_name("run folder or reference", os.fspath(b), REFERENCES)
-    first, second = open_compared_run(a), open_compared_run(b)
-    pairs = [ModelPair(*names) for names in pair_models(first, second)]
-    check_same_data(first, second)
-    shared = find_shared_shifts(first, second)
-    images, *units = resample_images(first, second)
-    natural = find_shared_images(first, second)
-    sets = [(shared, each) for each in (images, *units)]
+    runs = RunPair(open_compared_run(a), open_compared_run(b))
+    pairs = pair_models(runs)
+    check_same_data(runs)
+    shared = find_shared_shifts(runs)
+    images, *units = resample_images(runs)
+    same_images, other_images = find_shared_images(runs)
+    sets = [(shared, resampled) for resampled in (images, *units)]
     sets += [
-        (SharedShifts((), (), (), name), each)
-        for name in natural.same
-        for each in resample_images(first, second, name)
+        (SharedShifts(images=name), resampled)
+        for name in same_images
+        for resampled in resample_images(runs, name)
     ]
     rows = adjust_p_values(
         [
             row
             for pair in pairs
-            for row in _merge_sameness(
-                row
-                for of, resampled in sets
-                for row in compare_models(first, second, pair, of, resampled)
-            )
+            for shifts, resampled in sets
+            for row in compare_models(runs, pair, shifts, resampled)
         ]
     )
-    titles = shift_titles(shared) | {name: name for name in natural.same}
-    name = _file_name(first, second)
-    below = [caption(rows, first, second, images)]
+    titles = shift_titles(shared) | {name: name for name in same_images}
+    name, body = _file_name(runs), table_body(rows, titles)
+    not_compared = [
+        f"{other} is not compared: its images are others, or of another size, in the two runs."
+        for other in other_images
+    ]
     return Comparison(
-        TextTable(name, LAYOUT, table_body(rows, titles), below, rows_to_frame(rows)),
-        [*notes(rows, first, second, shared, images), *_name_not_compared(natural.different)],
-        scope=describe_scope(rows, {first.record.kind, second.record.kind}),
-        robustness=None
-        if units
-        else robustness.robustness_table(first, second, shared, images, titles, name),
-        classes=None if units else classes.class_table(first, second, pairs, images, name),
+        TextTable(name, LAYOUT, body, [caption(rows, runs, images)], rows_to_frame(rows)),
+        [*notes(rows, runs, shared, images), *not_compared],
+        scope=describe_scope(rows, {run.record.kind for run in runs}),
+        robustness=None if units else robustness_table(runs, shared, images, titles, name),
+        classes=None if units else class_table(runs, pairs, images, name),
     )
 
 
-def _merge_sameness(found: Iterable[ComparisonRow]) -> Iterator[ComparisonRow]:
-    """Rows of a pair, which has the same predictions only if it has them on all sets of images."""
-    rows = list(found)
-    classes, confidences = (
-        all(getattr(row, name) for row in rows) for name in ("same_classes", "same_confidences")
-    )
-    for row in rows:
-        yield replace(row, same_classes=classes, same_confidences=confidences)
-
-
-def _file_name(a: ComparedRun, b: ComparedRun) -> str:
+def _file_name(runs: RunPair) -> str:
     """Name the files after the other run, and after models that were asked for by name."""
-    asked = [next(iter(a.models))] if a.models != a.every_model else []
-    asked += [b.run.path.resolve().name]
-    asked += [next(iter(b.models))] if b.models != b.every_model else []
-    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "_".join(asked))
+    a, b = runs
+    parts = [next(iter(a.models))] if a.models != a.every_model else []
+    parts += [b.run.path.resolve().name]
+    parts += [next(iter(b.models))] if b.models != b.every_model else []
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "_".join(parts))
     # The files of a comparison with published numbers have this name.
     return f"compare_{name}_run" if name in REFERENCES else f"compare_{name}"
-
-
-# ---------------------------------------------------------------- the table, and what it shows
 
 
 def table_body(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[list[str]]:
@@ -207,10 +238,8 @@ def _metric_label(row: ComparisonRow) -> str:
 def _format_level(level: str) -> str:
     """Write a level as text; budgets of attacks are in steps of 8-bit images.
 
-    >>> _format_level("0.03137254901960784"), _format_level("0.8"), _format_level(
-    ...     "worst"
-    ... ), _format_level("none")
-    ('8/255', '0.8', 'worst', '–')
+    >>> [_format_level(level) for level in ("0.03137254901960784", "0.8", "worst", "none")]
+    ['8/255', '0.8', 'worst', '–']
     """
     if level == NO_LEVEL:
         return ABSENT
@@ -223,9 +252,7 @@ def shift_titles(shared: SharedShifts) -> dict[str, str]:
     return {CLEAN: "Clean", ALL: "All shifts", **sweeps}
 
 
-def caption(
-    rows: Sequence[ComparisonRow], a: ComparedRun, b: ComparedRun, images: ResampledImages
-) -> str:
+def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImages) -> str:
     """Describe the numbers, and when a difference is called real."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
     tested = [row for row in rows if row.is_tested]
@@ -241,7 +268,7 @@ def caption(
     if several:
         by_t += f" {NORMAL_SEEDS}"
     return (
-        f"A is {a.name}, B is {b.name}, on the same {len(images.keys):,} test images"
+        f"A is {runs.a.name}, B is {runs.b.name}, on the same {len(images.keys):,} test images"
         f"{describe_clusters(images.clusters)}{'' if images.clusters is None else ALIKE}. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
         "means, without attacks. In brackets: the 95 % interval of B − A over "
@@ -249,10 +276,9 @@ def caption(
         f"({images.resamples:,} resamples, the same for both)"
         f"{OVER_SEEDS if several else ''}.{by_t} A difference "
         f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "
-        f"after Holm's correction over the {len(tested)} cells of this table (p < "
-        f"{SIGNIFICANCE:g}). "
-        f"Lines without a p-value have only their interval: if nothing differs, about one in "
-        f"twenty of them still gets '{EXCLUDES}' by chance."
+        f"after Holm's correction over the {len(tested)} cells of this table "
+        f"(p < {SIGNIFICANCE:g}). Lines without a p-value have only their interval: if nothing "
+        f"differs, about one in twenty of them still gets '{EXCLUDES}' by chance."
     )
 
 
@@ -264,7 +290,7 @@ def describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("stu
     """
     if "study" not in kinds and not any(row.is_of_recipes for row in rows):
         return "This is about these trained networks, on other test images like these."
-    alone = [row for row in rows if any(each.endswith(ENSEMBLE_SUFFIX) for each in row.pair)]
+    alone = [row for row in rows if any(model.endswith(ENSEMBLE_SUFFIX) for model in row.pair)]
     trained = [row for row in rows if row not in alone]
     if trained and all(row.is_of_recipes for row in trained):
         of_ensembles = " Those of ensembles cover only other test images." if alone else ""
@@ -274,28 +300,23 @@ def describe_scope(rows: Sequence[ComparisonRow], kinds: Collection[str] = ("stu
         )
     if not trained:
         return "This is about these ensembles and networks, on other test images like these."
-    one = "Each side has only one training"
-    if any(max(row.a.n, row.b.n) > 1 for row in trained):
-        one = "One side has only one training"
+    several = any(max(row.a.n, row.b.n) > 1 for row in trained)
     return (
-        f"{one}, so this is about these trained networks. A difference between them need not be "
-        "one between their recipes: train each recipe with several seeds to find out."
+        f"{'One' if several else 'Each'} side has only one training, so this is about these "
+        "trained networks. A difference between them need not be one between their recipes: train "
+        "each recipe with several seeds to find out."
     )
 
 
 def notes(
-    rows: Sequence[ComparisonRow],
-    a: ComparedRun,
-    b: ComparedRun,
-    shared: SharedShifts,
-    images: ResampledImages,
+    rows: Sequence[ComparisonRow], runs: RunPair, shared: SharedShifts, images: ResampledImages
 ) -> list[str]:
     """Say what the numbers do not show, and at the end how many cells differ, and how."""
     titles = shift_titles(shared)
     return [
-        *_only_in_one(a, b, shared),
-        *_other_shift_seeds(a, b, shared),
-        *_other_preparation(a, b),
+        *_only_in_one(runs, shared),
+        *_other_shift_seeds(runs, shared),
+        *_other_preparation(runs),
         *_other_images(rows),
         "An RMS calibration error is inflated by the noise of its bins, in both models but not by "
         "the same amount. The interval of a difference is corrected for this noise and the "
@@ -314,18 +335,18 @@ def _format_summary(summary: SeedSummary, percent: bool) -> str:
     return mean if summary.n == 1 else f"{mean} (sd {scale * summary.sd:.{digits}f})"
 
 
-def _only_in_one(a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> Iterator[str]:
-    for each, shifts in ((a, shared.only_a), (b, shared.only_b)):
+def _only_in_one(runs: RunPair, shared: SharedShifts) -> Iterator[str]:
+    for run, shifts in zip(runs, (shared.only_a, shared.only_b), strict=True):
         if shifts:
             few = ", ".join(shifts[:3]) + (", ..." if len(shifts) > 3 else "")
             yield (
-                f"Only in {each.name}, and not in the means here: {len(shifts)} shifted sets of "
+                f"Only in {run.name}, and not in the means here: {len(shifts)} shifted sets of "
                 f"images ({few})."
             )
 
 
-def _other_shift_seeds(a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> Iterator[str]:
-    seeds = [each.record.settings.shift_seed for each in (a, b)]
+def _other_shift_seeds(runs: RunPair, shared: SharedShifts) -> Iterator[str]:
+    seeds = [run.record.settings.shift_seed for run in runs]
     if shared.sweeps and seeds[0] != seeds[1]:
         yield (
             f"The runs have different shift seeds ({seeds[0]} and {seeds[1]}): stochastic shifts "
@@ -333,9 +354,9 @@ def _other_shift_seeds(a: ComparedRun, b: ComparedRun, shared: SharedShifts) -> 
         )
 
 
-def _other_preparation(a: ComparedRun, b: ComparedRun) -> Iterator[str]:
-    if has_other_preparation(a, b):
-        sizes = [each.record.data.side for each in (a, b)]
+def _other_preparation(runs: RunPair) -> Iterator[str]:
+    if runs.is_prepared_otherwise:
+        sizes = [run.record.data.side for run in runs]
         ours, theirs = (" x ".join(map(str, size or ["?"])) for size in sizes)
         yield (
             "The images are the same by source, keys and labels, but each model has its own "
@@ -354,36 +375,32 @@ def _other_images(rows: Sequence[ComparisonRow]) -> Iterator[str]:
         )
 
 
-def _name_not_compared(names: Sequence[str]) -> list[str]:
-    return [
-        f"{name} is not compared: its images are others, or of another size, in the two runs."
-        for name in names
-    ]
-
-
 def _outlying_seeds(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) -> list[str]:
     """Name seeds that are far from the others, on clean images and under all shifts."""
-    found = {
-        f"{titles[row.shift]}, {said}": None
+    sentences = {
+        f"{titles[row.shift]}, {sentence}": None
         for row in rows
         if (row.shift, row.level) in ((CLEAN, NO_LEVEL), (ALL, MEAN))
-        for said in row.far_out
-        if said
+        for sentence in row.far_out
+        if sentence
     }
-    return list(found)
+    return list(sentences)
 
 
 def _count_differences(rows: Sequence[ComparisonRow], decided: str) -> Iterator[str]:
     """Count the cells that differ in accuracy, with a test and with only an interval."""
-    same = {row.pair.title: row.same_confidences for row in rows if row.same_classes}
-    if whole := [title for title, confidences in same.items() if confidences]:
-        yield f"{', '.join(whole)}: the predictions of both are identical in all cells."
-    if classes := [title for title, confidences in same.items() if not confidences]:
+    # Only pairs with the same predictions on all sets of images.
+    classes = {row.pair.title for row in rows} - {r.pair.title for r in rows if not r.same_classes}
+    titles = [title for title in dict.fromkeys(row.pair.title for row in rows) if title in classes]
+    others = {row.pair.title for row in rows if not row.same_confidences}
+    if identical := [title for title in titles if title not in others]:
+        yield f"{', '.join(identical)}: the predictions of both are identical in all cells."
+    if equal := [title for title in titles if title in others]:
         yield (
-            f"{', '.join(classes)}: both predict the same class for every image in all cells, so "
+            f"{', '.join(equal)}: both predict the same class for every image in all cells, so "
             "their accuracies are equal; their probabilities differ."
         )
-    open_rows = [row for row in rows if not (row.same_classes and row.metric == decided)]
+    open_rows = [row for row in rows if not (row.pair.title in classes and row.metric == decided)]
     if cells := [row for row in open_rows if row.is_tested]:
         yield f"After Holm's correction, the accuracy differs in {_count_directions(cells)}"
     untested = [row for row in open_rows if not row.is_tested]
@@ -411,15 +428,3 @@ def _count_directions(cells: Sequence[ComparisonRow]) -> str:
             "better there."
         )
     return " ".join(sentences)
-
-
-# ---------------------------------------------------------------- compare a run with a published re
-
-__all__ = [
-    "REFERENCES",
-    "Comparison",
-    "compare_runs",
-    "compare_with_published",
-    "read_published_comparison",
-    "read_run_comparison",
-]

@@ -14,10 +14,11 @@ import pandas as pd
 from fairweather.judge.compared_runs import (
     ComparedRun,
     ModelEstimates,
+    ModelPair,
     ResampledImages,
+    RunPair,
     SharedShifts,
     estimate_model,
-    is_same_run,
     mean_weights,
 )
 from fairweather.metrics import Estimate, recipe_estimate, to_score
@@ -46,8 +47,6 @@ from fairweather.runs.scores import read_clusters
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, IMAGE, MEAN, NO_LEVEL, ShiftLevel, base_model
 
-# ---------------------------------------------------------------- compare two models cell by cell o
-
 SIGNIFICANCE = 0.05  # of the tests, and what the 95 % intervals leave out
 # A difference is called real only if a test says so that is corrected for the number of tests. An
 # interval cannot be corrected like this: 1,000 resamples give no p-value below 0.002, which Holm's
@@ -56,18 +55,6 @@ REAL, CANNOT_TELL = "real", "cannot tell"
 EXCLUDES = "interval excludes 0 (uncorrected)"
 # The same network in another program differs by this much: its sums are rounded differently.
 ROUNDING = 1e-5
-
-
-class ModelPair(NamedTuple):
-    """A model of one side and a model of the other."""
-
-    a: str
-    b: str
-
-    @property
-    def title(self) -> str:
-        """The common name of both, or both names."""
-        return self.a if self.a == self.b else f"{self.a} / {self.b}"
 
 
 @dataclass(frozen=True)
@@ -113,8 +100,8 @@ class ComparisonRow:
     @property
     def p_alone(self) -> float:
         """The p-value of its test before the correction; NaN if there is no test."""
-        found = self.test or self.crossed
-        return found.p if found and self.is_tested else math.nan
+        test = self.test or self.crossed
+        return test.p if test and self.is_tested else math.nan
 
     @property
     def is_cell(self) -> bool:
@@ -177,8 +164,7 @@ class PairEstimates(NamedTuple):
 
 
 def estimate_pair(
-    a: ComparedRun,
-    b: ComparedRun,
+    runs: RunPair,
     pair: ModelPair,
     shared: SharedShifts,
     images: ResampledImages,
@@ -187,34 +173,36 @@ def estimate_pair(
     """Estimate metrics of the two models of a pair."""
     first, second = (
         estimate_model(run, model, shared, images, metrics)
-        for run, model in zip((a, b), pair, strict=True)
+        for run, model in zip(runs, pair, strict=True)
     )
-    same = is_same_run(a, b) and base_model(pair.a) == base_model(pair.b)
+    same = runs.is_one_run and base_model(pair.a) == base_model(pair.b)
     return PairEstimates(pair, first, second, same and first.seeds == second.seeds)
 
 
 def compare_models(
-    a: ComparedRun, b: ComparedRun, pair: ModelPair, shared: SharedShifts, images: ResampledImages
+    runs: RunPair, pair: ModelPair, shared: SharedShifts, images: ResampledImages
 ) -> Iterator[ComparisonRow]:
     """Compare two models in every cell, in means over levels, and in the mean over shifts."""
     metrics = shown_metrics(1, images.kind)
-    sides = estimate_pair(a, b, pair, shared, images, metrics)
-    both = (sides.first, sides.second)
+    estimates = estimate_pair(runs, pair, shared, images, metrics)
+    sides = (estimates.first, estimates.second)
     weights = mean_weights(shared)
     clean, *levels = shared.conditions
     for condition in (clean, *shared.means, *levels):
         for metric in metrics:
-            row = replace(sides.row(condition, metric), unit=images.unit.name)
+            row = replace(estimates.row(condition, metric), unit=images.unit.name)
             if metric == images.decided:
                 cells = weights.get(condition, {condition: 1.0})
-                right = [_mean_correctness(each, cells) for each in both]
-                row = sides.tested(row, right, images.clusters)
+                right = [_mean_correctness(side, cells) for side in sides]
+                row = estimates.tested(row, right, images.clusters)
                 if row.crossed:
-                    told = (
-                        warn_of_far_seed(f"{side} ({of.model})", of.seeds, each, images.clusters)
-                        for side, of, each in zip("AB", both, right, strict=True)
+                    sentences = (
+                        warn_of_far_seed(
+                            f"{name} ({side.model})", side.seeds, shares, images.clusters
+                        )
+                        for name, side, shares in zip("AB", sides, right, strict=True)
                     )
-                    row = replace(row, far_out=tuple(told))
+                    row = replace(row, far_out=tuple(sentences))
             yield row
 
 
@@ -272,8 +260,7 @@ def rows_to_frame(rows: Sequence[ComparisonRow]) -> pd.DataFrame:
     return frame if {*frame["unit"]} - {IMAGE} else frame.drop(columns="unit")
 
 
-# ---------------------------------------------------------------- the sensitivities of two models o
-
+UNSHIFTED = ShiftLevel(CLEAN, NO_LEVEL)
 CLASS_LAYOUT = TableLayout(
     ("Model", "Class", "n", "A", "B", "B − A", "p (Holm)", "Verdict"), words=2
 )
@@ -281,47 +268,43 @@ CLASS_COLUMNS = (
     *("model_a", "model_b", "class", "a", "b", "difference", "low", "high"),
     *("n", "p_holm", "verdict"),
 )
-CLEAN_CELL = ShiftLevel(CLEAN, NO_LEVEL)
-NO_SHIFTS = SharedShifts((), (), ())
 SENSITIVITY = "sensitivity/"
 
 
 def class_table(
-    a: ComparedRun, b: ComparedRun, pairs: Sequence[ModelPair], images: ResampledImages, name: str
+    runs: RunPair, pairs: Sequence[ModelPair], images: ResampledImages, name: str
 ) -> TextTable | None:
     """Compare the sensitivity of each class that has images; None where logits are not stored.
 
     The p-values are corrected by Holm's method over all classes and pairs of models. A terminal
     shows the classes that differ.
     """
-    rows = adjust_p_values([row for pair in pairs for row in _class_rows(a, b, pair, images)])
+    rows = adjust_p_values([row for pair in pairs for row in _class_rows(runs, pair, images)])
     if not rows:
         return None
-    apart = [row for row in rows if row.verdict == REAL]
+    differing = [row for row in rows if row.verdict == REAL]
     frame = rows_to_frame(rows)
     frame["class"] = frame["metric"].str.removeprefix(SENSITIVITY)
     return TextTable(
         f"{name}_classes",
         CLASS_LAYOUT,
         list(map(_class_line, rows)),
-        [_class_caption(rows, apart, images)],
+        [_class_caption(len(rows), len(differing), images)],
         frame[list(CLASS_COLUMNS)],
-        shown=list(map(_class_line, apart)),
+        shown=list(map(_class_line, differing)),
     )
 
 
-def _class_rows(
-    a: ComparedRun, b: ComparedRun, pair: ModelPair, images: ResampledImages
-) -> Iterator[ComparisonRow]:
-    names = [f"{SENSITIVITY}{name}" for name in a.record.data.classes]
-    sides = estimate_pair(a, b, pair, NO_SHIFTS, images, names)
-    both, known = (sides.first, sides.second), images.clusters
+def _class_rows(runs: RunPair, pair: ModelPair, images: ResampledImages) -> Iterator[ComparisonRow]:
+    names = [f"{SENSITIVITY}{name}" for name in runs.a.record.data.classes]
+    estimates = estimate_pair(runs, pair, SharedShifts(), images, names)
+    sides, clusters = (estimates.first, estimates.second), images.clusters
     for label, name in enumerate(names):
         of_class = images.labels == label
-        if of_class.any() and all(each.has(CLEAN_CELL, name) for each in both):
-            right = [each.correct[CLEAN_CELL][of_class].astype(float) for each in both]
-            clusters = None if known is None else known.select(np.flatnonzero(of_class))
-            yield sides.tested(sides.row(CLEAN_CELL, name), right, clusters)
+        if of_class.any() and all(side.has(UNSHIFTED, name) for side in sides):
+            right = [side.correct[UNSHIFTED][of_class].astype(float) for side in sides]
+            own = None if clusters is None else clusters.select(np.flatnonzero(of_class))
+            yield estimates.tested(estimates.row(UNSHIFTED, name), right, own)
 
 
 def _class_line(row: ComparisonRow) -> list[str]:
@@ -337,28 +320,21 @@ def _class_line(row: ComparisonRow) -> list[str]:
     ]
 
 
-def _class_caption(
-    rows: Sequence[ComparisonRow], apart: Sequence[ComparisonRow], images: ResampledImages
-) -> str:
+def _class_caption(count: int, differing: int, images: ResampledImages) -> str:
     over = "" if images.clusters is None else ", over clusters"
-    few = f"{len(apart)} of {len(rows)}" if apart else f"none of {len(rows)}"
     return (
-        f"Sensitivity (%) of each class on clean images, paired: {few} differ, by a test on the "
-        f"images of the class{over}, after Holm's correction over these {len(rows)} "
-        f"(p < {SIGNIFICANCE:g}). In brackets: the 95 % interval of B − A{over}. The file of this "
-        f"table "
-        "has every class."
+        f"Sensitivity (%) of each class on clean images, paired: {differing or 'none'} of {count} "
+        f"differ, by a test on the images of the class{over}, after Holm's correction over these "
+        f"{count} (p < {SIGNIFICANCE:g}). In brackets: the 95 % interval of B − A{over}. The file "
+        "of this table has every class."
     )
 
 
-# ---------------------------------------------------------------- effective robustness of the model
-
-ROBUSTNESS_METRIC = "accuracy"
+AccuracyByCell = Mapping[ShiftLevel, Estimate]
 FEWEST_MODELS = 3  # reference models with different clean accuracies: a line fits any two
 ROBUSTNESS_LAYOUT = TableLayout(
     ("Model", "Shift", "Clean", "Shifted", "Expected", "Effective robustness"), words=2
 )
-UNSHIFTED = ShiftLevel(CLEAN, NO_LEVEL)
 
 
 class RobustnessRow(NamedTuple):
@@ -384,8 +360,7 @@ class RobustnessRow(NamedTuple):
 
 
 def robustness_table(
-    a: ComparedRun,
-    b: ComparedRun,
+    runs: RunPair,
     shared: SharedShifts,
     images: ResampledImages,
     titles: Mapping[str, str],
@@ -393,53 +368,40 @@ def robustness_table(
 ) -> TextTable | None:
     """Compare each model of a with the line through all trained models of b.
 
-    None if b has fewer than `FEWEST` models with different clean accuracies; each seed of a model
-    counts as one. Variants (NAME+VARIANT) do not count.
+    None if b has fewer than `FEWEST_MODELS` models with different clean accuracies; each seed of a
+    model counts as one. Variants (NAME+VARIANT) do not count.
     """
-    names = [each for each in b.every_model if base_model(each) == each]
-    if is_same_run(a, b):
-        names = [each for each in names if each not in a.models]
-    reference = [
-        estimates
-        for model in names
-        for estimates in _estimates_by_seed(
-            estimate_model(b, model, shared, images, [ROBUSTNESS_METRIC]), shared.means
-        )
-    ]
-    if (
-        len({estimates[UNSHIFTED].value for estimates in reference}) < FEWEST_MODELS
-        or not shared.means
-    ):
+    a, b = runs
+
+    def by_seed(run: ComparedRun, model: str) -> tuple[ModelEstimates, list[AccuracyByCell]]:
+        estimates = estimate_model(run, model, shared, images, ["accuracy"])
+        cells = (UNSHIFTED, *shared.means)
+        return estimates, [
+            {cell: estimates.of_seed(seed, cell, "accuracy") for cell in cells}
+            for seed in estimates.seeds
+        ]
+
+    trained = [model for model in b.every_model if base_model(model) == model]
+    own = a.models if runs.is_one_run else {}
+    reference = [seed for model in trained if model not in own for seed in by_seed(b, model)[1]]
+    clean = {accuracies[UNSHIFTED].value for accuracies in reference}
+    if len(clean) < FEWEST_MODELS or not shared.means:
         return None
-    rows = [
-        row
-        for model in a.models
-        for row in _robustness_rows(
-            estimate_model(a, model, shared, images, [ROBUSTNESS_METRIC]), reference, shared.means
-        )
-    ]
-    several = any(len(seeds) > 1 for seeds in a.models.values())
-    return TextTable(
-        f"{name}_effective_robustness",
-        ROBUSTNESS_LAYOUT,
-        _robustness_body(rows, titles),
-        [_robustness_caption(b, rows, len(reference), several)],
-        _robustness_frame(rows),
-    )
-
-
-def _robustness_frame(rows: Sequence[RobustnessRow]) -> pd.DataFrame:
-    """Write rows as a tidy table; accuracies are fractions."""
-    lines = [
-        (row.model, row.shift, row.clean, row.shifted, row.expected, *row.effective) for row in rows
-    ]
-    columns = [*RobustnessRow._fields[:4], "expected", "effective_robustness", *Score._fields[1:]]
-    return pd.DataFrame(lines, columns=columns)
-
-
-def _robustness_body(rows: Sequence[RobustnessRow], titles: Mapping[str, str]) -> list[list[str]]:
-    """Write rows as text, in percent, in the order of `LAYOUT`."""
-    return [
+    rows = []
+    for model in a.models:
+        estimates, seeds = by_seed(a, model)
+        for mean in shared.means:
+            effective = [_effective_robustness(seed, reference, mean) for seed in seeds]
+            rows.append(
+                RobustnessRow(
+                    model,
+                    mean.shift,
+                    estimates.shown(UNSHIFTED, "accuracy").value,
+                    estimates.shown(mean, "accuracy").value,
+                    to_score(recipe_estimate(effective), (-1.0, 1.0)),
+                )
+            )
+    body = [
         [
             row.model,
             titles[row.shift],
@@ -448,54 +410,33 @@ def _robustness_body(rows: Sequence[RobustnessRow], titles: Mapping[str, str]) -
         ]
         for row in rows
     ]
-
-
-def _robustness_caption(
-    b: ComparedRun, rows: Sequence[RobustnessRow], models: int, several: bool
-) -> str:
-    """Describe the numbers and their limits; `several`: the models have several seeds."""
+    numbers = [
+        (row.model, row.shift, row.clean, row.shifted, row.expected, *row.effective) for row in rows
+    ]
+    columns = [*RobustnessRow._fields[:4], "expected", "effective_robustness", *Score._fields[1:]]
     units = "images" if read_clusters(b.run) is None else "clusters of images"
-    return (
-        f"Effective robustness relative to {models} trained models of {b.run.path.name} (Taori et "
-        "al. 2020), in percentage points. It is the accuracy under the shift (mean over its "
-        "levels) minus the accuracy that a line predicts from the clean accuracy. The line is "
+    if any(len(seeds) > 1 for seeds in a.models.values()):
+        units += " and over the seeds of the models"
+    caption = (
+        f"Effective robustness relative to {len(reference)} trained models of {b.run.path.name} "
+        "(Taori et al. 2020), in percentage points. It is the accuracy under the shift (mean over "
+        "its levels) minus the accuracy that a line predicts from the clean accuracy. The line is "
         "fitted to those models' clean and shifted accuracies on the logit scale. In brackets: "
-        f"95 % intervals over {units}{' and over the seeds of the models' if several else ''} "
-        f"(n = {rows[0].effective.n:,}). They do not cover the choice of reference models, and "
-        "outside the range of these models' clean accuracies the line is a guess."
+        f"95 % intervals over {units} (n = {rows[0].effective.n:,}). They do not cover the choice "
+        "of reference models, and outside the range of these models' clean accuracies the line is "
+        "a guess."
+    )
+    return TextTable(
+        f"{name}_effective_robustness",
+        ROBUSTNESS_LAYOUT,
+        body,
+        [caption],
+        pd.DataFrame(numbers, columns=columns),
     )
 
 
-def _estimates_by_seed(
-    estimates: ModelEstimates, means: Sequence[ShiftLevel]
-) -> Iterator[dict[ShiftLevel, Estimate]]:
-    for seed in estimates.seeds:
-        yield {
-            each: estimates.of_seed(seed, each, ROBUSTNESS_METRIC) for each in (UNSHIFTED, *means)
-        }
-
-
-def _robustness_rows(
-    estimates: ModelEstimates,
-    reference: Sequence[dict[ShiftLevel, Estimate]],
-    means: Sequence[ShiftLevel],
-) -> Iterator[RobustnessRow]:
-    seeds = list(_estimates_by_seed(estimates, means))
-    for mean in means:
-        found = recipe_estimate([_effective_robustness(own, reference, mean) for own in seeds])
-        yield RobustnessRow(
-            estimates.model,
-            mean.shift,
-            estimates.shown(UNSHIFTED, ROBUSTNESS_METRIC).value,
-            estimates.shown(mean, ROBUSTNESS_METRIC).value,
-            to_score(found, (-1.0, 1.0)),
-        )
-
-
 def _effective_robustness(
-    own: dict[ShiftLevel, Estimate],
-    reference: Sequence[dict[ShiftLevel, Estimate]],
-    mean: ShiftLevel,
+    own: AccuracyByCell, reference: Sequence[AccuracyByCell], mean: ShiftLevel
 ) -> Estimate:
     clean = own[UNSHIFTED]
 
@@ -503,8 +444,8 @@ def _effective_robustness(
         return effective_robustness(
             of(clean),
             of(own[mean]),
-            [of(each[UNSHIFTED]) for each in reference],
-            [of(each[mean]) for each in reference],
+            [of(model[UNSHIFTED]) for model in reference],
+            [of(model[mean]) for model in reference],
             images=clean.n,
         )
 

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import NetworkOutputs, compute_outputs
-from fairweather.judge.accuracy_estimate import ALARM_LEVEL
-from fairweather.judge.accuracy_estimate import AccuracyEstimate as AccuracyEstimate
-from fairweather.judge.accuracy_estimate import MethodEstimate as MethodEstimate
-from fairweather.judge.accuracy_estimate import NearestCell as NearestCell
+from fairweather.judge.accuracy_estimate import (
+    ALARM_LEVEL,
+    AccuracyEstimate,
+    MethodEstimate,
+    NearestCell,
+)
 from fairweather.judge.known_cells import (
     METHOD_TITLES,
-    EstimationMethods,
     KnownCell,
     UnlabelledPredictions,
+    apply_methods,
     compute_past_errors,
+    fit_methods,
     is_among,
     read_known_cells,
 )
 from fairweather.metrics import differ_p, features_differ_p, one_of_each, outputs_differ_p, softmax
-from fairweather.metrics.accuracy_estimation import FEWEST_SHIFTS, Held, PastErrors
+from fairweather.metrics.accuracy_estimation import FEWEST_SHIFTS, PastErrors
 from fairweather.metrics.columns import FloatArray, IntArray, clopper_pearson
 from fairweather.metrics.two_sample import (
     MOST_IMAGES,
@@ -52,6 +56,7 @@ from fairweather.types.record import CLEAN, ENSEMBLE, NATURAL, VAL
 
 # The accuracy of fewer images is mostly chance: of 20, each is 5 points.
 FEWEST_IMAGES = 20
+Look = Callable[..., NetworkOutputs]  # `outputs_of` with the batch size and the device of the model
 OWN_TEST = (
     "They are test images of the run itself: its clean cell was left out, and its shifts are "
     "changes of these same images."
@@ -98,191 +103,179 @@ def estimate(
             asked for that there are not.
     """
     tell = to_notify(progress)
-    of = open_run_model(str(run), offline=offline)
+    model = open_run_model(str(run), offline=offline)
     # With an absolute path of the images, a root is that of the run's own alone.
-    asked = ImageOptions(**options)
-    place = None if Path(data.partition(":")[2]).is_absolute() else asked.root
-    own = replace(asked, root=place, scale=asked.scale or of.scale)
-    new = open_images(data, of.classes, of.preparation, own, offline=offline, progress=tell)
+    image_options = ImageOptions(**options)
+    place = None if Path(data.partition(":")[2]).is_absolute() else image_options.root
+    own = replace(image_options, root=place, scale=image_options.scale or model.scale)
+    new = open_images(data, model.classes, model.preparation, own, offline=offline, progress=tell)
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []
-    seeds, others = _open_other_seeds(of, notes)
-    seen, outputs = _predict_unlabelled(of, others, new.images, device, tell)
-    validation = _read_validation(of)
-    methods = EstimationMethods.fit(validation, seeds=seen.others is not None)
-    known, left_out = read_known_cells(of, methods, seeds, own=seen, tell=tell)
-    notes += [OWN_TEST if each == CLEAN else OWN_OTHER.format(each) for each in left_out]
-    if validation is not None and is_among(seen, validation):
-        notes.append(OWN_VALIDATION)
-    independent = _independent_places(of, validation)
-    reference = (
-        None if validation is None else UnlabelledPredictions.of(validation).rows[independent]
-    )
-    around = None if reference is None or len(reference) < 2 else Cloud.of(reference)
-    batch = Cloud.of(seen.rows) if len(seen) > 1 else None
-    past = compute_past_errors(known, around, tell) if known else None
-    estimates = methods.columns(seen).mean(axis=0)
-    answers = features = np.nan
-    if reference is not None:
-        answers = outputs_differ_p(reference, seen.rows)
+    look = partial(compute_outputs, batch_size=model.record.settings.batch_size, device=device)
+    seeds, others = _open_other_seeds(model, notes)
+    images, outputs = _predict_unlabelled(model, others, new.images, look, tell)
+    validation = _read_validation(model)
+    methods = fit_methods(validation, seeds=images.others is not None)
+    known, left_out = read_known_cells(model, methods, seeds, own=images, tell=tell)
+    notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in left_out]
+    answers, features, around = np.nan, np.nan, None
+    if validation is not None:
+        if is_among(images, validation):
+            notes.append(OWN_VALIDATION)
+        # Of each patient one image.
+        clusters = read_clusters(model.run, VAL)
+        independent = np.arange(len(validation)) if clusters is None else one_of_each(clusters)
+        reference = UnlabelledPredictions.of(validation).rows[independent]
+        around = Cloud.of(reference) if len(reference) > 1 else None
+        answers = outputs_differ_p(reference, images.rows)
         # A root is that of the new images; the run's own may lie there too.
-        roots = (
-            [place] if data == of.record.data.source else list(dict.fromkeys([None, asked.root]))
-        )
-        features = _compare_features(of, outputs, independent, roots, device, offline, notes, tell)
+        is_own = data == model.record.data.source
+        roots = [place] if is_own else list(dict.fromkeys([None, image_options.root]))
+        features = _compare_features(model, outputs, independent, roots, look, offline, notes, tell)
     unlike = differ_p(answers, features)
-    one_sided = bool(unlike < ALARM_LEVEL)
-    told = _estimate_range(new, known, past, methods, estimates, batch, around, one_sided=one_sided)
-    return AccuracyEstimate(
-        model=of.name,
-        seed=of.seed,
+    past = compute_past_errors(known, around, tell) if known else None
+    estimates = apply_methods(methods, images).mean(axis=0)
+    estimate = AccuracyEstimate(
+        model=model.name,
+        seed=model.seed,
         data=new.name,
-        images=len(seen),
-        **told._asdict(),
-        natural=sum(each.shift.startswith(NATURAL) for each in known),
+        images=len(images),
+        natural=sum(cell.shift.startswith(NATURAL) for cell in known),
         unlike_p=unlike,
         outputs_p=answers,
         features_p=features,
-        like=_find_nearest_cell(batch, around, known, past),
-        methods=_estimate_by_method(methods, estimates, past),
-        truth=_true_accuracy(seen, new) if with_labels else None,
+        methods=_estimate_by_method(list(methods), estimates, past),
+        truth=_true_accuracy(images, new) if with_labels else None,
         notes=tuple(notes),
     )
+    reason = _reason_against(new, around, past)
+    if around is None or past is None or len(images) < FEWEST_IMAGES:
+        return replace(estimate, reason=reason)
+    batch = Cloud.of(images.rows)
+    distances = [energy_distance(batch, cloud) for cloud in (around, *(c.cloud for c in known))]
+    like = _find_nearest_cell(batch, around, known, past, distances)
+    estimate = replace(estimate, like=like, reason=reason)
+    return estimate if reason else _with_range(estimate, estimates, past, known, distances)
 
 
-class _RangeEstimate(NamedTuple):
-    """The estimate with its range, or why it cannot be told; see `AccuracyEstimate`."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    reason: str = ""
-    method: str = ""
-    shifts: int = 0
-    cells: int = 0
-    held: Held | None = None
-
-
-def _estimate_range(
-    new: NewImages,
-    known: Sequence[KnownCell],
-    past: PastErrors | None,
-    methods: EstimationMethods,
-    estimates: FloatArray,
-    batch: Cloud | None,
-    around: Cloud | None,
-    *,
-    one_sided: bool,
-) -> _RangeEstimate:
+def _reason_against(new: NewImages, around: Cloud | None, past: PastErrors | None) -> str:
+    """Why the accuracy cannot be estimated, before anything is computed; "" if it can be."""
     shifts = 0 if past is None else len(past.shifts)
     if new.other_classes:
-        return _RangeEstimate(
-            reason=f"the classes of the images ({quote_names(new.other_classes)}) are not "
-            f"each one of the "
+        return (
+            f"the classes of the images ({quote_names(new.other_classes)}) are not each one of the "
             "model's by name"
         )
     if around is None:
-        return _RangeEstimate(
-            reason="the run has no predictions of validation images, or of one patient only"
+        return "the run has no predictions of validation images, or of one patient only"
+    if shifts < FEWEST_SHIFTS:
+        return (
+            f"the run knows {shifts} shifts, and {FEWEST_SHIFTS} are needed to see how wrong an "
+            "estimate may be"
         )
-    if past is None or shifts < FEWEST_SHIFTS:
-        return _RangeEstimate(
-            reason=f"the run knows {shifts} shifts, and {FEWEST_SHIFTS} are needed to see how "
-            "wrong an estimate may be"
-        )
-    if batch is None or len(new.images) < FEWEST_IMAGES:
-        return _RangeEstimate(
-            reason=f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed"
-        )
-    distance, apart = energy_distance(batch, around), _distances(batch, known)
-    accuracy = np.array([each.accuracy for each in known])
-    found = past.judge(estimates, len(new.images), distance, apart, accuracy if one_sided else None)
-    if found is None:
-        return _RangeEstimate(
+    if len(new.images) < FEWEST_IMAGES:
+        return f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed"
+    return ""
+
+
+def _with_range(
+    estimate: AccuracyEstimate,
+    estimates: FloatArray,
+    past: PastErrors,
+    known: Sequence[KnownCell],
+    distances: Sequence[EnergyDistance],
+) -> AccuracyEstimate:
+    """Add the range, or why there is none.
+
+    Args:
+        estimate: without a range; where its images are unlike the validation images, the range is
+            one-sided.
+        estimates: float64 `[methods]`.
+        past: the errors of the methods in each known cell.
+        known: the cells.
+        distances: of the images to the validation images, then to each cell.
+    """
+    one_sided = bool(estimate.unlike_p < ALARM_LEVEL)
+    accuracy = np.array([cell.accuracy for cell in known])
+    distance, *apart = distances
+    bounds = past.judge(
+        estimates, estimate.images, distance, apart, accuracy if one_sided else None
+    )
+    if bounds is None:
+        return replace(
+            estimate,
             reason="the model's answers are like none that it gave for validation images or under "
-            "a shift that it was tested under"
+            "a shift that it was tested under",
         )
-    if found.is_too_wide:
-        lowest = f"{100 * found.low:.0f}"
-        which = (
-            f"down to {lowest}"
-            if found.high is None
-            else f"from {lowest} to {100 * found.high:.0f}"
-        )
-        return _RangeEstimate(
-            reason=f"anything {which} % would fit what was seen under known shifts"
-        )
+    if bounds.is_too_wide:
+        lowest = f"{100 * bounds.low:.0f}"
+        which = f"down to {lowest}"
+        if bounds.high is not None:
+            which = f"from {lowest} to {100 * bounds.high:.0f}"
+        reason = f"anything {which} % would fit what was seen under known shifts"
+        return replace(estimate, reason=reason)
     held = past.held(
-        np.stack([each.estimates for each in known]),
+        np.stack([cell.estimates for cell in known]),
         accuracy,
-        np.array([each.images for each in known]),
+        np.array([cell.images for cell in known]),
         one_sided=one_sided,
     )
-    name = methods.names[found.method]
-    return _RangeEstimate(
-        found.value, found.low, found.high, "", name, found.shifts, found.cells, held
+    return replace(
+        estimate,
+        value=bounds.value,
+        low=bounds.low,
+        high=bounds.high,
+        method=estimate.methods[bounds.method].name,
+        shifts=bounds.shifts,
+        cells=bounds.cells,
+        held=held,
     )
 
 
-def _open_other_seeds(of: RunModel, notes: list[str]) -> tuple[list[int], list[nn.Module]]:
-    """The other seeds of the model, with their networks; none if one cannot be opened."""
+def _open_other_seeds(model: RunModel, notes: list[str]) -> tuple[list[int], list[nn.Module]]:
+    """Load the networks of the other seeds; none if one cannot be opened."""
     try:
-        found = load_other_seeds(of)
+        networks = load_other_seeds(model)
     except InputError as error:
         notes.append(f"The other seeds of the model were not asked: {error}.")
         return [], []
-    return list(found), list(found.values())
+    return list(networks), list(networks.values())
 
 
 def _predict_unlabelled(
-    of: RunModel, others: Sequence[nn.Module], images: Images, device: str, tell: Notify
+    model: RunModel, others: Sequence[nn.Module], images: Images, look: Look, tell: Notify
 ) -> tuple[UnlabelledPredictions, NetworkOutputs]:
-    """What the model says of images, and the outputs of its first network."""
-    networks = [*of.networks, *(each for each in others if each not in of.networks)]
-    total, found = len(images) * len(networks), []
+    """The model's predictions for the images, and the outputs of its first network."""
+    networks = [*model.networks, *(network for network in others if network not in model.networks)]
+    total, outputs = len(images) * len(networks), []
     for place, network in enumerate(networks):
 
         def done(count: int, before: int = place * len(images)) -> None:
             tell(Event("look at the images", before + count, total))
 
-        found.append(_run_network(of, network, images, device, done))
-    own = [each.logits for each in found[: len(of.networks)]]
+        outputs.append(look(network, images, done=done))
+    own = [output.logits for output in outputs[: len(model.networks)]]
     logits = own[0] if len(own) == 1 else mean_log_probability(own)
-    of_others = found if of.seed == ENSEMBLE else found[1:]
-    said = np.stack([each.logits.argmax(axis=1) for each in of_others]) if others else None
-    kept = logits if logits.shape[1] <= MOST_STORED_CLASSES else None
+    of_others = outputs if model.seed == ENSEMBLE else outputs[1:]
+    classes = np.stack([o.logits.argmax(axis=1) for o in of_others]) if others else None
+    stored = logits if logits.shape[1] <= MOST_STORED_CLASSES else None
     confidence = softmax(logits).max(axis=1)
-    return UnlabelledPredictions(logits.argmax(axis=1), confidence, kept, said), found[0]
+    return UnlabelledPredictions(logits.argmax(axis=1), confidence, stored, classes), outputs[0]
 
 
-def _run_network(
-    of: RunModel, network: nn.Module, images: Images, device: str, done: Callable[[int], None]
-) -> NetworkOutputs:
-    batch_size = of.record.settings.batch_size
-    return compute_outputs(network, images, batch_size=batch_size, device=device, done=done)
-
-
-def _read_validation(of: RunModel) -> Predictions | None:
+def _read_validation(model: RunModel) -> Predictions | None:
     """The stored predictions of validation images; None if the run has none."""
-    file = of.run.predictions(of.name, of.seed, CLEAN, VAL)
-    return of.validation() if of.run.file(file).is_file() else None
-
-
-def _independent_places(of: RunModel, validation: Predictions | None) -> IntArray:
-    """The places of validation images that new ones are compared with: one of each patient."""
-    clusters = read_clusters(of.run, VAL)
-    if validation is None or clusters is None:
-        return np.arange(0 if validation is None else len(validation))
-    return one_of_each(clusters)
+    file = model.run.predictions(model.name, model.seed, CLEAN, VAL)
+    return model.validation() if model.run.file(file).is_file() else None
 
 
 def _compare_features(
-    of: RunModel,
+    model: RunModel,
     outputs: NetworkOutputs,
     independent: IntArray,
     roots: Sequence[str | Path | None],
-    device: str,
+    look: Look,
     offline: bool,
     notes: list[str],
     tell: Notify,
@@ -291,15 +284,15 @@ def _compare_features(
     if outputs.features is None:
         notes.append("Features were not compared: the network does not end with a linear layer.")
         return np.nan
-    images, said = None, []
+    images, errors = None, []
     for root in roots:
         try:
-            images = open_validation_images(of, root=root, offline=offline, progress=tell)
+            images = open_validation_images(model, root=root, offline=offline, progress=tell)
             break
         except InputError as error:
-            said.append(str(error))
+            errors.append(error)
     if images is None:
-        notes.append(f"Features were not compared: {said[0]}.")
+        notes.append(f"Features were not compared: {errors[0]}.")
         return np.nan
     drawn = np.random.default_rng(0).permutation(independent)[:MOST_IMAGES]
     images = images[np.sort(drawn)]
@@ -307,43 +300,43 @@ def _compare_features(
     def done(count: int) -> None:
         tell(Event("look at validation images", count, len(images)))
 
-    known = _run_network(of, of.networks[0], images, device, done).features
+    known = look(model.networks[0], images, done=done).features
     return np.nan if known is None else features_differ_p(known, outputs.features)
 
 
-def _distances(batch: Cloud, known: Sequence[KnownCell]) -> list[EnergyDistance]:
-    """How far images are from all known ones."""
-    return [energy_distance(batch, each.cloud) for each in known]
-
-
 def _find_nearest_cell(
-    batch: Cloud | None, around: Cloud | None, known: Sequence[KnownCell], past: PastErrors | None
+    batch: Cloud,
+    around: Cloud,
+    known: Sequence[KnownCell],
+    past: PastErrors,
+    distances: Sequence[EnergyDistance],
 ) -> NearestCell | None:
     """The known images that are nearest, if they are nearer than validation and clean ones."""
-    if batch is None or around is None or past is None or len(batch.rows) < FEWEST_IMAGES:
+    if past.is_unknown(distances):
         return None
-    apart = _distances(batch, known)
-    if past.is_unknown([energy_distance(batch, around), *apart]):
+    nearest = known[int(np.argmin([distance.value for distance in distances[1:]]))]
+    clean = [cell.cloud for cell in known if cell.shift == CLEAN and cell is not nearest]
+    if not is_nearest(batch, nearest.cloud, [around, *clean], len(known)):
         return None
-    found = known[int(np.argmin([each.value for each in apart]))]
-    clean = [each.cloud for each in known if each.shift == CLEAN and each is not found]
-    if not is_nearest(batch, found.cloud, [around, *clean], len(known)):
-        return None
-    return NearestCell(found.shift, found.level, found.title, found.accuracy)
+    return NearestCell(nearest.shift, nearest.level, nearest.title, nearest.accuracy)
 
 
 def _estimate_by_method(
-    methods: EstimationMethods, estimates: FloatArray, past: PastErrors | None
+    names: Sequence[str], estimates: FloatArray, past: PastErrors | None
 ) -> tuple[MethodEstimate, ...]:
     """What each method says, and how wrong it was before."""
-    found = []
-    for place, name in enumerate(methods.names):
-        errors = (np.nan, np.nan, np.nan)
-        if past is not None:
-            column = past.errors[:, place]
-            errors = (float(past.mean_absolute()[place]), float(column.min()), float(column.max()))
-        found.append(MethodEstimate(name, METHOD_TITLES[name], float(estimates[place]), *errors))
-    return tuple(found)
+    mean = least = largest = np.full(len(names), np.nan)
+    if past is not None:
+        mean, least, largest = (
+            past.mean_absolute(),
+            past.errors.min(axis=0),
+            past.errors.max(axis=0),
+        )
+    columns = zip(names, estimates, mean, least, largest, strict=True)
+    return tuple(
+        MethodEstimate(name, METHOD_TITLES[name], *map(float, numbers))
+        for name, *numbers in columns
+    )
 
 
 def _true_accuracy(seen: UnlabelledPredictions, new: NewImages) -> Score:

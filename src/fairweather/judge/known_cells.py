@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,6 @@ from fairweather.types.measurement import Predictions, format_number
 from fairweather.types.record import CLEAN, NATURAL, NO_LEVEL, TEST
 from fairweather.variants.scaling import fit_temperature
 
-# ---------------------------------------------------------------- the methods that estimate accurac
-
 METHOD_TITLES: Mapping[str, str] = {
     "average_confidence": "average confidence",
     "average_confidence+temperature": "average confidence, tempered",
@@ -34,7 +33,7 @@ METHOD_TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class UnlabelledPredictions:
-    """What a model says of images.
+    """A model's predictions for images without labels.
 
     Attributes:
         predicted: int `[n]`.
@@ -55,7 +54,7 @@ class UnlabelledPredictions:
     def of(
         predictions: Predictions, others: npt.NDArray[np.int64] | None = None
     ) -> UnlabelledPredictions:
-        """What stored predictions say."""
+        """Take the columns of stored predictions."""
         columns = predictions.predicted, predictions.confidence, predictions.logits
         return UnlabelledPredictions(*columns, others)
 
@@ -64,62 +63,59 @@ class UnlabelledPredictions:
         """What two sets of images are compared by: probabilities, else the confidence, `[n, k]`."""
         return self.confidence[:, None] if self.logits is None else softmax(self.logits)
 
+    def tempered_confidence(self, temperature: float) -> npt.NDArray[np.float64]:
+        """The confidence `[n]` after temperature scaling; logits must be stored."""
+        assert self.logits is not None
+        return softmax(self.logits / temperature).max(axis=1)
 
-@dataclass(frozen=True)
-class EstimationMethods:
-    """The methods that a run supports, fitted on the validation predictions of the model.
+    def agreement_of_seeds(self) -> npt.NDArray[np.float64]:
+        """The share of the other seeds that say the same, `[n]`; others must have been asked."""
+        assert self.others is not None
+        return agreement_shares(self.predicted, self.others)
 
-    Attributes:
-        names: keys of `TITLES`.
-        temperature: fitted; None without logits.
-        atc, atc_tempered: thresholds of confidence.
-        gap: average confidence minus accuracy.
+
+# Of images: a number for each, float64 `[n]`, whose mean estimates the accuracy.
+Method: TypeAlias = "Callable[[UnlabelledPredictions], npt.NDArray[np.float64]]"
+
+
+def fit_methods(validation: Predictions | None, *, seeds: bool) -> dict[str, Method]:
+    """Fit the methods that a run supports on the validation predictions of the model.
+
+    Args:
+        validation: the predictions; None if the run has none.
+        seeds: whether other seeds of the model are asked too.
+
+    Returns:
+        The methods by name, in the order of `METHOD_TITLES`.
     """
-
-    names: tuple[str, ...]
-    temperature: float | None
-    atc: float
-    atc_tempered: float
-    gap: float
-
-    @staticmethod
-    def fit(validation: Predictions | None, *, seeds: bool) -> EstimationMethods:
-        """Fit them; `seeds` says whether other seeds of the model are asked too."""
-        if validation is None:
-            needing_none = ("average_confidence", *(("seed_agreement",) if seeds else ()))
-            return EstimationMethods(needing_none, None, np.nan, np.nan, np.nan)
+    methods: dict[str, Method] = {"average_confidence": lambda images: images.confidence}
+    if validation is not None:
         confidence, correct = validation.confidence, validation.correct
-        atc = atc_threshold(confidence, correct)
+        threshold = atc_threshold(confidence, correct)
         gap = float(confidence_gap(confidence, correct))
-        names = ["average_confidence", "atc", "difference_of_confidences"]
-        temperature, tempered_atc = None, np.nan
+        methods["atc"] = lambda images: (images.confidence >= threshold).astype(np.float64)
+        methods["difference_of_confidences"] = lambda images: images.confidence - gap
         if validation.logits is not None:
             temperature = fit_temperature(validation.logits, validation.labels).value
-            tempered = softmax(validation.logits / temperature).max(axis=1)
-            tempered_atc = atc_threshold(tempered, correct)
-            names += ["average_confidence+temperature", "atc+temperature"]
-        if seeds:
-            names.append("seed_agreement")
-        ordered = tuple(name for name in METHOD_TITLES if name in names)
-        return EstimationMethods(ordered, temperature, atc, tempered_atc, gap)
-
-    def columns(self, seen: UnlabelledPredictions) -> npt.NDArray[np.float64]:
-        """A number for each image and method, whose mean is the estimate: `[n, methods]`."""
-        found = {
-            "average_confidence": seen.confidence,
-            "atc": (seen.confidence >= self.atc).astype(np.float64),
-            "difference_of_confidences": seen.confidence - self.gap,
-        }
-        if self.temperature is not None and seen.logits is not None:
-            tempered = softmax(seen.logits / self.temperature).max(axis=1)
-            found["average_confidence+temperature"] = tempered
-            found["atc+temperature"] = (tempered >= self.atc_tempered).astype(np.float64)
-        if "seed_agreement" in self.names and seen.others is not None:
-            found["seed_agreement"] = agreement_shares(seen.predicted, seen.others)
-        return np.stack([found[name] for name in self.names], axis=1)
+            tempered = UnlabelledPredictions.of(validation).tempered_confidence(temperature)
+            tempered_threshold = atc_threshold(tempered, correct)
+            methods["average_confidence+temperature"] = lambda images: images.tempered_confidence(
+                temperature
+            )
+            methods["atc+temperature"] = lambda images: (
+                images.tempered_confidence(temperature) >= tempered_threshold
+            ).astype(np.float64)
+    if seeds:
+        methods["seed_agreement"] = lambda images: images.agreement_of_seeds()
+    return {name: methods[name] for name in METHOD_TITLES if name in methods}
 
 
-# ---------------------------------------------------------------- the images with labels that a run
+def apply_methods(
+    methods: Mapping[str, Method], images: UnlabelledPredictions
+) -> npt.NDArray[np.float64]:
+    """A number for each image and method, whose mean is the estimate: `[n, methods]`."""
+    return np.stack([method(images) for method in methods.values()], axis=1)
+
 
 # Two rows of logits this near are of one image: what another machine rounds otherwise.
 SAME_IMAGE = 1e-3
@@ -153,40 +149,40 @@ class KnownCell:
 
     @property
     def kind(self) -> str:
-        """What its shift does; the same for all families of shifts. Other images are of no kind."""
+        """What its shift does, the same in all families; other images are a kind of their own."""
         if self.shift.startswith(NATURAL):
             return self.shift
         return operation_name(self.shift)
 
 
 def read_known_cells(
-    of: RunModel,
-    methods: EstimationMethods,
+    model: RunModel,
+    methods: Mapping[str, Method],
     seeds: Sequence[int],
     *,
     own: UnlabelledPredictions,
     tell: Notify,
 ) -> tuple[list[KnownCell], list[str]]:
-    """Read all cells of a model, and name those that have the new images themselves.
+    """Read the cells that a model was measured on, and name those with the new images.
 
     Attacks are left out: they are made to deceive. So are levels that change nothing, such as a
-    factor of 1: two sweeps with such levels would else share a cell, and count as one shift. So
-    are the clean cell and other images of the same classes, if the new ones are among them.
+    factor of 1: two sweeps with such levels would otherwise share a cell, and count as one shift.
+    So are the clean cell and other images of the same classes, if the new ones are among them.
 
     Args:
-        of: the model.
+        model: the model.
         methods: fitted.
         seeds: the other seeds that are asked.
         own: what the model says of the images that are asked about.
         tell: told of progress.
     """
-    found: list[KnownCell] = []
+    known: list[KnownCell] = []
     left_out: list[str] = []
     clean = b""
-    cells = list(_iter_cells(of))
+    cells = list(_iter_cells(model))
     for done, (shift, level, title, cell, part) in enumerate(cells):
         tell(Event("read what the run knows", done, len(cells)))
-        predictions = _read_predictions(of, of.seed, cell, part)
+        predictions = _read_predictions(model, model.seed, cell, part)
         if predictions is None:
             continue
         digest = predictions.confidence.tobytes()
@@ -197,27 +193,27 @@ def read_known_cells(
         if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(own, predictions):
             left_out.append(shift)
             continue
-        each = [_read_predictions(of, seed, cell, part) for seed in seeds]
-        others = [one.predicted for one in each if one is not None]
+        of_seeds = [_read_predictions(model, seed, cell, part) for seed in seeds]
+        others = [read.predicted for read in of_seeds if read is not None]
         if len(others) < len(seeds):
             continue
-        seen = UnlabelledPredictions.of(predictions, np.stack(others) if others else None)
-        columns = methods.columns(seen)
-        off = columns - predictions.correct[:, None]
-        known = KnownCell(
-            shift,
-            level,
-            title,
-            float(predictions.correct.mean()),
-            len(predictions),
-            columns.mean(axis=0),
-            off.std(axis=0),
-            Cloud.of(seen.rows),
-            digest,
+        images = UnlabelledPredictions.of(predictions, np.stack(others) if others else None)
+        estimates = apply_methods(methods, images)
+        known.append(
+            KnownCell(
+                shift,
+                level,
+                title,
+                float(predictions.correct.mean()),
+                len(predictions),
+                estimates.mean(axis=0),
+                (estimates - predictions.correct[:, None]).std(axis=0),
+                Cloud.of(images.rows),
+                digest,
+            )
         )
-        found.append(known)
     tell(Event("read what the run knows", len(cells), len(cells)))
-    return found, left_out
+    return known, left_out
 
 
 def compute_past_errors(
@@ -235,32 +231,29 @@ def compute_past_errors(
     """
     number: dict[str, int] = {CLEAN: NO_SHIFT}
     by_digest: dict[bytes, int] = {}
-    for each in known:
-        mine = number.setdefault(each.kind, len(number))
-        same = by_digest.setdefault(each.digest, mine)
-        number = {name: same if old == mine else old for name, old in number.items()}
-        by_digest = {name: same if old == mine else old for name, old in by_digest.items()}
+    for cell in known:
+        mine = number.setdefault(cell.kind, len(number))
+        same = by_digest.setdefault(cell.digest, mine)
+        number = {kind: same if old == mine else old for kind, old in number.items()}
+        by_digest = {digest: same if old == mine else old for digest, old in by_digest.items()}
     count = len(known)
-    between, error = np.zeros((count, count)), np.zeros((count, count))
+    between = np.zeros((2, count, count))  # distances and their standard errors
     for row in range(count):
         tell(Event("compare what the run knows", row, count))
         for column in range(row):
             apart = energy_distance(known[row].cloud, known[column].cloud)
-            between[row, column] = between[column, row] = apart.value
-            error[row, column] = error[column, row] = apart.error
+            between[:, row, column] = between[:, column, row] = apart
     tell(Event("compare what the run knows", count, count))
     unknown = EnergyDistance(np.nan, np.nan)
-    distance = [
-        unknown if around is None else energy_distance(each.cloud, around) for each in known
-    ]
+    distance = np.array(
+        [unknown if around is None else energy_distance(cell.cloud, around) for cell in known]
+    )
     return PastErrors(
-        np.array([number[each.kind] for each in known]),
-        np.stack([each.estimates - each.accuracy for each in known]),
-        np.stack([each.spreads for each in known]),
-        np.array([each.value for each in distance]),
-        np.array([each.error for each in distance]),
-        between,
-        error,
+        np.array([number[cell.kind] for cell in known]),
+        np.stack([cell.estimates - cell.accuracy for cell in known]),
+        np.stack([cell.spreads for cell in known]),
+        *distance.T,
+        *between,
     )
 
 
@@ -282,7 +275,7 @@ def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
 
 
 def _identifying_columns(seen: UnlabelledPredictions) -> npt.NDArray[np.float32]:
-    """What tells images apart without logits: the class and the log-odds of the confidence.
+    """Tell images apart without logits, by class and log-odds of the confidence.
 
     Images of which the model is all but certain have no mark: their confidences are alike.
     """
@@ -291,19 +284,19 @@ def _identifying_columns(seen: UnlabelledPredictions) -> npt.NDArray[np.float32]
     return np.stack([odds, seen.predicted[unsure]], axis=1).astype(np.float32)
 
 
-def _iter_cells(of: RunModel) -> Iterator[tuple[str, str, str, str, str]]:
+def _iter_cells(model: RunModel) -> Iterator[tuple[str, str, str, str, str]]:
     """Shift, level, title, id and part of each cell."""
     yield CLEAN, NO_LEVEL, "the clean test images", CLEAN, TEST
-    for sweep in of.record.sweeps:
+    for sweep in model.record.sweeps:
         if sweep.kind == "shift":
             for cell in sweep.cells:
                 level = format_number(cell.level)
                 title = f"{sweep.title}, {sweep.level_title} {level}"
                 yield sweep.name, level, title, cell.id, TEST
-    for name in of.record.natural:
+    for name in model.record.natural:
         yield f"{NATURAL}{name}", NO_LEVEL, f"the other images {name}", CLEAN, f"{NATURAL}{name}"
 
 
-def _read_predictions(of: RunModel, seed: int | str, cell: str, part: str) -> Predictions | None:
-    file = of.run.predictions(of.name, seed, cell, part)
-    return of.run.read_predictions(file) if of.run.holds(file) else None
+def _read_predictions(model: RunModel, seed: int | str, cell: str, part: str) -> Predictions | None:
+    file = model.run.predictions(model.name, seed, cell, part)
+    return model.run.read_predictions(file) if model.run.holds(file) else None

@@ -6,7 +6,7 @@ import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from pydantic import ConfigDict, JsonValue
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import parse_yaml
+from fairweather.judge.comparison import REFERENCES, Comparison
 from fairweather.metrics.table import METRICS
 from fairweather.report.contents import Contents, read_contents
 from fairweather.report.tables import (
@@ -27,16 +28,10 @@ from fairweather.report.tables import (
     describe_metric,
     format_signed,
     is_percent,
-    name_table_files,
 )
 from fairweather.runs.folder import open_finished_run
 from fairweather.types.measurement import Score
-from fairweather.types.record import CLEAN, MEAN, NO_LEVEL, SCORES, FrozenRecord, ModelRecord
-
-# ---------------------------------------------------------------- the published numbers in this pac
-
-# Each is a pair of files in `published/`: NAME.csv with the numbers, NAME.yaml with the facts.
-REFERENCES = ("paper",)
+from fairweather.types.record import CLEAN, MEAN, NO_LEVEL, SCORES, FrozenRecord
 
 
 class PublishedModel(FrozenRecord):
@@ -129,7 +124,7 @@ def read_published(reference: str) -> list[PublishedStudy]:
     """
     if reference not in REFERENCES:
         raise unknown_name("reference", reference, REFERENCES)
-    folder = resources.files("fairweather") / "published"
+    folder = resources.files("fairweather") / "judge"
     text = (folder / f"{reference}.yaml").read_text(encoding="utf-8")
     facts = _ReferenceFacts.model_validate(parse_yaml(text))
     text = (folder / f"{reference}.csv").read_text(encoding="utf-8")
@@ -175,61 +170,6 @@ def _build_study(
     own = numbers[numbers["study"] == name].drop(columns="study")
     described = {**dict(facts), "models": models}
     return PublishedStudy(name=name, shifts=dict(shifts), numbers=own, **described)
-
-
-# ---------------------------------------------------------------- a comparison as text and as files
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The comparison of a run with another run, or with published numbers.
-
-    Attributes:
-        main: a row for each number that is compared; below it, what the numbers are.
-        notes: what they do and do not show, at most a few sentences each.
-        scope: whether it is about recipes or only about trained networks; "" where a note says so.
-        robustness: effective robustness of A's models relative to B's; None if B has too few.
-        classes: the sensitivity of each class; None where logits are not stored.
-    """
-
-    main: TextTable
-    notes: Sequence[str]
-    scope: str = ""
-    robustness: TextTable | None = None
-    classes: TextTable | None = None
-
-    @property
-    def name(self) -> str:
-        """Of its files, without the suffix."""
-        return self.main.name
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """The numbers of the main table."""
-        return self.main.frame
-
-    @property
-    def caption(self) -> str:
-        """What the numbers of the main table are."""
-        return self.main.below[0]
-
-    @property
-    def _others(self) -> list[TextTable]:
-        return [table for table in (self.robustness, self.classes) if table is not None]
-
-    def __str__(self) -> str:
-        every = [self.scope, str(self.main), *self.main.below]
-        for table in self._others:
-            every += [str(table), *table.below]
-        return "\n\n".join(part for part in (*every, *self.notes) if part)
-
-    def files(self) -> dict[str, str]:
-        """Write the tables in Markdown, CSV and LaTeX, by the files' names in a run folder."""
-        below = [part for part in (self.scope, *self.main.below, *self.notes) if part]
-        files: dict[str, str] = {}
-        for table in (replace(self.main, below=below), *self._others):
-            files |= name_table_files(table.name, table.texts())
-        return files
 
 
 # ---------------------------------------------------------------- compare a run with published numb
@@ -305,13 +245,10 @@ def read_published_comparison(
     contents = read_contents(folder)
     study = match_study(contents, studies)
     names = match_models(contents, study, rows or {})
-    of = MatchedStudy(contents, study, names, match_numbers(contents, study, names))
-    body, frame = table_body(of), pairs_to_frame(of.pairs)
-    main = TextTable(f"compare_{reference}", LAYOUT, body, [caption(of)], frame)
-    return Comparison(main, notes(of))
-
-
-# ---------------------------------------------------------------- numbers
+    matched = MatchedStudy(contents, study, names, match_numbers(contents, study, names))
+    frame = pairs_to_frame(matched.pairs)
+    main = TextTable(f"compare_{reference}", LAYOUT, table_body(matched), [caption(matched)], frame)
+    return Comparison(main, notes(matched))
 
 
 @dataclass(frozen=True)
@@ -393,14 +330,14 @@ def match_models(
         if ours not in contents.titles:
             raise unknown_name("model of the run", ours, contents.titles)
     names = {name: rows.get(name, name) for name in study.models}
-    found = {published: ours for published, ours in names.items() if ours in contents.titles}
-    if not found:
+    compared = {published: ours for published, ours in names.items() if ours in contents.titles}
+    if not compared:
         published, ours = next(iter(study.models)), next(iter(contents.titles))
         raise InputError(
             f"the run has the models {', '.join(contents.titles)}; on {study.title} the paper has "
             f"{', '.join(study.models)}: name a pair to compare, such as --as {published}={ours}"
         )
-    return found
+    return compared
 
 
 def match_numbers(
@@ -480,31 +417,28 @@ def _standard_error(number: PublishedNumber, n: int | None) -> float:
     return math.sqrt(number.value * (1 - number.value) / n)
 
 
-# ---------------------------------------------------------------- the table as text
-
-
-def table_body(of: MatchedStudy) -> list[list[str]]:
+def table_body(matched: MatchedStudy) -> list[list[str]]:
     """Write pairs as text, in the order of `LAYOUT`."""
     return [
         [
-            of.contents.titles.get(pair.model, of.study.models[number.model].title),
-            of.study.shifts[number.shift],
+            matched.contents.titles.get(pair.model, matched.study.models[number.model].title),
+            matched.study.shifts[number.shift],
             ABSENT if number.level == NO_LEVEL else number.level,
             METRICS[number.metric].label,
             *_format_numbers(pair),
         ]
-        for pair in of.pairs
+        for pair in matched.pairs
         for number in (pair.published,)
     ]
 
 
-def caption(of: MatchedStudy) -> str:
+def caption(matched: MatchedStudy) -> str:
     """Describe the numbers."""
-    metrics = dict.fromkeys(describe_metric(pair.published.metric) for pair in of.pairs)
+    metrics = dict.fromkeys(describe_metric(pair.published.metric) for pair in matched.pairs)
     return (
-        f"{of.study.title}: measured and published numbers. {'; '.join(metrics)}. Mean: over the "
-        f"levels of a shift. In brackets: the run's {of.contents.intervals}. In the interval: "
-        "whether the published number is in it. Difference: measured − published."
+        f"{matched.study.title}: measured and published numbers. {'; '.join(metrics)}. Mean: over "
+        f"the levels of a shift. In brackets: the run's {matched.contents.intervals}. In the "
+        "interval: whether the published number is in it. Difference: measured − published."
     )
 
 
@@ -519,54 +453,50 @@ def _format_numbers(pair: PublishedPair) -> list[str]:
     return [str(ScoreEntry(pair.measured, percent)), published, difference, inside]
 
 
-# ---------------------------------------------------------------- what it shows
-
-
-def notes(of: MatchedStudy) -> list[str]:
+def notes(matched: MatchedStudy) -> list[str]:
     """Say how many published numbers are in the run's intervals, and what that does not mean."""
     return [
-        _count_inside(of),
-        _uncertainty(of),
+        _count_inside(matched),
+        _uncertainty(matched),
         f"The intervals of calibration errors are {CORRECTED}. The values themselves, measured and "
         "published, are not corrected. So a small published error is more often above the interval "
         "than below it, and a measured one may equal the end of its interval.",
-        of.study.note,
-        *_other_names(of),
-        *_model_notes(of),
-        *_other_training(of),
-        *_unpublished_settings(of),
-        *_other_labels(of),
-        *_other_images(of),
-        *_other_models(of),
-        *_other_shifts(of),
+        matched.study.note,
+        *_model_notes(matched),
+        *_other_labels(matched),
+        *_other_images(matched),
+        *_other_models(matched),
+        *_other_shifts(matched),
     ]
 
 
-def _count_inside(of: MatchedStudy) -> str:
-    measured, parts = of.measured, []
+def _count_inside(matched: MatchedStudy) -> str:
+    measured, parts = matched.measured, []
     for metric in dict.fromkeys(pair.published.metric for pair in measured):
         inside = [pair.inside for pair in measured if pair.published.metric == metric]
         parts.append(f"{sum(inside)} of {len(inside)} for {describe_metric(metric)}")
-    total, missing = sum(pair.inside for pair in measured), len(of.pairs) - len(measured)
+    total, missing = sum(pair.inside for pair in measured), len(matched.pairs) - len(measured)
     return (
         f"{total} of the {len(measured)} published numbers that the run measured are in its 95 % "
         f"intervals: {', '.join(parts)}. {missing} were not measured."
     )
 
 
-def _uncertainty(of: MatchedStudy) -> str:
-    errors = [100 * p.standard_error for p in of.measured if p.standard_error == p.standard_error]
+def _uncertainty(matched: MatchedStudy) -> str:
+    errors = [
+        100 * p.standard_error for p in matched.measured if p.standard_error == p.standard_error
+    ]
     theirs = "The published numbers are uncertain too"
     if errors:
         theirs += (
             f": an accuracy at one level has a binomial standard error of {min(errors):.1f} to "
-            f"{max(errors):.1f} percentage points (n = {of.study.test_images:,})"
+            f"{max(errors):.1f} percentage points (n = {matched.study.test_images:,})"
         )
     ours = "other seeds and other test images"
-    if not of.contents.of_recipes:
+    if not matched.contents.of_recipes:
         ours = "other test images, but not other seeds"
     return (
-        f"The intervals cover {ours} ({of.contents.sample()}). {theirs}. How much other seeds "
+        f"The intervals cover {ours} ({matched.contents.sample()}). {theirs}. How much other seeds "
         "would change them is not known, since each model was trained once. So a published number "
         "outside an interval does not prove that the method differs, and one inside does not prove "
         "that it is the same. All cells share the images and the model, so they are not "
@@ -574,55 +504,41 @@ def _uncertainty(of: MatchedStudy) -> str:
     )
 
 
-def _other_names(of: MatchedStudy) -> Iterator[str]:
-    for published, name in of.names.items():
-        if published != name:
-            yield (
-                f"{of.contents.titles[name]} ({name}) is compared with the published "
-                f"{of.study.models[published].title} ({published}), as asked."
+def _model_notes(matched: MatchedStudy) -> list[str]:
+    """Other names, what a reader has to know of a model, and how else the run trained it."""
+    names, remarks, others, later = list[str](), list[str](), list[str](), list[str]()
+    for key, name in matched.names.items():
+        published, model = matched.study.models[key], matched.contents.models[name]
+        if key != name:
+            names.append(
+                f"{matched.contents.titles[name]} ({name}) is compared with the published "
+                f"{published.title} ({key}), as asked."
             )
-
-
-def _model_notes(of: MatchedStudy) -> Iterator[str]:
-    for published in of.names:
-        if note := of.study.models[published].note:
-            yield note
-
-
-def _other_training(of: MatchedStudy) -> Iterator[str]:
-    for published, name in of.names.items():
-        ours = _training_settings(of.contents.models[name])
-        if ours is None:
-            yield f"Other training: the run did not train {name}; its training is not known."
+        if published.note:
+            remarks.append(published.note)
+        recipe = model.settings.get("recipe")
+        if not isinstance(recipe, dict):
+            others.append(
+                f"Other training: the run did not train {name}; its training is not known."
+            )
             continue
-        others = [
-            f"{key} {_format_setting(ours.get(key))} instead of {_format_setting(theirs)}"
-            for key, theirs in of.study.models[published].training.items()
-            if ours.get(key) != theirs
-        ]
-        if others:
-            yield f"Other training: {name} has {', '.join(others)}."
-
-
-def _unpublished_settings(of: MatchedStudy) -> Iterator[str]:
-    """Settings of a model's training with an effect that the published runs did not have."""
-    for published, name in of.names.items():
-        model, ours = of.study.models[published], _training_settings(of.contents.models[name])
-        if ours is None:
-            continue
-        others = [
-            f"{key} {_format_setting(ours[key])}"
-            for key, nothing in LATER_SETTINGS.items()
-            if key in ours and key not in model.training and ours[key] not in nothing
-        ]
-        if others:
-            yield f"Other training: {name} has {', '.join(others)}; the published runs did not."
-
-
-def _training_settings(model: ModelRecord) -> dict[str, JsonValue] | None:
-    """The settings of a model and of its recipe; None for a model that the run did not train."""
-    recipe = model.settings.get("recipe")
-    return {**model.settings, **recipe} if isinstance(recipe, dict) else None
+        ours = {**model.settings, **recipe}
+        if different := [
+            f"{setting} {_format_setting(ours.get(setting))} instead of {_format_setting(theirs)}"
+            for setting, theirs in published.training.items()
+            if ours.get(setting) != theirs
+        ]:
+            others.append(f"Other training: {name} has {', '.join(different)}.")
+        if new := [
+            f"{setting} {_format_setting(ours[setting])}"
+            for setting, without_effect in LATER_SETTINGS.items()
+            if setting in ours.keys() - published.training.keys()
+            and ours[setting] not in without_effect
+        ]:
+            later.append(
+                f"Other training: {name} has {', '.join(new)}; the published runs did not."
+            )
+    return [*names, *remarks, *others, *later]
 
 
 def _format_setting(value: object) -> str:
@@ -631,8 +547,8 @@ def _format_setting(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
-def _other_labels(of: MatchedStudy) -> Iterator[str]:
-    notes = of.contents.data.notes
+def _other_labels(matched: MatchedStudy) -> Iterator[str]:
+    notes = matched.contents.data.notes
     noise, imbalance = notes.get("label_noise", 0), notes.get("imbalance", 1)
     if noise != 0 or imbalance != 1:
         yield (
@@ -643,39 +559,41 @@ def _other_labels(of: MatchedStudy) -> Iterator[str]:
         yield "The run's files were not verified against the published checksums."
 
 
-def _other_images(of: MatchedStudy) -> Iterator[str]:
-    size = of.contents.data.side
-    if of.study.size and size and size != of.study.size:
-        theirs, ours = (" x ".join(map(str, each)) for each in (of.study.size, size))
+def _other_images(matched: MatchedStudy) -> Iterator[str]:
+    size = matched.contents.data.side
+    if matched.study.size and size and size != matched.study.size:
+        theirs, ours = (" x ".join(map(str, sides)) for sides in (matched.study.size, size))
         yield f"Other images: the published numbers are on {theirs} pixels, the run's on {ours}."
-    _, at, made_from = of.contents.data.name.partition("@")
-    if of.study.size and at and made_from != str(of.study.size[0]):
+    _, at, made_from = matched.contents.data.name.partition("@")
+    if matched.study.size and at and made_from != str(matched.study.size[0]):
         yield f"Other images: the run's were made from images of {made_from} pixels per side."
-    counts = sorted({pair.measured.n for pair in of.measured if pair.measured})
-    if of.study.test_images and counts != [of.study.test_images]:
-        found = " or ".join(f"{count:,}" for count in counts)
+    counts = sorted({pair.measured.n for pair in matched.measured if pair.measured})
+    if matched.study.test_images and counts != [matched.study.test_images]:
+        ours = " or ".join(f"{count:,}" for count in counts)
         yield (
-            f"Other images: the published numbers are on {of.study.test_images:,} test images, the "
-            f"run's on {found}."
+            "Other images: the published numbers are on "
+            f"{matched.study.test_images:,} test images, the run's on {ours}."
         )
 
 
-def _other_models(of: MatchedStudy) -> Iterator[str]:
-    if absent := [name for name in of.study.models if name not in of.names]:
+def _other_models(matched: MatchedStudy) -> Iterator[str]:
+    if absent := [name for name in matched.study.models if name not in matched.names]:
         yield f"Published, not in the run: the models {', '.join(absent)}."
-    if extra := [name for name in of.contents.titles if name not in of.names.values()]:
+    if extra := [name for name in matched.contents.titles if name not in matched.names.values()]:
         yield f"In the run, not published: the models {', '.join(extra)}."
 
 
-def _other_shifts(of: MatchedStudy) -> Iterator[str]:
-    sweeps = {sweep.name: sweep for sweep in of.contents.sweeps}
-    for shift, title in of.study.shifts.items():
-        if not has_same_images(of.contents, of.study, shift, MEAN):
-            theirs = "; ".join(of.study.cells(shift).values())
+def _other_shifts(matched: MatchedStudy) -> Iterator[str]:
+    sweeps = {sweep.name: sweep for sweep in matched.contents.sweeps}
+    for shift, title in matched.study.shifts.items():
+        if not has_same_images(matched.contents, matched.study, shift, MEAN):
+            theirs = "; ".join(matched.study.cells(shift).values())
             ours = "; ".join(sweeps[shift].cells.values()) if shift in sweeps else "none"
             yield (
                 f"{title}: published for {theirs}; the run has {ours}. Only equal levels are "
                 "compared, and the mean only if all levels are equal."
             )
-    if others := [sweep.title for sweep in of.contents.sweeps if sweep.name not in of.study.shifts]:
+    if others := [
+        sweep.title for sweep in matched.contents.sweeps if sweep.name not in matched.study.shifts
+    ]:
         yield f"In the run, not published: the shifts {', '.join(others)}."

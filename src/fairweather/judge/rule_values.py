@@ -68,6 +68,8 @@ class RuleCase:
     Attributes:
         run, rule, model, condition: which.
         rows: the scores of the model.
+        left_out: by variant, the cells of the rule that the variant does not have.
+        clusters: in how many clusters the images of the rule come, by the name of the images.
     """
 
     run: RunFolder
@@ -75,6 +77,8 @@ class RuleCase:
     model: str
     condition: ShiftLevel
     rows: ModelScores
+    left_out: Mapping[str, Sequence[str]]
+    clusters: Mapping[str, int]
 
     def __str__(self) -> str:
         return f"{self.rule.scored} of {self.model} for {self.cell}"
@@ -165,12 +169,10 @@ def _group_by_model(scores: pd.DataFrame) -> dict[str, ModelScores]:
         scores = scores[scores["seed"] == MEAN]
     models: dict[str, dict[ShiftLevel, dict[str, Score]]] = {}
     names = ("model", "shift", "level", "metric", "value", "low", "high", "n")
-    for model, shift, level, metric, *numbers in zip(
-        *(scores[name] for name in names), strict=True
-    ):
-        value, low, high, n = numbers
-        found = models.setdefault(model, {}).setdefault(ShiftLevel(shift, level), {})
-        found[metric] = Score(float(value), float(low), float(high), int(n))
+    columns = (scores[name] for name in names)
+    for model, shift, level, metric, value, low, high, n in zip(*columns, strict=True):
+        cell = models.setdefault(model, {}).setdefault(ShiftLevel(shift, level), {})
+        cell[metric] = Score(float(value), float(low), float(high), int(n))
     return dict(models)
 
 
@@ -198,10 +200,10 @@ def find_left_out(rule: Rule, models: Mapping[str, ModelScores]) -> dict[str, li
     if rule.model is not None:
         return {}
     known = {model: select_known_conditions(rule, rows) for model, rows in models.items()}
-    everywhere = list(dict.fromkeys(each for found in known.values() for each in found))
+    everywhere = list(dict.fromkeys(cell for conditions in known.values() for cell in conditions))
     missing = {
-        model: [format_cell(each) for each in everywhere if each not in found]
-        for model, found in known.items()
+        model: [format_cell(cell) for cell in everywhere if cell not in conditions]
+        for model, conditions in known.items()
         if base_model(model) != model
     }
     return {model: cells for model, cells in missing.items() if cells}
@@ -213,19 +215,19 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
     Raises `InputError` with the closest name for a shift or a level that has no rows.
     """
     if rule.cell == ALL_CELLS:
-        single = [each for each in rows if _is_single(each)]
+        single = [condition for condition in rows if _is_single(condition)]
         if rule.change:
-            single = [each for each in single if each.shift != CLEAN]
+            single = [condition for condition in single if condition.shift != CLEAN]
         if not single:
             raise InputError(f"a {rule.change} needs shifted images, but the run has none")
         return single
     shift, sign, level = _split_cell(rule.cell)
     if rule.slice and shift.startswith(NATURAL):
         raise InputError(f"slices are subgroups of the test images, and {shift} has other images")
-    known = list(dict.fromkeys(each.shift for each in rows))
+    known = list(dict.fromkeys(condition.shift for condition in rows))
     if shift not in known:
         raise unknown_name("shift", shift, [*known, ALL_CELLS])
-    levels = [each.level for each in rows if each.shift == shift]
+    levels = [condition.level for condition in rows if condition.shift == shift]
     if rule.change and shift.startswith(NATURAL):
         raise InputError(
             f"a {rule.change} compares the same images, and those of {shift} are others than the "
@@ -240,16 +242,16 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
     return [ShiftLevel(shift, _match_level(shift, sign, level, levels))]
 
 
-def find_score(asked: RuleCase) -> Score:
+def find_score(case: RuleCase) -> Score:
     """Find the row for a rule.
 
     Raises `InputError` if it is missing, with the closest name or with the cells that have it.
     """
-    rule, model, rows = asked.rule, asked.model, asked.rows
-    found = rows.get(asked.condition, {}).get(rule.scored)
-    if found is not None:
-        return found
-    having = [format_cell(each) for each, scores in rows.items() if rule.scored in scores]
+    rule, model, rows = case.rule, case.model, case.rows
+    score = rows.get(case.condition, {}).get(rule.scored)
+    if score is not None:
+        return score
+    having = [format_cell(cell) for cell, scores in rows.items() if rule.scored in scores]
     if _is_set_metric(rule.metric) and not _has_metric(rule.metric, rows):
         raise InputError(
             f"{model} has no prediction sets, which {rule.metric} is about: measure a conformal "
@@ -260,7 +262,7 @@ def find_score(asked: RuleCase) -> Score:
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
         raise unknown_name("metric", rule.scored, known)
     few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
-    raise InputError(f"{model} has no {rule.scored} for {asked.cell}; it is available for {few}")
+    raise InputError(f"{model} has no {rule.scored} for {case.cell}; it is available for {few}")
 
 
 def _is_set_metric(metric: str) -> bool:
@@ -330,77 +332,73 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
     return Score(share, min(low, exact[0]), max(high, exact[1]), n)
 
 
-class ErrorCount(NamedTuple):
-    """The images that determine how precise a value is: number and kind, n, and how many suffice.
+class FewErrors(NamedTuple):
+    """Too few errors behind a value: how many, of how many images, and in words."""
 
-    They are the wrong ones, or the rarer of right and wrong ones; see `Metric.carried_by`.
-    """
-
-    images: float
-    which: str
+    errors: float
     n: int
-    fewest: int
+    text: str
 
 
-def count_errors(asked: RuleCase) -> ErrorCount | None:
-    """Count the errors behind the value of a rule, if there are too few; else None.
+def find_few_errors(case: RuleCase) -> FewErrors | None:
+    """Find why a value has no interval: the images that carry it, which are too few.
 
-    None also if the rows do not contain the count. For a change, a mean or the worst of several
-    levels, the cell with the fewest errors is used.
+    They are the wrong ones, or the rarer of right and wrong ones; see `Metric.carried_by`. For a
+    change, a mean or the worst of several levels, the cell with the fewest is used. With several
+    seeds, and where the rows do not contain the count, it comes from the predictions; None if these
+    are missing.
     """
-    metric, rows = METRICS[asked.rule.scored], asked.rows
-    if metric.carried_by == "emptiest bin":
-        return None
-    found = []
-    for each in [
-        *_single_conditions(asked.condition, rows),
-        *([_CLEAN_CELL] if asked.rule.change else []),
-    ]:
-        if "accuracy" in rows[each]:
-            share, _, _, n = rows[each]["accuracy"]
-            wrong = round((1 - share) * n, 3)  # the share has eight digits
-            found.append(ErrorCount(wrong, "wrong", n, metric.fewest))
-            if metric.carried_by == "rarer":
-                found.append(ErrorCount(n - wrong, "right", n, metric.fewest))
-    least = min(found, default=None)
-    return least if least and least.images < least.fewest else None
-
-
-def find_least_precise(asked: RuleCase) -> Estimate | None:
-    """Return the estimate behind a rule that has the fewest errors.
-
-    None if all have enough, and if predictions are missing.
-    """
-    run, rule, condition = asked.run, asked.rule, asked.condition
+    metric, rows, change = METRICS[case.rule.scored], case.rows, case.rule.change
+    if metric.carried_by != "emptiest bin" and MEAN not in set(case.run.scores["seed"]):
+        counts: list[tuple[float, str, int]] = []
+        for condition in [
+            *_single_conditions(case.condition, rows),
+            *([_CLEAN_CELL] if change else []),
+        ]:
+            if "accuracy" in rows[condition]:
+                share, _, _, n = rows[condition]["accuracy"]
+                wrong = round((1 - share) * n, 3)  # the share has eight digits
+                counts.append((wrong, "wrong", n))
+                if metric.carried_by == "rarer":
+                    counts.append((n - wrong, "right", n))
+        least, which, n = min(counts, default=(math.inf, "", 0))
+        if least < metric.fewest:
+            return FewErrors(least, n, f"{least:.3g} {which} of {n:,} images")
+    run, rule = case.run, case.rule
     try:
-        contents = read_contents(run)
-        estimated = reestimate(run, contents, asked.model, {condition}, {rule.scored}, rule.slice)
+        contents, metrics = read_contents(run), {rule.scored}
+        cells = reestimate(run, contents, case.model, {case.condition}, metrics, rule.slice)
     except InputError:
         return None
-    sides = [_CLEAN_CELL, condition] if rule.change else [condition]
-    found = [estimated.get(each, {}).get(rule.scored) for each in sides]
-    few = [each for each in found if each is not None and each.too_few]
-    return min(few, key=lambda each: each.errors, default=None)
+    sides = [_CLEAN_CELL, case.condition] if change else [case.condition]
+    estimates = [cells.get(side, {}).get(rule.scored) for side in sides]
+    few = [estimate for estimate in estimates if estimate is not None and estimate.too_few]
+    if not few:
+        return None
+    fewest = min(few, key=lambda estimate: estimate.errors)
+    text = f"{fewest.errors:.3g} errors per cell and seed (harmonic mean) of {fewest.n:,} images"
+    return FewErrors(fewest.errors, fewest.n, text)
 
 
-def read_rarest_class(asked: RuleCase) -> tuple[str, RarestClass] | None:
+def read_rarest_class(case: RuleCase) -> tuple[str, RarestClass] | None:
     """Find the rarest class of the images of a rule; None if their predictions are missing."""
-    run, rule, shift = asked.run, asked.rule, asked.condition.shift
+    run, rule, shift = case.run, case.rule, case.condition.shift
     cell, part = (shift, TEST) if shift.startswith(NATURAL) else (CLEAN, TEST)
     part = VAL if shift == VALIDATION else part
     try:
-        seed = next(each for each in read_contents(run).seeds_of(asked.model) if each != SPREAD)
-        found = _read_predictions(run, run.predictions(asked.model, seed, cell, part))
+        seed = next(seed for seed in read_contents(run).seeds_of(case.model) if seed != SPREAD)
+        predictions = _read_predictions(run, run.predictions(case.model, seed, cell, part))
         clusters = read_clusters(run, part if cell == CLEAN else cell)
         if rule.slice:
             places = _slice_places(run, rule.slice)
-            found, clusters = found.take(places), clusters.select(places) if clusters else None
+            predictions = predictions.take(places)
+            clusters = clusters.select(places) if clusters else None
     except InputError:
         return None
-    if not isinstance(found, Predictions):
+    if not isinstance(predictions, Predictions):
         return None
-    rarest = find_rarest_class(found, clusters)
-    return found.classes[rarest.label], rarest
+    rarest = find_rarest_class(predictions, clusters)
+    return predictions.classes[rarest.label], rarest
 
 
 def _single_conditions(condition: ShiftLevel, rows: ModelScores) -> list[ShiftLevel]:
@@ -411,13 +409,13 @@ def _single_conditions(condition: ShiftLevel, rows: ModelScores) -> list[ShiftLe
     """
     if condition.level not in SUMMARY_LEVELS:
         return [condition]
-    return [each for each in rows if _is_single(each) and each.shift == condition.shift]
+    return [cell for cell in rows if _is_single(cell) and cell.shift == condition.shift]
 
 
 def select_known_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
     """Find the conditions that a rule's cell names and the model has; possibly none."""
     try:
-        return [each for each in select_conditions(rule, rows) if each in rows]
+        return [condition for condition in select_conditions(rule, rows) if condition in rows]
     except InputError:
         return []
 
@@ -442,19 +440,15 @@ def _match_level(shift: str, sign: str, level: str, levels: list[str]) -> str:
         if level != WORST:
             raise unknown_name("summary of levels", level, [WORST])
         return WORST
-    numbers = {each: number for each in levels if (number := parse_level(each)) is not None}
-    asked = parse_level(level)
-    for each, number in numbers.items():
-        if asked is not None and number == asked:
-            return each
+    numbers = {name: number for name in levels if (number := parse_level(name)) is not None}
+    wanted = parse_level(level)
     known = ", ".join(numbers) or "none"
-    if asked is None or not numbers:
+    if wanted is None or not numbers:
         raise InputError(f"{shift} has no level {level!r}; its levels are {known}")
-    near = min(numbers, key=lambda each: math.fabs(numbers[each] - asked))
+    near = min(numbers, key=lambda name: math.fabs(numbers[name] - wanted))
+    if numbers[near] == wanted:
+        return near
     raise InputError(f"{shift} has no level {level}; did you mean {near}? its levels are {known}")
-
-
-# ---------------------------------------------------------------- changes from clean images
 
 
 def reestimate(
@@ -472,30 +466,49 @@ def reestimate(
     are of other images.
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
-    clean = _read_predictions(run, run.predictions(model, seeds[0], CLEAN))
+    first = run.predictions(model, seeds[0], CLEAN)
+    clean = _read_predictions(run, first)
+
+    def read_cells() -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
+        for seed in seeds:
+            validation, fitted = run.predictions(model, seed, CLEAN, VAL), None
+            if run.task.name == CLASSIFICATION and run.holds(validation):
+                fitted = fit_on(run.read_predictions(validation))
+            for condition, shift in _shift_ids(contents, wanted).items():
+                name = run.predictions(model, seed, shift)
+                predictions = _read_predictions(run, name)
+                if not np.array_equal(clean.keys, predictions.keys):
+                    raise InputError(f"{name} is of other images than {first}")
+                yield (model, seed, *condition), predictions, fitted
+
     strata, clusters = clean.strata, read_clusters(run)
-    cells: Iterable[tuple[ScoreKey, Estimates]]
     if run.task.units(clean):
-
-        def of_all() -> Iterator[tuple[ScoreKey, AnyPredictions]]:
-            every = _iter_predictions(run, contents, model, seeds, wanted, clean.keys)
-            return ((key, predictions) for key, predictions, _ in every)
-
-        units = estimate_units(run.task, clean, of_all, contents.bootstrap, clusters, metrics)
-        cells = _select_unit(units, slice_).items()
+        units = estimate_units(
+            run.task,
+            clean,
+            lambda: (cell[:2] for cell in read_cells()),
+            contents.bootstrap,
+            clusters,
+            metrics,
+        )
+        table = dict(_select_unit(units, slice_))
     else:
-        sets = _iter_predictions(run, contents, model, seeds, wanted, clean.keys)
+        cells: Iterable[tuple[ScoreKey, AnyPredictions, Fitted | None]] = read_cells()
         if slice_:
             places = _slice_places(run, slice_)
             strata, clusters = strata[places], clusters.select(places) if clusters else None
-            sets = ((key, predictions.take(places), fitted) for key, predictions, fitted in sets)
+            cells = ((key, predictions.take(places), fitted) for key, predictions, fitted in cells)
         shared = Resamples.draw(strata, contents.bootstrap, clusters=clusters)
-        cells = estimate_metrics(sets, shared, metrics)
+        table = dict(estimate_metrics(cells, shared, metrics))
     # As in scores.csv, attacks are not part of the mean over shifts.
     apart = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
-    table = add_worst(add_means(cells, apart), apart)
+    table = add_worst(add_means(table.items(), apart), apart)
     shown = MEAN if len(seeds) > 1 else seeds[0]
-    return {ShiftLevel(*of): found for (_, seed, *of), found in table.items() if seed == shown}
+    return {
+        ShiftLevel(*cell): estimates
+        for (_, seed, *cell), estimates in table.items()
+        if seed == shown
+    }
 
 
 def _select_unit(
@@ -529,44 +542,20 @@ def _slice_places(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
     return np.flatnonzero(groups.slices[column] == value)
 
 
-def compute_change(asked: RuleCase, estimated: CellEstimates) -> Score:
+def compute_change(case: RuleCase, estimated: CellEstimates) -> Score:
     """Compute a drop (clean minus shifted) or a rise (shifted minus clean), by image and seed."""
-    rule = asked.rule
+    rule = case.rule
     clean, shifted = (
-        estimated.get(each, {}).get(rule.scored) for each in (_CLEAN_CELL, asked.condition)
+        estimated.get(cell, {}).get(rule.scored) for cell in (_CLEAN_CELL, case.condition)
     )
     if clean is None or shifted is None:
         raise InputError(
-            f"{rule.what} for {asked.cell} cannot be computed for {asked.model}: it is not a "
+            f"{rule.what} for {case.cell} cannot be computed for {case.model}: it is not a "
             "metric of a single cell"
         )
     if rule.change == "drop":
         return paired_change(shifted, clean)
     return paired_change(clean, shifted)
-
-
-def _iter_predictions(
-    run: RunFolder,
-    contents: Contents,
-    model: str,
-    seeds: Sequence[str],
-    wanted: Collection[ShiftLevel],
-    keys: npt.NDArray[np.int64],
-) -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
-    for seed in seeds:
-        of_classes = run.task.name == CLASSIFICATION
-        fitted = (
-            _fit_on_validation(run, run.predictions(model, seed, CLEAN, VAL))
-            if of_classes
-            else None
-        )
-        for condition, shift in _shift_ids(contents, wanted).items():
-            name = run.predictions(model, seed, shift)
-            predictions = _read_predictions(run, name)
-            if not np.array_equal(keys, predictions.keys):
-                first = run.predictions(model, seeds[0], CLEAN)
-                raise InputError(f"{name} is of other images than {first}")
-            yield (model, seed, *condition), predictions, fitted
 
 
 def _read_predictions(run: RunFolder, name: str) -> AnyPredictions:
@@ -575,13 +564,9 @@ def _read_predictions(run: RunFolder, name: str) -> AnyPredictions:
     return run.read_cell(name)
 
 
-def _fit_on_validation(run: RunFolder, name: str) -> Fitted | None:
-    return fit_on(run.read_predictions(name)) if run.holds(name) else None
-
-
 def _shift_ids(contents: Contents, wanted: Collection[ShiftLevel]) -> dict[ShiftLevel, str]:
     """The ids of the shifts behind the wanted conditions and means, clean first."""
-    summed = {each.shift for each in wanted if each.level in SUMMARY_LEVELS}
+    summed = {condition.shift for condition in wanted if condition.level in SUMMARY_LEVELS}
     return {
         _CLEAN_CELL: CLEAN,
         **{

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET  # nosec B405 # written, never read
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -16,9 +16,8 @@ from fairweather.judge.rule_values import (
     RuleCase,
     compute_change,
     count_clusters,
-    count_errors,
     explain_undefined,
-    find_least_precise,
+    find_few_errors,
     find_left_out,
     find_score,
     read_model_scores,
@@ -31,7 +30,6 @@ from fairweather.judge.rule_values import (
     widen_to_exact,
 )
 from fairweather.judge.rules import Rule
-from fairweather.judge.rules import read_rules as read_rules
 from fairweather.metrics.metric import find_class_metric_row
 from fairweather.metrics.rows import find_row
 from fairweather.metrics.table import METRICS
@@ -39,7 +37,7 @@ from fairweather.report.contents import read_contents
 from fairweather.report.tables import TOO_FEW, TableLayout, align_table
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.types.measurement import Score
-from fairweather.types.record import ABSENT_METRICS, MEAN, ShiftLevel
+from fairweather.types.record import ABSENT_METRICS, ShiftLevel
 
 # ---------------------------------------------------------------- check the rules on a run: one ver
 
@@ -128,36 +126,32 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
     if not rules:
         raise InputError("a check needs at least one rule, found none")
     tables = {"": read_model_scores(run)}
+    absent = read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
+    cases: list[RuleCase] = []
     for rule in rules:
         with _naming_rule(rule):
             if rule.slice not in tables:
                 tables[rule.slice] = read_slice_scores(run, rule.slice)
-    clusters = {rule: count_clusters(run, rule) for rule in rules}
-    left_out = {rule: find_left_out(rule, tables[rule.slice]) for rule in rules}
-    absent = read_json(run.file(ABSENT_METRICS)) if run.holds(ABSENT_METRICS) else {}
-    asked: list[RuleCase] = []
-    for rule in rules:
-        with _naming_rule(rule):
-            asked += _resolve_rule(run, rule, tables[rule.slice], left_out[rule], absent)
-    changes = _estimate_changes(run, asked)
+            cases += _resolve_rule(run, rule, tables[rule.slice], absent)
+    changes = _estimate_changes(run, cases)
     verdicts = []
-    for each in asked:
-        with _naming_rule(each.rule):
-            score = _score_case(each, changes)
+    for case in cases:
+        with _naming_rule(case.rule):
+            score = _score_case(case, changes)
             if on == "interval" and score.too_few:
-                _refuse_one_cluster(each, clusters[each.rule])
-                _refuse_few(each)
-            rest = (on, left_out[each.rule], clusters[each.rule])
-            verdict = Verdict(each.rule, each.model, each.cell, *score, *rest)
+                _refuse_one_cluster(case)
+                _refuse_few(case)
+            judged = (case.rule, case.model, case.cell, *score)
+            verdict = Verdict(*judged, on, case.left_out, case.clusters)
             if math.isnan(verdict.judged):
-                raise InputError(f"{each} is not a number{explain_undefined(each.rule, score)}")
+                raise InputError(f"{case} is not a number{explain_undefined(case.rule, score)}")
         verdicts.append(verdict)
     return verdicts
 
 
 @contextmanager
 def _naming_rule(rule: Rule) -> Iterator[None]:
-    """Name the rule in what is raised about it."""
+    """Name the rule in every error about it."""
     try:
         yield
     except InputError as error:
@@ -165,26 +159,23 @@ def _naming_rule(rule: Rule) -> Iterator[None]:
 
 
 def _resolve_rule(
-    run: RunFolder,
-    rule: Rule,
-    models: Mapping[str, ModelScores],
-    left_out: Collection[str],
-    absent: Mapping[str, object],
+    run: RunFolder, rule: Rule, models: Mapping[str, ModelScores], absent: Mapping[str, object]
 ) -> list[RuleCase]:
     """Find the models and conditions of a rule, and make sure that each has the number."""
-    asked = [
-        RuleCase(run, rule, model, condition, models[model])
+    left_out, clusters = find_left_out(rule, models), count_clusters(run, rule)
+    cases = [
+        RuleCase(run, rule, model, condition, models[model], left_out, clusters)
         for model in select_models(rule, models)
         for condition in (select_known_conditions if model in left_out else select_conditions)(
             rule, models[model]
         )
     ]
-    for each in asked:
-        if rule.scored in absent and not each.has(rule.scored):
-            raise InputError(f"{each.model} has no {rule.scored}: {absent[rule.scored]}")
-        find_score(each)
+    for case in cases:
+        if rule.scored in absent and not case.has(rule.scored):
+            raise InputError(f"{case.model} has no {rule.scored}: {absent[rule.scored]}")
+        find_score(case)
     _check_limit(rule)
-    return asked
+    return cases
 
 
 def _check_limit(rule: Rule) -> None:
@@ -201,91 +192,80 @@ def _check_limit(rule: Rule) -> None:
 
 
 def _estimate_changes(
-    run: RunFolder, asked: Sequence[RuleCase]
+    run: RunFolder, cases: Sequence[RuleCase]
 ) -> dict[tuple[str, str], CellEstimates]:
     """The estimates for drops and rises, by slice and model."""
     wanted: dict[tuple[str, str], set[ShiftLevel]] = {}
-    changing = [each for each in asked if each.rule.change]
-    for each in changing:
-        wanted.setdefault((each.rule.slice, each.model), set()).add(each.condition)
+    changing = [case for case in cases if case.rule.change]
+    for case in changing:
+        wanted.setdefault((case.rule.slice, case.model), set()).add(case.condition)
     if not wanted:
         return {}
-    metrics, contents = {each.rule.scored for each in changing}, read_contents(run)
+    metrics, contents = {case.rule.scored for case in changing}, read_contents(run)
     return {
-        (of, model): reestimate(run, contents, model, conditions, metrics, of)
-        for (of, model), conditions in wanted.items()
+        (slice_, model): reestimate(run, contents, model, conditions, metrics, slice_)
+        for (slice_, model), conditions in wanted.items()
     }
 
 
-def _score_case(asked: RuleCase, changes: Mapping[tuple[str, str], CellEstimates]) -> Score:
-    rule = asked.rule
+def _score_case(case: RuleCase, changes: Mapping[tuple[str, str], CellEstimates]) -> Score:
+    rule = case.rule
     if rule.change:
-        return compute_change(asked, changes[rule.slice, asked.model])
-    score, metric = find_score(asked), METRICS.get(rule.scored)
+        return compute_change(case, changes[rule.slice, case.model])
+    score, metric = find_score(case), METRICS.get(rule.scored)
     is_share = metric is not None and metric.interval == "share"
-    return widen_to_exact(score, asked.condition) if is_share else score
+    return widen_to_exact(score, case.condition) if is_share else score
 
 
-def _refuse_few(asked: RuleCase) -> None:
+def _refuse_few(case: RuleCase) -> None:
     """Refuse a value with too few errors, and estimate how many images would be enough."""
-    rule = asked.rule
+    rule = case.rule
     if kind := find_class_metric_row(rule.scored):
-        n = asked.rows[asked.condition][rule.scored].n
+        n = case.rows[case.condition][rule.scored].n
         raise InputError(
-            f"{asked} cannot be judged on its interval: it needs at least {kind.fewest} images of "
+            f"{case} cannot be judged on its interval: it needs at least {kind.fewest} images of "
             "the class and of the others (images of one cluster count for less), found "
             f"{n:,} of the class; take more images, or judge the value with --on value"
         )
     metric = METRICS.get(rule.scored)
     if metric is None or not metric.fewest:
         return
-    begin = f"{rule.what} of {asked.model} for {asked.cell} cannot be judged on its interval"
+    begin = f"{rule.what} of {case.model} for {case.cell} cannot be judged on its interval"
     end = "or judge the value with --on value"
-    rarest = None if metric.column is None else read_rarest_class(asked)
+    rarest = None if metric.column is None else read_rarest_class(case)
     if rarest is not None and rarest[1].pairs < rarest[1].fewest:
         name, (_, pairs, fewest) = rarest
         raise InputError(
             f"{begin}: a mean over classes needs at least {fewest} images of each class (of one "
             f"cluster, one counts), found {pairs} of {name}; take more images, {end}"
         )
-    several = MEAN in set(asked.run.scores["seed"])
-    found = None if several else count_errors(asked)
-    if found is not None:
-        few = f"{found.images:.3g} {found.which} of {found.n:,} images"
-        images, n = found.images, found.n
-    else:
-        least = find_least_precise(asked)
-        if least is None:
-            raise InputError(
-                f"{begin}: it has too few errors, fewer than {metric.fewest}; take more images, "
-                f"{end}"
-            )
-        images, n = least.errors, least.n
-        few = f"{images:.3g} errors per cell and seed (harmonic mean) of {n:,} images"
+    few = find_few_errors(case)
+    if few is None:
+        raise InputError(
+            f"{begin}: it has too few errors, fewer than {metric.fewest}; take more images, {end}"
+        )
     # If 0 of n images are wrong, up to about 3 of n may be expected (the rule of three).
-    enough = math.ceil(metric.fewest * n / (images or 3.0))
-    needed = (
-        f"about {enough:,} such images are enough"
-        if images
-        else f"at least {enough:,} such images are needed"
-    )
+    enough = math.ceil(metric.fewest * few.n / (few.errors or 3.0))
+    needed = f"about {enough:,} such images are enough"
+    if not few.errors:
+        needed = f"at least {enough:,} such images are needed"
     if metric.carried_by == "emptiest bin":
         raise InputError(
-            f"{begin}: every bin needs at least {metric.fewest} images, found {images:.3g} of "
-            f"{n:,} in one; use the RMS calibration error, or {needed}, {end}"
+            f"{begin}: every bin needs at least {metric.fewest} images, found {few.errors:.3g} of "
+            f"{few.n:,} in one; use the RMS calibration error, or {needed}, {end}"
         )
     raise InputError(
-        f"{begin}: there are too few errors, {few}, and at least {metric.fewest} are needed; "
+        f"{begin}: there are too few errors, {few.text}, and at least {metric.fewest} are needed; "
         f"{needed}, {end}"
     )
 
 
-def _refuse_one_cluster(asked: RuleCase, clusters: Mapping[str, int]) -> None:
+def _refuse_one_cluster(case: RuleCase) -> None:
     """Refuse a value of images that all belong together, which has no interval."""
-    alone = next((name for name, count in clusters.items() if count < 2), None)
+    alone = next((name for name, count in case.clusters.items() if count < 2), None)
     if alone is not None:
         raise InputError(
-            f"{asked} cannot be judged on its interval: all images of {alone} belong to one "
+            f"{case} cannot be judged on its interval: all images of {alone} belong to one "
             "cluster, and nothing is known of others; take images of others, or judge the value "
             "with --on value"
         )

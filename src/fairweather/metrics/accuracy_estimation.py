@@ -14,11 +14,19 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.calibration import confidence_gap
-from fairweather.metrics.columns import Z95, FloatArray, IntArray, Result, weighted_mean
+from fairweather.metrics.columns import (
+    Z95,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Result,
+    Weights,
+    weighted_mean,
+)
 from fairweather.metrics.selective import average_confidence
 from fairweather.metrics.two_sample import EnergyDistance
 
@@ -34,10 +42,10 @@ NO_SHIFT = -1
 
 
 def difference_of_confidences(
-    confidence: npt.ArrayLike,
-    known_confidence: npt.ArrayLike,
-    known_correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
+    confidence: ArrayLike,
+    known_confidence: ArrayLike,
+    known_correct: ArrayLike,
+    weights: Weights = None,
 ) -> Result:
     """Estimate the accuracy without labels: that on known images, less what confidence has dropped.
 
@@ -54,14 +62,11 @@ def difference_of_confidences(
     >>> round(float(difference_of_confidences([0.5, 0.7], [0.9, 0.9], [True, False])), 3)
     0.2
     """
-    return average_confidence(confidence, weights) - float(
-        confidence_gap(known_confidence, known_correct)
-    )
+    gap = float(confidence_gap(known_confidence, known_correct))
+    return average_confidence(confidence, weights) - gap
 
 
-def seed_agreement(
-    predicted: npt.ArrayLike, others: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> Result:
+def seed_agreement(predicted: ArrayLike, others: ArrayLike, weights: Weights = None) -> Result:
     """Estimate the accuracy without labels: how often models with other seeds say the same.
 
     Args:
@@ -77,7 +82,7 @@ def seed_agreement(
     return weighted_mean(agreement_shares(predicted, others), weights)
 
 
-def agreement_shares(predicted: npt.ArrayLike, others: npt.ArrayLike) -> FloatArray:
+def agreement_shares(predicted: ArrayLike, others: ArrayLike) -> FloatArray:
     """The share of the other models that say the same of each image, `[n]`.
 
     >>> agreement_shares([0, 1], [[0, 0], [0, 1]]).tolist()
@@ -164,16 +169,17 @@ class PastErrors:
         """The numbers of the shifts, each once; clean images are none."""
         return np.unique(self.shift[self.shift != NO_SHIFT])
 
-    def take(self, chosen: npt.NDArray[np.bool_]) -> PastErrors:
+    def take(self, chosen: BoolArray) -> PastErrors:
         """Keep some cells."""
+        pairs = np.ix_(chosen, chosen)
         return PastErrors(
             self.shift[chosen],
             self.errors[chosen],
             self.spreads[chosen],
             self.distance[chosen],
             self.distance_error[chosen],
-            self.between[np.ix_(chosen, chosen)],
-            self.between_error[np.ix_(chosen, chosen)],
+            self.between[pairs],
+            self.between_error[pairs],
         )
 
     def mean_absolute(self) -> FloatArray:
@@ -181,12 +187,9 @@ class PastErrors:
 
         Each shift counts once, and so do the clean images.
         """
-        off = np.abs(self.errors)
-        return np.asarray(
-            np.mean(
-                [off[self.shift == each].mean(axis=0) for each in np.unique(self.shift)], axis=0
-            )
-        )
+        errors = np.abs(self.errors)
+        of_shifts = [errors[self.shift == shift].mean(axis=0) for shift in np.unique(self.shift)]
+        return np.asarray(np.mean(of_shifts, axis=0))
 
     def best(self) -> int:
         """The method with the smallest mean absolute error; of equal ones the first."""
@@ -198,13 +201,13 @@ class PastErrors:
         So the choice does not know the shift on which it is judged.
         """
         errors, spreads = np.empty((len(self.shift), 1)), np.empty((len(self.shift), 1))
-        for each in np.unique(self.shift):
-            out = self.shift == each
+        for shift in np.unique(self.shift):
+            out = self.shift == shift
             method = self.take(~out).best()
             errors[out, 0], spreads[out, 0] = self.errors[out, method], self.spreads[out, method]
         return replace(self, errors=errors, spreads=spreads)
 
-    def as_far_as(self, distance: float) -> npt.NDArray[np.bool_]:
+    def as_far_as(self, distance: float) -> BoolArray:
         """The cells whose errors count for images at this distance, bool `[cells]`.
 
         They are at most `DISTANCE_FACTOR` times as far, or if these are not of `FEWEST_SHIFTS`
@@ -218,11 +221,7 @@ class PastErrors:
         return np.asarray(near)
 
     def range(
-        self,
-        estimates: npt.ArrayLike,
-        images: int,
-        distance: float,
-        accuracy: FloatArray | None = None,
+        self, estimates: ArrayLike, images: int, distance: float, accuracy: FloatArray | None = None
     ) -> AccuracyRange:
         """What the accuracy of images may be: each estimate minus a past error of its method.
 
@@ -270,12 +269,12 @@ class PastErrors:
         Args:
             known: how far they are from validation images and from the images of each cell.
         """
-        nearest = min(known, key=lambda each: each.value)
+        nearest = min(known, key=lambda distance: distance.value)
         return bool(nearest.value - Z95 * nearest.error > np.median(self.distance))
 
     def judge(
         self,
-        estimates: npt.ArrayLike,
+        estimates: ArrayLike,
         images: int,
         distance: EnergyDistance,
         known: Sequence[EnergyDistance],
@@ -315,21 +314,19 @@ class PastErrors:
             images: int64 `[cells]`, the number of images of each cell.
             one_sided: make the ranges as for images that are unlike the validation images.
         """
-        held = told = refused = 0
-        for place in np.flatnonzero(self.shift != NO_SHIFT):
-            other = self.shift != self.shift[place]
-            others = self.take(other)
+        places = np.flatnonzero(self.shift != NO_SHIFT)
+        held = []
+        for place in places:
+            kept = self.shift != self.shift[place]
+            others = self.take(kept)
             if len(others.shifts) < FEWEST_SHIFTS:
-                refused += 1
                 continue
             distance = EnergyDistance(self.distance[place], self.distance_error[place])
-            pairs = zip(self.between[place, other], self.between_error[place, other], strict=True)
-            known = [EnergyDistance(*pair) for pair in pairs]
-            of_others = accuracy[other] if one_sided else None
-            found = others.judge(estimates[place], int(images[place]), distance, known, of_others)
-            if found is None or found.is_too_wide:
-                refused += 1
-                continue
-            told += 1
-            held += found.holds(float(accuracy[place]))
-        return Held(held, told, refused)
+            between = self.between[place, kept], self.between_error[place, kept]
+            known = list(map(EnergyDistance, *between))
+            of_others = accuracy[kept] if one_sided else None
+            count = int(images[place])
+            bounds = others.judge(estimates[place], count, distance, known, of_others)
+            if bounds is not None and not bounds.is_too_wide:
+                held.append(bounds.holds(float(accuracy[place])))
+        return Held(sum(held), len(held), len(places) - len(held))

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import NDArray
 
 from fairweather.metrics.classification import placements
-from fairweather.metrics.columns import TAIL, FloatArray, IntArray, clopper_pearson
+from fairweather.metrics.columns import TAIL, BoolArray, Ends, FloatArray, IntArray, clopper_pearson
 
 # With fewer degrees of freedom, a few images decide: the interval reaches to that of a share too.
 FEWEST_FREEDOM = 5
@@ -35,7 +35,7 @@ class AreaSpread(NamedTuple):
 
 
 def auc_column(
-    scores: FloatArray, positive: npt.NDArray[np.bool_], clusters: IntArray | None = None
+    scores: FloatArray, positive: BoolArray, clusters: IntArray | None = None
 ) -> FloatArray:
     """What each image adds to the area under the ROC curve, float64 `[n]`.
 
@@ -65,7 +65,7 @@ def auc_column(
 
 
 def precision_column(
-    scores: FloatArray, positive: npt.NDArray[np.bool_], clusters: IntArray | None = None
+    scores: FloatArray, positive: BoolArray, clusters: IntArray | None = None
 ) -> FloatArray:
     """What each image adds to the average precision, to first order: float64 `[n]`.
 
@@ -96,7 +96,7 @@ def precision_column(
     return np.asarray(column / hits.sum() * _small_sample_factor(clusters, np.ones_like(positive)))
 
 
-def precision_bias(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
+def precision_bias(scores: FloatArray, positive: BoolArray) -> float:
     """How much too high the average precision is on average, since positives count themselves.
 
     Of the other images at or above the score of a positive, the share of positives has the true
@@ -106,19 +106,14 @@ def precision_bias(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float
     0.08333333333333333
     """
     levels, hits = np.unique(scores[positive], return_counts=True)
-    above = (
-        np.searchsorted(np.sort(each), levels) for each in (scores[positive], scores[~positive])
-    )
-    right, false = (
-        count - below
-        for count, below in zip((positive.sum(), (~positive).sum()), above, strict=True)
-    )
+    sides = scores[positive], scores[~positive]
+    right, false = (len(side) - np.searchsorted(np.sort(side), levels) for side in sides)
     called = right + false
     gained = false / np.maximum(called * (called - 1), 1)
     return float((hits * gained).sum() / hits.sum())
 
 
-def _small_sample_factor(clusters: IntArray | None, chosen: npt.NDArray[np.bool_]) -> float:
+def _small_sample_factor(clusters: IntArray | None, chosen: BoolArray) -> float:
     """The root of k / (k - 1) for the k images, or clusters, among the chosen; 1 for a single one.
 
     A single one says nothing of its variance, and its own deviation is 0.
@@ -127,7 +122,7 @@ def _small_sample_factor(clusters: IntArray | None, chosen: npt.NDArray[np.bool_
     return float(np.sqrt(count / max(count - 1, 1)))
 
 
-def unit_column(column: FloatArray, clusters: IntArray | None) -> npt.NDArray[np.float32]:
+def unit_column(column: FloatArray, clusters: IntArray | None) -> NDArray[np.float32]:
     """Sum a column `[n]` within clusters and scale it, so that its mean square is the variance.
 
     Returns:
@@ -143,7 +138,25 @@ def unit_column(column: FloatArray, clusters: IntArray | None) -> npt.NDArray[np
     return (sums * np.sqrt(len(sums))).astype(np.float32)
 
 
-def disjoint_pairs(positive: npt.NDArray[np.bool_], clusters: IntArray | None = None) -> int:
+def scatter_column(
+    column: NDArray[np.floating], places: IntArray, count: int
+) -> NDArray[np.float32]:
+    """Make a column of some images, or clusters, one of all of them with the same variance.
+
+    Args:
+        column: `[n]`, as from `unit_column`.
+        places: int `[n]`, where its numbers belong.
+        count: how many images or clusters there are.
+
+    >>> scatter_column(np.array([1.0, -1.0]), np.array([3, 0]), 8).tolist()
+    [-2.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    every = np.zeros(count, dtype=np.float32)
+    every[places] = column * np.sqrt(count / len(column))
+    return every
+
+
+def disjoint_pairs(positive: BoolArray, clusters: IntArray | None = None) -> int:
     """Count how many pairs of a positive and another image can be made, each image used once.
 
     Of clusters, each is used once.
@@ -158,7 +171,7 @@ def disjoint_pairs(positive: npt.NDArray[np.bool_], clusters: IntArray | None = 
     return min(*sides, len(np.unique(clusters)) // 2)
 
 
-def column_spread(column: npt.NDArray[np.floating]) -> AreaSpread:
+def column_spread(column: NDArray[np.floating]) -> AreaSpread:
     """The variance of an area, and the degrees of freedom of a variance that few images carry.
 
     The freedom is n / (kurtosis - 1), where the kurtosis is that of the n numbers: about n / 2 for
@@ -181,12 +194,8 @@ def column_spread(column: npt.NDArray[np.floating]) -> AreaSpread:
 
 
 def area_interval(
-    value: float,
-    column: npt.NDArray[np.floating],
-    pairs: float,
-    bias: float = 0.0,
-    tests: int = 1,
-) -> tuple[float, float]:
+    value: float, column: NDArray[np.floating], pairs: float, bias: float = 0.0, tests: int = 1
+) -> Ends:
     """The 95 % interval of an area, in [0, 1]: Student's t on the logit scale.
 
     It reaches down from the value less its bias and up from the value, because a bias that is found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.clusters import Clusters, share_interval
@@ -14,7 +14,9 @@ from fairweather.metrics.columns import (
     ConfidenceOrder,
     FloatArray,
     IntArray,
+    LabelArray,
     Result,
+    Weights,
     as_result,
     as_rows,
     check_columns,
@@ -29,8 +31,6 @@ from fairweather.metrics.columns import (
     sums_below,
     weighted_mean,
 )
-
-# ---------------------------------------------------------------- calibration errors over bins of c
 
 Binning = Literal["equal-width", "equal-mass"]
 
@@ -180,9 +180,7 @@ class BrierDecomposition(NamedTuple):
         return self.reliability - self.resolution + self.uncertainty + self.remainder
 
 
-def confidence_gap(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> Result:
+def confidence_gap(confidence: ArrayLike, correct: ArrayLike, weights: Weights = None) -> Result:
     """Mean confidence minus accuracy, in [-1, 1]: positive for an overconfident model.
 
     Args:
@@ -199,9 +197,9 @@ def confidence_gap(
 
 
 def expected_calibration_error(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    weights: Weights = None,
     *,
     bins: int = 10,
     binning: Binning = "equal-width",
@@ -229,9 +227,9 @@ def expected_calibration_error(
 
 
 def maximum_calibration_error(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    weights: Weights = None,
     *,
     bins: int = 10,
     binning: Binning = "equal-width",
@@ -249,9 +247,9 @@ def maximum_calibration_error(
 
 
 def rms_calibration_error(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    weights: Weights = None,
     *,
     bins: int = 10,
     binning: Binning = "equal-width",
@@ -270,11 +268,7 @@ def rms_calibration_error(
 
 
 def adaptive_rms_calibration_error(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
-    *,
-    per_bin: int = 100,
+    confidence: ArrayLike, correct: ArrayLike, weights: Weights = None, *, per_bin: int = 100
 ) -> Result:
     """Root of the mean over images of the squared gap of their bin of 100 images, in [0, 1].
 
@@ -315,9 +309,9 @@ def adaptive_rms_calibration_error(
 
 
 def debiased_calibration_error(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    weights: Weights = None,
     *,
     bins: int = 10,
     binning: Binning = "equal-width",
@@ -358,9 +352,9 @@ def debiased_calibration_error(
 
 
 def brier_decomposition(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    weights: Weights = None,
     *,
     bins: int = 10,
     binning: Binning = "equal-width",
@@ -399,18 +393,14 @@ def brier_decomposition(
     certainty = sums.mean(sums.confidence)
     variance = np.maximum(sums.mean(squares) - np.square(certainty), 0)
     covariance = sums.mean(products) - sums.accuracy * certainty
-    return BrierDecomposition(
-        reliability=as_result(sums.reliability, weights),
-        resolution=as_result(sums.resolution, weights),
-        uncertainty=as_result(sums.uncertainty, weights),
-        within_bin_variance=as_result(sums.over_bins(variance), weights),
-        within_bin_covariance=as_result(sums.over_bins(2 * covariance), weights),
-    )
+    between = sums.reliability, sums.resolution, sums.uncertainty
+    within = sums.over_bins(variance), sums.over_bins(2 * covariance)
+    return BrierDecomposition(*(as_result(part, weights) for part in (*between, *within)))
 
 
 def reliability_bins(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
+    confidence: ArrayLike,
+    correct: ArrayLike,
     *,
     bins: int = 10,
     binning: Binning = "equal-width",
@@ -443,9 +433,7 @@ def reliability_bins(
     return ReliabilityBins(lower, upper, images, sure / hollow, right / hollow, low, high)
 
 
-def check_confidence(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike
-) -> tuple[FloatArray, FloatArray]:
+def check_confidence(confidence: ArrayLike, correct: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return both columns as float64, or raise `InputError` if a value is not allowed.
 
     >>> check_confidence([1], [True])
@@ -462,11 +450,7 @@ def check_confidence(
 
 
 def _bin_sums(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None,
-    bins: int,
-    binning: str,
+    confidence: ArrayLike, correct: ArrayLike, weights: Weights, bins: int, binning: str
 ) -> BinSums:
     """Check the arguments as `expected_calibration_error` does, and add the images up by bin."""
     order, rows = _in_order(confidence, correct, weights)
@@ -477,7 +461,7 @@ def _bin_sums(
 
 
 def _in_order(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None
+    confidence: ArrayLike, correct: ArrayLike, weights: Weights
 ) -> tuple[ConfidenceOrder, FloatArray]:
     sure, right = check_confidence(confidence, correct)
     return order_by_confidence(sure, right), as_rows(weights, len(sure))
@@ -499,7 +483,7 @@ def _bin_edges(
     return NO_PLACES, equal_mass_cuts(totals, bins)
 
 
-# ---------------------------------------------------------------- calibration of the probabilities
+# --- Calibration of the probabilities of all classes ---
 
 # float16 probabilities of 1,000 classes still add up to 1 within this tolerance; logits do not.
 SUM_TOLERANCE = 0.01
@@ -517,17 +501,13 @@ class ClassBins(NamedTuple):
     """
 
     images: IntArray
-    probability: npt.NDArray[np.floating]
+    probability: NDArray[np.floating]
     starts: IntArray
     bins: IntArray
 
 
 def classwise_calibration_error(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
-    *,
-    bins: int = 10,
+    probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None, *, bins: int = 10
 ) -> Result:
     """Mean over classes of the expected calibration error of that class's probability, in [0, 1].
 
@@ -563,7 +543,7 @@ def classwise_calibration_error(
 
 
 def excess_columns(
-    probabilities: FloatArray, labels: npt.NDArray[np.integer], bins: int
+    probabilities: FloatArray, labels: LabelArray, bins: int
 ) -> tuple[FloatArray, FloatArray]:
     """Return the columns that `mean_class_error` sums by label: probability minus 1 if right.
 
@@ -586,7 +566,7 @@ def excess_columns(
     return lowest, is_in * (own - 1)[:, None]
 
 
-def class_bins(probabilities: FloatArray, labels: npt.NDArray[np.integer], bins: int) -> ClassBins:
+def class_bins(probabilities: FloatArray, labels: LabelArray, bins: int) -> ClassBins:
     """Find the few probabilities that `excess_columns` does not contain.
 
     >>> class_bins(np.array([[0.25, 0.75]]), np.array([0]), bins=2).probability
@@ -597,17 +577,17 @@ def class_bins(probabilities: FloatArray, labels: npt.NDArray[np.integer], bins:
     probability = probabilities[images, label]
     place = label * (bins - 1) + _bins_above_lowest(probability, bins)
     # A radix sort where 16 bits are enough.
-    most = probabilities.shape[1] * bins
-    order = np.argsort(place.astype(np.min_scalar_type(most)), kind="stable")
-    found, starts = np.unique(place[order], return_index=True)
-    return ClassBins(images[order], probability[order], starts, found)
+    narrow = place.astype(np.min_scalar_type(probabilities.shape[1] * bins))
+    order = np.argsort(narrow, kind="stable")
+    filled, starts = np.unique(place[order], return_index=True)
+    return ClassBins(images[order], probability[order], starts, filled)
 
 
 def mean_class_error(
-    weights: npt.NDArray[Any],
+    weights: NDArray[Any],
     above: ClassBins,
     totals: FloatArray,
-    present: npt.NDArray[np.integer],
+    present: LabelArray,
     lowest: FloatArray,
     own: FloatArray,
 ) -> FloatArray:
@@ -642,8 +622,8 @@ def _bins_above_lowest(probability: FloatArray, bins: int) -> IntArray:
 
 
 def _check_distributions(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, n: int
-) -> tuple[FloatArray, npt.NDArray[np.integer]]:
+    probabilities: ArrayLike, labels: ArrayLike, n: int
+) -> tuple[FloatArray, LabelArray]:
     columns, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if columns.ndim != 2 or len(columns) != n or not columns.size:
         raise InputError(f"probabilities must be [{n}, classes], found {list(columns.shape)}")

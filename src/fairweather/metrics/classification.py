@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
 from fairweather.metrics.columns import (
+    BoolArray,
     FloatArray,
+    LabelArray,
     Result,
+    Weights,
     as_result,
     as_rows,
     check_columns,
@@ -22,10 +25,8 @@ from fairweather.metrics.columns import (
     weighted_mean,
 )
 
-# ---------------------------------------------------------------- accuracy in three forms, two prop
 
-
-def accuracy(correct: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+def accuracy(correct: ArrayLike, weights: Weights = None) -> Result:
     """Share of images whose predicted class is the label, in [0, 1].
 
     Args:
@@ -38,7 +39,7 @@ def accuracy(correct: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Re
     return weighted_mean(correct, weights, name="correct")
 
 
-def top5_accuracy(top5_correct: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+def top5_accuracy(top5_correct: ArrayLike, weights: Weights = None) -> Result:
     """Share of images whose label is among the five largest logits, in [0, 1].
 
     Args:
@@ -51,9 +52,7 @@ def top5_accuracy(top5_correct: npt.ArrayLike, weights: npt.ArrayLike | None = N
     return weighted_mean(top5_correct, weights, name="top5_correct")
 
 
-def balanced_accuracy(
-    correct: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> Result:
+def balanced_accuracy(correct: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean of the accuracy of each class that has images, in [0, 1].
 
     A resample without images of a class is averaged over its other classes.
@@ -84,7 +83,7 @@ def mean_recall(right: FloatArray, images: FloatArray) -> FloatArray:
     return nanmean(ratio(right, images).T)
 
 
-def negative_log_likelihood(nll: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+def negative_log_likelihood(nll: ArrayLike, weights: Weights = None) -> Result:
     """Mean of minus the log of the label's probability, in nats, in [0, inf).
 
     Args:
@@ -99,7 +98,7 @@ def negative_log_likelihood(nll: npt.ArrayLike, weights: npt.ArrayLike | None = 
     return weighted_mean(nll, weights, name="nll")
 
 
-def brier_score(brier: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+def brier_score(brier: ArrayLike, weights: Weights = None) -> Result:
     """Mean squared distance of the probabilities to the one-hot label, in [0, 2].
 
     This is the form of Brier (1950), a sum over all classes; for two classes it is twice the common
@@ -115,9 +114,7 @@ def brier_score(brier: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> R
     return weighted_mean(brier, weights, name="brier")
 
 
-def macro_auc(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> Result:
+def macro_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean over classes of the one-vs-rest area under the ROC curve, in [0, 1]; ties count half.
 
     Only classes with both positive and negative images count; the value is NaN if there are none.
@@ -150,8 +147,8 @@ def mean_area(areas: FloatArray) -> FloatArray:
 
 
 def check_probabilities(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike
-) -> tuple[FloatArray, npt.NDArray[np.integer]]:
+    probabilities: ArrayLike, labels: ArrayLike
+) -> tuple[FloatArray, LabelArray]:
     """Return scores `[n, classes]` and labels `[n]` as arrays; raise `InputError` if they are bad.
 
     >>> check_probabilities([[1, 0]], [1])
@@ -167,9 +164,7 @@ def check_probabilities(
     return scores, truth
 
 
-def class_areas(
-    scores: FloatArray, labels: npt.NDArray[np.integer], rows: npt.NDArray[Any]
-) -> FloatArray:
+def class_areas(scores: FloatArray, labels: LabelArray, rows: NDArray[Any]) -> FloatArray:
     """The area under the ROC curve of each label present, `[B, k]`; NaN without one of its sides.
 
     Args:
@@ -184,19 +179,19 @@ def class_areas(
 
 
 def areas_by_class(
-    area: Callable[[FloatArray, npt.NDArray[np.bool_], FloatArray], FloatArray],
+    area: Callable[[FloatArray, BoolArray, FloatArray], FloatArray],
     scores: FloatArray,
-    labels: npt.NDArray[np.integer],
-    rows: npt.NDArray[Any],
+    labels: LabelArray,
+    rows: NDArray[Any],
 ) -> FloatArray:
     """Compute an area of each label present, against all others; arguments as in `class_areas`."""
     # [n, B]: sparse products read this layout in order
     columns = np.ascontiguousarray(rows.T, dtype=np.float64)
-    found = [area(scores[:, label], labels == label, columns) for label in np.unique(labels)]
-    return np.stack(found, axis=1)
+    areas = [area(scores[:, label], labels == label, columns) for label in np.unique(labels)]
+    return np.stack(areas, axis=1)
 
 
-def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
+def placements(scores: FloatArray, positive: BoolArray) -> FloatArray:
     """For each image, the share of the other group that it is ranked correctly against, `[n]`.
 
     Ties count half. The mean over the positive images is the area under the ROC curve, and so is
@@ -224,15 +219,12 @@ def placements(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArra
     above = positives[-1] - below
     others = len(scores) - positives[-1]
     shares = np.empty(len(scores))
-    shares[order] = np.where(
-        positive[order], others_below[level] / others, above[level] / positives[-1]
-    )
+    of_positive, of_others = others_below[level] / others, above[level] / positives[-1]
+    shares[order] = np.where(positive[order], of_positive, of_others)
     return shares
 
 
-def _rank_area(
-    scores: FloatArray, positive: npt.NDArray[np.bool_], columns: FloatArray
-) -> FloatArray:
+def _rank_area(scores: FloatArray, positive: BoolArray, columns: FloatArray) -> FloatArray:
     """The share of the positive-negative pairs that is ranked correctly, `[B]`.
 
     The levels are the distinct scores of the positives. A negative below level k loses to level k
@@ -244,13 +236,13 @@ def _rank_area(
     negatives, positives = columns[~positive], columns[positive]
     left = np.searchsorted(levels, scores[~positive], side="left")
     right = np.searchsorted(levels, scores[~positive], side="right")
-    lost = [sum_groups(each, negatives, len(levels) + 1) for each in (left, right)]
-    beaten = np.cumsum((lost[0] + lost[1])[:-1], axis=0) / 2
+    lost = np.add(*(sum_groups(place, negatives, len(levels) + 1) for place in (left, right)))
+    beaten = np.cumsum(lost[:-1], axis=0) / 2
     wins = np.einsum("kb,kb->b", beaten, sum_groups(level, positives, len(levels)))
     return ratio(wins, positives.sum(axis=0) * negatives.sum(axis=0))
 
 
-# ---------------------------------------------------------------- numbers of each class against all
+# --- Counts of each class, kappa and average precision ---
 
 
 class ClassCounts(NamedTuple):
@@ -312,8 +304,8 @@ class ClassCounts(NamedTuple):
 
     def only(self, label: int) -> ClassCounts:
         """The same of one class, `[1, B]`."""
-        one = slice(label, label + 1)
-        return ClassCounts(self.hits[one], self.images[one], self.called[one], self.total)
+        row = slice(label, label + 1)
+        return ClassCounts(self.hits[row], self.images[row], self.called[row], self.total)
 
     def macro(self, values: FloatArray) -> FloatArray:
         """Mean over the classes that have images or are called, without NaN: `[B]`."""
@@ -351,10 +343,7 @@ F1 = CallShare(lambda c: c.f1, lambda c: c.images + c.called - c.hits, "label", 
 
 
 def class_counts(
-    predicted: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    classes: int,
-    weights: npt.ArrayLike | None = None,
+    predicted: ArrayLike, labels: ArrayLike, classes: int, weights: Weights = None
 ) -> ClassCounts:
     """Count the images of each class, and those that are called so.
 
@@ -381,9 +370,7 @@ def class_counts(
     )
 
 
-def quadratic_kappa(
-    predicted: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> Result:
+def quadratic_kappa(predicted: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Cohen's kappa of ordered classes with quadratic weights, in [-1, 1].
 
     A prediction that is k classes away from the label counts k² times as much as one that is next
@@ -403,13 +390,13 @@ def quadratic_kappa(
     return as_result(kappa_from_sums(sums), weights)
 
 
-def kappa_columns(predicted: npt.ArrayLike, labels: npt.ArrayLike) -> FloatArray:
+def kappa_columns(predicted: ArrayLike, labels: ArrayLike) -> FloatArray:
     """What `kappa_from_sums` needs of each image, float64 `[n, 5]`.
 
     >>> kappa_columns([3], [1])
     array([[ 1.,  4., 10.,  3.,  1.]])
     """
-    calls, truth = (np.asarray(each, dtype=np.float64) for each in (predicted, labels))
+    calls, truth = np.asarray(predicted, np.float64), np.asarray(labels, np.float64)
     squares = np.square(calls - truth), np.square(calls) + np.square(truth)
     return np.stack([np.ones(len(calls)), *squares, calls, truth], axis=1)
 
@@ -431,9 +418,7 @@ def chance_corrected_agreement(observed: FloatArray, chance: FloatArray) -> Floa
     return 1 - ratio(observed, chance)
 
 
-def macro_pr_auc(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> Result:
+def macro_pr_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean over classes of their one-vs-rest average precision, in [0, 1].
 
     Only classes with both positive and negative images count; the value is NaN if there are none.
@@ -451,9 +436,7 @@ def macro_pr_auc(
     return as_result(nanmean(class_precisions(scores, truth, rows)), weights)
 
 
-def class_precisions(
-    scores: FloatArray, labels: npt.NDArray[np.integer], rows: npt.NDArray[Any]
-) -> FloatArray:
+def class_precisions(scores: FloatArray, labels: LabelArray, rows: NDArray[Any]) -> FloatArray:
     """The average precision of each label present, `[B, k]`; NaN without one of its sides.
 
     It is the area under the precision-recall curve as a sum of steps: the mean over the images of
@@ -475,15 +458,13 @@ def class_precisions(
     return areas_by_class(_average_precision, scores, labels, rows)
 
 
-def _average_precision(
-    scores: FloatArray, positive: npt.NDArray[np.bool_], columns: FloatArray
-) -> FloatArray:
+def _average_precision(scores: FloatArray, positive: BoolArray, columns: FloatArray) -> FloatArray:
     levels, level = np.unique(scores[positive], return_inverse=True)
     # A negative image is at or above this many levels.
     above = np.searchsorted(levels, scores[~positive], side="right")
     hits = sum_groups(level, columns[positive], len(levels))
     false = sum_groups(above, columns[~positive], len(levels) + 1)[1:]
-    called, right = (each[::-1].cumsum(axis=0)[::-1] for each in (hits + false, hits))
+    called, right = (counts[::-1].cumsum(axis=0)[::-1] for counts in (hits + false, hits))
     precision = np.divide(right, called, out=np.zeros_like(called), where=called > 0)
     area = ratio((hits * precision).sum(axis=0), hits.sum(axis=0))
     return np.where(columns[~positive].any(axis=0), area, np.nan)

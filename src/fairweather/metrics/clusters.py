@@ -12,15 +12,18 @@ from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.columns import (
     TAIL,
     Z95,
+    BoolArray,
+    Ends,
     FloatArray,
     IntArray,
+    LabelArray,
     bent_interval,
     clopper_pearson,
 )
@@ -34,9 +37,7 @@ FEW_CLUSTERS = 20
 CHOICES, FEWEST_CHOICES, MOST_UNITS = 9_999, 999, 2 * 10**7
 MEMBERS_AT_ONCE = 10**5  # members of random groups that are looked at together
 NEGLIGIBLE = 1e-9  # what rounding may change of a distance
-NUMBERS_AT_ONCE = (
-    2**20
-)  # numbers of images by cluster and by point of a curve that are in memory at once
+NUMBERS_AT_ONCE = 2**20  # counts by cluster and by point of a curve that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Clusters:
             )
 
     @staticmethod
-    def of_names(names: npt.ArrayLike) -> Clusters:
+    def of_names(names: ArrayLike) -> Clusters:
         """Number the clusters in the order in which their names first occur.
 
         Args:
@@ -88,7 +89,7 @@ class Clusters:
         """The number of clusters."""
         return len(self.sizes)
 
-    def select(self, places: npt.NDArray[np.integer]) -> Clusters:
+    def select(self, places: LabelArray) -> Clusters:
         """Keep some images; clusters without one are dropped, and the others numbered again.
 
         >>> Clusters(np.array([0, 1, 2, 1])).select(np.array([1, 2, 3])).of.tolist()
@@ -119,7 +120,7 @@ class Clusters:
             return np.inf
         return student_quantile(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
 
-    def evenness(self, chosen: npt.NDArray[np.bool_]) -> float:
+    def evenness(self, chosen: BoolArray) -> float:
         """Say how evenly some images are spread over the clusters, in (0, 1].
 
         It is 1 if they are spread as by chance or more evenly, and about 1 / k if each cluster that
@@ -196,7 +197,7 @@ class EffectiveSample(NamedTuple):
     hits: float
 
 
-def independent_images(hits: npt.ArrayLike, clusters: Clusters) -> float:
+def independent_images(hits: ArrayLike, clusters: Clusters) -> float:
     """How many independent images have a share with the jackknife's variance; at most all images.
 
     If all images agree, it is the effective number of clusters.
@@ -212,11 +213,11 @@ def independent_images(hits: npt.ArrayLike, clusters: Clusters) -> float:
     return min(own / variance, len(column)) if variance > NEGLIGIBLE * own else float(len(column))
 
 
-def effective_sample(hits: npt.ArrayLike, clusters: Clusters) -> EffectiveSample:
+def effective_sample(hits: ArrayLike, clusters: Clusters) -> EffectiveSample:
     """How many independent images would tell as much of a share of images of clusters.
 
-    It is the number that is `independent_images`, made smaller since the variance has few degrees
-    of freedom, unless all images agree.
+    It is the number of `independent_images`, made smaller since the variance has few degrees of
+    freedom, unless all images agree.
 
     Args:
         hits: bool `[n]`, which images count.
@@ -239,8 +240,8 @@ def effective_sample(hits: npt.ArrayLike, clusters: Clusters) -> EffectiveSample
 
 
 def share_interval(
-    hits: npt.ArrayLike,
-    parts: npt.ArrayLike,
+    hits: ArrayLike,
+    parts: ArrayLike,
     count: int,
     clusters: Clusters | None,
     weights: FloatArray | None = None,
@@ -279,27 +280,25 @@ def share_interval(
     inside = (part >= 0) & (part < count)
     images = np.bincount(part[inside], minlength=count).astype(np.float64)
     if clusters is None:
-        found = np.bincount(part[inside], hit[inside], count)
         hollow = np.where(images > 0, images, np.nan)
-        return clopper_pearson(found / hollow, hollow)
-    pairs, pair = np.unique(
-        part[inside] * clusters.count + clusters.of[inside], return_inverse=True
-    )
+        return clopper_pearson(np.bincount(part[inside], hit[inside], count) / hollow, hollow)
+    pair_of_image = part[inside] * clusters.count + clusters.of[inside]
+    pairs, pair = np.unique(pair_of_image, return_inverse=True)
     heavy = np.ones(len(hit)) if weights is None else weights
     # Floats if there are none, too.
     own = np.bincount(pair, heavy[inside]).astype(np.float64)
     own_hits = np.bincount(pair, (heavy * hit)[inside]).astype(np.float64)
-    of = pairs // clusters.count
+    pair_part = pairs // clusters.count
     with np.errstate(invalid="ignore", divide="ignore"):
-        whole = np.bincount(of, own, count)
-        share = np.bincount(of, own_hits, count) / whole
-        moments = _moments(own_hits, own, share[of], whole[of])
-    sums = np.stack([np.bincount(of, each, count) for each in moments]).astype(np.float64)
+        whole = np.bincount(pair_part, own, count)
+        share = np.bincount(pair_part, own_hits, count) / whole
+        moments = _moments(own_hits, own, share[pair_part], whole[pair_part])
+    sums = np.stack([np.bincount(pair_part, m, count) for m in moments]).astype(np.float64)
     return _interval_from_moments(share, images, sums)
 
 
 def running_share_interval(
-    hits: npt.ArrayLike, clusters: Clusters, ends: IntArray
+    hits: ArrayLike, clusters: Clusters, ends: IntArray
 ) -> tuple[FloatArray, FloatArray]:
     """The `share_interval` of the first images, for some numbers of them.
 
@@ -332,7 +331,7 @@ def running_share_interval(
         with np.errstate(invalid="ignore", divide="ignore"):
             whole = ends[:, None].astype(np.float64)
             moments = _moments(own_hits, own.astype(np.float64), share[:, None], whole)
-        sums += np.stack([each.sum(axis=1) for each in moments])
+        sums += np.stack([moment.sum(axis=1) for moment in moments])
     return _interval_from_moments(share, ends.astype(np.float64), sums)
 
 
@@ -359,9 +358,9 @@ def _interval_from_moments(
     with np.errstate(invalid="ignore", divide="ignore"):
         # The jackknife's: where a cluster has many of the images, it has pulled the share with it.
         variance = moves * (clusters - 1) / clusters
-        found = np.where(alike, clusters, share * (1 - share) / variance)
+        independent = np.where(alike, clusters, share * (1 - share) / variance)
         wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95
-        worth = np.where(clusters < 2, NEGLIGIBLE, np.minimum(images, found) / wider**2)
+        worth = np.where(clusters < 2, NEGLIGIBLE, np.minimum(images, independent) / wider**2)
         low, high = clopper_pearson(share, np.where(images > 0, worth, np.nan))
         spread = np.where(alike | (clusters < 2), 0.0, np.sqrt(variance) * wider)
         # Of the sum of as many clusters, drawn at random.
@@ -371,10 +370,7 @@ def _interval_from_moments(
 
 
 def membership_p(
-    columns: FloatArray,
-    inside: npt.NDArray[np.bool_],
-    clusters: Clusters | None,
-    generator: np.random.Generator,
+    columns: FloatArray, inside: BoolArray, clusters: Clusters | None, rng: np.random.Generator
 ) -> float:
     """Test whether the mean of some images is that of the others: the two-sided p-value.
 
@@ -387,7 +383,7 @@ def membership_p(
         columns: float `[n, k]`; the mean over the columns is compared.
         inside: bool `[n]`, with images on both sides.
         clusters: of the images, each on one side only; None if each image is one of its own.
-        generator: of the random choices.
+        rng: of the random choices.
 
     Source: Fisher 1935, The Design of Experiments; Phipson and Smyth 2010, Permutation P-values
     Should Never Be Zero.
@@ -415,16 +411,16 @@ def membership_p(
         own, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
         return np.abs(own / images - (sums.sum() - own) / (sizes.sum() - images))
 
-    found = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEGLIGIBLE)
+    observed = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEGLIGIBLE)
     as_far, together = 0, max(1, MEMBERS_AT_ONCE // group)
     for first in range(0, rounds, together):
         drawn = range(first, min(first + together, rounds))
-        groups = np.stack([generator.permutation(count)[:group] for _ in drawn])
-        as_far += int((distance(groups) >= found).sum())
+        groups = np.stack([rng.permutation(count)[:group] for _ in drawn])
+        as_far += int((distance(groups) >= observed).sum())
     return (as_far + 1) / (rounds + 1)
 
 
-def zou_donner_interval(first: Score, second: Score) -> tuple[float, float]:
+def zou_donner_interval(first: Score, second: Score) -> Ends:
     """The 95 % interval of one value minus another of other images, from those of both.
 
     Source: Zou and Donner 2008, Construction of Confidence Limits About Effect Measures: A General
@@ -442,9 +438,8 @@ def zou_donner_interval(first: Score, second: Score) -> tuple[float, float]:
 
 def check_weigh(weigh: object) -> Weigh:
     """Check what is to count alike where images belong together: `clusters` or `images`."""
-    for known in WEIGH:
-        if weigh == known:
-            return known
+    if weigh in WEIGH:
+        return weigh
     raise unknown_name("value of weigh", str(weigh), WEIGH)
 
 

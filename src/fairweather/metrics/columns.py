@@ -7,17 +7,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse
 import scipy.special
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
 
-# ---------------------------------------------------------------- per-image columns: how they are m
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+LabelArray = NDArray[np.integer]
+# How often each image counts, `[n]` or `[B, n]`; None counts each once.
+Weights = ArrayLike | None
 Result = float | FloatArray
+Ends = tuple[float, float]  # of an interval
 # 97.5 % quantile of the normal distribution, for two-sided 95 % intervals.
 Z95 = 1.959963984540054
 TAIL = 0.025  # what they leave out on each side
@@ -27,25 +30,25 @@ ROUNDING = 1e-12
 SYMMETRIC = 1e-4
 
 
-def check_columns(**columns: npt.ArrayLike) -> int:
+def check_columns(**columns: ArrayLike) -> int:
     """Return the number of images, or raise `InputError` unless every column is `[n]` with n > 0.
 
     >>> check_columns(confidence=[0.5, 0.9], correct=[True, False])
     2
     """
     shapes = {name: np.shape(column) for name, column in columns.items()}
-    first = next(iter(shapes.values()))
-    if len(first) != 1 or any(shape != first for shape in shapes.values()):
-        found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+    name, shape = next(iter(shapes.items()))
+    if len(shape) != 1 or len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise InputError(
-            f"per-image columns must be one-dimensional and equally long, found {found}"
+            f"per-image columns must be one-dimensional and equally long, found {listed}"
         )
-    if first[0] == 0:
-        raise InputError(f"a metric needs at least one image, but {next(iter(shapes))} is empty")
-    return first[0]
+    if not shape[0]:
+        raise InputError(f"a metric needs at least one image, but {name} is empty")
+    return shape[0]
 
 
-def check_labels(labels: npt.NDArray[Any], classes: int, name: str = "labels") -> None:
+def check_labels(labels: NDArray[Any], classes: int, name: str = "labels") -> None:
     """Raise `InputError` if a label is not the number of one of so many classes.
 
     >>> check_labels(np.array([0, 1]), classes=2)
@@ -65,7 +68,7 @@ def check_shares(values: FloatArray, name: str) -> None:
         raise InputError(f"{name} must be in [0, 1], found {values[~inside][0]}")
 
 
-def as_rows(weights: npt.ArrayLike | None, n: int) -> FloatArray:
+def as_rows(weights: Weights, n: int) -> FloatArray:
     """Return the weights as float64 `[B, n]`: one row of ones for None, one row for `[n]`.
 
     Raises `InputError` unless the weights are finite, not negative, and not all 0 in any row.
@@ -83,7 +86,7 @@ def as_rows(weights: npt.ArrayLike | None, n: int) -> FloatArray:
     return rows
 
 
-def check_counts(rows: npt.NDArray[Any]) -> None:
+def check_counts(rows: NDArray[Any]) -> None:
     """Raise `InputError` unless `[B, n]` are finite, not negative, and not all 0 in any row.
 
     >>> check_counts(np.array([[0, 3]]))
@@ -97,15 +100,13 @@ def check_counts(rows: npt.NDArray[Any]) -> None:
         raise InputError("every row of weights must count at least one image")
 
 
-def as_result(values: FloatArray, *weights: npt.ArrayLike | None) -> Result:
+def as_result(values: FloatArray, *weights: Weights) -> Result:
     """Return `[B]` values unchanged for 2-D weights; otherwise return the only value as a float."""
-    has_rows = any(np.ndim(each) == 2 for each in weights)  # type: ignore[arg-type]
+    has_rows = any(np.ndim(given) == 2 for given in weights)  # type: ignore[arg-type]
     return values if has_rows else float(values[0])
 
 
-def weighted_mean(
-    column: npt.ArrayLike, weights: npt.ArrayLike | None = None, *, name: str = "column"
-) -> Result:
+def weighted_mean(column: ArrayLike, weights: Weights = None, *, name: str = "column") -> Result:
     """Mean of a per-image column, image i counted `weights[i]` times.
 
     Args:
@@ -117,14 +118,12 @@ def weighted_mean(
     2.0
     """
     n = check_columns(**{name: column})
-    values = np.asarray(column, dtype=np.float64)
-    if np.isnan(values).any():
-        raise InputError(f"{name} has {int(np.isnan(values).sum())} values that are not a number")
+    values = as_numbers(column, name)
     rows = as_rows(weights, n)
     return as_result(rows @ values / rows.sum(axis=1), weights)
 
 
-def sum_groups(group: npt.NDArray[np.integer], columns: FloatArray, groups: int) -> FloatArray:
+def sum_groups(group: LabelArray, columns: FloatArray, groups: int) -> FloatArray:
     """Sum the rows of `columns` `[n, B]` by group number `[n]`: float64 `[groups, B]`.
 
     >>> sum_groups(np.array([0, 2, 0]), np.array([[1.0], [2.0], [3.0]]), 3).ravel()
@@ -132,17 +131,15 @@ def sum_groups(group: npt.NDArray[np.integer], columns: FloatArray, groups: int)
     """
     n = len(group)
     if n and not 0 <= group.min() <= group.max() < groups:
-        found = f"{group.min()} to {group.max()}"
-        raise ValueError(f"group numbers must be 0 to {groups - 1}, found {found}")
+        span = f"{group.min()} to {group.max()}"
+        raise ValueError(f"group numbers must be 0 to {groups - 1}, found {span}")
     # A sparse product needs one pass over the columns, for any number of groups. Each image is a
     # column of the matrix with one entry, so that nothing has to be sorted; SciPy checks no number.
     member = scipy.sparse.csc_array((np.ones(n), group, np.arange(n + 1)), shape=(groups, n))
     return np.asarray(member @ columns)
 
 
-def order_by_label(
-    labels: npt.NDArray[np.integer],
-) -> tuple[IntArray, IntArray]:
+def order_by_label(labels: LabelArray) -> tuple[IntArray, IntArray]:
     """Sort the images by label, so that a sum over a class is a sum over a slice.
 
     Returns:
@@ -159,7 +156,7 @@ def order_by_label(
 
 
 def sum_by_label(
-    weights: npt.NDArray[Any], matrix: npt.NDArray[np.floating], bounds: IntArray
+    weights: NDArray[Any], matrix: NDArray[np.floating], bounds: IntArray
 ) -> FloatArray:
     """Sum the columns over the images of each label present: float64 `[labels, B, columns]`.
 
@@ -221,12 +218,12 @@ class PerImage(NamedTuple):
 
     predicted: IntArray
     confidence: FloatArray
-    top5_correct: npt.NDArray[np.bool_]
+    top5_correct: BoolArray
     nll: FloatArray
     brier: FloatArray
 
 
-def softmax(logits: npt.ArrayLike) -> FloatArray:
+def softmax(logits: ArrayLike) -> FloatArray:
     """Probabilities of each row of logits, float64 `[n, classes]`; finite for any finite logits.
 
     >>> softmax([[1000.0, 1000.0]])
@@ -235,7 +232,7 @@ def softmax(logits: npt.ArrayLike) -> FloatArray:
     return np.exp(_log_softmax(logits))
 
 
-def per_image(logits: npt.ArrayLike, labels: npt.ArrayLike) -> PerImage:
+def per_image(logits: ArrayLike, labels: ArrayLike) -> PerImage:
     """Reduce logits to the per-image columns, in float64.
 
     Args:
@@ -264,26 +261,28 @@ def per_image(logits: npt.ArrayLike, labels: npt.ArrayLike) -> PerImage:
     )
 
 
-def _log_softmax(logits: npt.ArrayLike) -> FloatArray:
-    return np.asarray(scipy.special.log_softmax(check_logits(logits), axis=1))
+def _log_softmax(logits: ArrayLike) -> FloatArray:
+    return np.asarray(scipy.special.log_softmax(check_rows(logits), axis=1))
 
 
-def check_logits(logits: npt.ArrayLike) -> FloatArray:
+def check_rows(
+    values: ArrayLike, name: str = "logits", axis: str = "classes", entries: str = "logits"
+) -> FloatArray:
     """Return logits as float64 `[n, classes]`, or raise `InputError` unless they are finite.
 
-    >>> check_logits([[1, 0]])
+    >>> check_rows([[1, 0]])
     array([[1., 0.]])
     """
-    rows = np.asarray(logits, dtype=np.float64)
+    rows = np.asarray(values, dtype=np.float64)
     if rows.ndim != 2 or rows.size == 0:
-        raise InputError(f"logits must be [n, classes] and not empty, found {list(rows.shape)}")
+        raise InputError(f"{name} must be [n, {axis}] and not empty, found {list(rows.shape)}")
     if not np.isfinite(rows).all():
-        bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise InputError(f"logits must be finite, found {bad} images with NaN or infinite logits")
+        bad = f"{int((~np.isfinite(rows).all(axis=1)).sum())} images with NaN or infinite {entries}"
+        raise InputError(f"{name} must be finite, found {bad}")
     return rows
 
 
-def wilson_interval(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def wilson_interval(share: ArrayLike, count: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return the 95 % Wilson interval of shares of `count` images each; NaN where count is 0.
 
     Args:
@@ -305,7 +304,7 @@ def wilson_interval(share: npt.ArrayLike, count: npt.ArrayLike) -> tuple[FloatAr
 
 
 def clopper_pearson(
-    share: npt.ArrayLike, count: npt.ArrayLike, tests: int = 1
+    share: ArrayLike, count: ArrayLike, tests: int = 1
 ) -> tuple[FloatArray, FloatArray]:
     """Return the exact 95 % interval of shares of `count` images each: no tail is above 2.5 %.
 
@@ -332,7 +331,7 @@ def clopper_pearson(
 
 
 def bent_interval(
-    value: npt.ArrayLike, spread: npt.ArrayLike, skewness: npt.ArrayLike, deviate: float
+    value: ArrayLike, spread: ArrayLike, skewness: ArrayLike, deviate: float
 ) -> tuple[FloatArray, FloatArray]:
     """Return value ± deviate x spread, bent for the skewness of the value's error.
 
@@ -349,7 +348,7 @@ def bent_interval(
     >>> [float(end.round(2)) for end in bent_interval(1.0, 0.2, 0.4, 1.96)]
     [0.69, 1.64]
     """
-    v, s, g = (np.asarray(each, dtype=np.float64) for each in (value, spread, skewness))
+    v, s, g = (np.asarray(number, dtype=np.float64) for number in (value, spread, skewness))
     skewed = np.where(np.abs(g) < SYMMETRIC, np.nan, g)
     low, high = (
         np.where(
@@ -362,9 +361,9 @@ def bent_interval(
     return low, high
 
 
-# ---------------------------------------------------------------- running sums over the images in o
+# --- Running sums in order of confidence ---
 
-Column = npt.NDArray[np.bool_ | np.float64]
+Column = NDArray[np.bool_ | np.float64]
 # How many counts are added up at once, to stay within the CPU's cache: with few images, these are
 # several resamples.
 COUNTS_AT_ONCE = 2**14
@@ -386,7 +385,7 @@ class ConfidenceOrder(NamedTuple):
 
     images: IntArray
     confidence: FloatArray
-    wrong: npt.NDArray[np.bool_]
+    wrong: BoolArray
     start: IntArray
     stop: IntArray
     groups: IntArray
@@ -416,7 +415,7 @@ class LevelSums(NamedTuple):
 
 
 def order_by_confidence(
-    confidence: FloatArray, correct: npt.NDArray[np.bool_ | np.float64]
+    confidence: FloatArray, correct: NDArray[np.bool_ | np.float64]
 ) -> ConfidenceOrder:
     """Sort the images by confidence; each distinct confidence is one group.
 
@@ -495,7 +494,7 @@ def merge_groups(order: ConfidenceOrder, most: int, bins: int) -> ConfidenceOrde
 
 def sums_below(
     order: ConfidenceOrder,
-    weights: npt.NDArray[Any],
+    weights: NDArray[Any],
     totals: FloatArray,
     columns: Sequence[Column],
     places: IntArray = NO_PLACES,
@@ -538,32 +537,6 @@ def sums_below(
     return sums
 
 
-def level_and_bin_sums(
-    order: ConfidenceOrder,
-    weights: npt.NDArray[Any],
-    totals: FloatArray,
-    places: IntArray,
-    cuts: FloatArray,
-) -> tuple[LevelSums, FloatArray]:
-    """Compute in one pass the sums at the groups of the order and those at places and cuts.
-
-    Arguments as in `sums_below`.
-
-    Returns:
-        The sums of ones and `wrong` at the groups; and float64 `[3, B, places + cuts]`, the sums of
-        ones, `wrong` and `confidence` at the places and cuts.
-
-    >>> order = order_by_confidence(np.array([0.5, 0.75]), np.array([True, False]))
-    >>> ones, cut = np.ones((1, 2)), np.array([[1.0]])
-    >>> levels, below = level_and_bin_sums(order, ones, ones.sum(axis=1), NO_PLACES, cut)
-    >>> levels.wrong.tolist(), below[:, 0, 0].tolist()
-    ([[0.0, 0.0, 1.0]], [1.0, 0.0, 0.5])
-    """
-    columns, groups = (order.wrong, order.confidence), len(order.groups)
-    below = sums_below(order, weights, totals, columns, np.append(order.groups, places), cuts)
-    return LevelSums(*below[:2, :, :groups]), below[:, :, groups:]
-
-
 class _RunningSums:
     """Running sums of ones and of columns for a few resamples at once; the memory is reused."""
 
@@ -584,8 +557,8 @@ class _RunningSums:
         # Half the memory takes half the time on CPUs with small caches.
         narrow = np.dtype(np.int32) if whole and most < 2**31 else exact
         self.counts = np.empty((rows, n), dtype)
-        self.columns: list[npt.NDArray[Any]] = []
-        self.sums: list[npt.NDArray[Any]] = [np.zeros((rows, n + 1), narrow)]
+        self.columns: list[NDArray[Any]] = []
+        self.sums: list[NDArray[Any]] = [np.zeros((rows, n + 1), narrow)]
         self.units = [1.0]
         for column in columns:
             is_bool = column.dtype == np.bool_
@@ -595,7 +568,7 @@ class _RunningSums:
             self.units.append(1.0 if is_bool else unit)
         self.products = [np.empty((rows, n), column.dtype) for column in self.columns]
 
-    def add_up(self, weights: npt.NDArray[Any]) -> None:
+    def add_up(self, weights: NDArray[Any]) -> None:
         """Compute the running sums of the next resamples; `weights` has at most `rows` rows."""
         rows = len(weights)
         counts = self.counts[:rows]
@@ -610,37 +583,26 @@ class _RunningSums:
     def put(self, places: IntArray, cuts: FloatArray, target: FloatArray) -> None:
         """Write sums at places and then sums at cuts into `[sums, rows, places + cuts]`."""
         few, rows = len(places), len(cuts)
-        for sums, unit, into in zip(self.sums, self.units, target[:, :, :few], strict=True):
-            into[:] = np.take(sums[:rows], places, axis=1)
-            if unit != 1:
-                into /= unit
+        running = [(sums[:rows], unit) for sums, unit in zip(self.sums, self.units, strict=True)]
+        for (sums, unit), into in zip(running, target[:, :, :few], strict=True):
+            into[:] = np.take(sums, places, axis=1) / unit
         if not cuts.size:
             return
-        ends = self.sums[0][:rows, 1:]
-        wanted = cuts.astype(ends.dtype)
-        place = np.empty(cuts.shape, dtype=np.intp)
-        for found, *row in zip(place, ends, wanted, strict=True):
-            found[:] = np.searchsorted(*row)
+        counted = running[0][0][:, 1:]
+        wanted = cuts.astype(counted.dtype)
+        place = np.stack(list(map(np.searchsorted, counted, wanted)))
         np.minimum(place, len(self.order.images) - 1, out=place)
         # The images whose confidence is cut are between these.
-        around = self.order.start[place], self.order.stop[place]
         before, after = (
-            np.array(
-                [
-                    np.take_along_axis(each[:rows], at, axis=1) / unit
-                    for each, unit in zip(self.sums, self.units, strict=True)
-                ]
-            )
-            for at in around
+            np.array([np.take_along_axis(sums, at, axis=1) / unit for sums, unit in running])
+            for at in (self.order.start[place], self.order.stop[place])
         )
         inside, size = cuts - before[0], after[0] - before[0]
         part = np.divide(inside, size, out=np.zeros_like(inside), where=size > 0)
         target[:, :, few:] = before + part * (after - before)
 
 
-def level_sums(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> LevelSums:
+def level_sums(confidence: ArrayLike, correct: ArrayLike, weights: Weights = None) -> LevelSums:
     """Count the images and the wrong ones below each distinct confidence.
 
     Args:
@@ -653,7 +615,7 @@ def level_sums(
     """
     n = check_columns(confidence=confidence, correct=correct)
     rows = as_rows(weights, n)
-    order = order_by_confidence(as_confidence(confidence), np.asarray(correct, dtype=bool))
+    order = order_by_confidence(as_numbers(confidence), np.asarray(correct, dtype=bool))
     return LevelSums(*sums_below(order, rows, rows.sum(axis=1), [order.wrong], order.groups))
 
 
@@ -671,13 +633,13 @@ def rank_area(levels: LevelSums) -> FloatArray:
     return ratio(wins, right[:, -1] * wrong[:, -1])
 
 
-def as_confidence(confidence: npt.ArrayLike, name: str = "confidence") -> FloatArray:
-    """Return the confidences as float64, or raise `InputError` where one is not a number.
+def as_numbers(column: ArrayLike, name: str = "confidence") -> FloatArray:
+    """Return a column as float64, or raise `InputError` where a value is not a number.
 
-    >>> as_confidence([1, 0])
+    >>> as_numbers([1, 0])
     array([1., 0.])
     """
-    sure = np.asarray(confidence, dtype=np.float64)
-    if np.isnan(sure).any():
-        raise InputError(f"{name} has {int(np.isnan(sure).sum())} values that are not a number")
-    return sure
+    values = np.asarray(column, dtype=np.float64)
+    if np.isnan(values).any():
+        raise InputError(f"{name} has {int(np.isnan(values).sum())} values that are not a number")
+    return values

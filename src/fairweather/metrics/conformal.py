@@ -21,13 +21,16 @@ from fractions import Fraction
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.columns import (
+    BoolArray,
     FloatArray,
     IntArray,
+    LabelArray,
     Result,
+    Weights,
     as_result,
     as_rows,
     check_columns,
@@ -46,7 +49,7 @@ STRATA = (1, 3, 10, 100)
 FEWEST_IN_STRATUM = 30  # with fewer images, a stratum does not count
 
 
-def class_scores(probabilities: npt.ArrayLike, method: str = "lac") -> FloatArray:
+def class_scores(probabilities: ArrayLike, method: str = "lac") -> FloatArray:
     """Score of every class of every image: the smaller, the sooner the class is in the set.
 
     - `lac`: 1 − the probability of the class. Sets are the smallest on average.
@@ -90,14 +93,12 @@ def class_scores(probabilities: npt.ArrayLike, method: str = "lac") -> FloatArra
     scores = np.take_along_axis(before, first, axis=1)
     if method == "raps":
         scores += RANK_PENALTY * np.maximum(first + 1 - FREE_RANKS, 0)
-    found = np.empty_like(scores)
-    np.put_along_axis(found, order, scores, axis=1)
-    return found
+    by_class = np.empty_like(scores)
+    np.put_along_axis(by_class, order, scores, axis=1)
+    return by_class
 
 
-def label_scores(
-    probabilities: npt.ArrayLike, labels: npt.ArrayLike, method: str = "lac"
-) -> FloatArray:
+def label_scores(probabilities: ArrayLike, labels: ArrayLike, method: str = "lac") -> FloatArray:
     """Score of the label of each image, float64 `[n]`; see `class_scores`.
 
     Args:
@@ -137,7 +138,7 @@ def fewest_images(coverage: float) -> int:
     return math.ceil(share / (1 - share))
 
 
-def conformal_quantile(scores: npt.ArrayLike, coverage: float, worth: int | None = None) -> float:
+def conformal_quantile(scores: ArrayLike, coverage: float, worth: int | None = None) -> float:
     """Threshold at which the sets of other images contain the label with this probability.
 
     It is the score at `quantile_rank`, or infinite if there are fewer than `fewest_images`: then
@@ -170,7 +171,7 @@ def conformal_quantile(scores: npt.ArrayLike, coverage: float, worth: int | None
 
 
 def classwise_quantiles(
-    scores: npt.ArrayLike, labels: npt.ArrayLike, coverage: float, classes: int
+    scores: ArrayLike, labels: ArrayLike, coverage: float, classes: int
 ) -> FloatArray:
     """`conformal_quantile` of the images of each class alone, float64 `[classes]`.
 
@@ -193,8 +194,8 @@ def classwise_quantiles(
 
 
 def prediction_sets(
-    probabilities: npt.ArrayLike, thresholds: npt.ArrayLike, method: str = "lac"
-) -> npt.NDArray[np.bool_]:
+    probabilities: ArrayLike, thresholds: ArrayLike, method: str = "lac"
+) -> BoolArray:
     """Tell which classes are in the set of each image, bool `[n, classes]`.
 
     A set is never empty: where no class has a score up to its threshold, which only happens with
@@ -210,10 +211,10 @@ def prediction_sets(
     [[True, False, False], [True, False, False]]
     """
     rows = np.asarray(probabilities, dtype=np.float64)
-    found = class_scores(rows, method) <= np.asarray(thresholds, dtype=np.float64)
-    empty = ~found.any(axis=1)
-    found[empty] = rows[empty] == rows[empty].max(axis=1, keepdims=True)
-    return found
+    sets = class_scores(rows, method) <= np.asarray(thresholds, dtype=np.float64)
+    empty = ~sets.any(axis=1)
+    sets[empty] = rows[empty] == rows[empty].max(axis=1, keepdims=True)
+    return sets
 
 
 class SetColumns(NamedTuple):
@@ -225,14 +226,11 @@ class SetColumns(NamedTuple):
     """
 
     set_size: IntArray
-    covered: npt.NDArray[np.bool_]
+    covered: BoolArray
 
 
 def set_columns(
-    probabilities: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    thresholds: npt.ArrayLike,
-    method: str = "lac",
+    probabilities: ArrayLike, labels: ArrayLike, thresholds: ArrayLike, method: str = "lac"
 ) -> SetColumns:
     """Size of the set of each image, and whether the label is in it; see `prediction_sets`.
 
@@ -261,7 +259,7 @@ class CalibrationDraw(NamedTuple):
 
 
 def coverage_deviations(
-    draws: Sequence[CalibrationDraw], labels: npt.NDArray[np.integer], resamples: int
+    draws: Sequence[CalibrationDraw], labels: LabelArray, resamples: int
 ) -> FloatArray:
     """Draw how far the coverage of other calibration images lies from its mean, float64 `[B]`.
 
@@ -282,16 +280,16 @@ def coverage_deviations(
     (True, 0.029)
     """
     generator = np.random.default_rng(0)
-    found = np.zeros(resamples)
+    deviations = np.zeros(resamples)
     for draw in draws:
         share = 1.0 if draw.label is None else float(np.mean(labels == draw.label))
         rest = draw.images + 1 - draw.covered
         coverage = generator.beta(max(draw.covered, 1e-9), rest, size=resamples)
-        found += share * (coverage - draw.covered / (draw.images + 1))
-    return found
+        deviations += share * (coverage - draw.covered / (draw.images + 1))
+    return deviations
 
 
-def conformal_coverage(covered: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+def conformal_coverage(covered: ArrayLike, weights: Weights = None) -> Result:
     """Share of the images whose label is in their prediction set, in [0, 1].
 
     Args:
@@ -304,7 +302,7 @@ def conformal_coverage(covered: npt.ArrayLike, weights: npt.ArrayLike | None = N
     return weighted_mean(covered, weights, name="covered")
 
 
-def conformal_set_size(set_size: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+def conformal_set_size(set_size: ArrayLike, weights: Weights = None) -> Result:
     """Mean number of classes in the prediction sets, at least 1; smaller is more useful.
 
     Args:
@@ -318,7 +316,7 @@ def conformal_set_size(set_size: npt.ArrayLike, weights: npt.ArrayLike | None = 
 
 
 def size_stratified_coverage(
-    set_size: npt.ArrayLike, covered: npt.ArrayLike, weights: npt.ArrayLike | None = None
+    set_size: ArrayLike, covered: ArrayLike, weights: Weights = None
 ) -> Result:
     """Lowest coverage of the images with sets of about the same size, in [0, 1].
 
@@ -344,9 +342,7 @@ def size_stratified_coverage(
     return as_result(lowest_stratum_coverage(rows @ terms), weights)
 
 
-def stratum_columns(
-    set_size: npt.NDArray[np.integer], covered: npt.NDArray[np.bool_]
-) -> FloatArray:
+def stratum_columns(set_size: LabelArray, covered: BoolArray) -> FloatArray:
     """Columns whose sums give `size_stratified_coverage`: float64 `[n, 2 * strata]`.
 
     >>> stratum_columns(np.ones(30, int), np.arange(30) < 20).sum(axis=0)
@@ -367,7 +363,7 @@ def lowest_stratum_coverage(sums: FloatArray) -> FloatArray:
     return np.fmin.reduce(shares, axis=1, initial=np.nan)
 
 
-def stratum_members(set_size: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+def stratum_members(set_size: LabelArray) -> BoolArray:
     """Tell which images are in each size stratum that has enough images, bool `[n, strata]`.
 
     The strata are sets of 1, 2 to 3, 4 to 10, 11 to 100 and more classes.

@@ -8,8 +8,8 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
@@ -17,12 +17,13 @@ from fairweather.metrics.columns import (
     FloatArray,
     LevelSums,
     Result,
-    as_confidence,
+    Weights,
+    as_numbers,
     as_result,
     as_rows,
     blocks,
     check_columns,
-    check_logits,
+    check_rows,
     level_sums,
     rank_area,
     softmax,
@@ -30,9 +31,8 @@ from fairweather.metrics.columns import (
 from fairweather.metrics.intervals import COUNTS_AT_ONCE, Estimate, to_score, widen_for_clusters
 from fairweather.metrics.metric import MetricRow, index_by_name
 from fairweather.metrics.sample import draw_counts
+from fairweather.metrics.two_sample import euclidean_distances
 from fairweather.types.measurement import Score
-
-# ---------------------------------------------------------------- scores of single images that may
 
 # The published share of the training images that are stored is down to 1 % (of ImageNet's), with
 # a k that is about a thousandth of their number.
@@ -41,7 +41,7 @@ MOST_FEATURES = 5_000
 DISTANCES_AT_ONCE = 2**24  # distances that are in memory at once
 
 
-def max_logit(logits: npt.ArrayLike) -> FloatArray:
+def max_logit(logits: ArrayLike) -> FloatArray:
     """The largest logit of each image, `[n]`; larger for known images.
 
     Adding a constant to all logits of an image changes it, though not the probabilities.
@@ -55,10 +55,10 @@ def max_logit(logits: npt.ArrayLike) -> FloatArray:
     >>> max_logit([[2.0, 0.0], [-1.0, -3.0]])
     array([ 2., -1.])
     """
-    return np.asarray(check_logits(logits).max(axis=1))
+    return np.asarray(check_rows(logits).max(axis=1))
 
 
-def energy(logits: npt.ArrayLike) -> FloatArray:
+def energy(logits: ArrayLike) -> FloatArray:
     """Minus the logarithm of the sum of the exponentials of the logits, `[n]`; smaller if known.
 
     Adding a constant to all logits of an image subtracts it here, though the probabilities stay. So
@@ -73,10 +73,10 @@ def energy(logits: npt.ArrayLike) -> FloatArray:
     >>> energy([[0.0, 0.0], [1000.0, 0.0]]).round(3).tolist()
     [-0.693, -1000.0]
     """
-    return np.asarray(-scipy.special.logsumexp(check_logits(logits), axis=1))
+    return np.asarray(-scipy.special.logsumexp(check_rows(logits), axis=1))
 
 
-def softmax_entropy(logits: npt.ArrayLike) -> FloatArray:
+def softmax_entropy(logits: ArrayLike) -> FloatArray:
     """Entropy of the probabilities of each image, in nats, `[n]`; smaller for known images.
 
     It is in [0, ln classes], and adding a constant to all logits of an image does not change it.
@@ -92,7 +92,7 @@ def softmax_entropy(logits: npt.ArrayLike) -> FloatArray:
     return np.asarray(scipy.special.entr(softmax(logits)).sum(axis=1))
 
 
-def knn_distance(features: npt.ArrayLike, known: npt.ArrayLike, k: int = NEIGHBOURS) -> FloatArray:
+def knn_distance(features: ArrayLike, known: ArrayLike, k: int = NEIGHBOURS) -> FloatArray:
     """Distance of each image to the k-th nearest known image in the space of features, `[n]`.
 
     Features are divided by their length, so that the distance is in [0, 2], and smaller for known
@@ -114,22 +114,13 @@ def knn_distance(features: npt.ArrayLike, known: npt.ArrayLike, k: int = NEIGHBO
     if k < 1:
         raise InputError(f"the neighbour must be the first or a later one, found {k}")
     place = min(k, len(theirs)) - 1
-    lengths = np.square(theirs).sum(axis=1)
-    found = np.empty(len(ours))
-    for rows in blocks(len(ours), len(theirs), DISTANCES_AT_ONCE):
-        part = ours[rows]
-        squares = np.square(part).sum(axis=1)[:, None] + lengths - 2 * part @ theirs.T
-        found[rows] = np.partition(squares, place, axis=1)[:, place]
-    return np.sqrt(np.maximum(found, 0))
+    parts = (ours[rows] for rows in blocks(len(ours), len(theirs), DISTANCES_AT_ONCE))
+    apart = (euclidean_distances(part, theirs) for part in parts)
+    return np.concatenate([np.partition(part, place, axis=1)[:, place] for part in apart])
 
 
-def _normalise(features: npt.ArrayLike, name: str) -> FloatArray:
-    rows = np.asarray(features, dtype=np.float64)
-    if rows.ndim != 2 or rows.size == 0:
-        raise InputError(f"{name} must be [n, D] and not empty, found {list(rows.shape)}")
-    if not np.isfinite(rows).all():
-        bad = int((~np.isfinite(rows).all(axis=1)).sum())
-        raise InputError(f"{name} must be finite, found {bad} images with NaN or infinite numbers")
+def _normalise(features: ArrayLike, name: str) -> FloatArray:
+    rows = check_rows(features, name, "D", "numbers")
     largest = np.abs(rows).max(axis=1, keepdims=True)  # so that no square is too large or small
     rows = np.divide(rows, largest, out=np.zeros_like(rows), where=largest > 0)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -145,9 +136,9 @@ class OodInputs(NamedTuple):
         known: float `[m, D]`, the same of known images; None if there are none.
     """
 
-    logits: npt.ArrayLike
-    features: npt.ArrayLike | None = None
-    known: npt.ArrayLike | None = None
+    logits: ArrayLike
+    features: Weights = None
+    known: Weights = None
 
 
 class OodScore(NamedTuple):
@@ -165,37 +156,37 @@ class OodScore(NamedTuple):
     larger_if_known: bool
     of_raw_logits: bool
 
-    def as_confidence(self, score: npt.ArrayLike) -> FloatArray:
+    def as_confidence(self, score: ArrayLike) -> FloatArray:
         """The score with the sign that makes it larger for known images."""
         values = np.asarray(score, dtype=np.float64)
         return values if self.larger_if_known else -values
 
 
-def _neighbour_distance(seen: OodInputs) -> FloatArray | None:
-    if seen.features is None or seen.known is None:
+def _neighbour_distance(inputs: OodInputs) -> FloatArray | None:
+    if inputs.features is None or inputs.known is None:
         return None
-    return knn_distance(seen.features, seen.known)
+    return knn_distance(inputs.features, inputs.known)
 
 
 OOD_SCORES: Mapping[str, OodScore] = {
-    "max_logit": OodScore("largest logit", lambda seen: max_logit(seen.logits), True, True),
-    "energy": OodScore("energy", lambda seen: energy(seen.logits), False, True),
-    "entropy": OodScore("entropy", lambda seen: softmax_entropy(seen.logits), False, False),
+    "max_logit": OodScore("largest logit", lambda inputs: max_logit(inputs.logits), True, True),
+    "energy": OodScore("energy", lambda inputs: energy(inputs.logits), False, True),
+    "entropy": OodScore("entropy", lambda inputs: softmax_entropy(inputs.logits), False, False),
     "knn": OodScore("k-NN distance", _neighbour_distance, False, False),
 }
 
 
-def compute_ood_scores(seen: OodInputs) -> dict[str, npt.NDArray[np.float32]]:
+def compute_ood_scores(inputs: OodInputs) -> dict[str, NDArray[np.float32]]:
     """Give each score of `OOD_SCORES` that can be had, float32 `[n]`, by its name.
 
     >>> list(compute_ood_scores(OodInputs([[2.0, 0.0]])))
     ['max_logit', 'energy', 'entropy']
     """
-    found = {name: score.of(seen) for name, score in OOD_SCORES.items()}
-    return {name: each.astype(np.float32) for name, each in found.items() if each is not None}
+    scores = {name: row.of(inputs) for name, row in OOD_SCORES.items()}
+    return {name: score.astype(np.float32) for name, score in scores.items() if score is not None}
 
 
-# ---------------------------------------------------------------- does the model's confidence separ
+# --- How well a score separates two sets of images ---
 
 # More distinct confidences than this are binned before they are resampled; see `detection_score`.
 MOST_LEVELS = 2000
@@ -203,10 +194,10 @@ RECALL = 0.95
 
 
 def detection_auroc(
-    confidence_in: npt.ArrayLike,
-    confidence_out: npt.ArrayLike,
-    weights_in: npt.ArrayLike | None = None,
-    weights_out: npt.ArrayLike | None = None,
+    confidence_in: ArrayLike,
+    confidence_out: ArrayLike,
+    weights_in: Weights = None,
+    weights_out: Weights = None,
 ) -> Result:
     """Probability that the model is more confident on a known image than on one of another set.
 
@@ -231,10 +222,10 @@ def detection_auroc(
 
 
 def false_positive_rate_at(
-    confidence_in: npt.ArrayLike,
-    confidence_out: npt.ArrayLike,
-    weights_in: npt.ArrayLike | None = None,
-    weights_out: npt.ArrayLike | None = None,
+    confidence_in: ArrayLike,
+    confidence_out: ArrayLike,
+    weights_in: Weights = None,
+    weights_out: Weights = None,
     *,
     recall: float = RECALL,
 ) -> Result:
@@ -267,8 +258,8 @@ def false_positive_rate_at(
 
 
 def detection_score(
-    confidence_in: npt.ArrayLike,
-    confidence_out: npt.ArrayLike,
+    confidence_in: ArrayLike,
+    confidence_out: ArrayLike,
     resamples: int = 1000,
     seed: int = 0,
     clusters: Clusters | None = None,
@@ -305,29 +296,27 @@ def detection_score(
     if clusters is None:
         drawn: Iterable[LevelSums] = [_resample_levels(_merge_levels(exact), resamples, seed)]
     else:
-        of = np.asarray(confidence_in), np.asarray(confidence_out)
-        drawn = _resample_clusters(*of, clusters, resamples, seed)
+        sets = np.asarray(confidence_in), np.asarray(confidence_out)
+        drawn = _resample_clusters(*sets, clusters, resamples, seed)
     rows = DETECTION_METRICS.values()
-    found = [[row.evaluate(levels) for row in rows] for levels in drawn]
+    parts = [[row.evaluate(levels) for row in rows] for levels in drawn]
     scores = {}
-    for row, parts in zip(rows, zip(*found, strict=True), strict=True):
+    for row, drawn_values in zip(rows, zip(*parts, strict=True), strict=True):
         # A share of the other images, which are independent, has their number in its interval.
         n = others if row.of_others else known + others
-        value, replicates = float(row.evaluate(exact)[0]), np.concatenate(parts)
-        estimate = Estimate(value, replicates, n, row.interval)
-        if clusters is not None:
-            estimate = widen_for_clusters(estimate, clusters)
-            if row.of_others and clusters.count > 1:
-                estimate = replace(estimate, clusters=None)
+        value, replicates = float(row.evaluate(exact)[0]), np.concatenate(drawn_values)
+        estimate = widen_for_clusters(Estimate(value, replicates, n, row.interval), clusters)
+        if clusters is not None and row.of_others and clusters.count > 1:
+            estimate = replace(estimate, clusters=None)
         scores[row.name] = to_score(estimate, row.bounds)._replace(n=known + others)
     return scores
 
 
 def _joint_levels(
-    confidence_in: npt.ArrayLike,
-    confidence_out: npt.ArrayLike,
-    weights_in: npt.ArrayLike | None = None,
-    weights_out: npt.ArrayLike | None = None,
+    confidence_in: ArrayLike,
+    confidence_out: ArrayLike,
+    weights_in: Weights = None,
+    weights_out: Weights = None,
 ) -> LevelSums:
     """Count the known images as right and the others as wrong, at each distinct confidence."""
     n = check_columns(confidence_in=confidence_in)
@@ -339,12 +328,10 @@ def _joint_levels(
             "weights_in and weights_out must have the same number of rows, "
             f"found {len(rows_in)} and {len(rows_out)}"
         )
-    rows = np.concatenate(
-        [np.broadcast_to(rows_in, (resamples, n)), np.broadcast_to(rows_out, (resamples, m))],
-        axis=1,
-    )
-    known = as_confidence(confidence_in, "confidence_in")
-    others = as_confidence(confidence_out, "confidence_out")
+    sides = np.broadcast_to(rows_in, (resamples, n)), np.broadcast_to(rows_out, (resamples, m))
+    rows = np.concatenate(sides, axis=1)
+    known = as_numbers(confidence_in, "confidence_in")
+    others = as_numbers(confidence_out, "confidence_out")
     return level_sums(np.concatenate([known, others]), np.arange(n + m) < n, rows)
 
 
@@ -370,15 +357,14 @@ def _level_counts(levels: LevelSums) -> tuple[FloatArray, FloatArray]:
 
 
 def _merge_levels(levels: LevelSums) -> LevelSums:
-    """Join neighbouring levels into `BINS` bins with equal shares; each set counts half."""
+    """Join neighbouring levels into `MOST_LEVELS` bins with equal shares; each set counts half."""
     wrong, right = _level_counts(levels)
     if len(wrong) <= MOST_LEVELS:
         return levels
     shares = wrong / wrong.sum() + right / right.sum()
     middle = (np.cumsum(shares) - shares / 2) / 2
-    _, starts = np.unique(
-        np.minimum((middle * MOST_LEVELS).astype(int), MOST_LEVELS - 1), return_index=True
-    )
+    place = np.minimum((middle * MOST_LEVELS).astype(int), MOST_LEVELS - 1)
+    _, starts = np.unique(place, return_index=True)
     edges = np.append(0, len(wrong) - starts[::-1])
     return LevelSums(levels.images[:, edges], levels.wrong[:, edges])
 
@@ -389,9 +375,7 @@ def _resample_clusters(
     """The levels of resampled clusters of the known images and of resampled other images."""
     of_known = draw_counts(len(known), resamples, seed, clusters)
     of_others = draw_counts(len(others), resamples, seed + 1)
-    step = max(1, COUNTS_AT_ONCE // (len(known) + len(others)))
-    for at in range(0, resamples, step):
-        rows = slice(at, at + step)
+    for rows in blocks(resamples, len(known) + len(others), COUNTS_AT_ONCE):
         yield _joint_levels(known, others, of_known[rows], of_others[rows])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from fairweather.metrics.calibration import BinSums
 from fairweather.metrics.classification import SENSITIVITY, CallShare
 from fairweather.metrics.clusters import Clusters, independent_images
-from fairweather.metrics.columns import ROUNDING, Z95, FloatArray, clopper_pearson, ratio
+from fairweather.metrics.columns import ROUNDING, Z95, Ends, FloatArray, clopper_pearson, ratio
 from fairweather.metrics.sample import Sample
 
 # With fewer images on the rarer side of a share, resamples show too little of its uncertainty.
@@ -40,7 +40,7 @@ class HiddenError(NamedTuple):
     below: float = 0.0
     above: float = 0.0
 
-    def widen(self, value: float, low: float, high: float) -> tuple[float, float]:
+    def widen(self, value: float, low: float, high: float) -> Ends:
         """Move the ends of an interval away from the value.
 
         >>> HiddenError(9, 0).widen(10, 6, 11)
@@ -82,64 +82,64 @@ class Observation(NamedTuple):
 HiddenErrorFunction = Callable[[Observation], HiddenError]
 
 
-def hidden_in_classes(of: CallShare, how: str, seen: Observation) -> HiddenError:
+def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenError:
     """What a mean over classes hides, of a share of each class.
 
     A share without a denominator, such as the PPV of a class that is never called, may be anything.
     So may be that of a class without images, as long as other classes are as rare.
 
     Args:
-        of: such as `PPV`.
+        rate: such as `PPV`.
         how: "macro" or "weighted".
     """
     counts, value = seen.sample.counts, seen.value
     images, called = counts.images[:, 0], counts.called[:, 0]
-    share = of.value(counts)[:, 0]
-    alone = seen.worth * _units_per_image(of, seen)
-    whole = of.whole(counts)[:, 0] * alone
-    there = images > 0 if of is SENSITIVITY else images + called > 0
+    share = rate.value(counts)[:, 0]
+    alone = seen.worth * _units_per_image(rate, seen)
+    whole = rate.whole(counts)[:, 0] * alone
+    there = images > 0 if rate is SENSITIVITY else images + called > 0
     known = there & ~np.isnan(share)
-    found = np.where(known, share, 0.5)
-    x = found / (2 - found) if of.bent else found
+    centre = np.where(known, share, 0.5)
+    x = centre / (2 - centre) if rate.bent else centre
     low, high = clopper_pearson(x, np.where(known, whole, 1))
     shown = Z95**2 * x * (1 - x) / np.where(known, whole, 1)
-    if of.bent:
+    if rate.bent:
         low, high = 2 * low / (1 + low), 2 * high / (1 + high)
         shown *= (2 / (1 + x) ** 2) ** 2
     few = known & (np.minimum(x, 1 - x) * whole < VERY_FEW)
     squares = [
-        np.where(few, np.maximum((end - found) ** 2 - shown, 0), 0)
+        np.where(few, np.maximum((end - centre) ** 2 - shown, 0), 0)
         + np.where(there & ~known, (limit - value) ** 2, 0)
         for end, limit in ((low, 0), (high, 1))
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
-    below, above = (float((weight**2 * each).sum()) for each in squares)
+    below, above = (float((weight**2 * side).sum()) for side in squares)
     own = images * seen.worth * _units_per_image(SENSITIVITY, seen)
     absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
     if how == "weighted" or not absent:
         return HiddenError(below, above)
     classes = int(there.sum()) + absent
-    if of.among == "others":  # near 1 for a class that is neither there nor called
+    if rate.among == "others":  # near 1 for a class that is neither there nor called
         return HiddenError(below, above + (absent * (1 - value) / classes) ** 2)
     return HiddenError(
         below + absent * (value / classes) ** 2, above + absent * ((1 - value) / classes) ** 2
     )
 
 
-def _units_per_image(of: CallShare, seen: Observation) -> FloatArray | float:
+def _units_per_image(rate: CallShare, seen: Observation) -> FloatArray | float:
     """The clusters with images of each class, or called so, per image of it; `[classes]`.
 
     Without such images, those of all images.
     """
     p, clusters = seen.sample.predictions, seen.clusters
-    if clusters is None or of.among == "others":
+    if clusters is None or rate.among == "others":
         return seen.units
-    group = p.predicted if of.among == "call" else p.labels
+    group = p.predicted if rate.among == "call" else p.labels
     pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
-    found, every = (np.bincount(each, minlength=len(p.classes)) for each in (pairs, group))
-    return np.where(
-        every > 0, ratio(found.astype(np.float64), every.astype(np.float64)), seen.units
+    units, images = (
+        np.bincount(part, minlength=len(p.classes)).astype(np.float64) for part in (pairs, group)
     )
+    return np.where(images > 0, ratio(units, images), seen.units)
 
 
 def hidden_among_answered(seen: Observation) -> HiddenError:
@@ -193,10 +193,10 @@ def hidden_in_root(bins: Callable[[Sample], BinSums], seen: Observation) -> Hidd
 
     A rate of errors adds more to it if it is that of few images.
     """
-    found, sums = hidden_errors(seen), bins(seen.sample)
+    hidden, sums = hidden_errors(seen), bins(seen.sample)
     wrong = sums.correct < sums.images - ROUNDING
     part = float(sums.share[wrong].sum()) or 1.0
-    return HiddenError(*(each / part for each in found))
+    return HiddenError(hidden.below / part, hidden.above / part)
 
 
 def hidden_errors_of_classes(seen: Observation) -> HiddenError:
@@ -218,7 +218,7 @@ def hidden_in_bins(bins: Callable[[Sample], BinSums], seen: Observation) -> Hidd
         return NOTHING_HIDDEN
     sums = bins(seen.sample)
     full = sums.images[0] > 0
-    images, confidence, correct = (each[0, full] for each in sums)
+    images, confidence, correct = (column[0, full] for column in sums)
     right, sure = correct / images, confidence / images
     ends = np.stack(clopper_pearson(right, images * seen.worth * seen.units))
     far = np.abs(ends - right).max(axis=0)[np.abs(right - sure).argmax()]

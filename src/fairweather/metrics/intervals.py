@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
 from fairweather.metrics.areas import area_interval, unit_column
@@ -17,6 +17,7 @@ from fairweather.metrics.columns import (
     ROUNDING,
     SYMMETRIC,
     Z95,
+    Ends,
     FloatArray,
     bent_interval,
     blocks,
@@ -70,7 +71,8 @@ class Estimate:
         tests: how many intervals, of which this is one, hold together with 95 %.
         column: of an area, what each image (sorted by label) or each cluster adds to it, float32
             `[n]` or `[clusters]`; see `metrics.areas`.
-        pairs: of an area, how many disjoint pairs of images it is a mean over.
+        pairs: of an area, how many disjoint pairs of images it is a mean over; for a mean over
+            cells, the fewest.
         hidden: how far the truth may lie beside what the replicates show.
         bias: of an area, how much too high it is on average.
         ends: the interval over images where replicates do not show it; see `Metric.search`.
@@ -85,14 +87,14 @@ class Estimate:
     fewest: int = 0
     clusters: int | None = None
     tests: int = 1
-    column: npt.NDArray[np.float32] | None = None
+    column: NDArray[np.float32] | None = None
     pairs: float = np.inf
     bias: float = 0.0
     hidden: HiddenError = NOTHING_HIDDEN
-    ends: tuple[float, float] = (np.nan, np.nan)
+    ends: Ends = (np.nan, np.nan)
 
     @property
-    def draws(self) -> npt.NDArray[np.floating]:
+    def draws(self) -> NDArray[np.floating]:
         """Numbers whose variance is that of the value: its replicates, or its column."""
         return self.replicates if self.column is None else self.column
 
@@ -107,12 +109,12 @@ class Estimate:
         return replace(
             self,
             replicates=mean + factor * (self.replicates - mean),
-            hidden=HiddenError(*(factor**2 * each for each in self.hidden)),
+            hidden=HiddenError(*(factor**2 * square for square in self.hidden)),
         )
 
     def together(self, tests: int) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
-        if self.of_seeds or self.column is not None:  # `widen` and areas have own quantiles
+        if self.of_seeds or self.column is not None:  # they have own quantiles
             return replace(self, tests=tests)
         if self.clusters is None:
             factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
@@ -128,8 +130,8 @@ class Estimate:
         """How much the value depends on the seeds; empty for a single training."""
         if len(self.of_seeds) < 2:
             return []
-        values, replicates = zip(*((each.value, each.draws) for each in self.of_seeds), strict=True)
-        return [seed_variance(values, replicates)]
+        values, draws = zip(*((seed.value, seed.draws) for seed in self.of_seeds), strict=True)
+        return [seed_variance(values, draws)]
 
     @property
     def counted(self) -> float:
@@ -156,7 +158,7 @@ class ImageInterval(NamedTuple):
 
 
 def evaluate_metrics(
-    predictions: Predictions, weights: npt.ArrayLike, fitted: Fitted | None = None
+    predictions: Predictions, weights: ArrayLike, fitted: Fitted | None = None
 ) -> dict[str, Estimate]:
     """Compute every metric that applies, on the original images and on each resample.
 
@@ -200,8 +202,8 @@ def evaluate_resamples(
         for metric in METRICS.values()
         if metric.applies(predictions, fitted) and (names is None or metric.name in names)
     ]
-    found = (find_class_metric(name, predictions.classes) for name in names or ())
-    of_classes = [each for each in found if each and each.applies(predictions)]
+    named = (find_class_metric(name, predictions.classes) for name in names or ())
+    of_classes = [metric for metric in named if metric and metric.applies(predictions)]
     wanted = {metric.alias_of or metric.name for metric in metrics}
     computed = [*(metric for metric in METRICS.values() if metric.name in wanted), *of_classes]
     prepared = resamples.prepare(predictions, fitted)
@@ -225,7 +227,7 @@ def evaluate_resamples(
     estimates = {}
     for metric in computed:
         value = values[metric.name]
-        known = Estimate(
+        estimate = Estimate(
             value=float(value[0]),
             replicates=np.empty(0),
             n=metric.images(predictions),
@@ -234,28 +236,27 @@ def evaluate_resamples(
             fewest=metric.fewest,
         )
         if metric.column is not None:
-            known = replace(
-                known,
+            estimate = replace(
+                estimate,
                 column=unit_column(metric.column(prepared), prepared.clusters),
                 pairs=metric.pairs(predictions, resamples.clusters),
-                bias=0.0 if metric.bias is None else metric.bias(prepared),
+                bias=metric.bias(prepared),
             )
         else:
-            known = replace(
-                known,
+            estimate = replace(
+                estimate,
                 replicates=replicates[metric.name] + (value - moved[metric.name]),
-                hidden=metric.hidden(Observation(once, known.value, clusters=clusters)),
-                ends=metric.ends(predictions, resamples.clusters),
+                hidden=metric.hidden(Observation(once, estimate.value, clusters=clusters)),
+                ends=metric.search(predictions, resamples.clusters, None),
             )
-        within = resamples.clusters
-        estimates[metric.name] = known if within is None else widen_for_clusters(known, within)
-    return {
-        metric.name: estimates[metric.alias_of or metric.name] for metric in [*metrics, *of_classes]
-    }
+        estimates[metric.name] = widen_for_clusters(estimate, resamples.clusters)
+    return {m.name: estimates[m.alias_of or m.name] for m in [*metrics, *of_classes]}
 
 
-def widen_for_clusters(estimate: Estimate, clusters: Clusters) -> Estimate:
+def widen_for_clusters(estimate: Estimate, clusters: Clusters | None) -> Estimate:
     """An estimate whose interval covers other clusters, from replicates on resampled clusters.
+
+    Without clusters it stays as it is.
 
     The replicates keep their mean, so that the bias of the metric stays, and are spread farther by
     `Clusters.widening`.
@@ -264,10 +265,12 @@ def widen_for_clusters(estimate: Estimate, clusters: Clusters) -> Estimate:
     >>> widen_for_clusters(drawn, Clusters(np.arange(20))).replicates.round(4).tolist()
     [0.3904, 0.6096]
     """
-    known = replace(estimate, clusters=clusters.count)
-    if clusters.count < 2 or known.column is not None:
-        return known
-    wider = known.spread(clusters.widening())
+    if clusters is None:
+        return estimate
+    estimate = replace(estimate, clusters=clusters.count)
+    if clusters.count < 2 or estimate.column is not None:
+        return estimate
+    wider = estimate.spread(clusters.widening())
     if estimate.interval == "bias-corrected":  # whose squares are used
         wider = replace(wider, replicates=np.maximum(wider.replicates, 0))
     return wider
@@ -295,21 +298,14 @@ def estimate_means(
     """
     n = len(columns)
     weights = draw_counts(n, resamples, seed, clusters)
-    sums = [
-        weights[rows].astype(np.float64) @ columns for rows in blocks(resamples, n, COUNTS_AT_ONCE)
-    ]
+    parts = (weights[rows].astype(np.float64) for rows in blocks(resamples, n, COUNTS_AT_ONCE))
+    sums = np.concatenate([part @ columns for part in parts])
     images = n if clusters is None else weights.sum(axis=1, dtype=np.float64)
-    estimates = [
-        Estimate(float(value), replicates, n, interval)
-        for value, replicates, interval in zip(
-            columns.mean(axis=0), np.concatenate(sums).T / images, intervals, strict=True
-        )
+    columns_of_estimates = zip(columns.mean(axis=0), sums.T / images, intervals, strict=True)
+    return [
+        widen_for_clusters(Estimate(float(value), replicates, n, interval), clusters)
+        for value, replicates, interval in columns_of_estimates
     ]
-    return (
-        estimates
-        if clusters is None
-        else [widen_for_clusters(each, clusters) for each in estimates]
-    )
 
 
 def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, FloatArray]:
@@ -328,29 +324,23 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     0.625
     """
     _check_joint(estimates, "a mean")
-    columns = [each.column for each in estimates if each.column is not None]
+    columns = [estimate.column for estimate in estimates if estimate.column is not None]
+    # Variances of cells add up, and are proportional to 1 / errors.
+    inverse = float(np.mean([1 / e.errors if e.errors else np.inf for e in estimates]))
+    low, high = np.mean([estimate.ends for estimate in estimates], axis=0).tolist()
     return replace(
         estimates[0],
-        value=float(np.mean([each.value for each in estimates])),
-        replicates=np.mean([each.replicates for each in estimates], axis=0),
+        value=float(np.mean([estimate.value for estimate in estimates])),
+        replicates=np.mean([estimate.replicates for estimate in estimates], axis=0),
         column=np.mean(columns, axis=0) if columns else None,
-        bias=float(np.mean([each.bias for each in estimates])),
-        errors=_harmonic_mean([each.errors for each in estimates]),
-        ends=_ends(np.mean([each.ends for each in estimates], axis=0)),
+        pairs=min(estimate.pairs for estimate in estimates),
+        bias=float(np.mean([estimate.bias for estimate in estimates])),
+        errors=1 / inverse if inverse else np.inf,
+        ends=(low, high),
         of_seeds=(),
         # What one cell hides, all of them hide: their images are the same.
-        hidden=HiddenError(*np.mean([each.hidden for each in estimates], axis=0).tolist()),
+        hidden=HiddenError(*np.mean([e.hidden for e in estimates], axis=0).tolist()),
     )
-
-
-def _ends(found: FloatArray) -> tuple[float, float]:
-    return float(found[0]), float(found[1])
-
-
-def _harmonic_mean(errors: Sequence[float]) -> float:
-    """The harmonic mean, because the cells' variances add up and are proportional to 1 / errors."""
-    inverse = float(np.mean([1 / each if each else np.inf for each in errors]))
-    return 1 / inverse if inverse else np.inf
 
 
 def recipe_estimate(seeds: Sequence[Estimate]) -> Estimate:
@@ -382,22 +372,24 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
     _check_joint(estimates, "a worst case")
     # If one of two values is NaN, these return the other one.
     worst = np.fmin if higher_is_better else np.fmax
-    value = float(worst.reduce([each.value for each in estimates]))
+    value = float(worst.reduce([estimate.value for estimate in estimates]))
+    low, high = worst.reduce([estimate.ends for estimate in estimates]).tolist()
+    of_worst = [estimate for estimate in estimates if estimate.value == value]
     return replace(
-        next((each for each in estimates if each.value == value), estimates[0]),
+        (of_worst or estimates)[0],
         value=value,
-        replicates=worst.reduce([each.replicates for each in estimates]),
-        errors=min((each.errors for each in estimates if each.value == value), default=np.inf),
-        ends=_ends(worst.reduce([each.ends for each in estimates])),
+        replicates=worst.reduce([estimate.replicates for estimate in estimates]),
+        errors=min((estimate.errors for estimate in of_worst), default=np.inf),
+        ends=(low, high),
         of_seeds=(),
-        hidden=HiddenError(*np.max([each.hidden for each in estimates], axis=0).tolist()),
+        hidden=HiddenError(*np.max([e.hidden for e in estimates], axis=0).tolist()),
     )
 
 
 def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
     if not estimates:
         raise InputError(f"{what} needs at least one estimate")
-    kinds = {(each.n, each.draws.shape, each.interval) for each in estimates}
+    kinds = {(e.n, e.draws.shape, e.interval) for e in estimates}
     if len(kinds) > 1:
         raise InputError(
             f"{what} needs the same images, resamples and interval in every estimate, found "
@@ -405,7 +397,7 @@ def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
         )
 
 
-def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Score:
+def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     """Compute the 95 % interval of an estimate; for a mean over seeds it covers other seeds.
 
     The kind of the estimate decides how the interval over images is computed:
@@ -468,11 +460,11 @@ def to_score(estimate: Estimate, bounds: tuple[float, float] = (-np.inf, np.inf)
     Then the distances of both ends from the value get what the replicates cannot show
     (`Estimate.hidden`): errors that no image, or hardly any, has made.
 
-    For a mean over the seeds of a recipe, `widen` adds the variation of other seeds. If the value
-    has no binning bias, `stretch` adds the skewness next to a bound. Then the interval is clipped
-    to the bounds and, if needed, widened (never narrowed) to contain the value. NaN replicates
-    (resamples without a class to rank) are ignored. With too few errors there is no interval: its
-    ends are NaN.
+    For a mean over the seeds of a recipe, `widen_for_seeds` adds the variation of other seeds. If
+    the value has no binning bias, `stretch_near_bounds` adds the skewness next to a bound. Then the
+    interval is clipped to the bounds and, if needed, widened (never narrowed) to contain the value.
+    NaN replicates (resamples without a class to rank) are ignored. With too few errors there is no
+    interval: its ends are NaN.
 
     Args:
         estimate: value and replicates.
@@ -509,7 +501,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     """
     value, n = estimate.value, estimate.units
     if estimate.column is not None and not (np.isnan(value) or estimate.too_few):
-        tests = 1 if estimate.recipes else estimate.tests  # those of seeds, `widen` corrects
+        tests = 1 if estimate.recipes else estimate.tests  # seeds are widened later
         low, high = area_interval(value, estimate.column, estimate.pairs, estimate.bias, tests)
         return ImageInterval(low, value, high)
     replicates = estimate.replicates[~np.isnan(estimate.replicates)]
@@ -539,13 +531,13 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "basic":
             low, centre, high = _bias_corrected_interval(value, replicates)
         case "bias-corrected":
-            found = _bias_corrected_interval(value**2, np.square(replicates))
-            low, centre, high = np.sqrt(np.maximum(found, 0))
+            squares = _bias_corrected_interval(value**2, np.square(replicates))
+            low, centre, high = np.sqrt(np.maximum(squares, 0))
         case "searched":
             low, high = estimate.ends
         case "centred":
-            tail = _longer_tail(_signed_square(replicates))
-            low, high = _signed_root(_signed_square(np.asarray(value)) + np.array([-tail, tail]))
+            tail = _longer_tail(signed_square(replicates))
+            low, high = signed_root(signed_square(np.asarray(value)) + np.array([-tail, tail]))
     if estimate.clusters is not None and estimate.interval in ("share", "conditional", "overlap"):
         # As `skewed_interval`, with the quantile of the normal distribution: the spread is known.
         bent = bent_interval(value, *_spread_and_skewness(value, replicates), Z95)
@@ -554,7 +546,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
     return ImageInterval(float(low), float(centre), float(high))
 
 
-def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
+def skewed_interval(value: float, replicates: FloatArray) -> Ends:
     """The 95 % interval of a value whose error is skewed: Student's t, corrected for skewness.
 
     Suppose that a value depends most on a few images. A sample that by chance has few of them gives
@@ -586,7 +578,7 @@ def skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]
     return float(low), float(high)
 
 
-def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[float, float]:
+def unbiased_skewed_interval(value: float, replicates: FloatArray) -> Ends:
     """`skewed_interval`, moved by the bias that the replicates show.
 
     >>> [round(end, 2) for end in unbiased_skewed_interval(0.5, np.array([0.5, 0.6, 0.7]))]
@@ -597,7 +589,7 @@ def unbiased_skewed_interval(value: float, replicates: FloatArray) -> tuple[floa
     return low - bias, high - bias
 
 
-def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, float]:
+def _spread_and_skewness(value: float, replicates: FloatArray) -> Ends:
     spread = float(replicates.std())
     # If the replicates differ only by rounding, they have no skewness.
     if spread <= ROUNDING * abs(value):
@@ -605,7 +597,7 @@ def _spread_and_skewness(value: float, replicates: FloatArray) -> tuple[float, f
     return spread, float(np.mean(((replicates - replicates.mean()) / spread) ** 3))
 
 
-def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> tuple[float, float]:
+def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> Ends:
     """The 95 % interval of the difference of two shares on the same images.
 
     It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
@@ -632,19 +624,19 @@ def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> tup
     return max(centre - half, -1.0), min(centre + half, 1.0)
 
 
-def _share_ends(value: float, replicates: FloatArray, n: int) -> tuple[float, float]:
+def _share_ends(value: float, replicates: FloatArray, n: int) -> Ends:
     worth = _images_worth(value, replicates, n)
     if worth * min(value, 1 - value) >= FEW_IMAGES:
         return percentiles(replicates)
     return exact_interval(value, worth)
 
 
-def _part_ends(value: float, replicates: FloatArray, part: float) -> tuple[float, float]:
+def _part_ends(value: float, replicates: FloatArray, part: float) -> Ends:
     """The interval of a share of `part` images: never percentiles, which miss more on one side."""
     return exact_interval(value, _images_worth(value, replicates, part))
 
 
-def exact_interval(value: float, worth: float) -> tuple[float, float]:
+def exact_interval(value: float, worth: float) -> Ends:
     """Clopper and Pearson's interval of a share of so many images, as two floats.
 
     Wilson's is too narrow where few images are on one side. Example: it begins at 0.44 if 3 of 3
@@ -670,7 +662,7 @@ def _longer_tail(replicates: FloatArray) -> float:
     return max(abs(end - mean) for end in percentiles(replicates))
 
 
-def percentiles(replicates: FloatArray) -> tuple[float, float]:
+def percentiles(replicates: FloatArray) -> Ends:
     """The ends of the middle 95 % of float64 numbers without NaN, as `np.quantile` to the bit.
 
     Each row of a table of scores needs them once or twice, and for a thousand numbers `np.quantile`
@@ -680,17 +672,15 @@ def percentiles(replicates: FloatArray) -> tuple[float, float]:
     (2.5, 97.5)
     """
     ordered = np.sort(replicates)
-    low, high = (_quantile(ordered, share) for share in TAILS)
-    return low, high
+    last = len(ordered) - 1
 
+    def quantile(share: float) -> float:
+        at, part = divmod(last * share, 1)
+        below, above = ordered[int(at)].item(), ordered[min(int(at) + 1, last)].item()
+        gap = above - below
+        return float(below + gap * part if part < 0.5 else above - gap * (1 - part))
 
-def _quantile(ordered: FloatArray, share: float) -> float:
-    place = (len(ordered) - 1) * share
-    at = int(place)
-    part = place - at
-    below, above = float(ordered[at]), float(ordered[min(at + 1, len(ordered) - 1)])
-    gap = above - below
-    return below + gap * part if part < 0.5 else above - gap * (1 - part)
+    return quantile(TAILS[0]), quantile(TAILS[1])
 
 
 def _images_worth(value: float, replicates: FloatArray, n: float) -> float:
@@ -727,14 +717,14 @@ def score(
         raise InputError("there is nothing to score: the predictions are empty")
     shared = Resamples.draw(predictions.strata, resamples, seed, clusters)
     estimates = evaluate_resamples(predictions, shared, fitted)
-    return Scores(
-        {name: to_score(estimate, METRICS[name].bounds) for name, estimate in estimates.items()}
-    )
+    return Scores({name: to_score(e, METRICS[name].bounds) for name, e in estimates.items()})
 
 
-def _signed_square(values: FloatArray) -> FloatArray:
+def signed_square(values: FloatArray) -> FloatArray:
+    """Squares with the sign of the values."""
     return np.sign(values) * np.square(values)
 
 
-def _signed_root(squares: FloatArray) -> FloatArray:
+def signed_root(squares: FloatArray) -> FloatArray:
+    """What `signed_square` was made of."""
     return np.sign(squares) * np.sqrt(np.abs(squares))

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
     FloatArray,
+    LabelArray,
     Result,
+    Weights,
     as_result,
     as_rows,
     blocks,
@@ -44,14 +46,11 @@ def prior_metrics() -> dict[str, Metric]:
     Images then count in fractions. Bins with a fixed number of images (equal-mass, 100 per bin)
     need whole images, and balanced accuracy is the same under all priors.
     """
-    return {
-        name: row for name, row in METRICS.items() if row.accepts.fractions and row.alias_of is None
-    }
+    rows = METRICS.values()
+    return {row.name: row for row in rows if row.accepts.fractions and not row.alias_of}
 
 
-def prior_weights(
-    labels: npt.ArrayLike, priors: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> FloatArray:
+def prior_weights(labels: ArrayLike, priors: ArrayLike, weights: Weights = None) -> FloatArray:
     """Weight the images so that each class counts as often as its prior says.
 
     Args:
@@ -78,13 +77,13 @@ def prior_weights(
         )
     rows = as_rows(weights, n)
     images = sum_groups(truth, rows.T, len(wanted))  # [classes, B]
-    asked = wanted[:, None] * rows.sum(axis=1)
-    factor = np.divide(asked, images, out=np.zeros_like(images), where=images > 0)
+    images_wanted = wanted[:, None] * rows.sum(axis=1)
+    factor = np.divide(images_wanted, images, out=np.zeros_like(images), where=images > 0)
     weighted = rows * factor.T[:, truth]
     return weighted if np.ndim(weights) == 2 else weighted[0]  # type: ignore[arg-type]
 
 
-def effective_images(weights: npt.ArrayLike) -> Result:
+def effective_images(weights: ArrayLike) -> Result:
     """Effective sample size: how many equally weighted images give a mean as precise, in (0, n].
 
     Args:
@@ -100,7 +99,7 @@ def effective_images(weights: npt.ArrayLike) -> Result:
 
 
 def peaked_priors(
-    labels: npt.ArrayLike, classes: Sequence[str], factor: float = 10.0
+    labels: ArrayLike, classes: Sequence[str], factor: float = 10.0
 ) -> dict[str, FloatArray]:
     """Build one set of priors per class, in which that class is `factor` times as common.
 
@@ -128,7 +127,7 @@ def peaked_priors(
     }
 
 
-def _check_labels(labels: npt.ArrayLike, classes: int) -> npt.NDArray[np.integer]:
+def _check_labels(labels: ArrayLike, classes: int) -> LabelArray:
     truth = np.asarray(labels)
     if not np.issubdtype(truth.dtype, np.integer):
         raise InputError(f"labels must be whole numbers, found {truth.dtype}")
@@ -136,7 +135,7 @@ def _check_labels(labels: npt.ArrayLike, classes: int) -> npt.NDArray[np.integer
     return truth
 
 
-def _check_priors(priors: npt.ArrayLike) -> FloatArray:
+def _check_priors(priors: ArrayLike) -> FloatArray:
     wanted = np.asarray(priors, dtype=np.float64)
     # NaN fails the comparisons too.
     if wanted.ndim != 1 or not (wanted >= 0).all() or not abs(wanted.sum() - 1) <= PRIOR_TOLERANCE:
@@ -149,7 +148,7 @@ def _check_priors(priors: npt.ArrayLike) -> FloatArray:
 
 def under_priors(
     predictions: Predictions,
-    priors: npt.ArrayLike,
+    priors: ArrayLike,
     *,
     resamples: int = 1000,
     seed: int = 0,
@@ -188,7 +187,7 @@ def under_priors(
 
 def worst_prior(
     predictions: Predictions,
-    priors: Mapping[str, npt.ArrayLike],
+    priors: Mapping[str, ArrayLike],
     metric: str = "accuracy",
     *,
     resamples: int = 1000,
@@ -224,20 +223,20 @@ def worst_prior(
         raise InputError(f"{metric} needs at least {least} classes, found {there}")
     if not priors:
         raise InputError("priors must have at least one entry, found none")
-    for each in priors.values():
-        _check_shape(predictions, each)
+    for one_set in priors.values():
+        _check_shape(predictions, one_set)
     once = Resamples.of(predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8))
     prepared = once.prepare(predictions)
-    rows = [prior_weights(prepared.predictions.labels, each) for each in priors.values()]
-    values = evaluate_sample([row], Sample(prepared, prepared.order, np.stack(rows)))[metric]
+    weights = [prior_weights(prepared.predictions.labels, given) for given in priors.values()]
+    values = evaluate_sample([row], Sample(prepared, prepared.order, np.stack(weights)))[metric]
     # NaN (no wrong answer to rank) is never the worst.
     badness = np.nan_to_num(-values if row.higher_is_better else values, nan=-np.inf)
     worst = list(priors)[int(badness.argmax())]
-    found = _score_metrics(predictions, priors[worst], [row], resamples, seed, clusters)
-    return worst, found[metric]
+    scores = _score_metrics(predictions, priors[worst], [row], resamples, seed, clusters)
+    return worst, scores[metric]
 
 
-def _check_shape(predictions: Predictions, priors: npt.ArrayLike) -> None:
+def _check_shape(predictions: Predictions, priors: ArrayLike) -> None:
     if np.shape(priors) != (len(predictions.classes),):
         raise InputError(
             f"priors must be one probability for each of {len(predictions.classes)} classes, "
@@ -247,7 +246,7 @@ def _check_shape(predictions: Predictions, priors: npt.ArrayLike) -> None:
 
 def _score_metrics(
     predictions: Predictions,
-    priors: npt.ArrayLike,
+    priors: ArrayLike,
     metrics: Sequence[Metric],
     resamples: int,
     seed: int,
@@ -264,8 +263,8 @@ def _score_metrics(
         block = prior_weights(labels, priors, shared.counts[rows])
         counting = block[block.any(axis=1)]
         if len(counting):
-            of = evaluate_sample(metrics, Sample(prepared, prepared.order, counting))
-            for name, replicates in of.items():
+            values_of_block = evaluate_sample(metrics, Sample(prepared, prepared.order, counting))
+            for name, replicates in values_of_block.items():
                 drawn[name].append(replicates)
     # If all images agree, the exact interval uses the effective number of images.
     worth = max(1, int(effective_images(weights)))
@@ -282,9 +281,8 @@ def _score_metrics(
             errors=errors,
             fewest=metric.fewest,
             hidden=metric.hidden(Observation(once, value, worth / len(predictions), within)),
-            ends=metric.ends(prepared.predictions, within, weights),
+            ends=metric.search(prepared.predictions, within, weights),
         )
-        if clusters is not None:
-            estimate = widen_for_clusters(estimate, clusters)
+        estimate = widen_for_clusters(estimate, clusters)
         scores[metric.name] = to_score(estimate, metric.bounds)._replace(n=len(predictions))
     return scores

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeVar
 
@@ -28,7 +27,7 @@ from fairweather.metrics.classification import (
     ClassCounts,
 )
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import FloatArray, Result, ratio
+from fairweather.metrics.columns import Ends, FloatArray, Result, ratio
 from fairweather.metrics.hidden_error import (
     NOTHING_HIDDEN,
     HiddenError,
@@ -39,8 +38,6 @@ from fairweather.metrics.sample import PreparedCell, Sample, is_called
 from fairweather.metrics.selective import Fitted
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Predictions, format_number
-
-# ---------------------------------------------------------------- what a row of a table of metrics
 
 IntervalKind = Literal[
     "percentile",
@@ -58,7 +55,7 @@ IntervalKind = Literal[
     "searched",
 ]
 Evaluate = Callable[[Sample], Result]
-Ends = tuple[float, float]
+Search = Callable[[Predictions, Clusters | None, FloatArray | None], Ends]
 # A mean of areas has no interval with fewer images of the rarest class: that of the macro PR-AUC
 # began above the truth in 11 and 12 % of 150 samples with 200 images of 40 and of 7 classes.
 FEWEST_OF_CLASS = 5
@@ -133,7 +130,7 @@ class MetricRow:
     formula: str
     _: KW_ONLY
     higher_is_better: bool | None
-    bounds: tuple[float, float] = (0.0, 1.0)
+    bounds: Ends = (0.0, 1.0)
     unit: str = ""
     interval: IntervalKind = "percentile"
     accepts: Accepts = Accepts()
@@ -161,10 +158,10 @@ class Metric(MetricRow):
             to the values of resamples; None for nothing.
         column: of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric
             that is computed on resamples.
-        hides: how far the truth may lie beside what resamples show; None for nothing.
-        bias: of an area, how much too high it is on average; None for nothing.
+        hides: how far the truth may lie beside what resamples show.
+        bias: of an area, how much too high it is on average.
         search: the interval of a cell over images, from predictions, clusters and weights, if the
-            value is found by a search, which resamples would repeat; None for the other metrics.
+            value is found by a search, which resamples would repeat; NaN for the other metrics.
     """
 
     evaluate: Evaluate
@@ -175,13 +172,13 @@ class Metric(MetricRow):
     fewest: int = 0
     varies: Callable[[PreparedCell, int], FloatArray] | None = None
     column: Callable[[PreparedCell], FloatArray] | None = None
-    hides: HiddenErrorFunction | None = None
-    bias: Callable[[PreparedCell], float] | None = None
-    search: Callable[[Predictions, Clusters | None, FloatArray | None], Ends] | None = None
+    hides: HiddenErrorFunction = lambda _: NOTHING_HIDDEN
+    bias: Callable[[PreparedCell], float] = lambda _: 0.0
+    search: Search = lambda *_: (np.nan, np.nan)
 
-    def hidden(self, seen: Observation) -> HiddenError:
-        """How far the truth may lie beside what resamples show; see `metrics.hidden`."""
-        return NOTHING_HIDDEN if self.hides is None or np.isnan(seen.value) else self.hides(seen)
+    def hidden(self, observation: Observation) -> HiddenError:
+        """How far the truth may lie beside what resamples show; see `metrics.hidden_error`."""
+        return NOTHING_HIDDEN if np.isnan(observation.value) else self.hides(observation)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -212,20 +209,8 @@ class Metric(MetricRow):
         Half of the images of each class make pairs of their own, half are the others in pairs of
         other classes. The worst is that all wrong pairs would be those of the rarest class.
         """
-        return (
-            len(np.unique(predictions.labels)) * find_rarest_class(predictions, clusters).pairs / 2
-        )
-
-    def ends(
-        self,
-        predictions: Predictions,
-        clusters: Clusters | None = None,
-        weights: FloatArray | None = None,
-    ) -> Ends:
-        """The interval of a cell that `search` finds; NaN for a metric without one."""
-        if self.search is None:
-            return np.nan, np.nan
-        return self.search(predictions, clusters, weights)
+        rarest = find_rarest_class(predictions, clusters)
+        return len(np.unique(predictions.labels)) * rarest.pairs / 2
 
     def applies(self, predictions: Predictions, fitted: Fitted | None = None) -> bool:
         """Tell whether the metric can be computed from these predictions."""
@@ -248,9 +233,9 @@ class RarestClass(NamedTuple):
 
 def find_rarest_class(predictions: Predictions, clusters: Clusters | None = None) -> RarestClass:
     """Find the rarest class present, and how many of it a mean of areas needs."""
-    labels, of = predictions.labels, None if clusters is None else clusters.of
+    labels, cluster = predictions.labels, None if clusters is None else clusters.of
     present = np.unique(labels).tolist()
-    pairs, label = min((disjoint_pairs(labels == label, of), label) for label in present)
+    pairs, label = min((disjoint_pairs(labels == label, cluster), label) for label in present)
     return RarestClass(label, pairs, FEWEST_OF_AREAS if len(present) == 2 else FEWEST_OF_CLASS)
 
 
@@ -262,7 +247,7 @@ def index_by_name(*rows: _Row) -> dict[str, _Row]:
     return {row.name: row for row in rows}
 
 
-# ---------------------------------------------------------------- the metrics of one class against
+# --- Metrics of one class against all others ---
 
 NEEDS_LOGITS = Accepts(logits=True)
 POINT_SIGN = "@"  # between the class and its operating point
@@ -273,33 +258,38 @@ class ClassMetricRow(MetricRow):
     """A metric that every class has: one row of `CLASS_METRICS`.
 
     Attributes:
-        of: the share of images that it is, which depends on the probability from which on the class
-            is called; or, from a `Sample` and a label to `[B]`, what does not depend on it.
+        values: the share of images that it is, which depends on the probability from which on the
+            class is called; or what does not depend on it, from a `Sample` to `[B, classes
+            present]`.
         counted: of what is no such share, how many images make it more or less precise: those of
             the class by default.
         fewest: with fewer such images there is no interval.
-        column, bias: of an area, what each image adds to it, and how much too high it is; see
-            `Metric`.
+        column, bias: of an area, what each image adds to it, and how much too high it is, of each
+            class present; see `Metric`.
     """
 
-    of: CallShare | Callable[[Sample, int], FloatArray]
+    values: CallShare | Callable[[Sample], FloatArray]
     _: KW_ONLY
     counted: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
     higher_is_better: bool | None = True
     interval: IntervalKind = "conditional"
     accepts: Accepts = NEEDS_LOGITS
     fewest: int = 1
-    column: Callable[[PreparedCell, int], FloatArray] | None = None
-    bias: Callable[[PreparedCell, int], FloatArray] | None = None
+    column: Callable[[PreparedCell], FloatArray] | None = None
+    bias: Callable[[PreparedCell], FloatArray] = lambda cell: np.zeros((1, len(cell.present)))
 
     def whole(self, counts: ClassCounts) -> FloatArray:
         """Count the images that its value is a share of."""
-        return self.of.whole(counts) if isinstance(self.of, CallShare) else self.counted(counts)
+        return (
+            self.values.whole(counts)
+            if isinstance(self.values, CallShare)
+            else self.counted(counts)
+        )
 
     @property
     def has_points(self) -> bool:
         """Tell whether it is of the calls of the class, and so also of operating points."""
-        return isinstance(self.of, CallShare)
+        return isinstance(self.values, CallShare)
 
 
 CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
@@ -342,32 +332,30 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "AUC",
         "probability that an image of the class has a higher probability of it than one of another "
         "class; ties count half",
-        lambda s, label: _take_present(s.areas, s.prepared, label, np.nan),
+        lambda s: s.areas,
         counted=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
-        column=lambda prepared, label: _take_present(prepared.auc_columns, prepared, label, 0.0),
+        column=lambda prepared: prepared.auc_columns,
     ),
     ClassMetricRow(
         "pr_auc",
         "PR-AUC",
         "average precision: the mean over the images of the class of the precision among all "
         "images with at least their probability",
-        lambda s, label: _take_present(s.precisions, s.prepared, label, np.nan),
+        lambda s: s.precisions,
         counted=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
-        column=lambda prepared, label: _take_present(
-            prepared.precision_columns, prepared, label, 0.0
-        ),
-        bias=lambda prepared, label: _take_present(prepared.precision_biases, prepared, label, 0.0),
+        column=lambda prepared: prepared.precision_columns,
+        bias=lambda prepared: prepared.precision_biases,
     ),
     ClassMetricRow(
         "conformal_coverage",
         "Coverage of prediction sets",
         "share of the images of the class whose prediction set contains it; only of conformal "
         "variants",
-        lambda s, label: _class_mean("covered", s, label),
+        lambda s: ratio(s.by_label("covered").T, s.by_label("images").T),
         accepts=Accepts(logits=True, sets=True),
     ),
 )
@@ -399,26 +387,22 @@ class ClassMetric(Metric):
         """
         truth = predictions.labels == self.class_label
         calls = is_called(predictions, self.class_label, self.threshold)
-        every = np.ones_like(truth)
-        counts = ClassCounts(
-            *(np.array([each.sum()]) for each in (truth & calls, truth, calls, every))
-        )
+        masks = truth & calls, truth, calls, np.ones_like(truth)
+        counts = ClassCounts(*(np.array([mask.sum()]) for mask in masks))
         evenness = 1.0 if clusters is None else clusters.evenness(truth)
         return float(self.kind.whole(counts)[0]) * evenness
 
     def pairs(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
         """Count the `disjoint_pairs` of the class and the others."""
-        of = None if clusters is None else clusters.of
-        return disjoint_pairs(predictions.labels == self.class_label, of)
+        cluster = None if clusters is None else clusters.of
+        return disjoint_pairs(predictions.labels == self.class_label, cluster)
 
 
 def find_class_metric_row(name: str) -> ClassMetricRow | None:
     """Find what kind of metric of a class has this name in scores.csv; None if none has.
 
-    >>> find_class_metric_row("ppv/malignant@0.3").label, find_class_metric_row(
-    ...     "ppv"
-    ... ), find_class_metric_row("accuracy")
-    ('PPV', None, None)
+    >>> find_class_metric_row("ppv/malignant@0.3").label, find_class_metric_row("ppv")
+    ('PPV', None)
     """
     kind, _, named = name.partition("/")
     return CLASS_METRICS.get(kind) if named else None
@@ -427,8 +411,8 @@ def find_class_metric_row(name: str) -> ClassMetricRow | None:
 def find_class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
     """Find a metric of one of these classes by its name in scores.csv; None if there is none.
 
-    >>> found = find_class_metric("ppv/malignant@0.3", ["benign", "malignant"])
-    >>> found.label, found.class_label, found.threshold
+    >>> metric = find_class_metric("ppv/malignant@0.3", ["benign", "malignant"])
+    >>> metric.label, metric.class_label, metric.threshold
     ('PPV of malignant at 0.3', 1, 0.3)
     >>> find_class_metric("ppv/mole", ["benign", "malignant"]) is None
     True
@@ -446,22 +430,19 @@ def find_class_metric(name: str, classes: Sequence[str]) -> ClassMetric | None:
         if named not in classes or threshold is None or not kind.has_points:
             return None
     place = list(classes).index(named)
-    of_kind = kind.of
-    if isinstance(of_kind, CallShare):
-        of_kind = partial(_call_share, of_kind, threshold)
     column, bias = kind.column, kind.bias
     return ClassMetric(
         name,
         label,
         kind.formula,
-        lambda s: of_kind(s, place),
+        lambda s: _evaluate_class(kind, place, threshold, s),
         higher_is_better=kind.higher_is_better,
         bounds=kind.bounds,
         interval=kind.interval,
         accepts=kind.accepts,
         fewest=kind.fewest,
-        column=column and (lambda prepared: column(prepared, place)),
-        bias=bias and (lambda prepared: float(bias(prepared, place)[0])),
+        column=column and (lambda prepared: _take_present(column(prepared), prepared, place, 0.0)),
+        bias=lambda prepared: float(_take_present(bias(prepared), prepared, place, 0.0)[0]),
         kind=kind,
         class_label=place,
         threshold=threshold,
@@ -484,8 +465,8 @@ def class_metric_names(
     names += [
         f"{kind}/{name}{POINT_SIGN}{format_number(threshold)}"
         for name, threshold in points.items()
-        for kind, of in CLASS_METRICS.items()
-        if of.has_points
+        for kind, row in CLASS_METRICS.items()
+        if row.has_points
     ]
     return names
 
@@ -524,9 +505,13 @@ def parse_threshold(text: str) -> float | None:
     return threshold if 0 < threshold < 1 else None
 
 
-def _call_share(of: CallShare, threshold: float | None, s: Sample, label: int) -> FloatArray:
+def _evaluate_class(
+    kind: ClassMetricRow, label: int, threshold: float | None, s: Sample
+) -> FloatArray:
+    if not isinstance(kind.values, CallShare):
+        return _take_present(kind.values(s), s.prepared, label, np.nan)
     counts = s.counts.only(label) if threshold is None else s.counts_at(label, threshold)
-    return np.asarray(of.value(counts)[0])
+    return np.asarray(kind.values.value(counts)[0])
 
 
 def _take_present(
@@ -535,9 +520,3 @@ def _take_present(
     """One class of `[rows, k]` of the labels present; filled if the label is absent."""
     at = np.flatnonzero(prepared.present == label)
     return np.asarray(columns[:, at[0]]) if len(at) else np.full(len(columns), absent)
-
-
-def _class_mean(column: str, s: Sample, label: int) -> FloatArray:
-    """Mean of a column of `PreparedCell.means` over the images of a class; NaN if it has none."""
-    sums = (s.by_label(name).T for name in (column, "images"))
-    return ratio(*(_take_present(each, s.prepared, label, np.nan) for each in sums))

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.areas import column_spread
 from fairweather.metrics.clusters import zou_donner_interval
-from fairweather.metrics.columns import FloatArray, check_columns
+from fairweather.metrics.columns import Ends, FloatArray, check_columns
 from fairweather.metrics.hidden_error import HiddenError
 from fairweather.metrics.intervals import (
     NOT_STRETCHED,
@@ -21,6 +21,8 @@ from fairweather.metrics.intervals import (
     bonett_price_interval,
     image_interval,
     percentiles,
+    signed_root,
+    signed_square,
     skewed_interval,
     unbiased_skewed_interval,
 )
@@ -53,7 +55,7 @@ class SeedSummary(NamedTuple):
     n: int
 
 
-def mcnemar_exact(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemar:
+def mcnemar_exact(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     """Test whether two models are equally accurate, on images that both were predicted on.
 
     Images that both get right, or both get wrong, do not show which model is better. On the other
@@ -77,7 +79,7 @@ def mcnemar_exact(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> McNemar
     return McNemar(only_a, only_b, min(1.0, 2 * float(tail)))
 
 
-def holm(p_values: npt.ArrayLike) -> FloatArray:
+def holm(p_values: ArrayLike) -> FloatArray:
     """Adjust p-values for the number of tests, by Holm's method.
 
     If all tests with an adjusted p-value below 5 % are rejected, the probability of one or more
@@ -149,13 +151,13 @@ def paired_difference(first: Estimate, second: Estimate) -> Score:
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13, for the
     percentile interval; `bonett_price_interval` and `skewed_interval` name their own sources, and
-    `metrics.recipes` the source for seeds.
+    `metrics.seeds` the source for seeds.
 
     >>> low, high = (Estimate(v, v + np.linspace(-0.1, 0.1, 41), n=50) for v in (0.5, 0.7))
     >>> paired_difference(low, high).value.__round__(3)
     0.2
     """
-    recipes = [each.subtracted() for each in _recipes(first)] + _recipes(second)
+    recipes = [recipe.subtracted() for recipe in _recipes(first)] + _recipes(second)
     return _difference(first, second, recipes)
 
 
@@ -186,14 +188,14 @@ def paired_change(first: Estimate, second: Estimate) -> Score:
 
 
 def _recipes(estimate: Estimate) -> list[SeedVariance]:
-    """The recipes of an estimate, with the bounds next to which seeds are skewed (`stretch`)."""
+    """The recipes of an estimate, with the bounds that `stretch_near_bounds` needs."""
     if estimate.interval not in (*UNCLIPPED, *NOT_STRETCHED):
-        return [each._replace(bounds=(0.0, 1.0)) for each in estimate.recipes]
+        return [recipe._replace(bounds=(0.0, 1.0)) for recipe in estimate.recipes]
     return estimate.recipes
 
 
 def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVariance]) -> Score:
-    kinds = [(each.n, each.draws.shape, each.interval) for each in (first, second)]
+    kinds = [(side.n, side.draws.shape, side.interval) for side in (first, second)]
     if kinds[0] != kinds[1]:
         raise InputError(
             "a paired difference needs the same images, resamples and interval, found "
@@ -204,59 +206,50 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
     differences = differences[:, ~np.isnan(differences[0])]
     if np.isnan(value) or not differences.size or first.too_few or second.too_few:
         return Score(value, np.nan, np.nan, first.n)
-    centre = value
+    centre, single, differ = value, differences[0], bool(np.ptp(differences) > 0)
     match first.interval:
         case "area":
-            low, high = _area_ends(first, second, differences[0])
+            low, high = _area_ends(first, second, single)
         case "skewed":
-            low, high = skewed_interval(value, differences[0])
-        case "share" | "difference" | "conditional" | "overlap" if (
-            first.clusters is not None and np.ptp(differences) > 0
-        ):
-            low, high = skewed_interval(value, differences[0])
+            low, high = skewed_interval(value, single)
+        case "share" | "difference" | "conditional" | "overlap" if first.clusters and differ:
+            low, high = skewed_interval(value, single)
         case "classes":
-            low, high = unbiased_skewed_interval(value, differences[0])
-        case "share":
-            low, high = bonett_price_interval(value, differences[0], first.units)
+            low, high = unbiased_skewed_interval(value, single)
         case "conditional" | "overlap":
             fewer = min(first.counted, second.counted)
-            low, high = bonett_price_interval(value, differences[0], fewer)
-        case "bounded" if np.ptp(differences) == 0:
-            low, high = bonett_price_interval(value, differences[0], first.units)
-        case "percentile" | "bounded" | "difference":
-            low, high = percentiles(differences[0])
+            low, high = bonett_price_interval(value, single, fewer)
+        case "percentile" | "difference":
+            low, high = percentiles(single)
+        case "bounded" if differ:
+            low, high = percentiles(single)
+        case "share" | "bounded":
+            low, high = bonett_price_interval(value, single, first.units)
         case "searched":
-            before, after = (Score(each.value, *each.ends, each.n) for each in (first, second))
+            before, after = (Score(side.value, *side.ends, side.n) for side in (first, second))
             low, high = zou_donner_interval(after, before)
         case _:
             lows, highs = np.quantile(differences, TAILS, axis=1)
             low, high, centre = float(lows.min()), float(highs.max()), float(differences.mean())
-    hidden = HiddenError(
-        first.hidden.above + second.hidden.below, first.hidden.below + second.hidden.above
-    )
-    ends = hidden.widen(value, low, high)
-    low, high = widen_for_seeds(ends, centre, first.n, recipes)
+    ours, theirs = first.hidden, second.hidden
+    hidden = HiddenError(ours.above + theirs.below, ours.below + theirs.above)
+    low, high = widen_for_seeds(hidden.widen(value, low, high), centre, first.n, recipes)
     if first.interval not in UNCLIPPED:
         low, high = max(low, -1.0), min(high, 1.0)  # both values are in [0, 1]
     return Score(value, min(low, value), max(high, value), first.n)
 
 
-def _area_ends(first: Estimate, second: Estimate, column: FloatArray) -> tuple[float, float]:
+def _area_ends(first: Estimate, second: Estimate, column: FloatArray) -> Ends:
     """Paired DeLong; at a value of 0 or 1, which has no variance, both single intervals joined."""
     if {first.value, second.value} & {0.0, 1.0}:
-        alone = (image_interval(each) for each in (second, first))
-        return zou_donner_interval(
-            *(Score(each.centre, each.low, each.high, first.n) for each in alone)
-        )
-    gap, bias, reach = (
-        second.value - first.value,
-        second.bias - first.bias,
-        column_spread(column).reach(),
-    )
+        alone = (image_interval(side) for side in (second, first))
+        return zou_donner_interval(*(Score(s.centre, s.low, s.high, first.n) for s in alone))
+    gap, bias = second.value - first.value, second.bias - first.bias
+    reach = column_spread(column).reach()
     return gap - max(bias, 0.0) - reach, gap - min(bias, 0.0) + reach
 
 
-def seed_summary(values: npt.ArrayLike) -> SeedSummary:
+def seed_summary(values: ArrayLike) -> SeedSummary:
     """Mean and sample standard deviation (n − 1) over seeds; NaN for the deviation of one seed.
 
     >>> seed_summary([0.25, 0.5, 0.75])
@@ -281,10 +274,9 @@ def _comparable(estimate: Estimate) -> FloatArray:
         case "bias-corrected":
             return np.sqrt(np.maximum(_bias_corrected_ways(value**2, np.square(replicates)), 0))
         case "centred":
-            squares = replicates * np.abs(replicates)  # with their sign
+            squares = signed_square(replicates)
             spread = squares - np.nanmean(squares)
-            corrected = value * np.abs(value) + np.stack([spread, -spread])
-            return np.asarray(np.sign(corrected) * np.sqrt(np.abs(corrected)))
+            return signed_root(value * np.abs(value) + np.stack([spread, -spread]))
         case _:
             return replicates[None]
 
@@ -294,4 +286,4 @@ def _bias_corrected_ways(value: float, replicates: FloatArray) -> FloatArray:
     spread = replicates - replicates.mean()
     unbiased = 2 * value - replicates.mean()
     centres = (unbiased, max(unbiased, value))
-    return np.stack([centre + each for centre in centres for each in (spread, -spread)])
+    return np.stack([centre + side for centre in centres for side in (spread, -spread)])

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
-from fairweather.metrics.columns import FloatArray, Result, weighted_mean
+from fairweather.metrics.columns import FloatArray, Result, Weights, ratio, weighted_mean
 from fairweather.metrics.metric import MetricRow, index_by_name
 
-Errors = Mapping[str, npt.ArrayLike]
+Errors = Mapping[str, ArrayLike]
 
 # AlexNet's error on the published ImageNet-C at 224 pixels, the mean over severities 1 to 5.
 # Source: `ALEXNET_ERR` in imagenet.py of google-research/augmix. They are the means of the 75
@@ -101,7 +101,7 @@ def mean_corruption_error(errors: Errors, reference: Errors | None = None) -> Re
 
 
 def relative_mean_corruption_error(
-    errors: Errors, clean: npt.ArrayLike, reference: Errors, reference_clean: npt.ArrayLike
+    errors: Errors, clean: ArrayLike, reference: Errors, reference_clean: ArrayLike
 ) -> Result:
     """Mean over corruptions of how much the error rises above clean, divided by a reference's rise.
 
@@ -126,12 +126,9 @@ def relative_mean_corruption_error(
     """
     means, scale = _mean_errors(errors), _mean_errors(reference)
     _check_same_corruptions(errors, reference)
-    ours, theirs = (
-        _check_share("an error", share, "for clean") for share in (clean, reference_clean)
-    )
-    return _mean_result(
-        [_divide_errors(name, means[name] - ours, scale[name] - theirs) for name in means]
-    )
+    shares = clean, reference_clean
+    ours, theirs = (_check_share("an error", share, "for clean") for share in shares)
+    return _mean_result([_divide_errors(k, means[k] - ours, scale[k] - theirs) for k in means])
 
 
 def mce_alexnet(errors: Errors) -> Result:
@@ -159,17 +156,17 @@ def mce_alexnet(errors: Errors) -> Result:
     bare = [name.removeprefix("imagenet_c/") for name in errors]
     missing = [name for name in ALEXNET if name not in bare]
     extra = [name for name, short in zip(errors, bare, strict=True) if short not in ALEXNET]
-    if missing or extra or len(set(bare)) < len(bare):
-        said = (
-            f"missing: {', '.join(missing) or 'none'}; not in the mCE: {', '.join(extra) or 'none'}"
-            if missing or extra
-            else "some are given twice, with and without imagenet_c/"
-        )
-        raise InputError(f"the mCE needs exactly the 15 corruptions of ImageNet-C; {said}")
+    wrong = ""
+    if missing or extra:
+        wrong = f"missing: {_listed(missing)}; not in the mCE: {_listed(extra)}"
+    elif len(set(bare)) < len(bare):
+        wrong = "some are given twice, with and without imagenet_c/"
+    if wrong:
+        raise InputError(f"the mCE needs exactly the 15 corruptions of ImageNet-C; {wrong}")
     means = dict(zip(bare, _mean_errors(errors).values(), strict=True))
     for name, column in errors.items():
-        if (found := np.shape(column)[0]) != SEVERITIES:
-            raise InputError(f"the mCE needs {SEVERITIES} severities each, but {name} has {found}")
+        if (count := np.shape(column)[0]) != SEVERITIES:
+            raise InputError(f"the mCE needs {SEVERITIES} severities each, but {name} has {count}")
     return _mean_result([means[name] / error for name, error in ALEXNET.items()])
 
 
@@ -177,19 +174,23 @@ def _mean_errors(errors: Errors) -> dict[str, FloatArray]:
     """Average over severities: a number, or `[B]`, for each corruption."""
     if not errors:
         raise InputError("a mean corruption error needs at least one corruption")
-    return {name: _check_severities(name, column).mean(axis=0) for name, column in errors.items()}
+    means = {}
+    for name, column in errors.items():
+        _check_axis(f"errors of {name}", column, "severities")
+        means[name] = _check_share("an error", column, f"for {name}").mean(axis=0)
+    return means
 
 
-def _check_severities(name: str, column: npt.ArrayLike) -> FloatArray:
-    values = np.asarray(column, dtype=np.float64)
-    if values.ndim not in (1, 2) or values.size == 0:
-        raise InputError(
-            f"errors of {name} must be [severities] or [severities, B], found {list(values.shape)}"
-        )
-    return _check_share("an error", values, f"for {name}")
+def _check_axis(what: str, column: ArrayLike, axis: str) -> None:
+    if np.ndim(column) not in (1, 2) or not np.size(column):
+        raise InputError(f"{what} must be [{axis}] or [{axis}, B], found {list(np.shape(column))}")
 
 
-def _check_share(what: str, share: npt.ArrayLike, place: str) -> FloatArray:
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _check_share(what: str, share: ArrayLike, place: str) -> FloatArray:
     """Return all shares in float64, or raise `InputError` if one is not in [0, 1]."""
     values = np.asarray(share, dtype=np.float64)
     inside = (values >= 0) & (values <= 1)  # NaN fails the comparison too
@@ -204,7 +205,7 @@ def _check_same_corruptions(errors: Errors, reference: Errors) -> None:
         extra = [name for name in reference if name not in errors]
         raise InputError(
             "model and reference must have the same corruptions: only the model has "
-            f"{', '.join(missing) or 'none'}, only the reference {', '.join(extra) or 'none'}"
+            f"{_listed(missing)}, only the reference {_listed(extra)}"
         )
     for name in errors:
         ours, theirs = (np.shape(column)[0] for column in (errors[name], reference[name]))
@@ -226,10 +227,10 @@ def _mean_result(values: list[FloatArray]) -> Result:
 
 
 def effective_robustness(
-    clean: npt.ArrayLike,
-    shifted: npt.ArrayLike,
-    reference_clean: npt.ArrayLike,
-    reference_shifted: npt.ArrayLike,
+    clean: ArrayLike,
+    shifted: ArrayLike,
+    reference_clean: ArrayLike,
+    reference_shifted: ArrayLike,
     *,
     images: int | None = None,
 ) -> Result:
@@ -264,8 +265,10 @@ def effective_robustness(
     >>> round(effective_robustness(0.8, 0.6, [0.7, 0.9], [0.3, 0.5]), 3)
     0.225
     """
-    x = _check_models("reference_clean", reference_clean)
-    y = _check_models("reference_shifted", reference_shifted)
+    _check_axis("reference_clean", reference_clean, "models")
+    _check_axis("reference_shifted", reference_shifted, "models")
+    x = _check_share("an accuracy", reference_clean, "in reference_clean")
+    y = _check_share("an accuracy", reference_shifted, "in reference_shifted")
     if x.shape != y.shape or len(x) < 2:
         raise InputError(
             "effective robustness needs at least two reference models, each with a clean and a "
@@ -283,13 +286,6 @@ def effective_robustness(
     return _mean_result([_check_share("an accuracy", shifted, "in shifted") - expected])
 
 
-def _check_models(name: str, accuracy: npt.ArrayLike) -> FloatArray:
-    values = _check_share("an accuracy", accuracy, f"in {name}")
-    if values.ndim not in (1, 2):
-        raise InputError(f"{name} must be [models] or [models, B], found {list(values.shape)}")
-    return values
-
-
 def _logit(accuracy: FloatArray, images: int | None) -> FloatArray:
     if images is None and ((accuracy == 0) | (accuracy == 1)).any():
         raise InputError(
@@ -304,14 +300,11 @@ def _fit_line(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     centred = x - x.mean(axis=0)
     spread = np.square(centred).sum(axis=0)
     # If all x are equal, rounding can make the spread larger than 0, but never the range.
-    differ = np.ptp(x, axis=0) > 0
-    slope = np.divide(
-        (centred * y).sum(axis=0), spread, out=np.full_like(spread, np.nan), where=differ
-    )
+    slope = ratio((centred * y).sum(axis=0), np.where(np.ptp(x, axis=0) > 0, spread, 0.0))
     return slope, y.mean(axis=0) - slope * x.mean(axis=0)
 
 
-def flip_rate(predicted: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+def flip_rate(predicted: ArrayLike, weights: Weights = None) -> Result:
     """Share of images whose predicted class changes from one level to the next, in [0, 1].
 
     It is the mean over the pairs of neighbouring levels.

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
 from fairweather.metrics.areas import auc_column, precision_bias, precision_column
@@ -31,19 +31,21 @@ from fairweather.metrics.classification import (
 )
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
+    BoolArray,
     ConfidenceOrder,
     FloatArray,
     IntArray,
+    LabelArray,
     LevelSums,
     check_counts,
     equal_mass_cuts,
     equal_width_places,
     fixed_size_cuts,
-    level_and_bin_sums,
     order_by_confidence,
     order_by_label,
     softmax,
     sum_by_label,
+    sums_below,
 )
 from fairweather.metrics.conformal import stratum_columns
 from fairweather.metrics.selective import Fitted, is_answered
@@ -55,7 +57,7 @@ PER_BIN = 100
 POSITIONS_AT_ONCE = 1 << 14  # 128 kB, which stay in a core's own cache
 
 
-def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArray[np.uint8]:
+def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> NDArray[np.uint8]:
     """Draw how often each image counts in each resample: multinomial counts, `[resamples, n]`.
 
     The counts depend only on the arguments, so all cells of a run share them and their images are
@@ -89,7 +91,7 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> npt.NDArr
 
 def draw_counts(
     n: int, resamples: int, seed: int = 0, clusters: Clusters | None = None
-) -> npt.NDArray[np.uint8]:
+) -> NDArray[np.uint8]:
     """Draw how often each image counts in each resample, `[resamples, n]`: images, or clusters.
 
     Args:
@@ -123,16 +125,14 @@ class Resamples:
         clusters: of the images, in the order of `strata`, if whole clusters were resampled.
     """
 
-    strata: npt.NDArray[np.integer]
+    strata: LabelArray
     order: IntArray
-    counts: npt.NDArray[Any]
+    counts: NDArray[Any]
     bounds: IntArray
     clusters: Clusters | None = None
 
     @staticmethod
-    def of(
-        strata: npt.NDArray[np.integer], weights: npt.ArrayLike, clusters: Clusters | None = None
-    ) -> Resamples:
+    def of(strata: LabelArray, weights: ArrayLike, clusters: Clusters | None = None) -> Resamples:
         """Sort weights `[B, n]` by stratum; raise `InputError` if they are not valid counts.
 
         >>> Resamples.of(np.array([1, 0, 1]), [[5, 6, 7]]).counts
@@ -150,10 +150,7 @@ class Resamples:
 
     @staticmethod
     def draw(
-        strata: npt.NDArray[np.integer],
-        resamples: int,
-        seed: int = 0,
-        clusters: Clusters | None = None,
+        strata: LabelArray, resamples: int, seed: int = 0, clusters: Clusters | None = None
     ) -> Resamples:
         """Draw resamples as `draw_counts` does.
 
@@ -165,7 +162,7 @@ class Resamples:
 
     @staticmethod
     def draw_part(
-        strata: npt.NDArray[np.integer],
+        strata: LabelArray,
         places: IntArray,
         among: int,
         resamples: int,
@@ -205,11 +202,11 @@ class ColumnMatrix(NamedTuple):
         places: the slice of the matrix that each column `[n]` or `[n, k]` occupies.
     """
 
-    matrix: npt.NDArray[np.floating]
+    matrix: NDArray[np.floating]
     places: dict[str, slice]
 
     @staticmethod
-    def of(columns: Mapping[str, npt.NDArray[Any]]) -> ColumnMatrix:
+    def of(columns: Mapping[str, NDArray[Any]]) -> ColumnMatrix:
         """Join the columns into one matrix, in float64."""
         blocks = [column.reshape(len(column), -1) for column in columns.values()]
         ends = np.cumsum([0, *(block.shape[1] for block in blocks)]).tolist()
@@ -273,8 +270,8 @@ class PreparedCell:
     def precision_biases(self) -> FloatArray:
         """`precision_bias` of each class present, `[1, k]`."""
         labels = self.predictions.labels
-        found = [precision_bias(self.probabilities[:, k], labels == k) for k in self.present]
-        return np.array([found])
+        biases = [precision_bias(self.probabilities[:, k], labels == k) for k in self.present]
+        return np.array([biases])
 
     def _columns_of_areas(self, column_of: Callable[..., FloatArray]) -> FloatArray:
         columns = np.zeros((len(self.predictions), len(self.present)))
@@ -363,9 +360,7 @@ class OrderedSums(NamedTuple):
     hundreds: BinSums
 
 
-def is_called(
-    predictions: Predictions, label: int, threshold: float | None
-) -> npt.NDArray[np.bool_]:
+def is_called(predictions: Predictions, label: int, threshold: float | None) -> BoolArray:
     """Tell which images are called a class, bool `[n]`.
 
     Args:
@@ -393,7 +388,7 @@ class Sample:
 
     prepared: PreparedCell
     order: ConfidenceOrder | None
-    weights: npt.NDArray[Any]
+    weights: NDArray[Any]
 
     @property
     def predictions(self) -> Predictions:
@@ -464,11 +459,11 @@ class Sample:
     def ordered(self) -> OrderedSums:
         """Sums over the images in order of confidence, all in one pass over the weights."""
         assert self.order is not None, "a metric of confidence accepts predictions with one"
-        totals = self.total("images")
-        width = equal_width_places(self.order, BINS)
+        order, totals = self.order, self.total("images")
+        places = np.append(order.groups, equal_width_places(order, BINS))
         cuts = [equal_mass_cuts(totals, BINS), fixed_size_cuts(totals, PER_BIN)]
-        levels, below = level_and_bin_sums(
-            self.order, self.weights, totals, width, np.concatenate(cuts, axis=1)
-        )
-        bins = np.split(below, [len(width), len(width) + cuts[0].shape[1]], axis=2)
-        return OrderedSums(levels, *map(BinSums.between, bins))
+        columns = order.wrong, order.confidence
+        below = sums_below(order, self.weights, totals, columns, places, np.concatenate(cuts, 1))
+        ends = np.cumsum([len(order.groups), BINS + 1, cuts[0].shape[1]])
+        levels, *bins = np.split(below, ends, axis=2)
+        return OrderedSums(LevelSums(*levels[:2]), *map(BinSums.between, bins))

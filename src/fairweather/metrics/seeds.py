@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.columns import TAIL, Z95, FloatArray
+from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray
 
 # With so few degrees of freedom, nothing is excluded.
 LEAST_FREEDOM = 1e-3
@@ -52,7 +52,7 @@ class SeedVariance(NamedTuple):
     between: float
     shared: float
     mean: float = 0.0
-    bounds: tuple[float, float] = UNBOUNDED
+    bounds: Ends = UNBOUNDED
 
     def subtracted(self) -> SeedVariance:
         """The same of a recipe that is subtracted."""
@@ -68,10 +68,13 @@ class ErrorTerm(NamedTuple):
 
     def reach(self, share: float) -> float:
         """Student's quantile of `share`, times the standard deviation."""
-        return (
-            float(scipy.special.stdtrit(min(self.freedom, NORMAL_FREEDOM), share))
-            * self.variance**0.5
-        )
+        quantile = float(scipy.special.stdtrit(min(self.freedom, NORMAL_FREEDOM), share))
+        return quantile * self.variance**0.5
+
+    def tail(self, reach: float) -> float:
+        """Student's probability of an error below minus `reach`."""
+        freedom = min(self.freedom, NORMAL_FREEDOM)
+        return float(scipy.special.stdtr(freedom, -reach / self.variance**0.5))
 
 
 class CrossedMean(NamedTuple):
@@ -92,8 +95,8 @@ class CrossedMean(NamedTuple):
     @property
     def variance(self) -> float:
         """The variance of the value; never below that of the seeds or of the images alone."""
-        between, shared = self._between, sum(each.shared for each in self.recipes)
-        return max(between + self.images - shared, between, self.images)
+        shared = sum(recipe.shared for recipe in self.recipes)
+        return max(self._between + self.images - shared, self._between, self.images)
 
     @property
     def freedom(self) -> float:
@@ -104,8 +107,8 @@ class CrossedMean(NamedTuple):
         """
         of_images = max(self.n - 1, LEAST_FREEDOM)
         pieces = self.images**2 / of_images + sum(
-            each.between**2 / (each.seeds - 1) + each.shared**2 / ((each.seeds - 1) * of_images)
-            for each in self.recipes
+            between**2 / (seeds - 1) + shared**2 / ((seeds - 1) * of_images)
+            for seeds, between, shared, *_ in self.recipes
         )
         return self.variance**2 / pieces if pieces > 0 else np.inf
 
@@ -118,19 +121,17 @@ class CrossedMean(NamedTuple):
         the intervals cover the true value. If the interval is never narrower than that of the seeds
         alone, 94 % or more do (benchmarks/recipes.py).
         """
-        both = (
-            ErrorTerm(self.variance, self.freedom),
-            ErrorTerm(self._between, self._freedom_of_seeds),
-        )
-        return [each for each in both if each.variance > 0]
+        of_seeds = ErrorTerm(self._between, self._freedom_of_seeds)
+        both = ErrorTerm(self.variance, self.freedom), of_seeds
+        return [error for error in both if error.variance > 0]
 
     @property
     def reach(self) -> float:
         """Half the width of the 95 % interval, before it is stretched."""
-        return max((each.reach(1 - TAIL) for each in self.errors), default=0.0)
+        return max((error.reach(1 - TAIL) for error in self.errors), default=0.0)
 
     @property
-    def interval(self) -> tuple[float, float]:
+    def interval(self) -> Ends:
         """The 95 % interval, by Student's t, stretched away from bounds that are close."""
         below, above = self.stretched(self.reach)
         return self.value - below, self.value + above
@@ -146,27 +147,21 @@ class CrossedMean(NamedTuple):
         if not self.errors:
             return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)
         reach = self._reach_to_zero()
-        tails = (
-            scipy.special.stdtr(min(each.freedom, NORMAL_FREEDOM), -reach / each.variance**0.5)
-            for each in self.errors
-        )
-        return min(1.0, max(2 * float(tail) for tail in tails))
+        return min(1.0, max(2 * error.tail(reach) for error in self.errors))
 
-    def stretched(self, reach: float) -> tuple[float, float]:
+    def stretched(self, reach: float) -> Ends:
         """How far an interval reaches below and above, if it would reach so far without bounds.
 
-        Each recipe's part of the variance is made larger as `stretch` does it for a single value.
+        Each recipe's part of the variance is made larger, as by `stretch_near_bounds`.
         """
         if not reach:
             return 0.0, 0.0
         below = above = reach**2
-        for each in self.recipes:
-            own = reach * (each.between / self.variance) ** 0.5
-            low, high = stretch_near_bounds(
-                (each.mean - own, each.mean + own), each.mean, each.bounds
-            )
-            below += max((each.mean - low) ** 2 - own**2, 0.0)
-            above += max((high - each.mean) ** 2 - own**2, 0.0)
+        for _, between, _, mean, bounds in self.recipes:
+            own = reach * (between / self.variance) ** 0.5
+            low, high = stretch_near_bounds((mean - own, mean + own), mean, bounds)
+            below += max((mean - low) ** 2 - own**2, 0.0)
+            above += max((high - mean) ** 2 - own**2, 0.0)
         return below**0.5, above**0.5
 
     def _reach_to_zero(self) -> float:
@@ -180,7 +175,7 @@ class CrossedMean(NamedTuple):
 
     @property
     def _between(self) -> float:
-        return sum(each.between for each in self.recipes)
+        return sum(recipe.between for recipe in self.recipes)
 
     @property
     def _freedom_of_seeds(self) -> float:
@@ -189,16 +184,16 @@ class CrossedMean(NamedTuple):
         Noise of the images is in `between` of both recipes, and would add degrees of freedom where
         the trainings of only one recipe differ. It counts only where no trainings differ.
         """
-        for shared in (1, 0):
-            own = [max(each.between - shared * each.shared, 0.0) for each in self.recipes]
-            freedoms = (each.seeds - 1 for each in self.recipes)
-            pieces = sum(part**2 / of for part, of in zip(own, freedoms, strict=True))
+        for noise in (1, 0):
+            own = [max(recipe.between - noise * recipe.shared, 0.0) for recipe in self.recipes]
+            pairs = zip(own, self.recipes, strict=True)
+            pieces = sum(part**2 / (recipe.seeds - 1) for part, recipe in pairs)
             if pieces > 0:
                 return sum(own) ** 2 / pieces
         return np.inf
 
 
-def seed_variance(values: npt.ArrayLike, replicates: npt.ArrayLike) -> SeedVariance:
+def seed_variance(values: ArrayLike, replicates: ArrayLike) -> SeedVariance:
     """Estimate how much a mean over seeds depends on the seeds, for any metric.
 
     Args:
@@ -221,9 +216,7 @@ def seed_variance(values: npt.ArrayLike, replicates: npt.ArrayLike) -> SeedVaria
     own = float(deviations.var(axis=1).sum()) / (seeds - 1) if rows.shape[1] else 0.0
     between = float(numbers.var(ddof=1))
     mean = float(numbers.mean())
-    return SeedVariance(
-        seeds, _drop_rounding_error(between) / seeds, _drop_rounding_error(own) / seeds, mean
-    )
+    return SeedVariance(seeds, _significant(between) / seeds, _significant(own) / seeds, mean)
 
 
 def crossed_mean(columns: FloatArray, clusters: Clusters | None = None) -> CrossedMean:
@@ -242,28 +235,27 @@ def crossed_mean(columns: FloatArray, clusters: Clusters | None = None) -> Cross
     >>> found.value, round(found.variance, 4)
     (0.625, 0.0573)
     """
-    of, worth = _independent_units(columns, clusters)
-    return CrossedMean(
-        float(of.mean()), _image_variance(of.mean(axis=1)), worth, _seed_variances(of)
-    )
+    units, worth = _independent_units(columns, clusters)
+    images = _image_variance(units.mean(axis=1))
+    return CrossedMean(float(units.mean()), images, worth, _seed_variances(units))
 
 
 def crossed_difference(
     first: FloatArray,
     second: FloatArray,
     clusters: Clusters | None = None,
-    bounds: tuple[float, float] = UNBOUNDED,
+    bounds: Ends = UNBOUNDED,
 ) -> CrossedMean:
     """Estimate second minus first for two recipes with independent trainings.
 
     Images are paired, and seeds are not: seed 0 of one recipe is unrelated to seed 0 of the other.
-    For two values of the same trained networks, call `cross` with the difference.
+    For two values of the same trained networks, call `crossed_mean` with the difference.
 
     Args:
         first, second: float `[n, S]` each, on the same images; the numbers of seeds may differ. A
             side with one seed is treated as one fixed trained network.
-        clusters: as in `cross`.
-        bounds: the smallest and largest possible value, as in `stretch`.
+        clusters: as in `crossed_mean`.
+        bounds: the smallest and largest possible value, as in `stretch_near_bounds`.
 
     >>> crossed_difference(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[1.0], [1.0]])).value
     0.5
@@ -273,7 +265,8 @@ def crossed_difference(
             f"a difference needs the same images on both sides, found {len(first)} and "
             f"{len(second)}"
         )
-    (before, worth), (after, _) = (_independent_units(each, clusters) for each in (first, second))
+    before, worth = _independent_units(first, clusters)
+    after, _ = _independent_units(second, clusters)
     gaps = after.mean(axis=1) - before.mean(axis=1)
     recipes = [part.subtracted() for part in _seed_variances(before, bounds)]
     recipes += _seed_variances(after, bounds)
@@ -304,14 +297,11 @@ def find_outlying_seed(columns: FloatArray, clusters: Clusters | None = None) ->
     means, seeds = columns.mean(axis=0), columns.shape[1]
     if seeds < 3:
         return None
-    [found] = _seed_variances(_independent_units(columns, clusters)[0])
+    [recipe] = _seed_variances(_independent_units(columns, clusters)[0])
     place = int(np.abs(means - means.mean()).argmax())
     others = np.delete(means, place)
-    variance = (
-        max(_drop_rounding_error(float(others.var(ddof=1))), found.shared * seeds)
-        * seeds
-        / (seeds - 1)
-    )
+    spread = max(_significant(float(others.var(ddof=1))), recipe.shared * seeds)
+    variance = spread * seeds / (seeds - 1)
     if not variance:
         return None
     deviate = abs(float(means[place] - others.mean())) / variance**0.5
@@ -320,16 +310,13 @@ def find_outlying_seed(columns: FloatArray, clusters: Clusters | None = None) ->
 
 
 def widen_for_seeds(
-    ends: tuple[float, float],
-    centre: float,
-    n: int,
-    recipes: Sequence[SeedVariance],
-    tests: int = 1,
-) -> tuple[float, float]:
+    ends: Ends, centre: float, n: int, recipes: Sequence[SeedVariance], tests: int = 1
+) -> Ends:
     """Widen a 95 % interval over images to one over images and seeds.
 
     Each end gets its own variance over images, from its distance to the centre, so an asymmetric
-    interval stays asymmetric. If the recipes have bounds, their parts are stretched (`stretch`).
+    interval stays asymmetric. If the recipes have bounds, `stretch_near_bounds` moves the ends of
+    their parts.
 
     Args:
         ends: the interval over images of the mean over the seeds.
@@ -347,21 +334,19 @@ def widen_for_seeds(
     tail = 1 - TAIL / tests
     variances = [((end - centre) / Z95) ** 2 for end in ends]
     both = CrossedMean(centre, sum(variances) / 2, n, recipes)
-    of_seeds = max((each.reach(tail) for each in both.errors[1:]), default=0.0)
-    reaches = []
-    for images in variances:
+    of_seeds = max((error.reach(tail) for error in both.errors[1:]), default=0.0)
+
+    def reach(images: float) -> Ends:
         side = both._replace(images=images)
-        if side.variance > 0:
-            reach = max(ErrorTerm(side.variance, both.freedom).reach(tail), of_seeds)
-            reaches.append(side.stretched(reach))
-        else:
-            reaches.append((0.0, 0.0))
-    return centre - reaches[0][0], centre + reaches[1][1]
+        if not side.variance > 0:
+            return 0.0, 0.0
+        return side.stretched(max(ErrorTerm(side.variance, both.freedom).reach(tail), of_seeds))
+
+    below, above = map(reach, variances)
+    return centre - below[0], centre + above[1]
 
 
-def stretch_near_bounds(
-    ends: tuple[float, float], centre: float, bounds: tuple[float, float]
-) -> tuple[float, float]:
+def stretch_near_bounds(ends: Ends, centre: float, bounds: Ends) -> Ends:
     """Stretch an interval over seeds away from a bound that is close.
 
     Near a bound the seeds' values are skewed. For example, if networks are right on 89 % of images
@@ -389,13 +374,14 @@ def stretch_near_bounds(
     unit = highest - lowest if np.isfinite(highest) else 1.0
     share = (centre - lowest) / unit
     bend = 1.0 if np.isfinite(highest) else 0.0  # of the variance, x (1 - bend x)
-    found = []
+    stretched = []
     for end, side in zip(ends, (-1, 1), strict=True):
         # (x − share)² = reach² x (1 − bend x) / (share (1 − bend share)), solved for x.
         slope = ((end - centre) / unit) ** 2 / (share * (1 - bend * share))
         root = np.sqrt(slope * (4 * share * (1 - bend * share) + slope))
-        found.append(lowest + unit * (2 * share + slope + side * root) / (2 * (1 + bend * slope)))
-    return min(ends[0], float(found[0])), max(ends[1], float(found[1]))
+        end = lowest + unit * (2 * share + slope + side * root) / (2 * (1 + bend * slope))
+        stretched.append(float(end))
+    return min(ends[0], stretched[0]), max(ends[1], stretched[1])
 
 
 def _independent_units(columns: FloatArray, clusters: Clusters | None) -> tuple[FloatArray, float]:
@@ -407,12 +393,10 @@ def _independent_units(columns: FloatArray, clusters: Clusters | None) -> tuple[
 
 def _image_variance(column: FloatArray) -> float:
     """The variance of the mean of a per-image column."""
-    return _drop_rounding_error(float(column.var(ddof=1))) / len(column) if len(column) > 1 else 0.0
+    return _significant(float(column.var(ddof=1))) / len(column) if len(column) > 1 else 0.0
 
 
-def _seed_variances(
-    columns: FloatArray, bounds: tuple[float, float] = UNBOUNDED
-) -> list[SeedVariance]:
+def _seed_variances(columns: FloatArray, bounds: Ends = UNBOUNDED) -> list[SeedVariance]:
     """The variance over the seeds of a recipe, from columns `[n, S]`; empty for one seed."""
     n, seeds = columns.shape
     if seeds < 2:
@@ -420,11 +404,11 @@ def _seed_variances(
     means = columns.mean(axis=0)
     residuals = columns - columns.mean(axis=1, keepdims=True) - means + columns.mean()
     square = np.square(residuals).sum() / (max(n - 1, 1) * (seeds - 1))
-    between = _drop_rounding_error(float(means.var(ddof=1))) / seeds
-    shared = _drop_rounding_error(float(square)) / (n * seeds)
+    between = _significant(float(means.var(ddof=1))) / seeds
+    shared = _significant(float(square)) / (n * seeds)
     return [SeedVariance(seeds, between, shared, float(means.mean()), bounds)]
 
 
-def _drop_rounding_error(variance: float) -> float:
+def _significant(variance: float) -> float:
     """The variance, or 0 if it is only the rounding error of equal numbers of about 1."""
     return variance if variance > NEGLIGIBLE_VARIANCE else 0.0

@@ -14,18 +14,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import Clusters, effective_sample
 from fairweather.metrics.columns import (
     TAIL,
+    BoolArray,
+    Ends,
     FloatArray,
     IntArray,
     LevelSums,
     Result,
-    as_confidence,
+    Weights,
+    as_numbers,
     as_result,
     as_rows,
     check_columns,
@@ -38,8 +41,6 @@ from fairweather.metrics.columns import (
 from fairweather.metrics.conformal import CalibrationDraw
 from fairweather.metrics.seeds import NORMAL_FREEDOM
 from fairweather.types.measurement import Predictions, Score
-
-# ---------------------------------------------------------------- the interval of the largest cover
 
 # Thresholds are tried at steps of this share of the images.
 SEARCH_STEPS = 100
@@ -83,8 +84,8 @@ class EstimatedShares(NamedTuple):
         """The lower ends of exact one-sided intervals, which miss the truth with this chance."""
         level = scipy.special.ndtr(scipy.special.stdtrit(self.freedom, tail))
         hits = self.value * self.worth
-        found = scipy.special.betaincinv(np.maximum(hits, TINY), self.worth - hits + 1, level)
-        return np.where(hits > TINY, found, 0.0)
+        low = scipy.special.betaincinv(np.maximum(hits, TINY), self.worth - hits + 1, level)
+        return np.where(hits > TINY, low, 0.0)
 
     def _of_student(self, chance: FloatArray) -> FloatArray:
         """The chance with Student's t in the place of the normal distribution."""
@@ -92,13 +93,13 @@ class EstimatedShares(NamedTuple):
 
 
 def coverage_interval(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
+    confidence: ArrayLike,
+    correct: ArrayLike,
     *,
     risk: float = 0.05,
     clusters: Clusters | None = None,
-    weights: npt.ArrayLike | None = None,
-) -> tuple[float, float]:
+    weights: Weights = None,
+) -> Ends:
     """The 95 % interval of the largest coverage with a true risk of at most `risk`.
 
     The truth is about endless images: the coverage of the lowest threshold that keeps the risk
@@ -135,8 +136,9 @@ def coverage_interval(
     (0.57, 0.66)
     """
     n = check_columns(confidence=confidence, correct=correct)
-    order = np.argsort(-as_confidence(confidence), kind="stable")
-    sure, wrong = as_confidence(confidence)[order], ~np.asarray(correct, dtype=bool)[order]
+    sure = as_numbers(confidence)
+    order = np.argsort(-sure, kind="stable")
+    sure, wrong = sure[order], ~np.asarray(correct, dtype=bool)[order]
     units = None if clusters is None else clusters.of[order]
     counts = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)[order]
     if weights is not None and units is None:
@@ -145,9 +147,8 @@ def coverage_interval(
     steps = np.ceil(np.arange(1, SEARCH_STEPS + 1) * n / SEARCH_STEPS)
     ends = thresholds[np.unique(np.searchsorted(thresholds, steps))]
     risks = _running_shares(wrong, ends, units, counts)
-    lowest = _lowest_passing(
-        risks.chance_of_fewer(risk), ends, n, FEWEST_AT_START / max(risk, TINY)
-    )
+    fewest = FEWEST_AT_START / max(risk, TINY)
+    lowest = _lowest_passing(risks.chance_of_fewer(risk), ends, n, fewest)
     possible = np.flatnonzero(risks.chance_of_more(risk) > RISK_TAIL)
     # The true threshold may lie between two that were tried.
     following = ends[possible[-1] + 1 :] if len(possible) else ends
@@ -167,18 +168,18 @@ def _lowest_passing(chances: FloatArray, ends: IntArray, n: int, fewest: float) 
     """How many images the lowest threshold answers that passes its test; 0 if none does."""
     starts = [n / 2**k for k in range(int(np.log2(max(n / fewest, 1))) + 1)]
     shares = np.bincount(np.searchsorted(ends, starts), minlength=len(ends)) / len(starts)
-    level, found = 0.0, 0
+    level, lowest = 0.0, 0
     for chance, share, end in zip(chances, RISK_TAIL * shares, ends, strict=True):
         level += share
         if chance <= level:
-            found = int(end)
+            lowest = int(end)
         else:
             level = 0.0
-    return found
+    return lowest
 
 
 def _running_shares(
-    hits: npt.NDArray[np.bool_], ends: IntArray, units: IntArray | None, counts: FloatArray
+    hits: BoolArray, ends: IntArray, units: IntArray | None, counts: FloatArray
 ) -> EstimatedShares:
     """The shares of hits among the first images, for some numbers of them."""
     if units is None:
@@ -186,18 +187,16 @@ def _running_shares(
         return EstimatedShares(
             np.cumsum(hits)[ends - 1] / images, images, np.full(len(ends), NORMAL_FREEDOM)
         )
-    each = [_estimate_share(hits[:end], units[:end], counts[:end]) for end in ends]
-    return EstimatedShares(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
+    shares = [_estimate_share(hits[:end], units[:end], counts[:end]) for end in ends]
+    return EstimatedShares(*np.concatenate(shares, axis=1))
 
 
-def _estimate_share(
-    hits: npt.NDArray[np.bool_], units: IntArray | None, counts: FloatArray
-) -> EstimatedShares:
+def _estimate_share(hits: BoolArray, units: IntArray | None, counts: FloatArray) -> EstimatedShares:
     """The share of hits of some images, which are independent or belong to units."""
     if units is None:
         return EstimatedShares(*np.array([[hits.mean()], [len(hits)], [NORMAL_FREEDOM]]))
     own, squares = np.bincount(units, counts), np.bincount(units, np.square(counts))
-    hit, hit_squares = (np.bincount(units, each * hits) for each in (counts, np.square(counts)))
+    hit, hit_squares = np.bincount(units, counts * hits), np.bincount(units, counts**2 * hits)
     whole = own.sum()
     if not whole:
         return EstimatedShares(*np.array([[0.0], [0.0], [TINY]]))
@@ -223,7 +222,7 @@ def _estimate_share(
     return EstimatedShares(*np.array([[share], [worth], [max(even - 1, TINY)]]))
 
 
-# ---------------------------------------------------------------- thresholds of confidence, for def
+# --- Thresholds of confidence ---
 
 # The largest share of wrong answers that the threshold from validation images allows.
 RISK = 0.05
@@ -247,7 +246,7 @@ class RiskCoverage(NamedTuple):
     risk: FloatArray
 
 
-def risk_coverage_curve(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> RiskCoverage:
+def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     """Compute, for every confidence, the risk of answering all images at or above it.
 
     A threshold cannot separate images with equal confidence, so they are answered together.
@@ -265,11 +264,11 @@ def risk_coverage_curve(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> Ri
     """
     levels = level_sums(confidence, correct)
     coverage, risk = levels.answered[0] / levels.images[0, -1], levels.risk[0]
-    return RiskCoverage(np.unique(as_confidence(confidence))[::-1], coverage[::-1], risk[::-1])
+    return RiskCoverage(np.unique(as_numbers(confidence))[::-1], coverage[::-1], risk[::-1])
 
 
 def area_under_risk_coverage(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None = None
+    confidence: ArrayLike, correct: ArrayLike, weights: Weights = None
 ) -> Result:
     """Mean over images of the risk among images at least as confident, in [0, 1]; lower is better.
 
@@ -295,11 +294,7 @@ def area_under_risk_coverage(
 
 
 def coverage_at_risk(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    weights: npt.ArrayLike | None = None,
-    *,
-    risk: float = 0.05,
+    confidence: ArrayLike, correct: ArrayLike, weights: Weights = None, *, risk: float = 0.05
 ) -> Result:
     """Largest share of images that can be answered at a risk of at most `risk`, in [0, 1].
 
@@ -323,9 +318,7 @@ def coverage_at_risk(
     return as_result(largest_coverage(level_sums(confidence, correct, weights), risk), weights)
 
 
-def confidence_auroc(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, weights: npt.ArrayLike | None = None
-) -> Result:
+def confidence_auroc(confidence: ArrayLike, correct: ArrayLike, weights: Weights = None) -> Result:
     """Probability that a right answer is more confident than a wrong one, in [0, 1].
 
     Ties count half. It is 0.5 for an uninformative confidence, and NaN if all images are right or
@@ -346,9 +339,7 @@ def confidence_auroc(
     return as_result(rank_area(level_sums(confidence, correct, weights)), weights)
 
 
-def threshold_at_risk(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, *, risk: float = 0.05
-) -> float:
+def threshold_at_risk(confidence: ArrayLike, correct: ArrayLike, *, risk: float = 0.05) -> float:
     """Smallest confidence such that answering all images at or above it has at most this risk.
 
     It is meant for clean validation images; `risk_above` and `coverage_above` then measure the
@@ -368,15 +359,12 @@ def threshold_at_risk(
     inf
     """
     levels = level_sums(confidence, correct)
-    kept = np.unique(as_confidence(confidence))[_is_within_risk(levels, risk)[0]]
-    return float(kept[0]) if len(kept) else np.inf
+    thresholds = np.unique(as_numbers(confidence))[_is_within_risk(levels, risk)[0]]
+    return float(thresholds[0]) if len(thresholds) else np.inf
 
 
 def risk_above(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    threshold: float,
-    weights: npt.ArrayLike | None = None,
+    confidence: ArrayLike, correct: ArrayLike, threshold: float, weights: Weights = None
 ) -> Result:
     """Share of wrong answers among the images at or above the threshold, in [0, 1].
 
@@ -398,9 +386,7 @@ def risk_above(
     return as_result(ratio(rows @ wrong, rows @ answered), weights)
 
 
-def coverage_above(
-    confidence: npt.ArrayLike, threshold: float, weights: npt.ArrayLike | None = None
-) -> Result:
+def coverage_above(confidence: ArrayLike, threshold: float, weights: Weights = None) -> Result:
     """Share of the images at or above the threshold, in [0, 1].
 
     Args:
@@ -434,9 +420,9 @@ class Guaranteed(NamedTuple):
 
 
 def guaranteed_threshold(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
-    candidates: npt.ArrayLike,
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    candidates: ArrayLike,
     *,
     risk: float = 0.05,
     certainty: float = 0.95,
@@ -462,8 +448,8 @@ def guaranteed_threshold(
         risk: the largest share of wrong answers, in (0, 1).
         certainty: the share of draws in which the promise holds, in (0, 1).
         clusters: which images belong together, if all of them are given and each image is to count
-            alike. They are then counted as the independent images that they are worth (`worth`),
-            which is not exact: see benchmarks/guarantee.py.
+            alike. They are then counted as the independent images that they are worth
+            (`effective_sample`), which is not exact: see benchmarks/guarantee.py.
 
     Raises:
         InputError: so few images cannot show such a risk, even if every answer is right.
@@ -490,23 +476,22 @@ def guaranteed_threshold(
     if tried.ndim != 1 or np.isnan(tried).any():
         raise InputError("candidates for a threshold must be numbers [k]")
     answered, wrong = _count_answered(confidence, correct, tried)
-    of, hits = answered.astype(np.float64), wrong.astype(np.float64)
+    worth, hits = answered.astype(np.float64), wrong.astype(np.float64)
     if clusters is not None:  # and then not whole numbers
-        of, hits = _count_effective(confidence, correct, tried, clusters)
-    passed = _binomial_tail(hits, of, risk) <= 1 - certainty
+        worth, hits = _count_effective(confidence, correct, tried, clusters)
+    passed = _binomial_tail(hits, worth, risk) <= 1 - certainty
     count = len(tried) if passed.all() else int(passed.argmin())  # up to the first that fails
     if not count:
         return Guaranteed(np.inf, images, 0, 0, np.nan)
     last = count - 1
     # Where all answers are wrong, no test of a risk below 1 is passed.
-    bound = scipy.special.betaincinv(hits[last] + 1, of[last] - hits[last], certainty)
-    return Guaranteed(
-        float(tried[last]), images, int(answered[last]), int(wrong[last]), float(bound)
-    )
+    bound = scipy.special.betaincinv(hits[last] + 1, worth[last] - hits[last], certainty)
+    counts = int(answered[last]), int(wrong[last])
+    return Guaranteed(float(tried[last]), images, *counts, float(bound))
 
 
 def thresholds_to_try(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, *, risk: float = 0.05
+    confidence: ArrayLike, correct: ArrayLike, *, risk: float = 0.05
 ) -> FloatArray:
     """Thresholds for `guaranteed_threshold`, in the order in which other images may pass them.
 
@@ -529,7 +514,7 @@ def thresholds_to_try(
     """
     n = check_columns(confidence=confidence, correct=correct)
     _check_promise(risk, 0.5)
-    ordered = np.sort(as_confidence(confidence))[::-1]
+    ordered = np.sort(as_numbers(confidence))[::-1]
     places = np.unique(np.ceil(np.arange(1, STEPS + 1) * n / STEPS).astype(np.int64)) - 1
     levels = np.unique(ordered[places])[::-1]
     answered, wrong = _count_answered(confidence, correct, levels)
@@ -562,26 +547,27 @@ def _check_promise(risk: float, certainty: float) -> None:
 
 
 def _count_answered(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, thresholds: FloatArray
+    confidence: ArrayLike, correct: ArrayLike, thresholds: FloatArray
 ) -> tuple[IntArray, IntArray]:
     """How many images each threshold answers, and how many of these are wrong, `[k]` each."""
-    right = np.asarray(correct, dtype=bool)
-    every, wrong = np.sort(as_confidence(confidence)), np.sort(as_confidence(confidence)[~right])
-    return tuple(len(each) - np.searchsorted(each, thresholds) for each in (every, wrong))  # type: ignore[return-value]
+    sure, wrong = as_numbers(confidence), ~np.asarray(correct, dtype=bool)
+    parts = sure, sure[wrong]
+    every, errors = (len(part) - np.searchsorted(np.sort(part), thresholds) for part in parts)
+    return every, errors
 
 
 def _count_effective(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, thresholds: FloatArray, clusters: Clusters
+    confidence: ArrayLike, correct: ArrayLike, thresholds: FloatArray, clusters: Clusters
 ) -> tuple[FloatArray, FloatArray]:
-    """As `_counts_above`, in numbers of independent images."""
-    wrong, found = ~np.asarray(correct, dtype=bool), []
+    """As `_count_answered`, in numbers of independent images."""
+    wrong, counts = ~np.asarray(correct, dtype=bool), []
     for threshold in thresholds:
         places = np.flatnonzero(is_answered(confidence, threshold))
-        found.append(
+        counts.append(
             effective_sample(wrong[places], clusters.select(places)) if len(places) else (0.0, 0.0)
         )
-    of, hits = np.reshape(found, (-1, 2)).T
-    return of, hits
+    images, hits = np.reshape(counts, (-1, 2)).T
+    return images, hits
 
 
 def _binomial_tail(hits: FloatArray, images: FloatArray, share: float) -> FloatArray:
@@ -591,7 +577,7 @@ def _binomial_tail(hits: FloatArray, images: FloatArray, share: float) -> FloatA
     return np.where(some, scipy.special.betainc(others, hits + 1, 1 - share), 1.0)
 
 
-def is_answered(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
+def is_answered(confidence: ArrayLike, threshold: float) -> BoolArray:
     """Tell which images are answered, bool `[n]`.
 
     >>> is_answered([0.9, 0.8, 0.7], 0.8).tolist()
@@ -599,7 +585,7 @@ def is_answered(confidence: npt.ArrayLike, threshold: float) -> npt.NDArray[np.b
     """
     if np.isnan(threshold):
         raise InputError("a threshold must be a number, found nan")
-    return as_confidence(confidence) >= threshold
+    return as_numbers(confidence) >= threshold
 
 
 def risk_area(levels: LevelSums) -> FloatArray:
@@ -624,7 +610,7 @@ def largest_coverage(levels: LevelSums, risk: float) -> FloatArray:
     return np.asarray(np.where(_is_within_risk(levels, risk), share, 0.0).max(axis=1))
 
 
-def _is_within_risk(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
+def _is_within_risk(levels: LevelSums, risk: float) -> BoolArray:
     """At which levels the risk is at most `risk`, `[B, levels]`; false if no image is answered."""
     # NaN fails the comparison too.
     if not 0 <= risk <= 1:
@@ -633,8 +619,8 @@ def _is_within_risk(levels: LevelSums, risk: float) -> npt.NDArray[np.bool_]:
 
 
 def deferral_shares(
-    confidence: npt.ArrayLike,
-    correct: npt.ArrayLike,
+    confidence: ArrayLike,
+    correct: ArrayLike,
     risks: Sequence[float],
     clusters: Clusters | None = None,
 ) -> list[Score]:
@@ -659,14 +645,14 @@ def deferral_shares(
     """
     levels, n = level_sums(confidence, correct), check_columns(confidence=confidence)
     scores = []
-    for asked in risks:
-        value = float(largest_coverage(levels, asked)[0])
-        low, high = coverage_interval(confidence, correct, risk=asked, clusters=clusters)
+    for risk in risks:
+        value = float(largest_coverage(levels, risk)[0])
+        low, high = coverage_interval(confidence, correct, risk=risk, clusters=clusters)
         scores.append(Score(1 - value, 1 - max(high, value), 1 - min(low, value), n))
     return scores
 
 
-def average_confidence(confidence: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Result:
+def average_confidence(confidence: ArrayLike, weights: Weights = None) -> Result:
     """Mean confidence, in [0, 1]: the accuracy of a model that is calibrated on these images.
 
     Its error as an estimate of the accuracy is `confidence_gap`.
@@ -682,12 +668,12 @@ def average_confidence(confidence: npt.ArrayLike, weights: npt.ArrayLike | None 
     0.625
     """
     check_columns(confidence=confidence)
-    sure = as_confidence(confidence)
+    sure = as_numbers(confidence)
     check_shares(sure, "confidence")
     return weighted_mean(sure, weights, name="confidence")
 
 
-def atc_threshold(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
+def atc_threshold(confidence: ArrayLike, correct: ArrayLike) -> float:
     """Threshold of ATC: as many validation images have a lower confidence as are wrong.
 
     If k images are wrong, the threshold is the (k + 1)-th smallest confidence, or infinite if all
@@ -707,16 +693,14 @@ def atc_threshold(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
     0.7
     """
     check_columns(confidence=confidence, correct=correct)
-    levels, images = np.unique(as_confidence(confidence), return_counts=True)
+    levels, images = np.unique(as_numbers(confidence), return_counts=True)
     below = np.concatenate([[0], np.cumsum(images)])
     wrong = np.count_nonzero(~np.asarray(correct, dtype=bool))
     nearest = np.abs(below - wrong).argmin()  # the first of equals
     return float(np.append(levels, np.inf)[nearest])
 
 
-def atc_accuracy(
-    confidence: npt.ArrayLike, threshold: float, weights: npt.ArrayLike | None = None
-) -> Result:
+def atc_accuracy(confidence: ArrayLike, threshold: float, weights: Weights = None) -> Result:
     """Estimate the accuracy without labels: the share of images at or above the threshold.
 
     Args:
@@ -766,6 +750,5 @@ def fit_on(predictions: Predictions) -> Fitted:
     if not len(predictions):
         raise InputError("thresholds need validation predictions, found none")
     confidence, correct = predictions.confidence, predictions.correct
-    return Fitted(
-        threshold_at_risk(confidence, correct, risk=RISK), atc_threshold(confidence, correct)
-    )
+    threshold = threshold_at_risk(confidence, correct, risk=RISK)
+    return Fitted(threshold, atc_threshold(confidence, correct))

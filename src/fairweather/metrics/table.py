@@ -21,7 +21,6 @@ from fairweather.metrics.classification import (
     mean_area,
     mean_recall,
 )
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, nanmean, rank_area, ratio
 from fairweather.metrics.conformal import coverage_deviations, lowest_stratum_coverage
 from fairweather.metrics.hidden_error import (
@@ -36,7 +35,7 @@ from fairweather.metrics.hidden_error import (
     hidden_larger_sets,
     hidden_squares,
 )
-from fairweather.metrics.metric import Accepts, Ends, Evaluate, Metric, index_by_name
+from fairweather.metrics.metric import Accepts, Evaluate, Metric, index_by_name
 from fairweather.metrics.sample import PreparedCell, Sample
 from fairweather.metrics.selective import (
     RISK,
@@ -63,12 +62,8 @@ def shown_metrics(least: Literal[1, 2], kind: TaskKind | None = None) -> list[st
     >>> shown_metrics(1)
     ['accuracy', 'rms_calibration_error', 'negative_log_likelihood']
     """
-    found = [
-        metric
-        for metric in METRICS.values()
-        if metric.shown >= least and kind in (None, metric.accepts.kind)
-    ]
-    return [metric.name for metric in sorted(found, key=lambda metric: -metric.shown)]
+    ordered = sorted(METRICS.values(), key=lambda metric: -metric.shown)
+    return [m.name for m in ordered if m.shown >= least and kind in (None, m.accepts.kind)]
 
 
 def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> list[tuple[str, str]]:
@@ -76,26 +71,18 @@ def absent_metrics(predictions: Predictions, fitted: Fitted | None = None) -> li
 
     Those of prediction sets are left out: they are about variants, not about a model.
     """
-    of_models = (
-        metric
-        for metric in METRICS.values()
+    return [
+        (name, reason)
+        for name, metric in METRICS.items()
         if not metric.accepts.sets and metric.accepts.kind == predictions.kind
-    )
-    reasons = ((metric.name, metric.accepts.absence(predictions, fitted)) for metric in of_models)
-    return [(name, reason) for name, reason in reasons if reason is not None]
+        if (reason := metric.accepts.absence(predictions, fitted)) is not None
+    ]
 
 
 def _calibration_deviations(prepared: PreparedCell, resamples: int) -> FloatArray:
     """What another draw of calibration images would change; nothing where they do not apply."""
     draws = prepared.fitted.draws if prepared.fitted is not None else ()
     return coverage_deviations(draws, prepared.predictions.labels, resamples)
-
-
-def _coverage_at_risk_interval(
-    predictions: Predictions, clusters: Clusters | None, weights: FloatArray | None
-) -> Ends:
-    columns = predictions.confidence, predictions.correct
-    return coverage_interval(*columns, risk=RISK, clusters=clusters, weights=weights)
 
 
 def _classwise_calibration_error(s: Sample) -> FloatArray:
@@ -142,7 +129,7 @@ def _calibration_rows(
     return equal_width, row("equal-mass", lambda s: s.ordered.equal_mass), alias
 
 
-def _means_over_classes(name: str, label: str, formula: str, of: CallShare) -> tuple[Metric, ...]:
+def _means_over_classes(name: str, label: str, formula: str, rate: CallShare) -> tuple[Metric, ...]:
     """The plain mean over classes of a share of each, and the mean by images."""
 
     def row(how: str, formula: str, mean: Evaluate) -> Metric:
@@ -154,15 +141,15 @@ def _means_over_classes(name: str, label: str, formula: str, of: CallShare) -> t
             higher_is_better=True,
             interval="classes",
             accepts=Accepts(classes=2),
-            hides=partial(hidden_in_classes, of, how),
+            hides=partial(hidden_in_classes, rate, how),
         )
 
     return (
-        row("macro", formula, lambda s: s.counts.macro(of.value(s.counts))),
+        row("macro", formula, lambda s: s.counts.macro(rate.value(s.counts))),
         row(
             "weighted",
             "the same, each class counted as often as it has images",
-            lambda s: s.counts.weighted(of.value(s.counts)),
+            lambda s: s.counts.weighted(rate.value(s.counts)),
         ),
     )
 
@@ -412,7 +399,9 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=True,
         accepts=Accepts(fractions=True),
         interval="searched",
-        search=_coverage_at_risk_interval,
+        search=lambda p, clusters, weights: coverage_interval(
+            p.confidence, p.correct, risk=RISK, clusters=clusters, weights=weights
+        ),
     ),
     Metric(
         "confidence_auroc",

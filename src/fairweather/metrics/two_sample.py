@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.clusters import NEGLIGIBLE, Clusters
-from fairweather.metrics.columns import FloatArray, IntArray
-
-# ---------------------------------------------------------------- how far apart are two sets of ima
+from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
 
 # Images of a set that are compared, drawn at random from more.
 CLOUD_SIZE = 500
@@ -53,16 +51,16 @@ class Cloud:
     own: FloatArray
 
     @staticmethod
-    def of(rows: npt.ArrayLike, seed: int = 0) -> Cloud:
+    def of(rows: ArrayLike, seed: int = 0) -> Cloud:
         """Make it from rows `[n, k]`, n at least 2; of more than 500, 500 are drawn."""
-        found = np.asarray(rows, dtype=np.float64)
-        if found.ndim != 2 or len(found) < 2:
+        points = np.asarray(rows, dtype=np.float64)
+        if points.ndim != 2 or len(points) < 2:
             raise InputError(
-                f"a distance needs rows [n, k], n at least 2, found {list(found.shape)}"
+                f"a distance needs rows [n, k], n at least 2, found {list(points.shape)}"
             )
-        order = np.random.default_rng(seed).permutation(len(found))
-        found = found[np.sort(order[:CLOUD_SIZE])]
-        return Cloud(found, euclidean_distances(found, found).sum(axis=1) / (len(found) - 1))
+        order = np.random.default_rng(seed).permutation(len(points))
+        points = points[np.sort(order[:CLOUD_SIZE])]
+        return Cloud(points, euclidean_distances(points, points).sum(axis=1) / (len(points) - 1))
 
 
 def energy_distance(first: Cloud, second: Cloud) -> EnergyDistance:
@@ -81,13 +79,13 @@ def energy_distance(first: Cloud, second: Cloud) -> EnergyDistance:
     return EnergyDistance(float(value), _standard_error(*terms))
 
 
-def is_nearest(batch: Cloud, found: Cloud, than: Sequence[Cloud], among: int) -> bool:
+def is_nearest(batch: Cloud, nearest: Cloud, others: Sequence[Cloud], among: int) -> bool:
     """Say whether a set is nearer to a batch than others are, by more than chance explains.
 
     Args:
         batch: the batch.
-        found: the nearest of some sets.
-        than: sets that it must be nearer than.
+        nearest: the nearest of some sets.
+        others: sets that it must be nearer than.
         among: of how many sets it is the nearest; the test holds for all (Bonferroni).
 
     >>> near, far = (Cloud.of(np.random.default_rng(k).normal(k, 1, (100, 1))) for k in (0, 1))
@@ -96,8 +94,8 @@ def is_nearest(batch: Cloud, found: Cloud, than: Sequence[Cloud], among: int) ->
     (True, False)
     """
     least = float(-scipy.special.ndtri(0.025 / among))
-    ahead = [nearness_difference(batch, found, other) for other in than]
-    return all(each.value > least * each.error for each in ahead)
+    ahead = (nearness_difference(batch, nearest, other) for other in others)
+    return all(value > least * error for value, error in ahead)
 
 
 def nearness_difference(batch: Cloud, first: Cloud, second: Cloud) -> EnergyDistance:
@@ -107,7 +105,7 @@ def nearness_difference(batch: Cloud, first: Cloud, second: Cloud) -> EnergyDist
     >>> nearness_difference(there, there, here).value
     2.0
     """
-    to_first, to_second = (euclidean_distances(batch.rows, each.rows) for each in (first, second))
+    to_first, to_second = (euclidean_distances(batch.rows, c.rows) for c in (first, second))
     value = 2 * (to_second.mean() - to_first.mean()) - second.own.mean() + first.own.mean()
     return EnergyDistance(
         float(value),
@@ -126,12 +124,12 @@ def _standard_error(*terms: FloatArray) -> float:
 
 def euclidean_distances(first: FloatArray, second: FloatArray) -> FloatArray:
     """The Euclidean distance of each row of the first from each of the second."""
-    squares = [np.square(each).sum(axis=1) for each in (first, second)]
-    found = squares[0][:, None] + squares[1] - 2 * first @ second.T
-    return np.asarray(np.sqrt(np.maximum(found, 0.0)))
+    lengths, others = np.square(first).sum(axis=1), np.square(second).sum(axis=1)
+    squares = lengths[:, None] + others - 2 * first @ second.T
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
 
 
-# ---------------------------------------------------------------- are these images like those of a
+# --- Tests of two sets ---
 
 # Of fewer images in either set nothing is said. They could show only differences that are plain to
 # see, and the distribution behind the p-value of outputs is one of many images.
@@ -141,7 +139,7 @@ FEWEST_IMAGES = 10
 MOST_IMAGES, SPLITS = 1000, 999
 
 
-def outputs_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike) -> float:
+def outputs_differ_p(reference: ArrayLike, batch: ArrayLike) -> float:
     """Test whether a model's probabilities for two sets of images have the same distribution.
 
     The probability of each class, and the largest one, are compared by the test of Kolmogorov and
@@ -185,13 +183,11 @@ def kolmogorov_smirnov_distance(first: FloatArray, second: FloatArray) -> float:
     0.5
     """
     both = np.concatenate([first, second])
-    below = [
-        np.searchsorted(np.sort(each), both, side="right") / len(each) for each in (first, second)
-    ]
-    return float(np.abs(below[0] - below[1]).max())
+    below, others = (np.searchsorted(np.sort(p), both, "right") / len(p) for p in (first, second))
+    return float(np.abs(below - others).max())
 
 
-def features_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike, seed: int = 0) -> float:
+def features_differ_p(reference: ArrayLike, batch: ArrayLike, seed: int = 0) -> float:
     """Test whether the features of two sets of images have the same distribution.
 
     The energy distance of the two sets is compared with that of 999 random splits of the same
@@ -221,17 +217,17 @@ def features_differ_p(reference: npt.ArrayLike, batch: npt.ArrayLike, seed: int 
         return np.nan
     generator = np.random.default_rng(seed)
     known, others = (
-        each[np.sort(generator.permutation(len(each))[:MOST_IMAGES])] for each in (known, others)
+        rows[np.sort(generator.permutation(len(rows))[:MOST_IMAGES])] for rows in (known, others)
     )
     n, m = len(known), len(others)
     inside = np.arange(n + m) >= n
     splits = generator.permuted(np.tile(inside, (SPLITS, 1)), axis=1)
     apart = _scaled_distances(np.concatenate([known, others]))
-    found, random = split_energies(apart, inside[None]), split_energies(apart, splits)
-    return float((1 + np.count_nonzero(random >= found - NEGLIGIBLE)) / (1 + SPLITS))
+    energy, random = split_energies(apart, inside[None]), split_energies(apart, splits)
+    return float((1 + np.count_nonzero(random >= energy - NEGLIGIBLE)) / (1 + SPLITS))
 
 
-def split_energies(distances: FloatArray, inside: npt.NDArray[np.bool_]) -> FloatArray:
+def split_energies(distances: FloatArray, inside: BoolArray) -> FloatArray:
     """The energy distance of the two sets that each split makes of the same images.
 
     It is twice the mean distance between images of both sets, minus the mean distance within each.
@@ -261,7 +257,7 @@ def differ_p(*p_values: float) -> float:
     >>> differ_p(0.01, 0.6), differ_p(0.01, np.nan), differ_p(np.nan)
     (0.02, 0.01, nan)
     """
-    made = [each for each in p_values if not np.isnan(each)]
+    made = [p for p in p_values if not np.isnan(p)]
     return min(1.0, len(made) * min(made)) if made else np.nan
 
 
@@ -283,9 +279,9 @@ def one_of_each(clusters: Clusters, seed: int = 0) -> IntArray:
     return np.sort(order[first])
 
 
-def _check_pair(reference: npt.ArrayLike, batch: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+def _check_pair(reference: ArrayLike, batch: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Both sets as float64 `[n, k]` and `[m, k]`."""
-    known, others = (np.asarray(each, dtype=np.float64) for each in (reference, batch))
+    known, others = np.asarray(reference, np.float64), np.asarray(batch, np.float64)
     if known.ndim != 2 or others.ndim != 2 or known.shape[1:] != others.shape[1:] or not known.size:
         raise InputError(
             "two sets of images are compared by the same columns, [n, k] and [m, k], found "
@@ -300,6 +296,6 @@ def _scaled_distances(columns: FloatArray) -> FloatArray:
     """The Euclidean distances between any two rows, with each column divided by its deviation."""
     spread = columns.std(axis=0)
     scaled = (columns - columns.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    found = euclidean_distances(scaled, scaled)
-    np.fill_diagonal(found, 0.0)
-    return found
+    apart = euclidean_distances(scaled, scaled)
+    np.fill_diagonal(apart, 0.0)
+    return apart

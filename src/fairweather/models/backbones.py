@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import huggingface_hub.constants
 import timm
@@ -17,16 +17,11 @@ from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
 from torch import nn
 
-from fairweather.errors import InputError, unknown_name
-from fairweather.models.preprocessing import (
-    Normalisation,
-    Preprocessing,
-    read_timm,
-    read_torchvision,
-)
+from fairweather.errors import InputError, first_line, unknown_name
+from fairweather.models.preprocessing import HALVES, Preprocessing, read_timm, read_torchvision
 from fairweather.models.wrappers import Classifier
 
-# ---------------------------------------------------------------- choices about the architecture of
+# ---------------------------------------------------------------- design choices
 
 Stem = Literal["imagenet", "small"]
 Norm = Literal["batch", "group"]
@@ -35,6 +30,7 @@ Pooling = Literal["average", "max", "average+max"]
 MOST_GROUPS = 32  # Wu & He 2018, table 3
 # With one channel per group, nothing would be left of feature maps of one pixel.
 SMALLEST_GROUP = 2
+BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)  # that group norm replaces
 
 
 def apply_choices(network: nn.Module, **choices: str) -> None:
@@ -104,11 +100,13 @@ def use_group_norm(network: nn.Module) -> None:
     }
     if not norms:
         raise InputError(f"norm: group replaces batch norm, and {kind} has none")
-    if found := {type(norm).__name__ for norm in norms.values() if type(norm) not in _GROUP_NORMS}:
-        known = ", ".join(each.__name__ for each in _GROUP_NORMS)
-        raise InputError(f"norm: group replaces {known}, but {kind} has {', '.join(sorted(found))}")
+    if others := {type(norm).__name__ for norm in norms.values() if type(norm) not in BATCH_NORMS}:
+        known = ", ".join(norm.__name__ for norm in BATCH_NORMS)
+        raise InputError(
+            f"norm: group replaces {known}, but {kind} has {', '.join(sorted(others))}"
+        )
     for name, norm in norms.items():
-        network.set_submodule(name, _GROUP_NORMS[type(norm)](norm))
+        network.set_submodule(name, _to_group_norm(norm))
 
 
 def count_groups(channels: int) -> int:
@@ -140,16 +138,14 @@ def change_pooling(kind: str, network: nn.Module) -> None:
     >>> network.global_pool.pool_type
     'avgmax'
     """
-    found = {
-        name: layer for name, layer in network.named_modules() if _is_average_pooling(name, layer)
-    }
-    if len(found) != 1:
+    layers = [item for item in network.named_modules() if _is_average_pooling(*item)]
+    if len(layers) != 1:
         raise InputError(
             "pooling: only average is possible for "
             f"{type(network).__name__}; others need one pooling layer, as ResNets, EfficientNets, "
             "MobileNetV3 and ConvNeXt of torchvision and timm have"
         )
-    ((name, layer),) = found.items()
+    ((name, layer),) = layers
     flatten = isinstance(getattr(layer, "flatten", None), nn.Flatten)
     network.set_submodule(name, SelectAdaptivePool2d(pool_type=kind, flatten=flatten))
 
@@ -163,16 +159,12 @@ def _is_average_pooling(name: str, layer: nn.Module) -> bool:
 
 def _to_group_norm(norm: nn.Module) -> nn.Module:
     old: Any = norm
-    new = nn.GroupNorm(count_groups(old.num_features), old.num_features, old.eps, old.affine)
+    channels, groups = old.num_features, count_groups(old.num_features)
+    new: Any = nn.GroupNorm(groups, channels, old.eps, old.affine)
+    if isinstance(norm, BatchNormAct2d):
+        new = GroupNormAct(channels, groups, eps=old.eps, affine=old.affine)
+        new.drop, new.act = old.drop, old.act
     new.weight, new.bias = old.weight, old.bias
-    return new
-
-
-def _to_fused_group_norm(norm: nn.Module) -> nn.Module:
-    old: Any = norm
-    groups = count_groups(old.num_features)
-    new = GroupNormAct(old.num_features, groups, eps=old.eps, affine=old.affine)
-    new.weight, new.bias, new.drop, new.act = old.weight, old.bias, old.drop, old.act
     return cast("nn.Module", new)
 
 
@@ -180,10 +172,6 @@ def _keep(network: nn.Module) -> None:
     """Change nothing."""
 
 
-_GROUP_NORMS: Mapping[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
-    nn.BatchNorm2d: _to_group_norm,
-    BatchNormAct2d: _to_fused_group_norm,
-}
 CHOICES: Mapping[str, Mapping[str, Callable[[nn.Module], None]]] = {
     "stem": {"imagenet": _keep, "small": use_small_stem},
     "norm": {"batch": _keep, "group": use_group_norm},
@@ -195,39 +183,12 @@ CHOICES: Mapping[str, Mapping[str, Callable[[nn.Module], None]]] = {
 }
 
 
-# ---------------------------------------------------------------- networks by name from torchvision
+# ---------------------------------------------------------------- libraries
 
 # torchvision builds these with `transform_input` when it loads their published weights itself: they
 # then take images normalised by ImageNet's statistics and turn those into halves. Built without, as
 # here, they take halves.
 INCEPTIONS = ("googlenet", "inception_v3")
-HALVES = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-class Library(Protocol):
-    """A library of networks that are built by name."""
-
-    def knows(self, name: str) -> bool:
-        """Say whether there is a network of this name."""
-
-    def check(self, name: str) -> None:
-        """Raise `InputError`, with the closest name, unless there is a network of this name."""
-
-    def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
-        """Build a network with random weights and `classes` outputs (None: its own number).
-
-        The channels of its stages are multiplied by `width`. Raises `InputError` for a width that
-        is not 1 if the network cannot change it.
-        """
-
-    def imagenet(self, name: str, offline: bool) -> Mapping[str, torch.Tensor]:
-        """Fetch the published ImageNet weights, or take them from the local cache."""
-
-    def preprocessing(self, name: str) -> Preprocessing:
-        """Give the preprocessing that the published weights expect."""
-
-    def head(self, network: nn.Module) -> str:
-        """Name the module that is the head."""
 
 
 class Torchvision:
@@ -243,7 +204,10 @@ class Torchvision:
             raise unknown_name("torchvision model", name, self._names())
 
     def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
-        """Build a network with random weights and `classes` outputs (None: its own number)."""
+        """Build a network with random weights and `classes` outputs (None: its own number).
+
+        Raises `InputError` for a width other than 1.
+        """
         self.check(name)
         if width != 1:
             raise _fixed_width_error(f"torchvision:{name}")
@@ -271,9 +235,9 @@ class Torchvision:
     def head(self, network: nn.Module) -> str:
         """Name the head: the last linear layer, or the last convolution in a SqueezeNet."""
         for kind in (nn.Linear, nn.Conv2d):
-            found = [key for key, module in network.named_modules() if isinstance(module, kind)]
-            if found:
-                return found[-1]
+            names = [name for name, module in network.named_modules() if isinstance(module, kind)]
+            if names:
+                return names[-1]
         raise InputError(f"{type(network).__name__} has no layer that could be its head")
 
     def _names(self) -> list[str]:
@@ -309,16 +273,18 @@ class Timm:
         raise unknown_name("pretrained timm model", name, [network, *tagged])
 
     def build(self, name: str, classes: int | None, width: float = 1.0) -> nn.Module:
-        """Build a network with random weights and `classes` outputs (None: its own number)."""
+        """Build a network with random weights and `classes` outputs (None: its own number).
+
+        The channels of its stages are multiplied by `width`. Raises `InputError` if the network
+        cannot change it.
+        """
         self.check(name)
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         if width != 1:
             options["channels"] = _stage_channels(name, width)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", UserWarning
-                )  # of layers without channels: see below
+                warnings.simplefilter("ignore", UserWarning)  # of layers without channels
                 network = timm.create_model(name, pretrained=False, **options)
         except ValueError as error:  # groups that no longer divide the channels
             if width == 1:
@@ -352,24 +318,24 @@ class Timm:
     def head(self, network: nn.Module) -> str:
         """Name the head, as timm defines it."""
         classifier = cast("Any", network).get_classifier()
-        named = network.named_modules()
-        found = next((key for key, module in named if module is classifier), None)
-        if found is None:
-            raise InputError(f"{type(network).__name__} has no single layer that is its head")
-        return found
+        for name, module in network.named_modules():
+            if module is classifier:
+                return name
+        raise InputError(f"{type(network).__name__} has no single layer that is its head")
 
 
 def scale_channels(channels: int, width: float) -> int:
     """Multiply a number of channels by a width: to the nearest multiple of 8, at least 8.
 
-    >>> scale_channels(64, 0.25), scale_channels(48, 0.5), scale_channels(8, 0.1), scale_channels(
-    ...     24, 0.5
-    ... )
-    (16, 24, 8, 16)
+    >>> scale_channels(64, 0.25), scale_channels(48, 0.5), scale_channels(8, 0.1)
+    (16, 24, 8)
+    >>> scale_channels(24, 0.5)
+    16
     """
     return max(8, int(channels * width / 8 + 0.5) * 8)
 
 
+Library = Torchvision | Timm
 LIBRARIES: Mapping[str, Library] = {"torchvision": Torchvision(), "timm": Timm()}
 
 
@@ -417,14 +383,13 @@ def _fixed_width_error(backbone: str) -> InputError:
 
 
 def _download_error(backbone: str, error: Exception) -> InputError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return InputError(
-        f"the ImageNet weights of {backbone} could not be fetched ({reason}); "
+        f"the ImageNet weights of {backbone} could not be fetched ({first_line(error)}); "
         "give a local file as weights instead, or none for random ones"
     )
 
 
-# ---------------------------------------------------------------- a classifier without its head: fe
+# ---------------------------------------------------------------- encoders
 
 
 class Encoder(NamedTuple):
@@ -510,5 +475,5 @@ def _replace_part(module: nn.Module, path: list[str], part: nn.Module) -> nn.Mod
     return shallow
 
 
-def _features_error(found: str) -> InputError:
-    return InputError(f"an encoder needs features [B, D] before the head, found {found}")
+def _features_error(inputs: str) -> InputError:
+    return InputError(f"an encoder needs features [B, D] before the head, found {inputs}")

@@ -10,13 +10,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import pydantic
-import safetensors
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -27,18 +27,16 @@ from fairweather.models.backbones import Norm, Pooling, Stem, apply_choices, fin
 from fairweather.models.checkpoints import (
     PUBLISHED_WEIGHTS,
     Checkpoint,
-    NetworkState,
     describe_checkpoint,
     match_state,
     read_checkpoint,
 )
 from fairweather.models.preprocessing import NO_NORMALISATION, Normalisation
 from fairweather.models.wrappers import Classifier
-from fairweather.runs import fingerprints as effects
-from fairweather.runs.fingerprints import NoEffect
+from fairweather.runs.fingerprints import NoEffect, collect_facts
 from fairweather.types.measurement import MAX_SIDE, MIN_SIDE
 
-# ---------------------------------------------------------------- the specification of a classifier
+# ---------------------------------------------------------------- specification
 
 PUBLISHED_NAMES = ("imagenet", "lite0", *PUBLISHED_WEIGHTS)
 # Channels grow with the width, and weights with its square: no published ResNet is wider than 4.
@@ -119,9 +117,8 @@ def check_spec(spec: ModelSpec) -> None:
         )
 
 
-# ---------------------------------------------------------------- weights from files and packages;
+# ---------------------------------------------------------------- weights
 
-LITE0 = "timm:tf_efficientnet_lite0"
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -164,51 +161,60 @@ def find_weights_file(weights: str, *, sha256: str | None = None, offline: bool 
         raise unknown_name("weights", weights, known)
     if not path.is_file():
         raise InputError(f"weights: there is no file {path}")
-    if sha256 and (found := file_digest(path, "sha256")) != sha256.lower():
-        raise InputError(f"weights: {path} has the SHA-256 {found} instead of {sha256}")
+    if sha256 and (digest := file_digest(path, "sha256")) != sha256.lower():
+        raise InputError(f"weights: {path} has the SHA-256 {digest} instead of {sha256}")
     return path
 
 
 def rename_in_order(
-    state: Mapping[str, torch.Tensor], names: Iterable[str], shapes: Iterable[torch.Size]
+    state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """Give the tensors of one state dict the names of another of the same architecture, in order.
 
-    >>> rename_in_order({"_fc.bias": torch.ones(2)}, ["classifier.bias"], [torch.Size([2])])
+    >>> rename_in_order({"_fc.bias": torch.ones(2)}, {"classifier.bias": torch.zeros(2)})
     {'classifier.bias': tensor([1., 1.])}
     """
-    renamed = dict(zip(names, state.values(), strict=True))
-    for (name, tensor), shape in zip(renamed.items(), shapes, strict=True):
-        if tensor.shape != shape:
+    renamed = dict(zip(like, state.values(), strict=True))
+    for name, tensor in renamed.items():
+        if tensor.shape != (shape := like[name].shape):
             raise InputError(f"weights: {name} has shape {list(tensor.shape)}, not {list(shape)}")
     return renamed
 
 
-def load_backbone(network: nn.Module, state: Mapping[str, torch.Tensor], head: str) -> bool:
-    """Load a state dict, and say whether the head came with it; else it stays newly initialised.
+def load_state(
+    network: nn.Module, state: Mapping[str, torch.Tensor], what: str, head: str | None = None
+) -> bool:
+    """Load a state dict, and say whether it has all tensors of the network.
 
-    A head is left as it is that is missing or has another width.
+    A head that is named, and is missing or has another width, is left as it is.
 
     Raises `InputError` with the keys if anything else is missing, unexpected or of another shape.
     """
     own = network.state_dict()
-    heads = [key for key in own if key.startswith(head + ".")]
-    head_fits = all(key in state and state[key].shape == own[key].shape for key in heads)
-    wanted = [key for key in own if head_fits or key not in heads]
-    _check_state(type(network).__name__, own, state, wanted)
-    chosen = {key: state[key] for key in wanted if key in state}
-    network.load_state_dict(chosen, strict=False)
-    return head_fits
+    optional = {key for key in own if head is not None and key.startswith(f"{head}.")}
+    if all(key in state and state[key].shape == own[key].shape for key in optional):
+        optional = set()
+    wanted = [key for key in own if key not in optional]
+    # Batch norm counts its batches since torch 0.4.1; what it predicts does not depend on it.
+    missing = [
+        key for key in wanted if key not in state and not key.endswith("num_batches_tracked")
+    ]
+    unexpected = [key for key in state if key not in own]
+    misshapen = [
+        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != own[key].shape
+    ]
+    misfits = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    if any(misfits.values()):
+        raise InputError(f"weights do not fit {what}: {describe_misfits(misfits)}")
+    network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
+    return not optional
 
 
-def load_network(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
-    """Load a state dict with every tensor of a network, its head included, and no other.
-
-    Raises `InputError` with the keys that are missing, unexpected or of another shape.
-    """
-    own = network.state_dict()
-    _check_state(what, own, state, list(own))
-    network.load_state_dict(state, strict=False)
+def describe_misfits(misfits: Mapping[str, Sequence[str]]) -> str:
+    """Name the keys that do not fit, by what is wrong with them."""
+    return "; ".join(f"{what} {join_names(keys)}" for what, keys in misfits.items() if keys)
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -225,32 +231,11 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_state(
-    what: str, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], wanted: list[str]
-) -> None:
-    # Batch norm counts its batches since torch 0.4.1; what it predicts does not depend on it.
-    missing = [
-        key for key in wanted if key not in state and not key.endswith("num_batches_tracked")
-    ]
-    unexpected = [key for key in state if key not in own]
-    misshapen = [
-        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if missing or unexpected or misshapen:
-        found = [("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)]
-        raise InputError(
-            f"weights do not fit {what}: "
-            + "; ".join(f"{words} {join_names(keys)}" for words, keys in found if keys)
-        )
-
-
-# ---------------------------------------------------------------- classifiers from torchvision's an
+# ---------------------------------------------------------------- classifiers
 
 # The published weights that are files, and the backbone of each.
 WEIGHTS_BACKBONES = {
-    "lite0": LITE0,
+    "lite0": "timm:tf_efficientnet_lite0",
     **{name: row.backbone for name, row in PUBLISHED_WEIGHTS.items()},
 }
 NEW_HEAD = "newly initialised"
@@ -264,45 +249,37 @@ _RANDOM_FILLS = (
 )
 
 
-class Assembly(NamedTuple):
-    """A classifier, and how the file of its weights was read; None for random weights."""
-
-    model: Classifier
-    checkpoint: Checkpoint | None
-    fitted: NetworkState | None
-    head_loaded: bool
-
-
 def build(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Classifier:
     """Build the classifier of a specification with its weights, and a new head if one is needed.
 
     With `offline`, published weights must be in the local cache.
     """
-    return assemble(spec, seed, offline=offline).model
+    return _assemble(spec, seed, offline)[0]
 
 
-def assemble(spec: ModelSpec, seed: int = 0, *, offline: bool = False) -> Assembly:
-    """Build a classifier as `build` does, and say how its weights were used."""
+def _assemble(spec: ModelSpec, seed: int, offline: bool) -> tuple[Classifier, dict[str, object]]:
+    """Build a classifier as `build` does, and describe how its weights were used."""
     check_spec(spec)
     library, name = find_library(spec.backbone)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
         network = library.build(name, spec.classes, spec.width)
         apply_choices(network, stem=spec.stem, norm=spec.norm, pooling=spec.pooling)
-    checkpoint, fitted, head_loaded = None, None, False
+    stored, reading, head_origin = None, dict[str, object](), NEW_HEAD
     if spec.weights != "none":
         checkpoint = read_pretrained(spec, offline)
         head = library.head(network)
-        fitted = match_state(checkpoint.state, network, head)
-        head_loaded = load_backbone(network, fitted.state, head)
-        if spec.classes is None and not head_loaded:
+        matched = match_state(checkpoint.state, network, head)
+        if load_state(network, matched.state, type(network).__name__, head):
+            head_origin = "from the weights"
+        elif spec.classes is None:
             raise InputError(
                 f"the head of {spec.backbone} is not in its weights: give the number of classes"
             )
-    mean, std = _choose_normalisation(spec, checkpoint.statistics if checkpoint else None)
-    return Assembly(
-        Classifier(network, mean, std, spec.input_size), checkpoint, fitted, head_loaded
-    )
+        stored, reading = checkpoint.statistics, describe_checkpoint(checkpoint, matched)
+        reading = {"left_out": [], **reading}
+    model = Classifier(network, *_choose_normalisation(spec, stored), spec.input_size)
+    return model, {**reading, "head": head_origin}
 
 
 def describe_weights(spec: ModelSpec, *, offline: bool = False) -> dict[str, object]:
@@ -318,34 +295,32 @@ def describe_weights(spec: ModelSpec, *, offline: bool = False) -> dict[str, obj
     {'weights': 'none', 'head': 'newly initialised'}
     """
     with _UninitialisedParameters():
-        _, checkpoint, fitted, head_loaded = assemble(spec, offline=offline)
+        _, reading = _assemble(spec, 0, offline)
     facts: dict[str, object] = {"weights": spec.weights}
     if spec.weights not in ("none", "imagenet"):
         file = find_weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
         facts |= {"file": file.name, "sha256": file_digest(file, "sha256")}
-    if checkpoint and fitted:
-        facts |= {"left_out": [], **describe_checkpoint(checkpoint, fitted)}
-    return {**facts, "head": "from the weights" if head_loaded else NEW_HEAD}
+    return {**facts, **reading}
 
 
 def resolve_normalisation(spec: ModelSpec) -> ModelSpec:
     """Fill in the normalisation: the given one, else that of the weights, else none."""
-    held = None
+    stored = None
     if spec.mean is None and spec.weights not in ("none", *PUBLISHED_NAMES):
         # The file that a training started from may be gone.
         with contextlib.suppress(InputError):
-            held = read_checkpoint(find_weights_file(spec.weights, offline=True)).statistics
-    mean, std = _choose_normalisation(spec, held)
+            stored = read_checkpoint(find_weights_file(spec.weights, offline=True)).statistics
+    mean, std = _choose_normalisation(spec, stored)
     return replace(spec, mean=mean, std=std)
 
 
-def _choose_normalisation(spec: ModelSpec, held: Normalisation | None) -> Normalisation:
+def _choose_normalisation(spec: ModelSpec, stored: Normalisation | None) -> Normalisation:
     if spec.mean is not None and spec.std is not None:
         return Normalisation(spec.mean, spec.std)
     if spec.weights == "none":
         return NO_NORMALISATION
     library, name = find_library(spec.backbone)
-    return held or library.preprocessing(name).statistics
+    return stored or library.preprocessing(name).statistics
 
 
 def find_head(model: Classifier, backbone: str) -> nn.Module:
@@ -364,10 +339,8 @@ def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
 
 def render_model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     """Write the text of model.json: what `load_checkpoint` needs, and facts for people."""
-    return (
-        json.dumps({"spec": effects.collect_facts(resolve_normalisation(spec)), **facts}, indent=2)
-        + "\n"
-    )
+    content = {"spec": collect_facts(resolve_normalisation(spec)), **facts}
+    return json.dumps(content, indent=2) + "\n"
 
 
 class _UninitialisedParameters(TorchFunctionMode):
@@ -399,21 +372,14 @@ def load_checkpoint(folder: Path) -> Classifier:
 
     Raises `InputError` if the folder does not hold a finished model.
     """
-    described, weights = folder / "model.json", folder / "model.safetensors"
-    for needed in (described, weights):
-        if not needed.is_file():
-            raise InputError(f"{folder} does not hold a finished model: {needed} is missing")
+    description, weights = folder / "model.json", folder / "model.safetensors"
+    for file in (description, weights):
+        if not file.is_file():
+            raise InputError(f"{folder} does not hold a finished model: {file} is missing")
     try:
-        spec = _SPEC.validate_python(json.loads(described.read_text(encoding="utf-8"))["spec"])
+        spec = _SPEC.validate_python(json.loads(description.read_text(encoding="utf-8"))["spec"])
         state = safetensors.torch.load_file(weights)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-        safetensors.SafetensorError,
-    ) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(f"{folder} holds a damaged model ({type(error).__name__})") from None
     with _UninitialisedParameters():
         model = build(replace(spec, weights="none", weights_sha256=None))
@@ -446,12 +412,11 @@ def read_pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
     if spec.backbone != owner:
         raise InputError(f"the {spec.weights} weights belong to {owner}, not to {spec.backbone}")
     file = find_weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
-    held = read_checkpoint(file)
+    checkpoint = read_checkpoint(file)
     if spec.weights == "lite0":
-        full = library.build(name, None).state_dict()
-        shapes = (tensor.shape for tensor in full.values())
-        return Checkpoint(rename_in_order(held.state, full, shapes), None, "", ())
-    return held
+        own = library.build(name, None).state_dict()
+        return Checkpoint(rename_in_order(checkpoint.state, own), None, "", ())
+    return checkpoint
 
 
 def check_channels(name: str, values: Sequence[float]) -> tuple[float, float, float]:
@@ -466,7 +431,7 @@ def check_channels(name: str, values: Sequence[float]) -> tuple[float, float, fl
         raise InputError(
             f"mean must be in [0, 1], as it is for images in [0, 1], found {list(values)}"
         )
-    if name == "std" and not all(0 < each < math.inf for each in (red, green, blue)):
+    if name == "std" and not all(0 < value < math.inf for value in (red, green, blue)):
         raise InputError(f"std must be > 0, found {list(values)}")
     return red, green, blue
 

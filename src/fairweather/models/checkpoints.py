@@ -18,7 +18,7 @@ from fairweather.errors import InputError
 from fairweather.models.preprocessing import DEVIATIONS, MEANS, RUNNING, Normalisation, to_triple
 from fairweather.types.measurement import special_kind
 
-# ---------------------------------------------------------------- read state dicts that other progr
+# ---------------------------------------------------------------- read from files
 
 State = dict[str, torch.Tensor]
 
@@ -58,22 +58,21 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises `InputError` for a file that is damaged, that holds no state dict, or that would have to
     run code to be read.
     """
-    held: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     nesting: list[str] = []
     beside: list[str] = []
-    while not _is_state(held):
-        inside = [key for key in (*STATE_KEYS, *AVERAGE_KEYS) if _has_mapping(held, key)]
+    while not _is_state(content):
+        keys = (*STATE_KEYS, *AVERAGE_KEYS) if isinstance(content, Mapping) else ()
+        inside = [key for key in keys if isinstance(content.get(key), Mapping) and content[key]]
         if not inside or len(nesting) == MOST_NESTING:
-            raise InputError(
-                f"weights: {path} holds no state dict of tensors{_describe_keys(held)}"
-            )
+            raise InputError(f"weights: {path} holds no state dict of tensors{_list_keys(content)}")
         beside += [".".join([*nesting, key]) for key in inside[1:]]
         nesting.append(inside[0])
-        held = held[inside[0]]
-    for key, tensor in held.items():
+        content = content[inside[0]]
+    for key, tensor in content.items():
         if kind := special_kind(tensor):
             raise InputError(f"weights: {key} in {path} is a {kind} tensor, not plain numbers")
-    state, statistics = split_statistics({key: tensor.detach() for key, tensor in held.items()})
+    state, statistics = split_statistics({key: tensor.detach() for key, tensor in content.items()})
     return Checkpoint(state, statistics, ".".join(nesting), tuple(beside))
 
 
@@ -86,18 +85,12 @@ def split_statistics(state: State) -> tuple[State, Normalisation | None]:
     (['network.w'], (1.0, 1.0, 1.0))
     """
     means, deviations = (dict(_find_channels(state, pattern)) for pattern in (MEANS, DEVIATIONS))
-    pairs = {
-        parent: Normalisation(
-            to_triple(state[means[parent]].flatten()), to_triple(state[key].flatten())
-        )
-        for parent, key in deviations.items()
-        if parent in means
-    }
-    if len(set(pairs.values())) != 1:
+    pairs = [(means[parent], key) for parent, key in deviations.items() if parent in means]
+    values = {Normalisation(*(to_triple(state[key].flatten()) for key in pair)) for pair in pairs}
+    if len(values) != 1:
         return state, None
-    taken = {keys[parent] for parent in pairs for keys in (means, deviations)}
-    rest = {key: tensor for key, tensor in state.items() if key not in taken}
-    return rest, next(iter(pairs.values()))
+    rest = {key: tensor for key, tensor in state.items() if not any(key in pair for pair in pairs)}
+    return rest, values.pop()
 
 
 def _read_safetensors(path: Path) -> object:
@@ -110,17 +103,17 @@ def _read_safetensors(path: Path) -> object:
 def _read_pickle(path: Path) -> object:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(SAFE_CLASSES)):
-            warnings.simplefilter("ignore")  # TorchScript is told about below
+            warnings.simplefilter("ignore")  # TorchScript is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     # On files of another kind, torch.load raises whatever its unpickler stumbles over.
     except Exception as error:
         text = str(error)
         if not _is_unsafe_pickle(path, text):
-            kind = type(error).__name__
-            told = f"weights: {path} is damaged or not a PyTorch checkpoint ({kind})"
-            raise InputError(told) from error
-        held = re.search(r"GLOBAL ([\w.]+)|(TorchScript)", text)
-        because = f", since it holds {held.group(1) or held.group(2)}" if held else ""
+            raise InputError(
+                f"weights: {path} is damaged or not a PyTorch checkpoint ({type(error).__name__})"
+            ) from error
+        code = re.search(r"GLOBAL ([\w.]+)|(TorchScript)", text)
+        because = f", since it holds {code.group(1) or code.group(2)}" if code else ""
         raise InputError(
             f"weights: {path} cannot be read as weights alone{because}; save it with "
             "torch.save(model.state_dict(), FILE) or as safetensors"
@@ -130,31 +123,23 @@ def _read_pickle(path: Path) -> object:
 def _is_unsafe_pickle(path: Path, text: str) -> bool:
     """Say from torch.load's message whether a file is a pickle that would execute code."""
     if "Unsupported operand" in text:
-        return _starts_with(path, b"\x80")  # of every pickle since protocol 2
-    told = r"(?i)unsupported|can only|only persistent|torchscript|legacy \.tar|must be imported"
-    return bool(re.search(told, text))
+        with path.open("rb") as file:
+            return file.read(1) == b"\x80"  # of every pickle since protocol 2
+    refusals = r"(?i)unsupported|can only|only persistent|torchscript|legacy \.tar|must be imported"
+    return bool(re.search(refusals, text))
 
 
-def _starts_with(path: Path, content: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(content)) == content
-
-
-def _is_state(held: object) -> bool:
-    if not isinstance(held, Mapping):
+def _is_state(value: object) -> bool:
+    if not isinstance(value, Mapping):
         return False
-    named = (isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in held.items())
-    return bool(held) and all(named)
+    named = (isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
+    return bool(value) and all(named)
 
 
-def _has_mapping(held: object, key: str) -> bool:
-    return isinstance(held, Mapping) and isinstance(held.get(key), Mapping) and bool(held[key])
-
-
-def _describe_keys(held: object) -> str:
-    if not isinstance(held, Mapping):
-        return f", but a {type(held).__name__}"
-    keys = ", ".join(str(key) for key in list(held)[:10])
+def _list_keys(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f", but a {type(content).__name__}"
+    keys = ", ".join(str(key) for key in list(content)[:10])
     return f": its keys are {keys}" if keys else ": it is empty"
 
 
@@ -165,7 +150,7 @@ def _find_channels(state: State, pattern: re.Pattern[str]) -> Iterator[tuple[str
             yield parent, key
 
 
-# ---------------------------------------------------------------- give the tensors of a file the na
+# ---------------------------------------------------------------- names of an architecture
 
 # Attributes in which wrappers keep the network itself; only torch.compile has its own. Encoders
 # are those of pre-training: SimSiam, MoCo, MoCo v3.
@@ -188,22 +173,21 @@ class NetworkState(NamedTuple):
     pretraining: tuple[str, ...] = ()
 
 
-class CommonPrefix(NamedTuple):
-    """The prefix that most of an architecture's names have, and how many have it."""
-
-    prefix: str
-    names: int
-
-
-def find_common_prefix(keys: Collection[str], names: Collection[str]) -> CommonPrefix:
+def find_common_prefix(keys: Collection[str], names: Collection[str]) -> tuple[str, int]:
     """Find the prefix of wrappers whose removal gives most keys a name of the architecture.
 
+    Returns it, and how many keys get a name.
+
     >>> find_common_prefix(["module.encoder.w", "module.encoder.b", "module.queue"], {"w", "b"})
-    CommonPrefix(prefix='module.encoder.', names=2)
+    ('module.encoder.', 2)
     """
-    prefixes = sorted({prefix for key in keys for prefix in _list_prefixes(key)}, key=_prefix_order)
-    counted = [CommonPrefix(prefix, _count_names(keys, prefix, names)) for prefix in prefixes]
-    return max(counted, key=lambda found: found.names)
+    prefixes = {prefix for key in keys for prefix in _list_prefixes(key)}
+    counts = {
+        prefix: sum(key.startswith(prefix) and key.removeprefix(prefix) in names for key in keys)
+        for prefix in sorted(prefixes, key=lambda text: (_is_average(text, ""), len(text), text))
+    }
+    prefix = max(counts, key=counts.__getitem__)
+    return prefix, counts[prefix]
 
 
 def list_parts(keys: Collection[str]) -> list[str]:
@@ -212,16 +196,7 @@ def list_parts(keys: Collection[str]) -> list[str]:
     >>> list_parts(["module.projector.0.weight", "module.projector.1.weight", "module.queue"])
     ['module.projector', 'module.queue']
     """
-    return list(dict.fromkeys(_first_part(key) for key in keys))
-
-
-def first_attribute(key: str) -> str:
-    """Give the first attribute of a name that is not a wrapper's.
-
-    >>> first_attribute("module.projector.0.weight")
-    'projector'
-    """
-    return _first_part(key).rpartition(".")[2]
+    return list(dict.fromkeys(map(_first_part, keys)))
 
 
 def match_names(state: Mapping[str, torch.Tensor], names: Collection[str]) -> NetworkState:
@@ -231,25 +206,25 @@ def match_names(state: Mapping[str, torch.Tensor], names: Collection[str]) -> Ne
     removed that turns most names into those of the architecture, and only where it does.
 
     >>> state = {"module._orig_mod.encoder.w": torch.ones(1), "module._orig_mod.b": torch.ones(1)}
-    >>> fitted = match_names(state, ["encoder.w", "b"])
-    >>> list(fitted.state), fitted.prefix
+    >>> matched = match_names(state, ["encoder.w", "b"])
+    >>> list(matched.state), matched.prefix
     (['encoder.w', 'b'], 'module.')
     """
     bare = {key.replace(COMPILED_PREFIX, ""): tensor for key, tensor in state.items()}
     names = set(names)
-    prefix = find_common_prefix(bare, names).prefix
-    fitted: State = {}
+    prefix, _ = find_common_prefix(bare, names)
+    renamed: State = {}
     left_out = []
     for key, tensor in bare.items():
         short = key.removeprefix(prefix)
         name = short if short in names else key
         if name not in names and (_is_average(key, prefix) or key.endswith(AVERAGE_COUNTER)):
             left_out.append(key)
-        elif name in fitted:
+        elif name in renamed:
             raise InputError(f"weights: two tensors could be {name}, one of them called {key}")
         else:
-            fitted[name] = tensor
-    return NetworkState(fitted, prefix, tuple(left_out))
+            renamed[name] = tensor
+    return NetworkState(renamed, prefix, tuple(left_out))
 
 
 def _first_part(key: str) -> str:
@@ -269,36 +244,28 @@ def _list_prefixes(key: str) -> Iterator[str]:
         yield prefix
 
 
-def _prefix_order(prefix: str) -> tuple[bool, int, str]:
-    return _is_average(prefix, ""), len(prefix), prefix
-
-
 def _is_average(key: str, prefix: str) -> bool:
     parts = key.split(".")[:-1]
     return not (prefix and key.startswith(prefix)) and any(part in AVERAGE_KEYS for part in parts)
 
 
-def _count_names(keys: Collection[str], prefix: str, names: Collection[str]) -> int:
-    return sum(key.startswith(prefix) and key.removeprefix(prefix) in names for key in keys)
-
-
-def describe_checkpoint(checkpoint: Checkpoint, fitted: NetworkState) -> dict[str, object]:
+def describe_checkpoint(checkpoint: Checkpoint, matched: NetworkState) -> dict[str, object]:
     """Describe how a file was understood, for JSON."""
     averages = [key for key in checkpoint.beside if key.rpartition(".")[2] in AVERAGE_KEYS]
-    facts: dict[str, object] = {"nesting": checkpoint.nesting, "prefix": fitted.prefix}
-    if averages or fitted.left_out:
+    facts: dict[str, object] = {"nesting": checkpoint.nesting, "prefix": matched.prefix}
+    if averages or matched.left_out:
         facts["averaged"] = "the file also has a moving average of the weights, which is not used"
-    elif not {*checkpoint.nesting.split("."), *fitted.prefix.split(".")}.isdisjoint(AVERAGE_KEYS):
+    elif not {*checkpoint.nesting.split("."), *matched.prefix.split(".")}.isdisjoint(AVERAGE_KEYS):
         facts["averaged"] = "the weights are a moving average: the file has no others"
-    if fitted.pretraining:
-        facts["left_out"] = list_parts(fitted.pretraining)
+    if matched.pretraining:
+        facts["left_out"] = list_parts(matched.pretraining)
     others = [key for key in checkpoint.beside if key not in averages]
     if others:
         facts["not_taken"] = others
     return facts
 
 
-# ---------------------------------------------------------------- checkpoints of self-supervised pr
+# ---------------------------------------------------------------- self-supervised pre-training
 
 
 class PublishedWeights(NamedTuple):
@@ -326,21 +293,19 @@ PUBLISHED_WEIGHTS: Mapping[str, PublishedWeights] = {
 
 # The attributes for parts that only pre-training needs, in Barlow Twins, VICReg, SimSiam,
 # SimCLR, SwAV, MoCo, solo-learn, lightly.
-PRETRAINING_HEADS = {
+SSL_HEADS = {
     *("projector", "projection_head", "projection_mlp", "projection", "prototypes"),
     *("predictor", "prediction_head", "prediction_mlp", "online_classifier"),
     *("encoder_k", "queue", "queue_ptr"),
 }
-MOMENTUM_COPY = re.compile(r"^(momentum|target|teacher)_|_(momentum|target)$")
+MOMENTUM = re.compile(r"^(momentum|target|teacher)_|_(momentum|target)$")
 # Names that other parts have too. They belong to pre-training only if one of its heads is there:
 # the norm of Barlow Twins' embedding, and the classifier that solo-learn trains along.
-PRETRAINING_PARTS = {"bn", "classifier"}
+SSL_PARTS = {"bn", "classifier"}
 NUMBERED_CHILD = re.compile(rf"^((?:(?:{'|'.join(sorted(WRAPPERS))})\.)*)(\d+)\.(.+)$")
 
 
-def match_state(
-    state: Mapping[str, torch.Tensor], network: nn.Module, head: str | None
-) -> NetworkState:
+def match_state(state: State, network: nn.Module, head: str | None) -> NetworkState:
     """Give a file's tensors the names of a network, without those that only pre-training needs.
 
     Projectors, predictors, momentum copies and queues are left out and named in the result. If they
@@ -355,38 +320,37 @@ def match_state(
 
     >>> network = nn.Sequential()
     >>> network.add_module("conv", nn.Conv2d(3, 8, 3))
-    >>> held = {f"module.backbone.{key}": value for key, value in network.state_dict().items()}
-    >>> fitted = match_state({**held, "module.projector.0.weight": torch.ones(4, 8)}, network, None)
-    >>> list(fitted.state), fitted.pretraining
+    >>> state = {f"module.backbone.{key}": value for key, value in network.state_dict().items()}
+    >>> state["module.projector.0.weight"] = torch.ones(4, 8)
+    >>> matched = match_state(state, network, None)
+    >>> list(matched.state), matched.pretraining
     (['conv.weight', 'conv.bias'], ('module.projector.0.weight',))
     """
     names = set(network.state_dict())
     bare = {key.replace(COMPILED_PREFIX, ""): tensor for key, tensor in state.items()}
     numbered = name_children(bare, [name for name, _ in network.named_children()])
-    more = find_common_prefix(numbered, names).names > find_common_prefix(bare, names).names
+    more = find_common_prefix(numbered, names)[1] > find_common_prefix(bare, names)[1]
     if more and len(numbered) == len(bare):
         bare = numbered
-    fitted = match_names(bare, names)
-    strangers = {key: first_attribute(key) for key in fitted.state if key not in names}
-    own = {
-        key
-        for key, part in strangers.items()
-        if part in PRETRAINING_HEADS or MOMENTUM_COPY.search(part)
+    matched = match_names(bare, names)
+    strangers = {
+        key: _first_part(key).rpartition(".")[2] for key in matched.state if key not in names
     }
+    own = {key for key, part in strangers.items() if part in SSL_HEADS or MOMENTUM.search(part)}
     if not own:
-        return fitted
-    own |= {key for key, part in strangers.items() if part in PRETRAINING_PARTS}
-    beside = not all(key.startswith(fitted.prefix) for key in own)
+        return matched
+    own |= {key for key, part in strangers.items() if part in SSL_PARTS}
+    beside = not all(key.startswith(matched.prefix) for key in own)
     if head and beside:
-        places = (f"{head}.", f"{fitted.prefix}{head}.")
-        own |= {key for key in fitted.state if key.startswith(places)}
-    kept = {key: tensor for key, tensor in fitted.state.items() if key not in own}
-    return fitted._replace(state=kept, pretraining=tuple(key for key in fitted.state if key in own))
+        places = (f"{head}.", f"{matched.prefix}{head}.")
+        own |= {key for key in matched.state if key.startswith(places)}
+    kept = {key: tensor for key, tensor in matched.state.items() if key not in own}
+    return matched._replace(
+        state=kept, pretraining=tuple(key for key in matched.state if key in own)
+    )
 
 
-def name_children(
-    state: Mapping[str, torch.Tensor], children: Collection[str]
-) -> dict[str, torch.Tensor]:
+def name_children(state: State, children: Collection[str]) -> State:
     """Replace the numbers of child modules by their names.
 
     >>> list(name_children({"backbone.1.weight": torch.ones(1)}, ["conv1", "bn1"]))
@@ -403,7 +367,7 @@ def name_children(
     return renamed
 
 
-# ---------------------------------------------------------------- interpolation between two sets of
+# ---------------------------------------------------------------- interpolation
 
 
 def interpolate(

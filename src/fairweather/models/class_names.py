@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from fairweather.errors import InputError
-
-# ---------------------------------------------------------------- imageNet's classes by WordNet num
 
 WNID = re.compile(r"n\d{8}")
 IMAGENET_CLASSES = 1000
@@ -23,16 +21,14 @@ class ImageNet(NamedTuple):
     Attributes:
         wnids: WordNet numbers, sorted, which is the order of published models' outputs.
         synonyms: of each, WordNet's names, normalised, the usual one first.
-        whole: from all of a class's names, normalised (`tench, tinca tinca`), to wnids.
-        usual: from the first of them, and from torchvision's short names, to wnids.
-        other: from any of them to wnids.
+        meanings: from names, normalised, to wnids: first from all of a class's names (`tench,
+            tinca tinca`); then from the first of them, and from torchvision's short names; then
+            from any of them.
     """
 
     wnids: tuple[str, ...]
-    synonyms: tuple[tuple[str, ...], ...]
-    whole: dict[str, frozenset[str]]
-    usual: dict[str, frozenset[str]]
-    other: dict[str, frozenset[str]]
+    synonyms: dict[str, tuple[str, ...]]
+    meanings: tuple[dict[str, frozenset[str]], ...]
 
 
 def normalise_name(name: str) -> str:
@@ -53,7 +49,7 @@ def split_synonyms(name: str) -> tuple[str, ...]:
 def read_imagenet() -> ImageNet:
     """Read the class names that timm and torchvision contain; nothing is downloaded.
 
-    >>> read_imagenet().wnids[0], read_imagenet().synonyms[0]
+    >>> read_imagenet().wnids[0], read_imagenet().synonyms["n01440764"]
     ('n01440764', ('tench', 'tinca tinca'))
     """
     from timm.data.imagenet_info import ImageNetInfo
@@ -65,13 +61,14 @@ def read_imagenet() -> ImageNet:
     synonyms = tuple(map(split_synonyms, descriptions))
     short = map(normalise_name, ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
     usual = [{names[0], torchvision} for names, torchvision in zip(synonyms, short, strict=True)]
-    return ImageNet(
-        wnids,
-        synonyms,
-        _invert(wnids, [{normalise_name(text)} if "," in text else set() for text in descriptions]),
-        _invert(wnids, usual),
-        _invert(wnids, [set(names) for names in synonyms]),
-    )
+    whole = [{normalise_name(text)} if "," in text else set() for text in descriptions]
+
+    def by_name(names: Iterable[Iterable[str]]) -> dict[str, frozenset[str]]:
+        places = _index_places(names)
+        return {name: frozenset(wnids[place] for place in own) for name, own in places.items()}
+
+    meanings = tuple(map(by_name, (whole, usual, synonyms)))
+    return ImageNet(wnids, dict(zip(wnids, synonyms, strict=True)), meanings)
 
 
 def find_wnids(name: str) -> frozenset[str]:
@@ -80,15 +77,16 @@ def find_wnids(name: str) -> frozenset[str]:
     A number means itself, and all names of a class together mean the class. Any other name means
     the classes that are usually called so, or else those that it is a synonym of.
 
-    >>> sorted(find_wnids("crane")), sorted(find_wnids("Tinca_tinca")), find_wnids(
-    ...     "airliner, or so"
-    ... )
-    (['n02012849', 'n03126707'], ['n01440764'], frozenset())
+    >>> sorted(find_wnids("crane")), sorted(find_wnids("Tinca_tinca"))
+    (['n02012849', 'n03126707'], ['n01440764'])
+    >>> find_wnids("airliner, or so")
+    frozenset()
     """
     if WNID.fullmatch(name.strip()):
         return frozenset({name.strip()})
-    known, name = read_imagenet(), normalise_name(name)
-    return known.whole.get(name) or known.usual.get(name) or known.other.get(name) or frozenset()
+    name = normalise_name(name)
+    meanings = (by_name[name] for by_name in read_imagenet().meanings if name in by_name)
+    return next(meanings, frozenset())
 
 
 def find_class_wnids(names: Sequence[str]) -> list[frozenset[str]]:
@@ -97,30 +95,31 @@ def find_class_wnids(names: Sequence[str]) -> list[frozenset[str]]:
     If the names are those of ImageNet in its order, perhaps with a background class before or
     after them, the position decides which of the two classes called crane is meant.
     """
-    found = [find_wnids(name) for name in names]
+    meanings = [find_wnids(name) for name in names]
     if len(names) not in (IMAGENET_CLASSES, IMAGENET_CLASSES + 1):
-        return found
+        return meanings
     wnids = read_imagenet().wnids
     for start in range(len(names) - IMAGENET_CLASSES + 1):
         places = range(start, start + IMAGENET_CLASSES)
-        fitting = sum(wnid in found[place] for place, wnid in zip(places, wnids, strict=True))
+        fitting = sum(wnid in meanings[place] for place, wnid in zip(places, wnids, strict=True))
         if fitting < LEAST_MATCHING * IMAGENET_CLASSES:
             continue
         for place, wnid in zip(places, wnids, strict=True):
-            if wnid in found[place] or not found[place]:
-                found[place] = frozenset({wnid})
-    return found
+            if wnid in meanings[place] or not meanings[place]:
+                meanings[place] = frozenset({wnid})
+    return meanings
 
 
-def _invert(wnids: Sequence[str], names: Sequence[set[str]]) -> dict[str, frozenset[str]]:
-    inverted: dict[str, set[str]] = {}
-    for wnid, own in zip(wnids, names, strict=True):
-        for name in own:
-            inverted.setdefault(name, set()).add(wnid)
-    return {name: frozenset(meant) for name, meant in inverted.items()}
+def _index_places(names: Iterable[Iterable[str]]) -> dict[str, list[int]]:
+    """The places at which each name stands, of lists of names."""
+    places: dict[str, list[int]] = {}
+    for place, own in enumerate(names):
+        for name in dict.fromkeys(own):
+            places.setdefault(name, []).append(place)
+    return places
 
 
-# ---------------------------------------------------------------- find the output of a model for a
+# ---------------------------------------------------------------- outputs by name
 
 
 class OutputMatch(NamedTuple):
@@ -136,18 +135,14 @@ class OutputNames:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.wnids = find_class_wnids(names)
-        self._exact = _index_places((name, [place]) for place, name in enumerate(names))
-        self._normalised = _index_places(
-            (normalise_name(name), [place]) for place, name in enumerate(names)
-        )
-        self._synonyms = _index_places(
-            (synonym, [place])
-            for place, name in enumerate(names)
-            for synonym in dict.fromkeys(split_synonyms(name))
-        )
-        self._by_wnid = _index_places(
-            (wnid, [place]) for place, wnids in enumerate(self.wnids) for wnid in wnids
-        )
+        self._exact = _index_places([name] for name in names)
+        self._normalised = _index_places([normalise_name(name)] for name in names)
+        self._synonyms = _index_places(map(split_synonyms, names))
+        self._by_wnid = _index_places(self.wnids)
+
+    def find_all(self, names: Sequence[str]) -> list[OutputMatch | None]:
+        """Find the output of each class of a data set."""
+        return [self.find(*pair) for pair in zip(names, find_class_wnids(names), strict=True)]
 
     def find(self, name: str, wnids: frozenset[str]) -> OutputMatch | None:
         """Find the output of a class; None if there is none.
@@ -171,23 +166,20 @@ class OutputNames:
         places = sorted({place for wnid in wnids for place in self._by_wnid.get(wnid, [])})
         meant = wnids.union(*(self.wnids[place] for place in places))
         if len(places) == 1 and len(meant) == 1:
-            return OutputMatch(
-                places[0], "wnid" if WNID.fullmatch(name.strip()) else "ImageNet's names"
-            )
-        if places or stages[0][0] or stages[1][0] or stages[2][0]:
-            raise self._ambiguous(name, places or stages[1][0] or stages[2][0], meant)
+            is_wnid = WNID.fullmatch(name.strip())
+            return OutputMatch(places[0], "wnid" if is_wnid else "ImageNet's names")
+        if candidates := places or stages[1][0] or stages[2][0]:
+            raise self._ambiguous(name, candidates, meant)
         return None
 
     def known(self) -> list[str]:
         """List the names that outputs have, for the closest name in an error."""
-        synonyms = dict(zip(read_imagenet().wnids, read_imagenet().synonyms, strict=True))
-        numbers = [name for name in self.names if WNID.fullmatch(name)]
-        usual = [synonyms[number][0] for number in numbers if number in synonyms]
-        return [*self.names, *usual]
+        synonyms = read_imagenet().synonyms
+        return [*self.names, *(synonyms[name][0] for name in self.names if name in synonyms)]
 
     def _ambiguous(self, name: str, places: Sequence[int], wnids: frozenset[str]) -> InputError:
         if len(wnids) > 1:
-            synonyms = dict(zip(read_imagenet().wnids, read_imagenet().synonyms, strict=True))
+            synonyms = read_imagenet().synonyms
             meanings = [f"{wnid} ({synonyms.get(wnid, ('?',))[0]})" for wnid in sorted(wnids)]
         else:
             meanings = [f"output {place} ({self.names[place]!r})" for place in places]
@@ -195,10 +187,3 @@ class OutputNames:
             f"the class {name!r} may be {' or '.join(meanings)}: give classes the names of wnids, "
             "or say which output each one is with --labels FILE"
         )
-
-
-def _index_places(pairs: Iterable[tuple[Hashable, list[int]]]) -> dict[Hashable, list[int]]:
-    found: dict[Hashable, list[int]] = {}
-    for key, place in pairs:
-        found.setdefault(key, []).extend(place)
-    return found

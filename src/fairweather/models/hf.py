@@ -11,80 +11,46 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from timm.models import PretrainedCfg
 from torch import nn
 
 from fairweather.data.pixels import Square, decode_image
-from fairweather.errors import InputError, first_line, join_names, missing_extra
+from fairweather.errors import InputError, first_line, missing_extra
 from fairweather.files.download import combined_digest
-from fairweather.models.preprocessing import Normalisation, Preprocessing, read_timm
-from fairweather.models.sources import OpenedModel, SourceKind, folder_name
+from fairweather.files.folders import read_facts
+from fairweather.models.backbones import find_library
+from fairweather.models.building import describe_misfits
+from fairweather.models.preprocessing import (
+    Normalisation,
+    Preprocessing,
+    describe_normalisation,
+    describe_preparation,
+    read_timm,
+)
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name
 from fairweather.models.wrappers import Classifier
 from fairweather.types.measurement import parse_class_names
-from fairweather.types.options import Preparation
+from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION
 
-# ---------------------------------------------------------------- what of a Hugging Face repository
+# ---------------------------------------------------------------- settings that are read
 
 TIMM_WRAPPER = "timm_wrapper"  # the type of models that timm builds, whose own files do not name it
+_SETTINGS: Mapping[str, list[str]] = read_facts("fairweather.models", "hf_settings")
 # What timm's classifiers and their preprocessing are made of. Weights are read from no other place.
-TIMM_KEYS = (
-    "architecture",
-    "do_pooling",
-    "id2label",
-    "initializer_range",
-    "label2id",
-    "label_names",
-    "model_type",
-    "num_classes",
-    "num_labels",
-    "problem_type",
-)
-PREPROCESSING_KEYS = (
-    "crop_mode",
-    "crop_pct",
-    "fixed_input_size",
-    "input_size",
-    "interpolation",
-    "mean",
-    "std",
-)
+TIMM_KEYS, PREPROCESSING_KEYS = _SETTINGS["timm"], _SETTINGS["preprocessing"]
 # Of `timm.create_model`: sizes, kinds and rates of layers. Others open files, as `checkpoint_path`.
-_TIMM_ARGUMENTS = """
-act_layer attn_drop_rate avg_down base_width cardinality channels class_token conv_mlp depth depths
-dims drop_path_rate drop_rate dynamic_img_pad dynamic_img_size embed_dim fc_norm final_norm
-global_pool img_size in_chans init_values kernel_sizes layers ls_init_value mlp_ratio no_embed_class
-norm_eps norm_layer num_heads output_stride patch_drop_rate patch_size pos_drop_rate pos_embed
-pre_norm proj_drop_rate qk_norm qkv_bias reg_tokens stem_type stem_width strict_img_size window_size
-"""
-MODEL_ARGUMENTS = frozenset(_TIMM_ARGUMENTS.split())
+MODEL_ARGUMENTS = frozenset(_SETTINGS["model_arguments"])
 # Settings of transformers that read other files, other repositories, or code of other packages.
-REFERENCES = (
-    "backbone",
-    "class_info_file",
-    "quantization_config",
-    "repo_path",
-    "transformers_weights",
-    "use_pretrained_backbone",
-    "use_timm_backbone",
-)
+REFERENCES = _SETTINGS["references"]
 # These change no number: which code computes it, and where the repository once was.
-IGNORED_KEYS = (
-    "_attn_implementation",
-    "_attn_implementation_internal",
-    "_commit_hash",
-    "_experts_implementation",
-    "_experts_implementation_internal",
-    "_name_or_path",
-    "attn_implementation",
-    "auto_map",
-    "experts_implementation",
-)
+IGNORED_KEYS = _SETTINGS["ignored"]
 CLASS_NAMES = ("id2label", "label2id")
 
 
@@ -110,12 +76,11 @@ def vet_repository(
     """
     with tempfile.TemporaryDirectory(prefix="fairweather-") as name:
         place = Path(name)
-        known = _check_config(transformers, repo, _read_settings(repo, config))
-        (place / config.name).write_text(json.dumps(known), encoding="utf-8")
+        contents = {config.name: _check_config(transformers, repo, _read_settings(repo, config))}
         if settings is not None:
-            (place / settings.name).write_text(
-                json.dumps(_read_settings(repo, settings)), encoding="utf-8"
-            )
+            contents[settings.name] = _read_settings(repo, settings)
+        for file_name, content in contents.items():
+            (place / file_name).write_text(json.dumps(content), encoding="utf-8")
         for file in weights:
             try:
                 (place / file.name).symlink_to(file.resolve())
@@ -126,52 +91,48 @@ def vet_repository(
 
 def _read_settings(repo: str, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
             raise ValueError("it is not a mapping")
-        return {key: _check_value(repo, path.name, key, each) for key, each in _used_items(found)}
+        return _check_mapping(repo, path.name, settings)
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"hf:{repo} cannot be loaded: {path.name} is damaged ({error})") from None
 
 
-def _used_items(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(key, each) for key, each in found.items() if key not in IGNORED_KEYS]
+def _check_mapping(repo: str, file: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Give settings without what is ignored; raises `InputError` if one leads elsewhere."""
+    used = {key: value for key, value in settings.items() if key not in IGNORED_KEYS}
+    return {key: _check_value(repo, file, key, value) for key, value in used.items()}
 
 
 def _check_value(repo: str, file: str, key: str, value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Give a value without what is ignored; raises `InputError` if it leads elsewhere."""
     if key in REFERENCES and value:
         raise InputError(
             f"hf:{repo}: {key} of its {file} leads out of the repository, or to code: load the "
             "model with python:FILE.py:FUNCTION"
         )
     if isinstance(value, dict) and key not in CLASS_NAMES:
-        return {inner: _check_value(repo, file, inner, each) for inner, each in _used_items(value)}
-    return (
-        [_check_value(repo, file, "", each) for each in value] if isinstance(value, list) else value
-    )
+        return _check_mapping(repo, file, value)
+    if isinstance(value, list):
+        return [_check_value(repo, file, "", item) for item in value]
+    return value
 
 
-def _check_config(transformers: ModuleType, repo: str, found: dict[str, Any]) -> dict[str, Any]:
-    given = found.get("pretrained_cfg")
+def _check_config(transformers: ModuleType, repo: str, settings: dict[str, Any]) -> dict[str, Any]:
+    given = settings.get("pretrained_cfg")
     if isinstance(given, dict):
-        found = {"model_type": TIMM_WRAPPER, **found}
-    kind = found.get("model_type")
-    classifiers = (
-        transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
-    )
-    if kind not in list(classifiers):
+        settings = {"model_type": TIMM_WRAPPER, **settings}
+    kind, auto = settings.get("model_type"), transformers.models.auto.modeling_auto
+    if kind not in list(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES):
         raise InputError(
             f"hf:{repo} is not an image classifier that transformers knows (type {kind!r:.60})"
         )
     if kind != TIMM_WRAPPER:
-        return found
-    from fairweather.models.backbones import find_library
-
-    find_library(f"timm:{found.get('architecture')}")  # no address, as `hf-hub:OWNER/NAME` is
-    arguments = found.get("model_args") or {}
+        return settings
+    find_library(f"timm:{settings.get('architecture')}")  # no address, as `hf-hub:OWNER/NAME` is
+    arguments = settings.get("model_args") or {}
     if not isinstance(arguments, dict):
         raise InputError(f"hf:{repo}: model_args of its config.json is not a mapping")
     if unknown := sorted(set(arguments) - MODEL_ARGUMENTS):
@@ -180,28 +141,21 @@ def _check_config(transformers: ModuleType, repo: str, found: dict[str, Any]) ->
             "kinds and rates of layers are given to timm: load the model with "
             "python:FILE.py:FUNCTION"
         )
-    known = {key: found[key] for key in TIMM_KEYS if key in found}
+    known = {key: settings[key] for key in TIMM_KEYS if key in settings}
     prepared = given if isinstance(given, dict) else {}
     prepared = {key: prepared[key] for key in PREPROCESSING_KEYS if key in prepared}
     return {**known, "model_args": arguments, "pretrained_cfg": prepared}
 
 
-# ---------------------------------------------------------------- translate a Hugging Face image pr
+# ---------------------------------------------------------------- image processors
 
 Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Processor = Any  # transformers.BaseImageProcessor, of an extra
 Channels = tuple[float, float, float]
 
 # The supported steps; do_convert_rgb and do_reduce_labels change no RGB image.
-KNOWN_STEPS = {
-    "do_resize",
-    "do_center_crop",
-    "do_rescale",
-    "do_normalize",
-    "do_convert_rgb",
-    "do_reduce_labels",
-}
-RESAMPLE_FILTERS: Mapping[int, Filter] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+KNOWN_STEPS = frozenset(_SETTINGS["steps"])
+RESAMPLE_FILTERS = {int(Image.Resampling[name.upper()]): name for name in get_args(Filter)}
 # ConvNextImageProcessor resizes to a square, and crops nothing, from this size on.
 CONVNEXT_SQUASHES_FROM = 384
 # LevitImageProcessor resizes the shorter side to this many times its size.
@@ -220,8 +174,9 @@ def read_processor(processor: Processor) -> Preprocessing:
         processing = _read_timm(processor.data_config)
     else:
         settings = processor.to_dict()
-        statistics = Normalisation(*_read_normalisation(kind, settings))
-        processing = Preprocessing(statistics, _read_preparation(kind, settings), PROCESSOR_ORIGIN)
+        normalisation = _read_normalisation(kind, settings)
+        preparation = _read_preparation(kind, settings)
+        processing = Preprocessing(normalisation, preparation, PROCESSOR_ORIGIN)
     prepared = processing.preparation
     if prepared is not None and (prepared.resize or prepared.size) < prepared.size:
         raise _unsupported_error(kind, f"resized to {prepared.resize}, padded to {prepared.size}")
@@ -266,20 +221,19 @@ def _read_preparation(kind: str, settings: Mapping[str, Any]) -> Preparation | N
     return Preparation(crop, edge, interpolation)
 
 
-def _read_normalisation(kind: str, settings: Mapping[str, Any]) -> tuple[Channels, Channels]:
+def _read_normalisation(kind: str, settings: Mapping[str, Any]) -> Normalisation:
     factor = settings.get("rescale_factor")
     if not settings.get("do_rescale") or factor is None or abs(factor * 255 - 1) > 1e-6:
-        found = f"do_rescale {settings.get('do_rescale')} with rescale_factor {factor}, not 1/255"
-        raise _unsupported_error(kind, found)
+        rescaling = f"do_rescale {settings.get('do_rescale')} with rescale_factor {factor}"
+        raise _unsupported_error(kind, f"{rescaling}, not 1/255")
     if settings.get("rescale_offset"):
         raise _unsupported_error(kind, "rescale_offset")
     normalised = bool(settings.get("do_normalize"))
     mean = _read_channels(settings["image_mean"] if normalised else 0.0)
     std = _read_channels(settings["image_std"] if normalised else 1.0)
     if settings.get("include_top"):  # EfficientNetImageProcessor divides by std a second time
-        again = _read_channels(settings["image_std"])
-        std = _read_channels([one * two for one, two in zip(std, again, strict=True)])
-    return mean, std
+        std = _read_channels(np.multiply(std, _read_channels(settings["image_std"])))
+    return Normalisation(mean, std)
 
 
 def _read_filter(kind: str, resample: object) -> Filter:
@@ -303,7 +257,7 @@ def _read_square(kind: str, key: str, settings: Mapping[str, Any]) -> int:
     return int(known["height"])
 
 
-def _read_channels(values: float | Sequence[float]) -> Channels:
+def _read_channels(values: npt.ArrayLike) -> Channels:
     red, green, blue = np.broadcast_to(np.asarray(values, dtype=float), 3).tolist()
     return red, green, blue
 
@@ -326,18 +280,18 @@ def _check_processor(processor: Processor, processing: Preprocessing) -> None:
     picture = Image.fromarray(blobs).resize((short * 4 // 3, short), Image.Resampling.BICUBIC)
     values = processor(picture, return_tensors="pt").get("pixel_values")
     pixels = torch.from_numpy(decode_image(picture, square))[None] / 255
-    mean, std = (torch.tensor(each).reshape(1, 3, 1, 1) for each in processing.statistics)
+    mean, std = (torch.tensor(row).reshape(1, 3, 1, 1) for row in processing.statistics)
     if values is None or values.shape != pixels.shape:
-        found = "no pixel_values" if values is None else f"images {list(values.shape)}"
-        raise _unsupported_error(type(processor).__name__, found)
+        misfit = "no pixel_values" if values is None else f"images {list(values.shape)}"
+        raise _unsupported_error(type(processor).__name__, misfit)
     difference = float((values * std + mean - pixels).abs().mean())
     # Where a margin is odd, libraries crop one pixel apart; of `side` pixels, a blob has a fourth.
     if not difference <= 0.01 + 2 / side:
-        found = f"its own pixels differ by {difference:.2f} of [0, 1] from what its settings say"
-        raise _unsupported_error(type(processor).__name__, found)
+        misfit = f"its own pixels differ by {difference:.2f} of [0, 1] from what its settings say"
+        raise _unsupported_error(type(processor).__name__, misfit)
 
 
-# ---------------------------------------------------------------- image classifiers of Hugging Face
+# ---------------------------------------------------------------- models
 
 FileFinder = Callable[[str], Path | None]
 # Of transformers, which is an extra: PreTrainedModel and its configuration.
@@ -361,7 +315,7 @@ class LogitsOnly(nn.Module):
         return self.network(pixel_values=images).logits
 
 
-def open_hf(repo: str, *, offline: bool = False) -> OpenedModel:
+def open_hf(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open an image classifier of transformers with the settings of its image processor.
 
     Loading never executes code: files of code in the repository are ignored, and weights are read
@@ -369,60 +323,57 @@ def open_hf(repo: str, *, offline: bool = False) -> OpenedModel:
     lies elsewhere. Everything is computed in float32.
 
     Args:
-        repo: a folder that `save_pretrained` wrote, or `OWNER/NAME` on the hub.
-        offline: take a model of the hub only from the local cache.
+        place: a folder that `save_pretrained` wrote, or `OWNER/NAME` on the hub.
+        settings: offline, a model of the hub is taken only from the local cache.
 
     Raises:
         InputError: there is no such model; a weight is missing (such as the head), not used or of
             another shape; it is not a classifier; or its preprocessing is not supported.
-
-    >>> open_hf("./nowhere")
-    Traceback (most recent call last):
-    fairweather.errors.InputError: hf:./nowhere: there is no such folder, and no such name on a hub
     """
     try:
         import transformers
     except ImportError:
         raise missing_extra("transformers", "hf", "Hugging Face models") from None
-    folder = Path(repo).expanduser()
-    find: FileFinder = _find_in_folder(folder) if folder.is_dir() else _find_on_hub(repo, offline)
+    repo, folder = place, Path(place).expanduser()
+    is_folder = folder.is_dir()
+    find = _find_in_folder(folder) if is_folder else _find_on_hub(repo, settings.offline)
     config_file = find("config.json")
     if config_file is None:
         raise InputError(f"hf:{repo} is not a model: there is no config.json")
     weights = _find_weights(repo, find)
-    settings = next((path for name in PROCESSOR_FILES if (path := find(name))), None)
+    processor_file = next((path for name in PROCESSOR_FILES if (path := find(name))), None)
     with (
         _silence(transformers.utils.logging),
         torch.random.fork_rng(devices=[]),
-        vet_repository(transformers, repo, config_file, settings, weights) as place,
+        vet_repository(transformers, repo, config_file, processor_file, weights) as vetted,
     ):
-        network = _load_network(transformers, repo, place, weights)
+        network = _load_network(transformers, repo, vetted, weights)
         classes = _read_classes(repo, network.config)
-        if settings is None and network.config.model_type != TIMM_WRAPPER:
+        if processor_file is None and network.config.model_type != TIMM_WRAPPER:
             raise InputError(
                 f"hf:{repo} does not describe its preprocessing: add its preprocessor_config.json, "
                 "or load it with python:FILE.py:FUNCTION"
             )
         with _explain_errors(f"the image processor of hf:{repo} cannot be loaded"):
             processor = transformers.AutoImageProcessor.from_pretrained(  # nosec B615 # local
-                str(place), local_files_only=True, trust_remote_code=False
+                str(vetted), local_files_only=True, trust_remote_code=False
             )
         with _explain_errors(f"the image processor of hf:{repo} cannot be used"):
             statistics, preparation, origin, _ = read_processor(processor)
     model = Classifier(LogitsOnly(network), *statistics, _fixed_size(network, preparation))
-    files = [config_file, *([settings] if settings else []), *weights]
+    files = [config_file, *([processor_file] if processor_file else []), *weights]
     facts = {
         "source": f"hf:{repo}",
         "architecture": type(network).__name__,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "outputs": network.config.num_labels,
-        "revision": None if folder.is_dir() else config_file.parent.name,
+        "revision": None if is_folder else config_file.parent.name,
         "weights": [path.name for path in weights],
         "processor": type(processor).__name__,
-        "normalisation": {**statistics._asdict(), "from": origin},
-        "preparation": preparation and {**preparation._asdict(), "from": origin},
+        "normalisation": describe_normalisation(statistics, origin),
+        "preparation": preparation and describe_preparation(preparation, origin),
     }
-    name = folder_name(folder.resolve().name if folder.is_dir() else repo.rpartition("/")[2])
+    name = folder_name(folder.resolve().name if is_folder else repo.rpartition("/")[2])
     return OpenedModel(model.eval(), name, combined_digest(files), classes, preparation, facts)
 
 
@@ -518,7 +469,7 @@ def _read_shards(repo: str, index: Path, suffix: str) -> list[str]:
 
 def _load_network(transformers: ModuleType, repo: str, place: Path, weights: list[Path]) -> Network:
     with _explain_errors(f"hf:{repo} cannot be loaded without executing code"):
-        network, found = transformers.AutoModelForImageClassification.from_pretrained(  # nosec B615 # local
+        network, info = transformers.AutoModelForImageClassification.from_pretrained(  # nosec B615 # local
             str(place),
             local_files_only=True,
             trust_remote_code=False,
@@ -528,14 +479,12 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
             output_loading_info=True,
         )
     misfits = {
-        "missing": [k for k in found["missing_keys"] if not k.endswith("num_batches_tracked")],
-        "unexpected": found["unexpected_keys"],
-        "of another shape": [key for key, *_ in found["mismatched_keys"]],
+        "missing": [k for k in info["missing_keys"] if not k.endswith("num_batches_tracked")],
+        "unexpected": info["unexpected_keys"],
+        "of another shape": [key for key, *_ in info["mismatched_keys"]],
     }
     if any(misfits.values()):
-        listed = "; ".join(
-            f"{what} {join_names(sorted(keys))}" for what, keys in misfits.items() if keys
-        )
+        listed = describe_misfits({what: sorted(keys) for what, keys in misfits.items()})
         raise InputError(f"the weights of hf:{repo} do not fit {type(network).__name__}: {listed}")
     return network.float()
 
@@ -604,6 +553,5 @@ HF = SourceKind(
     "hf:REPO",
     "a classifier of Hugging Face transformers, from the hub or a folder",
     open_hf,
-    settings=("offline",),
     guess=_guess_hf,
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +12,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from fairweather.errors import InputError, quote_names, unknown_name
+from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import parse_yaml
-from fairweather.models.class_names import (
-    IMAGENET_CLASSES,
-    OutputNames,
-    find_class_wnids,
-    find_wnids,
-    read_imagenet,
-)
+from fairweather.models.class_names import IMAGENET_CLASSES, OutputNames, find_wnids, read_imagenet
 from fairweather.models.wrappers import Relabelled
-
-# ---------------------------------------------------------------- the file for `--labels`: for each
 
 LABEL_HEADER = ("data", "model")  # of a CSV that has one
 
@@ -44,20 +37,21 @@ def read_label_file(path: Path) -> dict[str, object]:
     ...     read_label_file(path)
     {'cat': ['tabby', 'tiger cat'], 'dog': 207}
     """
-    readers = {".yaml": parse_yaml, ".yml": parse_yaml, ".json": _parse_json, ".csv": _parse_csv}
-    suffix = path.suffix.lower()
-    if suffix not in readers:
-        raise unknown_name("kind of label file", path.suffix, readers)
+    name, suffix = f"the label file {str(path)!r}", path.suffix.lower()
+    readers = {".yaml": parse_yaml, ".yml": parse_yaml, ".json": _parse_json}
+    if suffix not in (*readers, ".csv"):
+        raise unknown_name("kind of label file", path.suffix, (*readers, ".csv"))
     try:
+        if suffix == ".csv":
+            return check_labels(_read_csv(path, name), str(path))
         text = path.read_text(encoding="utf-8-sig")
+        return check_labels(readers[suffix](text, name), str(path))
     except UnicodeDecodeError:
-        raise InputError(f"the label file {str(path)!r} is not a text file") from None
+        raise InputError(f"{name} is not a text file") from None
     except OSError as error:
-        raise InputError(f"the label file {str(path)!r} cannot be read: {error.strerror}") from None
-    try:
-        return check_labels(readers[suffix](text, f"the label file {str(path)!r}"), str(path))
+        raise InputError(f"{name} cannot be read: {error.strerror}") from None
     except RecursionError:
-        raise InputError(f"the label file {str(path)!r} is nested too deeply") from None
+        raise InputError(f"{name} is nested too deeply") from None
 
 
 def check_labels(labels: object, name: str) -> dict[str, object]:
@@ -100,43 +94,29 @@ def _parse_json(text: str, name: str) -> object:
 
 
 def _unique_mapping(pairs: Iterable[tuple[str, object]], name: str) -> dict[str, object]:
-    found: dict[str, object] = {}
+    mapping: dict[str, object] = {}
     for key, value in pairs:
-        if key in found:
+        if key in mapping:
             raise InputError(f"{name} has the class {key!r} twice")
-        found[key] = value
-    return found
+        mapping[key] = value
+    return mapping
 
 
-def _parse_csv(text: str, name: str) -> dict[str, object]:
+def _read_csv(path: Path, name: str) -> dict[str, object]:
     labels: list[tuple[str, object]] = []
-    try:
-        rows = list(csv.reader(text.splitlines(), skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{name} is not CSV: {error}") from None
-    for line, row in enumerate(rows, start=1):
-        cells = tuple(cell.strip() for cell in row)
-        if not any(cells) or (line == 1 and cells == LABEL_HEADER):
+    for line, cells in read_csv_rows(path, delimiter=","):
+        if not any(cells) or (line == 1 and tuple(cells) == LABEL_HEADER):
             continue
         if len(cells) != 2 or not all(cells):
             raise InputError(
                 f"row {line} of {name} must have two cells, a class of the data and one of the "
-                f"model, found {list(cells)}"
+                f"model, found {cells}"
             )
         labels.append((cells[0], cells[1]))
     return _unique_mapping(labels, name)
 
 
-# ---------------------------------------------------------------- label mapping: which outputs of a
-
-__all__ = [
-    "LabelMap",
-    "Relabelled",
-    "match_labels",
-    "places_by_name",
-    "read_label_file",
-    "relabel",
-]
+# ---------------------------------------------------------------- matching
 
 Columns = tuple[tuple[int, ...], ...]
 
@@ -196,7 +176,7 @@ def match_labels(
     if model_classes is None:
         return _match_in_order(outputs, data_classes)
     if tuple(data_classes) == tuple(model_classes):
-        return _describe_match([(place,) for place in range(outputs)], outputs, ["name"])
+        return _describe_match(tuple((place,) for place in range(outputs)), outputs, ["name"])
     return _match_names(OutputNames(model_classes), data_classes)
 
 
@@ -211,10 +191,10 @@ def places_by_name(classes: Sequence[str], among: Sequence[str]) -> list[int] | 
     """
     names = OutputNames(among)
     try:
-        found = [names.find(*pair) for pair in zip(classes, find_class_wnids(classes), strict=True)]
+        matches = names.find_all(classes)
     except InputError:  # it may be one of several
         return None
-    places = [hit.output for hit in found if hit is not None]
+    places = [match.output for match in matches if match is not None]
     return places if len(set(places)) == len(classes) else None
 
 
@@ -226,33 +206,27 @@ def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:
 
 
 def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
-    outputs = len(names.names)
-    wnids = find_class_wnids(data_classes)
-    found = [names.find(*pair) for pair in zip(data_classes, wnids, strict=True)]
-    if not any(found):
+    outputs, matches = len(names.names), names.find_all(data_classes)
+    if not any(matches):
         if _are_numbers(names.names):
             return _match_in_order(outputs, data_classes)
         numbers = _parse_numbers(data_classes)
         if numbers is not None and sorted(numbers) == list(range(outputs)):
             note = "the data's class names are numbers, used as the numbers of the model's outputs"
             return LabelMap(tuple((number,) for number in numbers), note, outputs)
-    if None in found:
-        missing = [name for name, hit in zip(data_classes, found, strict=True) if hit is None]
+    pairs = list(zip(data_classes, matches, strict=True))
+    if missing := [name for name, match in pairs if match is None]:
         raise _unmatched_error(missing, data_classes, names)
-    hits = [hit for hit in found if hit is not None]
-    columns = [(hit.output,) for hit in hits]
+    found = [match for match in matches if match is not None]
+    columns = tuple((match.output,) for match in found)
     _check_disjoint(columns, data_classes)
-    return _describe_match(columns, outputs, [hit.by for hit in hits])
+    return _describe_match(columns, outputs, [match.by for match in found])
 
 
-def _describe_match(
-    columns: Sequence[tuple[int, ...]], outputs: int, by: Sequence[str]
-) -> LabelMap:
+def _describe_match(columns: Columns, outputs: int, by: Sequence[str]) -> LabelMap:
     some = "the" if len(columns) == outputs else f"{len(columns):,} of the"
     how = " and ".join(dict.fromkeys(by))
-    return LabelMap(
-        tuple(columns), f"{some} model's {outputs:,} classes, matched by {how}", outputs
-    )
+    return LabelMap(columns, f"{some} model's {outputs:,} classes, matched by {how}", outputs)
 
 
 def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
@@ -264,18 +238,19 @@ def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
         raise InputError(
             f"the model names no classes and has {outputs:,} outputs, but the data has "
             f"{len(data_classes):,} classes ({quote_names(data_classes)}): say which output each "
-            f"one is "
-            "with --labels FILE"
+            "one is with --labels FILE"
         )
     numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers
     rank = {number: place for place, number in enumerate(sorted(order))}
     note = "in order: the model names no classes"
-    for one, other in zip(range(outputs), range(1, outputs), strict=False):
-        if order[one] > order[other]:
+    for (number, name), (following, other) in itertools.pairwise(
+        zip(order, data_classes, strict=True)
+    ):
+        if number > following:
             note = (
                 "by number: the model names no classes, and the data's are numbers in the order of "
-                f"text, {data_classes[one]!r} before {data_classes[other]!r}"
+                f"text, {name!r} before {other!r}"
             )
             break
     return LabelMap(tuple((rank[number],) for number in order), note, outputs)
@@ -311,9 +286,8 @@ def _match_given(
 
 def _find_output(wanted: str | int, names: OutputNames | None, outputs: int) -> int:
     if isinstance(wanted, str):
-        found = names and names.find(wanted, find_wnids(wanted))
-        if found:
-            return found.output
+        if names and (match := names.find(wanted, find_wnids(wanted))):
+            return match.output
         if not wanted.strip().isdecimal():  # a CSV has only text
             if names is None:
                 raise InputError(
@@ -349,8 +323,7 @@ def _unmatched_error(
     return InputError(
         f"the model has no class for {len(missing):,} of the data's {len(data_classes):,}: "
         f"{quote_names(missing)}{hint}; the data has {quote_names(data_classes)}, and the model "
-        f"has "
-        f"{quote_names(names.names)}; map them with --labels FILE"
+        f"has {quote_names(names.names)}; map them with --labels FILE"
     )
 
 

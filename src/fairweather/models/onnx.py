@@ -29,36 +29,39 @@ from fairweather.models.outputs import (
     sigmoid_error,
     single_output_error,
 )
-from fairweather.models.preprocessing import NO_NORMALISATION, Normalisation, format_numbers
+from fairweather.models.preprocessing import (
+    NO_NORMALISATION,
+    Normalisation,
+    describe_normalisation,
+    describe_preparation,
+    format_numbers,
+    to_triple,
+)
 from fairweather.models.sources import (
     MODULE_OPTIONS,
     OpenedModel,
+    Setup,
     SourceKind,
     folder_name,
     refuse_foreign,
     suggest_file,
 )
-from fairweather.models.wrappers import GRAY_NOTE, Classifier, to_gray
+from fairweather.models.wrappers import Classifier, GrayInput, to_gray
 from fairweather.runs.folder import is_relative_name
-from fairweather.types.measurement import MAX_SIDE, MIN_SIDE
-from fairweather.types.measurement import parse_class_names as as_text
-from fairweather.types.options import Preparation
+from fairweather.types.measurement import MAX_SIDE, parse_class_names
+from fairweather.types.options import ModelOptions, Preparation
 
-# ---------------------------------------------------------------- what an ONNX graph says about its
+# ---------------------------------------------------------------- what a graph says
 
 Array = npt.NDArray[np.float64]
+Number = type[np.generic]
 # Of onnx, which is an extra: ModelProto, NodeProto and TensorProto.
 Model = Any
 Node = Any
 Tensor = Any
 
 # onnx.TensorProto.DataType: the types that images may have.
-IMAGE_TYPES: Mapping[int, type[np.generic]] = {
-    1: np.float32,
-    2: np.uint8,
-    10: np.float16,
-    11: np.float64,
-}
+IMAGE_TYPES: Mapping[int, Number] = {1: np.float32, 2: np.uint8, 10: np.float16, 11: np.float64}
 FLOATS = (1, 10, 11)
 INTEGERS = (6, 7)  # int32 and int64
 EXTERNAL_LOCATION = 1  # onnx.TensorProto.DataLocation
@@ -85,28 +88,11 @@ class ImageInput(NamedTuple):
     """
 
     name: str
-    dtype: type[np.generic]
+    dtype: Number
     channels_last: bool
     batch: int | None
     size: int | None
     channels: int = 3
-
-
-class GraphNormalisation(NamedTuple):
-    """What the graph does to images in [0, 1] before its first layer: `(x - mean) / std`.
-
-    Attributes:
-        scale: what images in [0, 1] have to be multiplied by first, 1 or 255.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: int
-
-    @property
-    def normalise(self) -> bool:
-        """Whether they change an image in [0, 1] at all."""
-        return not (np.allclose(self.mean, 0, atol=1e-4) and np.allclose(self.std, 1, atol=1e-4))
 
 
 def read_graph(path: Path) -> Model:
@@ -148,10 +134,10 @@ def _list_tensors(message: Any) -> Iterator[Tensor]:  # noqa: ANN401 - of protob
     from onnx import TensorProto
 
     # protobuf reads no more than a hundred messages within each other.
-    held = [value for field, value in message.ListFields() if field.message_type is not None]
-    for value in held:
-        for each in [value] if hasattr(value, "ListFields") else value:
-            yield from [each] if isinstance(each, TensorProto) else _list_tensors(each)
+    values = [value for field, value in message.ListFields() if field.message_type is not None]
+    for value in values:
+        for inner in [value] if hasattr(value, "ListFields") else value:
+            yield from [inner] if isinstance(inner, TensorProto) else _list_tensors(inner)
 
 
 def find_image_input(model: Model, path: Path) -> ImageInput:
@@ -159,12 +145,11 @@ def find_image_input(model: Model, path: Path) -> ImageInput:
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
-        found = ", ".join(value.name for value in inputs) or "none"
-        raise InputError(f"onnx:{path} must have one input, the images, found {found}")
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise InputError(f"onnx:{path} must have one input, the images, found {names}")
     tensor = inputs[0].type.tensor_type
     # Some programs write -1 for a side of any length.
-    sides = [each.dim_value for each in tensor.shape.dim]
-    shape = [None if side in (0, -1) else side for side in sides]
+    shape = [None if side.dim_value in (0, -1) else side.dim_value for side in tensor.shape.dim]
     shown = f"{inputs[0].name} {['any' if side is None else side for side in shape]}"
     if tensor.elem_type not in IMAGE_TYPES:
         allowed = ", ".join(kind.__name__ for kind in IMAGE_TYPES.values())
@@ -197,8 +182,8 @@ def find_output(model: Model, path: Path) -> str:
     for name, rank in sorted(ranks.items(), key=lambda item: item[1] is None):
         if rank in (2, None):
             return name
-    found = ", ".join(f"{name} with {rank} dimensions" for name, rank in ranks.items())
-    raise InputError(f"onnx:{path} has no output [batch, classes] of numbers, found {found}")
+    shown = ", ".join(f"{name} with {rank} dimensions" for name, rank in ranks.items())
+    raise InputError(f"onnx:{path} has no output [batch, classes] of numbers, found {shown}")
 
 
 def find_last_operator(model: Model, output: str) -> str:
@@ -210,11 +195,15 @@ def find_last_operator(model: Model, output: str) -> str:
     return "" if node is None else str(node.op_type)
 
 
-def trace_normalisation(model: Model, path: Path, images: ImageInput) -> GraphNormalisation:
-    """Follow the images to the first layer, through all affine steps that treat pixels alike.
+def trace_normalisation(
+    model: Model, path: Path, images: ImageInput
+) -> tuple[Normalisation | None, int]:
+    """What the graph does to images in [0, 1] before its first layer, and the scale it needs.
 
-    A graph that divides by 255, or subtracts means such as 123.7, was made for images in [0, 255].
-    So was a graph that takes 8-bit integers.
+    The images are followed through all affine steps that treat pixels alike: `(x - mean) / std`, or
+    None if these change nothing. Images are multiplied by the scale, 1 or 255, first. A graph that
+    divides by 255, or subtracts means such as 123.7, was made for images in [0, 255]. So was a
+    graph that takes 8-bit integers.
     """
     constants = _read_constants(model, path)
     consumers: dict[str, list[Node]] = {}
@@ -222,8 +211,8 @@ def trace_normalisation(model: Model, path: Path, images: ImageInput) -> GraphNo
         for name in set(node.input) if node.op_type != "Shape" else ():
             consumers.setdefault(name, []).append(node)
     slope, offset, name = np.ones(3), np.zeros(3), images.name
-    while len(found := consumers.pop(name, [])) == 1:  # likewise
-        node = found[0]
+    while len(nodes := consumers.pop(name, [])) == 1:  # likewise
+        (node,) = nodes
         step = _read_affine(node, name, constants)
         if step is None or not step[0].all():
             break
@@ -231,7 +220,10 @@ def trace_normalisation(model: Model, path: Path, images: ImageInput) -> GraphNo
     mean, std = -offset / slope, 1 / slope
     large = np.abs(mean).max() > LARGEST_STATISTIC or np.abs(std).min() > LARGEST_STATISTIC
     scale = 255 if large or images.dtype is np.uint8 else 1
-    return GraphNormalisation(tuple((mean / scale).tolist()), tuple((std / scale).tolist()), scale)
+    mean, std = mean / scale, std / scale
+    if np.allclose(mean, 0, atol=1e-4) and np.allclose(std, 1, atol=1e-4):
+        return None, scale
+    return Normalisation(to_triple(mean), to_triple(std)), scale
 
 
 def count_parameters(model: Model) -> int:
@@ -245,31 +237,22 @@ def read_class_names(model: Model) -> tuple[str, ...] | None:
     metadata = {entry.key.lower(): entry.value for entry in model.metadata_props}
     for key in NAME_KEYS:
         if (names := _parse_names(metadata.get(key, ""))) is not None:
-            return as_text(names, f"{key} in the metadata of the ONNX file")
+            return parse_class_names(names, f"{key} in the metadata of the ONNX file")
     return None
 
 
 def _parse_names(text: str) -> Sequence[object] | None:
     try:
-        found = json.loads(text)
-    except RecursionError:
-        return None
-    except ValueError:
         try:
-            found = ast.literal_eval(text)  # Ultralytics writes {0: 'tench', ...}
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            return None
-    if isinstance(found, Mapping):
-        try:
-            numbered = {int(number): name for number, name in found.items()}
-        except (TypeError, ValueError):
-            return None
-        if set(numbered) != set(range(len(found))):
-            return None
-        found = [numbered[number] for number in range(len(numbered))]
-    if not isinstance(found, list | tuple) or not found:
+            names = json.loads(text)
+        except ValueError:
+            names = ast.literal_eval(text)  # Ultralytics writes {0: 'tench', ...}
+        if isinstance(names, Mapping):
+            numbered = {int(number): name for number, name in names.items()}
+            names = [numbered[number] for number in range(len(names))]
+    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
         return None
-    return found
+    return names if isinstance(names, list | tuple) and names else None
 
 
 def _read_constants(model: Model, path: Path) -> Mapping[str, Array]:
@@ -277,22 +260,22 @@ def _read_constants(model: Model, path: Path) -> Mapping[str, Array]:
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    found: dict[str, Array] = {}
+    constants: dict[str, Array] = {}
     for node in model.graph.node:
         if node.op_type == "Constant":
             (value,) = node.attribute
             if value.name == "value":
                 tensors[node.output[0]] = value.t
             elif value.name in ("value_float", "value_floats"):
-                found[node.output[0]] = np.array(value.floats or [value.f], dtype=float)
+                constants[node.output[0]] = np.array(value.floats or [value.f], dtype=float)
     for name, tensor in tensors.items():
         if np.prod(tensor.dims, dtype=int) in (1, 3):
             values = numpy_helper.to_array(tensor, str(path.parent))
-            found[name] = values.astype(float).reshape(-1)
+            constants[name] = values.astype(float).reshape(-1)
     for node in model.graph.node:  # in topological order, as ONNX demands
-        if node.op_type in RESHAPING and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return {name: values for name, values in found.items() if len(values) in (1, 3)}
+        if node.op_type in RESHAPING and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]
+    return {name: values for name, values in constants.items() if len(values) in (1, 3)}
 
 
 def _read_affine(
@@ -320,7 +303,7 @@ def _read_affine(
     return (1 / known[0], zero) if node.op_type == "Div" and first and known[0].all() else None
 
 
-# ---------------------------------------------------------------- a graph in ONNX Runtime as a modu
+# ---------------------------------------------------------------- in ONNX Runtime
 
 Session = Any  # onnxruntime.InferenceSession, of an extra
 
@@ -360,7 +343,7 @@ class OnnxSessions:
 
     def leave_devices(self) -> None:
         """Close the sessions that hold memory of a device; they are opened again when needed."""
-        self._open = {key: each for key, each in self._open.items() if key[0] == "cpu"}
+        self._open = {key: session for key, session in self._open.items() if key[0] == "cpu"}
 
     def _session(self, device: torch.device) -> Session:
         import onnxruntime
@@ -428,36 +411,24 @@ class OnnxNetwork(nn.Module):
         if self.images.channels_last:
             values = values.permute(0, 2, 3, 1)
         array = np.ascontiguousarray(values.cpu().numpy(), dtype=self.images.dtype)
-        parts = _split(array, self.images.batch or len(array))
+        size = self.images.batch or len(array)
+        if short := -len(array) % size:  # the last part is filled up with copies of its last image
+            array = np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
+        parts = [array[start : start + size] for start in range(0, len(array), size)]
         place = images.device
         outputs = [self.sessions.run(self.output, {self.images.name: p}, place) for p in parts]
         if outputs[0].ndim != 2:
-            found = list(outputs[0].shape)
-            raise InputError(f"onnx:{self.sessions.path} must give [batch, classes], gave {found}")
-        return np.concatenate(outputs)[: len(array)].astype(np.float32)
+            shape = list(outputs[0].shape)
+            raise InputError(f"onnx:{self.sessions.path} must give [batch, classes], gave {shape}")
+        return np.concatenate(outputs)[: len(images)].astype(np.float32)
 
 
-def _split(array: np.ndarray, size: int) -> list[np.ndarray]:
-    """Split into parts of `size`, the last filled up with copies of its last image."""
-    short = -len(array) % size
-    if short:
-        array = np.concatenate([array, np.repeat(array[-1:], short, axis=0)])
-    return [array[start : start + size] for start in range(0, len(array), size)]
-
-
-# ---------------------------------------------------------------- oNNX files as classifiers: they r
+# ---------------------------------------------------------------- as a classifier
 
 USUAL_SIZE = 224  # pixels: a graph that takes any size is tried on these
 
 
-def open_onnx(
-    path: str | Path,
-    *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_size: int | None = None,
-    outputs: str = "auto",
-) -> OpenedModel:
+def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     """Open an ONNX file as a classifier, with everything that its graph says about it.
 
     If the outputs are probabilities, their logarithm is taken (`LogProbabilities`). They are
@@ -465,42 +436,45 @@ def open_onnx(
     runs on a GPU if its images are there and ONNX Runtime can, and with as many threads as torch.
 
     Args:
-        path: the file; weights may be in other files in the same folder.
-        mean, std: per-channel normalisation of images in [0, 1], if it is not part of the graph.
-        input_size: resize images to this square first, if the graph takes any size.
-        outputs: `auto`, or `logits` or `probabilities`, whatever the graph says.
+        place: the file; weights may be in other files in the same folder.
+        options: a mean and std, if normalisation is not part of the graph; a size, if the graph
+            takes any; what the outputs are, whatever the graph says.
 
     Raises:
         InputError: it is not an ONNX file, takes neither RGB nor gray images, does not give logits
             or probabilities of classes, needs another size, or is already normalised.
-
-    >>> open_onnx("nowhere.onnx")
-    Traceback (most recent call last):
-    fairweather.errors.InputError: onnx:nowhere.onnx: there is no such file
     """
-    path = Path(path).expanduser()
-    _check_packages()
-    if not path.is_file():
-        raise InputError(f"onnx:{path}: there is no such file")
+    for package in ("onnx", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "onnx", "ONNX files")
+    path = Path(place).expanduser()
     model = read_graph(path)
     files = [path, *find_external_files(model, path)]
     images, output = find_image_input(model, path), find_output(model, path)
     sessions = OnnxSessions(path.absolute())
     sessions.open()  # raises for a damaged graph, before its nodes are looked at
-    taken = parse_outputs(outputs) or _read_output_kind(find_last_operator(model, output), path)
-    steps = trace_normalisation(model, path, images)
-    given = _check_given(path, mean, std, images, steps)
-    size = _choose_size(path, images, input_size)
-    graph = OnnxNetwork(sessions, images, output, steps.scale)
-    tried = _run_on_noise(graph, given, size)
-    width, taken = tried.shape[1], taken or _detect_output_kind(tried)
-    logarithm = taken is not None and taken.kind == "probabilities"
+    outputs = parse_outputs(options.outputs)
+    outputs = outputs or _read_output_kind(find_last_operator(model, output), path)
+    own, scale = trace_normalisation(model, path, images)
+    given = check_normalisation(options.mean, options.std)
+    if given and own:
+        raise InputError(
+            f"onnx:{path} contains its own normalisation (mean {format_numbers(own.mean)}, std "
+            f"{format_numbers(own.std)}): leave mean and std out"
+        )
+    if given and images.dtype is np.uint8:
+        raise InputError(f"onnx:{path} takes 8-bit images as they are: leave mean and std out")
+    size = images.size or options.input_size
+    if options.input_size not in (None, size):
+        raise InputError(f"onnx:{path} takes images of {size} pixels, not of {options.input_size}")
+    graph = OnnxNetwork(sessions, images, output, scale)
+    logits = _run_on_noise(graph, given or NO_NORMALISATION, size)
+    width, outputs = logits.shape[1], outputs or _detect_output_kind(logits)
+    logarithm = outputs is not None and outputs.kind == "probabilities"
     network = LogProbabilities(graph) if logarithm else graph
     preparation = None if size is None else Preparation(size)
     origin = f"{'the graph' if images.size else 'input_size'}; filter and crop are assumed"
-    prepared = preparation and {**preparation._asdict(), "from": origin}
     names = read_class_names(model)
-    fitting = names if names is not None and len(names) == width else None
     described = images._asdict()
     if images.channels == 3:
         del described["channels"]  # as records were before there were others
@@ -510,53 +484,19 @@ def open_onnx(
         "parameters": count_parameters(model),
         "outputs": width,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "input": {**described, "dtype": images.dtype.__name__, "fed_in": [0, steps.scale]},
+        "input": {**described, "dtype": images.dtype.__name__, "fed_in": [0, scale]},
         "output": output,
         "class_names": None if names is None else f"{len(names)} for {width} outputs",
-        "normalisation": _describe_normalisation(given, steps),
-        "preparation": prepared,
+        "normalisation": _describe_own_or_given(own, given, scale),
+        "preparation": preparation and describe_preparation(preparation, origin),
     }
     if images.channels == 1:
-        facts["gray"] = GRAY_NOTE
-    classifier = Classifier(network, *given, size).eval()
+        facts["gray"] = GrayInput.note
+    classes = names if names is not None and len(names) == width else None
+    classifier = Classifier(network, *(given or NO_NORMALISATION), size).eval()
     digest = file_digest(path, "sha256") if len(files) == 1 else combined_digest(files)
-    return OpenedModel(
-        classifier, folder_name(path.stem), digest, fitting, preparation, facts, taken
-    )
-
-
-def _check_packages() -> None:
-    for package in ("onnx", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(package, "onnx", "ONNX files")
-
-
-def _check_given(
-    path: Path,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    images: ImageInput,
-    steps: GraphNormalisation,
-) -> Normalisation:
-    given = check_normalisation(mean, std)
-    if given is None:
-        return NO_NORMALISATION
-    if steps.normalise:
-        raise InputError(
-            f"onnx:{path} contains its own normalisation (mean {format_numbers(steps.mean)}, std "
-            f"{format_numbers(steps.std)}): leave mean and std out"
-        )
-    if images.dtype is np.uint8:
-        raise InputError(f"onnx:{path} takes 8-bit images as they are: leave mean and std out")
-    return given
-
-
-def _choose_size(path: Path, images: ImageInput, input_size: int | None) -> int | None:
-    if images.size is not None and input_size not in (None, images.size):
-        raise InputError(f"onnx:{path} takes images of {images.size} pixels, not of {input_size}")
-    if input_size is not None and input_size < MIN_SIDE:
-        raise InputError(f"input_size must be >= {MIN_SIDE}, found {input_size}")
-    return images.size or input_size
+    name = folder_name(path.stem)
+    return OpenedModel(classifier, name, digest, classes, preparation, facts, outputs)
 
 
 def _read_output_kind(last: str, path: Path) -> OutputKind | None:
@@ -591,16 +531,18 @@ def _run_on_noise(network: OnnxNetwork, given: Normalisation, size: int | None) 
     return outputs
 
 
-def _describe_normalisation(given: Normalisation, steps: GraphNormalisation) -> dict[str, object]:
-    if steps.normalise:
-        return {"mean": steps.mean, "std": steps.std, "from": "the graph itself"}
-    if given != NO_NORMALISATION:
-        return {"mean": given.mean, "std": given.std, "from": "given"}
+def _describe_own_or_given(
+    own: Normalisation | None, given: Normalisation | None, scale: int
+) -> dict[str, object]:
+    if own:
+        return describe_normalisation(own, "the graph itself")
+    if given not in (None, NO_NORMALISATION):
+        return describe_normalisation(given, "given")
     origin = (
         "no normalisation: the graph has none, and mean and std were not given; images are in "
-        f"[0, {steps.scale}]"
+        f"[0, {scale}]"
     )
-    return {"mean": None, "std": None, "from": origin}
+    return describe_normalisation(None, origin)
 
 
 def _check_onnx(place: str, _: str | None) -> None:

@@ -11,40 +11,21 @@ from typing import Any
 from torch import nn
 
 from fairweather.errors import InputError, check_text
-from fairweather.models.backbones import LIBRARIES
-from fairweather.models.backbones import Encoder as Encoder
-from fairweather.models.backbones import Norm as Norm
-from fairweather.models.backbones import Pooling as Pooling
-from fairweather.models.backbones import Stem as Stem
-from fairweather.models.backbones import make_encoder as make_encoder
-from fairweather.models.backbones import state_without_head as state_without_head
-from fairweather.models.building import ModelSpec as ModelSpec
-from fairweather.models.building import build as build
-from fairweather.models.building import check_channels as check_channels
-from fairweather.models.building import check_counts, check_normalisation
-from fairweather.models.building import describe_weights as describe_weights
-from fairweather.models.building import find_head as find_head
-from fairweather.models.building import load_checkpoint as load_checkpoint
-from fairweather.models.building import render_model_json as render_model_json
-from fairweather.models.building import resolve_normalisation as resolve_normalisation
-from fairweather.models.building import weights_digest as weights_digest
-from fairweather.models.checkpoints import PUBLISHED_WEIGHTS as PUBLISHED_WEIGHTS
-from fairweather.models.checkpoints import interpolate as interpolate
+from fairweather.models.backbones import LIBRARIES, Norm, Pooling, Stem
+from fairweather.models.building import ModelSpec, build, check_counts, check_normalisation
 from fairweather.models.hf import HF
 from fairweather.models.onnx import ONNX
-from fairweather.models.preprocessing import describe_preprocessing as describe_preprocessing
-from fairweather.models.preprocessing import prepare_at as prepare_at
 from fairweather.models.pretrained import FILE, TIMM, TORCHVISION
 from fairweather.models.run_models import RUN
-from fairweather.models.run_models import find_run_path as find_run_path
-from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, SourceKind, refuse_foreign
+from fairweather.models.sources import (
+    MODULE_OPTIONS,
+    OpenedModel,
+    Setup,
+    SourceKind,
+    refuse_foreign,
+)
 from fairweather.models.user_modules import PYTHON
-from fairweather.models.user_modules import open_module as open_module
-from fairweather.models.wrappers import Classifier as Classifier
-from fairweather.models.wrappers import Ensemble as Ensemble
 from fairweather.types.options import ModelOptions, takes
-
-# ---------------------------------------------------------------- open a classifier from any source
 
 # By the kind before the colon; `file` has none.
 SOURCES: dict[str, SourceKind] = {
@@ -109,36 +90,46 @@ def open_with_options(
     seed: int = 0,
 ) -> OpenedModel:
     """Open a classifier as `open_model` does."""
-    found, place = find_source(source)
-    every = {**list_given_options(options), "classes": classes, "offline": offline, "seed": seed}
-    check_model(source, **list_given_options(options), classes=classes)
-    return found.open(place, **{name: every[name] for name in (*found.options, *found.settings)})
+    kind, place = find_source(source)
+    check_model(source, options, classes)
+    return kind.open(place, options, Setup(classes, offline, seed))
 
 
 def list_given_options(options: ModelOptions) -> dict[str, Any]:
     """The options of a model by name; other fields of a subclass are left out."""
-    found = {each.name: getattr(options, each.name) for each in fields(ModelOptions)}
-    return {**found, "weights": None if found["weights"] is None else str(found["weights"])}
+    values = {option.name: getattr(options, option.name) for option in fields(ModelOptions)}
+    return {**values, "weights": None if values["weights"] is None else str(values["weights"])}
 
 
-def check_model(source: str, **options: Any) -> None:  # noqa: ANN401 - those of `open_model`
+def check_model(source: str, options: ModelOptions, classes: int | None = None) -> None:
     """Raise `InputError` for what is wrong with a model and can be known without opening it.
 
     It looks at the form of the source, at the options, and at whether there is such a network or
     file. Nothing is downloaded and no weights are read.
 
-    >>> check_model("timm:resnet5")
+    >>> check_model("timm:resnet5", ModelOptions())
     Traceback (most recent call last):
     fairweather.errors.InputError: unknown timm model 'resnet5'; did you mean 'resnet50'? ...
     """
-    found, place = find_source(check_text(source, "the model"))
-    _check_options(source, found.options, options)
-    found.check(place, options.get("architecture"))
+    kind, place = find_source(check_text(source, "the model"))
+    check_model_options(source, options, kind.options, classes)
+    kind.check(place, options.architecture)
 
 
-def check_module_options(what: str, **options: Any) -> None:  # noqa: ANN401 - those of `open_model`
-    """Raise `InputError` for options that a module of this process does not take."""
-    _check_options(what, MODULE_OPTIONS, options)
+def check_model_options(
+    source: str,
+    options: ModelOptions,
+    allowed: Sequence[str] = MODULE_OPTIONS,
+    classes: int | None = None,
+) -> None:
+    """Raise `InputError` for options that a source, such as a module, does not take."""
+    check_counts(classes, options.input_size)
+    values = {**list_given_options(options), "classes": classes}
+    given = {name for name, value in values.items() if value not in (None, "auto")}
+    if wrong := sorted(given - set(allowed)):
+        may = f"it takes only {', '.join(allowed)}" if allowed else "it takes no options"
+        raise InputError(f"{' and '.join(wrong)} cannot be given for {source}: {may}")
+    check_normalisation(options.mean, options.std)
 
 
 def find_source(text: str) -> tuple[SourceKind, str]:
@@ -168,18 +159,6 @@ def find_source(text: str) -> tuple[SourceKind, str]:
     hint = f"; did you mean {near!r}?" if near else ";"
     known = ", ".join(source.form for source in SOURCES.values())
     raise InputError(f"unknown model source {text!r}{hint} known: {known}")
-
-
-def _check_options(source: str, allowed: Sequence[str], options: dict[str, Any]) -> None:
-    check_counts(options.get("classes"), options.get("input_size"))
-    given = {name for name, value in options.items() if value not in (None, "auto")}
-    if wrong := sorted(given - set(allowed)):
-        may = f"it takes only {', '.join(allowed)}" if allowed else "it takes no options"
-        raise InputError(f"{' and '.join(wrong)} cannot be given for {source}: {may}")
-    check_normalisation(options.get("mean"), options.get("std"))
-
-
-# ---------------------------------------------------------------- classifiers by name, from files a
 
 
 def load_model(
@@ -234,34 +213,23 @@ def load_model(
     torch.Size([2, 10])
     """
     mean, std = check_normalisation(mean, std) or (None, None)
-    design: dict[str, Any] = {
-        "stem": stem,
-        "norm": norm,
-        "pooling": pooling,
-        "width": width,
-        "weights_sha256": weights_sha256,
-    }
+    start = "imagenet" if weights is None else str(weights)
+    spec = ModelSpec(
+        *(source, classes, start, stem, input_size, mean, std, norm, pooling, width),
+        weights_sha256=weights_sha256,
+    )
     if source.partition(":")[0] in LIBRARIES:
         if architecture is not None:
             raise InputError(f"architecture goes with a checkpoint's file, not with {source}")
         if outputs != "auto":
             raise InputError(f"outputs goes with onnx: and python:, not with {source}")
-        published = "imagenet" if weights is None else str(weights)
-        spec = ModelSpec(
-            source, classes, published, input_size=input_size, mean=mean, std=std, **design
-        )
         return build(spec, seed).eval()
     given = [] if weights is None else ["weights"]
-    given += [key for key, value in design.items() if value != getattr(ModelSpec, key)]
+    design = ("stem", "norm", "pooling", "width", "weights_sha256")
+    given += [name for name in design if getattr(spec, name) != getattr(ModelSpec, name)]
     if given:
         raise InputError(f"only torchvision: and timm: take {' and '.join(given)}, not {source}")
-    return open_model(
-        source,
-        architecture=architecture,
-        classes=classes,
-        mean=mean,
-        std=std,
-        input_size=input_size,
-        outputs=outputs,
-        seed=seed,
-    ).model
+    options = ModelOptions(
+        architecture=architecture, mean=mean, std=std, input_size=input_size, outputs=outputs
+    )
+    return open_with_options(source, options, classes=classes, seed=seed).model

@@ -11,27 +11,25 @@ from torch import nn
 
 from fairweather.errors import InputError, unknown_name
 
-# ---------------------------------------------------------------- the outputs of a classifier: logi
-
 # The choices of the option; `auto` finds out.
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
 GIVEN = "given"
 # Half-precision probabilities of a thousand classes add up to one no better than this.
 SUM_TOLERANCE = 0.01
 # A probability of zero counts as this, the smallest normal float32 (1.2e-38, logarithm -87.3).
-SMALLEST_PROBABILITY = torch.finfo(torch.float32).tiny
+SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class OutputKind(NamedTuple):
-    """Whether outputs are treated as logits or as probabilities, and why."""
+    """What outputs are treated as, and why; logarithms of probabilities are logits too."""
 
-    kind: Literal["logits", "probabilities"]
+    kind: Literal["logits", "probabilities", "logarithms of probabilities"]
     origin: str
 
     def __str__(self) -> str:
-        """One line for people, with what is done about it."""
-        taken = ": their logarithm is taken" if self.kind == "probabilities" else ""
-        return f"{self.kind} ({self.origin}){taken}"
+        """One line for people, on predictions: what they are, and what is done about it."""
+        division = "; each row is divided by its sum" if self.kind == "probabilities" else ""
+        return f"{self.kind} ({self.origin}){division}"
 
 
 LOGITS = OutputKind("logits", "the network's own")
@@ -74,7 +72,7 @@ def log_probabilities(probabilities: torch.Tensor) -> torch.Tensor:
             "outputs that are treated as probabilities must be >= 0, found "
             f"{float(values.min()):.4g}; set outputs (--outputs) to logits"
         )
-    return values.clamp_min(SMALLEST_PROBABILITY).log()
+    return values.clamp_min(SMALLEST).log()
 
 
 def parse_outputs(outputs: str) -> OutputKind | None:
@@ -131,9 +129,10 @@ def single_output_error(what: str) -> InputError:
     )
 
 
-# ---------------------------------------------------------------- what outputs are: probabilities,
+# ---------------------------------------------------------------- predictions of other programs
 
-# The sum of many rounded probabilities may be further from one than `TOLERANCE`, but not than this.
+# The sum of many rounded probabilities may miss one by more than `SUM_TOLERANCE`, not by more than
+# this.
 MOST_TOLERANCE = 0.1
 MOST_DECIMALS = 6
 LEAST_PROBABILITY = -1e-6  # a negative number that rounding errors explain counts as 0
@@ -146,38 +145,14 @@ REMEDY = (
     "they are"
 )
 
-KindName = Literal["probabilities", "logarithms of probabilities", "logits"]
 
-
-class PredictionKind(NamedTuple):
-    """What outputs are taken for.
-
-    Attributes:
-        kind: logarithms of probabilities are logits too.
-        origin: how that is known.
-        whole: what a row sums to: 1, or 100 for percentages; probabilities are divided by it.
-    """
-
-    kind: KindName
-    origin: str
-    whole: float = 1.0
-
-    def __str__(self) -> str:
-        """One line for people."""
-        done = "; each row is divided by its sum" if self.kind == "probabilities" else ""
-        return f"{self.kind} ({self.origin}){done}"
-
-
-def detect_prediction_kind(
-    outputs: npt.NDArray[np.float64], asked: str, place: str
-) -> PredictionKind:
+def detect_prediction_kind(outputs: npt.NDArray[np.float64], asked: str, place: str) -> OutputKind:
     """Say what outputs are.
 
     `probabilities` are >= 0 and sum to one, or to 100, in every row; rounding may make them miss it
     by half a unit of the last decimal for each class, and at most by 0.1. A number from -1e-6 on
-    counts as 0. `logarithms of
-    probabilities` are <= 0, and their exponentials sum to one. All others are `logits`, unless they
-    look like something else.
+    counts as 0. `logarithms of probabilities` are <= 0, and their exponentials sum to one. All
+    others are `logits`, unless they look like something else.
 
     Args:
         outputs: float64 `[N, C]`, at least two columns.
@@ -191,33 +166,29 @@ def detect_prediction_kind(
     >>> rows = np.array([[0.33, 0.33, 0.33], [0.8, 0.1, 0.1]])
     >>> detect_prediction_kind(rows, "auto", "the table").origin
     '>= 0, and each row sums to 1 within 0.01; rounded to 2 decimals'
-    >>> detect_prediction_kind(np.log(rows), "auto", "the table").kind, detect_prediction_kind(
-    ...     -rows, "logits", ""
-    ... ).kind
-    ('logarithms of probabilities', 'logits')
+    >>> detect_prediction_kind(np.log(rows), "auto", "the table").kind
+    'logarithms of probabilities'
+    >>> detect_prediction_kind(-rows, "logits", "the table").kind
+    'logits'
     """
     given = parse_outputs(asked)
-    if given is not None and given.kind == "logits":
-        _check_finite(outputs, place)
-        return PredictionKind("logits", GIVEN)
     if given is not None:
-        _check_probabilities(outputs, place)
-        return PredictionKind("probabilities", GIVEN)
-    found = _detect_probabilities(outputs, place)
-    if found is not None:
-        return found
+        _check_finite(outputs, place)
+        if given.kind == "probabilities":
+            _check_probabilities(outputs, place)
+        return given
+    if (kind := _detect_probabilities(outputs, place)) is not None:
+        return kind
     if (outputs <= SUM_TOLERANCE).all():
         sums = np.exp(outputs).sum(1)
         if (np.abs(sums - 1) <= SUM_TOLERANCE * (1 + 1e-9)).all():
-            return PredictionKind(
-                "logarithms of probabilities",
-                f"<= 0, and the exponentials of each row sum to 1 within {SUM_TOLERANCE:g}",
-            )
+            origin = f"<= 0, and the exponentials of each row sum to 1 within {SUM_TOLERANCE:g}"
+            return OutputKind("logarithms of probabilities", origin)
     _check_finite(outputs, place)
-    return PredictionKind("logits", "the rows are neither probabilities nor their logarithms")
+    return OutputKind("logits", "the rows are neither probabilities nor their logarithms")
 
 
-def to_logits(outputs: npt.NDArray[np.float64], kind: PredictionKind) -> npt.NDArray[np.float32]:
+def to_logits(outputs: npt.NDArray[np.float64], kind: OutputKind) -> npt.NDArray[np.float32]:
     """Return the logits, float32 `[N, C]`, whose softmax is the probabilities of the rows.
 
     A probability below the smallest normal float32 is raised to it, as for models.
@@ -227,8 +198,8 @@ def to_logits(outputs: npt.NDArray[np.float64], kind: PredictionKind) -> npt.NDA
     if kind.kind == "probabilities":
         shares = np.maximum(outputs, 0)
         shares = shares / shares.sum(1, keepdims=True)
-        return np.log(np.maximum(shares, SMALLEST_PROBABILITY)).astype(np.float32)
-    return np.maximum(outputs, np.log(SMALLEST_PROBABILITY)).astype(np.float32)
+        return np.log(np.maximum(shares, SMALLEST)).astype(np.float32)
+    return np.maximum(outputs, np.log(SMALLEST)).astype(np.float32)
 
 
 def count_decimals(values: npt.NDArray[np.float64]) -> int | None:
@@ -244,7 +215,7 @@ def count_decimals(values: npt.NDArray[np.float64]) -> int | None:
     return None
 
 
-def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> PredictionKind | None:
+def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> OutputKind | None:
     """Say whether rows are probabilities; None if neither their signs nor their sums look so."""
     positive = (outputs >= LEAST_PROBABILITY).all(1) & np.isfinite(outputs).all(1)
     own = outputs if positive.all() else outputs[positive]
@@ -264,8 +235,8 @@ def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> Predi
             percent = "percentages, " if whole > 1 else ""
             least = outputs.min()
             zero = "" if least >= 0 else f" ({least:.2g} counts as 0)"
-            told = f"{percent}>= 0{zero}, and each row sums to {whole:g}{within}{rounded}"
-            return PredictionKind("probabilities", told, whole)
+            origin = f"{percent}>= 0{zero}, and each row sums to {whole:g}{within}{rounded}"
+            return OutputKind("probabilities", origin)
         _check_exceptions(outputs, fits, whole, place)
     span = f"{sums.min():.4g} to {sums.max():.4g}"
     if positive.all() and outputs.max() <= 1:
@@ -280,9 +251,9 @@ def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> Predi
     fits = positive & (np.abs(sums - middle) <= max(1e-6 * middle, rounding))
     if len(sums) > 1 and fits.all():
         off = np.abs(sums - middle).max()
-        told = "as votes do" if off <= 1e-6 * middle else f"within {_round_up(off)}, as bytes do"
+        hint = "as votes do" if off <= 1e-6 * middle else f"within {_round_up(off)}, as bytes do"
         raise InputError(
-            f"{place} has rows that are >= 0 and all sum to {middle:.4g}, {told}: {REMEDY}"
+            f"{place} has rows that are >= 0 and all sum to {middle:.4g}, {hint}: {REMEDY}"
         )
     _check_exceptions(outputs, fits, middle, place)
     return None
@@ -304,7 +275,6 @@ def _check_exceptions(
 
 
 def _check_probabilities(outputs: npt.NDArray[np.float64], place: str) -> None:
-    _check_finite(outputs, place)
     if (outputs < LEAST_PROBABILITY).any():
         row = int((outputs < LEAST_PROBABILITY).any(1).argmax())
         raise InputError(

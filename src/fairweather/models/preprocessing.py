@@ -6,19 +6,16 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 from timm.models import PretrainedCfg
 from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
-from fairweather.errors import InputError
 from fairweather.models.sources import OpenedModel
 from fairweather.models.wrappers import Classifier, accepts_images
 from fairweather.types.options import Preparation
-
-# ---------------------------------------------------------------- the preprocessing of a model: siz
 
 # The defaults of timm where a configuration says nothing (timm.data.config, timm.data.constants).
 TIMM_FILTER = "bicubic"
@@ -34,6 +31,7 @@ class Normalisation(NamedTuple):
 
 
 NO_NORMALISATION = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # images stay as they are
+HALVES = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Preprocessing(NamedTuple):
@@ -93,15 +91,13 @@ def prepare_at(opened: OpenedModel, size: int, *, keep: bool) -> OpenedModel:
     A network that takes any size then gets the images at this size. With `keep`, or if the network
     takes only its own size, the images are resized once more inside the model.
     """
-    model = opened.model
-    origin = "the size given"
+    model, preparation, origin = opened.model, Preparation(size), "the size given"
     if isinstance(model, Classifier) and model.input_size not in (None, size):
         if keep or not accepts_images(model.network, 3, size):
             origin += f", then {model.input_size} inside the model"
         else:
             model.input_size = None
-    preparation = Preparation(size)
-    facts = {**opened.facts, "preparation": {**preparation._asdict(), "from": origin}}
+    facts = {**opened.facts, "preparation": describe_preparation(preparation, origin)}
     return replace(opened, preparation=preparation, facts=facts)
 
 
@@ -115,13 +111,17 @@ def describe_preprocessing(opened: OpenedModel) -> str:
     >>> print(describe_preprocessing(opened))
     resize 256 (bilinear), crop 224, mean 0.5 0.5 0.5, std 0.25 0.25 0.25 (the file)
     """
-    normalised, prepared = (_read_fact(opened, key) for key in ("normalisation", "preparation"))
-    first, says = _format_preparation(opened.preparation), prepared.get("from")
-    second, also_says = _format_normalisation(normalised), normalised.get("from")
-    if normalised.get("mean") is None:
-        second, also_says = str(also_says or second), None
-    once = says in (None, UNKNOWN_ORIGIN, also_says)
-    return f"{first}{'' if once else _format_origin(says)}, {second}{_format_origin(also_says)}"
+    facts = (opened.facts.get(key) for key in ("normalisation", "preparation"))
+    normalised, prepared = (fact if isinstance(fact, Mapping) else {} for fact in facts)
+    origin, prepared_by = normalised.get("from"), prepared.get("from")
+    known = normalised.get("mean") is not None
+    images = _format_preparation(opened.preparation)
+    if prepared_by not in (None, UNKNOWN_ORIGIN, origin if known else None):
+        images += f" ({prepared_by})"
+    if not known:
+        return f"{images}, {origin or 'normalisation unknown'}"
+    mean, std = (format_numbers(normalised[key]) for key in ("mean", "std"))
+    return f"{images}, mean {mean}, std {std}{f' ({origin})' if origin else ''}"
 
 
 def format_numbers(numbers: Iterable[float]) -> str:
@@ -153,13 +153,10 @@ def describe_preparation(preparation: Preparation | None, origin: str) -> dict[s
     return {**(preparation._asdict() if preparation else {}), "from": origin}
 
 
-def _read_fact(opened: OpenedModel, key: str) -> Mapping[str, Any]:
-    fact = opened.facts.get(key)
-    return cast("Mapping[str, Any]", fact) if isinstance(fact, Mapping) else {}
-
-
-def _format_origin(origin: object) -> str:
-    return f" ({origin})" if origin else ""
+def describe_normalisation(normalisation: Normalisation | None, origin: str) -> dict[str, object]:
+    """How images are normalised, and where this is from, likewise."""
+    mean, std = normalisation or (None, None)
+    return {"mean": mean, "std": std, "from": origin}
 
 
 def _format_preparation(preparation: Preparation | None) -> str:
@@ -170,14 +167,7 @@ def _format_preparation(preparation: Preparation | None) -> str:
     return f"{resize} ({preparation.interpolation}), crop {preparation.size}"
 
 
-def _format_normalisation(normalisation: Mapping[str, Any]) -> str:
-    if normalisation.get("mean") is None:
-        return "normalisation unknown"
-    mean, std = (format_numbers(normalisation[key]) for key in ("mean", "std"))
-    return f"mean {mean}, std {std}"
-
-
-# ---------------------------------------------------------------- find out whether a module normali
+# ---------------------------------------------------------------- inside a module
 
 MEANS = re.compile(r"(^|_)(means?|mu)$")
 DEVIATIONS = re.compile(r"(^|_)(stds?|sigma)$")
@@ -202,24 +192,15 @@ def find_normalisation(module: nn.Module) -> str | None:
         place = f"{name or 'its top'} ({type(part).__name__})"
         mean, std = (_read_numbers(part, pattern) for pattern in (MEANS, DEVIATIONS))
         # Noise has a mean and a deviation too: one number each does not make a normalisation.
-        of_channels = len(mean or ()) == 3 or len(std or ()) == 3 or _is_normalising(part)
-        if mean and std and of_channels and (set(mean), set(std)) != ({0.0}, {1.0}):
+        per_channel = len(mean or ()) == 3 or len(std or ()) == 3 or _is_normalising(part)
+        if mean and std and per_channel and (set(mean), set(std)) != ({0.0}, {1.0}):
             return f"{place} with mean {format_numbers(mean)} and std {format_numbers(std)}"
         near_the_top = name and (name == first or "." not in name)
         if near_the_top and not mean and _is_normalising(part):
             return place
-        if name == "" and (kept := _find_transform(part)):
-            return f"the transform in its attribute {kept}"
+        if name == "" and (attribute := _find_transform(part)):
+            return f"the transform in its attribute {attribute}"
     return None
-
-
-def check_not_normalised_twice(module: nn.Module, what: str) -> None:
-    """Raise `InputError` if a module that gets a mean and std already normalises by itself."""
-    if seen := find_normalisation(module):
-        raise InputError(
-            f"{what} already contains its own normalisation: {seen}; leave mean and std out, or "
-            "remove it from the model"
-        )
 
 
 def _read_numbers(part: nn.Module, pattern: re.Pattern[str]) -> tuple[float, ...] | None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, first_line
 from fairweather.files.download import file_digest
 from fairweather.models.backbones import LIBRARIES, Library, find_library
 from fairweather.models.building import (
     ModelSpec,
     check_normalisation,
     find_weights_file,
-    load_network,
+    load_state,
     read_pretrained,
     state_digest,
 )
@@ -27,115 +26,102 @@ from fairweather.models.preprocessing import (
     UNKNOWN_ORIGIN,
     Normalisation,
     Preprocessing,
+    describe_normalisation,
     describe_preparation,
     format_numbers,
     scale_preparation,
 )
-from fairweather.models.sources import OpenedModel, SourceKind, folder_name, suggest_file
-from fairweather.models.wrappers import (
-    GRAY_NOTE,
-    Classifier,
-    GrayInput,
-    has_one_channel,
-    narrow_input,
-)
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name, suggest_file
+from fairweather.models.wrappers import Classifier, GrayInput, has_one_channel, narrow_input
+from fairweather.types.options import ModelOptions
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files of weights
 NAMED_OPTIONS = ("weights", "classes", "mean", "std", "input_size")
 
 
 def open_named(
-    architecture: str,
-    *,
-    weights: str | None = None,
-    classes: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_size: int | None = None,
-    offline: bool = False,
-    seed: int = 0,
+    architecture: str, weights: str, options: ModelOptions, settings: Setup
 ) -> OpenedModel:
     """Open a network by name, with all its tensors from its weights; see `open_model`."""
-    weights = weights or "imagenet"
-    given = check_normalisation(mean, std)
+    given = check_normalisation(options.mean, options.std)
     library, name = find_library(architecture)
     checkpoint = None
     if weights != "none":
-        checkpoint = read_pretrained(ModelSpec(architecture, weights=weights), offline)
-    network, understood = _build_network(library, architecture, checkpoint, classes, seed)
-    published = _read_preprocessing(library, name, architecture, given, checkpoint)
-    statistics, origin = _choose_statistics(weights, given, checkpoint, published)
-    preparation = published.preparation if published else None
-    prepared_by = published.origin if published else UNKNOWN_ORIGIN
-    if input_size is not None:
+        spec = ModelSpec(architecture, weights=weights)
+        checkpoint = read_pretrained(spec, settings.offline)
+    network, reading = _build_network(library, architecture, checkpoint, settings)
+    stored = checkpoint.statistics if checkpoint else None
+    if given and stored and not np.allclose(given, stored, rtol=0, atol=1e-5):
+        raise InputError(
+            f"{weights} contains its own normalisation, mean {format_numbers(stored.mean)} and std "
+            f"{format_numbers(stored.std)}, and images must not be normalised twice: leave mean "
+            "and std out"
+        )
+    published = _read_preprocessing(library, name, given or stored)
+    normalisation = given or stored or published.statistics
+    origin = "given" if given else "the checkpoint itself" if stored else published.origin
+    preparation, prepared_by = published.preparation, published.origin
+    if options.input_size is not None:
         # How much is cropped away is known for published weights only, not for a file.
         own = preparation if weights in ("none", "imagenet", "lite0") else None
-        preparation = scale_preparation(own, input_size)
+        preparation = scale_preparation(own, options.input_size)
         prepared_by = "the size given" + (f", otherwise {prepared_by}" if own else "")
-    size = preparation.size if preparation else None
     gray = has_one_channel(network)
-    if gray and len({*statistics.mean}) + len({*statistics.std}) > 2:
+    if gray and len({*normalisation.mean}) + len({*normalisation.std}) > 2:
         raise InputError(
             f"{weights} has one input channel, and does not say how images were normalised: give "
             "mean and std, each with the same number three times"
         )
-    taking = GrayInput(network) if gray else network
-    model = Classifier(taking, statistics.mean, statistics.std, size).eval()
-    if input_size is not None:
-        _check_size(model, architecture, input_size)
+    size = preparation.size if preparation else None
+    model = Classifier(GrayInput(network) if gray else network, *normalisation, size).eval()
+    if options.input_size is not None:
+        _check_size(model, architecture, options.input_size)
     outputs = _count_outputs(library, network)
+    remark = {"remark": published.remark} if published.remark else {}
     facts: dict[str, object] = {
         "source": architecture,
         "architecture": architecture,
         "weights": weights,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "outputs": outputs,
-        "normalisation": {"mean": statistics.mean, "std": statistics.std, "from": origin},
-        "preparation": {
-            **describe_preparation(preparation, prepared_by),
-            **({"remark": published.remark} if published and published.remark else {}),
-        },
-        "checkpoint": understood,
+        "normalisation": describe_normalisation(normalisation, origin),
+        "preparation": {**describe_preparation(preparation, prepared_by), **remark},
+        "checkpoint": reading,
     }
     if gray:
-        facts["gray"] = GRAY_NOTE
+        facts["gray"] = GrayInput.note
     wnids = read_imagenet().wnids if outputs == IMAGENET_CLASSES and weights != "none" else None
     if wnids:
         facts["classes"] = "the 1,000 of ImageNet by wnid, since there are 1,000 outputs"
-    called, digest = name, state_digest(model.state_dict())
-    if weights not in ("none", "imagenet"):
-        file = find_weights_file(weights, offline=offline)
+    if weights in ("none", "imagenet"):
+        digest = state_digest(model.state_dict())
+    else:
+        file = find_weights_file(weights, offline=settings.offline)
         digest = file_digest(file, "sha256")
-        called = file.stem if weights != "lite0" else name
-    return OpenedModel(model, folder_name(called), digest, wnids, preparation, facts)
+        name = file.stem if weights != "lite0" else name
+    return OpenedModel(model, folder_name(name), digest, wnids, preparation, facts)
 
 
 def _build_network(
-    library: Library,
-    architecture: str,
-    checkpoint: Checkpoint | None,
-    classes: int | None,
-    seed: int,
+    library: Library, architecture: str, checkpoint: Checkpoint | None, settings: Setup
 ) -> tuple[nn.Module, dict[str, object]]:
+    """A network with its weights, and how their file was read."""
     _, name = find_library(architecture)
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        network = library.build(name, classes)
+        torch.default_generator.manual_seed(settings.seed)
+        network = library.build(name, settings.classes)
         if checkpoint is None:
-            return network, {"weights": f"random, of seed {seed}"}
+            return network, {"weights": f"random, of seed {settings.seed}"}
         head = _find_head(library, network)
-        fitted = match_state(checkpoint.state, network, head)
-        weight = fitted.state.get(f"{head}.weight")
-        if (
-            classes is None
-            and weight is not None
-            and len(weight) != _count_outputs(library, network)
-        ):
-            network = library.build(name, len(weight))
-    _check_head(library, network, architecture, fitted.state)
-    narrow_input(fitted.state, network)
-    load_network(network, fitted.state, architecture)
-    return network, describe_checkpoint(checkpoint, fitted)
+        matched = match_state(checkpoint.state, network, head)
+        weight = matched.state.get(f"{head}.weight")
+        width = _count_outputs(library, network) if weight is None else len(weight)
+        if settings.classes is None and width != _count_outputs(library, network):
+            network = library.build(name, width)
+    _check_head(library, network, architecture, matched.state)
+    narrow_input(matched.state, network)
+    load_state(network, matched.state, architecture)
+    return network, describe_checkpoint(checkpoint, matched)
 
 
 def _check_head(
@@ -155,40 +141,14 @@ def _check_head(
         )
 
 
-def _read_preprocessing(
-    library: Library,
-    name: str,
-    architecture: str,
-    given: Normalisation | None,
-    checkpoint: Checkpoint | None,
-) -> Preprocessing | None:
+def _read_preprocessing(library: Library, name: str, known: Normalisation | None) -> Preprocessing:
+    """The published preprocessing, or nothing but the normalisation that is known."""
     try:
         return library.preprocessing(name)
     except InputError:
-        if given or (checkpoint and checkpoint.statistics):
-            return None
-        raise
-
-
-def _choose_statistics(
-    weights: str,
-    given: Normalisation | None,
-    checkpoint: Checkpoint | None,
-    published: Preprocessing | None,
-) -> tuple[Normalisation, str]:
-    held = checkpoint.statistics if checkpoint else None
-    if given and held and not _is_close(given, held):
-        raise InputError(
-            f"{weights} contains its own normalisation, mean {format_numbers(held.mean)} and std "
-            f"{format_numbers(held.std)}, and images must not be normalised twice: leave mean and "
-            f"std out"
-        )
-    if given:
-        return given, "given"
-    if held:
-        return held, "the checkpoint itself"
-    assert published is not None
-    return published.statistics, published.origin
+        if known is None:
+            raise
+        return Preprocessing(known, None, UNKNOWN_ORIGIN)
 
 
 @torch.no_grad()
@@ -197,15 +157,10 @@ def _check_size(model: Classifier, architecture: str, size: int) -> None:
         model(torch.zeros(1, 3, size, size))
     # Every network raises another error if its size is fixed.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"input_size: {architecture} takes no images of {size} x {size} ({reason})"
         ) from error
-
-
-def _is_close(one: Normalisation, other: Normalisation) -> bool:
-    pairs = zip(one.mean + one.std, other.mean + other.std, strict=True)
-    return all(abs(a - b) < 1e-5 for a, b in pairs)
 
 
 def _find_head(library: Library, network: nn.Module) -> str | None:
@@ -217,36 +172,35 @@ def _find_head(library: Library, network: nn.Module) -> str | None:
 
 def _count_outputs(library: Library, network: nn.Module) -> int | None:
     head = _find_head(library, network)
-    weight: Any = getattr(network.get_submodule(head), "weight", None) if head else None
-    return (
-        len(weight) if isinstance(weight, torch.Tensor) else getattr(network, "num_classes", None)
-    )
+    weight = getattr(network.get_submodule(head), "weight", None) if head else None
+    if isinstance(weight, torch.Tensor):
+        return len(weight)
+    return getattr(network, "num_classes", None)
 
 
 def _make_source(kind: str, title: str) -> SourceKind:
     library = LIBRARIES[kind]
 
+    def open_(name: str, options: ModelOptions, settings: Setup) -> OpenedModel:
+        return open_named(f"{kind}:{name}", str(options.weights or "imagenet"), options, settings)
+
     def guess(text: str) -> str | None:
         return f"{kind}:{text}" if library.knows(text) and not Path(text).exists() else None
 
-    return SourceKind(
-        f"{kind}:NAME",
-        title,
-        lambda name, **given: open_named(f"{kind}:{name}", **given),
-        options=NAMED_OPTIONS,
-        settings=("offline", "seed"),
-        check=lambda name, _: library.check(name),
-        guess=guess,
-    )
+    def check(name: str, _: str | None) -> None:
+        library.check(name)
+
+    return SourceKind(f"{kind}:NAME", title, open_, NAMED_OPTIONS, check, guess)
 
 
 TORCHVISION = _make_source("torchvision", "a network of torchvision, with its published weights")
 TIMM = _make_source("timm", "a network of timm, with its published weights")
 
 
-def open_weights(file: str, *, architecture: str, **given: Any) -> OpenedModel:  # noqa: ANN401 - of open_named
+def open_weights(file: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open a network by name with the weights of a file; see `open_model`."""
-    opened = open_named(architecture, weights=file, **given)
+    assert options.architecture is not None
+    opened = open_named(options.architecture, file, options, settings)
     return replace(opened, facts={**opened.facts, "source": file})
 
 
@@ -266,7 +220,6 @@ FILE = SourceKind(
     "weights of a network of timm or torchvision",
     open_weights,
     options=("architecture", *(name for name in NAMED_OPTIONS if name != "weights")),
-    settings=("offline", "seed"),
     check=_check_weights,
     takes=lambda text: text.endswith(WEIGHTS_SUFFIXES) or Path(text).expanduser().is_file(),
 )

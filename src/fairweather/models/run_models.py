@@ -8,13 +8,13 @@ from fairweather.errors import InputError
 from fairweather.files.download import file_digest
 from fairweather.models.building import load_checkpoint
 from fairweather.models.preprocessing import UNKNOWN_ORIGIN, describe_preparation
-from fairweather.models.sources import OpenedModel, SourceKind, folder_name, suggest_file
+from fairweather.models.sources import OpenedModel, Setup, SourceKind, folder_name, suggest_file
 from fairweather.runs.folder import RunFolder, read_json
-from fairweather.types.options import Preparation
+from fairweather.types.options import ModelOptions, Preparation
 from fairweather.types.record import DESCRIPTION, RECORD, WEIGHTS
 
 
-def open_run(place: str) -> OpenedModel:
+def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
     Images are prepared at the size of the run's training images, if the record of the run is there
@@ -24,10 +24,11 @@ def open_run(place: str) -> OpenedModel:
     model is not what the run wrote.
     """
     folder = Path(place).expanduser()
-    _check_unchanged(folder.resolve())
+    own = folder.resolve()
+    _check_unchanged(own)
     model = load_checkpoint(folder)
     written = read_json(folder / DESCRIPTION)
-    preparation, origin = _read_preparation(folder.resolve())
+    preparation, origin = _read_preparation(own)
     facts = {
         "source": f"run:{folder}",
         "architecture": written["spec"]["backbone"],
@@ -40,17 +41,14 @@ def open_run(place: str) -> OpenedModel:
         "preparation": describe_preparation(preparation, origin),
         "spec": written["spec"],
     }
-    classes = written.get("classes")
-    if isinstance(classes, list):
-        facts["outputs"] = len(classes)
-    names = tuple(str(name) for name in classes) if isinstance(classes, list) else None
+    names, classes = written.get("classes"), None
+    if isinstance(names, list):
+        facts["outputs"], classes = len(names), tuple(map(str, names))
     digest = file_digest(folder / WEIGHTS, "sha256")
-    return OpenedModel(model, _name_model(folder.resolve()), digest, names, preparation, facts)
-
-
-def _name_model(folder: Path) -> str:
-    seed = folder.name.startswith("seed-")
-    return folder_name(f"{folder.parent.name}-{folder.name}" if seed else folder.name)
+    name = folder_name(
+        f"{own.parent.name}-{own.name}" if own.name.startswith("seed-") else own.name
+    )
+    return OpenedModel(model, name, digest, classes, preparation, facts)
 
 
 def _find_run(folder: Path) -> RunFolder | None:

@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
 from fairweather.errors import InputError, check_name
 from fairweather.models.outputs import LOGITS, OutputKind
-from fairweather.types.options import Preparation
-
-# ---------------------------------------------------------------- a source of models, a row of thei
+from fairweather.types.options import ModelOptions, Preparation
 
 # What can be said of a model that anyone has made.
 MODULE_OPTIONS = ("mean", "std", "input_size", "outputs")
@@ -49,8 +48,8 @@ class OpenedModel:
     outputs: OutputKind | None = LOGITS
 
     def __post_init__(self) -> None:
-        for each in self.classes or ():
-            check_name(each, f"the model {self.name} has a class with a name that cannot be used:")
+        for name in self.classes or ():
+            check_name(name, f"the model {self.name} has a class with a name that cannot be used:")
 
 
 def folder_name(text: str) -> str:
@@ -62,12 +61,12 @@ def folder_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-._") or "model"
 
 
-def _check_nothing(_: str, architecture: str | None) -> None:
-    """Check nothing: only opening shows whether there is such a model."""
+class Setup(NamedTuple):
+    """What opening a model needs besides its options."""
 
-
-def _guess_nothing(_: str) -> None:
-    """Guess nothing."""
+    classes: int | None = None
+    offline: bool = False
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,8 @@ class SourceKind:
     Attributes:
         form: how it is written: `KIND:PLACE`, or words for a source without a kind.
         title: what it is, for a list.
-        open: opens what stands behind the kind, with those of `options` and `settings` that were
-            given.
+        open: opens what stands behind the kind.
         options: the options of `open_model` that it takes.
-        settings: `offline` and `seed`, as far as it needs them.
         check: raises `InputError` for what can be known without opening, from what stands behind
             the kind and the architecture.
         guess: what a text without a kind may have meant, such as `hf:FOLDER` for a folder with its
@@ -90,24 +87,23 @@ class SourceKind:
 
     form: str
     title: str
-    open: Callable[..., OpenedModel]
+    open: Callable[[str, ModelOptions, Setup], OpenedModel]
     options: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    check: Callable[[str, str | None], None] = _check_nothing
-    guess: Callable[[str], str | None] = _guess_nothing
+    check: Callable[[str, str | None], None] = lambda place, architecture: None
+    guess: Callable[[str], str | None] = lambda text: None
     takes: Callable[[str], bool] | None = None
 
 
 def suggest_file(path: Path) -> str:
     """Name a file beside a missing one that is called nearly so, as the end of a message."""
     folder = path.expanduser().parent
-    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
-    names = [name for name in names if name != path.name]  # what is there is no file
+    entries = folder.iterdir() if folder.is_dir() else ()
+    names = [entry.name for entry in entries if entry.name != path.name]  # that is no file
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
 
 
-# ---------------------------------------------------------------- files of other programs, which ar
+# ---------------------------------------------------------------- files of other programs
 
 _TF2ONNX = "pip install tf2onnx; python -m tf2onnx.convert"
 # What they are, and how an ONNX file is made of them.
@@ -130,8 +126,8 @@ def refuse_foreign(path: Path) -> None:
         return
     what, how = CONVERTERS[suffix]
     onnx = path.with_suffix(".onnx")
-    told = how.format(path=path, folder=path.parent, onnx=onnx)
+    command = how.format(path=path, folder=path.parent, onnx=onnx)
     raise InputError(
-        f"{path} is {what}, which cannot be opened: convert it to ONNX ({told}), then give "
+        f"{path} is {what}, which cannot be opened: convert it to ONNX ({command}), then give "
         f"onnx:{onnx}"
     )

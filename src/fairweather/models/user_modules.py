@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -22,54 +21,50 @@ from fairweather.models.outputs import LogProbabilities, parse_outputs
 from fairweather.models.preprocessing import (
     NO_NORMALISATION,
     UNKNOWN_ORIGIN,
-    check_not_normalised_twice,
+    describe_normalisation,
     describe_preparation,
     find_normalisation,
 )
-from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, SourceKind, folder_name
-from fairweather.models.wrappers import GRAY_NOTE, Classifier, GrayInput, is_gray_network
-from fairweather.types.options import Preparation
-
-# ---------------------------------------------------------------- a module of the user's own as a c
-
-NORMALISED_NOWHERE = "no normalisation: the model gets images in [0, 1]"
+from fairweather.models.sources import MODULE_OPTIONS, OpenedModel, Setup, SourceKind, folder_name
+from fairweather.models.wrappers import Classifier, GrayInput, is_gray_network
+from fairweather.types.options import ModelOptions, Preparation
 
 
 def open_module(
     module: nn.Module,
     name: str,
+    options: ModelOptions,
     *,
     source: str,
     what: str,
     code: str,
     side: int | None = None,
     classes: tuple[str, ...] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_size: int | None = None,
-    outputs: str = "auto",
 ) -> OpenedModel:
     """Open a module from images in [0, 1] to logits or probabilities.
 
     Args:
         module: it is brought to the CPU and into evaluation mode.
         name, source, classes: as in `OpenedModel`.
+        options: those of `MODULE_OPTIONS` that were given.
         what: what messages call it.
         code: what the digest is of besides the tensors.
         side: of the images that it gets, if that is known.
-        mean, std, input_size, outputs: as in `open_model`.
 
     Raises:
         InputError: a mean and std are given to a module that normalises its images itself, or its
             mode or tensors cannot be had.
     """
-    given, taken = check_normalisation(mean, std), parse_outputs(outputs)
-    seen = find_normalisation(module)
-    if given:
-        check_not_normalised_twice(module, what)
+    given, outputs = check_normalisation(options.mean, options.std), parse_outputs(options.outputs)
+    size, own = options.input_size, find_normalisation(module)
+    if given and own:
+        raise InputError(
+            f"{what} already contains its own normalisation: {own}; leave mean and std out, or "
+            "remove it from the model"
+        )
     framed = None
-    if given or input_size is not None:
-        framed = Classifier(module, *(given or NO_NORMALISATION), input_size)
+    if given or size is not None:
+        framed = Classifier(module, *(given or NO_NORMALISATION), size)
     try:
         state = state_digest((framed or module).eval().state_dict())
     except Exception as error:  # exported, quantized and lazy modules raise different ones
@@ -78,54 +73,44 @@ def open_module(
             f"{one_line(str(error).partition(chr(10))[0])}): give the module that was exported or "
             "quantized, or an ONNX file; call a lazy module once before"
         ) from error
+    origin = "given" if given else "no normalisation: the model gets images in [0, 1]"
+    if own:
+        origin = f"the model's own normalisation: {own}"
     facts: dict[str, object] = {
         "source": source,
         "architecture": type(module).__name__,
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "normalisation": {
-            "mean": given.mean if given else None,
-            "std": given.std if given else None,
-            "from": "given"
-            if given
-            else f"the model's own normalisation: {seen}"
-            if seen
-            else NORMALISED_NOWHERE,
-        },
+        "normalisation": describe_normalisation(given, origin),
     }
     network = adapt_precision(module.cpu())
     if isinstance(network, PrecisionAdapter):
         facts["numbers"] = f"the model computes in {network.dtype}: images are converted to it"
-    if is_gray_network(network, input_size or side):
-        facts["gray"], network = GRAY_NOTE, GrayInput(network)
-    if taken is not None and taken.kind == "probabilities":
+    if is_gray_network(network, size or side):
+        facts["gray"], network = GrayInput.note, GrayInput(network)
+    if outputs is not None and outputs.kind == "probabilities":
         network = LogProbabilities(network)
     if framed:
         framed.network = network
-    preparation = None if input_size is None else Preparation(input_size)
+    preparation = None if size is None else Preparation(size)
     origin = "the size given" if preparation else UNKNOWN_ORIGIN
     facts["preparation"] = describe_preparation(preparation, origin)
     digest = hashlib.sha256(f"{code} {state}".encode()).hexdigest()
-    return OpenedModel((framed or network).eval(), name, digest, classes, preparation, facts, taken)
+    model = (framed or network).eval()
+    return OpenedModel(model, name, digest, classes, preparation, facts, outputs)
 
 
-# ---------------------------------------------------------------- a model that a function in the us
+# ---------------------------------------------------------------- from a Python file
 
 
-class PythonModel(NamedTuple):
-    """What the function of a file returned: the module, its class names, the file's SHA-256."""
-
-    module: nn.Module
-    classes: tuple[str, ...] | None
-    digest: str
-
-
-def run_file(path: Path, function: str, seed: int) -> PythonModel:
+def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str, ...] | None, str]:
     """Run a Python file, call a function of it, and give the module that it returns.
 
     While the file runs, Python imports from its folder first, as if the file had been started as a
-    script. Random weights come from `seed`; the caller's random state does not change. Class names
-    are the attribute `classes` or `class_names` of the module or of the file. `function` may also
-    name a class of modules, or a module.
+    script. Random weights come from `seed`; the caller's random state does not change. `function`
+    may also name a class of modules, or a module.
+
+    Returns the module; its class names, which are the attribute `classes` or `class_names` of the
+    module or of the file; and the SHA-256 of the file.
 
     Raises `InputError` if the file raises an error (with file and line, and the original error as
     its cause), has no such function, or returns something else than a module.
@@ -149,39 +134,28 @@ def run_file(path: Path, function: str, seed: int) -> PythonModel:
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
         raise InputError(f"python: {function}() in {path} returned a {kind}, not a torch.nn.Module")
-    return PythonModel(made, _read_class_names(made) or _read_class_names(namespace), digest)
+    return made, _read_class_names(made) or _read_class_names(namespace), digest
 
 
-def open_python(
-    rest: str,
-    *,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    input_size: int | None = None,
-    outputs: str = "auto",
-    seed: int = 0,
-) -> OpenedModel:
+def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
     """Open `FILE.py:FUNCTION`; see `open_model` and `run_file`."""
-    file, colon, function = rest.rpartition(":")
+    file, colon, function = place.rpartition(":")
     if not colon or not file or not function:
-        raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {rest!r}")
+        raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {place!r}")
     path = Path(file).expanduser()
-    made = run_file(path, function, seed)
+    module, classes, digest = run_file(path, function, settings.seed)
     what = f"the model that {function}() in {path} returns"
     opened = open_module(
-        made.module,
+        module,
         folder_name(f"{path.stem}-{function}"),
-        source=f"python:{rest}",
+        options,
+        source=f"python:{place}",
         what=what,
-        code=f"{made.digest} {function} {input_size}",
-        classes=made.classes,
-        mean=mean,
-        std=std,
-        input_size=input_size,
-        outputs=outputs,
+        code=f"{digest} {function} {options.input_size}",
+        classes=classes,
     )
-    told = f"{what} is the user's own code: the file was run to make it"
-    return replace(opened, facts={**opened.facts, "runs_code": told})
+    note = f"{what} is the user's own code: the file was run to make it"
+    return replace(opened, facts={**opened.facts, "runs_code": note})
 
 
 def _execute(path: Path, code: bytes, digest: str) -> ModuleType:
@@ -248,6 +222,5 @@ PYTHON = SourceKind(
     "a model that a function of your own file returns",
     open_python,
     options=MODULE_OPTIONS,
-    settings=("seed",),
     guess=lambda text: f"python:{text}:FUNCTION" if Path(text).suffix == ".py" else None,
 )

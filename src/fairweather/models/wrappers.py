@@ -13,7 +13,7 @@ from torch import nn
 
 from fairweather.errors import StoppedError
 
-# ---------------------------------------------------------------- the classifier: images in [0, 1]
+# ---------------------------------------------------------------- normalisation
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -115,11 +115,10 @@ class Classifier(nn.Module):
         return self
 
 
-# ---------------------------------------------------------------- networks with one input channel:
+# ---------------------------------------------------------------- gray images
 
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B: ITU-R BT.601, as Pillow's mode L
 TRIED_SIDES = (28, 32, 64, 96, 128, 224)  # that a network of unknown size is tried at
-GRAY_NOTE = "the model has one input channel: it gets the luma of the images (ITU-R BT.601)"
 
 
 def to_gray(images: torch.Tensor) -> torch.Tensor:
@@ -134,6 +133,8 @@ def to_gray(images: torch.Tensor) -> torch.Tensor:
 
 class GrayInput(nn.Module):
     """A network with one input channel, as a network for RGB images."""
+
+    note = "the model has one input channel: it gets the luma of the images (ITU-R BT.601)"
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -165,9 +166,13 @@ def is_gray_network(network: nn.Module, size: int | None = None) -> bool:
 
 def has_one_channel(network: nn.Module) -> bool:
     """Say whether the first convolution of a network has one input channel."""
-    layers = (each for each in network.modules() if isinstance(each, nn.Conv2d))
-    first = next(layers, None)
+    _, first = _first_convolution(network)
     return first is not None and first.in_channels == 1
+
+
+def _first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d | None]:
+    layers = network.named_modules()
+    return next((item for item in layers if isinstance(item[1], nn.Conv2d)), ("", None))
 
 
 def narrow_input(state: Mapping[str, torch.Tensor], network: nn.Module) -> None:
@@ -178,8 +183,7 @@ def narrow_input(state: Mapping[str, torch.Tensor], network: nn.Module) -> None:
     >>> has_one_channel(network)
     True
     """
-    layers = ((name, each) for name, each in network.named_modules() if isinstance(each, nn.Conv2d))
-    name, first = next(layers, ("", None))
+    name, first = _first_convolution(network)
     stored = state.get(f"{name}.weight")
     if first is None or stored is None or first.in_channels != 3 or first.groups != 1:
         return
@@ -204,7 +208,7 @@ def accepts_images(network: nn.Module, channels: int, side: int) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- several classifiers as one: a dee
+# ---------------------------------------------------------------- deep ensembles
 
 
 class Ensemble(nn.Module):
@@ -230,7 +234,7 @@ class Ensemble(nn.Module):
         return logs.logsumexp(0) - math.log(len(self.members))
 
 
-# ---------------------------------------------------------------- a model whose outputs are mapped
+# ---------------------------------------------------------------- classes of the data
 
 
 class Relabelled(nn.Module):

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from fairweather.errors import InputError
-from fairweather.report import levels, other_images, overview, ranking, slices, summary, training
-from fairweather.report import levels as heat_maps
-from fairweather.report import levels as limits
-from fairweather.report import levels as scatter
-from fairweather.report import overview as findings
-from fairweather.report import prediction_sets as conformal
-from fairweather.report import provenance as how
-from fairweather.report import ranking as variants
-from fairweather.report import summary as more_tables
-from fairweather.report import summary as units
+from fairweather.report import (
+    levels,
+    other_images,
+    overview,
+    prediction_sets,
+    provenance,
+    ranking,
+    slices,
+    summary,
+    training,
+)
 from fairweather.report.charts import Figure
 from fairweather.report.contents import Contents
 from fairweather.report.joint_runs import read_runs
 from fairweather.report.page import closer
 from fairweather.report.page.rendering import begin_library, render_page
-from fairweather.report.section import FileTable, ReportPart, Section
-from fairweather.report.summary import find_summary_rows
-from fairweather.report.tables import name_table_files, write_csv
+from fairweather.report.section import ReportPart, Section
+from fairweather.report.tables import TextTable, name_table_files, write_csv
 from fairweather.report.vega import begin_work, draw_png, explain_missing_addresses
 from fairweather.runs.folder import (
     RunFolder,
@@ -55,13 +55,13 @@ SECTIONS = (
         "answer",
         "The answer",
         (
-            findings.VERDICT,
+            overview.VERDICT,
             other_images.OTHER_IMAGES,
             overview.OVERVIEW,
             ranking.RANKING,
-            variants.VARIANTS,
+            ranking.VARIANTS,
             slices.SUBGROUPS,
-            findings.FINDINGS,
+            overview.FINDINGS,
         ),
         brief=overview.summarize_overview,
     ),
@@ -69,21 +69,21 @@ SECTIONS = (
         "shifts",
         "Under each shift",
         (
-            heat_maps.HEAT_MAPS,
+            levels.HEAT_MAPS,
             levels.LEVEL_CHARTS,
-            scatter.SCATTER,
-            limits.SMALLEST_LEVELS,
+            levels.SCATTER,
+            levels.SMALLEST_LEVELS,
             levels.LEVEL_NUMBERS,
         ),
         accepts=levels.has_levels,
     ),
-    Section("sets", "Prediction sets", (conformal.PREDICTION_SETS,)),
+    Section("sets", "Prediction sets", (prediction_sets.PREDICTION_SETS,)),
     Section(
         "summary",
         "Summary tables",
         (
             summary.SUMMARY,
-            units.UNITS,
+            summary.UNITS,
             summary.CLASSES,
             other_images.NATURAL_SHIFT,
             other_images.NATURAL_SETS,
@@ -95,25 +95,25 @@ SECTIONS = (
         "more",
         "More tables",
         (
-            more_tables.WORST_LEVELS,
-            more_tables.STABILITY,
-            more_tables.CLASS_PRIORS,
+            summary.WORST_LEVELS,
+            summary.STABILITY,
+            summary.CLASS_PRIORS,
             other_images.OTHER_DATA,
-            more_tables.DEFERRAL,
-            more_tables.CLEAN_METRICS,
+            summary.DEFERRAL,
+            summary.CLEAN_METRICS,
         ),
     ),
     Section(
         "how",
         "How these numbers were made",
-        (how.SHIFTS, how.METRICS, how.CITATION, how.RECORDS),
+        (provenance.SHIFTS, provenance.METRICS, provenance.CITATION, provenance.RECORDS),
     ),
 )
 
 
 def make_tables(
     contents: Contents, sections: Sequence[Section] = SECTIONS
-) -> dict[ReportPart, list[FileTable]]:
+) -> dict[ReportPart, list[TextTable]]:
     """Make the tables of each part of some sections, in their order."""
     return {
         part: [table for table in part.tables(contents) if table is not None]
@@ -230,7 +230,7 @@ def _write_report(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     sections = [own for section in SECTIONS if (own := section.of(contents))]
     tables = make_tables(contents, sections)
     figures = _draw_figures(contents, sections)
-    files: dict[str, bytes | str] = {SUMMARY: write_csv(find_summary_rows(contents))}
+    files: dict[str, bytes | str] = {SUMMARY: write_csv(summary.find_summary_rows(contents))}
     for table in (table for of in tables.values() for table in of):
         files |= name_table_files(table.name, table.texts())
     letters = sum(len(figure.svg) for figure in figures)

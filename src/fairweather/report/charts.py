@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import re
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import altair as alt
-import pandas as pd
 import vl_convert
-from pydantic import JsonValue
 
 from fairweather.errors import InputError
-from fairweather.report import charts as figures
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.tables import ScoreEntry, is_percent
 from fairweather.report.vega import SCALE, draw_png, explain_missing_addresses
 from fairweather.types.measurement import Score, format_number
-
-# ---------------------------------------------------------------- how every figure looks, and how a
 
 # Okabe and Ito 2008, Color Universal Design; without its yellow, which is too faint on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,21 +27,13 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 SOLID, DASHED = [1, 0], [5, 3]  # pixels drawn and not drawn
 ROW_WIDTH = 800  # pixels, of a row of small panels
-PRINTED_INK, PRINTED_FAINT, PRINTED_RULE, PRINTED_GRID = "#1f2328", "#57606a", "#8c959f", "#e7eaee"
-# What a file has for the names of the page's style sheet.
-PRINTED_COLORS = {
-    f"var(--{name})": ink
-    for name, ink in (
-        *(
-            ("ink", PRINTED_INK),
-            ("faint", PRINTED_FAINT),
-            ("rule", PRINTED_RULE),
-            ("grid", PRINTED_GRID),
-            ("paper", "#ffffff"),
-        ),
-        *((f"m{at}", color) for at, color in enumerate(COLORS)),
-    )
-}
+INK, FAINT, RULE, GRID, PAPER = (
+    f"var(--{name})" for name in ("ink", "faint", "rule", "grid", "paper")
+)
+# The names of the page's style sheet, and what a file has for them.
+PRINTED_COLORS = {INK: "#1f2328", FAINT: "#57606a", RULE: "#8c959f", GRID: "#e7eaee"}
+MODEL_COLORS = [f"var(--m{at})" for at, _ in enumerate(COLORS)]
+PRINTED_COLORS |= {PAPER: "#ffffff", **dict(zip(MODEL_COLORS, COLORS, strict=True))}
 # Liberation Sans is bundled with vl-convert, so that a PNG looks the same on every machine.
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 PNG_SCALE = SCALE
@@ -52,49 +42,73 @@ Channel = TypeVar("Channel", alt.ColorValue, alt.OpacityValue, alt.SizeValue)
 # A chart in the JSON of Vega-Lite, whose form is Vega's own.
 Spec = dict[str, Any]
 
-_FIGURE_TEXT = {
-    "labelFontSize": 11,
-    "titleFontSize": 12,
-    "labelColor": PRINTED_INK,
-    "titleColor": PRINTED_INK,
+_TEXT = {"labelFontSize": 11, "titleFontSize": 12, "labelColor": INK}
+_AXIS = {
+    **_TEXT,
+    "titleFontWeight": "normal",
+    "gridColor": GRID,
+    "domainColor": RULE,
+    "tickColor": RULE,
 }
+_LEGEND = {**_TEXT, "titleFontWeight": "normal", "symbolOpacity": 1}
+_CONFIG: Spec = {"font": FONT, "view": {"stroke": None}}
+_CONFIG["aria"] = False  # the page gives each chart one alternative text
 FIGURE_CONFIG: Spec = {
+    **_CONFIG,
     "background": "white",
     "padding": 16,
-    "font": FONT,
-    "aria": False,  # the page gives each figure one alternative text
-    "view": {"stroke": None},
-    "axis": {
-        **_FIGURE_TEXT,
-        "titleFontWeight": "normal",
-        "titlePadding": 8,
-        "labelFlush": False,
-        "gridColor": PRINTED_GRID,
-        "domainColor": PRINTED_RULE,
-        "tickColor": PRINTED_RULE,
-    },
+    "axis": {**_AXIS, "titleColor": INK, "titlePadding": 8, "labelFlush": False},
     "legend": {
-        **_FIGURE_TEXT,
-        "titleFontWeight": "normal",
+        **_LEGEND,
+        "titleColor": INK,
         "labelFontSize": 12,
         "labelLimit": 360,
         "symbolSize": 80,
-        "symbolOpacity": 1,
         "rowPadding": 4,
         "columnPadding": 36,  # a browser's fallback font may be wider than the one measured
     },
-    "header": {**_FIGURE_TEXT, "title": None, "labelFontSize": 13, "labelFontWeight": "bold"},
+    "header": {**_TEXT, "title": None, "labelFontSize": 13, "labelFontWeight": "bold"},
     "title": {
         "anchor": "start",
-        "color": PRINTED_INK,
+        "color": INK,
         "fontSize": 17,
         "subtitleFontSize": 12,
-        "subtitleColor": PRINTED_FAINT,
+        "subtitleColor": FAINT,
         "subtitlePadding": 5,
         "subtitleLineHeight": 16,
         "offset": 18,
     },
 }
+PAGE_CONFIG: Spec = {
+    **_CONFIG,
+    "background": None,
+    "padding": 2,
+    "mark": {"aria": False},
+    "text": {"color": INK},
+    "axis": {**_AXIS, "titleColor": FAINT},
+    "legend": {**_LEGEND, "titleColor": FAINT, "labelLimit": 260, "symbolStrokeColor": INK},
+}
+# The shapes as letters, filled for models and hollow for their variants.
+GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
+# A model stands out, and the others are faint, while the pointer or a button asks for it.
+FOCUS = alt.Parameter(name="focus", param=alt.VariableParameter("focus", value=""))
+# The numbers of a chart: put in when it is built, or by the page's script for a chosen cell.
+ROWS = alt.NamedData(name="rows")
+IN_FOCUS = "focus === '' || datum.title === focus"
+
+
+class Chart(NamedTuple):
+    """A chart of the page.
+
+    Attributes:
+        name: of its place in the page.
+        alt: what somebody who does not see it must know.
+        spec: Vega-Lite, without data that a chooser brings.
+    """
+
+    name: str
+    alt: str
+    spec: Spec
 
 
 @dataclass(frozen=True)
@@ -117,15 +131,23 @@ class Figure:
 
 
 def render_figure(
-    name: str, chart: alt.TopLevelMixin | Spec, title: alt.Title, alt_text: str
+    name: str,
+    chart: alt.TopLevelMixin | Spec,
+    title: str,
+    subtitle: Sequence[str],
+    alt_text: str,
+    letters: int = 200,
 ) -> Figure:
-    """Dress a chart and convert it."""
+    """Dress a chart and convert it; a line of the subtitle has so many letters at most."""
     if lack := explain_missing_addresses():
         raise InputError(lack)
+    lines = [
+        line for text in subtitle for line in textwrap.wrap(text, letters, break_on_hyphens=False)
+    ]
     drawn = chart if isinstance(chart, dict) else chart.to_dict(validate=False)
-    spec = drawn | {"config": FIGURE_CONFIG, "title": title.to_dict()}
+    spec = drawn | {"config": FIGURE_CONFIG, "title": {"text": title, "subtitle": lines}}
     spec["params"] = [{"name": "focus", "value": ""}]  # of charts of the page: all stand out
-    return Figure(name, alt_text, _renumber_ids(vl_convert.vegalite_to_svg(spec)))
+    return Figure(name, alt_text, _renumber_ids(vl_convert.vegalite_to_svg(_print_colors(spec))))
 
 
 def print_chart(spec: Spec, field: str, legend: alt.Legend, **panel: object) -> Spec:
@@ -138,23 +160,26 @@ def print_chart(spec: Spec, field: str, legend: alt.Legend, **panel: object) -> 
         panel: width, height and title.
     """
     kept = ("data", "layer", "mark", "encoding")
-    found: Spec = {key: _print_colors(spec[key]) for key in kept if key in spec}
-    for layer in found.get("layer", [found]):
+    printed: Spec = copy.deepcopy({key: spec[key] for key in kept if key in spec})
+    for layer in printed.get("layer", [printed]):
         if "name" in layer.get("data", {}):
             layer["data"] = {"values": spec["datasets"][layer["data"]["name"]]}
         for channel in layer["encoding"].values():
             if isinstance(channel, dict) and channel.get("field") == field and "legend" in channel:
                 channel["legend"] = legend.to_dict()
-    return found | panel
+    return printed | panel
 
 
 def _print_colors(part: Any) -> Any:  # noqa: ANN401 - any part of a specification
     """Copy a part of a specification, with colours for the names of the style sheet."""
     match part:
         case dict():
-            return {key: _print_colors(each) for key, each in part.items()}
+            return {
+                key: value if key in ("data", "datasets") else _print_colors(value)
+                for key, value in part.items()
+            }
         case list():
-            return [_print_colors(each) for each in part]
+            return [_print_colors(item) for item in part]
         case str():
             return PRINTED_COLORS.get(part, part)
     return part
@@ -181,26 +206,26 @@ def choose_value(channel: type[Channel], test: str, yes: float | str, no: float 
     return channel(no, condition={"test": test, "value": yes})
 
 
-def color_figure(
-    titles: Sequence[str], legend: alt.Legend | None = None, positions: Sequence[int] | None = None
+def color_models(
+    titles: Collection[str], positions: Sequence[int] = (), legend: alt.Legend | None = None
 ) -> alt.Color:
-    """Colour by the field `title`: a model has the same colour in every figure.
+    """Colour by the field `title`: a model has the same colour in every chart.
 
     With `positions`, titles that share a position share a colour; without, each has its own.
     """
-    return alt.Color("title:N", scale=_make_scale(titles, COLORS, positions), legend=legend)
+    return alt.Color("title:N", scale=_make_scale(titles, MODEL_COLORS, positions), legend=legend)
 
 
-def shape_figure(
-    titles: Sequence[str], legend: alt.Legend | None = None, positions: Sequence[int] | None = None
+def shape_models(
+    titles: Collection[str], positions: Sequence[int] = (), legend: alt.Legend | None = None
 ) -> alt.Shape:
     """Shape by the field `title`, for those who cannot distinguish the colours."""
     return alt.Shape("title:N", scale=_make_scale(titles, SHAPES, positions), legend=legend)
 
 
-def dash_models(titles: Sequence[str], positions: Sequence[int]) -> alt.StrokeDash:
+def dash_models(titles: Collection[str], positions: Sequence[int]) -> alt.StrokeDash:
     """Dash the lines of those titles that share a position with one before them."""
-    dashes = [SOLID if each not in positions[:at] else DASHED for at, each in enumerate(positions)]
+    dashes = [DASHED if each in positions[:at] else SOLID for at, each in enumerate(positions)]
     scale = alt.Scale(domain=list(titles), range=dashes)
     return alt.StrokeDash("title:N", scale=scale, legend=None)
 
@@ -215,50 +240,10 @@ def make_level_axis(sweep: Sweep, levels: Iterable[float]) -> Spec:
 
 
 def _make_scale(
-    titles: Sequence[str], values: Sequence[str], positions: Sequence[int] | None
+    titles: Collection[str], values: Sequence[str], positions: Sequence[int]
 ) -> alt.Scale:
-    cycled = [values[each % len(values)] for each in positions or range(len(titles))]
+    cycled = [values[at % len(values)] for at in positions or range(len(titles))]
     return alt.Scale(domain=list(titles), range=cycled)
-
-
-# ---------------------------------------------------------------- how the charts of the page look,
-
-INK, FAINT, RULE, GRID, PAPER, CARD = (
-    f"var(--{name})" for name in ("ink", "faint", "rule", "grid", "paper", "card")
-)
-
-_PAGE_TEXT = {"labelFontSize": 11, "titleFontSize": 12, "labelColor": INK, "titleColor": FAINT}
-PAGE_CONFIG: Spec = {
-    "background": None,
-    "padding": 2,
-    "font": FONT,
-    # The page gives each chart one alternative text.
-    "aria": False,
-    "mark": {"aria": False},
-    "view": {"stroke": None},
-    "text": {"color": INK},
-    "axis": {
-        **_PAGE_TEXT,
-        "titleFontWeight": "normal",
-        "gridColor": GRID,
-        "domainColor": RULE,
-        "tickColor": RULE,
-    },
-    "legend": {
-        **_PAGE_TEXT,
-        "titleFontWeight": "normal",
-        "labelLimit": 260,
-        "symbolOpacity": 1,
-        "symbolStrokeColor": INK,
-    },
-}
-# The shapes of figures.SHAPES as letters, filled for models and hollow for their variants.
-GLYPHS, HOLLOW = "●■▲◆▼✚", "○□△◇▽✛"
-# A model stands out, and the others are faint, while the pointer or a button asks for it.
-FOCUS = alt.Parameter(name="focus", param=alt.VariableParameter("focus", value=""))
-# The numbers of a chart: put in when it is built, or by the page's script for a chosen cell.
-ROWS = alt.NamedData(name="rows")
-IN_FOCUS = "focus === '' || datum.title === focus"
 
 
 class Look(NamedTuple):
@@ -290,28 +275,17 @@ def describe_score(metric: str, score: Score) -> str:
     return ScoreEntry(score, is_percent(metric)).in_words
 
 
-def color_models(contents: Contents) -> alt.Color:
-    """Colour by the field `title`; the page has one legend, as buttons, for all charts."""
-    colors = [f"var(--m{look.color})" for look in choose_looks(contents.positions)]
-    scale = alt.Scale(domain=list(contents.titles.values()), range=colors)
-    return alt.Color("title:N", scale=scale, legend=None)
-
-
 def paint_models(contents: Contents) -> dict[str, alt.Fill | alt.Stroke]:
     """Fill points by the field `title`, those of variants hollow, as in the page's legend."""
-    names = list(contents.titles.values())
-    each = choose_looks(contents.positions)
-    strokes = [f"var(--m{look.color})" for look in each]
-    fills = [PAPER if look.variant else f"var(--m{look.color})" for look in each]
+    titles, positions = contents.titles.values(), contents.positions
+    looks = choose_looks(positions)
+    fills = [PAPER if look.variant else f"var(--m{look.color})" for look in looks]
+    fill = alt.Scale(domain=list(titles), range=fills)
+    stroke = _make_scale(titles, MODEL_COLORS, positions)
     return {
-        "fill": alt.Fill("title:N", scale=alt.Scale(domain=names, range=fills), legend=None),
-        "stroke": alt.Stroke("title:N", scale=alt.Scale(domain=names, range=strokes), legend=None),
+        "fill": alt.Fill("title:N", scale=fill, legend=None),
+        "stroke": alt.Stroke("title:N", scale=stroke, legend=None),
     }
-
-
-def shape_models(contents: Contents) -> alt.Shape:
-    """Shape by the field `title`, for those who cannot distinguish the colours."""
-    return figures.shape_figure(list(contents.titles.values()), None, contents.positions)
 
 
 def order_drawing(contents: Contents) -> list[str]:
@@ -320,22 +294,32 @@ def order_drawing(contents: Contents) -> list[str]:
     return [title for title, _ in sorted(looked, key=lambda pair: not pair[1].variant)]
 
 
+def look_up(values: Sequence[object]) -> str:
+    """Label an axis by the number of each value, so that two of one name stay two."""
+    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
+    return json.dumps(list(values)).replace(".", r"\u002e") + "[datum.value]"
+
+
 def make_tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
     """Name the fields that a tooltip shows, as they stand."""
     return [alt.Tooltip(f"{field}:N", title=title) for field, title in fields]
 
 
-def make_records(frame: pd.DataFrame) -> list[dict[str, JsonValue]]:
-    """Turn a frame into plain rows; what is no number becomes None."""
-    found: list[dict[str, JsonValue]] = json.loads(
-        frame.to_json(orient="records", double_precision=10)
-    )
-    return found
+def round_score(score: Score) -> list[float | None]:
+    """Value and interval as a chart draws them; None for what is no number."""
+    return [None if math.isnan(number) else round(number, 10) for number in score[:3]]
 
 
-def make_spec(chart: alt.TopLevelMixin) -> Spec:
-    """Turn a chart into Vega-Lite; its look is the page's, not the chart's."""
-    spec = chart.to_dict(validate=False)
-    for key in ("$schema", "config"):
+def make_chart(
+    name: str,
+    words: str,
+    chart: alt.Chart | alt.LayerChart | alt.FacetChart,
+    height: int,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> Chart:
+    """Make a chart of the page, as wide as its place; a chooser brings the rows if it has none."""
+    spec = chart.properties(width="container", height=height).to_dict(validate=False)
+    for key in ("$schema", "config"):  # its look is the page's
         spec.pop(key, None)
-    return spec | {"autosize": {"type": "fit-x", "contains": "padding"}}
+    spec |= {"autosize": {"type": "fit-x", "contains": "padding"}}
+    return Chart(name, words, spec if rows is None else spec | {"datasets": {"rows": rows}})

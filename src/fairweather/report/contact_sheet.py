@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import altair as alt
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from PIL import Image
 
 from fairweather.errors import InputError
-from fairweather.report.charts import PNG_SCALE, PRINTED_FAINT, Figure, render_figure
-from fairweather.report.pictures import PIXEL_X, PIXEL_Y, make_text_layer
+from fairweather.report.charts import FAINT, PNG_SCALE, Figure, render_figure
+from fairweather.report.pictures import make_picture_layer, make_text_layer
 from fairweather.shifts.table import CLEAN, SHIFTS
 from fairweather.types.measurement import Images, Shift, format_number
 
@@ -78,14 +75,40 @@ def preview(
     rows = [_make_row(images, members, seed) for members in _group_by_level(shifts)]
     if not rows:
         raise InputError("a contact sheet needs a shift besides clean")
-    canvas, tops = _paste_pictures(rows)
-    height, width = canvas.shape[:2]
-    column = _drawn_size(rows[0].pictures)[1] + GAP
-    chart = alt.layer(_make_canvas_layer(canvas), *_make_text_layers(rows, tops, column))
+    width, height = dots = _drawn_size(rows[0].pictures)
+    step, label_limit = (width + GAP) / PNG_SCALE, LABEL_WIDTH - 8
+    pictures: list[tuple[Image.Image, float, float]] = []
+    titles, names, heads = [], [], []
+    bottom, heads_above = 0, None
+    for row in rows:
+        if row.heads != heads_above:  # level labels stand once above rows that share them
+            bottom += HEAD
+            y = bottom / PNG_SCALE - LINE / 2 - 2
+            center = LABEL_WIDTH + width / 2 / PNG_SCALE
+            heads += [(center + step * place, y, head) for place, head in enumerate(row.heads)]
+            heads_above = row.heads
+        top = bottom / PNG_SCALE
+        titles.append((0.0, top + LINE / 2, row.title))
+        names += [(0.0, top + LINE * (line + 1.5), name) for line, name in enumerate(row.names)]
+        for line, place in np.ndindex(row.pictures.shape[:2]):
+            left, below = LABEL_WIDTH + step * place, line * (height + GAP) / PNG_SCALE
+            pictures.append((Image.fromarray(row.pictures[line, place]), left, top + below))
+        bottom += len(row.pictures) * (height + GAP) + ROW_GAP - GAP
+    chart = alt.layer(
+        make_picture_layer(pictures, dots, LONGEST),
+        make_text_layer(titles, size=13, weight="bold", limit=label_limit),
+        make_text_layer(names, size=11, color=FAINT, limit=label_limit),
+        make_text_layer(heads, align="center", limit=step),
+    )
+    columns = max(len(row.heads) for row in rows)
     return render_figure(
         "preview",
-        chart.properties(width=LABEL_WIDTH + width / PNG_SCALE, height=height / PNG_SCALE),
-        alt.Title("The same pictures under every shift", subtitle=subtitle),
+        chart.properties(
+            width=LABEL_WIDTH + columns * step - GAP / PNG_SCALE,
+            height=(bottom - ROW_GAP) / PNG_SCALE,
+        ),
+        "The same pictures under every shift",
+        [subtitle],
         f"Contact sheet: {len(images)} images, clean and under: "
         f"{'; '.join(row.title for row in rows)}.",
     )
@@ -116,81 +139,17 @@ def _make_row(images: Images, shifts: list[Shift], seed: int) -> PreviewRow:
     return PreviewRow(kind.title, names, heads, np.stack(pictures, axis=1))
 
 
-def _paste_pictures(rows: Sequence[PreviewRow]) -> tuple[npt.NDArray[np.uint8], list[int]]:
-    """Lay out all pictures on white: uint8 `[H, W, 3]`, and where each row begins."""
-    height, width = _drawn_size(rows[0].pictures)
-    tops, bottom = [], 0
-    for index, row in enumerate(rows):
-        bottom += HEAD if _has_heads(rows, index) else 0
-        tops.append(bottom)
-        bottom += len(row.pictures) * (height + GAP) + ROW_GAP - GAP
-    columns = max(len(row.heads) for row in rows)
-    canvas = np.full((bottom - ROW_GAP, columns * (width + GAP) - GAP, 3), 255, dtype=np.uint8)
-    for row, top in zip(rows, tops, strict=True):
-        for line, column in np.ndindex(row.pictures.shape[:2]):
-            y, x = top + line * (height + GAP), column * (width + GAP)
-            canvas[y : y + height, x : x + width] = _resize(row.pictures[line, column])
-    return canvas, tops
-
-
 def _drawn_size(pictures: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """Height and width of a picture on the sheet, in dots.
+    """Width and height of a picture on the sheet, in dots.
 
     >>> _drawn_size(np.zeros((1, 1, 28, 20, 3), np.uint8))
-    (224, 160)
+    (160, 224)
     >>> _drawn_size(np.zeros((1, 1, 512, 256, 3), np.uint8))
-    (256, 128)
+    (128, 256)
     """
     height, width = pictures.shape[2:4]
     longest = max(height, width)
     if longest > LONGEST:
-        return max(1, height * LONGEST // longest), max(1, width * LONGEST // longest)
+        return max(1, width * LONGEST // longest), max(1, height * LONGEST // longest)
     factor = max(1, WANTED // longest)
-    return height * factor, width * factor
-
-
-def _resize(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    height, width = _drawn_size(picture[None, None])
-    larger = height >= picture.shape[0]
-    resampling = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(picture).resize((width, height), resampling))
-
-
-def _has_heads(rows: Sequence[PreviewRow], index: int) -> bool:
-    """Say whether a row needs level labels: where the row above has others."""
-    return index == 0 or rows[index].heads != rows[index - 1].heads
-
-
-def _make_canvas_layer(canvas: npt.NDArray[np.uint8]) -> alt.Chart:
-    buffer = io.BytesIO()
-    Image.fromarray(canvas).save(buffer, "PNG")
-    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    height, width = (side / PNG_SCALE for side in canvas.shape[:2])
-    mark = alt.Chart(pd.DataFrame({"x": [LABEL_WIDTH], "y": [0], "url": [url]})).mark_image(
-        width=width, height=height, align="left", baseline="top"
-    )
-    return mark.encode(x=PIXEL_X, y=PIXEL_Y, url="url:N")
-
-
-def _make_text_layers(
-    rows: Sequence[PreviewRow], tops: Sequence[int], column: int
-) -> Iterator[alt.Chart]:
-    titles, names, heads = [], [], []
-    for index, (row, top) in enumerate(zip(rows, tops, strict=True)):
-        y = top / PNG_SCALE
-        titles.append((0.0, y + LINE / 2, row.title))
-        names += [(0.0, y + LINE * (line + 1.5), name) for line, name in enumerate(row.names)]
-        if _has_heads(rows, index):
-            centers = [
-                LABEL_WIDTH + (place * column + (column - GAP) / 2) / PNG_SCALE
-                for place in range(len(row.heads))
-            ]
-            heads += [
-                (x, y - LINE / 2 - 2, head) for x, head in zip(centers, row.heads, strict=True)
-            ]
-    placed = (pd.DataFrame(each, columns=["x", "y", "text"]) for each in (titles, names, heads))
-    of_titles, of_names, of_heads = placed
-    limit = LABEL_WIDTH - 8
-    yield make_text_layer(of_titles, size=13, weight="bold", limit=limit)
-    yield make_text_layer(of_names, size=11, color=PRINTED_FAINT, limit=limit)
-    yield make_text_layer(of_heads, align="center", limit=column / PNG_SCALE)
+    return width * factor, height * factor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,6 @@ from fairweather.types.record import (
     OOD,
     PRIORS,
     SCORES,
-    SUMMARY_LEVELS,
     SUMMARY_SEEDS,
     TEST,
     VALIDATION,
@@ -204,6 +203,7 @@ def make_sweep(record: SweepRecord) -> Sweep:
 # The step that scores, and the first version of it whose means over seeds cover other seeds.
 SCORING_STEP, FIRST_OVER_SEEDS = "scores", 4
 T = TypeVar("T")
+SCORE_KEYS = ["metric", "model", "shift", "level", "seed"]
 
 
 class ModelHome(NamedTuple):
@@ -442,39 +442,11 @@ class Contents:
         """The seed whose scores are shown: the mean over seeds if there are several."""
         return MEAN if len(self.seeds) > 1 else self.seeds[0]
 
-    def pick(self, metric: str, shift: str, seed: str | None = None) -> pd.DataFrame:
-        """Return the rows of scores.csv for a metric and a shift, of the shown seed by default."""
-        at = self._rows.get((metric, shift, seed or self.shown_seed), [])
-        return self.scores.iloc[at]
-
-    def find(self, wanted: Iterable[tuple[str, str, str, str]]) -> pd.DataFrame:
-        """Return the rows of scores.csv of the shown seed for metric, model, shift and level.
-
-        They come in the order that is asked for; where there is none, it is left out.
-        """
-        numbers = (self._numbers.get((*key, self.shown_seed)) for key in wanted)
-        return self.scores.iloc[[at for at in numbers if at is not None]].reset_index(drop=True)
-
     def score(
         self, metric: str, model: str, shift: str, level: str, seed: str | None = None
     ) -> Score | None:
         """Return a number, of the shown seed by default, or None where there is none."""
-        at = self._numbers.get((metric, model, shift, level, seed or self.shown_seed))
-        return None if at is None else self._scores[at]
-
-    def by_level(self, metric: str, sweep: Sweep) -> pd.DataFrame:
-        """Return a metric under a shift: title, level as a number, value, low, high.
-
-        The clean images stand at the neutral level. It has no rows where the shift has none.
-        """
-        shifted = self.pick(metric, sweep.name)
-        shifted = shifted[~shifted["level"].isin(SUMMARY_LEVELS)]
-        columns = ["title", "level", "value", "low", "high"]
-        if shifted.empty:
-            return pd.DataFrame(columns=columns)
-        clean = self.pick(metric, CLEAN).assign(level=sweep.neutral)
-        rows = pd.concat([shifted.assign(level=shifted["level"].astype(float)), clean])
-        return rows.assign(title=rows["model"].map(self.titles))[columns]
+        return self._scores.get((metric, model, shift, level, seed or self.shown_seed))
 
     @cached_property
     def _trained(self) -> Mapping[str, tuple[str, ...]]:
@@ -484,30 +456,16 @@ class Contents:
         return {str(model): tuple(each) for model, each in seeds.items()}
 
     @cached_property
-    def _rows(self) -> Mapping[Hashable, Any]:
-        """The numbers of the rows of each metric, shift and seed."""
-        return self.scores.groupby(["metric", "shift", "seed"], sort=False).indices
-
-    @cached_property
-    def _numbers(self) -> Mapping[tuple[str, ...], int]:
-        """The number of each row, by metric, model, shift, level and seed."""
-        names = ("metric", "model", "shift", "level", "seed")
-        columns = (self.scores[name].tolist() for name in names)
-        return {key: at for at, key in enumerate(zip(*columns, strict=True))}
-
-    @cached_property
-    def _scores(self) -> Sequence[Score]:
-        """The score of every row: tables ask for thousands of them."""
-        columns = (self.scores[name].tolist() for name in ("value", "low", "high", "n"))
-        return [
-            Score(value, low, high, int(n)) for value, low, high, n in zip(*columns, strict=True)
-        ]
-
-    @property
-    def _unequal(self) -> bool:
-        """Say whether models were trained with other seeds than others."""
-        plain = [name for name in self.titles if not name.endswith(ENSEMBLE_SUFFIX)]
-        return len({self.seeds_of(name) for name in plain}) > 1
+    def _scores(self) -> Mapping[tuple[str, ...], Score]:
+        """Each score by metric, model, shift, level and seed: tables ask for thousands of them."""
+        keys, numbers = (
+            zip(*(self.scores[name].tolist() for name in names), strict=True)
+            for names in (SCORE_KEYS, Score._fields)
+        )
+        return {
+            key: Score(value, low, high, int(n))
+            for key, (value, low, high, n) in zip(keys, numbers, strict=True)
+        }
 
     @cached_property
     def of_recipes(self) -> list[str]:
@@ -580,7 +538,8 @@ class Contents:
         seeds = [f"seed {self.seeds[0]}"]
         if len(self.seeds) > 1:
             seeds = [f"mean of {len(self.seeds)} seeds"]
-            if self._unequal:
+            plain = [name for name in self.titles if not name.endswith(ENSEMBLE_SUFFIX)]
+            if len({self.seeds_of(name) for name in plain}) > 1:  # each with seeds of its own
                 seeds = ["mean over the seeds of each model"]
         elif all(record.kind == "evaluation" for record in self.records.values()):
             seeds = []  # nothing was trained here

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
@@ -46,13 +45,15 @@ def read_runs(runs: Sequence[RunFolder]) -> Contents:
     parts = {label: read_contents(run) for label, run in zip(labels, runs, strict=True)}
     _check_same_images(parts)
     parts = _rename_clashing_shifts(parts)
+    titles = join_models({label: part.titles for label, part in parts.items()})
+    cells = [{cell for sweep in p.sweeps for cell in sweep.cells.values()} for p in parts.values()]
     return Contents(
         records={label: part.records[""] for label, part in parts.items()},
-        titles=_join_titles(parts),
+        titles=distinguish_titles(titles, {name: name.partition(":")[0] for name in titles}),
         sweeps=_join_sweeps(part.sweeps for part in parts.values()),
         scores=_join_scores(parts),
         runs={label: part.runs[""] for label, part in parts.items()},
-        caution="" if _have_same_cells(parts) else UNEQUAL_NOTE,
+        caution="" if all(own == cells[0] for own in cells) else UNEQUAL_NOTE,
         samples=_join_samples(
             {label: read_samples(part.runs[""]) for label, part in parts.items()}
         ),
@@ -65,21 +66,19 @@ def _join_samples(samples: Mapping[str, Samples | None]) -> Samples | None:
     Strip and mixture are those of the first run that has any. Which images are wrong first for all
     models of several runs is unknown.
     """
-    found = {label: each for label, each in samples.items() if each is not None}
-    if not found:
+    known = {label: own for label, own in samples.items() if own is not None}
+    if not known:
         return None
-    first = next((each for each in found.values() if each.strip), next(iter(found.values())))
+    first = next((own for own in known.values() if own.strip), next(iter(known.values())))
     return first._replace(
-        pictures={
-            shown: image for each in found.values() for shown, image in each.pictures.items()
-        },
+        pictures={at: image for own in known.values() for at, image in own.pictures.items()},
         attacked={
             (join_name(label, model), cell, key): image
-            for label, each in found.items()
-            for (model, cell, key), image in each.attacked.items()
+            for label, own in known.items()
+            for (model, cell, key), image in own.attacked.items()
         },
         lost=None,
-        mistakes=join_models({label: each.mistakes for label, each in found.items()}),
+        mistakes=join_models({label: own.mistakes for label, own in known.items()}),
     )
 
 
@@ -113,24 +112,18 @@ def _drop_separators(part: str) -> str:
     return part.replace(os.sep, "").replace(":", "-").replace("+", "-")
 
 
-class _ImageSet(NamedTuple):
-    """What identifies test images: the data's name, the digest of its test split, and how many."""
-
-    name: str
-    digest: str | None
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.n:,} of {self.name} (digest {str(self.digest)[:8]})"
-
-
 def _check_same_images(parts: Mapping[str, Contents]) -> None:
-    seen = {label: _describe_image_set(part) for label, part in parts.items()}
-    (first, images), *others = seen.items()
+    images = {
+        label: (part.data.digests.get(TEST), _count_images(part)) for label, part in parts.items()
+    }
+    (first, same), *others = (
+        (label, f"{n:,} of {parts[label].data.name} (digest {str(digest)[:8]})")
+        for label, (digest, n) in images.items()
+    )
     for label, theirs in others:
-        if theirs[1:] != images[1:]:
+        if images[label] != images[first]:
             raise InputError(
-                f"a report of several runs needs the same test images: {first} has {images}, and "
+                f"a report of several runs needs the same test images: {first} has {same}, and "
                 f"{label} {theirs}; report them one by one"
             )
     seeds = {label: part.shift_seed for label, part in parts.items()}
@@ -153,9 +146,8 @@ def _check_same_images(parts: Mapping[str, Contents]) -> None:
         )
 
 
-def _describe_image_set(part: Contents) -> _ImageSet:
-    clean = part.scores[part.scores["shift"] == CLEAN]
-    return _ImageSet(part.data.name, part.data.digests.get(TEST), int(clean["n"].max()))
+def _count_images(part: Contents) -> int:
+    return int(part.scores["n"][part.scores["shift"] == CLEAN].max())
 
 
 def _rename_clashing_shifts(parts: Mapping[str, Contents]) -> dict[str, Contents]:
@@ -185,17 +177,6 @@ def _shift_parameters(sweep: Sweep) -> set[str]:
     return {part for cell in sweep.cells.values() for part in cell.split(",")[2:]}
 
 
-def _have_same_cells(parts: Mapping[str, Contents]) -> bool:
-    """Say whether all runs have the same shifts at the same levels."""
-    cells = [{cell for sweep in p.sweeps for cell in sweep.cells.values()} for p in parts.values()]
-    return all(each == cells[0] for each in cells)
-
-
-def _join_titles(parts: Mapping[str, Contents]) -> dict[str, str]:
-    titles = join_models({label: part.titles for label, part in parts.items()})
-    return distinguish_titles(titles, {name: name.partition(":")[0] for name in titles})
-
-
 def _join_sweeps(groups: Iterable[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
     """Put the levels of each shift together; of what is told otherwise, the first is kept."""
     found: dict[str, Sweep] = {}
@@ -217,11 +198,10 @@ def _join_scores(parts: Mapping[str, Contents]) -> pd.DataFrame:
         for label, part in parts.items()
     ]
     seeds = {seed for part in parts.values() for seed in part.seeds}
-    if len(seeds) > 1:
-        every += [_make_mean(rows) for rows in every if not set(rows["seed"]) & set(SUMMARY_SEEDS)]
+    if len(seeds) > 1:  # the rows of a run with one seed are also those of a mean over it
+        every += [
+            rows[~rows["shift"].str.startswith(BY_SEED)].assign(seed=MEAN)
+            for rows in every
+            if not set(rows["seed"]) & set(SUMMARY_SEEDS)
+        ]
     return pd.concat(every, ignore_index=True)
-
-
-def _make_mean(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a run with one seed, as those of a mean over it."""
-    return rows[~rows["shift"].str.startswith(BY_SEED)].assign(seed=MEAN)

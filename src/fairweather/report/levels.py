@@ -4,51 +4,49 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
-import textwrap
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import altair as alt
 import pandas as pd
 from pydantic import JsonValue
 
 from fairweather.metrics.table import METRICS, shown_metrics
-from fairweather.report import charts as drawing
 from fairweather.report.charts import (
+    FAINT,
     FOCUS,
     IN_FOCUS,
     INK,
     PAPER,
-    PRINTED_FAINT,
     ROWS,
+    RULE,
+    Chart,
     Figure,
     Spec,
     choose_value,
+    color_models,
     dash_models,
     describe_score,
+    make_chart,
     make_level_axis,
-    make_records,
-    make_spec,
     make_tooltip,
     order_drawing,
     paint_models,
     print_chart,
     render_figure,
+    round_score,
     shape_models,
 )
 from fairweather.report.contents import Contents, Sweep
-from fairweather.report.section import Chart, PartView, ReportPart, Tables
+from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.tables import (
     ScoreColumn,
-    ScoreTable,
     TableLayout,
     TextTable,
     caption_scores,
     describe_interval,
     describe_metric,
     is_percent,
-    make_column_key,
     tabulate_models,
 )
 from fairweather.types.measurement import Score
@@ -58,8 +56,6 @@ from fairweather.types.record import CLEAN, NO_LEVEL
 
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
-# Characters of a subtitle's line.
-SUBTITLE_LETTERS = 110
 EXTENT = 36  # of vertical axes, so that charts above each other line up
 HEIGHT = 165
 
@@ -98,23 +94,17 @@ def draw_levels(contents: Contents, metric: str) -> Figure | None:
     return render_figure(
         metric,
         {"concat": panels, "columns": layout.columns, "spacing": 32},
-        alt.Title(
-            f"{METRICS[metric].label} as the images change",
-            subtitle=[
-                *textwrap.wrap(
-                    f"{described}. Bands: {contents.intervals} at each level, joined"
-                    f"{describe_interval(metric)}. {contents.sample()}.",
-                    SUBTITLE_LETTERS,
-                    break_on_hyphens=False,
-                ),
-                "Dashed line: the level that leaves images unchanged; clean results are drawn "
-                "there.",
-            ],
-        ),
+        f"{METRICS[metric].label} as the images change",
+        [
+            f"{described}. Bands: {contents.intervals} at each level, joined"
+            f"{describe_interval(metric)}. {contents.sample()}.",
+            "Dashed line: the level that leaves images unchanged; clean results are drawn there.",
+        ],
         f"{described} with 95 % intervals{describe_interval(metric)}, against "
         + " and ".join(sweep.level_title for sweep in drawn)
         + f". One curve for each of: {'; '.join(contents.titles.values())}."
         + " The tables hold the same numbers.",
+        letters=110,
     )
 
 
@@ -126,7 +116,7 @@ def _make_panel(spec: Spec, label: str, title: str, layout: PanelGrid, legend: a
     rule, *layers = panel["layer"]
     for layer in layers:
         layer["encoding"]["y"]["title"] = label
-    word = {"type": "text", "text": "clean", "color": PRINTED_FAINT, "dy": -13}
+    word = {"type": "text", "text": "clean", "color": FAINT, "dy": -13}
     named = rule | {"mark": word, "encoding": rule["encoding"] | {"y": {"value": 0}}}
     return panel | {"layer": [rule, named, *layers]}
 
@@ -136,22 +126,39 @@ def _make_panel(spec: Spec, label: str, title: str, layout: PanelGrid, legend: a
 
 def draw_level_charts(contents: Contents, metrics: Sequence[str]) -> dict[str, dict[str, Chart]]:
     """Draw each of the metrics against the level: by the shift's name, and the metric's."""
-    found: dict[str, dict[str, Chart]] = {}
-    in_order = operator.methodcaller("map", drawing.order_drawing(contents).index)
+    charts: dict[str, dict[str, Chart]] = {}
     for metric in metrics:
-        frames = {sweep.name: contents.by_level(metric, sweep) for sweep in contents.sweeps}
-        highs = [frame["high"].max() for frame in frames.values() if len(frame)]
-        if not highs:
-            continue
+        read = [(sweep, _read_levels(contents, metric, sweep)) for sweep in contents.sweeps]
+        drawn = [(sweep, rows) for sweep, rows in read if rows]
+        highs = [row["high"] for _, rows in drawn for row in rows if row["high"]]
         # In steps of 0.05, so that the axis that all charts share ends at a round number.
-        top = math.ceil(max(highs) * 20) / 20
-        template = _draw_level_chart(contents, metric, top)
-        for sweep in contents.sweeps:
-            if len(frames[sweep.name]):
-                frame = frames[sweep.name].sort_values("title", key=in_order, kind="stable")
-                chart = _fill_chart(template, metric, sweep, frame)
-                found.setdefault(sweep.name, {})[metric] = chart
-    return found
+        template = _draw_level_chart(contents, metric, math.ceil(max(highs, default=1) * 20) / 20)
+        for sweep, rows in drawn:
+            charts.setdefault(sweep.name, {})[metric] = _fill_chart(template, metric, sweep, rows)
+    return charts
+
+
+def _read_levels(contents: Contents, metric: str, sweep: Sweep) -> list[dict[str, Any]]:
+    """The numbers of a metric under a shift, by model; clean images stand at the neutral level.
+
+    None where the shift has none.
+    """
+    models = {title: model for model, title in contents.titles.items()}
+    places = [(sweep.name, level, float(level), sweep.at(level)) for level in sweep.cells]
+    places.append((CLEAN, NO_LEVEL, sweep.neutral, "clean"))
+    rows = [
+        {
+            "title": title,
+            "level": number,
+            "at": place,
+            **dict(zip(("value", "low", "high"), round_score(score), strict=True)),
+            "text": describe_score(metric, score),
+        }
+        for title in order_drawing(contents)
+        for shift, level, number, place in places
+        if (score := contents.score(metric, models[title], shift, level))
+    ]
+    return rows if any(row["at"] != "clean" for row in rows) else []
 
 
 def _draw_level_chart(contents: Contents, metric: str, top: float) -> Spec:
@@ -163,9 +170,10 @@ def _draw_level_chart(contents: Contents, metric: str, top: float) -> Spec:
         minExtent=EXTENT,
         maxExtent=EXTENT,
     )
+    titles = contents.titles.values()
     x = alt.X("level:Q", axis=alt.Axis(format="~g", labelOverlap="greedy", grid=False))
     bare = alt.Chart(ROWS).encode(x=x.scale(zero=False, padding=10))
-    base = bare.encode(color=drawing.color_models(contents))
+    base = bare.encode(color=color_models(titles, contents.positions))
     # A layer that has no title of its own would take the field's and add it to the axis.
     y = alt.Y("value:Q", title=None, axis=shares).scale(domain=(0, top), nice=False)
     band = base.mark_area().encode(
@@ -174,49 +182,45 @@ def _draw_level_chart(contents: Contents, metric: str, top: float) -> Spec:
         opacity=choose_value(alt.OpacityValue, IN_FOCUS, 0.16, 0.02),
     )
     quiet = choose_value(alt.OpacityValue, IN_FOCUS, 1, 0.1)
-    dash = dash_models(list(contents.titles.values()), contents.positions)
+    dash = dash_models(titles, contents.positions)
     line = base.mark_line(strokeWidth=1.8).encode(y=y, opacity=quiet, strokeDash=dash)
     points = bare.mark_point(size=44, strokeWidth=1).encode(
         y=y,
-        **drawing.paint_models(contents),
-        shape=drawing.shape_models(contents),
+        **paint_models(contents),
+        shape=shape_models(titles, contents.positions),
         opacity=quiet,
         tooltip=make_tooltip(("title", "Model"), ("at", "Images"), ("text", METRICS[metric].label)),
     )
     rule = (
         alt.Chart(alt.NamedData(name="clean"))
-        .mark_rule(color=drawing.RULE, strokeDash=[4, 3])
+        .mark_rule(color=RULE, strokeDash=[4, 3])
         .encode(x=alt.X("level:Q"))
     )
-    chart = alt.layer(rule, band, line, points).properties(width="container", height=HEIGHT)
-    return make_spec(chart.add_params(drawing.FOCUS))
+    chart = alt.layer(rule, band, line, points).add_params(FOCUS)
+    return make_chart("", "", chart, HEIGHT).spec
 
 
-def _fill_chart(template: Spec, metric: str, sweep: Sweep, frame: pd.DataFrame) -> Chart:
+def _fill_chart(
+    template: Spec, metric: str, sweep: Sweep, rows: Sequence[Mapping[str, Any]]
+) -> Chart:
     """Put the numbers of a shift into the chart of any shift."""
     spec = copy.deepcopy(template)
     for layer in spec["layer"]:
         x = layer["encoding"]["x"]
         x["title"] = sweep.level_title
-        x["axis"] = x.get("axis", {}) | make_level_axis(sweep, frame["level"])
-    names = {float(level): sweep.at(level) for level in sweep.cells}
-    numbers = zip(frame["value"], frame["low"], frame["high"], strict=True)
-    rows = frame.assign(
-        text=[describe_score(metric, Score(value, low, high, 0)) for value, low, high in numbers],
-        at=[names.get(level, "clean") for level in frame["level"]],
-    )
+        x["axis"] = x.get("axis", {}) | make_level_axis(sweep, [row["level"] for row in rows])
     return Chart(
         f"{metric}-{sweep.file_name}",
         f"{METRICS[metric].label} against {sweep.level_title}, one curve for each model with its "
         "95 % interval. The table below holds the same numbers.",
-        spec | {"datasets": {"rows": make_records(rows), "clean": [{"level": sweep.neutral}]}},
+        spec | {"datasets": {"rows": rows, "clean": [{"level": sweep.neutral}]}},
     )
 
 
 def has_levels(contents: Contents) -> bool:
     """Say whether there is a chart of some shift."""
     return any(
-        len(contents.by_level(metric, sweep))
+        _read_levels(contents, metric, sweep)
         for sweep in contents.sweeps
         for metric in shown_metrics(2)
     )
@@ -238,19 +242,13 @@ LEVEL_CHARTS = ReportPart(_show_charts, figures=_level_figures, accepts=None)
 # ---------------------------------------------------------------- tables
 
 
-def _level_tables(contents: Contents) -> Iterator[ScoreTable | None]:
+def _level_tables(contents: Contents) -> Iterator[TextTable | None]:
     for sweep in contents.sweeps:
         for metric in shown_metrics(2):
             note = "".join(f". {each}" for each in sweep.notes)
             subject = f"{sweep.title}: {describe_metric(metric)} by {sweep.level_title}{note}"
             columns = [
-                ScoreColumn(
-                    sweep.heading(level),
-                    make_column_key(sweep.name, level),
-                    metric,
-                    sweep.name,
-                    level,
-                )
+                ScoreColumn(sweep.heading(level), metric, sweep.name, level)
                 for level in sweep.cells
             ]
             caption = caption_scores(contents, subject, describe_interval(metric))
@@ -323,19 +321,20 @@ def draw_heat_map(contents: Contents, metric: str) -> Chart | None:
         color=alt.Color("value:Q", scale=scale, legend=None)
     )
     bright = f"datum.value > {middle}" if share else f"datum.value < {middle}"
-    words = base.mark_text(fontSize=11).encode(
+    numbers = base.mark_text(fontSize=11).encode(
         text=alt.Text("value:Q", format=".0%" if share else ".2f"),
         color=choose_value(alt.ColorValue, bright, "#000000", "#ffffff"),
     )
-    chart = alt.layer(cells, words).properties(width="container", height=25 * len(shifts))
-    spec = make_spec(chart) | {"datasets": {"rows": rows}}
+    words = (
+        f"Heat map. {METRICS[metric].label}, mean over the levels, of every shift (rows) and model "
+        "(columns). The tables hold the same numbers."
+    )
+    layers = alt.layer(cells, numbers)
+    chart = make_chart(f"heat-{metric}", words, layers, 25 * len(shifts), rows)
     # The last of the slanted titles reaches beyond its column: 6 pixels a letter, at 50 degrees.
     beyond = 0.64 * min(6 * max(map(len, contents.titles.values())), TITLE_WIDTH)
-    spec |= {"padding": {"left": 2, "top": 2, "right": 8 + round(beyond), "bottom": 2}}
-    words_of = (
-        f"{METRICS[metric].label}, mean over the levels, of every shift (rows) and model (columns)"
-    )
-    return Chart(f"heat-{metric}", f"Heat map. {words_of}. The tables hold the same numbers.", spec)
+    chart.spec["padding"] = {"left": 2, "top": 2, "right": 8 + round(beyond), "bottom": 2}
+    return chart
 
 
 def _show_heat_maps(contents: Contents, _: Tables) -> PartView | None:
@@ -373,19 +372,17 @@ def draw_scatter(contents: Contents) -> Chart | None:
     )
     points = base.mark_point(size=46, strokeWidth=1).encode(
         **paint_models(contents),
-        shape=shape_models(contents),
+        shape=shape_models(contents.titles.values(), contents.positions),
         opacity=choose_value(alt.OpacityValue, IN_FOCUS, 0.8, 0.08),
     )
     clean = base.transform_filter("datum.at === 'clean'").mark_point(
         size=190, shape="circle", stroke=INK, strokeWidth=1.2, fillOpacity=0
     )
-    chart = alt.layer(points, clean).properties(width="container", height=330)
-    return Chart(
-        "scatter",
+    words = (
         "Scatter of accuracy against RMS calibration error, one point for each model, shift and "
-        "level; clean images are circled. The tables hold the same numbers.",
-        make_spec(chart.add_params(FOCUS)) | {"datasets": {"rows": rows}},
+        "level; clean images are circled. The tables hold the same numbers."
     )
+    return make_chart("scatter", words, alt.layer(points, clean).add_params(FOCUS), 330, rows)
 
 
 def _scatter_points(contents: Contents) -> Iterator[dict[str, JsonValue]]:

@@ -6,8 +6,9 @@ classes; and the test images themselves, where they have another source than the
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,13 +23,14 @@ from fairweather.report.tables import (
     ScoreColumn,
     ScoreEntry,
     ScoreRow,
-    ScoreTable,
+    TextTable,
     Views,
     describe_interval,
     describe_metric,
-    drop_empty_columns,
     find_entry,
+    is_percent,
     tabulate_models,
+    tabulate_scores,
 )
 from fairweather.runs.scores import read_clusters
 from fairweather.types.measurement import Score
@@ -206,57 +208,51 @@ def subtract_scores(first: Score, second: Score) -> Score:
     return Score(value, low, high, min(first.n, second.n))
 
 
-def _natural_shift_tables(contents: Contents) -> list[ScoreTable]:
+def _natural_shift_tables(contents: Contents) -> Iterator[TextTable]:
     """Build one table per metric: validation, test, and their difference, one row per model.
 
     There is none for data whose test images come from the same source as the others.
     """
-    origin = contents.data.notes.get("natural_shift")
-    return (
-        [_natural_shift_table(contents, metric, str(origin)) for metric in shown_metrics(2)]
-        if origin
-        else []
-    )
-
-
-def _natural_shift_table(contents: Contents, metric: str, origin: str) -> ScoreTable:
-    caption = (
-        f"{describe_metric(metric)} on the validation and on the test images. {origin} The "
-        "validation images chose the checkpoint, so their number is slightly too good. In "
-        f"brackets: 95 % intervals{describe_interval(metric)}. "
-        f"{_note_independence(contents, {'validation images': VAL})}A part of the difference may "
-        f"come "
-        "from classes that are more frequent in one of the two sets."
-    )
-    head = ("Model", "Validation", "Test", "Test − validation")
-    keys = ("model", VALIDATION, CLEAN, "difference")
-    sets = (VALIDATION, CLEAN)
-    return _compare_sets(contents, f"natural_shift_{metric}", caption, head, keys, metric, sets)
+    if origin := contents.data.notes.get("natural_shift"):
+        independence = _note_independence(contents, {"validation images": VAL})
+        sets = [
+            ("Validation", VALIDATION, "", ""),
+            ("Test", CLEAN, "Test − validation", "difference"),
+        ]
+        for metric in shown_metrics(2):
+            caption = (
+                f"{describe_metric(metric)} on the validation and on the test images. {origin} The "
+                "validation images chose the checkpoint, so their number is slightly too good. In "
+                f"brackets: 95 % intervals{describe_interval(metric)}. {independence}A part of the "
+                "difference may come from classes that are more frequent in one of the two sets."
+            )
+            yield _compare_sets(contents, f"natural_shift_{metric}", caption, metric, sets)
 
 
 def _compare_sets(
     contents: Contents,
     name: str,
     caption: str,
-    header: tuple[str, ...],
-    keys: tuple[str, ...],
     metric: str,
-    sets: Sequence[str],
-) -> ScoreTable:
-    """Lay out the number of a first set, and of each other one with its difference to it."""
+    sets: Sequence[tuple[str, str, str, str]],
+) -> TextTable:
+    """Lay out the number of a first set, and of each other one with its difference to it.
+
+    `sets` are the title and the name of each, and then those of its difference.
+    """
     rows = []
     for model, title in contents.titles.items():
-        first, *others = (find_entry(contents, metric, model, each, NO_LEVEL) for each in sets)
+        first, *others = (
+            find_entry(contents, metric, model, set_, NO_LEVEL) for _, set_, *_ in sets
+        )
         entries = [first]
         for other in others:
-            gap = (
-                first
-                and other
-                and ScoreEntry(subtract_scores(other.score, first.score), other.percent)
-            )
-            entries += [other, gap]
-        rows.append(ScoreRow(model, title, title, tuple(entries)))
-    return ScoreTable(name, caption, header, keys, tuple(rows))
+            gap = first and other and subtract_scores(other.score, first.score)
+            entries += [other, gap and ScoreEntry(gap, is_percent(metric))]
+        rows.append(ScoreRow(model, title, entries))
+    columns = [part for set_ in sets for part in (set_[:2], set_[2:])]
+    del columns[1]  # the first set differs from no other
+    return tabulate_scores(name, caption, [("Model", "model"), *columns], rows)
 
 
 def _note_independence(contents: Contents, parts: Mapping[str, str]) -> str:
@@ -278,47 +274,40 @@ def _note_independence(contents: Contents, parts: Mapping[str, str]) -> str:
     )
 
 
-def _natural_sets_tables(contents: Contents) -> list[ScoreTable]:
+def _natural_sets_tables(contents: Contents) -> Iterator[TextTable]:
     """Build one table per metric: the test images, each set of other images, and the differences.
 
     There is none without other images of the same classes.
     """
-    sets = find_shifts(contents, NATURAL)
-    return (
-        [_natural_sets_table(contents, metric, sets) for metric in shown_metrics(2)] if sets else []
-    )
-
-
-def _natural_sets_table(contents: Contents, metric: str, sets: Sequence[str]) -> ScoreTable:
-    names = [each.removeprefix(NATURAL) for each in sets]
-    caption = (
-        f"{describe_metric(metric)} on the clean test images and on other images of the same "
-        f"classes. In brackets: 95 % intervals{describe_interval(metric)}. The images are others, "
-        f"so "
-        "the differences are not paired, and their intervals cover the images of both sets. "
-        f"{_note_independence(contents, {each.removeprefix(NATURAL): each for each in sets})}A "
-        f"part of a "
-        "difference may come from classes that are more frequent in one of the sets. "
-        f"{SAME_NETWORKS if len(contents.seeds) > 1 else ''}"
-        f"{describe_sample(contents, NATURAL, 'other images', {'': contents})}."
-    )
-    head = ("Model", "Clean", *(part for n in names for part in (n, f"{n} − clean")))
-    keys = ("model", CLEAN, *(part for s in sets for part in (s, f"{s} difference")))
-    every = (CLEAN, *sets)
-    return _compare_sets(contents, f"other_images_{metric}", caption, head, keys, metric, every)
+    named = {shift.removeprefix(NATURAL): shift for shift in find_shifts(contents, NATURAL)}
+    if not named:
+        return
+    independence = _note_independence(contents, named)
+    sets = [("Clean", CLEAN, "", "")]
+    sets += [(name, key, f"{name} − clean", f"{key} difference") for name, key in named.items()]
+    same = SAME_NETWORKS if len(contents.seeds) > 1 else ""
+    sample = describe_sample(contents, NATURAL, "other images", {"": contents})
+    for metric in shown_metrics(2):
+        caption = (
+            f"{describe_metric(metric)} on the clean test images and on other images of the same "
+            f"classes. In brackets: 95 % intervals{describe_interval(metric)}. The images are "
+            "others, so the differences are not paired, and their intervals cover the images of "
+            f"both sets. {independence}A part of a difference may come from classes that are more "
+            f"frequent in one of the sets. {same}{sample}."
+        )
+        yield _compare_sets(contents, f"other_images_{metric}", caption, metric, sets)
 
 
 # ---------------------------------------------------------------- other data sets
 
 
-def _tabulate_other_data(contents: Contents) -> ScoreTable | None:
-    labels = {AUROC: "AUROC", FALSE_POSITIVES: "FPR at 95 % recall"}
+def _tabulate_other_data(contents: Contents) -> TextTable | None:
     columns = [
         ScoreColumn(
-            f"{shift.removeprefix(OOD)}: {label}", f"{shift} {metric}", metric, shift, NO_LEVEL
+            f"{shift.removeprefix(OOD)}: {label}", metric, shift, NO_LEVEL, f"{shift} {metric}"
         )
         for shift in find_shifts(contents, OOD)
-        for metric, label in labels.items()
+        for metric, label in ((AUROC, "AUROC"), (FALSE_POSITIVES, "FPR at 95 % recall"))
     ]
     views = split_by_seed(contents, OOD)
     caption = (
@@ -329,53 +318,45 @@ def _tabulate_other_data(contents: Contents) -> ScoreTable | None:
         f"less is better. {INTERVALS} of both sets. "
         f"{describe_sample(contents, OOD, 'images of both sets together', views)}."
     )
-    return drop_empty_columns(tabulate_models("other_data", caption, columns, contents, views))
+    return tabulate_models("other_data", caption, columns, contents, views, drop_empty=True)
 
 
-def _tabulate_other_scores(contents: Contents) -> ScoreTable | None:
+def _tabulate_other_scores(contents: Contents) -> TextTable | None:
     """Lay out what may tell another data set beside confidence, one row per model and data set."""
-    shifts = find_shifts(contents, OOD)
-    kinds = {"": "confidence", **{f"/{name}": of.label for name, of in OOD_SCORES.items()}}
-    columns = [
-        (f"{head}: {label}", f"{metric}{added}")
-        for metric, head in ((AUROC, "AUROC"), (FALSE_POSITIVES, "FPR"))
+    kinds = {"": "confidence", **{f"/{name}": score.label for name, score in OOD_SCORES.items()}}
+    head = [
+        (f"{title}: {label}", f"{metric}{added}")
+        for metric, title in ((AUROC, "AUROC"), (FALSE_POSITIVES, "FPR"))
         for added, label in kinds.items()
     ]
     rows, views = [], split_by_seed(contents, OOD)
-    for added, view in views.items():
-        for model, title in contents.titles.items():
-            for shift in shifts:
-                found = {
-                    metric: find_entry(view, metric, model, shift, NO_LEVEL)
-                    for _, metric in columns
-                }
-                of = {metric: entry.score for metric, entry in found.items() if entry}
-                if len(of) > len((AUROC, FALSE_POSITIVES)):
-                    better = find_better_score(of)
-                    label = OOD_SCORES[better].label if better else "none is found better"
-                    line = f"{title}{added}, {shift.removeprefix(OOD)}"
-                    rows.append(ScoreRow(model, line, f"{line} ({label})", tuple(found.values())))
+    for (added, view), (model, title), shift in itertools.product(
+        views.items(), contents.titles.items(), find_shifts(contents, OOD)
+    ):
+        entries = [find_entry(view, metric, model, shift, NO_LEVEL) for _, metric in head]
+        pairs = zip(head, entries, strict=True)
+        scores = {metric: entry.score for (_, metric), entry in pairs if entry}
+        if len(scores) > len((AUROC, FALSE_POSITIVES)):
+            better = find_better_score(scores)
+            label = OOD_SCORES[better].label if better else "none is found better"
+            line = f"{title}{added}, {shift.removeprefix(OOD)}"
+            rows.append(ScoreRow(model, f"{line} ({label})", entries, line))
     if not rows:
         return None
-    table = ScoreTable(
-        name="other_data_scores",
-        caption=(
-            "What may tell the images of another data set better than confidence, the largest "
-            "softmax probability. Largest logit and energy: of the logits without softmax; "
-            "entropy: of all probabilities. k-NN distance: in the space of features to the nearest "
-            f"known images (k = {NEIGHBOURS}), of at most {MOST_FEATURES:,} that are drawn from "
-            "the training images, or from the validation images where no others were opened. "
-            "AUROC: 0.5 is guessing, more is better. FPR: the share of the other images that pass "
-            "where 95 % of the test images pass; less is better. Behind the data set: the score "
-            "with the largest AUROC, if its interval lies above that of confidence. "
-            f"{INTERVALS} of both sets. "
-            f"{describe_sample(contents, OOD, 'images of both sets together', views)}."
-        ),
-        header=("Model and data set", *(title for title, _ in columns)),
-        keys=("model", *(metric for _, metric in columns)),
-        rows=tuple(rows),
+    caption = (
+        "What may tell the images of another data set better than confidence, the largest "
+        "softmax probability. Largest logit and energy: of the logits without softmax; "
+        "entropy: of all probabilities. k-NN distance: in the space of features to the nearest "
+        f"known images (k = {NEIGHBOURS}), of at most {MOST_FEATURES:,} that are drawn from "
+        "the training images, or from the validation images where no others were opened. "
+        "AUROC: 0.5 is guessing, more is better. FPR: the share of the other images that pass "
+        "where 95 % of the test images pass; less is better. Behind the data set: the score "
+        "with the largest AUROC, if its interval lies above that of confidence. "
+        f"{INTERVALS} of both sets. "
+        f"{describe_sample(contents, OOD, 'images of both sets together', views)}."
     )
-    return drop_empty_columns(table)
+    head = [("Model and data set", "model"), *head]
+    return tabulate_scores("other_data_scores", caption, head, rows, drop_empty=True)
 
 
 def find_better_score(of: Mapping[str, Score]) -> str | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import cycle, islice
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -16,16 +15,18 @@ from fairweather.metrics import mcnemar_exact, paired_change
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.seeds import crossed_mean
-from fairweather.report import charts as figures
 from fairweather.report import sentences as words
 from fairweather.report.charts import (
     FOCUS,
     IN_FOCUS,
     INK,
     RULE,
+    Chart,
     Figure,
     choose_value,
-    make_spec,
+    look_up,
+    make_chart,
+    make_tooltip,
     paint_models,
     print_chart,
     render_figure,
@@ -40,22 +41,27 @@ from fairweather.report.performance import (
     Performance,
     WorstLevels,
     estimate_seed_means,
-    find_accuracy_direction,
     find_lowest,
     find_miscalibrated_class,
-    find_sign,
     find_worst_levels,
     gives_same_answers,
     read_by_seed,
     read_correct,
     read_image_keys,
     read_performance,
-    widen_interval,
 )
 from fairweather.report.ranking import Ranking, drop_variants, rank_models
-from fairweather.report.section import Brief, Chart, PartView, ReportPart, Tables
+from fairweather.report.section import Brief, PartView, ReportPart, Tables
 from fairweather.report.sentences import format_points
-from fairweather.report.tables import ABSENT, TOO_FEW, ScoreEntry, ScoreRow, ScoreTable, TableLayout
+from fairweather.report.tables import (
+    ABSENT,
+    TOO_FEW,
+    ScoreEntry,
+    ScoreRow,
+    TableLayout,
+    TextTable,
+    tabulate_scores,
+)
 from fairweather.report.training import read_warnings
 from fairweather.types.measurement import Score
 from fairweather.types.record import (
@@ -86,7 +92,6 @@ TITLE_LETTERS = 26  # letters of a title in one line beside the chart
 TITLE_LINES = 3
 MOST_NUMBERED = 14  # rows that have room for their numbers
 LABEL_WIDTH = 190  # pixels of these titles at most
-WIDTHS = {"accuracy": 340, "gap": 300}  # pixels of the two panels of the figure
 AXIS_STEP = 0.05  # the axis of confidence − accuracy ends at a multiple of it
 AXIS_ROOM = 0.12  # of that axis on either side, for the numbers
 # The two charts stand beside each other, in files and in windows as wide as the style says: then
@@ -99,12 +104,50 @@ BRIEF = TableLayout(("model", "images", "accuracy (%)", "confidence − accuracy
 MOST_LINES = 40  # in a terminal
 MOST_SENTENCES = 5  # above them; the page has all
 
-Measure = Literal["accuracy", "gap"]
-TITLES: dict[Measure, str | list[str]] = {
-    "accuracy": "Accuracy",
-    "gap": ["confidence − accuracy (points)", "← underconfident · overconfident →"],
-}
-SHORT_TITLES: dict[Measure, str] = {"accuracy": "Accuracy", "gap": "Confidence − accuracy"}
+
+class Measure(NamedTuple):
+    """What one of the two charts draws.
+
+    Attributes:
+        name: of the number in `Performance`.
+        words: in a sentence.
+        title, short: of its axis, and in a tooltip.
+        heading: above its panel in the figure.
+        column, key: its words in the head of the table.
+        width: of the panel, in pixels.
+    """
+
+    name: Literal["accuracy", "gap"]
+    words: str
+    title: str | list[str]
+    short: str
+    heading: str
+    column: str
+    key: str
+    width: int
+
+
+ACCURACY = Measure(
+    "accuracy",
+    "accuracy",
+    "Accuracy",
+    "Accuracy",
+    "How far does accuracy fall?",
+    "accuracy (%)",
+    "accuracy",
+    340,
+)
+CONFIDENCE_GAP = Measure(
+    "gap",
+    "confidence minus accuracy",
+    ["confidence − accuracy (points)", "← underconfident · overconfident →"],
+    "Confidence − accuracy",
+    "Does confidence fall with accuracy?",
+    "confidence − accuracy (points)",
+    "confidence_gap",
+    300,
+)
+MEASURES = (ACCURACY, CONFIDENCE_GAP)
 
 
 class Reading(NamedTuple):
@@ -122,6 +165,11 @@ class Reading(NamedTuple):
     state: str
     place: str
     performance: Performance
+
+    def score(self, measure: Measure) -> Score | None:
+        """The number of a measure, if there is one."""
+        score: Score | None = getattr(self.performance, measure.name)
+        return None if score is None or math.isnan(score.value) else score
 
 
 def read_states(contents: Contents, model: str) -> list[Reading]:
@@ -164,101 +212,95 @@ def order_by_rank(contents: Contents) -> list[str]:
     return order_models(contents, [row.model for row in ranks.rows] if ranks else [])
 
 
-def draw_overview(contents: Contents, order: Sequence[str]) -> Figure | None:
+def read_overview(contents: Contents) -> list[Reading]:
+    """Read each model in each state, in the order of the ranking."""
+    return [each for model in order_by_rank(contents) for each in read_states(contents, model)]
+
+
+def _find_states(readings: Sequence[Reading]) -> list[str]:
+    present = {reading.state for reading in readings}
+    return [state for state in STATES if state in present]
+
+
+def draw_overview(contents: Contents) -> Figure | None:
     """Draw a row for each model: accuracy, and beside it confidence − accuracy, in each state.
 
     None where no model was tested on clean images.
     """
-    read = [each for model in order for each in read_states(contents, model)]
-    if not read:
+    readings = contents.once(read_overview)
+    if not readings:
         return None
-    legend = alt.Legend(
-        title=None,
-        orient="top",
-        symbolFillColor=figures.PRINTED_INK,
-        symbolStrokeColor=figures.PRINTED_INK,
-    )
+    legend = alt.Legend(title=None, orient="top", symbolFillColor=INK, symbolStrokeColor=INK)
+    charts = draw_overview_charts(contents)
     panels = [
         print_chart(
-            chart.spec,
+            charts[measure.name].spec,
             "state",
             legend,
-            width=WIDTHS[measure],
-            height=chart.spec["height"],
-            title={"text": _HEADINGS[measure], "fontSize": 13, "anchor": "start", "offset": 10},
+            width=measure.width,
+            height=charts[measure.name].spec["height"],
+            title={"text": measure.heading, "fontSize": 13, "anchor": "start", "offset": 10},
         )
-        for measure, chart in draw_overview_charts(contents, order).items()
+        for measure in MEASURES
+        if measure.name in charts
     ]
-    alone = len({each.state for each in read}) == 1
-    title = "Accuracy and confidence on clean images" if alone else "What the shifts cost"
-    subtitle = f"Lines: {contents.intervals}. {contents.sample()}."
+    alone = len(_find_states(readings)) == 1
     return render_figure(
         "overview",
         {"hconcat": panels, "spacing": 24},
-        alt.Title(
-            title, subtitle=textwrap.wrap(subtitle, SUBTITLE_LETTERS, break_on_hyphens=False)
-        ),
-        describe_chart(contents, read),
+        "Accuracy and confidence on clean images" if alone else "What the shifts cost",
+        [f"Lines: {contents.intervals}. {contents.sample()}."],
+        _describe_chart(readings, *MEASURES),
+        letters=SUBTITLE_LETTERS,
     )
 
 
-_HEADINGS: dict[Measure, str] = {
-    "accuracy": "How far does accuracy fall?",
-    "gap": "Does confidence fall with accuracy?",
-}
-
-
-def describe_chart(
-    contents: Contents, read: Sequence[Reading], measure: Measure | None = None
-) -> str:
+def _describe_chart(readings: Sequence[Reading], *measures: Measure) -> str:
     """Say what somebody who does not see the chart has to know."""
-    what = {"accuracy": "accuracy", "gap": "confidence minus accuracy"}
-    drawn = what[measure] if measure else " and ".join(what.values())
-    states = ", ".join(state.lower() for state in STATES if state in {r.state for r in read})
-    models = "; ".join(dict.fromkeys(each.title for each in read))
+    states = ", ".join(state.lower() for state in _find_states(readings))
+    models = "; ".join(dict.fromkeys(reading.title for reading in readings))
     return (
-        f"One row for each model: {drawn} with its interval, for {states}. "
-        f"Models: {models}. The table below the chart has the same numbers."
+        f"One row for each model: {' and '.join(measure.words for measure in measures)} with its "
+        f"interval, for {states}. Models: {models}. The table below the chart has the same numbers."
     )
 
 
-class _Point(TypedDict):
-    """A point of the chart with its interval; no ends where too few errors carry the number."""
-
-    at: int
-    title: str
-    state: str
-    step: int
-    place: str
-    value: float
-    low: float | None
-    high: float | None
-    text: str
-
-
-def draw_forest(
-    contents: Contents,
-    read: Sequence[Reading],
-    measure: Measure,
-) -> alt.LayerChart | None:
+def draw_forest(contents: Contents, readings: Sequence[Reading], measure: Measure) -> Chart | None:
     """Build the chart of one measure, a row for each model; None where nothing was measured.
 
     Args:
         contents: of the run.
-        read: in the order of the rows.
+        readings: in the order of the rows.
         measure: what is drawn.
     """
-    titles = list(dict.fromkeys(each.title for each in read))
-    states = [state for state in STATES if state in {each.state for each in read}]
-    rows = [row for each in read if (row := _make_point(each, measure, titles, states)) is not None]
+    titles = list(dict.fromkeys(reading.title for reading in readings))
+    states = _find_states(readings)
+    rows = [
+        {
+            "at": titles.index(reading.title),
+            "title": reading.title,
+            "state": reading.state,
+            "step": states.index(reading.state),
+            "place": reading.place,
+            "value": score.value,
+            # No ends where too few errors carry the number.
+            "low": None if score.too_few else score.low,
+            "high": None if score.too_few else score.high,
+            "text": format_points(score)
+            if measure is CONFIDENCE_GAP
+            else ScoreEntry(score, percent=True).in_words,
+        }
+        for reading in readings
+        if (score := reading.score(measure))
+    ]
     if not rows:
         return None
     lines = [textwrap.wrap(title, TITLE_LETTERS)[:TITLE_LINES] or [""] for title in titles]
     step = next((pixels for most, pixels in STEPS if len(titles) <= most), SMALLEST_STEP)
     height = max(step * len(states), 14 * max(map(len, lines))) + GAP
-    named = "true" if measure == "accuracy" else f"!({SIDE_BY_SIDE})"
+    named = "true" if measure is ACCURACY else f"!({SIDE_BY_SIDE})"
     axis = alt.Axis(
-        labelExpr=f"({named}) ? {_label_rows(lines)}[datum.value] : ''",
+        labelExpr=f"({named}) ? {look_up(lines)} : ''",
         labelLimit=LABEL_WIDTH,
         labelLineHeight=13,
         labelFontSize=12,
@@ -268,18 +310,16 @@ def draw_forest(
         domain=False,
     )
     inner = GAP / height
-    y = alt.Y(
-        "at:O",
-        title=None,
-        axis=axis,
-        scale=alt.Scale(
-            domain=list(range(len(titles))), paddingInner=inner, paddingOuter=inner / 2
-        ),
-    )
+    places = list(range(len(titles)))
+    paddings = alt.Scale(domain=places, paddingInner=inner, paddingOuter=inner / 2)
+    y = alt.Y("at:O", title=None, axis=axis, scale=paddings)
     offset = alt.YOffset("state:N", scale=alt.Scale(domain=states, padding=0))
     painted = paint_models(contents)
-    scale, ticks = _make_axis(rows, measure)
-    x = alt.X("value:Q", title=TITLES[measure], scale=scale, axis=ticks)
+    scale, ticks = _make_axis(readings, measure)
+    x, low, at_0 = (
+        alt.X(f"{field}:Q", title=measure.title, scale=scale, axis=ticks)
+        for field in ("value", "low", "zero")
+    )
     base = alt.Chart().encode(y=y, yOffset=offset)
     seen = choose_value(alt.OpacityValue, IN_FOCUS, 1, 0.15)
     path = base.mark_line(strokeWidth=1, strokeDash=[2, 3]).encode(
@@ -292,89 +332,53 @@ def draw_forest(
     ends = (
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=2)
-        .encode(
-            x=alt.X("low:Q", title=TITLES[measure], scale=scale, axis=ticks),
-            x2=alt.X2("high:Q"),
-            stroke=painted["stroke"],
-            opacity=seen,
-        )
+        .encode(x=low, x2=alt.X2("high:Q"), stroke=painted["stroke"], opacity=seen)
     )
-    shapes = [STATES[state][0] for state in states]
+    shapes = alt.Scale(domain=states, range=[STATES[state][0] for state in states])
     spots = base.mark_point(size=62, strokeWidth=1.5).encode(
         x=x,
         **painted,
-        shape=alt.Shape(
-            "state:N",
-            scale=alt.Scale(domain=states, range=shapes),
-            legend=None,
-        ),
+        shape=alt.Shape("state:N", scale=shapes, legend=None),
         opacity=seen,
-        tooltip=[
-            alt.Tooltip("title:N", title="Model"),
-            alt.Tooltip("place:N", title="Images"),
-            alt.Tooltip("text:N", title=SHORT_TITLES[measure]),
-        ],
+        tooltip=make_tooltip(("title", "Model"), ("place", "Images"), ("text", measure.short)),
     )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=RULE, strokeWidth=1.5)
     numbers = _draw_numbers(base, measure, scale) if len(titles) <= MOST_NUMBERED else []
-    at_zero = zero.encode(x=alt.X("zero:Q", title=TITLES[measure], scale=scale, axis=ticks))
-    line = [at_zero] if measure == "gap" else []
-    return alt.LayerChart(
-        layer=[*line, path, ends, *numbers, spots.add_params(FOCUS)],
-        data=alt.Data(values=rows),
-        height=height * len(titles),
-    )
+    line = [zero.encode(x=at_0)] if measure is CONFIDENCE_GAP else []
+    layers = [*line, path, ends, *numbers, spots.add_params(FOCUS)]
+    chart = alt.LayerChart(layer=layers, data=alt.Data(values=rows))
+    words = _describe_chart(readings, measure)
+    return make_chart(f"overview-{measure.name}", words, chart, height * len(titles))
 
 
 def _draw_numbers(base: alt.Chart, measure: Measure, scale: alt.Scale) -> list[alt.Chart]:
     """Write each number beside its interval: inside the axis, and away from the line at 0."""
-    number = "format(100 * datum.value, '.1f')"
-    beside = base.transform_calculate(
-        number=number if measure == "accuracy" else f"(datum.value > 0 ? '+' : '') + {number}",
-        left="datum.value > 0.5" if measure == "accuracy" else "datum.value < 0",
-        end="isValid(datum.low) ? (datum.left ? datum.low : datum.high) : datum.value",
-    )
-    found = []
+    number, left, numbered = "format(100 * datum.value, '.1f')", "datum.value > 0.5", "true"
+    if measure is CONFIDENCE_GAP:
+        number, left = f"(datum.value > 0 ? '+' : '') + {number}", "datum.value < 0"
+        numbered = SIDE_BY_SIDE
+    end = "isValid(datum.low) ? (datum.left ? datum.low : datum.high) : datum.value"
+    beside = base.transform_calculate(number=number, left=left, end=end)
     sides: tuple[tuple[str, Literal["left", "right"], int], ...]
     sides = (("datum.left", "right", -8), ("!datum.left", "left", 8))
-    for side, align, dx in sides:
-        text = beside.transform_filter(side).mark_text(
-            align=align, dx=dx, baseline="middle", fontSize=11, color=INK
+    return [
+        beside.transform_filter(side)
+        .mark_text(align=align, dx=dx, baseline="middle", fontSize=11, color=INK)
+        .encode(
+            x=alt.X("end:Q", title=measure.title, scale=scale),
+            text=alt.Text("number:N"),
+            opacity=choose_value(alt.OpacityValue, numbered, 1, 0),
         )
-        at = alt.X("end:Q", title=TITLES[measure], scale=scale)
-        numbered = "true" if measure == "accuracy" else SIDE_BY_SIDE
-        seen = choose_value(alt.OpacityValue, numbered, 1, 0)
-        found.append(text.encode(x=at, text=alt.Text("number:N"), opacity=seen))
-    return found
+        for side, align, dx in sides
+    ]
 
 
-def _make_point(
-    each: Reading, measure: Measure, titles: Sequence[str], states: Sequence[str]
-) -> _Point | None:
-    score = getattr(each.performance, measure)
-    if score is None or math.isnan(score.value):
-        return None
-    return _Point(
-        at=titles.index(each.title),
-        title=each.title,
-        state=each.state,
-        step=states.index(each.state),
-        place=each.place,
-        value=score.value,
-        low=None if math.isnan(score.low) else score.low,
-        high=None if math.isnan(score.high) else score.high,
-        text=ScoreEntry(score, percent=True).in_words
-        if measure == "accuracy"
-        else format_points(score),
-    )
-
-
-def _make_axis(rows: Sequence[_Point], measure: Measure) -> tuple[alt.Scale, alt.Axis]:
-    if measure == "accuracy":
+def _make_axis(readings: Sequence[Reading], measure: Measure) -> tuple[alt.Scale, alt.Axis]:
+    if measure is ACCURACY:
         values = [0, 0.25, 0.5, 0.75, 1]
         return alt.Scale(domain=[0, 1]), alt.Axis(format=".0%", values=values)
-    ends = [end for row in rows for end in (row["low"], row["value"], row["high"])]
-    known = [end for end in ends if end is not None]
+    scores = [score for reading in readings if (score := reading.score(measure))]
+    known = [end for score in scores for end in score[:3] if not math.isnan(end)]
     low, high = min(*known, -AXIS_LEAST), max(*known, AXIS_LEAST)
     room = AXIS_ROOM * (high - low)
     low = math.floor((low - room) / AXIS_STEP) * AXIS_STEP
@@ -384,77 +388,57 @@ def _make_axis(rows: Sequence[_Point], measure: Measure) -> tuple[alt.Scale, alt
     return alt.Scale(domain=[round(low, 2), round(high, 2)], nice=False), axis
 
 
-def _label_rows(lines: Sequence[Sequence[str]]) -> str:
-    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
-    return json.dumps(lines).replace(".", r"\u002e")
-
-
-def tabulate_overview(contents: Contents, order: Sequence[str]) -> ScoreTable | None:
+def tabulate_overview(contents: Contents) -> TextTable | None:
     """Lay out what the overview draws, one row per model; None where there is nothing."""
-    read = {
-        (each.model, each.state): each for model in order for each in read_states(contents, model)
-    }
-    states = [state for state in STATES if state in {state for _, state in read}]
-    if not read:
+    readings = contents.once(read_overview)
+    if not readings:
         return None
-
-    def entry(model: str, state: str, measure: Measure) -> ScoreEntry | None:
-        reading = read.get((model, state))
-        score: Score | None = getattr(reading.performance, measure) if reading else None
-        return None if score is None or math.isnan(score.value) else ScoreEntry(score, percent=True)
-
-    columns = [(state, measure) for measure in TITLES for state in states]
-    heads = {"accuracy": "accuracy (%)", "gap": "confidence − accuracy (points)"}
-    keys = {"accuracy": "accuracy", "gap": "confidence_gap"}
+    states = _find_states(readings)
     worst = (
         " Worst level: the one with the model's lowest accuracy; accuracy and confidence are "
         "those of that level."
         if "Worst level" in states
         else ""
     )
-    return ScoreTable(
-        name="overview",
-        caption=(
-            "Accuracy, and mean confidence − accuracy: above 0 a model is overconfident, below 0 "
-            f"underconfident.{worst} In brackets: {contents.intervals}. {contents.sample()}."
-        ),
-        header=("Model", *(f"{state}: {heads[measure]}" for state, measure in columns)),
-        keys=("model", *(f"{state.lower()} {keys[measure]}" for state, measure in columns)),
-        rows=tuple(
-            ScoreRow(
-                model,
-                contents.titles[model],
-                contents.titles[model],
-                tuple(entry(model, state, measure) for state, measure in columns),
-            )
-            for model in order
-            if any((model, state) in read for state in states)
-        ),
+    caption = (
+        "Accuracy, and mean confidence − accuracy: above 0 a model is overconfident, below 0 "
+        f"underconfident.{worst} In brackets: {contents.intervals}. {contents.sample()}."
     )
+    columns = [(state, measure) for measure in MEASURES for state in states]
+    head = [(f"{state}: {m.column}", f"{state.lower()} {m.key}") for state, m in columns]
+    by_model: dict[str, dict[str, Reading]] = {}
+    for reading in readings:
+        by_model.setdefault(reading.model, {})[reading.state] = reading
+    rows = [
+        ScoreRow(
+            model,
+            contents.titles[model],
+            [
+                score and ScoreEntry(score, percent=True)
+                for state, measure in columns
+                for score in [read[state].score(measure) if state in read else None]
+            ],
+        )
+        for model, read in by_model.items()
+    ]
+    return tabulate_scores("overview", caption, [("Model", "model"), *head], rows)
 
 
 # ---------------------------------------------------------------- on the page
 
 
-def draw_overview_charts(contents: Contents, order: Sequence[str]) -> dict[Measure, Chart]:
-    """Draw accuracy, and confidence − accuracy, of each model in each state, in this order."""
-    read = [each for model in order for each in read_states(contents, model)]
-    found: dict[Measure, Chart] = {}
-    for measure in TITLES:
-        chart = draw_forest(contents, read, measure)
-        if chart is not None:
-            spec = make_spec(chart.properties(width="container"))
-            words = describe_chart(contents, read, measure)
-            found[measure] = Chart(f"overview-{measure}", words, spec)
-    return found
+def draw_overview_charts(contents: Contents) -> dict[str, Chart]:
+    """Draw accuracy, and confidence − accuracy, of each model in each state, by the measure."""
+    readings = contents.once(read_overview)
+    charts = {measure.name: draw_forest(contents, readings, measure) for measure in MEASURES}
+    return {name: chart for name, chart in charts.items() if chart}
 
 
 def _show_overview(contents: Contents, tables: Tables) -> PartView:
-    charts = draw_overview_charts(contents, order := order_by_rank(contents))
-    seen = {each.state for model in order for each in read_states(contents, model)}
+    charts, states = draw_overview_charts(contents), _find_states(contents.once(read_overview))
     facts = {
         "overview": charts,
-        "states": [(glyph, state) for state, (_, glyph) in STATES.items() if state in seen],
+        "states": [(STATES[state][1], state) for state in states],
         "warnings": read_warnings(contents),
     }
     return PartView("", tables, list(charts.values()), template="overview.html.j2", facts=facts)
@@ -462,8 +446,8 @@ def _show_overview(contents: Contents, tables: Tables) -> PartView:
 
 OVERVIEW = ReportPart(
     _show_overview,
-    lambda contents: [tabulate_overview(contents, order_by_rank(contents))],
-    lambda contents: [draw_overview(contents, order_by_rank(contents))],
+    lambda contents: [tabulate_overview(contents)],
+    lambda contents: [draw_overview(contents)],
 )
 
 
@@ -540,7 +524,7 @@ def find_findings(contents: Contents) -> list[ModelFindings]:
 
     Accuracy "falls" only where the 95 % interval of the paired difference to clean images excludes
     0, and where that is not to be expected of the worst of so many shifted sets (Bonferroni's
-    correction of McNemar's test, or of that of `cross` where there are several seeds). A model is
+    correction of McNemar's test, or of `crossed_mean` where there are several seeds). A model is
     called overconfident where the interval of mean confidence − accuracy is above 0, widened by the
     same correction. Where it is not, a class comes first whose mean probability differs from its
     share of the images. Where there are no predictions to pair, two numbers differ where their
@@ -550,114 +534,90 @@ def find_findings(contents: Contents) -> list[ModelFindings]:
     Returns:
         One for each model that was tested on clean images, in the study's order.
     """
-    found = {
+    images = read_image_keys(contents)
+    worst = {
         model: find_worst_levels(contents, model)
         for model in contents.titles
         if contents.score("accuracy", model, CLEAN, NO_LEVEL)
     }
-    images = read_image_keys(contents)
-    changes = _pair_changes(contents, found, images) if images else {}
+    changes = _pair_changes(contents, worst, images) if images else {}
     chance = np.bincount(images.labels).max() / len(images.labels) if images else None
-    told = []
-    for model, of in found.items():
-        change, base = changes.get(model, PairedChange()), base_model(model)
-        title = contents.titles[model]
-        on_clean = contents.fitted_on(model) == (CLEAN,)
-        detail: Iterator[str]
-        if base in found and base != model and gives_same_answers(contents, model, base):
-            first, detail = _describe_same_answers(contents, model, base, of), iter(())
-        else:
-            first, detail = _describe_accuracy(contents, model, of, change, chance)
+    findings = []
+    for model, lows in worst.items():
         clean = read_performance(contents, model, CLEAN, NO_LEVEL)
         assert clean is not None
-        there = of.focus.performance if of.focus else None
-        gap = widen_interval(there.gap, of.searched) if there and there.gap else clean.gap
-        cell = of.focus.sweep.cells[of.focus.level] if of.focus else CLEAN
-        off = find_miscalibrated_class(contents, model, cell, max(1, of.searched))
-        by_class = [words.describe_class_share(off, shifted=there is not None)] if off else []
-        confidence = [*words.describe_confidence(clean, there, change, of.searched)]
-        if by_class and gap and not find_sign(gap):
-            # The largest probabilities may be right on average, and those of a class not.
-            by_class, confidence = confidence, by_class
-        sentences = (first, *confidence, *words.describe_deferral(clean, there, on_clean=on_clean))
-        more = (
-            *detail,
-            *by_class,
-            *words.detail_confidence(clean, there, change, of.searched),
-            *words.detail_deferral(clean, there),
-        )
-        way = find_accuracy_direction(clean, there, change, of.searched) if there else 0
-        outcome = ModelOutcome(title, clean, there, way, find_sign(gap) if gap else 0)
-        told.append(ModelFindings(model, title, sentences, more, outcome))
-    return told
+        change = changes.get(model, PairedChange())
+        outcome = ModelOutcome(contents.titles[model], clean, lows, change, chance)
+        sentences, more = _describe_model(contents, model, outcome, set(worst))
+        findings.append(ModelFindings(model, outcome.title, sentences, more, outcome))
+    return findings
 
 
-def write_verdict(found: Sequence[ModelFindings], ranks: Ranking | None) -> str:
+def _describe_model(
+    contents: Contents, model: str, outcome: ModelOutcome, models: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Write the sentences on a model, and what a reader may want to know besides."""
+    base, focus = base_model(model), outcome.worst.focus
+    if base in models and base != model and gives_same_answers(contents, model, base):
+        differs = (contents.variant(model) or Variant).differs
+        accuracy = words.describe_same_answers(contents.titles[base], focus, differs)
+        detail: Iterable[str] = ()
+    else:
+        accuracy = words.describe_accuracy(outcome)
+        mean = contents.score("accuracy", model, ALL, MEAN)
+        detail = words.detail_accuracy(outcome, mean)
+    cell = focus.sweep.cells[focus.level] if focus else CLEAN
+    off = find_miscalibrated_class(contents, model, cell, max(1, outcome.worst.searched))
+    by_class = [words.describe_class_share(off, shifted=focus is not None)] if off else []
+    confidence = [*words.describe_confidence(outcome)]
+    if by_class and outcome.gap and not outcome.side:
+        # The largest probabilities may be right on average, and those of a class not.
+        by_class, confidence = confidence, by_class
+    on_clean = contents.fitted_on(model) == (CLEAN,)
+    deferral = words.describe_deferral(outcome, on_clean=on_clean)
+    further = (*words.detail_confidence(outcome), *words.detail_deferral(outcome))
+    return (accuracy, *confidence, *deferral), (*detail, *by_class, *further)
+
+
+def write_verdict(findings: Sequence[ModelFindings], ranks: Ranking | None) -> str:
     """Say in one sentence which model is best, how far it falls, and if confidence falls too.
 
     Where several share the first place it is about all of these; without ranks it is about the
     models, not about their variants. Empty where no model was tested on clean images.
     """
-    models = (
-        [row.model for row in ranks.rows] if ranks else drop_variants(each.model for each in found)
-    )
-    leaders = [models[at] for at in ranks.leaders] if ranks else models
-    outcomes = {each.model: each.outcome for each in found}
-    told = [outcomes[model] for model in leaders if model in outcomes]
+    outcomes = {finding.model: finding.outcome for finding in findings}
+    models = [row.model for row in ranks.rows] if ranks else drop_variants(outcomes)
+    leaders = ranks.leaders if ranks else models
+    best = [outcomes[model] for model in leaders if model in outcomes]
     ranked: words.RankedBy = None if ranks is None else "shifts" if ranks.shifted else "clean"
-    return words.write_answer(told, len(models), ranked) if told else ""
-
-
-def _describe_same_answers(contents: Contents, model: str, base: str, found: WorstLevels) -> str:
-    variant = contents.variant(model)
-    differs = Variant.differs if variant is None else variant.differs
-    return words.describe_same_answers(contents.titles[base], found.focus, differs)
-
-
-def _describe_accuracy(
-    contents: Contents, model: str, found: WorstLevels, change: PairedChange, chance: float | None
-) -> tuple[str, Iterator[str]]:
-    """The sentence on the accuracy of a model, and those behind it."""
-    clean = read_performance(contents, model, CLEAN, NO_LEVEL)
-    assert clean is not None
-    lows = found.shifts or found.attacks
-    if not lows:
-        return words.describe_unshifted(clean, chance), iter(())
-    of = (clean, lows, found.searched, change, chance)
-    more = [*words.detail_accuracy(*of)]
-    if found.shifts:
-        more += words.describe_other_shifts(
-            found.shifts, contents.score("accuracy", model, ALL, MEAN)
-        )
-        more += words.describe_attacks(found.attacks)
-    return words.describe_accuracy(*of), iter(more)
+    return words.write_answer(best, len(models), ranked) if best else ""
 
 
 def _pair_changes(
-    contents: Contents, found: Mapping[str, WorstLevels], images: ImageKeys
+    contents: Contents, worst: Mapping[str, WorstLevels], images: ImageKeys
 ) -> dict[str, PairedChange]:
     """The change from clean to the lowest accuracy of each model, on the same images."""
-    read: dict[str, list[FloatArray]] = {}
-    for model, of in found.items():
-        if of.focus is not None:
-            cells = (CLEAN, of.focus.sweep.cells[of.focus.level])
-            both = [_read_columns(contents, model, cell, images) for cell in cells]
-            if both[0] is not None and both[1] is not None:
-                read[model] = [*both[0], *both[1]]
-    if not read:
+    columns: dict[str, list[FloatArray]] = {}
+    for model, lows in worst.items():
+        cells = (CLEAN, lows.focus.sweep.cells[lows.focus.level]) if lows.focus else ()
+        pairs = [_read_columns(contents, model, cell, images) for cell in cells]
+        known = [column for pair in pairs if pair for column in pair]
+        if len(known) == 4:
+            columns[model] = known
+    if not columns:
         return {}
     # One call, since all share the resamples: of each model four columns.
     kinds: Sequence[IntervalKind] = ("share", "percentile", "share", "percentile")
-    every = [each for of in read.values() for each in of]
+    every = [column for of_model in columns.values() for column in of_model]
     clusters = contents.clusters
-    estimated = iter(estimate_seed_means(every, contents.bootstrap, clusters, cycle(kinds)))
+    estimates = iter(estimate_seed_means(every, contents.bootstrap, clusters, cycle(kinds)))
     changes = {}
-    for model, (right, _, right_there, _) in read.items():
-        of_right, of_gap, of_right_there, of_gap_there = islice(estimated, 4)
+    for model, (right, _, right_there, _) in columns.items():
+        accuracy, gap, accuracy_there, gap_there = islice(estimates, 4)
         changes[model] = PairedChange(
-            paired_change(of_right, of_right_there),
-            paired_change(of_gap, of_gap_there),
-            min(1.0, _test_change(right, right_there, clusters) * found[model].searched),
+            paired_change(accuracy, accuracy_there),
+            paired_change(gap, gap_there),
+            min(1.0, _test_change(right, right_there, clusters) * worst[model].searched),
         )
     return changes
 

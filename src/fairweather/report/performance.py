@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice, repeat
 from typing import NamedTuple
 
@@ -247,6 +248,13 @@ RISK = "risk_above_validation_threshold/0.05"
 _COUNT_WORDS = dict(enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine"), 2))
 
 
+class Calibration(NamedTuple):
+    """Mean confidence − accuracy, and the RMS calibration error, of a model on some images."""
+
+    gap: Score
+    rms: Score
+
+
 class Performance(NamedTuple):
     """What the scores say of a model on one set of images; None where they say nothing.
 
@@ -280,6 +288,11 @@ class Performance(NamedTuple):
             return f"{_COUNT_WORDS.get(self.seeds, self.seeds)} seeds"
         return "these clusters of images" if self.clusters else "these images"
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """Gap and calibration error, where both are known."""
+        return Calibration(self.gap, self.rms) if self.gap and self.rms else None
+
 
 class WorstLevel(NamedTuple):
     """The level of a shift, or of an attack, at which a model's accuracy is lowest.
@@ -301,18 +314,23 @@ class WorstLevel(NamedTuple):
 class WorstLevels(NamedTuple):
     """A model's lowest accuracy under each shift and under each attack."""
 
-    shifts: Sequence[WorstLevel]
-    attacks: Sequence[WorstLevel]
+    shifts: Sequence[WorstLevel] = ()
+    attacks: Sequence[WorstLevel] = ()
+
+    @property
+    def main(self) -> Sequence[WorstLevel]:
+        """Those under shifts, or under attacks where there is no shift."""
+        return self.shifts or self.attacks
 
     @property
     def focus(self) -> WorstLevel | None:
-        """The lowest accuracy of all shifts, or of all attacks where there is no shift."""
-        return find_lowest(self.shifts or self.attacks)
+        """The lowest accuracy of all."""
+        return find_lowest(self.main)
 
     @property
     def searched(self) -> int:
         """Count the sets of images among which the focus is the lowest."""
-        return sum(low.levels for low in self.shifts or self.attacks)
+        return sum(low.levels for low in self.main)
 
 
 def find_lowest(lows: Sequence[WorstLevel]) -> WorstLevel | None:
@@ -368,41 +386,85 @@ class PairedChange(NamedTuple):
     p: float = 1.0
 
 
-class ModelOutcome(NamedTuple):
+NO_SHIFTS, UNKNOWN_CHANGE = WorstLevels(), PairedChange()
+
+
+@dataclass(frozen=True)
+class ModelOutcome:
     """What becomes of a model from clean images to its lowest accuracy.
 
     Attributes:
         title: of the model.
         clean: on clean images.
-        there: where accuracy is lowest; None where no shift was tested.
-        way: −1 where accuracy is found to fall, else 1 or 0.
-        side: 1 where the model is found overconfident there, −1 where underconfident, else 0.
+        worst: its lowest accuracy under each shift and attack.
+        change: from clean images to the lowest accuracy of all.
+        chance: the share of the most frequent class; None where it is not known.
     """
 
     title: str
     clean: Performance
-    there: Performance | None
-    way: int
-    side: int
+    worst: WorstLevels = NO_SHIFTS
+    change: PairedChange = UNKNOWN_CHANGE
+    chance: float | None = None
 
+    @property
+    def there(self) -> Performance | None:
+        """Where accuracy is lowest; None where no shift was tested."""
+        focus = self.worst.focus
+        return focus and focus.performance
 
-def find_accuracy_direction(
-    clean: Performance, there: Performance, change: PairedChange, searched: int
-) -> int:
-    """Say whether the lowest accuracy is higher (1), lower (−1), or not found to differ (0).
+    @property
+    def worst_performance(self) -> Performance:
+        """Where accuracy is lowest, or on clean images."""
+        return self.there or self.clean
 
-    Of one set of images the interval of the difference decides. The lowest of several is lower by
-    luck alone: there the test, corrected for their number, must find a loss too.
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of where accuracy is lowest."""
+        return self.there and self.there.calibration
 
-    >>> clean = Performance(Score(0.9, 0.88, 0.92, 100))
-    >>> there = Performance(Score(0.8, 0.78, 0.82, 100))
-    >>> change = PairedChange(accuracy=Score(-0.1, -0.15, -0.05, 100), p=0.2)
-    >>> [find_accuracy_direction(clean, there, change, searched) for searched in (1, 9)]
-    [-1, 0]
-    """
-    way = find_direction(clean.accuracy, there.accuracy, change.accuracy)
-    tested = searched > 1 and change.accuracy is not None
-    return 0 if way < 0 and tested and change.p >= SIGNIFICANCE else way
+    @property
+    def deferring(self) -> Performance | None:
+        """Where accuracy is lowest, if it is known what the model defers there."""
+        there = self.there
+        return there if there and there.coverage and there.risk else None
+
+    @property
+    def starts_at_chance(self) -> bool:
+        """Whether the model may be no better than the most common answer on clean images."""
+        return self.chance is not None and self.clean.accuracy.low <= self.chance
+
+    @property
+    def way(self) -> int:
+        """−1 where accuracy is found to fall, 1 where it is found to rise, else 0.
+
+        Of one set of images the interval of the difference decides. The lowest of several is lower
+        by luck alone: there the test, corrected for their number, must find a loss too.
+        """
+        if self.there is None:
+            return 0
+        way = find_direction(self.clean.accuracy, self.there.accuracy, self.change.accuracy)
+        tested = self.worst.searched > 1 and self.change.accuracy is not None
+        return 0 if way < 0 and tested and self.change.p >= SIGNIFICANCE else way
+
+    @property
+    def gap(self) -> Score | None:
+        """Mean confidence − accuracy there, its interval widened for all sets searched."""
+        gap = self.there and self.there.gap
+        return widen_interval(gap, self.worst.searched) if gap else self.clean.gap
+
+    @property
+    def side(self) -> int:
+        """1 where the model is found overconfident there, −1 where underconfident, else 0."""
+        return find_sign(self.gap) if self.gap else 0
+
+    @property
+    def gap_way(self) -> int:
+        """1 where the gap is found larger there than on clean images, −1 where smaller, else 0."""
+        change, clean, gap = self.change.gap, self.clean.gap, self.gap
+        if clean is None or gap is None:
+            return 0
+        return find_direction(clean, gap, change and widen_interval(change, self.worst.searched))
 
 
 def widen_interval(score: Score, searched: int) -> Score:
@@ -478,9 +540,9 @@ def find_miscalibrated_class(
         searched: among how many sets of images this one was chosen.
 
     Returns:
-        None where no class differs by more than `LEAST` and with p below `LEVEL`, by the t-test of
-        `cross`, after Bonferroni's correction over classes and sets of images; classes of few
-        images are left out. None too where probabilities of all classes are not stored.
+        None where no class differs by more than `LEAST_DIFFERENCE` and with p below `SIGNIFICANCE`,
+        by the t-test of `crossed_mean`, after Bonferroni's correction over classes and sets of
+        images; classes of few images are left out. None too without stored probabilities of all.
     """
     seeds = contents.seeds_of(model)
     read = [contents.read_predictions(model, seed, cell) for seed in seeds] if contents.runs else []

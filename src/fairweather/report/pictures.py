@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 from PIL import Image
 
-from fairweather.report.charts import PNG_SCALE, PRINTED_FAINT, PRINTED_INK, Figure, render_figure
+from fairweather.report.charts import FAINT, INK, PNG_SCALE, Figure, render_figure
 from fairweather.report.contents import Contents
 from fairweather.report.samples import Samples
 from fairweather.types.record import CLEAN
@@ -57,38 +57,28 @@ def draw_shifts(contents: Contents, samples: Samples) -> Figure | None:
         for index, parts in enumerate(wrapped)
         for below, text in enumerate(reversed(parts))
     ]
-    names = make_text_layer(
-        pd.DataFrame(lines, columns=["x", "y", "text"]), align="center", limit=column + GAP - 2
-    )
+    names = make_text_layer(lines, align="center", limit=column + GAP - 2)
     tops: list[float] = []
     for row in rows:
         bottom += HEADING if row.heading else GAP
         tops.append(bottom)
         bottom += height
     places = [LABEL_WIDTH + index * (column + GAP) + (column - width) / 2 for index in range(count)]
-    headings = make_text_layer(
-        pd.DataFrame({"x": 0, "y": [top - 8 for top in tops], "text": [r.heading for r in rows]}),
-        weight="bold",
-        size=13,
-    )
-    middles = [top + height / 2 for top in tops]
-    levels = make_text_layer(
-        pd.DataFrame({"x": 0, "y": middles, "text": [row.label for row in rows]}),
-        limit=LABEL_WIDTH - 6,
-    )
+    titles = [(0.0, top - 8, row.heading) for row, top in zip(rows, tops, strict=True)]
+    headings = make_text_layer(titles, weight="bold", size=13)
+    labels = [(0.0, top + height / 2, row.label) for row, top in zip(rows, tops, strict=True)]
+    levels = make_text_layer(labels, limit=LABEL_WIDTH - 6)
     pictures = [
         (picture, left, top)
         for row, top in zip(rows, tops, strict=True)
         for picture, left in zip(row.pictures, places, strict=True)
     ]
-    chart = alt.layer(_make_picture_layer(pictures, dots), names, headings, levels)
+    chart = alt.layer(make_picture_layer(pictures, dots), names, headings, levels)
     return render_figure(
         "shifts",
         chart.properties(width=LABEL_WIDTH + count * (column + GAP), height=bottom),
-        alt.Title(
-            "The same pictures under each shift",
-            subtitle="Columns: test images with their class. Rows: levels of each shift.",
-        ),
+        "The same pictures under each shift",
+        ["Columns: test images with their class. Rows: levels of each shift."],
         f"Contact sheet: {count} test images ({'; '.join(samples.labels)}), clean and at "
         f"levels of: {'; '.join(sweep.title for sweep in contents.sweeps)}.",
     )
@@ -103,30 +93,25 @@ def draw_mixup(samples: Samples) -> Figure | None:
     width, height = (length / PNG_SCALE for length in dots)
     step = LARGE + 44
     parts = (f"{weight:.2f} × {first}", f"+ {1 - weight:.2f} × {second}")
-    captions = pd.DataFrame(
-        [
-            (LARGE / 2, height + 16, first),
-            (LARGE / 2 + step, height + 16, second),
-            *((LARGE / 2 + 2 * step, height + 16 + LINE * line, parts[line]) for line in (0, 1)),
-        ],
-        columns=["x", "y", "text"],
-    )
-    signs = pd.DataFrame({"x": [step - 22, 2 * step - 22], "y": height / 2, "text": ["+", "→"]})
+    captions = [
+        (LARGE / 2, height + 16, first),
+        (LARGE / 2 + step, height + 16, second),
+        *((LARGE / 2 + 2 * step, height + 16 + LINE * line, parts[line]) for line in (0, 1)),
+    ]
+    signs = [(step - 22.0, height / 2, "+"), (2 * step - 22.0, height / 2, "→")]
     placed = [
         (picture, index * step + (LARGE - width) / 2, 0.0) for index, picture in enumerate(pictures)
     ]
     chart = alt.layer(
-        _make_picture_layer(placed, dots),
+        make_picture_layer(placed, dots),
         make_text_layer(captions, align="center", limit=step - 4),
-        make_text_layer(signs, align="center", size=24, color=PRINTED_FAINT),
+        make_text_layer(signs, align="center", size=24, color=FAINT),
     )
     return render_figure(
         "mixup",
         chart.properties(width=2 * step + LARGE, height=height + 26 + LINE),
-        alt.Title(
-            "MixUp: a training image that is mixed from two",
-            subtitle=f"Pixels and labels are mixed with the same weight, here {weight:.2f}.",
-        ),
+        "MixUp: a training image that is mixed from two",
+        [f"Pixels and labels are mixed with the same weight, here {weight:.2f}."],
         f"MixUp example: two training images and their mixture. Weight and class of the first: "
         f"{parts[0]}. Of the second: {parts[1].removeprefix('+ ')}.",
     )
@@ -171,12 +156,17 @@ def _wrap(name: str, letters: int) -> tuple[str, ...]:
     return name[:joint].rstrip(), name[joint:]
 
 
-def _make_picture_layer(
-    pictures: Sequence[tuple[Image.Image, float, float]], dots: tuple[int, int]
+def make_picture_layer(
+    pictures: Sequence[tuple[Image.Image, float, float]],
+    dots: tuple[int, int],
+    pixel_art: int = PIXEL_ART,
 ) -> alt.Chart:
-    """Place pictures of one size by their left upper corners."""
+    """Place pictures of one size by their left upper corners.
+
+    Those whose longer side is up to `pixel_art` keep their hard edges.
+    """
     frame = pd.DataFrame(
-        [(_data_uri(picture, dots), left, top) for picture, left, top in pictures],
+        [(_make_uri(picture, dots, pixel_art), left, top) for picture, left, top in pictures],
         columns=["url", "x", "y"],
     )
     width, height = (length / PNG_SCALE for length in dots)
@@ -185,25 +175,25 @@ def _make_picture_layer(
 
 
 def make_text_layer(
-    frame: pd.DataFrame,
+    texts: Sequence[tuple[float, float, str]],
     *,
     align: Literal["left", "center"] = "left",
     size: int = 12,
     weight: Literal["normal", "bold"] = "normal",
-    color: str = PRINTED_INK,
+    color: str = INK,
     limit: float = 0,
 ) -> alt.Chart:
     """Write texts at their places, cut off at `limit` pixels unless that is 0."""
-    mark = alt.Chart(frame).mark_text(
+    mark = alt.Chart(pd.DataFrame(texts, columns=["x", "y", "text"])).mark_text(
         align=align, baseline="middle", fontSize=size, fontWeight=weight, color=color, limit=limit
     )
     return mark.encode(x=PIXEL_X, y=PIXEL_Y, text=alt.Text("text:N"))
 
 
-def _data_uri(picture: Image.Image, dots: tuple[int, int]) -> str:
-    """Resize a picture to the dots of the PNG and inline it; pixel art keeps its hard edges."""
-    pixel_art = max(picture.size) <= PIXEL_ART
-    resampling = Image.Resampling.NEAREST if pixel_art else Image.Resampling.LANCZOS
+def _make_uri(picture: Image.Image, dots: tuple[int, int], pixel_art: int) -> str:
+    """Resize a picture to the dots of the PNG and inline it."""
+    hard = max(picture.size) <= pixel_art
     buffer = io.BytesIO()
+    resampling = Image.Resampling.NEAREST if hard else Image.Resampling.LANCZOS
     picture.resize(dots, resampling).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,12 @@ from fairweather.metrics import to_score
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.conformal import coverage_deviations
 from fairweather.metrics.intervals import percentiles
-from fairweather.report.charts import INK
+from fairweather.report.charts import INK, Chart
 from fairweather.report.contents import Contents, Sweep
 from fairweather.report.levels import draw_level_charts
 from fairweather.report.performance import FloatArray, estimate_seed_means, read_by_seed
-from fairweather.report.section import Chart, PartView, ReportPart, Tables
-from fairweather.report.tables import ABSENT, ScoreEntry, TableLayout, TextTable
+from fairweather.report.section import PartView, ReportPart, Tables
+from fairweather.report.tables import ABSENT, ScoreEntry, TableLayout, TextTable, entry_numbers
 from fairweather.runs.folder import read_json
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, NO_LEVEL
@@ -84,11 +85,6 @@ class ShiftPromise(NamedTuple):
         return min(self.changed or self.cells, key=lambda cell: cell.coverage.value)
 
     @property
-    def shift(self) -> str:
-        """The title of the shift."""
-        return "Clean images" if self.sweep is None else self.sweep.title
-
-    @property
     def is_broken(self) -> bool:
         """Tell whether the promise is broken at some level."""
         return any(cell.breaks(self.promise) for cell in self.changed)
@@ -100,19 +96,6 @@ class ShiftPromise(NamedTuple):
         if not self.is_broken:
             return f"{NOT_BROKEN} at the levels tested"
         return "; ".join(self._of_side(side) for side in self._sides() if side)
-
-    def entries(self) -> list[str]:
-        """Write it as a row of the table."""
-        worst, stratified = self.worst, self.worst.stratified
-        return [
-            self.title,
-            self.shift,
-            f"{100 * self.promise:.6g} %",
-            self.in_words(),
-            str(ScoreEntry(worst.coverage, percent=True)),
-            str(ScoreEntry(worst.size, percent=False)),
-            ABSENT if stratified is None else str(ScoreEntry(stratified, percent=False)),
-        ]
 
     def _sides(self) -> Iterator[list[SetScores]]:
         """The levels below and above the one that changes nothing, the nearest first."""
@@ -144,142 +127,127 @@ class PromiseFinding(NamedTuple):
     sentences: tuple[str, ...]
 
 
-class PromiseTable(NamedTuple):
-    """What becomes of all promises.
+def describe_promises(promises: Sequence[ShiftPromise]) -> list[PromiseFinding]:
+    """Say of each variant where its promise breaks."""
+    return [
+        PromiseFinding(model, title, tuple(_describe_promise([*rows])))
+        for (model, title), rows in itertools.groupby(promises, key=lambda row: row[:2])
+    ]
 
-    Attributes:
-        rows: each variant on clean images, and then under each shift.
-        caption: what the table shows.
-        natural_shift: whether the test images have a different origin from the validation images.
-    """
 
-    rows: tuple[ShiftPromise, ...]
-    caption: str
-    natural_shift: bool
-
-    @property
-    def table(self) -> TextTable:
-        """What becomes of all promises as it is written to files, one row each."""
-        lines = [
-            (
-                row.model,
-                row.title,
-                CLEAN if row.sweep is None else row.sweep.name,
-                cell.level,
-                row.promise,
-                *cell.coverage,
-                *cell.size[:3],
-                *(cell.stratified[:3] if cell.stratified else (None,) * 3),
-            )
-            for row in self.rows
-            for cell in row.cells
-        ]
-        ends = ("", " low", " high")
-        columns = ["model", "title", "shift", "level", "promised"]
-        columns += [f"coverage{end}" for end in ends] + ["n"]
-        columns += [f"{name}{end}" for name in ("set size", "stratified coverage") for end in ends]
-        return TextTable(
-            "prediction_sets",
-            TableLayout(SET_HEADER, words=4),
-            [row.entries() for row in self.rows],
-            [self.caption],
-            pd.DataFrame(lines, columns=columns),
-            [row.model for row in self.rows],
-        )
-
-    @property
-    def titles(self) -> list[str]:
-        """The titles of the variants."""
-        return list(dict.fromkeys(row.title for row in self.rows))
-
-    def told(self) -> list[PromiseFinding]:
-        """Say of each variant where its promise breaks."""
-        return [self._told(model) for model in dict.fromkeys(row.model for row in self.rows)]
-
-    def _told(self, model: str) -> PromiseFinding:
-        rows = [row for row in self.rows if row.model == model]
-        shifted = [row for row in rows if row.sweep is not None]
-        broken = [row for row in shifted if row.is_broken]
-        begin = f"It promised {100 * rows[0].promise:.6g}\N{NO-BREAK SPACE}%"
-        if any(row.is_broken for row in rows if row.sweep is None):
-            begin += " and broke that on clean images already"
-        title = rows[0].title
-        if not shifted:
-            return PromiseFinding(model, title, (f"{begin}; no shift was tested.",))
-        if not broken:
-            lowest = min(shifted, key=lambda row: row.worst.coverage.value)
-            shown = ScoreEntry(lowest.worst.coverage, percent=True).in_words
-            told = f"{begin}; under no shift tested is that shown to break"
-            return PromiseFinding(model, title, (f"{told}. The lowest coverage is {shown}.",))
-        worst = min(broken, key=lambda row: row.worst.coverage.value)
-        assert worst.sweep is not None
-        where = f"under {worst.sweep.in_sentence} that was {worst.of_worst_side()}"
-        others = len(broken) - 1
-        more = f"{others} other shift{'s' * (others > 1)} broke it too." if others else ""
-        return PromiseFinding(model, title, (f"{begin}; {where}.", *([more] if more else [])))
+def _describe_promise(rows: Sequence[ShiftPromise]) -> Iterator[str]:
+    shifted = [row for row in rows if row.sweep is not None]
+    broken = [row for row in shifted if row.is_broken]
+    begin = f"It promised {100 * rows[0].promise:.6g}\N{NO-BREAK SPACE}%"
+    if any(row.is_broken for row in rows if row.sweep is None):
+        begin += " and broke that on clean images already"
+    if not shifted:
+        yield f"{begin}; no shift was tested."
+        return
+    worst = min(broken or shifted, key=lambda row: row.worst.coverage.value)
+    if not broken:
+        lowest = ScoreEntry(worst.worst.coverage, percent=True).in_words
+        kept = "under no shift tested is that shown to break"
+        yield f"{begin}; {kept}. The lowest coverage is {lowest}."
+        return
+    assert worst.sweep is not None
+    yield f"{begin}; under {worst.sweep.in_sentence} that was {worst.of_worst_side()}."
+    if others := len(broken) - 1:
+        yield f"{others} other shift{'s' * (others > 1)} broke it too."
 
 
 def find_conformal(contents: Contents) -> dict[str, Conformal]:
     """The conformal variants, which promise a coverage, by their names here."""
     variants = {name: contents.variant(name) for name in contents.titles}
-    return {name: each.sets for name, each in variants.items() if each and each.sets}
+    return {name: each for name, each in variants.items() if isinstance(each, Conformal)}
 
 
-def check_promises(contents: Contents) -> PromiseTable | None:
-    """Find where each conformal variant keeps its promise.
+def check_promises(contents: Contents) -> list[ShiftPromise]:
+    """Find where each conformal variant keeps its promise, on clean images and under each shift.
 
     A promise is broken at a level where the whole 95 % interval of the coverage is below it; few
     images make it easier to keep. Only levels that were tested are looked at.
-
-    Returns:
-        None where there are no prediction sets.
     """
-    natural = any("natural_shift" in record.data.notes for record in contents.records.values())
-    rows = tuple(_make_promises(contents, find_conformal(contents), natural=natural))
-    if not rows:
-        return None
+    return [*_make_promises(contents)]
+
+
+def has_natural_shift(contents: Contents) -> bool:
+    """Whether the test images have a different origin from the validation images."""
+    return any("natural_shift" in record.data.notes for record in contents.records.values())
+
+
+def tabulate_promises(contents: Contents) -> Iterator[TextTable]:
+    """Lay out what becomes of all promises, one row each; nothing without prediction sets."""
+    promises = contents.once(check_promises)
+    if not promises:
+        return
     caption = (
         "Prediction sets contain the label of as many images as promised, if images are "
         "exchangeable with the clean validation images; under a shift nothing is promised. Broken: "
         "the whole interval of the coverage is below the promise. The last three columns are of "
         f"the level with the lowest coverage. In brackets: {contents.intervals}"
     )
-    end = "" if natural else "; on clean images also over other calibration images"
-    return PromiseTable(
-        rows, f"{caption}{end}. {contents.sample()}.{_note_weights(contents)}", natural
-    )
+    if not has_natural_shift(contents):
+        caption += "; on clean images also over other calibration images"
+    caption += f". {contents.sample()}."
+    if contents.clusters is not None:
+        caption += (
+            " Sets without “of images” in their title promise the coverage for new patients (or "
+            "other clusters) that count alike, and so they do in the coverage here; in scores.csv, "
+            "and in the other columns, each image counts alike."
+        )
+    lines = [
+        [
+            *(
+                row.model,
+                row.title,
+                row.sweep.name if row.sweep else CLEAN,
+                cell.level,
+                row.promise,
+            ),
+            *(*cell.coverage, *cell.size[:3]),
+            *entry_numbers(cell.stratified),
+        ]
+        for row in promises
+        for cell in row.cells
+    ]
+    ends = ("", " low", " high")
+    columns = ["model", "title", "shift", "level", "promised"]
+    columns += [f"coverage{end}" for end in ends] + ["n"]
+    columns += [f"{name}{end}" for name in ("set size", "stratified coverage") for end in ends]
+    body = [
+        [
+            row.title,
+            row.sweep.title if row.sweep else "Clean images",
+            f"{100 * row.promise:.6g} %",
+            row.in_words(),
+            *(
+                str(ScoreEntry(score, percent) if score else ABSENT)
+                for score, percent in zip(row.worst[1:], (True, False, False), strict=True)
+            ),
+        ]
+        for row in promises
+    ]
+    frame, models = pd.DataFrame(lines, columns=columns), [row.model for row in promises]
+    layout = TableLayout(SET_HEADER, words=4)
+    yield TextTable("prediction_sets", layout, body, [caption], frame, models)
 
 
-def _note_weights(contents: Contents) -> str:
-    """Say what counts alike in promises, where that is not what counts alike in the coverage."""
-    if contents.clusters is None:
-        return ""
-    return (
-        " Sets without “of images” in their title promise the coverage for new patients (or other "
-        "clusters) that count alike, and so they do in the coverage here; in scores.csv, and in "
-        "the other columns, each image counts alike."
-    )
-
-
-def _make_promises(
-    contents: Contents, variants: Mapping[str, Conformal], *, natural: bool
-) -> Iterator[ShiftPromise]:
-    for model, variant in variants.items():
-        places: list[tuple[Sweep | None, str, Sequence[str]]] = [(None, CLEAN, [NO_LEVEL])]
-        places += [(sweep, sweep.name, list(sweep.cells)) for sweep in contents.sweeps]
-        for sweep, shift, levels in places:
-            cells = tuple(_read_cells(contents, model, shift, levels))
-            if contents.clusters is not None and variant.weigh == "clusters":
-                ids = {NO_LEVEL: CLEAN} if sweep is None else sweep.cells
-                draws = None if natural or sweep else variant
-                cells = tuple(
-                    cell._replace(coverage=coverage)
-                    for cell in cells
-                    if (coverage := _estimate_coverage(contents, model, ids[cell.level], draws))
-                    is not None
-                )
-            if cells:
-                yield ShiftPromise(model, contents.titles[model], variant.coverage, sweep, cells)
+def _make_promises(contents: Contents) -> Iterator[ShiftPromise]:
+    sweeps: list[Sweep | None] = [None, *contents.sweeps]
+    for (model, variant), sweep in itertools.product(find_conformal(contents).items(), sweeps):
+        ids = sweep.cells if sweep else {NO_LEVEL: CLEAN}
+        cells = list(_read_cells(contents, model, sweep.name if sweep else CLEAN, list(ids)))
+        if contents.clusters is not None and variant.weigh == "clusters":
+            draws = None if sweep or has_natural_shift(contents) else variant
+            cells = [
+                cell._replace(coverage=coverage)
+                for cell in cells
+                if (coverage := _estimate_coverage(contents, model, ids[cell.level], draws))
+            ]
+        if cells:
+            title = contents.titles[model]
+            yield ShiftPromise(model, title, variant.coverage, sweep, tuple(cells))
 
 
 def _estimate_coverage(
@@ -340,10 +308,8 @@ def _read_cells(
 def draw_set_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
     """Draw coverage and size of prediction sets in the same way, with the promised coverages."""
     found = draw_level_charts(contents, (COVERAGE, SIZE))
-    promised = [
-        {"value": value}
-        for value in sorted({each.coverage for each in find_conformal(contents).values()})
-    ]
+    coverages = {variant.coverage for variant in find_conformal(contents).values()}
+    promised = [{"value": value} for value in sorted(coverages)]
     y = {"field": "value", "type": "quantitative", "title": None}
     rule = {"type": "rule", "color": INK, "strokeDash": [6, 3], "strokeWidth": 1}
     for charts in found.values():
@@ -353,19 +319,19 @@ def draw_set_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
     return found
 
 
-def _set_tables(contents: Contents) -> Iterator[TextTable]:
-    if (found := contents.once(check_promises)) is not None:
-        yield found.table
-
-
 def _show_sets(contents: Contents, tables: Tables) -> PartView | None:
-    found = contents.once(check_promises)
-    if found is None:
+    promises = contents.once(check_promises)
+    if not promises:
         return None
-    charts = draw_set_charts(contents)
-    facts = {"promises": found, "sets": charts}
-    every = [chart for metrics in charts.values() for chart in metrics.values()]
-    return PartView(tables=tables, charts=every, template="sets.html.j2", facts=facts)
+    sets = draw_set_charts(contents)
+    facts = {
+        "findings": describe_promises(promises),
+        "titles": {row.title for row in promises},
+        "natural_shift": has_natural_shift(contents),
+        "sets": sets,
+    }
+    charts = [chart for metrics in sets.values() for chart in metrics.values()]
+    return PartView(tables=tables, charts=charts, template="sets.html.j2", facts=facts)
 
 
-PREDICTION_SETS = ReportPart(_show_sets, _set_tables)
+PREDICTION_SETS = ReportPart(_show_sets, tabulate_promises)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import find_row
 from fairweather.report.contents import Contents
-from fairweather.report.section import PartView, ReportPart, Tables
+from fairweather.report.section import ReportPart, show_facts
 from fairweather.report.tables import escape_latex
 from fairweather.runs.folder import fingerprint
 from fairweather.types.measurement import format_255ths
@@ -100,47 +100,28 @@ def _escape_bibtex(text: str) -> str:
     return escape_latex(text.replace("{", "(").replace("}", ")"))
 
 
-def _by_run(
-    contents: Contents, facts: Callable[[RunRecord], Mapping[str, object]]
-) -> Mapping[str, object]:
-    """What is said of each run, by its label; of a single run without one."""
-    told = {label: facts(record) for label, record in contents.records.items()}
-    return told.get("", told)
-
-
-def _provenance(record: RunRecord) -> Mapping[str, object]:
-    facts = record.model_dump(mode="json", include={"provenance", "data"})
-    return {**facts["provenance"], "data": facts["data"]}
-
-
-def _description(record: RunRecord) -> Mapping[str, object]:
-    """Everything else in the record; the shifts have a list of their own."""
-    return record.model_dump(mode="json", exclude={"version", "provenance", "data", "sweeps"})
-
-
-def _show_shifts(contents: Contents, _: Tables) -> PartView | None:
-    return PartView("Shifts", template="shifts.html.j2") if contents.sweeps else None
-
-
-def _show_metrics(contents: Contents, _: Tables) -> PartView:
-    facts = {"formulas": find_formulas(contents)}
-    return PartView("Metrics", template="metrics.html.j2", facts=facts)
-
-
-def _show_citation(contents: Contents, _: Tables) -> PartView:
-    facts = {"citation": write_citation(contents)}
-    return PartView("How to cite", template="citation.html.j2", facts=facts)
-
-
-def _show_records(contents: Contents, _: Tables) -> PartView:
-    facts = {
-        "provenance": list(flatten_facts(_by_run(contents, _provenance))),
-        "described": list(flatten_facts(_by_run(contents, _description))),
+def _find_records(contents: Contents) -> Mapping[str, object]:
+    """What the record of each run says, by its label, and of a single run without one."""
+    about: dict[str, object] = {}
+    rest: dict[str, object] = {}
+    for label, record in contents.records.items():
+        facts = record.model_dump(mode="json", include={"provenance", "data"})
+        about[label] = {**facts["provenance"], "data": facts["data"]}
+        # The shifts have a list of their own.
+        other = {"version", "provenance", "data", "sweeps"}
+        rest[label] = record.model_dump(mode="json", exclude=other)
+    return {
+        "provenance": list(flatten_facts(about.get("", about))),
+        "described": list(flatten_facts(rest.get("", rest))),
     }
-    return PartView("Provenance", template="provenance.html.j2", facts=facts)
 
 
 SHIFTS, METRICS, CITATION, RECORDS = (
-    ReportPart(shown, accepts=None)
-    for shown in (_show_shifts, _show_metrics, _show_citation, _show_records)
+    ReportPart(show_facts(heading, f"{template}.html.j2", find), accepts=None)
+    for heading, template, find in (
+        ("Shifts", "shifts", lambda contents: {} if contents.sweeps else None),
+        ("Metrics", "metrics", lambda contents: {"formulas": find_formulas(contents)}),
+        ("How to cite", "citation", lambda contents: {"citation": write_citation(contents)}),
+        ("Provenance", "provenance", _find_records),
+    )
 )

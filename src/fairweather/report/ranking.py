@@ -33,11 +33,11 @@ from fairweather.report.tables import (
     ABSENT,
     ScoreEntry,
     ScoreRow,
-    ScoreTable,
     TableLayout,
     TextTable,
     find_entry,
     format_p_value,
+    tabulate_scores,
 )
 from fairweather.types.measurement import Score
 from fairweather.types.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
@@ -106,15 +106,18 @@ class Ranking(NamedTuple):
         rows: one a model.
         shifted: whether they are ranked by the mean over shifts, not by clean images.
         caption: what is ranked, and what a range of ranks means.
-        leaders: the rows of the models that none is found better than.
         notes: of recipes with a seed that is far from the others, a sentence each.
     """
 
     rows: tuple[RankedModel, ...]
     shifted: bool
     caption: str
-    leaders: tuple[int, ...]
     notes: tuple[str, ...]
+
+    @property
+    def leaders(self) -> list[str]:
+        """The models that none is found better than."""
+        return [row.model for row in self.rows if row.best_rank == 1]
 
     @property
     def table(self) -> TextTable:
@@ -214,39 +217,35 @@ def rank_models(contents: Contents) -> Ranking | None:
         )
         for at, after in zip(in_order, [*in_order[1:], None], strict=True)
     )
-    what = _describe_criterion(len(cells), tested)
     tests = order.tests
     if on_clean.tests != tests:
         tests = f"{on_clean.tests} on clean images, and {tests} for means"
     if any(row.p_in_words.startswith("≤") for row in rows):
         tests += ". “≤”: no random swap gave as large a difference"
-    caption = _caption_ranking(contents, what, tests)
-    leaders = tuple(at for at, row in enumerate(rows) if row.best_rank == 1)
-    trained = [(title, contents.seeds_of(model)) for model, title in contents.titles.items()]
-    said = (
-        next(
-            filter(
-                None, (warn_of_far_seed(title, seeds, each, contents.clusters) for each in both)
-            ),
-            "",
-        )
-        for (title, seeds), both in zip(trained, zip(shifted, clean, strict=True), strict=True)
+    normal = f"{NORMAL_SEEDS} " if RECIPES in tests else ""
+    caption = (
+        f"Models by {_describe_criterion(len(cells), tested)}. In brackets: {contents.intervals}. "
+        f"{contents.sample()}. {normal}A range of ranks lists every rank that the tests do not "
+        "rule out. Two models differ where a test on the same images has p < "
+        f"{SIGNIFICANCE:g} after Holm's correction over all pairs: {tests}."
     )
-    notes = tuple(filter(None, said))
-    return Ranking(rows, bool(cells), caption, leaders, notes)
+    notes: list[str] = []
+    for model, *columns in zip(models, shifted, clean, strict=True):
+        title, seeds = contents.titles[model], contents.seeds_of(model)
+        warned = (warn_of_far_seed(title, seeds, right, contents.clusters) for right in columns)
+        notes += list(filter(None, warned))[:1]
+    return Ranking(rows, bool(cells), caption, tuple(notes))
 
 
 def _read_columns(
     contents: Contents, cells: Mapping[str, float], images: ImageKeys | None
 ) -> list[FloatArray] | None:
     """How often each image is right, `[n, S]` a model; None where predictions are missing."""
-    found = [
-        columns
-        for model in contents.titles
-        if images is not None
-        if (columns := read_correct(contents, model, cells, images)) is not None
-    ]
-    return found if len(found) == len(contents.titles) else None
+    if images is None:
+        return None
+    columns = [read_correct(contents, model, cells, images) for model in contents.titles]
+    known = [right for right in columns if right is not None]
+    return known if len(known) == len(columns) else None
 
 
 def _read_scores(
@@ -330,17 +329,6 @@ def _describe_criterion(cells: int, tested: int) -> str:
     )
 
 
-def _caption_ranking(contents: Contents, what: str, tests: str) -> str:
-    normal = f"{NORMAL_SEEDS} " if RECIPES in tests else ""
-    return (
-        f"Models by {what}. In brackets: {contents.intervals}. {contents.sample()}. "
-        f"{normal}A range of ranks lists every rank that the tests do not rule out. Two models "
-        f"differ where a test on the same images has p < {SIGNIFICANCE:g} after Holm's correction "
-        f"over "
-        f"all pairs: {tests}."
-    )
-
-
 def _format_range(best: int, worst: int) -> str:
     return str(best) if best == worst else f"{best}–{worst}"
 
@@ -369,7 +357,7 @@ _THRESHOLD_NOTE = (
 )
 
 
-def tabulate_variants(contents: Contents) -> ScoreTable | None:
+def tabulate_variants(contents: Contents) -> TextTable | None:
     """Compare each variant with its own model on the same images; None where there is none.
 
     A change is variant − model, paired by images, and by seeds where both have the same number of
@@ -399,24 +387,24 @@ def tabulate_variants(contents: Contents) -> ScoreTable | None:
                     *(find_entry(contents, each, name, shift, level) for each in deferred),
                 )
             ]
-            rows.append(
-                ScoreRow(name, contents.titles[name], contents.titles[name], tuple(entries))
-            )
-    heads = ["accuracy (%)", "change (points)", "RMS calibration error"]
-    keys = ["accuracy", "change of accuracy", "rms_calibration_error"]
-    heads += ["risk", "coverage"] if deferred else []
-    keys += deferred
-    return ScoreTable(
-        name="variants",
-        caption=(
-            "Each model, and its variants below it. Change: of the accuracy, variant − model, on "
-            f"the same images. {_THRESHOLD_NOTE if thresholds else ''}In brackets: "
-            f"{contents.intervals}. {contents.sample()}."
-        ),
-        header=("Model", *(f"{p[0].capitalize()}: {head}" for p in places for head in heads)),
-        keys=("model", *(f"{p[0]} {key}" for p in places for key in keys)),
-        rows=tuple(rows),
+            rows.append(ScoreRow(name, contents.titles[name], entries))
+    heads = [
+        ("accuracy (%)", "accuracy"),
+        ("change (points)", "change of accuracy"),
+        ("RMS calibration error", "rms_calibration_error"),
+        *((("risk", RISK), ("coverage", COVERAGE)) if deferred else ()),
+    ]
+    caption = (
+        "Each model, and its variants below it. Change: of the accuracy, variant − model, on "
+        f"the same images. {_THRESHOLD_NOTE if thresholds else ''}In brackets: "
+        f"{contents.intervals}. {contents.sample()}."
     )
+    columns = [
+        (f"{place.capitalize()}: {title}", f"{place} {key}")
+        for place, *_ in places
+        for title, key in heads
+    ]
+    return tabulate_scores("variants", caption, [("Model", "model"), *columns], rows)
 
 
 def _variant_entries(
@@ -439,9 +427,9 @@ def _estimate_change(
     contents: Contents, name: str, base: str, cells: Mapping[str, float], images: ImageKeys
 ) -> Score | None:
     """How much more often the variant is right than its model; None without predictions."""
-    columns = [read_correct(contents, model, cells, images) for model in (base, name)]
-    known = [each for each in columns if each is not None]
-    if len(known) < len(columns):
+    pair = replace(contents, titles={model: contents.titles[model] for model in (base, name)})
+    known = _read_columns(pair, cells, images)
+    if known is None:
         return None
     first, second = estimate_seed_means(known, contents.bootstrap, contents.clusters)
     alike = len(first.of_seeds) == len(second.of_seeds)

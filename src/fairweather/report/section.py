@@ -4,43 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from fairweather.report.charts import Figure, Spec
+from fairweather.report.charts import Chart, Figure
 from fairweather.report.contents import Contents
-from fairweather.report.tables import Body, TableLayout
+from fairweather.report.tables import Body, TableLayout, TextTable
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Predictions
 
-
-class FileTable(Protocol):
-    """A table that is written to files."""
-
-    @property
-    def name(self) -> str:
-        """Of its files, without the suffix."""
-        ...
-
-    def texts(self) -> dict[str, str]:
-        """Write the table out, by the suffix of the file."""
-        ...
-
-
-class Chart(NamedTuple):
-    """A chart of the page.
-
-    Attributes:
-        name: of its place in the page.
-        alt: what somebody who does not see it must know.
-        spec: Vega-Lite, without data that a chooser brings.
-    """
-
-    name: str
-    alt: str
-    spec: Spec
-
-
-Tables = Sequence[FileTable]
+Tables = Sequence[TextTable]
 
 
 @dataclass(frozen=True)
@@ -68,14 +40,29 @@ class PartView:
     carried: Mapping[str, object] = field(default_factory=dict)
 
 
+Show = Callable[[Contents, Tables], PartView | None]
+
+
 def make_nothing(_: Contents) -> Iterable[None]:
     """A part that writes no tables, or no figures."""
     return ()
 
 
-def show_tables(heading: str) -> Callable[[Contents, Tables], PartView | None]:
+def show_tables(heading: str) -> Show:
     """Show the tables of a part below a heading; where there are none, nothing."""
     return lambda _, tables: PartView(heading, tables) if tables else None
+
+
+def show_facts(
+    heading: str, template: str, find: Callable[[Contents], Mapping[str, object] | None]
+) -> Show:
+    """Show what is found in a template; where nothing is found, nothing."""
+
+    def show(contents: Contents, _: Tables) -> PartView | None:
+        facts = find(contents)
+        return None if facts is None else PartView(heading, template=template, facts=facts)
+
+    return show
 
 
 @dataclass(frozen=True)
@@ -89,8 +76,8 @@ class ReportPart:
         accepts: the kind of predictions that it is about; None for those of every task.
     """
 
-    shown: Callable[[Contents, Tables], PartView | None]
-    tables: Callable[[Contents], Iterable[FileTable | None]] = make_nothing
+    shown: Show
+    tables: Callable[[Contents], Iterable[TextTable | None]] = make_nothing
     figures: Callable[[Contents], Iterable[Figure | None]] = make_nothing
     accepts: TaskKind | None = Predictions.kind
 

@@ -10,7 +10,7 @@ import pandas as pd
 from fairweather.metrics import METRICS
 from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.metrics.table import shown_metrics
-from fairweather.report.contents import Contents, ensembles_as_models
+from fairweather.report.contents import SCORE_KEYS, Contents, ensembles_as_models
 from fairweather.report.other_images import INTERVALS, describe_sample, find_shifts, split_by_seed
 from fairweather.report.performance import COVERAGE, RISK
 from fairweather.report.section import PartView, ReportPart, Tables, show_tables
@@ -18,15 +18,15 @@ from fairweather.report.tables import (
     CORRECTED,
     ScoreColumn,
     ScoreRow,
-    ScoreTable,
+    TextTable,
     caption_scores,
     describe_interval,
     describe_metric,
-    drop_empty_columns,
     find_defined,
     find_entry,
     make_column_key,
     tabulate_models,
+    tabulate_scores,
 )
 from fairweather.report.training import draw_labels
 from fairweather.types.record import (
@@ -45,15 +45,17 @@ from fairweather.types.record import (
 
 def find_summary_rows(contents: Contents) -> pd.DataFrame:
     """Return the rows of scores.csv that the summary tables show."""
-    return contents.find(
-        (metric, model, column.shift, column.level)
+    places = [
+        (metric, model, column.shift, column.level, contents.shown_seed)
         for metric in shown_metrics(2)
         for model in contents.titles
         for column in summary_columns(contents, metric)
-    )
+    ]
+    rows = contents.scores.set_index(SCORE_KEYS, drop=False)
+    return rows.loc[[place for place in places if place in rows.index]].reset_index(drop=True)
 
 
-def _summary_tables(contents: Contents) -> Iterator[ScoreTable | None]:
+def _summary_tables(contents: Contents) -> Iterator[TextTable | None]:
     shifts = "; for each shift, the mean over its levels" if contents.sweeps else ""
     for metric in shown_metrics(2):
         subject = f"{describe_metric(metric)} on the clean test images{shifts}"
@@ -65,10 +67,7 @@ def _summary_tables(contents: Contents) -> Iterator[ScoreTable | None]:
 
 def summary_columns(contents: Contents, metric: str) -> list[ScoreColumn]:
     """The columns of a summary: clean images, and the mean over the levels of each shift."""
-    return [
-        ScoreColumn(title, make_column_key(shift, level), metric, shift, level)
-        for title, shift, level in contents.means
-    ]
+    return [ScoreColumn(title, metric, shift, level) for title, shift, level in contents.means]
 
 
 def _show_summaries(_: Contents, tables: Tables) -> PartView:
@@ -83,7 +82,7 @@ SUMMARY = ReportPart(
 # ---- single classes
 
 
-def _class_tables(contents: Contents) -> Iterator[ScoreTable]:
+def _class_tables(contents: Contents) -> Iterator[TextTable]:
     """Build one table of all classes and operating points on clean images, if there are some."""
     beginning = f"{next(iter(CLASS_METRICS))}/"
     metrics = contents.scores["metric"][contents.scores["shift"] == CLEAN].unique()
@@ -97,17 +96,13 @@ def _class_tables(contents: Contents) -> Iterator[ScoreTable]:
         f"is at least that. In brackets: {contents.intervals}, for as many images as the number is "
         f"a share of. {contents.sample()}."
     )
-    yield ScoreTable(
-        name="classes",
-        caption=caption,
-        header=("Class", *(kind.label for kind in CLASS_METRICS.values())),
-        keys=("class", *CLASS_METRICS),
-        rows=tuple(
-            _make_class_row(contents, model, title, name)
-            for model, title in contents.titles.items()
-            for name in named
-        ),
-    )
+    head = [(kind.label, key) for key, kind in CLASS_METRICS.items()]
+    rows = [
+        _make_class_row(contents, model, title, name)
+        for model, title in contents.titles.items()
+        for name in named
+    ]
+    yield tabulate_scores("classes", caption, [("Class", "class"), *head], rows)
 
 
 def _make_class_row(contents: Contents, model: str, title: str, name: str) -> ScoreRow:
@@ -115,8 +110,8 @@ def _make_class_row(contents: Contents, model: str, title: str, name: str) -> Sc
     whose = f"{title}: {name}" if len(contents.titles) > 1 else name
     scores = [contents.score(metric, model, CLEAN, NO_LEVEL) for metric in of_class]
     images = next((each.n for each in scores if each), 0)
-    shown = tuple(find_defined(contents, metric, model, CLEAN, NO_LEVEL) for metric in of_class)
-    return ScoreRow(f"{model}/{name}", whose, f"{whose} (n = {images:,})", shown)
+    entries = [find_defined(contents, metric, model, CLEAN, NO_LEVEL) for metric in of_class]
+    return ScoreRow(f"{model}/{name}", f"{whose} (n = {images:,})", entries, whose)
 
 
 CLASSES = ReportPart(show_tables("Each class against all others"), _class_tables)
@@ -140,7 +135,7 @@ def split_by_unit(contents: Contents) -> Mapping[str, Contents]:
     }
 
 
-def _unit_tables(contents: Contents) -> Iterator[ScoreTable | None]:
+def _unit_tables(contents: Contents) -> Iterator[TextTable | None]:
     if views := split_by_unit(contents):
         for metric in shown_metrics(2):
             what = f"{describe_metric(metric)} of each by itself, where its label is known"
@@ -164,9 +159,9 @@ PRIOR_METRICS: Mapping[str, str] = {
 }
 
 
-def _tabulate_worst(contents: Contents, metric: str) -> ScoreTable | None:
+def _tabulate_worst(contents: Contents, metric: str) -> TextTable | None:
     titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
-    columns = [ScoreColumn(title, f"{s} {WORST}", metric, s, WORST) for title, s in titled]
+    columns = [ScoreColumn(title, metric, shift, WORST) for title, shift in titled]
     caption = (
         f"{describe_metric(metric)} at the worst level of each shift by this metric, and at the "
         "worst of all shifts without attacks. The worst level is chosen again in each resample"
@@ -174,10 +169,10 @@ def _tabulate_worst(contents: Contents, metric: str) -> ScoreTable | None:
         "those of one fixed level. The worst of several noisy values looks worse than the true "
         f"worst. In brackets: {contents.intervals}{describe_interval(metric)}. {contents.sample()}."
     )
-    return drop_empty_columns(tabulate_models(f"worst_{metric}", caption, columns, contents))
+    return tabulate_models(f"worst_{metric}", caption, columns, contents, drop_empty=True)
 
 
-def _tabulate_priors(contents: Contents) -> ScoreTable | None:
+def _tabulate_priors(contents: Contents) -> TextTable | None:
     priors = find_shifts(contents, PRIORS)
     if not priors:
         return None
@@ -185,7 +180,7 @@ def _tabulate_priors(contents: Contents) -> ScoreTable | None:
     titled += [(shift.removeprefix(PRIORS), shift) for shift in priors if shift != WORST_PRIORS]
     titled += [("Worst of these priors", WORST_PRIORS)]
     columns = [
-        ScoreColumn(f"{title}: {label}", f"{shift} {metric}", metric, shift, NO_LEVEL)
+        ScoreColumn(f"{title}: {label}", metric, shift, NO_LEVEL, f"{shift} {metric}")
         for title, shift in titled
         for metric, label in PRIOR_METRICS.items()
     ]
@@ -199,13 +194,13 @@ def _tabulate_priors(contents: Contents) -> ScoreTable | None:
         f"{describe_interval(rms).removeprefix(', ')}. "
         f"{describe_sample(contents, PRIORS, 'test images', views)}."
     )
-    return drop_empty_columns(tabulate_models("class_priors", caption, columns, contents, views))
+    return tabulate_models("class_priors", caption, columns, contents, views, drop_empty=True)
 
 
-def _tabulate_stability(contents: Contents) -> ScoreTable | None:
+def _tabulate_stability(contents: Contents) -> TextTable | None:
     titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
     columns = [
-        ScoreColumn(f"{title}: flip rate", f"{shift} {FLIPS}", FLIPS, shift, MEAN)
+        ScoreColumn(f"{title}: flip rate", FLIPS, shift, MEAN, f"{shift} {FLIPS}")
         for title, shift in titled
     ]
     found = contents.scores
@@ -233,18 +228,18 @@ def _tabulate_stability(contents: Contents) -> ScoreTable | None:
     ):
         families = found["shift"][found["metric"] == metric].unique()
         columns += [
-            ScoreColumn(f"{family}: {label}", f"{family} {metric}", metric, family, MEAN)
+            ScoreColumn(f"{family}: {label}", metric, family, MEAN, f"{family} {metric}")
             for family in families
         ]
         parts += [note] if len(families) else []
     caption = f"{'. '.join(parts)}. In brackets: {contents.intervals}. {contents.sample()}."
-    return drop_empty_columns(tabulate_models("stability", caption, columns, contents))
+    return tabulate_models("stability", caption, columns, contents, drop_empty=True)
 
 
-def _tabulate_deferral(contents: Contents) -> ScoreTable | None:
+def _tabulate_deferral(contents: Contents) -> TextTable | None:
     columns = [
         ScoreColumn(
-            f"{title}: {label}", f"{make_column_key(shift, level)} {metric}", metric, shift, level
+            f"{title}: {label}", metric, shift, level, f"{make_column_key(shift, level)} {metric}"
         )
         for title, shift, level in contents.means
         for metric, label in ((COVERAGE, "coverage"), (RISK, "risk"))
@@ -262,10 +257,10 @@ def _tabulate_deferral(contents: Contents) -> ScoreTable | None:
         f"its levels. In brackets: {contents.intervals} for this fixed threshold. "
         f"{contents.sample()}."
     )
-    return drop_empty_columns(tabulate_models("hand_over", caption, columns, contents))
+    return tabulate_models("hand_over", caption, columns, contents, drop_empty=True)
 
 
-def _tabulate_clean_metrics(contents: Contents) -> ScoreTable:
+def _tabulate_clean_metrics(contents: Contents) -> TextTable:
     """Lay out every metric on clean images, one row per metric, without aliases."""
     found = set(contents.scores["metric"])
     names = [name for name, m in METRICS.items() if m.alias_of is None and name in found]
@@ -273,21 +268,18 @@ def _tabulate_clean_metrics(contents: Contents) -> ScoreTable:
         f"; those of binned calibration errors are {CORRECTED}; those of the maximum calibration "
         "error are indicative only"
     )
-    return ScoreTable(
-        name="clean_metrics",
-        caption=caption_scores(contents, "Every metric on the clean test images", note),
-        header=("Metric", *contents.titles.values()),
-        keys=("metric", *contents.titles),
-        rows=tuple(
-            ScoreRow(
-                name,
-                METRICS[name].label,
-                describe_metric(name),
-                tuple(find_entry(contents, name, m, CLEAN, NO_LEVEL) for m in contents.titles),
-            )
-            for name in names
-        ),
-    )
+    rows = [
+        ScoreRow(
+            name,
+            describe_metric(name),
+            [find_entry(contents, name, model, CLEAN, NO_LEVEL) for model in contents.titles],
+            METRICS[name].label,
+        )
+        for name in names
+    ]
+    caption = caption_scores(contents, "Every metric on the clean test images", note)
+    head = [("Metric", "metric"), *((title, model) for model, title in contents.titles.items())]
+    return tabulate_scores("clean_metrics", caption, head, rows)
 
 
 WORST_LEVELS = ReportPart(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
@@ -59,6 +59,7 @@ class TextTable:
         frame: the numbers, for the CSV.
         models: of each row, where the page is to show which model it is of.
         shown: the rows that a terminal shows; None for all.
+        values: of each row, what the page sorts the columns after the first by; none for no order.
     """
 
     name: str
@@ -68,6 +69,7 @@ class TextTable:
     frame: pd.DataFrame
     models: Sequence[str] = ()
     shown: Body | None = None
+    values: Sequence[Sequence[float | str]] = ()
 
     def __str__(self) -> str:
         rows = self.body if self.shown is None else self.shown
@@ -214,70 +216,68 @@ TOO_FEW_NOTE = (
 CORRECTED = "bias-corrected: noise in the bins inflates the value, so it is near the upper end"
 
 
-@dataclass(frozen=True)
-class ScoreTable:
-    """A table to be written in several formats.
-
-    Attributes:
-        name: of its files, without the suffix.
-        caption: what the numbers are and how they were made.
-        header: the first entry names the column of row titles.
-        keys: the header for programs, in the words of scores.csv.
-        rows: with an entry for each further column.
-    """
-
-    name: str
-    caption: str
-    header: tuple[str, ...]
-    keys: tuple[str, ...]
-    rows: tuple[ScoreRow, ...]
-
-    def texts(self) -> dict[str, str]:
-        """Write the table out, by the suffix of the file."""
-        first, *others = self.keys
-        columns = [f"{key}{part}" for key in others for part in ("", " low", " high")]
-        lines = [
-            [
-                row.key,
-                row.label,
-                *(number for entry in row.entries for number in _entry_numbers(entry)),
-            ]
-            for row in self.rows
-        ]
-        # The numbers as scores.csv has them, three columns for each of the table's.
-        frame = pd.DataFrame(lines, columns=[first, "title", *columns])
-        layout, below = TableLayout(self.header), [self.full_caption]
-        return TextTable(self.name, layout, self.cells(), below, frame).texts()
-
-    def cells(self) -> list[list[str]]:
-        """The body as plain text, ready to be escaped."""
-        return [
-            [row.title, *(str(entry) if entry else ABSENT for entry in row.entries)]
-            for row in self.rows
-        ]
-
-    @property
-    def full_caption(self) -> str:
-        """The caption; where too few errors are marked, with what the mark means."""
-        entries = (entry for row in self.rows for entry in row.entries if entry)
-        marked = any(entry.score.too_few for entry in entries)
-        return f"{self.caption} {TOO_FEW_NOTE}" if marked else self.caption
-
-
 class ScoreRow(NamedTuple):
-    """A row of a table.
+    """A row of scores.
 
     Attributes:
         key: its name in scores.csv.
-        label: its title beside the numbers of scores.csv, where shares are fractions.
         title: its title beside the table's entries.
         entries: None where a score is absent.
+        label: its title beside the numbers of scores.csv, where that is another one.
     """
 
     key: str
-    label: str
     title: str
-    entries: tuple[ScoreEntry | None, ...]
+    entries: Sequence[ScoreEntry | None]
+    label: str = ""
+
+
+def tabulate_scores(
+    name: str,
+    caption: str,
+    head: Sequence[tuple[str, str]],
+    rows: Sequence[ScoreRow],
+    *,
+    drop_empty: bool = False,
+) -> TextTable:
+    """Lay out scores with their intervals.
+
+    Args:
+        name: of the table.
+        caption: what the numbers are and how they were made.
+        head: of each column its title, and its key in the words of scores.csv; the first is that of
+            the rows.
+        rows: with an entry for each further column.
+        drop_empty: whether columns without a number are left out.
+    """
+    kept = [at for at, _ in enumerate(head[1:])]
+    if drop_empty:
+        kept = [at for at in kept if any(row.entries[at] for row in rows)]
+    (rows_title, rows_key), columns = head[0], [head[1 + at] for at in kept]
+    body = [[row.entries[at] for at in kept] for row in rows]
+    lines = [
+        [
+            row.key,
+            row.label or row.title,
+            *(n for entry in entries for n in entry_numbers(entry)),
+        ]
+        for row, entries in zip(rows, body, strict=True)
+    ]
+    # The numbers as scores.csv has them, three columns for each of the table's.
+    names = [f"{key}{part}" for _, key in columns for part in ("", " low", " high")]
+    marked = any(entry.score.too_few for entries in body for entry in entries if entry)
+    return TextTable(
+        name,
+        TableLayout((rows_title, *(title for title, _ in columns))),
+        [
+            [row.title, *(str(entry or ABSENT) for entry in entries)]
+            for row, entries in zip(rows, body, strict=True)
+        ],
+        [f"{caption} {TOO_FEW_NOTE}" if marked else caption],
+        pd.DataFrame(lines, columns=[rows_key, "title", *names]),
+        [row.key for row in rows] if rows_key == "model" else (),
+        values=[[entry.score.value if entry else "" for entry in entries] for entries in body],
+    )
 
 
 @dataclass(frozen=True)
@@ -357,13 +357,16 @@ def describe_interval(metric: str) -> str:
 
 
 class ScoreColumn(NamedTuple):
-    """A column of a table with one row per model: a metric in one state of the test images."""
+    """A column of a table with one row per model: a metric in one state of the test images.
+
+    Its key is that of the state, unless it has another one.
+    """
 
     title: str
-    key: str
     metric: str
     shift: str
     level: str
+    key: str = ""
 
 
 def make_column_key(shift: str, level: str) -> str:
@@ -377,29 +380,27 @@ def tabulate_models(
     columns: Sequence[ScoreColumn],
     contents: Contents,
     views: Views | None = None,
-) -> ScoreTable | None:
+    *,
+    drop_empty: bool = False,
+) -> TextTable | None:
     """Lay out the columns, one row per model and view; None where they have no number."""
-    rows = list(_model_rows(columns, {"": contents} if views is None else views, contents))
+    views = {"": contents} if views is None else views
+    rows = [
+        ScoreRow(
+            model,
+            title + added,
+            [find_defined(view, each.metric, model, each.shift, each.level) for each in columns],
+        )
+        for model, title in contents.titles.items()
+        for added, view in views.items()
+    ]
     if not any(any(row.entries) for row in rows):
         return None
-    titles, keys = ([column[at] for column in columns] for at in (0, 1))
-    return ScoreTable(name, caption, ("Model", *titles), ("model", *keys), tuple(rows))
-
-
-def drop_empty_columns(table: ScoreTable | None) -> ScoreTable | None:
-    """Leave out the columns without a number."""
-    if table is None:
-        return None
-    columns = range(len(table.header) - 1)
-    kept = [at for at in columns if any(row.entries[at] for row in table.rows)]
-    return replace(
-        table,
-        header=(table.header[0], *(table.header[1 + at] for at in kept)),
-        keys=(table.keys[0], *(table.keys[1 + at] for at in kept)),
-        rows=tuple(
-            row._replace(entries=tuple(row.entries[at] for at in kept)) for row in table.rows
-        ),
-    )
+    if len(views) > 1:  # another run's seed is not this model's
+        rows = [row for row in rows if any(row.entries)]
+    keys = [column.key or make_column_key(column.shift, column.level) for column in columns]
+    head = [("Model", "model"), *zip([column.title for column in columns], keys, strict=True)]
+    return tabulate_scores(name, caption, head, rows, drop_empty=drop_empty)
 
 
 def caption_scores(contents: Contents, subject: str, note: str = "") -> str:
@@ -407,18 +408,7 @@ def caption_scores(contents: Contents, subject: str, note: str = "") -> str:
     return f"{subject}. In brackets: {contents.intervals}{note}. {contents.sample()}."
 
 
-def _model_rows(
-    columns: Sequence[ScoreColumn], views: Views, contents: Contents
-) -> Iterator[ScoreRow]:
-    for model, title in contents.titles.items():
-        for added, view in views.items():
-            entries = tuple(
-                find_defined(view, column.metric, model, column.shift, column.level)
-                for column in columns
-            )
-            if any(entries) or len(views) == 1:  # another run's seed is not this model's
-                yield ScoreRow(model, title + added, title + added, entries)
-
-
-def _entry_numbers(entry: ScoreEntry | None) -> tuple[float, float, float]:
-    return entry.score[:3] if entry else (math.nan, math.nan, math.nan)
+def entry_numbers(entry: ScoreEntry | Score | None) -> tuple[float, float, float]:
+    """Value and interval, as a table for programs has them."""
+    score = entry.score if isinstance(entry, ScoreEntry) else entry
+    return score[:3] if score else (math.nan, math.nan, math.nan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,21 +20,20 @@ from fairweather.report.charts import (
     ROW_WIDTH,
     ROWS,
     SOLID,
+    Chart,
     Figure,
     choose_value,
-    color_figure,
     color_models,
-    make_records,
-    make_spec,
+    make_chart,
     make_tooltip,
     print_chart,
     render_figure,
-    shape_figure,
+    shape_models,
 )
 from fairweather.report.contents import Contents
 from fairweather.report.pictures import draw_mixup
 from fairweather.report.provenance import flatten_facts
-from fairweather.report.section import Chart, PartView, ReportPart, Tables
+from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.tables import ABSENT
 from fairweather.runs.folder import read_json
 from fairweather.types.record import (
@@ -52,19 +50,7 @@ from fairweather.types.record import (
 
 # ---------------------------------------------------------------- what the trainings of a run store
 
-# Columns of history.csv: what each is, and of which images.
-HISTORY_COLUMNS = {
-    "train_accuracy": ("accuracy", "training"),
-    "val_accuracy": ("accuracy", "validation"),
-    "train_loss": ("loss", "training"),
-    "val_loss": ("loss", "validation"),
-    "learning_rate": ("learning rate", "training"),
-}
-PRETRAINING_COLUMNS = (
-    "epoch",
-    "knn_accuracy",
-    "embedding_std",
-)  # columns of a pre-training's history.csv
+PRETRAINING_COLUMNS = ("epoch", "knn_accuracy", "embedding_std")  # of history.csv
 WEIGHT_FACTS = ("file", "sha256", "left_out", "head")  # what is told of weights
 
 
@@ -76,43 +62,32 @@ class TrainingHistory(NamedTuple):
     epochs: pd.DataFrame
 
 
-def read_histories(contents: Contents) -> pd.DataFrame:
-    """Read the numbers of each epoch: title, seed, epoch, what, part and value, one in each row.
-
-    `what` is accuracy, loss or learning rate, and `part` training or validation. It has no rows
-    when nothing was trained.
-    """
-    frames = [
-        _melt_history(each.epochs).assign(title=each.title, seed=each.seed)
-        for each in _model_histories(contents)
+def read_histories(contents: Contents) -> list[TrainingHistory]:
+    """Read the numbers of each epoch, of each training that wrote some down."""
+    return [
+        TrainingHistory(title, seed, _read_history(path, ("epoch",)))
+        for name, title in contents.titles.items()
+        for seed in contents.seeds_of(name)
+        if (path := contents.training_file(name, seed, HISTORY)).is_file()
     ]
-    # Concatenating typed frames with an empty, untyped one would untype them.
-    empty = pd.DataFrame(columns=["title", "seed", "epoch", "what", "part", "value"])
-    return pd.concat(frames, ignore_index=True) if frames else empty
 
 
-class TrainingTime(NamedTuple):
-    """How long a training took, as text."""
-
-    title: str
-    seed: str
-    epochs: str
-    speed: str
-    time: str
-
-
-def read_times(contents: Contents) -> list[TrainingTime]:
-    """Read how long each training took; where that was not stored, only the speed."""
-    found = []
-    for title, seed, epochs in _model_histories(contents):
+def read_times(contents: Contents) -> list[dict[str, str]]:
+    """Read how long each training took, as text; where that was not stored, only the speed."""
+    times = []
+    for title, seed, epochs in read_histories(contents):
         speed = epochs.get("images_per_second", pd.Series(dtype=float)).median()
         seconds = epochs.get("seconds", pd.Series(dtype=float)).sum(min_count=1)
-        found.append(
-            TrainingTime(
-                title, seed, f"{len(epochs)}", _format_speed(speed), format_duration(float(seconds))
-            )
+        times.append(
+            {
+                "title": title,
+                "seed": seed,
+                "epochs": f"{len(epochs)}",
+                "speed": ABSENT if math.isnan(speed) else f"{speed:,.0f}",
+                "time": format_duration(float(seconds)),
+            }
         )
-    return found
+    return times
 
 
 def format_duration(seconds: float) -> str:
@@ -186,35 +161,26 @@ def read_pretraining_histories(contents: Contents) -> list[TrainingHistory]:
     ]
 
 
-class Correlation(NamedTuple):
+class Correlation(FrozenRecord):
     """The cross-correlation of the embeddings of two views, by row, around a pre-training."""
 
-    title: str
     before: list[list[float]]
     after: list[list[float]]
 
 
-class _CorrelationFile(FrozenRecord):
-    """The content of correlation.json."""
-
-    before: list[list[float]]
-    after: list[list[float]]
-
-
-def read_correlations(contents: Contents) -> list[Correlation]:
-    """Read the cross-correlation of each pre-training that has one.
+def read_correlations(contents: Contents) -> dict[str, Correlation]:
+    """Read the cross-correlation of each pre-training that has one, by its title.
 
     The first seed stands for all.
     """
-    found: dict[str, Correlation] = {}
+    correlations: dict[str, Correlation] = {}
     for title, _, path in _pretraining_files(contents, CORRELATION):
-        if title not in found:
+        if title not in correlations:
             try:
-                matrices = _CorrelationFile.model_validate(read_json(path))
+                correlations[title] = Correlation.model_validate(read_json(path))
             except pydantic.ValidationError:
                 raise InputError(f"{path} does not hold two matrices, before and after") from None
-            found[title] = Correlation(title, matrices.before, matrices.after)
-    return list(found.values())
+    return correlations
 
 
 def _pretraining_files(contents: Contents, file: str) -> Iterator[tuple[str, str, Path]]:
@@ -226,14 +192,6 @@ def _pretraining_files(contents: Contents, file: str) -> Iterator[tuple[str, str
             path = run.file(f"{pretraining_folder(inner, int(seed))}/{file}")
             if path.is_file():
                 yield entry.title, seed, path
-
-
-def _model_histories(contents: Contents) -> Iterator[TrainingHistory]:
-    for name, title in contents.titles.items():
-        for seed in contents.seeds_of(name):
-            path = contents.training_file(name, seed, HISTORY)
-            if path.is_file():
-                yield TrainingHistory(title, seed, _read_history(path, ("epoch",)))
 
 
 def _read_history(path: Path, needed: Sequence[str]) -> pd.DataFrame:
@@ -259,20 +217,6 @@ def _read_description(contents: Contents, name: str) -> Mapping[str, JsonValue]:
     return read_json(path) if path.is_file() else {}
 
 
-def _melt_history(history: pd.DataFrame) -> pd.DataFrame:
-    kept = [column for column in HISTORY_COLUMNS if column in history]
-    long = history.melt("epoch", kept, var_name="column").dropna(subset=["value"])
-    what, part = (
-        long["column"].map({name: row[at] for name, row in HISTORY_COLUMNS.items()})
-        for at in (0, 1)
-    )
-    return long.drop(columns="column").assign(what=what, part=part)
-
-
-def _format_speed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:,.0f}"
-
-
 # ---------------------------------------------------------------- figures of trainings: accuracy by
 
 # Pixels of the panels on pre-trainings and on labels, and of a side of a matrix.
@@ -281,8 +225,8 @@ LABELS_WIDTH, LABELS_HEIGHT = 240, 220
 MATRIX_SIDE = 170
 MOST_DIMENSIONS = 32  # of a matrix that is drawn: more could not be seen
 PRETRAINING_TRACES = {
-    "knn_accuracy": "k-NN accuracy on validation images",
-    "embedding_std": "Deviation of the embedding (0: collapsed)",
+    "knn_accuracy": ("k-NN accuracy on validation images", ".0%"),
+    "embedding_std": ("Deviation of the embedding (0: collapsed)", ".2f"),
 }
 LABEL_PANELS = 3  # of panels on labels
 SUBTITLE_LETTERS = 130  # characters of a line
@@ -306,14 +250,16 @@ def draw_pretraining(contents: Contents) -> Figure | None:
         .mark_line(point=True, strokeWidth=2)
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=epochs),
-            y=alt.Y(f"{column}:Q", title=label, axis=_make_trace_axis(column)).scale(
-                zero=column == "embedding_std"
-            ),
-            color=color_figure(titles, legend),
+            y=alt.Y(
+                f"{column}:Q",
+                title=label,
+                axis=alt.Axis(format=form, tickCount=6, tickMinStep=0.01),
+            ).scale(zero=column == "embedding_std"),
+            color=color_models(titles, legend=legend),
             detail=alt.Detail("seed:N"),
         )
         .properties(width=PRETRAINING_WIDTH, height=PRETRAINING_HEIGHT)
-        for column, label in PRETRAINING_TRACES.items()
+        for column, (label, form) in PRETRAINING_TRACES.items()
     ]
     note = (
         "k-NN: the share of validation images for which the nearest training images, by the "
@@ -322,7 +268,8 @@ def draw_pretraining(contents: Contents) -> Figure | None:
     return render_figure(
         "pretraining",
         alt.concat(*panels, columns=2, spacing=32),
-        alt.Title("Pre-training, epoch by epoch", subtitle=[note]),
+        "Pre-training, epoch by epoch",
+        [note],
         f"k-NN accuracy and deviation of the embedding against the epoch. One line for each of: "
         f"{'; '.join(titles)}.",
     )
@@ -330,24 +277,22 @@ def draw_pretraining(contents: Contents) -> Figure | None:
 
 def draw_correlations(contents: Contents) -> Figure | None:
     """Draw the cross-correlation of two views before and after each Barlow Twins pre-training."""
-    found = read_correlations(contents)
-    if not found:
+    correlations = read_correlations(contents)
+    if not correlations:
         return None
-    rows = [_draw_matrices(each) for each in found]
+    rows = [_draw_matrices(*titled) for titled in correlations.items()]
     chart = alt.vconcat(*(alt.hconcat(*pair, spacing=40) for pair in rows), spacing=26)
     return render_figure(
         "cross_correlation",
         chart,
-        alt.Title(
-            "Barlow Twins: cross-correlation of two views",
-            subtitle=[
-                "Two random views of each of up to 1,024 images of the pre-training.",
-                "The loss makes this matrix more like the identity.",
-                f"At most the first {MOST_DIMENSIONS} dimensions of the embedding are shown.",
-            ],
-        ),
+        "Barlow Twins: cross-correlation of two views",
+        [
+            "Two random views of each of up to 1,024 images of the pre-training.",
+            "The loss makes this matrix more like the identity.",
+            f"At most the first {MOST_DIMENSIONS} dimensions of the embedding are shown.",
+        ],
         "Cross-correlation matrices of the embeddings of two views, before and after pre-training: "
-        + "; ".join(each.title for each in found)
+        + "; ".join(correlations)
         + ". The loss pulls the diagonal to 1 and the rest to 0.",
     )
 
@@ -368,30 +313,26 @@ def draw_labels(contents: Contents) -> Figure | None:
     titles = list(dict.fromkeys(starts.values()))
     panels = []
     for title, shift, level in contents.means:
-        rows = contents.pick("accuracy", shift)
-        rows = rows[(rows["level"] == level) & rows["model"].isin(list(labels))]
-        frame = rows.assign(
-            labels=rows["model"].map({name: str(each) for name, each in labels.items()}),
-            title=rows["model"].map(starts),
-        )
-        if len(frame):
-            shown = frame[["labels", "title", "value", "low", "high"]]
-            panels.append(_draw_labels_panel(shown, [str(each) for each in order], titles, title))
+        rows = [
+            (str(labels[name]), starts[name], *score[:3])
+            for name in labels
+            if (score := contents.score("accuracy", name, shift, level))
+        ]
+        if rows:
+            frame = pd.DataFrame(rows, columns=["labels", "title", "value", "low", "high"])
+            panels.append(_draw_labels_panel(frame, [str(each) for each in order], titles, title))
     return render_figure(
         "labels",
         alt.concat(*panels, columns=LABEL_PANELS, spacing=26),
-        alt.Title(
-            "Accuracy by the labels used in training",
-            subtitle=textwrap.wrap(
-                "Accuracy by the labels that the models were trained with, and by the weights that "
-                "they started from. For each shift: the mean over its levels. "
-                f"Bars: {contents.intervals}. {contents.sample()}.",
-                SUBTITLE_LETTERS,
-                break_on_hyphens=False,
-            ),
-        ),
+        "Accuracy by the labels used in training",
+        [
+            "Accuracy by the labels that the models were trained with, and by the weights that "
+            "they started from. For each shift: the mean over its levels. "
+            f"Bars: {contents.intervals}. {contents.sample()}."
+        ],
         "Accuracy against the labels used in training, on clean images and under each shift. "
         f"Started from: {'; '.join(titles)}. The summary table holds the same numbers.",
+        letters=SUBTITLE_LETTERS,
     )
 
 
@@ -437,7 +378,7 @@ def _draw_labels_panel(
     base = alt.Chart(frame).encode(
         x=alt.X("labels:O", sort=words, title="labels", axis=axis),
         xOffset=shift,
-        color=color_figure(titles, legend),
+        color=color_models(titles, legend=legend),
     )
     shares = alt.Axis(format=".0%", tickCount=6, tickMinStep=0.01)
     value = alt.Y("value:Q", title="Accuracy", axis=shares).scale(zero=False)
@@ -445,7 +386,7 @@ def _draw_labels_panel(
         y=alt.Y("low:Q", title="Accuracy", axis=shares).scale(zero=False), y2=alt.Y2("high:Q")
     )
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
-        y=value, shape=shape_figure(titles, legend)
+        y=value, shape=shape_models(titles, legend=legend)
     )
     return alt.LayerChart(
         layer=[bars, points],
@@ -455,14 +396,8 @@ def _draw_labels_panel(
     )
 
 
-def _make_trace_axis(column: str) -> alt.Axis:
-    return alt.Axis(
-        format=".0%" if column == "knn_accuracy" else ".2f", tickCount=6, tickMinStep=0.01
-    )
-
-
-def _draw_matrices(each: Correlation) -> Iterator[alt.Chart]:
-    for when, matrix in (("before", each.before), ("after", each.after)):
+def _draw_matrices(title: str, correlation: Correlation) -> Iterator[alt.Chart]:
+    for when, matrix in correlation:
         cells = [
             {"row": row, "column": column, "correlation": value}
             for row, values in enumerate(matrix[:MOST_DIMENSIONS])
@@ -484,52 +419,94 @@ def _draw_matrices(each: Correlation) -> Iterator[alt.Chart]:
             .properties(
                 width=MATRIX_SIDE,
                 height=MATRIX_SIDE,
-                title=alt.Title([each.title, when], fontSize=13, anchor="start"),
+                title=alt.Title([title, when], fontSize=13, anchor="start"),
             )
         )
 
 
 # ---------------------------------------------------------------- the training section: charts of t
 
-# The charts: the name, what is drawn, and the title and the format of its axis.
-TRAINING_CHARTS = (
-    ("accuracy", "accuracy", "Accuracy", ".0%"),
-    ("loss", "loss", "Loss", ".3~g"),
-    ("rate", "learning rate", "Learning rate of the head", ".1~e"),
-)
+
+class TraceChart(NamedTuple):
+    """A chart of the epochs.
+
+    Attributes:
+        name: of what it draws.
+        title, form: of its axis.
+        columns: of history.csv, by the split.
+    """
+
+    name: str
+    title: str
+    form: str
+    columns: Mapping[str, str]
+
+
+TRACE_CHARTS = {
+    "accuracy": TraceChart(
+        "accuracy",
+        "Accuracy",
+        ".0%",
+        {"training": "train_accuracy", "validation": "val_accuracy"},
+    ),
+    "loss": TraceChart(
+        "loss", "Loss", ".3~g", {"training": "train_loss", "validation": "val_loss"}
+    ),
+    "rate": TraceChart(
+        "learning-rate", "Learning rate of the head", ".1~e", {"training": "learning_rate"}
+    ),
+}
 
 
 def draw_training_charts(contents: Contents) -> dict[str, Chart]:
     """Draw accuracy, loss and learning rate of each epoch, by what is drawn."""
-    history = read_histories(contents)
-    known = set(history["what"])
+    histories = read_histories(contents)
+    rows = {name: _trace_rows(histories, chart) for name, chart in TRACE_CHARTS.items()}
     return {
-        name: _draw_training_chart(contents, history, what, title, form)
-        for name, what, title, form in TRAINING_CHARTS
-        if what in known
+        name: _draw_training_chart(contents, rows[name], chart)
+        for name, chart in TRACE_CHARTS.items()
+        if rows[name]
     }
 
 
+def _trace_rows(
+    histories: Sequence[TrainingHistory], chart: TraceChart
+) -> list[dict[str, JsonValue]]:
+    return [
+        {
+            "title": title,
+            "seed": seed,
+            "epoch": int(epoch),
+            "part": part,
+            "value": round(value, 10),
+            "text": f"{100 * value:.1f} %" if chart.name == "accuracy" else f"{value:.4g}",
+        }
+        for title, seed, epochs in histories
+        for part, column in chart.columns.items()
+        if column in epochs
+        for epoch, value in epochs[["epoch", column]].dropna().to_numpy(float).tolist()
+    ]
+
+
 def _draw_training_chart(
-    contents: Contents, history: pd.DataFrame, what: str, title: str, form: str
+    contents: Contents, rows: list[dict[str, Any]], chart: TraceChart
 ) -> Chart:
-    rows = history[history["what"] == what].drop(columns="what")
-    rows = rows.assign(text=[_format_epoch(what, value) for value in rows["value"]])
-    last = int(rows["epoch"].max())
+    title, is_rate = chart.title, chart is TRACE_CHARTS["rate"]
+    last = int(max(row["epoch"] for row in rows))
     epochs = list(range(1, last + 1, max(1, last // 8)))
-    log = what == "learning rate" and bool((rows["value"] > 0).all())
-    axis = alt.Axis(format=form, tickCount=5)
-    if what == "accuracy":
+    axis = alt.Axis(format=chart.form, tickCount=5)
+    if chart is TRACE_CHARTS["accuracy"]:
         axis.tickMinStep = 0.01
-    scale = alt.Scale(type="log") if log else alt.Scale(zero=what == "learning rate")
-    dash = SOLID if what == "learning rate" else DASHED
+    log = is_rate and all(row["value"] > 0 for row in rows)
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=is_rate)
+    dash = SOLID if is_rate else DASHED
     line = (
         alt.Chart(ROWS)
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=14))
         .encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=epochs, format="d")),
             y=alt.Y("value:Q", title=title, axis=axis, scale=scale),
-            color=color_models(contents),
+            color=color_models(contents.titles.values(), contents.positions),
             strokeDash=alt.StrokeDash(
                 "part:N",
                 scale=alt.Scale(domain=["validation", "training"], range=[SOLID, dash]),
@@ -545,15 +522,11 @@ def _draw_training_chart(
                 ("text", title),
             ),
         )
-        .properties(width="container", height=230)
         .add_params(FOCUS)
     )
     seeds = "one line for each model, seed and split"
-    return Chart(
-        f"training-{what.replace(' ', '-')}",
-        f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers.",
-        make_spec(line) | {"datasets": {"rows": make_records(rows)}},
-    )
+    words = f"{title} against the epoch, {seeds}. models/*/history.csv holds the same numbers."
+    return make_chart(f"training-{chart.name}", words, line, 230, rows)
 
 
 def draw_training(contents: Contents) -> Figure | None:
@@ -577,14 +550,11 @@ def draw_training(contents: Contents) -> Figure | None:
     return render_figure(
         "training_curves",
         {"data": data, "facet": facet, "columns": columns, "spacing": 30, "spec": panel},
-        alt.Title("Training and validation accuracy", subtitle=[f"By epoch; {note}.", measured]),
+        "Training and validation accuracy",
+        [f"By epoch; {note}.", measured],
         "Training and validation accuracy against the epoch. "
         f"{measured} One panel for each of: {'; '.join(titles)}.",
     )
-
-
-def _format_epoch(what: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if what == "accuracy" else f"{value:.4g}"
 
 
 def compare_settings(contents: Contents) -> Iterator[tuple[str, list[str]]]:
@@ -633,8 +603,8 @@ def _show_training(contents: Contents, _: Tables) -> PartView:
     facts = {
         "training": charts,
         "times": times,
-        "trained": {each.title for each in times},
-        "timed": any(each.time != ABSENT for each in times),
+        "trained": {row["title"] for row in times},
+        "timed": any(row["time"] != ABSENT for row in times),
         "settings": list(compare_settings(contents)),
         "tries": read_tries(contents),
     }

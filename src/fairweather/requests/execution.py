@@ -28,6 +28,7 @@ from fairweather.types.record import (
     ENSEMBLE,
     NATURAL,
     NO_IMAGES,
+    ORDERED_CLASSES,
     RECORD,
     TEST,
     DataRecord,
@@ -87,7 +88,7 @@ def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
     own, dataset = measurement.data, inputs.datasets.get(DATA)
     others = {**measurement.others, **measurement.natural}
     digests = {**own.digests, **{name: facts.digests[TEST] for name, facts in others.items()}}
-    ordered = {"ordered_classes": True} if inputs.settings.ordered else {}
+    ordered = {ORDERED_CLASSES: True} if own.ordered else {}
     if dataset is None:
         return DataRecord(
             name=own.name,

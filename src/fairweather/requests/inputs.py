@@ -37,6 +37,7 @@ from fairweather.steps.plan import (
 )
 from fairweather.steps.worker import get_splits, open_data
 from fairweather.tasks.task import MOST_STORED_CLASSES, find_task
+from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Images, Shift
 from fairweather.types.record import NATURAL, ModelRecord
 from fairweather.variants.variant import Variant
@@ -314,7 +315,7 @@ SPLIT_HINT = "set some aside with validation_fraction (--validation-fraction), s
 def check_has_validation(variants: Iterable[Variant], name: str, *, has_validation: bool) -> None:
     """Raise `InputError` if a variant needs validation images and the data set has none."""
     for variant in variants:
-        if variant.is_fitted and not has_validation:
+        if variant.post_hoc and not has_validation:
             raise InputError(
                 f"{variant.kind} is fitted on validation images, and {name} has none: {SPLIT_HINT}"
             )
@@ -328,6 +329,12 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
     attacks = (shift.name for shift in settings.shifts if shift.name in ATTACKS)
     declared = [(name, ATTACKS[name].accepts) for name in attacks]
     declared += [(variant.kind, variant.accepts) for variant in settings.variants]
+    check_accepted(dataset, declared)
+
+
+def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -> None:
+    """Raise `InputError` unless attacks, variants or losses accept the task of a data set."""
+    task = find_task(dataset.task)
     for name, accepts in declared:
         if accepts not in task.kinds:
             raise InputError(f"{name} does not accept the task of {dataset.name}, {task.name}")

@@ -24,7 +24,9 @@ from fairweather.metrics import (
     to_score,
     worst_estimate,
 )
+from fairweather.metrics.areas import scatter_column
 from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.columns import IntArray
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import require_row
 from fairweather.runs.folder import RunFolder
@@ -232,19 +234,21 @@ def estimate_units(
         for key, predictions in sets():
             if not _has_same_images(first, predictions):
                 raise InputError(f"{'/'.join(key)} was predicted on other images")
-            yield key, unit.part(predictions), None
+            yield key, unit.select(predictions), None
 
-    found: dict[str, dict[ScoreKey, Estimates]] = {}
+    tables: dict[str, dict[ScoreKey, Estimates]] = {}
+    among_all = []
     for unit in task.every_unit(first):
         if not len(unit.places):
             continue  # what another hospital did not look for
         shared = draw_unit_resamples(unit, first, resamples, clusters)
-        found[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
-    _, *units = found
+        tables[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
+        among_all.append(_places_among_all(unit, shared, clusters))
+    _, *units = tables
     if units:
-        each = [found[name] for name in units]
-        found[mean_unit_name(units[0])] = _mean_of_units(each, len(first), clusters)
-    return found
+        pairs = list(zip(tables.values(), among_all, strict=True))[1:]
+        tables[mean_unit_name(units[0])] = _mean_of_units(pairs, len(first), clusters)
+    return tables
 
 
 def _has_same_images(first: AnyPredictions, other: AnyPredictions) -> bool:
@@ -256,29 +260,45 @@ def draw_unit_resamples(
     unit: Unit, first: AnyPredictions, resamples: int, clusters: Clusters | None
 ) -> Resamples:
     """Draw resamples of all images, given predictions of these, for those of a unit."""
-    strata = unit.part(first).strata
+    strata = unit.select(first).strata
     return Resamples.draw_part(strata, unit.places, len(first), resamples, clusters)
 
 
-def _mean_of_units(
-    units: Sequence[Mapping[ScoreKey, Estimates]], images: int, clusters: Clusters | None
-) -> dict[ScoreKey, Estimates]:
-    """The mean over units of each metric.
+def _places_among_all(unit: Unit, shared: Resamples, clusters: Clusters | None) -> IntArray:
+    """Where what the images of a unit, or their clusters, add to an area stands among all."""
+    if clusters is None or shared.clusters is None:
+        return unit.places[shared.order]
+    _, first = np.unique(shared.clusters.of, return_index=True)
+    return clusters.of[unit.places[first]]
 
-    Units may be known of different images. An area under a curve has no resamples, and no mean.
+
+def _mean_of_units(
+    units: Sequence[tuple[Mapping[ScoreKey, Estimates], IntArray]],
+    images: int,
+    clusters: Clusters | None,
+) -> dict[ScoreKey, Estimates]:
+    """The mean over units of each metric; each unit may be known of other images.
+
+    Args:
+        units: the estimates of each, with `_places_among_all`.
+        images: the number of all images.
+        clusters: of all images.
     """
     count = None if clusters is None else clusters.count
 
-    def mean(each: Sequence[Estimate]) -> Estimate:
-        return mean_estimate([replace(one, n=images, clusters=count) for one in each])
+    def of_all(estimate: Estimate, places: IntArray) -> Estimate:
+        estimate = replace(estimate, n=images, clusters=count)
+        if estimate.column is None:
+            return estimate
+        return replace(estimate, column=scatter_column(estimate.column, places, estimate.units))
 
     return {
         key: {
-            name: mean([unit[key][name] for unit in units])
-            for name, first in estimates.items()
-            if first.column is None and all(name in unit[key] for unit in units)
+            name: mean_estimate([of_all(table[key][name], places) for table, places in units])
+            for name in estimates
+            if all(name in table[key] for table, _ in units)
         }
-        for key, estimates in units[0].items()
+        for key, estimates in units[0][0].items()
     }
 
 

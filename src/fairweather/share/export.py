@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import filelock
 import numpy as np
@@ -25,6 +25,7 @@ from PIL import Image
 from fairweather.data.pixel_scans import digest
 from fairweather.data.sources import SPLIT_NAMES
 from fairweather.errors import InputError, add_file_name, unknown_name
+from fairweather.files.download import file_digest
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.runs.folder import (
     LOCK,
@@ -36,8 +37,6 @@ from fairweather.runs.folder import (
 from fairweather.shifts.table import SHIFTS
 from fairweather.types.measurement import Dataset, Images, Shift
 from fairweather.types.record import TEST, TRAIN, VAL, FrozenRecord, escape
-
-# ---------------------------------------------------------------- the files of an export: a tree of
 
 LONGEST_NAME = 60  # letters of up to 4 bytes; most file systems allow 255 bytes
 
@@ -57,17 +56,21 @@ class WrittenFiles(FrozenRecord):
     pixels_sha256: str
 
 
+# 8-bit pixels `[B, H, W, 3]`, with the labels and the keys of the images.
+Batch: TypeAlias = "tuple[npt.NDArray[np.uint8], list[int], list[int]]"
+
+
 class ExportFormat(NamedTuple):
     """A row of the table of formats.
 
     Attributes:
         suffix: ending of the name of a shift's file or folder.
-        write: `(path, all images, batches of shifted images)`: writes the batches to a new path.
+        write: `(path, all images, batches)`: writes the batches to a new path.
         checksum: of what was written at a path; another one, or "", if it has changed or is gone.
     """
 
     suffix: str
-    write: Callable[[Path, Images, Iterable[Images]], WrittenFiles]
+    write: Callable[[Path, Images, Iterable[Batch]], None]
     checksum: Callable[[Path], str]
 
 
@@ -91,65 +94,46 @@ def class_folders(classes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{label:0{digits}d}_{name}" for label, name in enumerate(safe))
 
 
-def write_png_tree(path: Path, images: Images, batches: Iterable[Images]) -> WrittenFiles:
+def write_png_tree(path: Path, images: Images, batches: Iterable[Batch]) -> None:
     """Write CLASS/KEY.png for each image; keys are padded to equal length."""
     folders = [path / name for name in class_folders(images.classes)]
     for folder in folders:
         folder.mkdir(parents=True)
     digits = len(str(int(images.keys.max())))
-    pixels = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # Pillow compresses without blocking other threads
-        for batch in batches:
-            arrays = _channels_last(batch)
-            pixels.update(arrays.data)
-            named = zip(batch.labels.tolist(), batch.keys.tolist(), strict=True)
+        for pixels, labels, keys in batches:
+            named = zip(labels, keys, strict=True)
             files = [folders[label] / f"{key:0{digits}d}.png" for label, key in named]
-            list(pool.map(_save_png, files, arrays))  # `list` raises the errors of the threads
-    files = _images_in(path)
-    return WrittenFiles(
-        images=len(files),
-        bytes=sum(file.stat().st_size for file in files),
-        sha256=_tree_checksum(path),
-        pixels_sha256=pixels.hexdigest(),
-    )
+            list(pool.map(_save_png, files, pixels))  # `list` raises the errors of the threads
 
 
-def write_npz(path: Path, images: Images, batches: Iterable[Images]) -> WrittenFiles:
+def _save_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    Image.fromarray(pixels).save(path, "PNG")
+
+
+def write_npz(path: Path, images: Images, batches: Iterable[Batch]) -> None:
     """Write `images`, `labels`, `keys` and `classes`, batch by batch, uncompressed.
 
     Equal images give equal bytes: the file contains no time.
     """
     shape = (len(images), *images.images.shape[2:], 3)
-    pixels = hashlib.sha256()
+    columns = {
+        "labels": images.labels.numpy(),
+        "keys": images.keys.numpy(),
+        "classes": np.array(images.classes, dtype=str),
+    }
     with path.open("xb") as file:
         with zipfile.ZipFile(file, "w") as archive:
             with archive.open(zipfile.ZipInfo("images.npy"), "w", force_zip64=True) as member:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 npy.write_array_header_1_0(member, header)
-                for batch in batches:
-                    arrays = _channels_last(batch)
-                    pixels.update(arrays.data)
-                    member.write(arrays.data)
-            for name, column in _npz_columns(images):
+                for pixels, _, _ in batches:
+                    member.write(pixels.data)
+            for name, column in columns.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
                     npy.write_array(member, column, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
-    return WrittenFiles(
-        images=len(images),
-        bytes=path.stat().st_size,
-        sha256=_file_checksum(path),
-        pixels_sha256=pixels.hexdigest(),
-    )
-
-
-def _channels_last(batch: Images) -> npt.NDArray[np.uint8]:
-    pixels: npt.NDArray[np.uint8] = batch.images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return pixels
-
-
-def _save_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
-    Image.fromarray(pixels).save(path, "PNG")
 
 
 def _images_in(path: Path) -> list[Path]:
@@ -161,23 +145,14 @@ def _tree_checksum(path: Path) -> str:
     with ThreadPoolExecutor() as pool:  # hashing and reading release Python's lock
         sums = pool.map(_file_checksum, files)
         lines = [
-            f"{each}  {file.relative_to(path).as_posix()}\n"
-            for file, each in zip(files, sums, strict=True)
+            f"{checksum}  {file.relative_to(path).as_posix()}\n"
+            for file, checksum in zip(files, sums, strict=True)
         ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _npz_columns(images: Images) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    yield "labels", images.labels.numpy()
-    yield "keys", images.keys.numpy()
-    yield "classes", np.array(images.classes, dtype=str)
-
-
 def _file_checksum(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path, "sha256") if path.is_file() else ""
 
 
 FORMATS: Mapping[str, ExportFormat] = {
@@ -185,8 +160,6 @@ FORMATS: Mapping[str, ExportFormat] = {
     "npz": ExportFormat(".npz", write_npz, _file_checksum),
 }
 
-
-# ---------------------------------------------------------------- the manifest of an export: its da
 
 MANIFEST = "manifest.json"
 # The files of a process that was ended before it wrote the first manifest. Earlier versions used
@@ -283,10 +256,10 @@ class Manifest:
 
     def is_done(self, shift: str, checksum: Callable[[Path], str]) -> bool:
         """Tell whether this shift was finished with the same versions and its files are intact."""
-        found = self._shifts.get(shift)
-        if found is None or found.made.versions != self._made.versions:
+        written = self._shifts.get(shift)
+        if written is None or written.made.versions != self._made.versions:
             return False
-        return checksum(resolve_inside(self._folder, found.path, MANIFEST)) == found.sha256
+        return checksum(resolve_inside(self._folder, written.path, MANIFEST)) == written.sha256
 
     @contextmanager
     def replacing(self, shift: str, name: str) -> Iterator[Path]:
@@ -345,35 +318,29 @@ def open_export(folder: Path, inputs: ExportInputs) -> Iterator[Manifest]:
 def _read_manifest(folder: Path, inputs: ExportInputs) -> ExportRecord:
     if not folder.exists() or (folder.is_dir() and all(map(_is_beginning, folder.iterdir()))):
         return ExportRecord(**dict(inputs), shifts={})
-    found = _parse_manifest(resolve_inside(folder, MANIFEST))
-    if found is None:
+    manifest = resolve_inside(folder, MANIFEST)
+    try:
+        stored = ExportRecord.model_validate(json.loads(manifest.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         raise InputError(
             f"{folder} contains files that are not an export; name a new folder with --out"
-        )
-    for what, had, asked in (
-        ("split", found.data.part, inputs.data.part),
-        ("format", found.format, inputs.format),
-        ("seed", found.seed, inputs.seed),
-        ("SHA-256 of the data", found.data.digest, inputs.data.digest),
+        ) from None
+    for what, before, now in (
+        ("split", stored.data.part, inputs.data.part),
+        ("format", stored.format, inputs.format),
+        ("seed", stored.seed, inputs.seed),
+        ("SHA-256 of the data", stored.data.digest, inputs.data.digest),
     ):
-        if had != asked:
+        if before != now:
             raise InputError(
-                f"{folder} contains an export with another {what}: {had}, not {asked}; "
+                f"{folder} contains an export with another {what}: {before}, not {now}; "
                 "name a new folder with --out"
             )
-    return found
+    return stored
 
 
 def _is_beginning(path: Path) -> bool:
     return path.name in BEGINNINGS or PARTIAL.fullmatch(path.name) is not None
-
-
-def _parse_manifest(path: Path) -> ExportRecord | None:
-    """Read the manifest; return None if there is none, or if it is not of an export."""
-    try:
-        return ExportRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def _remove_path(path: Path) -> None:
@@ -382,8 +349,6 @@ def _remove_path(path: Path) -> None:
     else:
         path.unlink(missing_ok=True)
 
-
-# ---------------------------------------------------------------- write corrupted copies of a data
 
 PARTS = (TRAIN, VAL, TEST)
 BATCH = 256
@@ -444,33 +409,20 @@ def export(
     _check_inputs(distinct, images, seed)
     folder = Path(out)
     inputs = ExportInputs(data=_describe_data(dataset, part, images), format=format, seed=seed)
+    writer, tell = FORMATS[format], to_notify(progress)
     with open_export(folder, inputs) as manifest:
-        _export_shifts(manifest, distinct, images, format, seed, to_notify(progress))
+        pending = [shift for shift in distinct if not manifest.is_done(shift.id, writer.checksum)]
+        total = len(pending) * len(images)
+        for index, shift in enumerate(pending):
+
+            def done(count: int, before: int = index * len(images)) -> None:
+                tell(Event("export", before + count, total))
+
+            name = escape(shift.id) + writer.suffix
+            with manifest.replacing(shift.id, name) as path:
+                written = _write_shift(path, writer, shift, images, seed, done)
+            manifest.finish(shift.id, name, _describe_shift(shift, images), written)
     return folder / MANIFEST
-
-
-def _export_shifts(
-    manifest: Manifest,
-    shifts: Sequence[Shift],
-    images: Images,
-    format: str,
-    seed: int,
-    progress: Notify | None,
-) -> None:
-    pending = [
-        shift for shift in shifts if not manifest.is_done(shift.id, FORMATS[format].checksum)
-    ]
-    for index, shift in enumerate(pending):
-        batches = _report_progress(
-            _shift_batches(images, shift, seed),
-            progress,
-            done=index * len(images),
-            total=len(pending) * len(images),
-        )
-        name = escape(shift.id) + FORMATS[format].suffix
-        with manifest.replacing(shift.id, name) as path:
-            written = FORMATS[format].write(path, images, batches)
-        manifest.finish(shift.id, name, _describe_shift(shift, images), written)
 
 
 def select_part(dataset: Dataset, part: str) -> Images:
@@ -519,23 +471,39 @@ def _describe_shift(shift: Shift, images: Images) -> ShiftFacts:
     note = ""
     if shift.name in SHIFTS:
         kind = SHIFTS[shift.name]
-        size = {"image_size": min(images.images.shape[2:])} if "image_size" in kind.known else {}
+        size = (
+            {"image_size": min(images.images.shape[2:])}
+            if "image_size" in kind.parameter_names
+            else {}
+        )
         note = kind.note({**size, **shift.parameters})
     return ShiftFacts(name=shift.name, parameters=dict(shift.parameters), constants=note)
 
 
-def _shift_batches(images: Images, shift: Shift, seed: int) -> Iterator[Images]:
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        shifted = shift(part.images, part.keys, seed)
-        yield Images(shifted, part.labels, part.keys, part.classes)
+def _write_shift(
+    path: Path,
+    writer: ExportFormat,
+    shift: Shift,
+    images: Images,
+    seed: int,
+    done: Callable[[int], None],
+) -> WrittenFiles:
+    pixels = hashlib.sha256()
 
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            shifted = shift(part.images, part.keys, seed).permute(0, 2, 3, 1)
+            array = shifted.contiguous().cpu().numpy()
+            pixels.update(array.data)
+            yield array, part.labels.tolist(), part.keys.tolist()
+            done(start + len(part))
 
-def _report_progress(
-    batches: Iterator[Images], progress: Notify | None, done: int, total: int
-) -> Iterator[Images]:
-    for batch in batches:
-        yield batch
-        done += len(batch)
-        if progress is not None:
-            progress(Event("export", done, total))
+    writer.write(path, images, batches())
+    files = [path] if path.is_file() else _images_in(path)
+    return WrittenFiles(
+        images=len(images),
+        bytes=sum(file.stat().st_size for file in files),
+        sha256=writer.checksum(path),
+        pixels_sha256=pixels.hexdigest(),
+    )

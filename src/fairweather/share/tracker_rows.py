@@ -1,4 +1,4 @@
-"""A finished run folder as records for a tracker: parameters, epochs and scores.
+"""A finished run as rows for a tracker: parameters, epochs and scores.
 
 Names and values are such that trackers accept them: dotted keys of plain characters, and text.
 """
@@ -105,7 +105,7 @@ class TrackedRun(NamedTuple):
 
 
 def read_tracked_run(run: RunFolder) -> TrackedRun:
-    """Read the records for a tracker from a run folder; the same files give the same records.
+    """Read what a tracker is sent of a run folder; the same files give the same rows.
 
     Raises:
         InputError: the run is not finished, or one of its files is damaged.
@@ -157,7 +157,7 @@ def _run_circumstances(run: RunFolder) -> dict[str, object]:
     }
 
 
-def _identity(record: RunRecord, described: Sequence[TrackerRow]) -> str:
+def _identity(record: RunRecord, rows: Sequence[TrackerRow]) -> str:
     """Make the fingerprint of settings, data and models, without titles of shifts.
 
     Those may change between versions. All parameters belong to it, since trackers do not allow to
@@ -165,7 +165,7 @@ def _identity(record: RunRecord, described: Sequence[TrackerRow]) -> str:
     """
     return fingerprint(
         {
-            "parameters": [[each.name, dict(each.parameters)] for each in described],
+            "parameters": [[row.name, dict(row.parameters)] for row in rows],
             "data": record.data.model_dump(mode="json", include={"classes", "digests"}),
             "models": {name: model.facts.get("digest") for name, model in record.models.items()},
         }

@@ -17,15 +17,14 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fairweather.errors import InputError, missing_extra, unknown_name
 from fairweather.runs.folder import RunFolder, fingerprint, open_finished_run
-from fairweather.share import tracking as to_mlflow
 from fairweather.share.tracker_rows import TrackedRun, TrackedValue, TrackerRow, read_tracked_run
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-# ---------------------------------------------------------------- sends records to MLflow: one run
-
+TRACKERS = ("mlflow",)
 _OURS = "fairweather."
 ID, NAME, SENT = f"{_OURS}id", f"{_OURS}name", f"{_OURS}sent"
 # Tags of MLflow itself (mlflow.utils.mlflow_tags); the default experiment always has the id 0.
@@ -58,39 +56,74 @@ _DATABASES = ("sqlite", "mysql", "mssql", "postgresql")
 _LONGEST_SENTENCE = 600  # characters of an error of MLflow, which may be a page of another server
 
 
-def check_server() -> None:
-    """Raise `InputError` unless MLflow is installed, and its server accepts new runs.
+def check_tracker(name: str) -> None:
+    """Raise `InputError` unless the tracker is known, MLflow is installed, and its server answers.
 
     The server must answer within half a minute, and nothing is written to it. If a database is
     named instead of a server, MLflow creates it if needed.
+
+    >>> check_tracker("mlfow")
+    Traceback (most recent call last):
+    fairweather.errors.InputError: unknown tracker 'mlfow'; did you mean 'mlflow'? known: mlflow
     """
+    if name not in TRACKERS:
+        raise unknown_name("tracker", name, TRACKERS)
     with mlflow_session(HURRIED) as mlflow:
         client = mlflow.MlflowClient()
         if _find_experiment(client) is None:  # it will be created; check that the server answers
             client.search_experiments(max_results=1)
 
 
-def send_run(records: TrackedRun, folder: Path) -> str:
-    """Create or update MLflow's runs from these records; returns their address.
+def track(run: str | os.PathLike[str], tracker: str) -> str:
+    """Send a finished run to a tracker; what was sent before is updated.
 
     Args:
-        records: the records of the run folder.
-        folder: the run folder, whose files are sent too.
+        run: the result of `fairweather.run`, or the run folder; it is only read.
+        tracker: a name in `TRACKERS`. Environment variables of the tracker's own documentation give
+            the server, which must be set, and the experiment.
+
+    Returns:
+        The address of the run in the tracker, for a browser if possible.
 
     Raises:
-        InputError: MLflow refuses them. What was sent stays, and the next call continues from it.
+        InputError: the run is not finished or is damaged; or the tracker is unknown, not installed,
+            has no address set, or refuses the run.
+    """
+    folder = open_finished_run(Path(run))
+    tracked = read_tracked_run(folder)
+    check_tracker(tracker)
+    try:
+        return send_run(tracked, folder)
+    except InputError as error:
+        raise InputError(
+            f"{folder.path} is finished, but not all of it was sent: {error}"
+        ) from error
+
+
+def send_run(tracked: TrackedRun, folder: RunFolder) -> str:
+    """Create or update MLflow's runs from a run folder and its files; return their address.
+
+    Raises `InputError` if MLflow refuses them. What was sent stays, and the next call continues
+    from it.
     """
     with mlflow_session(PATIENT) as mlflow:
         client = mlflow.MlflowClient()
         experiment = _find_experiment(client) or client.create_experiment(_experiment_name())
-        found = _sent_before(client, experiment, records.id)
-        parent = _open_run(client, experiment, records, records.study, {}, found)
-        for part in records.parts:
-            own = {_PARENT: parent.info.run_id}
-            child = _open_run(client, experiment, records, part, own, found)
-            _update_run(client, child, part, records.ended, own)
-        _send_study(client, parent, records, folder)
-        return _run_address(mlflow.get_tracking_uri(), experiment, parent)
+        known = _sent_before(client, experiment, tracked.id)
+
+        def open_run(row: TrackerRow, tags: Mapping[str, str]) -> Run:
+            own = {ID: tracked.id, NAME: row.name, **_SOURCE, **tags}
+            return known.get(row.name) or client.create_run(
+                experiment, tracked.started, own, row.name
+            )
+
+        study = open_run(tracked.study, {})
+        tags = {_PARENT: study.info.run_id}
+        for row in tracked.parts:
+            _update_run(client, open_run(row, tags), row, tags, tracked)
+        note = {_NOTE: tracked.description} if tracked.description else {}
+        _update_run(client, study, tracked.study, note, tracked, folder)
+        return _run_address(mlflow.get_tracking_uri(), experiment, study)
 
 
 def _experiment_name() -> str:
@@ -100,19 +133,19 @@ def _experiment_name() -> str:
 def _find_experiment(client: MlflowClient) -> str | None:
     """The id of the experiment that the environment names; None if it does not exist yet."""
     name, number = _experiment_name(), os.environ.get("MLFLOW_EXPERIMENT_ID")
-    found = (
+    experiment = (
         client.get_experiment(number or _DEFAULT)
         if number or not name
         else client.get_experiment_by_name(name)
     )
-    if found is None:
+    if experiment is None:
         return None
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise InputError(
-            f"the MLflow experiment {found.name!r} is deleted: restore it, or name another with "
-            "MLFLOW_EXPERIMENT_NAME"
+            f"the MLflow experiment {experiment.name!r} is deleted: restore it, or name another "
+            "with MLFLOW_EXPERIMENT_NAME"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _sent_before(client: MlflowClient, experiment: str, identity: str) -> dict[str, Run]:
@@ -125,59 +158,44 @@ def _sent_before(client: MlflowClient, experiment: str, identity: str) -> dict[s
     return {run.data.tags[NAME]: run for run in runs if NAME in run.data.tags}
 
 
-def _open_run(
-    client: MlflowClient,
-    experiment: str,
-    records: TrackedRun,
-    record: TrackerRow,
-    tags: Mapping[str, str],
-    found: Mapping[str, Run],
-) -> Run:
-    if record.name in found:
-        return found[record.name]
-    own = {ID: records.id, NAME: record.name, **_SOURCE, **tags}
-    return client.create_run(experiment, records.started, own, record.name)
-
-
 def _update_run(
-    client: MlflowClient, run: Run, record: TrackerRow, ended: int, tags: Mapping[str, str]
+    client: MlflowClient,
+    run: Run,
+    row: TrackerRow,
+    tags: Mapping[str, str],
+    tracked: TrackedRun,
+    folder: RunFolder | None = None,
 ) -> None:
-    """Send what this run does not have yet, and mark it as complete."""
-    seal = fingerprint({"record": record, "tags": tags})
+    """Send what this run does not have yet, with the files of a folder; mark it as complete."""
+    files = {} if folder is None else {name: folder.checksum(name) for name in tracked.files}
+    sealed = {"tags": tags} if folder is None else {"files": files}
+    seal = fingerprint({"record": row, **sealed})
     if run.data.tags.get(SENT) == seal:
         return
-    _log_row(client, run, record, tags)
-    _seal_run(client, run, seal, ended)
+    _log_row(client, run, row, tags)
+    if folder is not None:
+        for name in files:
+            place = PurePosixPath(name).parent.as_posix()
+            source = str(folder.path / name)
+            client.log_artifact(run.info.run_id, source, place if place != "." else None)
+    client.set_terminated(run.info.run_id, end_time=tracked.ended)
+    client.set_tag(run.info.run_id, SENT, seal)
 
 
-def _send_study(client: MlflowClient, run: Run, records: TrackedRun, folder: Path) -> None:
-    contents = RunFolder(folder)
-    files = {name: contents.checksum(name) for name in records.files}
-    seal = fingerprint({"record": records.study, "files": files})
-    if run.data.tags.get(SENT) == seal:
-        return
-    note = {_NOTE: records.description} if records.description else {}
-    _log_row(client, run, records.study, note)
-    for name in records.files:
-        inside = PurePosixPath(name).parent.as_posix()
-        client.log_artifact(run.info.run_id, str(folder / name), inside if inside != "." else None)
-    _seal_run(client, run, seal, records.ended)
-
-
-def _log_row(client: MlflowClient, run: Run, record: TrackerRow, tags: Mapping[str, str]) -> None:
+def _log_row(client: MlflowClient, run: Run, row: TrackerRow, tags: Mapping[str, str]) -> None:
     from mlflow import entities
 
-    known, now = _known_values(client, run, record.metrics), time.time_ns() // 10**6
+    known, now = _known_values(client, run, row.metrics), time.time_ns() // 10**6
     metrics = [
         entities.Metric(metric.key, metric.value, now, metric.step)
-        for metric in record.metrics
+        for metric in row.metrics
         if known.get((metric.key, metric.step)) != metric.value
     ]
     parameters = [
         entities.Param(key, _shorten(value, _LONGEST_PARAMETER))
-        for key, value in record.parameters.items()
+        for key, value in row.parameters.items()
     ]
-    facts = {f"{_OURS}{key}": value for key, value in record.tags.items()} | dict(tags)
+    facts = {f"{_OURS}{key}": value for key, value in row.tags.items()} | dict(tags)
     labels = [entities.RunTag(key, _shorten(value, _LONGEST_TAG)) for key, value in facts.items()]
     client.log_batch(run.info.run_id, params=parameters, tags=labels)
     for key in run.data.tags.keys() - facts.keys() - {ID, NAME, SENT}:
@@ -194,13 +212,8 @@ def _known_values(
     known = {(key, 0): value for key, value in run.data.metrics.items()}
     for key in {metric.key for metric in metrics if metric.step} & run.data.metrics.keys():
         history = client.get_metric_history(run.info.run_id, key)
-        known |= {(each.key, each.step): each.value for each in history}
+        known |= {(metric.key, metric.step): metric.value for metric in history}
     return known
-
-
-def _seal_run(client: MlflowClient, run: Run, seal: str, ended: int) -> None:
-    client.set_terminated(run.info.run_id, end_time=ended)
-    client.set_tag(run.info.run_id, SENT, seal)
 
 
 def _shorten(text: str, longest: int) -> str:
@@ -253,8 +266,12 @@ def without_password(place: str) -> str:
     >>> without_password("https://me:secret@mlflow.example.org:5000/base")
     'https://mlflow.example.org:5000/base'
     """
-    found = urlsplit(place)
-    return place.replace(found.netloc, found.netloc.rpartition("@")[2]) if found.netloc else place
+    address = urlsplit(place)
+    return (
+        place.replace(address.netloc, address.netloc.rpartition("@")[2])
+        if address.netloc
+        else place
+    )
 
 
 def _check_databases(place: str) -> None:
@@ -302,60 +319,3 @@ def _silence_loggers() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-# ---------------------------------------------------------------- sends a finished run to a tracker
-
-
-class Tracker(NamedTuple):
-    """How to use a tracker.
-
-    Attributes:
-        check: raises `InputError` if it is not installed, has no address set, or does not answer;
-            sends nothing.
-        send: `(records, folder) -> address`; what was sent before is updated. Raises `InputError`.
-    """
-
-    check: Callable[[], None]
-    send: Callable[[TrackedRun, Path], str]
-
-
-TRACKERS: Mapping[str, Tracker] = {"mlflow": Tracker(to_mlflow.check_server, to_mlflow.send_run)}
-
-
-def check_tracker(name: str) -> None:
-    """Raise `InputError` unless this tracker is known, installed, has an address and answers.
-
-    >>> check_tracker("mlfow")
-    Traceback (most recent call last):
-    fairweather.errors.InputError: unknown tracker 'mlfow'; did you mean 'mlflow'? known: mlflow
-    """
-    if name not in TRACKERS:
-        raise unknown_name("tracker", name, TRACKERS)
-    TRACKERS[name].check()
-
-
-def track(run: str | os.PathLike[str], tracker: str) -> str:
-    """Send a finished run to a tracker; what was sent before is updated.
-
-    Args:
-        run: the result of `fairweather.run`, or the run folder; it is only read.
-        tracker: a name in `TRACKERS`. Environment variables of the tracker's own documentation give
-            the server, which must be set, and the experiment.
-
-    Returns:
-        The address of the run in the tracker, for a browser if possible.
-
-    Raises:
-        InputError: the run is not finished or is damaged; or the tracker is unknown, not installed,
-            has no address set, or refuses the run.
-    """
-    folder = open_finished_run(Path(run))
-    records = read_tracked_run(folder)
-    check_tracker(tracker)
-    try:
-        return TRACKERS[tracker].send(records, folder.path)
-    except InputError as error:
-        raise InputError(
-            f"{folder.path} is finished, but not all of it was sent: {error}"
-        ) from error

@@ -42,11 +42,7 @@ def brightness_factor(*, factor: NotNegative) -> ShiftFunction:
     """
     values = torch.arange(256, dtype=torch.float32)
     table = (values * torch.tensor(factor, dtype=torch.float32)).clamp_(0, 255).to(torch.uint8)
-
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
-        return table.to(images.device)[images.int()]
-
-    return apply
+    return _without_draws(lambda images: table.to(images.device)[images.int()])
 
 
 def gaussian_blur(
@@ -70,7 +66,7 @@ def gaussian_blur(
     size = 2 * math.ceil(4 * sigma) + 1 if kernel_size is None else kernel_size
     profile = _profile(sigma, int(size))
 
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+    def blur(images: torch.Tensor) -> torch.Tensor:
         n, channels, height, width = images.shape
         reach = len(profile) // 2
         if min(height, width) <= reach:
@@ -88,7 +84,7 @@ def gaussian_blur(
         blurred = F.conv2d(padded, weight, groups=n * channels)
         return blurred.round_().to(torch.uint8).reshape(images.shape)
 
-    return apply
+    return _without_draws(blur)
 
 
 def effective_sigma(sigma: float, kernel_size: int) -> float:
@@ -124,14 +120,7 @@ def hue(*, turn: Annotated[float, between(-0.5, 0.5)]) -> ShiftFunction:
     """
     steps = np.arange(256) + int(turn * 255)
     table = [*(steps % 256).tolist(), *range(256), *range(256)]
-
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
-        def turned(picture: Image.Image) -> Image.Image:
-            return picture.convert("HSV").point(table).convert("RGB")
-
-        return _by_pillow(images, turned)
-
-    return apply
+    return _by_pillow(lambda picture: picture.convert("HSV").point(table).convert("RGB"))
 
 
 def gamma(*, exponent: Positive) -> ShiftFunction:
@@ -149,11 +138,7 @@ def gamma(*, exponent: Positive) -> ShiftFunction:
     # Just below 256, as in torchvision: all 256 outputs have equal width, and 1 becomes 255.
     values = (256 - 1e-3) * (np.arange(256) / 255) ** exponent
     table = torch.from_numpy(values.astype(np.uint8))
-
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
-        return table.to(images.device)[images.int()]
-
-    return apply
+    return _without_draws(lambda images: table.to(images.device)[images.int()])
 
 
 def jpeg(*, quality: JpegQuality) -> ShiftFunction:
@@ -167,11 +152,11 @@ def jpeg(*, quality: JpegQuality) -> ShiftFunction:
     [128]
     """
 
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+    def compress(images: torch.Tensor) -> torch.Tensor:
         pixels = np.ascontiguousarray(images.cpu().numpy())
         return torch.from_numpy(jpeg_compression(pixels, quality=quality)).to(images.device)
 
-    return apply
+    return _without_draws(compress)
 
 
 def rotation(*, degrees: float) -> ShiftFunction:
@@ -186,13 +171,7 @@ def rotation(*, degrees: float) -> ShiftFunction:
     >>> rotation(degrees=45)(images, torch.arange(1), 0)[0, 0, 0].tolist()
     [0, 0, 9, 9, 9, 9, 0, 0]
     """
-
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
-        return _by_pillow(
-            images, lambda picture: picture.rotate(degrees, Image.Resampling.BILINEAR)
-        )
-
-    return apply
+    return _by_pillow(lambda picture: picture.rotate(degrees, Image.Resampling.BILINEAR))
 
 
 def translate(*, fraction: Annotated[float, _INSIDE]) -> ShiftFunction:
@@ -208,7 +187,7 @@ def translate(*, fraction: Annotated[float, _INSIDE]) -> ShiftFunction:
     [0, 0, 9, 9, 9, 9, 9, 9]
     """
 
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
+    def move(images: torch.Tensor) -> torch.Tensor:
         width = images.shape[3]
         pixels = round(fraction * width)
         moved = torch.zeros_like(images)
@@ -217,7 +196,7 @@ def translate(*, fraction: Annotated[float, _INSIDE]) -> ShiftFunction:
         ]
         return moved
 
-    return apply
+    return _without_draws(move)
 
 
 def downscale(*, factor: Annotated[float, between(1)]) -> ShiftFunction:
@@ -237,21 +216,27 @@ def downscale(*, factor: Annotated[float, between(1)]) -> ShiftFunction:
         linear = Image.Resampling.BILINEAR
         return picture.resize((small[0], small[1]), linear).resize(picture.size, linear)
 
-    def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
-        return _by_pillow(images, coarser)
-
-    return apply
+    return _by_pillow(coarser)
 
 
-def _by_pillow(images: torch.Tensor, change: Callable[[Image.Image], Image.Image]) -> torch.Tensor:
-    """Change uint8 `[B, 3, H, W]` image by image; the size must not change.
+def _without_draws(change: Callable[[torch.Tensor], torch.Tensor]) -> ShiftFunction:
+    return lambda images, keys, seed: change(images)
+
+
+def _by_pillow(change: Callable[[Image.Image], Image.Image]) -> ShiftFunction:
+    """Make a shift that changes uint8 `[B, 3, H, W]` image by image; the size must not change.
 
     >>> images = torch.zeros(2, 3, 8, 9, dtype=torch.uint8)
-    >>> _by_pillow(images, lambda picture: picture.point(lambda value: value + 3)).unique()
+    >>> add_three = _by_pillow(lambda picture: picture.point(lambda value: value + 3))
+    >>> add_three(images, torch.arange(2), 0).unique()
     tensor([3], dtype=torch.uint8)
     """
-    rows = np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
-    changed = np.empty_like(rows)
-    for row, out in zip(rows, changed, strict=True):
-        out[:] = np.asarray(change(Image.fromarray(row)))
-    return torch.from_numpy(changed).permute(0, 3, 1, 2).contiguous().to(images.device)
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        rows = np.ascontiguousarray(images.cpu().permute(0, 2, 3, 1).numpy())
+        changed = np.empty_like(rows)
+        for row, out in zip(rows, changed, strict=True):
+            out[:] = np.asarray(change(Image.fromarray(row)))
+        return torch.from_numpy(changed).permute(0, 3, 1, 2).contiguous().to(images.device)
+
+    return _without_draws(apply)

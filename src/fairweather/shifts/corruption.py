@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, missing_pictures
+from fairweather.shifts.ranges import check_arguments
 from fairweather.types.measurement import ShiftFunction, format_number
 
-# ---------------------------------------------------------------- random numbers per image that do
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Generators = Iterator[np.random.Generator]
+Draws = TypeVar("Draws")
+
+SMALLEST_SIDE = 8  # pixels
 
 
 def image_generators(keys: torch.Tensor, seed: int, stream: str) -> Iterator[np.random.Generator]:
@@ -41,24 +50,21 @@ def image_generators(keys: torch.Tensor, seed: int, stream: str) -> Iterator[np.
         yield np.random.Generator(np.random.SFC64(int.from_bytes(digest.digest(), "little")))
 
 
-# ---------------------------------------------------------------- a corruption of a published bench
-
-SMALLEST_SIDE = 8  # side in pixels
-Pixels = npt.NDArray[np.uint8]
-
-
 class Corruption(NamedTuple):
     """A row of the table of corruptions.
 
     Attributes:
-        function: see the docstring of `imagenet_c`.
+        function: see the docstring of `imagenet_c.corruptions`.
         title: text for table heads.
-        random: does it need random numbers.
     """
 
     function: Callable[..., Pixels]
     title: str
-    random: bool
+
+    @property
+    def random(self) -> bool:
+        """Whether it needs random numbers."""
+        return "generators" in inspect.signature(self.function).parameters
 
 
 def check_severity(name: str, severity: float) -> int:
@@ -74,7 +80,8 @@ def make_corruption_shift(
     name: str,
     severity: int,
     row: Corruption,
-    parameters_at: Callable[[int], Mapping[str, float]],
+    published_at: Callable[[int], Mapping[str, float]],
+    constants: Mapping[str, float],
     finish: Callable[[Pixels], Pixels] = lambda pixels: pixels,
 ) -> ShiftFunction:
     """Make a shift of a corruption.
@@ -83,9 +90,11 @@ def make_corruption_shift(
         name: as in the table of shifts; with the severity, it names the stream of random numbers.
         severity: 1 to 5.
         row: the corruption.
-        parameters_at: gives its parameters for the smaller side of the images.
+        published_at: gives its published constants for the smaller side of the images.
+        constants: values that replace the published ones.
         finish: changes the corrupted images once more.
     """
+    check_arguments(row.function.__name__, row.function, constants)
     stream = f"{name},severity={severity}"
 
     def apply(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
@@ -100,30 +109,52 @@ def make_corruption_shift(
         # On the CPU, so that every device sees the same shifted images.
         pixels = np.ascontiguousarray(images.cpu().numpy())
         drawn = (image_generators(keys, seed, stream),) if row.random else ()
-        changed = row.function(pixels, *drawn, **parameters_at(min(height, width)))
+        parameters = {**published_at(min(height, width)), **constants}
+        changed = row.function(pixels, *drawn, **parameters)
         return torch.from_numpy(finish(changed)).to(images.device)
 
+    if constants:  # a trial, since only the corruption knows which values it allows
+        trial = torch.zeros(1, 3, SMALLEST_SIDE, SMALLEST_SIDE, dtype=torch.uint8)
+        apply(trial, torch.zeros(1, dtype=torch.int64), 0)
     return apply
 
 
-def check_by_trial(shift: ShiftFunction) -> ShiftFunction:
-    """Return a shift with constants of the user's: only the corruption knows which it allows."""
-    trial = torch.zeros(1, 3, SMALLEST_SIDE, SMALLEST_SIDE, dtype=torch.uint8)
-    shift(trial, torch.zeros(1, dtype=torch.int64), 0)
-    return shift
+def find_asset(package: str, what: str, *place: str) -> Path:
+    """Find a file of a package without importing it, since its imports may be missing or fail."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise missing_pictures(package, what)
+    return Path(spec.origin).parent.joinpath(*place)
 
 
-# ---------------------------------------------------------------- functions that several corruption
+def corrupt_each(
+    images: Pixels,
+    draws: Iterable[Draws],
+    change: Callable[[Pixels, Draws], npt.NDArray[np.floating]],
+) -> Pixels:
+    """Change images `[B, 3, H, W]` one by one, clip to [0, 255], and drop the fraction.
 
-_Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+    Args:
+        images: uint8.
+        draws: what each image gets, such as its random generator; one is taken for each.
+        change: uint8 `[3, H, W]` and its draws to real numbers of the same shape.
+
+    >>> images = np.full((1, 3, 1, 1), 100, np.uint8)
+    >>> corrupt_each(images, [0.5], lambda image, drawn: image + drawn).ravel()
+    array([100, 100, 100], dtype=uint8)
+    """
+    result = np.empty_like(images)
+    for image, out, drawn in zip(images, result, draws, strict=False):
+        np.copyto(out, np.clip(change(image, drawn), 0, 255), casting="unsafe")
+    return result
+
 
 # In uniform areas, sums of float32 weights can end slightly below the exact whole number. A
 # thousandth of a grey level is added, so that dropping the fraction does not take a whole level.
 _NUDGE = np.float32(1e-3)
 
 
-def change_each_image(images: _Pixels, change: Callable[[Floats], Floats]) -> _Pixels:
+def change_each_image(images: Pixels, change: Callable[[Floats], Floats]) -> Pixels:
     """Change images `[B, 3, H, W]` one by one, and quantise.
 
     Args:
@@ -142,7 +173,7 @@ def change_each_image(images: _Pixels, change: Callable[[Floats], Floats]) -> _P
     return result
 
 
-def quantise(image: Floats) -> _Pixels:
+def quantise(image: Floats) -> Pixels:
     """Drop the fraction of values >= 0, and clip them to 255.
 
     >>> quantise(np.array([0.7, 41.99999, 255.4], np.float32)).tolist()

@@ -136,5 +136,5 @@ class CheckedSettings:
 def _ranges_in(hint: Any) -> list[Range]:  # noqa: ANN401 - a type of any form
     """The ranges of a type; of a tuple or an optional number, those inside it."""
     kinds = dict.fromkeys((hint, *get_args(hint)))
-    marks = [mark for each in kinds for mark in getattr(each, "__metadata__", ())]
+    marks = [mark for kind in kinds for mark in getattr(kind, "__metadata__", ())]
     return [mark for mark in marks if isinstance(mark, Range)]

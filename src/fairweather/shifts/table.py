@@ -8,28 +8,14 @@ from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
-import torch
-
 from fairweather.errors import InputError, unknown_name
-from fairweather.shifts.basic import (
-    brightness_factor,
-    downscale,
-    gamma,
-    gaussian_blur,
-    hue,
-    jpeg,
-    rotation,
-    translate,
-)
-from fairweather.shifts.basic import effective_sigma as effective_sigma
+from fairweather.shifts import basic
 from fairweather.shifts.imagenet_c import corruptions as imagenet_c
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS
 from fairweather.shifts.medmnist_c import corruptions as medmnist_c
 from fairweather.shifts.medmnist_c.corruptions import DEFAULT_DATASET, FAMILIES
 from fairweather.shifts.ranges import check_arguments
 from fairweather.types.measurement import Parameter, Shift, ShiftFunction, is_finite, make_levels
-
-# ---------------------------------------------------------------- what shifts of different families
 
 # Families of shifts have different names for one operation: these become the same name.
 _OPERATIONS = {
@@ -50,8 +36,6 @@ def operation_name(shift: str) -> str:
     return _OPERATIONS.get(last, last)
 
 
-# ---------------------------------------------------------------- suites: named lists of sweeps
-
 Sweep = Sequence[float] | Mapping[str, object]
 
 _SEVERITIES = (1, 2, 3, 4, 5)
@@ -60,14 +44,14 @@ _BENCHMARK, _EXTRA = tuple(CORRUPTIONS)[:15], tuple(CORRUPTIONS)[15:]
 _QUICK = ("gaussian_noise", "motion_blur", "fog", "contrast", "jpeg_compression")
 
 _PATHMNIST_SUITE: Mapping[str, Sweep] = {
-    f"medmnist_c/{name}": _SEVERITIES for name in FAMILIES[DEFAULT_DATASET].corruptions
+    f"medmnist_c/{name}": _SEVERITIES for name in FAMILIES[DEFAULT_DATASET]
 }
 
 
 def _medmnist_suite(dataset: str) -> Mapping[str, Sweep]:
     return {
         f"medmnist_c/{name}": {"severity": _SEVERITIES, "dataset": dataset}
-        for name in FAMILIES[dataset].corruptions
+        for name in FAMILIES[dataset]
     }
 
 
@@ -98,15 +82,11 @@ SUITES: Mapping[str, Mapping[str, Sweep]] = {
 }
 
 
-# ---------------------------------------------------------------- named shifts of 8-bit test images
-
-
 class ShiftKind(NamedTuple):
     """A row of the table of shifts.
 
     Attributes:
         build: makes the function of 8-bit images from keyword parameters.
-        level: the parameter that a sweep varies.
         title, level_title: texts for table heads and axes.
         neutral: the level that changes nothing; clean images have this place on a figure's axis.
         note: returns what a reader must know about these parameters, or "".
@@ -115,75 +95,69 @@ class ShiftKind(NamedTuple):
     """
 
     build: Callable[..., ShiftFunction]
-    level: str
     title: str
     level_title: str
-    neutral: float
-    note: Callable[[Mapping[str, Parameter]], str]
+    neutral: float = 0.0
+    note: Callable[[Mapping[str, Parameter]], str] = lambda parameters: ""
     parameters: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
 
     @property
-    def known(self) -> tuple[str, ...]:
+    def parameter_names(self) -> tuple[str, ...]:
         """The names of all keyword parameters, in order."""
         return self.parameters or tuple(inspect.signature(self.build).parameters)
 
-
-def _no_note(parameters: Mapping[str, Parameter]) -> str:
-    return ""
+    @property
+    def level(self) -> str:
+        """The parameter that a sweep varies: the first."""
+        return self.parameter_names[0]
 
 
 def _blur_note(parameters: Mapping[str, Parameter]) -> str:
     if "kernel_size" not in parameters:
         return ""
     sigma, size = float(parameters["sigma"]), int(parameters["kernel_size"])
-    return f"with a {size}x{size} kernel, the effective σ is {effective_sigma(sigma, size):.2f}"
+    return (
+        f"with a {size}x{size} kernel, the effective σ is {basic.effective_sigma(sigma, size):.2f}"
+    )
 
 
-def _corruption_rows(family: ModuleType, texts: tuple[str, ...] = ()) -> dict[str, ShiftKind]:
-    """The rows of a published family, whose package has `CORRUPTIONS` and builds them by name."""
+def _corruption_rows(name: str, family: ModuleType, *options: str) -> dict[str, ShiftKind]:
+    """The rows of a published family, whose module builds its `CORRUPTIONS` by name."""
     return {
-        f"{family.__name__.split('.')[2]}/{name}": ShiftKind(
-            partial(family.corruption, name),
-            "severity",
+        f"{name}/{key}": ShiftKind(
+            partial(family.corruption, key),
             row.title,
             "severity",
-            0.0,
-            partial(family.severity_note, name),
-            family.parameter_names(name),
-            texts,
+            note=partial(family.severity_note, key),
+            parameters=("severity", *options, *family.PARAMETERS[key]),
+            texts=("dataset",),
         )
-        for name, row in family.CORRUPTIONS.items()
+        for key, row in family.CORRUPTIONS.items()
     }
 
 
 SHIFTS: Mapping[str, ShiftKind] = {
     "brightness_factor": ShiftKind(
-        brightness_factor, "factor", "Brightness", "brightness factor f", 1.0, _no_note
+        basic.brightness_factor, "Brightness", "brightness factor f", neutral=1.0
     ),
     "gaussian_blur": ShiftKind(
-        gaussian_blur, "sigma", "Gaussian blur", "standard deviation σ (pixels)", 0.0, _blur_note
+        basic.gaussian_blur, "Gaussian blur", "standard deviation σ (pixels)", note=_blur_note
     ),
-    "rotation": ShiftKind(rotation, "degrees", "Rotation", "angle (degrees)", 0.0, _no_note),
-    "translate": ShiftKind(
-        translate, "fraction", "Translation", "fraction of the width", 0.0, _no_note
-    ),
+    "rotation": ShiftKind(basic.rotation, "Rotation", "angle (degrees)"),
+    "translate": ShiftKind(basic.translate, "Translation", "fraction of the width"),
     "downscale": ShiftKind(
-        downscale, "factor", "Lower resolution", "factor of the pixel size", 1.0, _no_note
+        basic.downscale, "Lower resolution", "factor of the pixel size", neutral=1.0
     ),
-    "hue": ShiftKind(hue, "turn", "Hue", "turn of the colour circle", 0.0, _no_note),
-    "gamma": ShiftKind(gamma, "exponent", "Gamma", "exponent γ", 1.0, _no_note),
-    "jpeg": ShiftKind(jpeg, "quality", "JPEG", "quality", 100.0, _no_note),
-    **_corruption_rows(imagenet_c),
-    **_corruption_rows(medmnist_c, texts=("dataset",)),
+    "hue": ShiftKind(basic.hue, "Hue", "turn of the colour circle"),
+    "gamma": ShiftKind(basic.gamma, "Gamma", "exponent γ", neutral=1.0),
+    "jpeg": ShiftKind(basic.jpeg, "JPEG", "quality", neutral=100.0),
+    **_corruption_rows("imagenet_c", imagenet_c, "image_size"),
+    **_corruption_rows("medmnist_c", medmnist_c, "dataset"),
 }
 
 
-def _keep_unchanged(images: torch.Tensor, keys: torch.Tensor, seed: int) -> torch.Tensor:
-    return images
-
-
-CLEAN = Shift("clean", None, {}, _keep_unchanged)
+CLEAN = Shift("clean", None, {}, lambda images, keys, seed: images)
 
 
 def make_shift(name: str, **parameters: Parameter) -> Shift:
@@ -191,6 +165,7 @@ def make_shift(name: str, **parameters: Parameter) -> Shift:
 
     Raises `InputError` for a name, a parameter or a value that the table of shifts does not allow.
 
+    >>> import torch
     >>> shift = make_shift("gaussian_blur", sigma=0.7, kernel_size=5)
     >>> images = torch.randint(256, (2, 3, 28, 28), dtype=torch.uint8)
     >>> shift(images, torch.arange(2), seed=0).shape
@@ -201,7 +176,7 @@ def make_shift(name: str, **parameters: Parameter) -> Shift:
     if name not in SHIFTS:
         raise unknown_name("shift", name, ["clean", *SHIFTS])
     kind = SHIFTS[name]
-    known = kind.known
+    known = kind.parameter_names
     for key, value in parameters.items():
         if key not in known:
             raise unknown_name(f"parameter of {name}", key, known)
@@ -248,7 +223,11 @@ def suite(name: str, image_size: int | None = None) -> list[Shift]:
     shifts = []
     for key, levels in SUITES[name].items():
         kind = SHIFTS[key]
-        sized = {"image_size": image_size} if image_size and "image_size" in kind.known else {}
+        sized = (
+            {"image_size": image_size}
+            if image_size and "image_size" in kind.parameter_names
+            else {}
+        )
         swept = levels if isinstance(levels, Mapping) else {kind.level: levels}
         shifts += sweep(key, {**swept, **sized})
     return shifts

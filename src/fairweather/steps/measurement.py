@@ -58,6 +58,7 @@ from fairweather.types.record import (
     WARNINGS,
     features_file,
     groups_file,
+    has_ordered_classes,
     predictions_file,
     variant_name,
 )
@@ -123,7 +124,7 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
             if name != TRAIN and images.groups is not None
         },
         slices=() if groups is None or dataset.task != CLASSIFICATION else tuple(groups.slices),
-        ordered="ordered_classes" in dataset.notes,
+        ordered=has_ordered_classes(dataset.notes),
         task=dataset.task,
     )
 
@@ -147,7 +148,7 @@ def survey_sources(
                 natural_shift="natural_shift" in surveyed.notes,
                 groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*surveyed.images}),
                 slices=() if asked is None else asked.slices,
-                ordered="ordered_classes" in surveyed.notes,
+                ordered=has_ordered_classes(surveyed.notes),
             )
     return found
 
@@ -407,7 +408,7 @@ def _plan_fit(
     """Plan to fit a variant on predictions of validation images, those of `of`."""
     shifts = measurement.fitted_on(variant)
     validation = [predictions_file(of, model.seed, text, VAL) for text in shifts]
-    groups = groups_file(VAL) if variant.sets and VAL in measurement.groups else None
+    groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None
     reads = [*validation, *([groups] if groups else [])]
     if model.network is not None and not measurement.stored:
         reads += network_files(model.network)
@@ -522,7 +523,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> S
         predictions_file(variant_name(model.name, each.name), model.seed, CLEAN, VAL): file
         for model in models
         for each in measurement.variants
-        if each.sets is not None and (file := each.file(model.name, model.seed)) is not None
+        if each.makes_sets and (file := each.file(model.name, model.seed)) is not None
     }
     reads += sets.values()
     leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))

@@ -143,9 +143,10 @@ class EnsembleNetwork(FrozenRecord):
     members: tuple[TrainedNetwork | InterpolatedNetwork, ...]
 
     @property
-    def fact(self) -> str:
-        """What it is; its files tell the members."""
-        return self.kind
+    def fact(self) -> object:
+        """Its kind, and how far each member is interpolated; its files tell the rest."""
+        shares = [getattr(member, "share", 1.0) for member in self.members]
+        return self.kind if set(shares) <= {1.0} else (self.kind, shares)
 
 
 class OpenedNetwork(FrozenRecord):

@@ -231,7 +231,7 @@ def do_predict(
             found = fitted.apply(folder.read_cell(of), folder.task)
         case EnsembleAverage(members=files):
             members = [folder.read_cell(file) for file in files]
-            logits = folder.task.together(each.logits for each in members)
+            logits = folder.task.combine(each.logits for each in members)
             first = members[0]
             columns = logits, first.labels, first.keys
             found = make_predictions(*columns, first.classes, task=folder.task)

@@ -101,8 +101,12 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     of_parts = [(cells, clusters[TEST])]
     of_parts += [(each, clusters[name]) for name, each in apart.items()]
     if step.task_name != CLASSIFICATION:
-        frame = _unit_rows(of_parts, folder, step.bootstrap, tell)
-        folder.write(SCORES, scores_to_csv(_with_counts(_with_spread(frame), clusters)))
+        frame, counts = _unit_rows(of_parts, folder, step.bootstrap, tell)
+        frame = _with_spread(frame)
+        if clusters[TEST] is not None:
+            places = zip(frame["unit"], frame["shift"], strict=True)
+            frame["clusters"] = pd.array(list(map(counts.get, places)), dtype="Int64")
+        folder.write(SCORES, scores_to_csv(frame))
         for file in (WARNINGS, ABSENT_METRICS):
             folder.write(file, "{}\n")
         return StepResult()
@@ -154,8 +158,11 @@ def _unit_rows(
     folder: RunFolder,
     bootstrap: int,
     tell: Callable[[int], None],
-) -> pd.DataFrame:
-    """Make the rows of whole images and of each unit, of the mean over units, and of the worst."""
+) -> tuple[pd.DataFrame, dict[tuple[str, str], int | None]]:
+    """Make the rows of whole images and of each unit, of the mean over units, and of the worst.
+
+    With the number of clusters whose label is known, by unit and shift; of the worst there is none.
+    """
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     for cells, clusters in parts:
         found = estimate_units(
@@ -180,7 +187,13 @@ def _unit_rows(
     if single:
         column = next(iter(single)).partition("=")[0]
         frames.append(worst_slices(single, column, UNIT_COLUMNS))
-    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    counts = {
+        (name, shift): estimate.clusters
+        for name, table in every.items()
+        for (_, _, shift, _), estimates in table.items()
+        for estimate in estimates.values()
+    }
+    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True), counts
 
 
 def cell_file(cell: Cell) -> str:

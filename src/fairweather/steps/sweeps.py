@@ -19,7 +19,7 @@ def shift_kind(name: str) -> ShiftKind | AttackKind:
     if name in ATTACKS:
         return ATTACKS[name]
     return SHIFTS.get(name) or ShiftKind(
-        refuse_external_images, "level", name, "level", 0.0, lambda _: ""
+        refuse_external_images, name, "level", parameters=("level",)
     )
 
 
@@ -62,7 +62,7 @@ def _describe_sweep(
 
 def _describe_cell(shift: Shift | Attack, image_size: int | None) -> CellRecord:
     constants, kind = None, SHIFTS.get(shift.name)
-    if kind is not None and image_size and "image_size" in kind.known:
+    if kind is not None and image_size and "image_size" in kind.parameter_names:
         stated = {"image_size": image_size, **shift.parameters}
         constants = f"for images of {stated['image_size']} pixels: {kind.note(stated)}"
     assert shift.level is not None

@@ -21,7 +21,16 @@ from fairweather.data.splits import fewer_labels, with_wrong_labels
 from fairweather.devices import is_out_of_memory
 from fairweather.errors import TrainingDivergedError
 from fairweather.files.tables import frame_to_csv
-from fairweather.models import opening as models
+from fairweather.models.backbones import make_encoder, state_without_head
+from fairweather.models.building import (
+    ModelSpec,
+    build,
+    check_channels,
+    describe_weights,
+    find_head,
+    render_model_json,
+)
+from fairweather.models.wrappers import Classifier
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.steps.plan import (
@@ -101,7 +110,7 @@ def _train(
         weights = _weights_facts(step, spec, worker.offline)
         train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
         resume = Resumption(step.folder, _training_fingerprint(step, folder), worker.group)
-        model = models.build(spec, step.seed, offline=worker.offline)
+        model = build(spec, step.seed, offline=worker.offline)
     state = resume.read(folder, step.task, progress)
     done = len(state["history"]) if state else 0
     told = _EpochProgress(progress, step.task, recipe.epochs, done)
@@ -115,7 +124,7 @@ def _train(
         train,
         val,
         recipe,
-        head=models.find_head(model, spec.backbone),
+        head=find_head(model, spec.backbone),
         seed=step.seed,
         device=worker.device,
         precision=step.precision,
@@ -123,7 +132,7 @@ def _train(
         train_shifts=expand_only_shifts(step.train_shifts) if step.train_shifts else (),
         attack=training_attack(recipe),
         after_step=told.within,
-        group=worker.group,
+        ranks=worker.group,
     ):
         state = epoch.state
         resume.write(folder, state)
@@ -177,18 +186,18 @@ def training_attack(recipe: Recipe) -> Attack | None:
     return make_training_attack("pgd", **given)
 
 
-def with_statistics(spec: models.ModelSpec, dataset: Dataset) -> models.ModelSpec:
+def with_statistics(spec: ModelSpec, dataset: Dataset) -> ModelSpec:
     """A network that is normalised by the statistics of the training images."""
     # A channel without contrast has standard deviation 0.
     std = [max(deviation, 1 / 255) for deviation in dataset.std]
     return replace(
         spec,
-        mean=models.check_channels("mean", dataset.mean),
-        std=models.check_channels("std", std),
+        mean=check_channels("mean", dataset.mean),
+        std=check_channels("std", std),
     )
 
 
-def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> models.ModelSpec:
+def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> ModelSpec:
     """The network with its normalisation, and with the weights file of a pre-training, if any."""
     spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
     if step.start is None:
@@ -209,8 +218,8 @@ def _start_note(weights: Mapping[str, Any]) -> str:
     return f"weights: {weights.get('file', weights['weights'])}{beside}; head {weights['head']}"
 
 
-def _weights_facts(step: TrainStep, spec: models.ModelSpec, offline: bool) -> dict[str, Any]:
-    facts = models.describe_weights(spec, offline=offline)
+def _weights_facts(step: TrainStep, spec: ModelSpec, offline: bool) -> dict[str, Any]:
+    facts = describe_weights(spec, offline=offline)
     if step.start is not None:  # its path within the run, which is the same if the run is moved
         facts |= {"file": step.start, "weights": step.spec.weights}
     return facts
@@ -219,7 +228,7 @@ def _weights_facts(step: TrainStep, spec: models.ModelSpec, offline: bool) -> di
 def _store_training(
     step: TrainStep,
     recipe: Recipe,
-    spec: models.ModelSpec,
+    spec: ModelSpec,
     dataset: Dataset,
     images: int,
     weights: Mapping[str, Any],
@@ -243,7 +252,7 @@ def _store_training(
     described = replace(spec, weights=step.spec.weights)
     files: dict[str, bytes | str] = {
         WEIGHTS: encode_safetensors(state["best"]),
-        DESCRIPTION: models.render_model_json(described, facts),
+        DESCRIPTION: render_model_json(described, facts),
         HISTORY: frame_to_csv(pd.DataFrame(history), None),
     }
     if "probed" in state:
@@ -286,12 +295,12 @@ def do_pretrain(
         probe = NeighbourProbe(*map(worker.images, step.probe))
         spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
         resume = Resumption(step.folder, _training_fingerprint(step, folder), worker.group)
-        classifier = models.build(spec, step.seed, offline=worker.offline)
+        classifier = build(spec, step.seed, offline=worker.offline)
     state = resume.read(folder, step.task, progress)
     epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
     told = _EpochProgress(progress, step.task, epochs, done)
     told.say("")
-    encoder = models.make_encoder(classifier, spec.backbone)
+    encoder = make_encoder(classifier, spec.backbone)
     last: PretrainingEpoch | None = None
     for last in pretrain(
         encoder.module,
@@ -304,7 +313,7 @@ def do_pretrain(
         precision=step.precision,
         state=state,
         after_step=told.within,
-        group=worker.group,
+        ranks=worker.group,
         sync_batchnorm=step.sync_batchnorm,
     ):
         resume.write(folder, last.state)
@@ -325,10 +334,10 @@ def _pretraining_note(row: Mapping[str, float]) -> str:
 
 def _store_pretraining(
     step: PretrainStep,
-    spec: models.ModelSpec,
+    spec: ModelSpec,
     dataset: Dataset,
     last: PretrainingEpoch,
-    classifier: models.Classifier,
+    classifier: Classifier,
     offline: bool,
     folder: RunFolder,
 ) -> None:
@@ -340,13 +349,13 @@ def _store_pretraining(
         "labels_used": step.recipe.method == "supervised",
         "seed": step.seed,
         "recipe": asdict(step.recipe),
-        "weights": models.describe_weights(spec, offline=offline),
+        "weights": describe_weights(spec, offline=offline),
         "precision": step.precision,
         **{key: last.history[-1][key] for key in ("epoch", "knn_accuracy", "embedding_std")},
     }
     files: dict[str, bytes | str] = {
-        WEIGHTS: encode_safetensors(models.state_without_head(classifier, spec.backbone)),
-        DESCRIPTION: models.render_model_json(spec, facts),
+        WEIGHTS: encode_safetensors(state_without_head(classifier, spec.backbone)),
+        DESCRIPTION: render_model_json(spec, facts),
         HISTORY: frame_to_csv(pd.DataFrame(last.history), None),
     }
     if last.correlation is not None and last.correlation_before is not None:

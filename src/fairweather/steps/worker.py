@@ -21,11 +21,15 @@ from fairweather.data.pixel_scans import digest
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.shifters import Shifters
-from fairweather.models import opening as models
+from fairweather.models.building import load_checkpoint
+from fairweather.models.checkpoints import interpolate
 from fairweather.models.labels import LabelMap, places_by_name, relabel
 from fairweather.models.onnx import OnnxNetwork
+from fairweather.models.opening import open_with_options
 from fairweather.models.outputs import LogProbabilities
+from fairweather.models.preprocessing import prepare_at
 from fairweather.models.sources import OpenedModel
+from fairweather.models.wrappers import Ensemble
 from fairweather.progress import Event, Notify, silent
 from fairweather.runs.folder import RunFolder, fingerprint
 from fairweather.steps.plan import (
@@ -343,9 +347,9 @@ def open_planned_model(source: PlannedModel, *, offline: bool = False) -> nn.Mod
 
     Raises `InputError` if the model has changed since the plan was made.
     """
-    opened = models.open_with_options(source.source, source, offline=offline)
+    opened = open_with_options(source.source, source, offline=offline)
     if source.size is not None:
-        opened = models.prepare_at(opened, source.size, keep=source.input_size is not None)
+        opened = prepare_at(opened, source.size, keep=source.input_size is not None)
     if model_digest(opened, source.taken_for, source.columns) != source.digest:
         raise InputError(f"{source.source} has changed since the plan was made")
     model = as_logits(opened, source.taken_for)
@@ -418,11 +422,11 @@ def _load_network(
 ) -> nn.Module:
     match network:
         case TrainedNetwork():
-            return models.load_checkpoint(folder.file(network.folder))
+            return load_checkpoint(folder.file(network.folder))
         case InterpolatedNetwork():
-            model = models.load_checkpoint(folder.file(network.folder))
+            model = load_checkpoint(folder.file(network.folder))
             start = safetensors.torch.load_file(folder.file(f"{network.folder}/{PROBED}"))
-            model.load_state_dict(models.interpolate(start, model.state_dict(), network.share))
+            model.load_state_dict(interpolate(start, model.state_dict(), network.share))
             return model
         case EnsembleNetwork():
-            return models.Ensemble([_load_network(each, folder) for each in network.members]).eval()
+            return Ensemble([_load_network(each, folder) for each in network.members]).eval()

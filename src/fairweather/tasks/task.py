@@ -8,30 +8,27 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import scipy.special
+from numpy.typing import NDArray
 
 from fairweather.errors import unknown_name
-from fairweather.metrics.columns import per_image
+from fairweather.metrics.columns import IntArray, per_image
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions
 from fairweather.types.record import IMAGE
 
-# ---------------------------------------------------------------- what a task says of labels, of wh
-
-Labels = npt.NDArray[np.int64]
-Logits = npt.NDArray[np.float32]
+Logits = NDArray[np.float32]
 
 
 class Strata(NamedTuple):
     """Groups of images of which each split gets its share.
 
     Attributes:
-        of: int64 `[N]`, the stratum of each image.
+        numbers: int64 `[N]`, the stratum of each image.
         names: what messages call each; each has images.
     """
 
-    of: Labels
+    numbers: IntArray
     names: tuple[str, ...]
 
 
@@ -41,12 +38,12 @@ class Unit(NamedTuple):
     Attributes:
         name: as in the column `unit` of scores.csv, such as `finding=Effusion`.
         places: int64 `[n]`, the images whose label is known.
-        part: gives the predictions of the unit for these images, from those of all images.
+        select: gives the predictions of the unit for these images, from those of all images.
     """
 
     name: str
-    places: Labels
-    part: Callable[[AnyPredictions], AnyPredictions]
+    places: IntArray
+    select: Callable[[AnyPredictions], AnyPredictions]
 
 
 @dataclass(frozen=True)
@@ -59,8 +56,8 @@ class Task:
         columns: makes its columns from logits `[N, C]` and labels.
         strata: groups images by their labels and the names of classes.
         kinds: what its predictions and those of its units are; metrics accept one of them.
-        together: the logits of an ensemble, from those of each member.
-        decided: the metric that is the share of right decisions, whose differences are tested.
+        combine: gives the logits of an ensemble, from those of each member.
+        decision_metric: the share of right decisions, whose differences are tested.
         check: raises `InputError` for labels that are none, given the names of classes; `Images`
             check single ones.
         units: what is judged by itself, from predictions; empty if that is only the image.
@@ -69,22 +66,22 @@ class Task:
 
     name: str
     predictions: type[Any]
-    columns: Callable[[Logits, Labels], Mapping[str, npt.NDArray[Any]]]
-    strata: Callable[[Labels, tuple[str, ...]], Strata]
+    columns: Callable[[Logits, IntArray], Mapping[str, NDArray[Any]]]
+    strata: Callable[[IntArray, tuple[str, ...]], Strata]
     kinds: tuple[TaskKind, ...]
-    together: Callable[[Iterable[Logits | None]], Logits]
-    decided: str
-    check: Callable[[Labels, tuple[str, ...]], None] = lambda labels, classes: None
+    combine: Callable[[Iterable[Logits | None]], Logits]
+    decision_metric: str
+    check: Callable[[IntArray, tuple[str, ...]], None] = lambda labels, classes: None
     units: Callable[[AnyPredictions], tuple[Unit, ...]] = lambda _: ()
     most_stored: int = 100
 
     def every_unit(self, predictions: AnyPredictions) -> tuple[Unit, ...]:
         """Whole images, and then the units of the task."""
         whole = np.arange(len(predictions), dtype=np.int64)
-        return (Unit(IMAGE, whole, lambda found: found), *self.units(predictions))
+        return (Unit(IMAGE, whole, lambda predictions: predictions), *self.units(predictions))
 
 
-# ---------------------------------------------------------------- classification: each image has on
+# --- Classification ---
 
 # With more classes than this, logits would need more space than everything else in a run folder.
 MOST_STORED_CLASSES = 100
@@ -108,15 +105,15 @@ def mean_log_probability(logits: Iterable[Logits | None]) -> Logits:
     [[0.75, 0.25]]
     """
     logs = []
-    for each in logits:
-        if each is None:
+    for member in logits:
+        if member is None:
             raise ValueError("an ensemble needs the logits of every member")
-        logs.append(scipy.special.log_softmax(each.astype(np.float64), axis=1))
+        logs.append(scipy.special.log_softmax(member.astype(np.float64), axis=1))
     together = scipy.special.logsumexp(np.stack(logs), axis=0) - math.log(len(logs))
     return np.asarray(together, dtype=np.float32)
 
 
-def _classification_columns(logits: Logits, labels: Labels) -> Mapping[str, npt.NDArray[Any]]:
+def _classification_columns(logits: Logits, labels: IntArray) -> Mapping[str, NDArray[Any]]:
     return per_image(logits, labels)._asdict()
 
 
@@ -126,13 +123,13 @@ CLASSIFICATION_TASK = Task(
     columns=_classification_columns,
     strata=Strata,  # the images of each class
     kinds=(Predictions.kind,),
-    together=mean_log_probability,
-    decided="accuracy",
+    combine=mean_log_probability,
+    decision_metric="accuracy",
     most_stored=MOST_STORED_CLASSES,
 )
 
 
-# ---------------------------------------------------------------- the tasks: what is to be told of
+# --- The table of tasks ---
 
 TASKS: dict[str, Task] = {CLASSIFICATION_TASK.name: CLASSIFICATION_TASK}
 

@@ -2,7 +2,6 @@
 
 Flips, rotation and training shifts change 8-bit images; noise, erased boxes, MixUp and CutMix
 change float images in [0, 1]. All parameters are drawn for each image.
-
 """
 
 from __future__ import annotations
@@ -21,10 +20,8 @@ from fairweather.data.batches import gathered_batches
 from fairweather.devices import has_room_for
 from fairweather.training.loop_parts import to_input
 from fairweather.training.policies import augmix, rand_augment, trivial_augment
-from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing, Recipe
+from fairweather.training.recipe import GaussianNoise, RandomErasing, Recipe
 from fairweather.types.measurement import Images, Shift
-
-# ---------------------------------------------------------------- augmentation of whole batches of
 
 Integers = npt.NDArray[np.int64]
 _BOX_TRIES = 10  # random boxes per image, as in torchvision; if none fits, nothing is erased
@@ -162,7 +159,7 @@ def random_erase(
     [15, 6, 2, 1]
     """
     n, _, height, width = images.shape
-    boxes = draw_erased_boxes(n, height, width, erasing.area, erasing.aspect, rng)
+    boxes = draw_erased_boxes(n, (height, width), erasing, rng)
     erased = rng.random(n) < erasing.probability
     chosen = PixelBoxes(*(np.where(erased, end, 0) for end in boxes))
     noise = torch.empty_like(images).uniform_(0, 1, generator=_seeded_generator(rng, images.device))
@@ -170,21 +167,18 @@ def random_erase(
 
 
 def draw_erased_boxes(
-    n: int,
-    height: int,
-    width: int,
-    area: tuple[float, float],
-    aspect: tuple[float, float],
-    rng: np.random.Generator,
+    n: int, size: tuple[int, int], erasing: RandomErasing, rng: np.random.Generator
 ) -> PixelBoxes:
     """Draw a box inside each image: the first of ten random boxes that fits, or an empty one.
 
-    >>> rng = np.random.default_rng(0)
-    >>> [int(end[0]) for end in draw_erased_boxes(1, 8, 8, (0.25, 0.25), (1, 1), rng)]
+    >>> quarter = RandomErasing(area=(0.25, 0.25), aspect=(1, 1))
+    >>> boxes = draw_erased_boxes(1, (8, 8), quarter, np.random.default_rng(0))
+    >>> [int(end) for end in np.ravel(boxes)]
     [2, 6, 0, 4]
     """
-    pixels = rng.uniform(*area, (_BOX_TRIES, n)) * height * width
-    ratio = rng.uniform(*aspect, (_BOX_TRIES, n))
+    height, width = size
+    pixels = rng.uniform(*erasing.area, (_BOX_TRIES, n)) * height * width
+    ratio = rng.uniform(*erasing.aspect, (_BOX_TRIES, n))
     high = np.maximum(np.rint(np.sqrt(pixels * ratio)), 1).astype(np.int64)
     wide = np.maximum(np.rint(np.sqrt(pixels / ratio)), 1).astype(np.int64)
     fits = (high <= height) & (wide <= width)
@@ -224,10 +218,16 @@ def _seeded_generator(rng: np.random.Generator, device: torch.device) -> torch.G
     return torch.Generator(device).manual_seed(int(rng.integers(2**63)))
 
 
-class MixedBatch(NamedTuple):
-    """A mixed batch: float images `[B, 3, H, W]` and soft labels `[B, classes]`."""
+class TrainingBatch(NamedTuple):
+    """The input of one training step.
 
-    images: torch.Tensor
+    Attributes:
+        views: views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to
+            the first.
+        targets: classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one.
+    """
+
+    views: tuple[torch.Tensor, ...]
     targets: torch.Tensor
 
 
@@ -237,7 +237,7 @@ def mix_up(
     classes: int,
     alpha: float,
     rng: np.random.Generator,
-) -> MixedBatch:
+) -> TrainingBatch:
     """Mix every image with a partner from its batch: MixUp (Zhang et al. 2018, section 2).
 
     Args:
@@ -255,10 +255,8 @@ def mix_up(
     weight = torch.from_numpy(rng.beta(alpha, alpha, n)).to(images)
     partner = torch.from_numpy(rng.permutation(n)).to(images.device)
     targets = F.one_hot(labels, classes).to(images)
-    return MixedBatch(
-        torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1)),
-        torch.lerp(targets[partner], targets, weight.reshape(n, 1)),
-    )
+    mixed = torch.lerp(images[partner], images, weight.reshape(n, 1, 1, 1))
+    return TrainingBatch((mixed,), torch.lerp(targets[partner], targets, weight.reshape(n, 1)))
 
 
 def cut_mix(
@@ -267,7 +265,7 @@ def cut_mix(
     classes: int,
     alpha: float,
     rng: np.random.Generator,
-) -> MixedBatch:
+) -> TrainingBatch:
     """Paste a rectangle of a partner from the batch into every image: CutMix.
 
     Source: Yun et al. 2019, CutMix, section 3 and algorithm A1. The share of the image outside the
@@ -287,41 +285,36 @@ def cut_mix(
     True
     """
     n, _, height, width = images.shape
-    boxes = draw_pasted_boxes(rng.beta(alpha, alpha, n), height, width, rng)
+    boxes = draw_pasted_boxes(rng.beta(alpha, alpha, n), (height, width), rng)
     partner = torch.from_numpy(rng.permutation(n)).to(images.device)
     pasted = mask_boxes(boxes, height, width, images.device)
     share = torch.from_numpy(box_areas(boxes) / (height * width)).to(images).reshape(n, 1)
     targets = F.one_hot(labels, classes).to(images)
-    return MixedBatch(
-        torch.where(pasted, images[partner], images),
-        torch.lerp(targets, targets[partner], share),
-    )
+    mixed = torch.where(pasted, images[partner], images)
+    return TrainingBatch((mixed,), torch.lerp(targets, targets[partner], share))
 
 
 def draw_pasted_boxes(
-    kept: npt.NDArray[np.float64],
-    height: int,
-    width: int,
-    rng: np.random.Generator,
+    spared: npt.NDArray[np.float64], size: tuple[int, int], rng: np.random.Generator
 ) -> PixelBoxes:
-    """Draw boxes that leave a share `kept` `[B]` of an image uncovered, with uniform centres.
+    """Draw boxes that leave a share `spared` `[B]` of an image uncovered, with uniform centres.
 
     Sides are rounded down to even numbers of pixels, as in the published code. The part of a box
     outside the image is cut off.
 
-    >>> boxes = draw_pasted_boxes(np.zeros(1), 4, 4, np.random.default_rng(0))
+    >>> boxes = draw_pasted_boxes(np.zeros(1), (4, 4), np.random.default_rng(0))
     >>> [int(end) for end in np.ravel(boxes)]
     [1, 4, 0, 4]
     """
-    half = np.sqrt(1 - kept) / 2
+    half = np.sqrt(1 - spared) / 2
     ends = []
-    for size in (height, width):
-        centre, reach = rng.integers(size, size=len(kept)), (half * size).astype(np.int64)
-        ends += [np.maximum(centre - reach, 0), np.minimum(centre + reach, size)]
+    for side in size:
+        centre, reach = rng.integers(side, size=len(spared)), (half * side).astype(np.int64)
+        ends += [np.maximum(centre - reach, 0), np.minimum(centre + reach, side)]
     return PixelBoxes(*ends)
 
 
-# ---------------------------------------------------------------- from 8-bit training images to the
+# --- Batches
 
 
 def move_if_room(
@@ -357,19 +350,6 @@ def training_batches(
         yield Images(pixels, images.labels[index], images.keys[index], images.classes)
 
 
-class TrainingBatch(NamedTuple):
-    """The input of one training step.
-
-    Attributes:
-        views: views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to
-            the first.
-        targets: classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one.
-    """
-
-    views: tuple[torch.Tensor, ...]
-    targets: torch.Tensor
-
-
 def make_batch(
     batch: Images,
     recipe: Recipe,
@@ -402,24 +382,20 @@ def make_batch(
         images = trivial_augment(images, rng)
     if policy := recipe.rand_augment:
         images = rand_augment(images, rng, policy)
-    views = _augmix_views(images, recipe.augmix, rng) if recipe.augmix else (to_input(images),)
+    if options := recipe.augmix:
+        mixtures = tuple(
+            augmix(images, rng, options) for _ in range(2 if options.consistency else 1)
+        )
+        views = (to_input(images), *mixtures) if options.consistency else mixtures
+    else:
+        views = (to_input(images),)
     views = tuple(_add_disturbances(view, recipe, rng) for view in views)
     alphas = [(mix_up, recipe.mixup), (cut_mix, recipe.cutmix)]
     mixings = [(mixing, alpha) for mixing, alpha in alphas if alpha]
     if not mixings:
         return TrainingBatch(views, labels)
     mixing, alpha = mixings[int(rng.integers(2)) if len(mixings) == 2 else 0]
-    mixed = mixing(views[0], labels, len(batch.classes), alpha, rng)
-    return TrainingBatch((mixed.images,), mixed.targets)
-
-
-def _augmix_views(
-    images: torch.Tensor, options: AugMix, rng: np.random.Generator
-) -> tuple[torch.Tensor, ...]:
-    """The images and two mixtures of each; only one mixture if there is no consistency loss."""
-    if not options.consistency:
-        return (augmix(images, rng, options),)
-    return to_input(images), augmix(images, rng, options), augmix(images, rng, options)
+    return mixing(views[0], labels, len(batch.classes), alpha, rng)
 
 
 def _add_disturbances(

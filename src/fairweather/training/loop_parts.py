@@ -15,8 +15,6 @@ from fairweather.errors import NotFiniteError, TrainingDivergedError
 from fairweather.training.ranks import Fabric
 from fairweather.training.recipe import Recipe
 
-# ---------------------------------------------------------------- shared parts of the training loop
-
 # Reading a loss waits for the device, so it is not done after every step.
 STEPS_BETWEEN_CHECKS = 50
 
@@ -115,7 +113,7 @@ def mean_loss(losses: Sequence[torch.Tensor], sizes: Sequence[int]) -> float:
     return float((torch.stack(list(losses)).cpu().double() * weights).sum() / weights.sum())
 
 
-# ---------------------------------------------------------------- optimisers and learning-rate sche
+# --- Optimisers and learning rates
 
 
 class Phase(NamedTuple):
@@ -164,16 +162,24 @@ def parameter_groups(
             decayed = recipe.decay_norms_and_biases or parameter.ndim > 1
             groups.setdefault((part, decayed), []).append(parameter)
     scale = {"head": 1.0, "backbone": recipe.backbone_learning_rate_scale}
+    decay = {True: recipe.weight_decay, False: 0.0}
     return [
-        {
-            "params": parameters,
-            "weight_decay": recipe.weight_decay if decayed else 0.0,
-            "lr": rate * scale[part],
-            "base_lr": rate * scale[part],
-            "part": part,
-        }
+        parameter_group(part, parameters, rate * scale[part], decay[decayed])
         for (part, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def parameter_group(
+    part: str, parameters: list[nn.Parameter], rate: float, decay: float
+) -> dict[str, Any]:
+    """Make a group for an optimiser of torch; the schedule scales `base_lr`."""
+    return {
+        "params": parameters,
+        "weight_decay": decay,
+        "lr": rate,
+        "base_lr": rate,
+        "part": part,
+    }
 
 
 def build_optimizer(

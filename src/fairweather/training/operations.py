@@ -64,9 +64,9 @@ def interpolate_bilinear(images: torch.Tensor, matrices: torch.Tensor) -> torch.
     [[0, 50, 150]]
     """
     height, width = images.shape[2:]
-    one = 1 << _LINEAR_BITS
+    pixel = 1 << _LINEAR_BITS
     column, row = _source_places(images, matrices, _LINEAR_BITS)
-    inside = (column >= 0) & (column < width * one) & (row >= 0) & (row < height * one)
+    inside = (column >= 0) & (column < width * pixel) & (row >= 0) & (row < height * pixel)
     left, right, across = _neighbours(column, width)
     upper, lower, down = _neighbours(row, height)
     values = images.float()
@@ -99,60 +99,25 @@ def rotate(
     return lookup(images, torch.stack((cos, sin, right, -sin, cos, down), 1))
 
 
-def shear_x(
-    images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = look_up_nearest
+def move(
+    images: torch.Tensor, amounts: torch.Tensor, place: int, lookup: Lookup = look_up_nearest
 ) -> torch.Tensor:
-    """Move every row to the left by `slope` times its distance from the upper edge.
+    """Shear or translate: each amount replaces one of the six numbers of the identity matrix.
 
-    Equal to `PIL.Image.transform(AFFINE, (1, slope, 0, 0, 1, 0))`.
+    Equal to `PIL.Image.transform(AFFINE, (1, 0, 0, 0, 1, 0))` with that number. At place 1, every
+    row moves to the left by the amount times its distance from the upper edge; at 3, every column
+    moves upwards by the amount times its distance from the left edge. At 2 and 5, images move to
+    the left and upwards by so many pixels. Pixels from outside the image are black.
 
     >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
-    >>> shear_x(image, torch.tensor([0.5]))[0, 0].tolist()
-    [[0, 1], [3, 0]]
+    >>> [move(image, torch.tensor([amount]), place)[0, 0].tolist() for amount, place in (
+    ...     (0.5, 1), (0.5, 3), (1, 2), (-1, 5)
+    ... )]
+    [[[0, 1], [3, 0]], [[0, 3], [2, 0]], [[1, 0], [3, 0]], [[0, 0], [0, 1]]]
     """
-    return lookup(images, _affine_matrices(slope, 1))
-
-
-def shear_y(
-    images: torch.Tensor, slope: torch.Tensor, lookup: Lookup = look_up_nearest
-) -> torch.Tensor:
-    """Move every column upwards by `slope` times its distance from the left edge.
-
-    Equal to `PIL.Image.transform(AFFINE, (1, 0, 0, slope, 1, 0))`.
-
-    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
-    >>> shear_y(image, torch.tensor([0.5]))[0, 0].tolist()
-    [[0, 3], [2, 0]]
-    """
-    return lookup(images, _affine_matrices(slope, 3))
-
-
-def translate_x(
-    images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = look_up_nearest
-) -> torch.Tensor:
-    """Move right by `pixels`, or left if negative; pixels from outside the image are black.
-
-    Equal to `PIL.Image.transform(AFFINE, (1, 0, -pixels, 0, 1, 0))`.
-
-    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
-    >>> translate_x(image, torch.tensor([-1]))[0, 0].tolist()
-    [[1, 0], [3, 0]]
-    """
-    return lookup(images, _affine_matrices(-pixels, 2))
-
-
-def translate_y(
-    images: torch.Tensor, pixels: torch.Tensor, lookup: Lookup = look_up_nearest
-) -> torch.Tensor:
-    """Move down by `pixels`, or up if negative; pixels from outside the image are black.
-
-    Equal to `PIL.Image.transform(AFFINE, (1, 0, 0, 0, 1, -pixels))`.
-
-    >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
-    >>> translate_y(image, torch.tensor([1]))[0, 0].tolist()
-    [[0, 0], [0, 1]]
-    """
-    return lookup(images, _affine_matrices(-pixels, 5))
+    matrices = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).repeat(len(amounts), 1)
+    matrices[:, place] = amounts.cpu().double()
+    return lookup(images, matrices)
 
 
 def _source_places(
@@ -160,9 +125,9 @@ def _source_places(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where each pixel comes from: columns and rows int64 `[B, H, W]` with `bits` fraction bits."""
     height, width = images.shape[2:]
-    of_corner = matrices.clone()
-    of_corner[:, 2::3] += 0.5 * (matrices[:, 0::3] + matrices[:, 1::3])
-    fixed = (of_corner * 2**bits + 0.5).floor().long().to(images.device)
+    from_corner = matrices.clone()
+    from_corner[:, 2::3] += 0.5 * (matrices[:, 0::3] + matrices[:, 1::3])
+    fixed = (from_corner * 2**bits + 0.5).floor().long().to(images.device)
     a, b, c, d, e, f = fixed.reshape(-1, 6, 1, 1).unbind(1)
     x = torch.arange(width, device=images.device)
     y = torch.arange(height, device=images.device)[:, None]
@@ -186,13 +151,6 @@ def _pick_pixels(images: torch.Tensor, column: torch.Tensor, row: torch.Tensor) 
 def _interpolate(first: torch.Tensor, second: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     # Pillow's formula; `torch.lerp` rounds differently. In place, since memory takes most time.
     return second.sub_(first).mul_(share).add_(first)
-
-
-def _affine_matrices(values: torch.Tensor, column: int) -> torch.Tensor:
-    """Identity matrices in which one of the six numbers is replaced, float64 `[B, 6]`."""
-    matrices = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).repeat(len(values), 1)
-    matrices[:, column] = values.cpu().double()
-    return matrices
 
 
 def autocontrast(images: torch.Tensor) -> torch.Tensor:
@@ -233,8 +191,8 @@ def posterize(images: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     >>> posterize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), torch.tensor([4])).unique()
     tensor([240], dtype=torch.uint8)
     """
-    kept = (256 - 2 ** (8 - bits.long())).to(images.device, torch.uint8)
-    return images & _per_image(kept)
+    mask = (256 - 2 ** (8 - bits.long())).to(images.device, torch.uint8)
+    return images & _per_image(mask)
 
 
 def solarize(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
@@ -335,10 +293,10 @@ def _operation_table(lookup: Lookup) -> dict[str, Operation]:
         "posterize": posterize,
         "solarize": solarize,
         "rotate": partial(rotate, lookup=lookup),
-        "shear_x": partial(shear_x, lookup=lookup),
-        "shear_y": partial(shear_y, lookup=lookup),
-        "translate_x": partial(translate_x, lookup=lookup),
-        "translate_y": partial(translate_y, lookup=lookup),
+        "shear_x": partial(move, place=1, lookup=lookup),
+        "shear_y": partial(move, place=3, lookup=lookup),
+        "translate_x": lambda images, pixels: move(images, -pixels, 2, lookup),
+        "translate_y": lambda images, pixels: move(images, -pixels, 5, lookup),
         "colour": colour,
         "contrast": contrast,
         "brightness": brightness,

@@ -3,7 +3,6 @@
 Source of AugMix: Hendrycks et al. 2020, AugMix: A Simple Data Processing Method to Improve
 Robustness and Uncertainty, algorithm 1; constants of google-research/augmix, augmentations.py and
 cifar.py.
-
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from fairweather.training.operations import OPERATIONS, SMOOTH_OPERATIONS, apply
 from fairweather.training.recipe import AugMix, RandAugment
 from fairweather.types.measurement import check_images
 
-# ---------------------------------------------------------------- random policies: TrivialAugment a
-
 Floats = npt.NDArray[np.float64]
 
 MAGNITUDE_BINS = 31
@@ -33,7 +30,7 @@ class MagnitudeRange(NamedTuple):
     """The magnitudes of an operation, from the weakest to the strongest.
 
     Attributes:
-        values: float64 `[BINS]`.
+        values: float64 `[MAGNITUDE_BINS]`.
         signed: whether the negative value is equally likely.
         neutral: the value that they are added to.
     """
@@ -82,7 +79,8 @@ def trivial_augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Ten
     """
     check_images(images)
     strengths = rng.integers(MAGNITUDE_BINS, size=len(images))
-    return _apply_one_each(images, strengths, wide_space(), rng)
+    draws = draw_operations(strengths, wide_space(), rng)
+    return apply_chosen(images, OPERATION_NAMES, *draws, OPERATIONS)
 
 
 def rand_augment(
@@ -109,12 +107,13 @@ def rand_augment(
     height, width = images.shape[2:]
     space, strengths = rand_augment_space(height, width), np.full(len(images), policy.magnitude)
     for _ in range(policy.operations):
-        images = _apply_one_each(images, strengths, space, rng)
+        draws = draw_operations(strengths, space, rng)
+        images = apply_chosen(images, OPERATION_NAMES, *draws, OPERATIONS)
     return images
 
 
 class OperationDraws(NamedTuple):
-    """One operation per image: indices into `NAMES`, and magnitudes in its units, both `[B]`."""
+    """One operation per image, `[B]`: indices into `OPERATION_NAMES`, and their magnitudes."""
 
     chosen: npt.NDArray[np.int64]
     magnitudes: Floats
@@ -136,16 +135,6 @@ def draw_operations(
     signed = np.array([span.signed for span in spans])[chosen]
     neutral = np.array([span.neutral for span in spans])[chosen]
     return OperationDraws(chosen, neutral + np.where(signed, signs, 1) * values)
-
-
-def _apply_one_each(
-    images: torch.Tensor,
-    strengths: npt.NDArray[np.int64],
-    space: Mapping[str, MagnitudeRange],
-    rng: np.random.Generator,
-) -> torch.Tensor:
-    chosen, magnitudes = draw_operations(strengths, space, rng)
-    return apply_chosen(images, OPERATION_NAMES, chosen, magnitudes, OPERATIONS)
 
 
 def _build_space(
@@ -179,9 +168,7 @@ def _magnitudes_up_to(strongest: float) -> Floats:
     return torch.linspace(0.0, strongest, MAGNITUDE_BINS).double().numpy()
 
 
-# ---------------------------------------------------------------- augMix: mixtures of chains of ope
-
-_Floats = npt.NDArray[np.float64]
+# --- AugMix
 
 # The order is fixed, since random numbers index it. The operations that are not here overlap with
 # common test corruptions.
@@ -195,30 +182,22 @@ _LONGEST_CHAIN = 3  # the longest chain, if the depth is random
 _LEAST_PROBABILITY = 1e-7
 
 
-class Strength(NamedTuple):
-    """What a magnitude depends on: levels in [0.1, 10] and signs, `[M]`, and the images' size."""
-
-    level: _Floats
-    sign: _Floats
-    height: int
-    width: int
-
-
-# The published code has int() where this has floor: the same, since no value is negative.
-_MAGNITUDES: Mapping[str, Callable[[Strength], _Floats]] = {
-    "autocontrast": lambda drawn: drawn.level,
-    "equalize": lambda drawn: drawn.level,
-    "posterize": lambda drawn: 4 - np.floor(drawn.level * 4 / 10),
-    "rotate": lambda drawn: drawn.sign * np.floor(drawn.level * 30 / 10),
-    "solarize": lambda drawn: 256 - np.floor(drawn.level * 256 / 10),
-    "shear_x": lambda drawn: drawn.sign * drawn.level * 0.3 / 10,
-    "shear_y": lambda drawn: drawn.sign * drawn.level * 0.3 / 10,
-    "translate_x": lambda drawn: drawn.sign * np.floor(drawn.level * (drawn.width / 3) / 10),
-    "translate_y": lambda drawn: drawn.sign * np.floor(drawn.level * (drawn.height / 3) / 10),
-    "colour": lambda drawn: drawn.level * 1.8 / 10 + 0.1,
-    "contrast": lambda drawn: drawn.level * 1.8 / 10 + 0.1,
-    "brightness": lambda drawn: drawn.level * 1.8 / 10 + 0.1,
-    "sharpness": lambda drawn: drawn.level * 1.8 / 10 + 0.1,
+# Each takes levels in [0.1, 10] and signs, `[M]`, and the height and the width of the images. The
+# published code has int() where this has floor: the same, since no value is negative.
+_MAGNITUDES: Mapping[str, Callable[[Floats, Floats, int, int], Floats]] = {
+    "autocontrast": lambda level, *_: level,
+    "equalize": lambda level, *_: level,
+    "posterize": lambda level, *_: 4 - np.floor(level * 4 / 10),
+    "rotate": lambda level, sign, *_: sign * np.floor(level * 30 / 10),
+    "solarize": lambda level, *_: 256 - np.floor(level * 256 / 10),
+    "shear_x": lambda level, sign, *_: sign * level * 0.3 / 10,
+    "shear_y": lambda level, sign, *_: sign * level * 0.3 / 10,
+    "translate_x": lambda level, sign, _, width: sign * np.floor(level * (width / 3) / 10),
+    "translate_y": lambda level, sign, height, _: sign * np.floor(level * (height / 3) / 10),
+    **dict.fromkeys(
+        ("colour", "contrast", "brightness", "sharpness"),
+        lambda level, *_: level * 1.8 / 10 + 0.1,
+    ),
 }
 
 
@@ -226,14 +205,14 @@ class Chains(NamedTuple):
     """The random chains of a batch: B images, W chains for each, at most D operations in a chain.
 
     Attributes:
-        chosen: `[D, B, W]`, indices into `ALL`, or -1 after the end of a chain.
+        chosen: `[D, B, W]`, indices into `ALL_OPERATIONS`, or -1 after the end of a chain.
         magnitudes: `[D, B, W]`, in the units of each operation.
         weights: `[B, W + 1]`, the weights of the chains and, last, of the image; they sum to one.
     """
 
     chosen: npt.NDArray[np.int64]
-    magnitudes: _Floats
-    weights: _Floats
+    magnitudes: Floats
+    weights: Floats
 
 
 def augmix(images: torch.Tensor, rng: np.random.Generator, options: AugMix) -> torch.Tensor:
@@ -299,7 +278,7 @@ def draw_chains(
     magnitudes = np.empty(shape)
     for number, name in enumerate(names):
         at = chosen == number
-        magnitudes[at] = _MAGNITUDES[name](Strength(level[at], sign[at], *size))
+        magnitudes[at] = _MAGNITUDES[name](level[at], sign[at], *size)
     beyond = np.arange(shape[0])[:, None, None] >= depths
     return Chains(np.where(beyond, -1, chosen), magnitudes, weights)
 
@@ -327,9 +306,9 @@ def mix_chains(images: torch.Tensor, chains: Chains) -> torch.Tensor:
         )
     ends = walked.reshape(n, width, *images.shape[1:])
     weights = torch.from_numpy(chains.weights / 255).to(images.device, torch.float32)
-    *of_chains, own = weights.reshape(n, width + 1, 1, 1, 1).unbind(1)
+    *chain_weights, own = weights.reshape(n, width + 1, 1, 1, 1).unbind(1)
     mixed = images.float().mul_(own)
-    for number, weight in enumerate(of_chains):
+    for number, weight in enumerate(chain_weights):
         mixed.addcmul_(ends[:, number].float(), weight)
     # Float32 weights may sum to a little more than one.
     return mixed.clamp_(max=1).contiguous(memory_format=torch.channels_last)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,42 +13,21 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from fairweather.errors import InputError
+from fairweather.training import loop_parts
 from fairweather.training.augmentation import (
     TrainingBatch,
     make_batch,
     move_if_room,
     training_batches,
 )
-from fairweather.training.loop_parts import (
-    Phase,
-    build_optimizer,
-    cut_batches,
-    find_phase,
-    is_check_due,
-    learning_rate_scale,
-    learning_rates,
-    mean_loss,
-    report_divergence,
-    seeded,
-    set_learning_rate,
-    stop_unless_finite,
-    take_step,
-    to_input,
-)
 from fairweather.training.policies import jensen_shannon
 from fairweather.training.ranks import ALONE, Fabric, Ranks
-from fairweather.training.recipe import RECIPE_KEYS as RECIPE_KEYS
-from fairweather.training.recipe import Adversarial as Adversarial
-from fairweather.training.recipe import AugMix as AugMix
-from fairweather.training.recipe import GaussianNoise as GaussianNoise
-from fairweather.training.recipe import RandAugment as RandAugment
-from fairweather.training.recipe import RandomErasing as RandomErasing
 from fairweather.training.recipe import Recipe
-from fairweather.training.recipe import Rotation as Rotation
 from fairweather.training.selfsupervised.methods import rotate_quarter
-from fairweather.types.measurement import Attack, Images, Shift
+from fairweather.types.kinds import TaskKind
+from fairweather.types.measurement import Attack, Images, Predictions, Shift
 
-# ---------------------------------------------------------------- the loss of a supervised step: cr
+# --- The loss
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -70,6 +48,23 @@ def supervised_loss(forward: Forward, batch: TrainingBatch, recipe: Recipe) -> t
     if others and recipe.augmix:
         loss = loss + recipe.augmix.consistency * jensen_shannon(clean, *others)
     return loss
+
+
+class TrainingLoss(NamedTuple):
+    """A loss of supervised training.
+
+    Attributes:
+        name: for messages.
+        compute: the loss of a batch, from the network, the batch and the recipe.
+        accepts: the kind of predictions that it trains for.
+    """
+
+    name: str
+    compute: Callable[[Forward, TrainingBatch, Recipe], torch.Tensor]
+    accepts: TaskKind
+
+
+CROSS_ENTROPY = TrainingLoss("the cross-entropy of a training", supervised_loss, Predictions.kind)
 
 
 def attack_batch(
@@ -111,7 +106,6 @@ class RotationTask(nn.Module):
                 f"found {type(head).__name__}"
             )
         self.linear = nn.Linear(features, 4)
-        self._seen: list[torch.Tensor] = []
         self._head = [head]  # in a list: the head is the classifier's, not a part of this module
 
     def loss(
@@ -119,20 +113,10 @@ class RotationTask(nn.Module):
     ) -> torch.Tensor:
         """Cross-entropy of the predicted turns of float images `[B, 3, S, S]`."""
         turns = torch.from_numpy(rng.integers(4, size=len(images))).to(images.device)
-        with self._watching():
+        inputs: list[torch.Tensor] = []  # of the classifier's head
+        with self._head[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
             forward(rotate_quarter(images, turns))
-        return F.cross_entropy(self.linear(self._seen.pop().float()), turns)
-
-    @contextmanager
-    def _watching(self) -> Iterator[None]:
-        def keep(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            self._seen.append(inputs[0])
-
-        handle = self._head[0].register_forward_pre_hook(keep)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return F.cross_entropy(self.linear(inputs[0].float()), turns)
 
 
 def check_square_images(images: Images, recipe: Recipe) -> None:
@@ -145,7 +129,7 @@ def check_square_images(images: Images, recipe: Recipe) -> None:
         )
 
 
-# ---------------------------------------------------------------- the state of supervised training,
+# --- The state of a training
 
 State = dict[str, Any]
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
@@ -185,46 +169,33 @@ class Learner:
         model: nn.Module,
         recipe: Recipe,
         head: nn.Module | None,
-        task: RotationTask | None,
+        seed: int,
         fabric: Fabric,
     ) -> None:
-        self.model, self.recipe, self.head, self.task = model, recipe, head, task
+        """Move the model to the device, with a second head if the recipe asks for one."""
+        self.model, self.recipe, self.head = model, recipe, head
         self.fabric, self.device = fabric, fabric.device
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.task: RotationTask | None = None
+        if recipe.rotation_prediction and head is not None:
+            with loop_parts.seeded(seed, self.device):
+                self.task = RotationTask(head).to(self.device)
         self.average = make_average(model, recipe.ema_decay) if recipe.ema_decay else None
         self.forward: nn.Module
-        self.trainable = [each for each in model.parameters() if each.requires_grad]
+        self.trainable = [weight for weight in model.parameters() if weight.requires_grad]
         self.probe = False
         self._plain: torch.optim.Optimizer
         self.optimizer: Any = None  # Fabric wraps it in a class without a public name
 
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        recipe: Recipe,
-        head: nn.Module | None,
-        seed: int,
-        device: torch.device,
-        precision: str,
-        group: Ranks = ALONE,
-    ) -> Learner:
-        """Move the model to the device, with a second head if the recipe asks for one."""
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        task = None
-        if recipe.rotation_prediction and head is not None:
-            with seeded(seed, device):
-                task = RotationTask(head).to(device)
-        return cls(model, recipe, head, task, group.fabric(device, precision))
-
-    def enter(self, phase: Phase, stored: State | None = None) -> None:
+    def enter(self, phase: loop_parts.Phase, stored: State | None = None) -> None:
         """Begin or continue a phase: each has its own optimiser and trainable parameters."""
         self.probe = phase.probe
-        in_head = {id(each) for each in self.head.parameters()} if self.head is not None else set()
-        for each in self.trainable:
-            each.requires_grad_(not phase.probe or id(each) in in_head)
+        in_head = set(map(id, self.head.parameters())) if self.head is not None else set()
+        for weight in self.trainable:
+            weight.requires_grad_(not phase.probe or id(weight) in in_head)
         # Again in each phase: only what is trained is shared with other processes.
         self.forward = self.fabric.setup_module(self.model)
-        self._plain = build_optimizer(
+        self._plain = loop_parts.build_optimizer(
             self.model,
             self.head,
             self.recipe,
@@ -237,12 +208,10 @@ class Learner:
 
     def load(self, state: State, epochs: int) -> None:
         """Load the state that was stored after this number of epochs."""
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.task is not None:
-            self.task.load_state_dict(state["task"])
-        self.enter(find_phase(self.recipe, epochs - 1), state["optimizer"])
+        for name, part in (("model", self.model), ("average", self.average), ("task", self.task)):
+            if part is not None:
+                part.load_state_dict(state[name])
+        self.enter(loop_parts.find_phase(self.recipe, epochs - 1), state["optimizer"])
 
     def state(self) -> State:
         """Everything that the next epoch needs."""
@@ -275,21 +244,14 @@ class Learner:
     def step(self, loss: torch.Tensor) -> None:
         """Update the weights by one step, and then their average."""
         largest = self.recipe.clip_gradient_norm
-        take_step(self.fabric, self.forward, self.optimizer, loss, largest)
+        loop_parts.take_step(self.fabric, self.forward, self.optimizer, loss, largest)
         if self.average is not None:
             self.average.update_parameters(self.model)
 
 
-# ---------------------------------------------------------------- the supervised loop: a generator
+# --- The loop
 
 MOST_CLEAN_TRAINING_IMAGES = 10_000
-
-
-class CleanScores(NamedTuple):
-    """Mean cross-entropy in nats and accuracy of clean, unmixed images."""
-
-    loss: float
-    accuracy: float
 
 
 class Epoch(NamedTuple):
@@ -320,7 +282,7 @@ def fit(
     train_shifts: Sequence[Shift] = (),
     attack: Attack | None = None,
     after_step: Callable[[float], None] | None = None,
-    group: Ranks = ALONE,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Epoch]:
     """Train a classifier, one epoch at a time.
 
@@ -342,7 +304,7 @@ def fit(
         attack: the attack on the training images, if the recipe has `adversarial`.
         after_step: called after each step but an epoch's last, with the share of the epoch's steps
             that are done.
-        group: the processes that train together; each must call this with the same arguments, and
+        ranks: the processes that train together; each must call this with the same arguments, and
             gets the same epochs.
 
     Raises:
@@ -350,9 +312,9 @@ def fit(
             given.
         TrainingDivergedError: a loss is not finite; the message has epoch, step and learning rate.
     """
-    _check_training(train, recipe, head, attack, group)
+    _check_training(train, recipe, head, attack, ranks)
     device = device or torch.device("cpu")
-    learner = Learner.of(model, recipe, head, seed, device, precision, group)
+    learner = Learner(model, recipe, head, seed, ranks.fabric(device, precision))
     if not train_shifts:  # these need the pixels on the CPU
         train = move_if_room(train, learner.device)
     history: list[dict[str, float]] = []
@@ -363,14 +325,14 @@ def fit(
         probed = state.get("probed", {})
         learner.load(state, len(history))
     for epoch in range(len(history), recipe.epochs):
-        phase = find_phase(recipe, epoch)
+        phase = loop_parts.find_phase(recipe, epoch)
         if epoch == phase.start:
             learner.enter(phase)
         rng = np.random.default_rng([seed, epoch])
         # Dropout has other random numbers in each process.
-        with seeded(int(rng.integers(2**63)) ^ group.rank, learner.device):
-            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step, group)
-        row |= _evaluate_epoch(learner, train, val, group)
+        with loop_parts.seeded(int(rng.integers(2**63)) ^ ranks.rank, learner.device):
+            row = _train_epoch(learner, train, epoch, rng, train_shifts, attack, after_step, ranks)
+        row |= _evaluate_epoch(learner, train, val, ranks)
         history = [*history, row]
         weights = learner.evaluated.state_dict()
         if select_epoch(history, recipe) == epoch:
@@ -390,15 +352,15 @@ def fit(
 
 
 def _check_training(
-    train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack | None, group: Ranks
+    train: Images, recipe: Recipe, head: nn.Module | None, attack: Attack | None, ranks: Ranks
 ) -> None:
     if len(train) < 2:
         raise InputError(f"training needs at least 2 images, found {len(train)}")
-    group.check_batches(list(cut_batches(torch.arange(len(train)), recipe.batch_size)))
-    if recipe.rotation_prediction and group.size > 1:
+    ranks.check_batches(list(loop_parts.cut_batches(torch.arange(len(train)), recipe.batch_size)))
+    if recipe.rotation_prediction and ranks.size > 1:
         # It runs the network twice before a backward pass, which DDP does not support.
         raise InputError(
-            f"recipe: rotation_prediction trains in one process, found {group.size} processes"
+            f"recipe: rotation_prediction trains in one process, found {ranks.size} processes"
         )
     for name in ("probe_epochs", "rotation_prediction"):
         if getattr(recipe, name) and head is None:
@@ -420,40 +382,42 @@ def _train_epoch(
     train_shifts: Sequence[Shift],
     attack: Attack | None,
     after_step: Callable[[float], None] | None,
-    group: Ranks,
+    ranks: Ranks,
 ) -> dict[str, float]:
     learner.train_mode()
     recipe = learner.recipe
     order = torch.from_numpy(rng.permutation(len(train)))
-    steps = list(cut_batches(order, recipe.batch_size))
+    steps = list(loop_parts.cut_batches(order, recipe.batch_size))
     losses: list[torch.Tensor] = []
     start = time.perf_counter()
     for step, images in enumerate(training_batches(train, steps, learner.device)):
-        set_learning_rate(learner.optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
-        rate = learning_rates(learner.optimizer)["head"]
+        loop_parts.set_learning_rate(
+            learner.optimizer, loop_parts.learning_rate_scale(recipe, epoch + step / len(steps))
+        )
+        rate = loop_parts.learning_rates(learner.optimizer)["head"]
         batch = make_batch(images, recipe, rng, learner.device, train_shifts)
-        part = group.part(len(images))
+        part = ranks.part(len(images))
         batch = TrainingBatch(tuple(view[part] for view in batch.views), batch.targets[part])
         if attack is not None:
             keys = images.keys[part].to(learner.device)
-            with group.agreeing(), report_divergence(epoch, step, rate):
+            with ranks.agreeing(), loop_parts.report_divergence(epoch, step, rate):
                 batch = attack_batch(batch, keys, learner.model, attack, rng)
-        loss = supervised_loss(learner.forward, batch, recipe)
+        loss = CROSS_ENTROPY.compute(learner.forward, batch, recipe)
         if learner.task is not None:
             turned = learner.task.loss(learner.forward, batch.views[0], rng)
             loss = loss + recipe.rotation_prediction * turned
-        loss = group.weighted(loss, len(batch.targets), len(images))
+        loss = ranks.weighted(loss, len(batch.targets), len(images))
         learner.step(loss)
-        losses.append(group.mean(loss.detach()))
-        if is_check_due(step, len(steps), learner.device):
-            stop_unless_finite(losses, epoch, rate)
+        losses.append(ranks.mean(loss.detach()))
+        if loop_parts.is_check_due(step, len(steps), learner.device):
+            loop_parts.stop_unless_finite(losses, epoch, rate)
         if after_step is not None and len(losses) < len(steps):
             after_step(len(losses) / len(steps))
     seconds = time.perf_counter() - start
-    rates = learning_rates(learner.optimizer)
+    rates = loop_parts.learning_rates(learner.optimizer)
     return {
         "epoch": epoch + 1,
-        "train_loss": mean_loss(losses, [len(index) for index in steps]),
+        "train_loss": loop_parts.mean_loss(losses, [len(index) for index in steps]),
         "learning_rate": rates["head"],
         "backbone_learning_rate": 0.0 if learner.probe else rates.get("backbone", rates["head"]),
         "images_per_second": len(train) / seconds,
@@ -461,33 +425,30 @@ def _train_epoch(
     }
 
 
-def _evaluate_epoch(learner: Learner, train: Images, val: Images, group: Ranks) -> dict[str, float]:
+def _evaluate_epoch(learner: Learner, train: Images, val: Images, ranks: Ranks) -> dict[str, float]:
     for model in (learner.model, learner.evaluated):
-        group.copy_statistics(model)
+        ranks.copy_statistics(model)
     # A fixed, evenly spread subset: no second pass in training mode, no extra randomness.
     stride = -(-len(train) // MOST_CLEAN_TRAINING_IMAGES)
-    on_train = _evaluate(learner, train[::stride], group)
-    on_val = _evaluate(learner, val, group)
-    return {
-        "train_accuracy": on_train.accuracy,
-        "val_loss": on_val.loss,
-        "val_accuracy": on_val.accuracy,
-    }
+    _, train_accuracy = _evaluate(learner, train[::stride], ranks)
+    val_loss, val_accuracy = _evaluate(learner, val, ranks)
+    return {"train_accuracy": train_accuracy, "val_loss": val_loss, "val_accuracy": val_accuracy}
 
 
 @torch.inference_mode()
-def _evaluate(learner: Learner, images: Images, group: Ranks) -> CleanScores:
+def _evaluate(learner: Learner, images: Images, ranks: Ranks) -> tuple[float, float]:
+    """Mean cross-entropy in nats and accuracy of clean, unmixed images."""
     learner.evaluated.eval()
     loss, correct = 0.0, 0
-    every = list(cut_batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
-    for index in every[group.rank :: group.size]:
+    cut = list(loop_parts.cut_batches(torch.arange(len(images)), 2 * learner.recipe.batch_size))
+    for index in cut[ranks.rank :: ranks.size]:
         batch = images[slice(int(index[0]), int(index[-1]) + 1)]
-        logits = learner.predict(to_input(batch.images.to(learner.device)))
+        logits = learner.predict(loop_parts.to_input(batch.images.to(learner.device)))
         labels = batch.labels.to(learner.device)
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
-    losses, hits = zip(*group.gather((loss, correct)), strict=True)
-    return CleanScores(sum(losses) / len(images), sum(hits) / len(images))
+    losses, hits = zip(*ranks.gather((loss, correct)), strict=True)
+    return sum(losses) / len(images), sum(hits) / len(images)
 
 
 def select_epoch(history: list[dict[str, float]], recipe: Recipe) -> int:
@@ -500,12 +461,9 @@ def select_epoch(history: list[dict[str, float]], recipe: Recipe) -> int:
     1
     """
     last = len(history) - 1
-    candidates = range(find_phase(recipe, last).start, len(history))
+    candidates = range(loop_parts.find_phase(recipe, last).start, len(history))
     if recipe.select == "last":
         return last
     if recipe.select == "nll":
         return min(candidates, key=lambda i: history[i]["val_loss"])
     return min(candidates, key=lambda i: (-history[i]["val_accuracy"], history[i]["val_loss"]))
-
-
-# ---------------------------------------------------------------- training: recipes, augmentation o

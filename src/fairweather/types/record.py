@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -131,6 +131,7 @@ PROBED = "probed.safetensors"  # weights where an interpolation begins
 CORRELATION = "correlation.json"
 DIVERGED = "diverged.json"  # instead of a model, if a try of a sweep diverged
 TEST, VAL, TRAIN = "test", "val", "train"
+ORDERED_CLASSES = "ordered_classes"  # note on data whose classes are in an order, such as grades
 NO_IMAGES = "without_images"  # note on the data of a run of predictions that came with labels alone
 
 
@@ -291,6 +292,11 @@ RecordType = TypeVar("RecordType", bound=FrozenRecord)
 ShownText = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
 
 
+def has_ordered_classes(notes: Mapping[str, object]) -> bool:
+    """Say whether notes on data tell that the classes are in an order."""
+    return notes.get(ORDERED_CLASSES) is True
+
+
 class DataRecord(FrozenRecord):
     """The data of a run.
 
@@ -336,7 +342,7 @@ class DataRecord(FrozenRecord):
     @property
     def ordered(self) -> bool:
         """Whether the classes are in an order, such as grades of a disease."""
-        return self.notes.get("ordered_classes") is True
+        return has_ordered_classes(self.notes)
 
     @property
     def source(self) -> str | None:

@@ -28,20 +28,14 @@ class BatchNorm(Adapting):
     """
 
     kind: ClassVar[str] = "batchnorm"
-
-    @property
-    def title(self) -> str:
-        return "batch norm of the test batch"
+    described: ClassVar[str] = "batch norm of the test batch"
 
     def adapt(self, network: nn.Module) -> nn.Module:
         from torch import nn
 
         adapted = copy.deepcopy(network)
-        norms = [
-            module
-            for module in adapted.modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        ]
+        kind = nn.modules.batchnorm._BatchNorm
+        norms = [module for module in adapted.modules() if isinstance(module, kind)]
         if not norms:
             raise InputError(f"{type(network).__name__} has no batch norm that could be adapted")
         for norm in norms:

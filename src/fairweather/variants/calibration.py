@@ -7,23 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import pydantic
 import scipy.optimize
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
 from fairweather.errors import InputError
 from fairweather.metrics import per_image
 from fairweather.metrics.clusters import Clusters
-from fairweather.tasks.task import CLASSIFICATION_TASK, Task
+from fairweather.metrics.columns import FloatArray, IntArray, LabelArray
+from fairweather.tasks.task import CLASSIFICATION_TASK, Logits, Task
 from fairweather.types.measurement import AnyPredictions, P
 from fairweather.types.record import FrozenRecord, fitted_file
 from fairweather.variants.variant import FIT_ON, FITTED_UNDER_SHIFTS, PostHoc, Variant
-
-# ---------------------------------------------------------------- what is fitted for a variant: num
-
-FloatArray = npt.NDArray[np.float64]
-Logits = npt.NDArray[np.float32]
 
 
 class FittedParameters(FrozenRecord):
@@ -38,12 +34,12 @@ class FittedParameters(FrozenRecord):
         """What was found, in a few words."""
         return ""
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+    def change(self, logits: NDArray[np.floating]) -> Logits:
         """Change the logits `[N, classes]` of a model; the results are float32 logits again."""
         return np.asarray(logits, dtype=np.float32)
 
     def columns(
-        self, logits: Logits, labels: npt.NDArray[np.int64], task: Task = CLASSIFICATION_TASK
+        self, logits: Logits, labels: IntArray, task: Task = CLASSIFICATION_TASK
     ) -> Mapping[str, Any]:
         """The columns of predictions that follow from changed logits and labels."""
         return task.columns(logits, labels)
@@ -81,11 +77,11 @@ class LogitDivisor(FittedParameters):
 
     value: float
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+    def change(self, logits: NDArray[np.floating]) -> Logits:
         return np.asarray(logits / np.float32(self.value), dtype=np.float32)
 
 
-# ---------------------------------------------------------------- calibrations: logits are changed
+# --- Calibrations ---
 
 # The scales that logits may be multiplied by: those of a temperature between 32 and 1/32. Outside
 # of them, the probabilities of all images are 0, 1 or 1 / classes.
@@ -100,11 +96,9 @@ class Calibration(PostHoc):
     """The logits are changed by numbers that are fitted on validation images.
 
     Attributes:
-        described: the title of the kind.
         fit_on: whether these are the images that `fit_on` lists, not clean ones alone.
     """
 
-    described: ClassVar[str]
     fitted: ClassVar[type[FittedParameters]]
     fit_on: bool = False
 
@@ -122,7 +116,7 @@ class Calibration(PostHoc):
 
     @property
     def title(self) -> str:
-        return f"{self.described} {FITTED_UNDER_SHIFTS}" if self.fit_on else self.described
+        return f"{super().title} {FITTED_UNDER_SHIFTS}" if self.fit_on else super().title
 
     @property
     def uses_fit_on(self) -> bool:
@@ -138,7 +132,7 @@ class Calibration(PostHoc):
         assert predictions.logits is not None
         return self.fit_logits(predictions.logits, predictions.labels)
 
-    def fit_logits(self, logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedParameters:
+    def fit_logits(self, logits: ArrayLike, labels: ArrayLike) -> FittedParameters:
         """Fit it.
 
         Args:
@@ -151,10 +145,10 @@ class Calibration(PostHoc):
         rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         before = mean_nll(rows, truth)  # checks both
         effect = {"images": len(rows), "nll_before": before, "nll_after": before}
-        fitted = self.fitted.model_validate({**effect, **self.numbers(rows, truth)})
+        fitted = self.fitted.model_validate({**effect, **self.fit_fields(rows, truth)})
         return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})
 
-    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+    def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         """Fit the fields of a `Calibrator`, besides those of its effect, to logits and labels."""
         raise NotImplementedError
 
@@ -178,7 +172,7 @@ class Calibrator(FittedParameters):
         return f"{self.kind}: NLL {self.nll_before:.3g}, then {self.nll_after:.3g}"
 
 
-def check_class_count(logits: npt.NDArray[np.floating], classes: int) -> FloatArray:
+def check_class_count(logits: NDArray[np.floating], classes: int) -> FloatArray:
     """Give the logits in float64; raises `InputError` if there are not as many classes."""
     if logits.shape[1] != classes:
         raise InputError(
@@ -187,7 +181,7 @@ def check_class_count(logits: npt.NDArray[np.floating], classes: int) -> FloatAr
     return np.asarray(logits, dtype=np.float64)
 
 
-def mean_nll(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
+def mean_nll(logits: ArrayLike, labels: ArrayLike) -> float:
     """Mean negative log-likelihood in nats; raises `InputError` for wrong logits or labels."""
     return float(per_image(logits, labels).nll.mean())
 
@@ -201,12 +195,12 @@ def break_ties(log_probabilities: FloatArray, logits: FloatArray) -> Logits:
     >>> break_ties(np.log([[0.25, 0.25, 0.5], [0.4, 0.4, 0.2]]), np.eye(3)[[2, 1]]).argmax(1)
     array([2, 1])
     """
-    found = log_probabilities.astype(np.float32)
-    tied = found == found.max(axis=1, keepdims=True)
+    untied = log_probabilities.astype(np.float32)
+    tied = untied == untied.max(axis=1, keepdims=True)
     rows = np.flatnonzero(tied.sum(axis=1) > 1)
     winners = np.where(tied[rows], logits[rows], -np.inf).argmax(axis=1)
-    found[rows, winners] = np.nextafter(found[rows, winners], np.float32(np.inf))
-    return found
+    untied[rows, winners] = np.nextafter(untied[rows, winners], np.float32(np.inf))
+    return untied
 
 
 def minimise_convex(
@@ -224,7 +218,7 @@ def minimise_convex(
         bounds: the least and the largest value of each number.
     """
     options = {"maxiter": 200, "ftol": 1e-12, "gtol": 1e-6}
-    found = scipy.optimize.minimize(
+    least = scipy.optimize.minimize(
         loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options=options
     )
-    return np.asarray(found.x if found.fun < loss(start)[0] else start, dtype=np.float64)
+    return np.asarray(least.x if least.fun < loss(start)[0] else start, dtype=np.float64)

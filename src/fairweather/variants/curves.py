@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import scipy.optimize
 import scipy.special
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
 from fairweather.errors import unknown_name
+from fairweather.metrics.columns import BoolArray, FloatArray, LabelArray
+from fairweather.tasks.task import Logits
 from fairweather.types.record import FrozenRecord
 from fairweather.variants.calibration import (
     LEAST_SCALE,
@@ -20,15 +22,11 @@ from fairweather.variants.calibration import (
     Calibration,
     Calibrator,
     FittedParameters,
-    FloatArray,
-    Logits,
     break_ties,
     check_class_count,
     minimise_convex,
 )
 from fairweather.variants.variant import FIT_ON
-
-# ---------------------------------------------------------------- isotonic regression of the probab
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -57,7 +55,7 @@ class StepFunction(FrozenRecord):
         return np.asarray(np.interp(places, self.at, self.values))
 
 
-def fit_steps(places: npt.ArrayLike, hits: npt.ArrayLike) -> StepFunction:
+def fit_steps(places: ArrayLike, hits: ArrayLike) -> StepFunction:
     """Fit the shares of hits that never fall and have the least squared error.
 
     Images at the same place get the same share. Between the places of two shares it is linear, as
@@ -76,10 +74,10 @@ def fit_steps(places: npt.ArrayLike, hits: npt.ArrayLike) -> StepFunction:
     at, which = np.unique(np.asarray(places, dtype=np.float64), return_inverse=True)
     images = np.bincount(which).astype(np.float64)
     shares = np.bincount(which, weights=np.asarray(hits, dtype=np.float64)) / images
-    found = scipy.optimize.isotonic_regression(shares, weights=images)
+    rising = scipy.optimize.isotonic_regression(shares, weights=images)
     # The first and the last place of each block say all: it is constant between them.
-    ends = np.union1d(found.blocks[:-1], found.blocks[1:] - 1)
-    values = np.clip(found.x[ends], 0, 1)
+    ends = np.union1d(rising.blocks[:-1], rising.blocks[1:] - 1)
+    values = np.clip(rising.x[ends], 0, 1)
     return StepFunction(at=tuple(at[ends].tolist()), values=tuple(values.tolist()))
 
 
@@ -93,19 +91,18 @@ class FittedIsotonic(Calibrator):
     kind: Literal["isotonic"] = "isotonic"
     steps: tuple[StepFunction, ...] = Field(min_length=1)
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+    def change(self, logits: NDArray[np.floating]) -> Logits:
         rows = check_class_count(logits, len(self.steps))
-        found = self.probabilities(scipy.special.softmax(rows, axis=1))
-        return break_ties(np.log(found), rows)
+        return break_ties(np.log(self.probabilities(scipy.special.softmax(rows, axis=1))), rows)
 
     def probabilities(self, probabilities: FloatArray) -> FloatArray:
         """Calibrate probabilities `[N, classes]`; all results are above 0."""
         columns = zip(self.steps, probabilities.T, strict=True)
-        found = np.stack([steps(column) for steps, column in columns], axis=1)
-        total = found.sum(axis=1, keepdims=True)
+        curves = np.stack([steps(column) for steps, column in columns], axis=1)
+        total = curves.sum(axis=1, keepdims=True)
         # Where no class is left, each is as likely as the others.
-        equal = np.full_like(found, 1 / len(self.steps))
-        shares = np.divide(found, total, where=total > 0, out=equal)
+        equal = np.full_like(curves, 1 / len(self.steps))
+        shares = np.divide(curves, total, where=total > 0, out=equal)
         return (self.images * shares + 1 / len(self.steps)) / (self.images + 1)
 
 
@@ -131,12 +128,12 @@ class Isotonic(Calibration):
     described: ClassVar[str] = "isotonic regression"
     fitted: ClassVar[type[FittedParameters]] = FittedIsotonic
 
-    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+    def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         columns = enumerate(scipy.special.softmax(rows, axis=1).T)
         return {"steps": tuple(fit_steps(column, truth == label) for label, column in columns)}
 
 
-# ---------------------------------------------------------------- top-versus-all: is the prediction
+# --- Top-versus-all ---
 
 
 class LogisticCurve(FrozenRecord):
@@ -158,7 +155,7 @@ class FittedTopVersusAll(Calibrator):
     classes: int = Field(ge=2)
     curve: StepFunction | LogisticCurve
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+    def change(self, logits: NDArray[np.floating]) -> Logits:
         rows = check_class_count(logits, self.classes)
         logs = scipy.special.log_softmax(rows, axis=1)
         top = rows.argmax(axis=1)[:, None]
@@ -170,9 +167,9 @@ class FittedTopVersusAll(Calibrator):
         least = -np.log(self.classes)
         log_wrong = np.where(log_right < least, np.log1p(-1 / self.classes), log_wrong)
         log_right = np.maximum(log_right, least)
-        found = share_out(others, log_wrong, log_right)
-        np.put_along_axis(found, top, log_right[:, None], axis=1)
-        return break_ties(found, rows)
+        changed = share_out(others, log_wrong, log_right)
+        np.put_along_axis(changed, top, log_right[:, None], axis=1)
+        return break_ties(changed, rows)
 
     def _chances(self, logs: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The logarithms of the chances that the predictions are right, and that they are wrong."""
@@ -230,7 +227,7 @@ class TopVersusAll(Calibration):
     def title(self) -> str:
         return super().title.replace(self.described, f"{self.described} ({self.method})")
 
-    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+    def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         logs = scipy.special.log_softmax(rows, axis=1)
         right = rows.argmax(axis=1) == truth
         return {"classes": rows.shape[1], "curve": CURVE_FITS[self.method](logs, right)}
@@ -260,8 +257,8 @@ def share_out(log_shares: FloatArray, log_sum: FloatArray, log_most: FloatArray)
     >>> np.exp(share_out(shares, np.log([0.6]), np.log([0.4]))).round(3).tolist()
     [[0.4, 0.133, 0.067]]
     """
-    found = log_shares + log_sum[:, None]
-    for row in np.flatnonzero(found.max(axis=1) > log_most):
+    parts = log_shares + log_sum[:, None]
+    for row in np.flatnonzero(parts.max(axis=1) > log_most):
         order = np.argsort(-log_shares[row], kind="stable")
         order = order[np.isfinite(log_shares[row, order])]
         shares, most = log_shares[row, order], log_most[row]
@@ -269,20 +266,20 @@ def share_out(log_shares: FloatArray, log_sum: FloatArray, log_most: FloatArray)
         # What is left when the first places have the most. Here it is at most 1/2, so that the sum
         # is not close to 1 and plain numbers are exact enough; the last place always has room.
         left = np.exp(log_sum[row]) - np.arange(len(order)) * np.exp(most)
-        each = np.log(np.maximum(left, np.finfo(np.float64).tiny)) - rest
-        fits = shares + each <= most
+        factors = np.log(np.maximum(left, np.finfo(np.float64).tiny)) - rest
+        fits = shares + factors <= most
         fits[-1] = True
         full = int(fits.argmax())
-        found[row, order[:full]] = most
-        found[row, order[full:]] = np.minimum(shares[full:] + each[full], most)
-    return found
+        parts[row, order[:full]] = most
+        parts[row, order[full:]] = np.minimum(shares[full:] + factors[full], most)
+    return parts
 
 
-def _fit_step_curve(logs: FloatArray, right: npt.NDArray[np.bool_]) -> StepFunction:
+def _fit_step_curve(logs: FloatArray, right: BoolArray) -> StepFunction:
     return fit_steps(np.exp(logs.max(axis=1)), right)
 
 
-def _fit_logistic_curve(logs: FloatArray, right: npt.NDArray[np.bool_]) -> LogisticCurve:
+def _fit_logistic_curve(logs: FloatArray, right: BoolArray) -> LogisticCurve:
     odds, sign = log_odds(logs), np.where(right, 1.0, -1.0)
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import softmax
 from fairweather.metrics.clusters import Clusters, Weigh, check_weigh
-from fairweather.metrics.columns import FloatArray, blocks
+from fairweather.metrics.columns import BoolArray, FloatArray, IntArray, LabelArray, blocks
 from fairweather.metrics.conformal import (
     METHODS,
     CalibrationDraw,
@@ -30,10 +30,10 @@ from fairweather.metrics.conformal import (
     set_columns,
 )
 from fairweather.metrics.two_sample import one_of_each
-from fairweather.tasks.task import CLASSIFICATION_TASK, Task
+from fairweather.tasks.task import CLASSIFICATION_TASK, Logits, Task
 from fairweather.types.measurement import AnyPredictions, format_number, is_finite
 from fairweather.types.record import sets_file
-from fairweather.variants.calibration import FittedParameters, Logits
+from fairweather.variants.calibration import FittedParameters
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import PostHoc
 
@@ -44,8 +44,8 @@ PROBABILITIES_AT_ONCE = 4_000_000
 class Halves(NamedTuple):
     """The places of the images that each of the two is fitted on, int64 `[a]` and `[b]`."""
 
-    temperature: npt.NDArray[np.int64]
-    thresholds: npt.NDArray[np.int64]
+    temperature: IntArray
+    thresholds: IntArray
 
 
 class FittedSets(FittedParameters):
@@ -85,11 +85,11 @@ class FittedSets(FittedParameters):
     def note(self) -> str:
         return f"sets from {sum(self.images):,} images"
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+    def change(self, logits: NDArray[np.floating]) -> Logits:
         return np.asarray(logits / np.float32(self.temperature), dtype=np.float32)
 
     def columns(
-        self, logits: Logits, labels: npt.NDArray[np.int64], task: Task = CLASSIFICATION_TASK
+        self, logits: Logits, labels: IntArray, task: Task = CLASSIFICATION_TASK
     ) -> Mapping[str, Any]:
         parts = [
             set_columns(softmax(logits[at]), labels[at], self.thresholds, self.method)
@@ -97,8 +97,8 @@ class FittedSets(FittedParameters):
         ]
         return {
             **super().columns(logits, labels, task),
-            "set_size": np.concatenate([each.set_size for each in parts]),
-            "covered": np.concatenate([each.covered for each in parts]),
+            "set_size": np.concatenate([part.set_size for part in parts]),
+            "covered": np.concatenate([part.covered for part in parts]),
         }
 
 
@@ -119,6 +119,7 @@ class Conformal(PostHoc):
 
     kind: ClassVar[str] = "conformal"
     fitted: ClassVar[type[FittedSets]] = FittedSets
+    makes_sets: ClassVar[bool] = True
     differs: ClassVar[str] = "its confidence differs, and it has prediction sets"
     method: Method = "lac"
     coverage: float = 0.9
@@ -142,27 +143,23 @@ class Conformal(PostHoc):
 
     @property
     def own_name(self) -> str:
-        each = "-classwise" if self.classwise else ""
+        classwise = "-classwise" if self.classwise else ""
         weighed = "-images" if self.weigh == "images" else ""
-        return f"{self.kind}-{self.method}-{format_number(self.coverage)}{each}{weighed}"
+        return f"{self.kind}-{self.method}-{format_number(self.coverage)}{classwise}{weighed}"
 
     @property
     def title(self) -> str:
-        each = " in each class" if self.classwise else ""
+        classwise = " in each class" if self.classwise else ""
         weighed = " of images" if self.weigh == "images" else ""
-        return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{weighed}{each}"
-
-    @property
-    def sets(self) -> Conformal:
-        return self
+        return f"{self.method.upper()} sets for {100 * self.coverage:.6g} %{weighed}{classwise}"
 
     def file(self, model: str, seed: int | str) -> str:
         return sets_file(model, self.name, seed)
 
     def check_images(
         self,
-        keys: npt.NDArray[np.int64],
-        labels: npt.NDArray[np.integer],
+        keys: IntArray,
+        labels: LabelArray,
         classes: Sequence[str],
         clusters: Clusters | None = None,
     ) -> None:
@@ -170,8 +167,8 @@ class Conformal(PostHoc):
 
     def split(
         self,
-        keys: npt.NDArray[np.int64],
-        labels: npt.NDArray[np.integer],
+        keys: IntArray,
+        labels: LabelArray,
         classes: Sequence[str],
         clusters: Clusters | None = None,
     ) -> Halves:
@@ -204,39 +201,35 @@ class Conformal(PostHoc):
                 "is not known here: leave it out, or name a table and its column (see "
                 "docs/patients.md)"
             )
-        parts, of = split_halves(keys, clusters), f"{len(keys):,} validation images"
+        parts, whole = split_halves(keys, clusters), f"{len(keys):,} validation images"
         if clusters is not None:
             if clusters.count < 2:
                 raise InputError(
                     "prediction sets need validation images for a temperature and others for "
                     "thresholds, and all validation images belong together"
                 )
-            of = f"{clusters.count:,} groups of validation images"
+            whole = f"{clusters.count:,} groups of validation images"
             if self.weigh == "clusters":
-                groups = clusters.of * len(classes) + labels if self.classwise else clusters.of
-                chosen = one_of_each(Clusters.of_names(groups[parts.thresholds]))
+                alike = clusters.of * len(classes) + labels if self.classwise else clusters.of
+                chosen = one_of_each(Clusters.of_names(alike[parts.thresholds]))
                 parts = parts._replace(thresholds=parts.thresholds[chosen])
-                of += ", with one image of each,"
-        whole = self._worth(parts.thresholds, clusters)
-        needed, left = fewest_images(self.coverage), whole
+                whole += ", with one image of each,"
+        needed, left = fewest_images(self.coverage), self._worth(parts.thresholds, clusters)
         promised = f"a coverage of {self.coverage:g}"
         if left < needed or not len(parts.temperature):
             raise InputError(
-                f"{promised} needs at least {needed:,} calibration images, and half of the {of} is "
-                f"{left:,}: use more validation images or a lower coverage"
+                f"{promised} needs at least {needed:,} calibration images, and half of the {whole} "
+                f"is {left:,}: use more validation images or a lower coverage"
             )
-        if self.classwise:
-            counts = [
-                self._worth(parts.thresholds[labels[parts.thresholds] == label], clusters)
-                for label in range(len(classes))
-            ]
-            least = int(np.argmin(counts))
-            if counts[least] < needed:
-                raise InputError(
-                    f"{promised} in each class needs at least {needed:,} calibration images of "
-                    f"each, and half of the {of} has {counts[least]:,} of {classes[least]!r}: "
-                    "use more validation images, a lower coverage, or classwise: false"
-                )
+        groups = self._groups(labels[parts.thresholds], len(classes))
+        counts = [self._worth(parts.thresholds[group], clusters) for group in groups]
+        least = int(np.argmin(counts))
+        if counts[least] < needed:
+            raise InputError(
+                f"{promised} in each class needs at least {needed:,} calibration images of each, "
+                f"and half of the {whole} has {counts[least]:,} of {classes[least]!r}: use more "
+                "validation images, a lower coverage, or classwise: false"
+            )
         return parts
 
     def fit(self, predictions: AnyPredictions, clusters: Clusters | None = None) -> FittedSets:
@@ -251,18 +244,13 @@ class Conformal(PostHoc):
         truth, rows = labels[parts.thresholds], logits[parts.thresholds]
         rows /= np.float32(temperature)
         some = list(blocks(len(rows), len(classes), PROBABILITIES_AT_ONCE))
-        scores = np.concatenate(
-            [label_scores(softmax(rows[at]), truth[at], self.method) for at in some]
-        )
-        labelled = range(len(classes)) if self.classwise else ()
-        groups = [truth == label for label in labelled] or [np.ones(len(truth), dtype=bool)]
+        parts_of_scores = [label_scores(softmax(rows[at]), truth[at], self.method) for at in some]
+        scores = np.concatenate(parts_of_scores)
+        groups = self._groups(truth, len(classes))
         counts = [self._worth(parts.thresholds[group], clusters) for group in groups]
-        thresholds = np.array(
-            [
-                conformal_quantile(scores[group], self.coverage, count)
-                for group, count in zip(groups, counts, strict=True)
-            ]
-        )
+        counted = list(zip(groups, counts, strict=True))
+        quantiles = [conformal_quantile(scores[g], self.coverage, count) for g, count in counted]
+        thresholds = np.array(quantiles)
         judged = [_judge_sets(rows[at], truth[at], thresholds, self.method) for at in some]
         covered, empty = np.concatenate(judged).T
         return FittedSets(
@@ -271,23 +259,26 @@ class Conformal(PostHoc):
             classwise=self.classwise,
             temperature=temperature,
             temperature_images=len(parts.temperature),
-            thresholds=tuple(map(float, thresholds)),
+            thresholds=tuple(quantiles),
             images=tuple(counts),
-            covered=tuple(
-                round(count * float(covered[group].mean()))
-                for group, count in zip(groups, counts, strict=True)
-            ),
+            covered=tuple(round(count * float(covered[g].mean())) for g, count in counted),
             filled=float(empty.mean()),
         )
 
-    def _worth(self, places: npt.NDArray[np.int64], clusters: Clusters | None) -> int:
+    def _groups(self, labels: LabelArray, classes: int) -> list[BoolArray]:
+        """The images behind each threshold, bool `[n]` each."""
+        if self.classwise:
+            return [labels == label for label in range(classes)]
+        return [np.ones(len(labels), dtype=bool)]
+
+    def _worth(self, places: IntArray, clusters: Clusters | None) -> int:
         """As how many independent images some validation images count."""
         if clusters is None or self.weigh == "clusters" or not len(places):
             return len(places)
         return int(clusters.select(places).effective)
 
 
-def split_halves(keys: npt.NDArray[np.int64], clusters: Clusters | None = None) -> Halves:
+def split_halves(keys: IntArray, clusters: Clusters | None = None) -> Halves:
     """Split images into halves by their keys, the same on every machine and in any order.
 
     Args:
@@ -306,17 +297,13 @@ def split_halves(keys: npt.NDArray[np.int64], clusters: Clusters | None = None) 
         return Halves(np.sort(order[:most]), np.sort(order[most:]))
     first = np.full(clusters.count, np.iinfo(np.int64).max)
     np.minimum.at(first, clusters.of, keys)
-    taken = _mixed_order(first)[: clusters.count // 2]
-    is_first = np.isin(clusters.of, taken)
+    is_first = np.isin(clusters.of, _mixed_order(first)[: clusters.count // 2])
     return Halves(np.flatnonzero(is_first), np.flatnonzero(~is_first))
 
 
 def _judge_sets(
-    rows: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.integer],
-    thresholds: FloatArray,
-    method: str,
-) -> npt.NDArray[np.bool_]:
+    rows: NDArray[np.float32], labels: LabelArray, thresholds: FloatArray, method: str
+) -> BoolArray:
     """Which labels are covered, and which sets would be empty, bool `[n, 2]`."""
     probabilities = softmax(rows)
     empty = ~(class_scores(probabilities, method) <= thresholds).any(axis=1)
@@ -324,11 +311,11 @@ def _judge_sets(
     return np.stack([covered, empty], axis=1)
 
 
-def _mixed_order(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _mixed_order(keys: IntArray) -> IntArray:
     return np.lexsort((keys, _mix_bits(keys)))
 
 
-def _mix_bits(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def _mix_bits(numbers: IntArray) -> NDArray[np.uint64]:
     """Mix the bits of each number, so that the order says nothing of the images.
 
     Source: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators, figure 17.

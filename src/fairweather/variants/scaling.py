@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import scipy.optimize
 import scipy.special
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, FiniteFloat, model_validator
 
+from fairweather.metrics.columns import FloatArray, LabelArray
+from fairweather.tasks.task import Logits
 from fairweather.variants.calibration import (
     LEAST_SCALE,
     MOST_BIAS,
@@ -18,15 +20,11 @@ from fairweather.variants.calibration import (
     Calibration,
     Calibrator,
     FittedParameters,
-    FloatArray,
     LogitDivisor,
-    Logits,
     check_class_count,
     mean_nll,
     minimise_convex,
 )
-
-# ---------------------------------------------------------------- temperature scaling: one number,
 
 
 class FittedTemperature(LogitDivisor):
@@ -56,11 +54,11 @@ class Temperature(Calibration):
     described: ClassVar[str] = "temperature scaling"
     fitted: ClassVar[type[FittedParameters]] = FittedTemperature
 
-    def fit_logits(self, logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedTemperature:
+    def fit_logits(self, logits: ArrayLike, labels: ArrayLike) -> FittedTemperature:
         return fit_temperature(logits, labels)
 
 
-def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedTemperature:
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> FittedTemperature:
     """Fit the temperature that makes the labels most likely, between 1/32 and 32.
 
     The negative log-likelihood is convex in 1 / temperature, so there is one minimum, and the
@@ -87,19 +85,15 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> FittedTempe
         return float((scipy.special.logsumexp(scaled, axis=1) - right).mean())
 
     bounds = (-np.log(MOST_SCALE), -np.log(LEAST_SCALE))
-    found = scipy.optimize.minimize_scalar(
-        loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}
-    )
-    better = found.fun < before
+    options = {"xatol": 1e-8}
+    least = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options=options)
+    value, after = (np.exp(least.x), least.fun) if least.fun < before else (1.0, before)
     return FittedTemperature(
-        value=float(np.exp(found.x)) if better else 1.0,
-        images=len(rows),
-        nll_before=before,
-        nll_after=float(found.fun) if better else before,
+        value=float(value), images=len(rows), nll_before=before, nll_after=float(after)
     )
 
 
-# ---------------------------------------------------------------- vector scaling: a scale and a bia
+# --- Vector scaling ---
 
 _Positive = Annotated[FiniteFloat, Field(gt=0)]
 
@@ -122,7 +116,7 @@ class FittedVectorScaling(Calibrator):
             raise ValueError("there must be one scale and one bias for each class")
         return self
 
-    def change(self, logits: npt.NDArray[np.floating]) -> Logits:
+    def change(self, logits: NDArray[np.floating]) -> Logits:
         rows = check_class_count(logits, len(self.scales))
         return (rows * np.array(self.scales) + np.array(self.biases)).astype(np.float32)
 
@@ -153,7 +147,7 @@ class VectorScaling(Calibration):
     described: ClassVar[str] = "vector scaling"
     fitted: ClassVar[type[FittedParameters]] = FittedVectorScaling
 
-    def numbers(self, rows: FloatArray, truth: npt.NDArray[np.integer]) -> dict[str, Any]:
+    def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         warm = fit_temperature(rows, truth)
         n, classes = rows.shape
         images = np.arange(n)
@@ -171,9 +165,7 @@ class VectorScaling(Calibration):
 
         scales = [(LEAST_SCALE * unit, MOST_SCALE * unit)] * classes
         start = np.concatenate([np.full(classes, unit / warm.value), np.zeros(classes)])
-        found = minimise_convex(loss, start, [*scales, *[(-MOST_BIAS, MOST_BIAS)] * classes])
-        biases = found[classes:] - found[classes:].mean()
-        return {
-            "scales": tuple((found[:classes] / unit).tolist()),
-            "biases": tuple(biases.tolist()),
-        }
+        limits = [*scales, *[(-MOST_BIAS, MOST_BIAS)] * classes]
+        scale, bias = np.split(minimise_convex(loss, start, limits), 2)
+        biases = bias - bias.mean()
+        return {"scales": tuple((scale / unit).tolist()), "biases": tuple(biases.tolist())}

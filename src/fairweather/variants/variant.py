@@ -23,17 +23,13 @@ if TYPE_CHECKING:
     # `--help` should not wait for these
     from collections.abc import Sequence
 
-    import numpy as np
-    import numpy.typing as npt
     from torch import nn
 
     from fairweather.metrics.clusters import Clusters
+    from fairweather.metrics.columns import IntArray, LabelArray
     from fairweather.types.measurement import AnyPredictions
     from fairweather.variants.calibration import FittedParameters
-    from fairweather.variants.prediction_sets import Conformal
 
-
-# ---------------------------------------------------------------- what a variant is, and its two ki
 
 FIT_ON = "-fit_on"  # suffix of the names of variants that are fitted on what `fit_on` lists
 FITTED_UNDER_SHIFTS = "fitted under shifts"
@@ -45,15 +41,17 @@ class Variant:
 
     Attributes:
         kind: how studies and the command line call it.
-        is_fitted: whether it is fitted on validation images.
+        described: the title of the kind.
         fitted: the type of what is fitted, in a file of its own; None for nothing.
+        makes_sets: whether its predictions have prediction sets.
         differs: what reports say of it where its answers are those of its model.
         accepts: the kind of predictions that it changes.
     """
 
     kind: ClassVar[str]
-    is_fitted: ClassVar[bool]
+    described: ClassVar[str]
     fitted: ClassVar[type[FittedParameters] | None] = None
+    makes_sets: ClassVar[bool] = False
     differs: ClassVar[str] = "only its confidence differs"
     accepts: ClassVar[TaskKind] = TaskKind()
 
@@ -65,7 +63,7 @@ class Variant:
     @property
     def title(self) -> str:
         """What reports add to the title of the model."""
-        raise NotImplementedError
+        return self.described
 
     def phrase(self, images: int, batch_size: int) -> str:
         """The title with what a result depends on besides, given images and those in a batch."""
@@ -78,10 +76,10 @@ class Variant:
         Parameters at their defaults are left out, so that the text of a kind stays the same where
         it gets a new parameter.
         """
-        values = {each.name: (getattr(self, each.name), each.default) for each in fields(self)}
-        given = {name: value for name, (value, default) in values.items() if value != default}
-        written = json.dumps(given, default=lambda of: of.text)
-        return f"{self.kind}: {written}" if given else self.kind
+        values = ((p.name, getattr(self, p.name), p.default) for p in fields(self))
+        changed = {name: value for name, value, default in values if value != default}
+        written = json.dumps(changed, default=lambda variant: variant.text)
+        return f"{self.kind}: {written}" if changed else self.kind
 
     @property
     def adapting(self) -> Adapting | None:
@@ -109,20 +107,11 @@ class Variant:
         """The file of a run with what is fitted for a model; None if nothing is."""
         return None
 
-    @property
-    def sets(self) -> Conformal | None:
-        """What makes prediction sets; None where there are none."""
-        return None
-
     def check_network(self, network: nn.Module) -> None:
         """Raise `InputError` for a network that the variant cannot be of."""
 
     def check_images(
-        self,
-        keys: npt.NDArray[np.int64],
-        labels: npt.NDArray[np.integer],
-        classes: Sequence[str],
-        clusters: Clusters | None,
+        self, keys: IntArray, labels: LabelArray, classes: Sequence[str], clusters: Clusters | None
     ) -> None:
         """Raise `InputError` for validation images, all clean, that it cannot be fitted on."""
 
@@ -131,14 +120,13 @@ class Variant:
 class PostHoc(Variant):
     """It reads the predictions of a model, or of one that is adapted, and changes them.
 
-    What it does is fitted once, on validation images, and stored (`Fitted`). Under attack, the
-    images are those of the attack on the model itself.
+    What it does is fitted once, on validation images, and stored as `FittedParameters`. Under
+    attack, the images are those of the attack on the model itself.
 
     Attributes:
         of: what the model is adapted by before.
     """
 
-    is_fitted: ClassVar[bool] = True
     of: Adapting | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -191,8 +179,6 @@ class Adapting(Variant):
     for it. Each cell begins with a new copy, and one process predicts it whole.
     """
 
-    is_fitted: ClassVar[bool] = False
-
     def adapt(self, network: nn.Module) -> nn.Module:
         """Copy a network, so that the copy adapts to the batches that it predicts.
 
@@ -228,7 +214,7 @@ def even_batches(images: int, batch_size: int) -> int:
     return math.ceil(images / math.ceil(images / batch_size))
 
 
-# ---------------------------------------------------------------- thresholds of deferral and ATC th
+# --- Thresholds that are fitted under shifts ---
 
 
 @dataclass(frozen=True)
@@ -239,18 +225,15 @@ class Thresholds(PostHoc):
     """
 
     kind: ClassVar[str] = f"thresholds{FIT_ON}"
+    described: ClassVar[str] = f"thresholds {FITTED_UNDER_SHIFTS}"
     differs: ClassVar[str] = "only the threshold of its confidence differs"
-
-    @property
-    def title(self) -> str:
-        return f"thresholds {FITTED_UNDER_SHIFTS}"
 
     @property
     def uses_fit_on(self) -> bool:
         return True
 
 
-# ---------------------------------------------------------------- the variants of a model: what may
+# --- How variants are written and read ---
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
 # Each kind, and the class that it is. It is imported when one is asked for: they need SciPy, which
@@ -272,15 +255,15 @@ def variant_class(kind: str) -> type[Variant]:
     >>> variant_class("temperature")().title
     'temperature scaling'
     """
-    found: type[Variant] = pkgutil.resolve_name(VARIANTS[kind])
-    return found
+    variant: type[Variant] = pkgutil.resolve_name(VARIANTS[kind])
+    return variant
 
 
-def read_variant(asked: object) -> Variant:
+def read_variant(written: object) -> Variant:
     """Make a variant of its written form.
 
     Args:
-        asked: a kind such as `temperature`; a kind with its parameters, as a mapping or as text
+        written: a kind such as `temperature`; a kind with its parameters, as a mapping or as text
             (`conformal: {method: aps, coverage: 0.95}`); or a `Variant`. What is fitted on
             predictions takes `of`, a variant that adapts the network (`temperature: {of:
             batchnorm}`).
@@ -293,80 +276,82 @@ def read_variant(asked: object) -> Variant:
     >>> read_variant("temperature: {of: batchnorm}").name
     'batchnorm+temperature'
     """
-    if isinstance(asked, Variant):
-        return asked
-    if isinstance(asked, str) and ":" in asked:
-        asked = parse_yaml(asked, f"variants: {asked!r}")
-    if isinstance(asked, str):
-        asked = {asked: {}}
-    if not isinstance(asked, Mapping) or len(asked) != 1:
-        raise InputError(f"variants: each must be {FORM}, found {asked!r}")
-    ((kind, given),) = asked.items()
+    if isinstance(written, Variant):
+        return written
+    if isinstance(written, str) and ":" in written:
+        written = parse_yaml(written, f"variants: {written!r}")
+    if isinstance(written, str):
+        written = {written: {}}
+    if not isinstance(written, Mapping) or len(written) != 1:
+        raise InputError(f"variants: each must be {FORM}, found {written!r}")
+    ((kind, parameters),) = written.items()
     if kind not in VARIANTS:
         raise unknown_name("variant", str(kind), VARIANTS)
-    if not isinstance(given, Mapping):
-        raise InputError(f"variants: each must be {FORM}, found {asked!r}")
-    found = variant_class(kind)
-    known = sorted(each.name for each in fields(found))
-    for name in given:
-        if name not in known and known:
-            raise unknown_name(f"parameter of {kind}", str(name), known)
-        if name not in known:
+    if not isinstance(parameters, Mapping):
+        raise InputError(f"variants: each must be {FORM}, found {written!r}")
+    variant = variant_class(kind)
+    names = sorted(parameter.name for parameter in fields(variant))
+    for name in parameters:
+        if not names:
             raise InputError(f"variants: {kind} has no parameters, found {name!r}")
-    of = {"of": read_variant(given["of"])} if "of" in given else {}
-    return found(**{**given, **of})
+        if name not in names:
+            raise unknown_name(f"parameter of {kind}", str(name), names)
+    adapting = {"of": read_variant(parameters["of"])} if "of" in parameters else {}
+    return variant(**{**parameters, **adapting})
 
 
-def read_variants(asked: Iterable[object]) -> tuple[Variant, ...]:
+def read_variants(written: Iterable[object]) -> tuple[Variant, ...]:
     """Make variants of their written forms; see `read_variant`.
 
     Raises:
         InputError: as `read_variant`, and if one is listed twice.
 
-    >>> [each.name for each in read_variants(["temperature", {"conformal": {"method": "aps"}}])]
+    >>> [v.name for v in read_variants(["temperature", {"conformal": {"method": "aps"}}])]
     ['temperature', 'conformal-aps-0.9']
     """
-    found = tuple(read_variant(each) for each in asked)
-    names = [each.name for each in found]
+    variants = tuple(map(read_variant, written))
+    _check_names(variants, "is listed twice")
+    return variants
+
+
+def _check_names(variants: Iterable[Variant], problem: str) -> None:
+    names = [variant.name for variant in variants]
     for name in names:
         if names.count(name) > 1:
-            raise InputError(f"variants: {name} is listed twice")
-    return found
+            raise InputError(f"variants: {name} {problem}")
 
 
-def complete_variants(asked: Iterable[object], *, fit_on: bool) -> tuple[Variant, ...]:
+def complete_variants(written: Iterable[object], *, fit_on: bool) -> tuple[Variant, ...]:
     """Make variants of their written forms, with those that they need, and that `fit_on` adds.
 
     What is fitted on an adapted network stands after this. What is fitted on the images that
     `fit_on` lists stands beside what is fitted on clean ones.
 
     Args:
-        asked: as in `read_variants`.
+        written: as in `read_variants`.
         fit_on: whether images are listed there.
 
     Raises:
         InputError: as `read_variants`, and if a variant needs `fit_on` and nothing is listed there.
 
-    >>> [each.name for each in complete_variants(["temperature"], fit_on=True)]
+    >>> [v.name for v in complete_variants(["temperature"], fit_on=True)]
     ['temperature', 'temperature-fit_on', 'thresholds-fit_on']
-    >>> [each.name for each in complete_variants(["temperature: {of: batchnorm}"], fit_on=False)]
+    >>> [v.name for v in complete_variants(["temperature: {of: batchnorm}"], fit_on=False)]
     ['batchnorm', 'batchnorm+temperature']
     """
-    found: list[Variant] = []
-    for each in read_variants(asked):
-        if each.uses_fit_on and not fit_on:
+    variants: list[Variant] = []
+    for variant in read_variants(written):
+        if variant.uses_fit_on and not fit_on:
             raise InputError(
-                f"variants: {each.name} is fitted on the images that fit_on lists, and there is no "
-                "fit_on"
+                f"variants: {variant.name} is fitted on the images that fit_on lists, and there is "
+                "no fit_on"
             )
-        found += [] if each.adapting is None else [each.adapting]
-        found += each.with_fit_on() if fit_on else [each]
-    found += [read_variant("thresholds-fit_on")] if fit_on else []
-    every = tuple(dict.fromkeys(found))
-    names = [each.name for each in every]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"variants: {twice[0]} is asked for with different parameters")
-    return every
+        variants += [] if variant.adapting is None else [variant.adapting]
+        variants += variant.with_fit_on() if fit_on else [variant]
+    variants += [Thresholds()] if fit_on else []
+    unique = tuple(dict.fromkeys(variants))
+    _check_names(unique, "is asked for with different parameters")
+    return unique
 
 
 def find_variant(name: str, variants: Iterable[Variant]) -> Variant | None:
@@ -376,15 +361,15 @@ def find_variant(name: str, variants: Iterable[Variant]) -> Variant | None:
     >>> find_variant("basic+batchnorm+temperature", listed).text
     'temperature: {"of": "batchnorm"}'
     """
-    fitting = [each for each in variants if name.endswith(f"+{each.name}")]
-    return max(fitting, key=lambda each: len(each.name), default=None)
+    fitting = (variant for variant in variants if name.endswith(f"+{variant.name}"))
+    return max(fitting, key=lambda variant: len(variant.name), default=None)
 
 
 def keeps_network(added: str) -> bool:
     """Say whether what stands behind `MODEL+` is a variant that an attack sees as the model itself.
 
-    >>> [keeps_network(each) for each in ("isotonic-fit_on", "batchnorm", "interpolated-0.5")]
+    >>> [keeps_network(name) for name in ("isotonic-fit_on", "batchnorm", "interpolated-0.5")]
     [True, False, False]
     """
     kinds = [kind for kind in VARIANTS if added == kind or added.startswith(f"{kind}-")]
-    return bool(kinds) and variant_class(kinds[0]).is_fitted
+    return bool(kinds) and issubclass(variant_class(kinds[0]), PostHoc)

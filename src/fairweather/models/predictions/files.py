@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairweather.errors import InputError, check_case_distinct, check_name, unknown_name
+from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import read_yaml
-from fairweather.models.predictions.tables import READERS, Content, read_header
+from fairweather.models.predictions.tables import SUFFIXES, Content, read_header
 from fairweather.models.sources import folder_name
 from fairweather.types.measurement import is_finite
 from fairweather.types.record import CLEAN, VALIDATION
@@ -57,21 +58,21 @@ def find_predictions(path: Path) -> list[PredictionSource]:
         InputError: there is no such file, a name is not of this form, or two say the same.
     """
     if path.is_dir():
-        files = sorted(each for each in path.iterdir() if each.suffix.lower() in READERS)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         if not files:
             raise InputError(
-                f"{str(path)!r} has no files of predictions ({', '.join(READERS)}); they are "
+                f"{str(path)!r} has no files of predictions ({', '.join(SUFFIXES)}); they are "
                 f"called {NAME_FORM}, such as resnet-seed0-fog,3.csv"
             )
-        return _check_distinct_sources(parse_name(each.stem, each, each.name) for each in files)
+        return _check_distinct_sources(parse_name(file.stem, file, file.name) for file in files)
     if not path.is_file():
         raise InputError(f"predictions: there is no file or folder {str(path)!r}")
     if path.suffix.lower() in (".yaml", ".yml"):
         return _check_distinct_sources(_read_mapping(read_yaml(path), path))
     if path.suffix.lower() == ".csv" and _is_mapping(read_header(path)):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            entries = list(csv.DictReader(file, skipinitialspace=True))
-        filled = [{name: each for name, each in entry.items() if each} for entry in entries]
+        (_, header), *rows = read_csv_rows(path)
+        entries = [dict(itertools.zip_longest(header, cells, fillvalue="")) for _, cells in rows]
+        filled = [{name: cell for name, cell in entry.items() if cell} for entry in entries]
         return _check_distinct_sources(_read_mapping(filled, path))
     return [PredictionSource(folder_name(path.stem), 0, CLEAN, None, path, path.name)]
 
@@ -82,8 +83,8 @@ def list_in_memory(content: object) -> list[PredictionSource]:
     if not several:
         raise InputError("predictions: there are none")
     return _check_distinct_sources(
-        parse_name(str(name), each, f"predictions {name!r}" if len(several) > 1 else "predictions")
-        for name, each in several.items()
+        parse_name(str(name), table, f"predictions {name!r}" if len(several) > 1 else "predictions")
+        for name, table in several.items()
     )
 
 
@@ -95,18 +96,15 @@ def parse_name(name: str, content: Any, place: str) -> PredictionSource:  # noqa
     >>> parse_name("resnet-50", Path(), "")[:4], parse_name("a-validation", Path(), "")[:4]
     (('resnet-50', 0, 'clean', None), ('a', 0, 'validation', None))
     """
-    found = NAME_PATTERN.fullmatch(name)
-    if found is None:
+    parts = NAME_PATTERN.fullmatch(name)
+    if parts is None:
         raise InputError(
             f"{name!r} is not {NAME_FORM}, such as resnet-seed0-fog,3 (clean without SHIFT,LEVEL): "
             "rename it, or write a mapping file"
         )
-    shift, _, level = (found["shift"] or CLEAN).partition(",")
-    return _check_entry(
-        {"model": found["model"], "seed": found["seed"], "shift": shift, "level": level or None},
-        content,
-        place,
-    )
+    shift, _, level = (parts["shift"] or CLEAN).partition(",")
+    entry = {"model": parts["model"], "seed": parts["seed"], "shift": shift, "level": level or None}
+    return _check_entry(entry, content, place)
 
 
 def parse_model_names(names: Iterable[object]) -> list[tuple[str, int]]:
@@ -118,32 +116,30 @@ def parse_model_names(names: Iterable[object]) -> list[tuple[str, int]]:
     >>> parse_model_names(["plain-seed0", "plain-seed1", "mixup-seed0", "mixup-seed1"])
     [('plain', 0), ('plain', 1), ('mixup', 0), ('mixup', 1)]
     """
-    found = []
+    models = []
     for name in names:
         if not isinstance(name, str):
             raise InputError(f"a model is named by a text, such as 'resnet-seed0', found {name!r}")
-        each = parse_name(name, None, f"the model {name!r}")
-        plain = f"{each.model}-seed{each.seed}"
-        if name not in (each.model, plain):
-            said = (
-                f"its seed is written {plain}"
-                if re.fullmatch(r".+-seed\d+", name)
-                else "the shifts of a model are named in shifts"
-            )
+        source = parse_name(name, None, f"the model {name!r}")
+        full = f"{source.model}-seed{source.seed}"
+        if name not in (source.model, full):
+            hint = "the shifts of a model are named in shifts"
+            if re.fullmatch(r".+-seed\d+", name):
+                hint = f"its seed is written {full}"
             raise InputError(
-                f"the model {name!r} is not called MODEL[-seedN], such as resnet-seed0: {said}"
+                f"the model {name!r} is not called MODEL[-seedN], such as resnet-seed0: {hint}"
             )
-        found.append((each.model, each.seed))
-    if len(set(found)) < len(found):
-        model, seed = next(each for each in found if found.count(each) > 1)
-        raise InputError(f"two models are called {model}, seed {seed}")
-    for model, seed in itertools.product(dict(found), sorted({seed for _, seed in found})):
-        if (model, seed) not in found:
+        models.append((source.model, source.seed))
+    for (model, seed), count in Counter(models).items():
+        if count > 1:
+            raise InputError(f"two models are called {model}, seed {seed}")
+    for model, seed in itertools.product(dict(models), sorted({seed for _, seed in models})):
+        if (model, seed) not in models:
             raise InputError(
                 f"there is no {model}-seed{seed}: every model needs each seed that another one has"
             )
-    check_case_distinct((model for model, _ in found), "the models")
-    return found
+    check_case_distinct((model for model, _ in models), "the models")
+    return models
 
 
 def note_seeds(models: Iterable[str]) -> list[str]:
@@ -158,9 +154,9 @@ def note_seeds(models: Iterable[str]) -> list[str]:
     for model in dict.fromkeys(models):
         alike.setdefault(re.sub(r"(?i)(?<=seed)[-_.]?\d+", "", model), []).append(model)
     return [
-        f"{' and '.join(each)} are models of their own; the seeds of one are called NAME-seedN"
-        for each in alike.values()
-        if len(each) > 1
+        f"{' and '.join(names)} are models of their own; the seeds of one are called NAME-seedN"
+        for names in alike.values()
+        if len(names) > 1
     ]
 
 
@@ -178,9 +174,7 @@ def _read_mapping(entries: object, path: Path) -> Iterator[PredictionSource]:
                 raise unknown_name(f"key in {place}:", key, MAPPING_COLUMNS)
         file = path.parent / Path(entry["file"]).expanduser()
         model = entry.get("model", file.stem)
-        yield _check_entry(
-            {**entry, "model": model}, file, _shorten(file, path.parent), where=place
-        )
+        yield _check_entry({**entry, "model": model}, file, _shorten(file, path.parent), place)
 
 
 def _shorten(file: Path, folder: Path) -> str:
@@ -193,35 +187,30 @@ def _shorten(file: Path, folder: Path) -> str:
 
 
 def _check_entry(
-    entry: Mapping[str, Any], content: Content, place: str, where: str = ""
+    entry: Mapping[str, Any], content: Content, name: str, where: str = ""
 ) -> PredictionSource:
-    told = where or place
-    seed, level = _parse_number(entry.get("seed")), _parse_number(entry.get("level"))
-    if seed is None:
-        seed = 0
+    place = where or name
+    model, seed, level = str(entry["model"] or ""), entry.get("seed"), entry.get("level")
+    seed, level = _parse_number(0 if seed is None else seed), _parse_number(level)
     if not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"{told}: seed must be a whole number from 0 on, found {seed!r}")
+        raise InputError(f"{place}: seed must be a whole number from 0 on, found {seed!r}")
     shift = str(entry.get("shift") or CLEAN).replace("__", "/")
     if shift in (CLEAN, VALIDATION):
         if level is not None:
-            raise InputError(f"{told}: {shift} has no level, found {level!r}")
-        return PredictionSource(_check_model(entry, told), seed, shift, None, content, place)
-    check_name(shift, f"{told}: the shift")
-    if level is None:
-        raise InputError(f"{told}: the shift {shift!r} needs a level, a number such as 1")
-    if not is_finite(level):
-        raise InputError(f"{told}: the level of {shift} must be a number, found {level!r}")
-    return PredictionSource(_check_model(entry, told), seed, shift, float(level), content, place)
-
-
-def _check_model(entry: Mapping[str, Any], told: str) -> str:
-    model = str(entry["model"] or "")
+            raise InputError(f"{place}: {shift} has no level, found {level!r}")
+    else:
+        check_name(shift, f"{place}: the shift")
+        if level is None:
+            raise InputError(f"{place}: the shift {shift!r} needs a level, a number such as 1")
+        if not is_finite(level):
+            raise InputError(f"{place}: the level of {shift} must be a number, found {level!r}")
+        level = float(level)
     if folder_name(model) != model:
         raise InputError(
-            f"{told}: a model is named with letters, digits, _, - and ., found {model!r}; such as "
+            f"{place}: a model is named with letters, digits, _, - and ., found {model!r}; such as "
             f"{folder_name(model)}"
         )
-    return model
+    return PredictionSource(model, seed, shift, level, content, name)
 
 
 def _parse_number(value: Any) -> Any:  # noqa: ANN401 - of a YAML or CSV file
@@ -241,15 +230,15 @@ def _is_mapping(header: Iterable[str]) -> bool:
     return "file" in words and len(words) > 1 and set(words) <= set(MAPPING_COLUMNS)
 
 
-def _check_distinct_sources(found: Iterable[PredictionSource]) -> list[PredictionSource]:
-    every: dict[tuple[Any, ...], PredictionSource] = {}
-    for each in found:
-        if (before := every.setdefault(each[:4], each)) is not each:
-            what = each.shift if each.level is None else f"{each.shift},{each.level:g}"
+def _check_distinct_sources(sources: Iterable[PredictionSource]) -> list[PredictionSource]:
+    distinct: dict[tuple[Any, ...], PredictionSource] = {}
+    for source in sources:
+        if (before := distinct.setdefault(source[:4], source)) is not source:
+            level = "" if source.level is None else f",{source.level:g}"
             raise InputError(
-                f"{before.place} and {each.place} are both of the model {each.model}, seed "
-                f"{each.seed}, {what}"
+                f"{before.place} and {source.place} are both of the model {source.model}, seed "
+                f"{source.seed}, {source.shift}{level}"
             )
-    check_case_distinct((each.model for each in every.values()), "predictions: the models")
-    check_case_distinct((each.shift for each in every.values()), "predictions: the shifts")
-    return list(every.values())
+    check_case_distinct((source.model for source in distinct.values()), "predictions: the models")
+    check_case_distinct((source.shift for source in distinct.values()), "predictions: the shifts")
+    return list(distinct.values())

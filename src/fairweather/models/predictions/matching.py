@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os.path
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -12,29 +14,8 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, check_name, quote_names
 from fairweather.models.labels import LabelMap, match_labels
-from fairweather.models.outputs import (
-    SMALLEST_PROBABILITY,
-    PredictionKind,
-    detect_prediction_kind,
-    to_logits,
-)
-from fairweather.models.predictions.files import PREFIX as PREFIX
-from fairweather.models.predictions.files import PredictionSource as PredictionSource
-from fairweather.models.predictions.files import find_predictions as find_predictions
-from fairweather.models.predictions.files import list_in_memory as list_in_memory
-from fairweather.models.predictions.files import note_seeds as note_seeds
-from fairweather.models.predictions.files import parse_model_names as parse_model_names
-from fairweather.models.predictions.tables import (
-    Column,
-    PredictionOptions,
-    PredictionRows,
-    one_column_error,
-)
-from fairweather.models.predictions.tables import Content as Content
-from fairweather.models.predictions.tables import read_column as read_column
-from fairweather.models.predictions.tables import read_rows as read_rows
-
-# ---------------------------------------------------------------- match the rows of predictions wit
+from fairweather.models.outputs import SMALLEST, OutputKind, detect_prediction_kind, to_logits
+from fairweather.models.predictions.tables import Column, PredictionRows, RowOptions, column_error
 
 SEPARATORS = "_-.: /"  # between a prefix such as `prob_` and the name of a class
 
@@ -71,7 +52,7 @@ class MatchedPredictions(NamedTuple):
     """
 
     logits: npt.NDArray[np.float32]
-    kind: PredictionKind
+    kind: OutputKind
     classes: str
     rows: str
     notes: tuple[str, ...]
@@ -81,7 +62,7 @@ def match_predictions(
     rows: PredictionRows,
     classes: tuple[str, ...],
     images: KnownImages,
-    asked: PredictionOptions,
+    options: RowOptions,
     labels: Mapping[str, object] | None = None,
 ) -> MatchedPredictions:
     """Bring predictions into the order of known images and classes.
@@ -90,26 +71,25 @@ def match_predictions(
         rows: predictions as they were read.
         classes: names in label order.
         images: the images that the predictions must be of.
-        asked: what the options say.
+        options: what is known of the rows.
         labels: the label mapping, if one is given.
 
     Raises:
         InputError: classes, rows or labels do not fit; the message says what would settle it.
 
-    >>> rows = PredictionRows("the table", np.array([[0.1, 0.9], [0.8, 0.2]]), (
-    ...     "dog", "cat"
-    ... ), None, None)
+    >>> outputs = np.array([[0.1, 0.9], [0.8, 0.2]])
+    >>> rows = PredictionRows("the table", outputs, ("dog", "cat"), None, None)
     >>> images = KnownImages(np.array([0, 1]), np.array([0, 1]), None, "the data")
-    >>> found = match_predictions(rows, ("cat", "dog"), images, PredictionOptions())
-    >>> found.logits.argmax(1).tolist(), found.rows
+    >>> matched = match_predictions(rows, ("cat", "dog"), images, RowOptions())
+    >>> matched.logits.argmax(1).tolist(), matched.rows
     ([0, 1], 'in the order of the data: there is no column of keys')
     """
     if rows.outputs.shape[1] == 1:
-        raise one_column_error(rows.place)
-    mapped = _match_classes(rows, classes, asked, labels)
-    outputs, kind, dropped = _select_outputs(rows, mapped, asked)
-    order, told = _match_rows(rows, images)
-    notes = [*rows.notes, *dropped]
+        raise column_error(rows.place)
+    mapped = _match_classes(rows, classes, options, labels)
+    outputs, kind, unused = _select_outputs(rows, mapped, options)
+    order, how = _match_rows(rows, images)
+    notes = [*rows.notes, *unused]
     if rows.labels is not None:
         _check_labels(rows, order, classes, images)
     logits = to_logits(outputs, kind)[order]
@@ -121,21 +101,20 @@ def match_predictions(
                 "1.2e-38 (87 nats of the negative log-likelihood): write more decimals if it was "
                 "rounded"
             )
-    return MatchedPredictions(logits, kind, mapped.note, told, tuple(notes))
+    return MatchedPredictions(logits, kind, mapped.note, how, tuple(notes))
 
 
-def name_classes(rows: PredictionRows, asked: PredictionOptions) -> tuple[str, ...]:
+def name_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
     """The names of the classes, where no data set gives them: those of the columns.
 
-    >>> name_classes(PredictionRows("", np.ones((1, 2)), (
-    ...     "prob_a", "prob_b"
-    ... ), None, None), PredictionOptions())
+    >>> rows = PredictionRows("", np.ones((1, 2)), ("prob_a", "prob_b"), None, None)
+    >>> name_classes(rows, RowOptions())
     ('a', 'b')
     """
     count = rows.outputs.shape[1]
-    if asked.classes:
-        _check_count(asked.classes, rows)
-        return asked.classes
+    if options.classes:
+        _check_count(options.classes, rows)
+        return options.classes
     if rows.names is None:
         return tuple(map(str, range(count)))
     names = strip_affixes(rows.names)
@@ -152,9 +131,8 @@ def number_labels(
     Raises:
         InputError: there are none, or one is neither.
 
-    >>> number_labels(PredictionRows("", np.ones((2, 2)), None, np.array(["b", "a"]), None), (
-    ...     "a", "b"
-    ... ))
+    >>> rows = PredictionRows("", np.ones((2, 2)), None, np.array(["b", "a"]), None)
+    >>> number_labels(rows, ("a", "b"))
     (array([1, 0]), 'by name')
     """
     if rows.labels is None:
@@ -162,26 +140,24 @@ def number_labels(
             f"{rows.place} has no labels: name their column with --label-column, or name the data "
             "set that has them"
         )
-    place = {name: at for at, name in enumerate(classes)}
-    texts = [str(each) for each in rows.labels.tolist()]
-    if all(text in place for text in texts):
-        return np.array([place[text] for text in texts], dtype=np.int64), "by name"
-    wrong = next(text for text in texts if text not in place)
+    numbers = {name: number for number, name in enumerate(classes)}
+    texts = list(map(str, rows.labels.tolist()))
+    wrong = next((text for text in texts if text not in numbers), None)
+    if wrong is None:
+        return np.array([numbers[text] for text in texts], dtype=np.int64), "by name"
     if rows.labels.dtype.kind == "i" and not all(name.isdecimal() for name in classes):
-        numbers = rows.labels.astype(np.int64)
-        least, most = int(numbers.min()), int(numbers.max())
+        labels = rows.labels.astype(np.int64)
+        least, most = int(labels.min()), int(labels.max())
         if least >= 0 and most < len(classes):
-            return numbers, f"by number, 0 is {classes[0]!r}"
+            return labels, f"by number, 0 is {classes[0]!r}"
         raise InputError(
             f"{rows.place} has labels from {least} to {most}, and as numbers they must be 0 to "
             f"{len(classes) - 1}, in the order of the classes {quote_names(classes)}; write the "
-            f"names "
-            "of the classes instead, or give --classes"
+            "names of the classes instead, or give --classes"
         )
     raise InputError(
         f"{rows.place} has the label {wrong!r}, and the classes are {quote_names(classes)}: name "
-        f"the "
-        "class of each column with --classes, or another column with --label-column"
+        "the class of each column with --classes, or another column with --label-column"
     )
 
 
@@ -193,43 +169,35 @@ def strip_affixes(names: Sequence[str]) -> tuple[str, ...]:
     >>> strip_affixes(["cat", "cow"])
     ('cat', 'cow')
     """
-    before = _common_start(names)
-    rests = [name[len(before) :] for name in names]
-    if not all(rest.isdecimal() for rest in rests):
-        before = before[: 1 + max(before.rfind(each) for each in SEPARATORS)]
+    before = os.path.commonprefix(names)  # noqa: RUF071 - of characters
+    if not all(name[len(before) :].isdecimal() for name in names):
+        before = before[: 1 + max(map(before.rfind, SEPARATORS))]
     cut = [name[len(before) :] for name in names]
-    after = _common_start([name[::-1] for name in cut])
-    after = after[: 1 + max(after.rfind(each) for each in SEPARATORS)]
+    after = os.path.commonprefix([name[::-1] for name in cut])  # noqa: RUF071 - likewise
+    after = after[: 1 + max(map(after.rfind, SEPARATORS))]
     cut = [name[: len(name) - len(after)] for name in cut]
     return tuple(cut) if all(cut) and len(set(cut)) == len(cut) else tuple(names)
-
-
-def _common_start(names: Sequence[str]) -> str:
-    least, most = min(names), max(names)
-    same = (at for at, (one, other) in enumerate(zip(least, most, strict=False)) if one != other)
-    return least[: next(same, min(len(least), len(most)))]
 
 
 def _match_classes(
     rows: PredictionRows,
     classes: tuple[str, ...],
-    asked: PredictionOptions,
+    options: RowOptions,
     labels: Mapping[str, object] | None,
 ) -> LabelMap:
     count = rows.outputs.shape[1]
-    if asked.classes:
-        _check_count(asked.classes, rows)
-        return match_labels(asked.classes, count, classes, labels)
+    if options.classes:
+        _check_count(options.classes, rows)
+        return match_labels(options.classes, count, classes, labels)
     if rows.names is None:
         return match_labels(None, count, classes, labels)
-    first: InputError | None = None
+    reason: InputError | None = None
     for names in dict.fromkeys((rows.names, strip_affixes(rows.names))):
         try:
             return match_labels(names, count, classes, labels)
         except InputError as error:
-            first = error  # of the names without affixes, if there are some
-    assert first is not None
-    raise InputError(f"{rows.place}: {first}, or name the class of each column with --classes")
+            reason = error  # of the names without affixes, if there are some
+    raise InputError(f"{rows.place}: {reason}, or name the class of each column with --classes")
 
 
 def _check_count(classes: Sequence[str], rows: PredictionRows) -> None:
@@ -242,50 +210,47 @@ def _check_count(classes: Sequence[str], rows: PredictionRows) -> None:
 
 
 def _select_outputs(
-    rows: PredictionRows, mapped: LabelMap, asked: PredictionOptions
-) -> tuple[npt.NDArray[np.float64], PredictionKind, list[str]]:
+    rows: PredictionRows, mapped: LabelMap, options: RowOptions
+) -> tuple[npt.NDArray[np.float64], OutputKind, list[str]]:
     """The outputs of the data's classes, what they are, and what is said of the other columns."""
     used = [column for columns in mapped.columns for column in columns]
     rest = [at for at in range(mapped.outputs) if at not in set(used)]
     if not rest:
-        kind = detect_prediction_kind(rows.outputs, asked.outputs, rows.place)
+        kind = detect_prediction_kind(rows.outputs, options.outputs, rows.place)
         return _join_columns(rows.outputs, mapped, kind), kind, []
     names = rows.names or tuple(map(str, range(mapped.outputs)))
     others = quote_names([names[at] for at in rest])
     try:
-        kind = detect_prediction_kind(rows.outputs[:, used], asked.outputs, rows.place)
-        told = f"not used: {others}"
+        kind = detect_prediction_kind(rows.outputs[:, used], options.outputs, rows.place)
+        note = f"not used: {others}"
     except InputError:
-        kind = detect_prediction_kind(rows.outputs, asked.outputs, rows.place)
+        kind = detect_prediction_kind(rows.outputs, options.outputs, rows.place)
         if kind.kind == "logits":  # with a column of something else, nothing sums to one
             raise
-        told = f"the data have no images of {others}: the probabilities are those without them"
+        note = f"the data have no images of {others}: the probabilities are those without them"
         largest = np.isin(rows.outputs.argmax(1), rest)
         if count := int(largest.sum()):
-            told += (
+            note += (
                 f", and of the {len(largest):,} rows {count:,} have their largest one there, so "
                 "that another class counts as the answer"
             )
     joined = _join_columns(rows.outputs, mapped, kind)
-    least = {"probabilities": 0.0, "logarithms of probabilities": np.log(SMALLEST_PROBABILITY)}
+    least = {"probabilities": 0.0, "logarithms of probabilities": np.log(SMALLEST)}
     empty = joined.max(1) <= least.get(kind.kind, -np.inf)
     if empty.any():
         raise InputError(
             f"{rows.place} has no probability in row {int(empty.argmax()) + 1} for any class of "
             f"the data: all of it is in the columns that are not used, {others}"
         )
-    return joined, kind, [told]
+    return joined, kind, [note]
 
 
 def _join_columns(
-    outputs: npt.NDArray[np.float64], mapped: LabelMap, kind: PredictionKind
+    outputs: npt.NDArray[np.float64], mapped: LabelMap, kind: OutputKind
 ) -> npt.NDArray[np.float64]:
     """The outputs of each class; the probabilities of several columns of a class are added."""
-    if kind.kind == "probabilities":
-        return np.stack([outputs[:, list(each)].sum(1) for each in mapped.columns], axis=1)
-    return np.stack(
-        [np.logaddexp.reduce(outputs[:, list(each)], axis=1) for each in mapped.columns], axis=1
-    )
+    add = np.add if kind.kind == "probabilities" else np.logaddexp
+    return np.stack([add.reduce(outputs[:, list(own)], axis=1) for own in mapped.columns], axis=1)
 
 
 def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]:
@@ -304,32 +269,29 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[
                 "predictions for exactly these images"
             )
         return np.arange(n), f"in the order of {images.place}: there is no column of keys"
-    found = [str(key) for key in rows.keys.tolist()]
-    twice = [key for key, uses in Counter(found).items() if uses > 1]
+    keys = list(map(str, rows.keys.tolist()))
+    twice = [key for key, uses in Counter(keys).items() if uses > 1]
     if twice:
         raise InputError(
             f"{rows.place} has {len(twice):,} keys more than once: {quote_names(twice)}"
         )
-    by = _choose_naming(found, rows, images)
-    wanted = [by.of_image(name) for name in by.images]
-    place = {by.of_key(key): at for at, key in enumerate(found)}
-    missing = [name for name, key in zip(by.images, wanted, strict=True) if key not in place]
-    known = set(wanted)
-    extra = [key for key in found if by.of_key(key) not in known]
+    scheme = _choose_scheme(keys, rows, images)
+    known = set(map(scheme.of_key, keys))
+    missing = [name for name in scheme.images if scheme.of_image(name) not in known]
+    wanted = set(map(scheme.of_image, scheme.images))
+    extra = [key for key in keys if scheme.of_key(key) not in wanted]
     if missing or extra:
-        told = [
-            f"{len(each):,} {what}: {quote_names(each)}"
-            for each, what in (
-                (missing, "images have no row"),
-                (extra, "rows have a key of no image"),
-            )
-            if each
-        ]
-        raise InputError(
-            f"the keys of {rows.place} are not those of {images.place}: {'; '.join(told)}; give "
-            "one row for each image, or name the column of the keys with --key-column"
+        misfits = {"images have no row": missing, "rows have a key of no image": extra}
+        listed = "; ".join(
+            f"{len(names):,} {what}: {quote_names(names)}"
+            for what, names in misfits.items()
+            if names
         )
-    return _order_rows(by, found), f"matched by {by.title}"
+        raise InputError(
+            f"the keys of {rows.place} are not those of {images.place}: {listed}; give one row for "
+            "each image, or name the column of the keys with --key-column"
+        )
+    return scheme.order(keys), f"matched by {scheme.title}"
 
 
 class _NamingScheme(NamedTuple):
@@ -340,71 +302,59 @@ class _NamingScheme(NamedTuple):
     of_image: Callable[[str], str]
     of_key: Callable[[str], str]
 
+    def order(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Which row is that of each image, int64 `[n]`, where every image has one."""
+        row = {self.of_key(key): number for number, key in enumerate(keys)}
+        return np.array([row[self.of_image(name)] for name in self.images], dtype=np.int64)
 
-def _choose_naming(
-    found: Sequence[str], rows: PredictionRows, images: KnownImages
-) -> _NamingScheme:
-    """The way of naming under which most keys are those of images; the strictest of equal ones.
+
+def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImages) -> _NamingScheme:
+    """The scheme under which most keys are those of images; the strictest of equal ones.
 
     Raises:
         InputError: all keys are those of images in two ways, which give different images.
     """
-    numbers = [str(key) for key in images.keys.tolist()]
-    by_place = _NamingScheme("key", numbers, str, str)
-    ways = [by_place]
+    by_place = _NamingScheme("key", list(map(str, images.keys.tolist())), str, str)
+    schemes = [by_place]
     if images.names is not None:
         names = [name.replace("\\", "/") for name in images.names]
-        ways.insert(0, _NamingScheme("name", names, str, str))
+        schemes.insert(0, _NamingScheme("name", names, str, str))
         if images.are_files:
-            ways += _list_file_namings(names)
-    best, most = ways[0], -1
+            schemes += _list_file_schemes(names)
+    best, most = schemes[0], -1
     complete = list[_NamingScheme]()
-    for way in ways:
-        known = {way.of_image(name) for name in way.images}
-        keys = {way.of_key(key) for key in found}
-        if len(known) < len(way.images) or len(keys) < len(found):
+    for scheme in schemes:
+        known, own = set(map(scheme.of_image, scheme.images)), set(map(scheme.of_key, keys))
+        if len(known) < len(scheme.images) or len(own) < len(keys):
             continue  # two images, or two rows, would have one name
-        if len(known & keys) > most:
-            best, most = way, len(known & keys)
-        if known == keys:
-            complete.append(way)
+        if len(known & own) > most:
+            best, most = scheme, len(known & own)
+        if known == own:
+            complete.append(scheme)
     if rows.places and by_place in complete:
         return by_place
-    for other in complete:
-        if not np.array_equal(_order_rows(best, found), _order_rows(other, found)):
+    for scheme in complete:
+        if not np.array_equal(best.order(keys), scheme.order(keys)):
             raise InputError(
                 f"the keys of {rows.place} fit {images.place} by {best.title} and by "
-                f"{other.title}, in different orders: write names of files with their suffix, or "
+                f"{scheme.title}, in different orders: write names of files with their suffix, or "
                 "call the column 'key' if they are places in the split, from 0"
             )
     return best
 
 
-def _order_rows(way: _NamingScheme, found: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Which row is that of each image, int64 `[n]`, where every image has one."""
-    place = {way.of_key(key): at for at, key in enumerate(found)}
-    return np.array([place[way.of_image(name)] for name in way.images], dtype=np.int64)
-
-
-def _list_file_namings(names: Sequence[str]) -> list[_NamingScheme]:
+def _list_file_schemes(names: Sequence[str]) -> Iterator[_NamingScheme]:
     """By the last parts of the path, the most parts first; then the same without the suffix."""
-    deepest = max(len(PurePosixPath(name).parts) for name in names)
-    ways = []
-    for parts in range(deepest, 0, -1):
+    for parts in range(max(len(PurePosixPath(name).parts) for name in names), 0, -1):
         title = "file name" if parts == 1 else f"the last {parts} parts of the path"
+        end, stem = partial(_end_of_path, parts, True), partial(_end_of_path, parts, False)
+        yield _NamingScheme(title, names, end, end)
+        yield _NamingScheme(f"{title} without its suffix", names, stem, end)
 
-        def last(name: str, parts: int = parts) -> str:
-            return "/".join(PurePosixPath(name.replace("\\", "/")).parts[-parts:])
 
-        def stem(name: str, parts: int = parts) -> str:
-            path = PurePosixPath(name.replace("\\", "/"))
-            return "/".join((*path.parts[-parts:-1], path.stem))
-
-        ways += [
-            _NamingScheme(title, names, last, last),
-            _NamingScheme(f"{title} without its suffix", names, stem, last),
-        ]
-    return ways
+def _end_of_path(parts: int, suffix: bool, name: str) -> str:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return "/".join((*path.parts[-parts:-1], path.name if suffix else path.stem))
 
 
 def _check_labels(
@@ -416,8 +366,8 @@ def _check_labels(
     labels, _ = number_labels(rows, classes)
     differ = labels[order] != images.labels
     if differ.any():
-        at = int(differ.argmax())
-        ours, theirs = classes[labels[order][at]], classes[images.labels[at]]
+        row = int(differ.argmax())
+        ours, theirs = classes[labels[order][row]], classes[images.labels[row]]
         raise InputError(
             f"{int(differ.sum()):,} of {len(differ):,} labels in {rows.place} are not those of "
             f"{images.place}: the first is {ours!r} for an image of {theirs!r}; the rows are in "
@@ -440,6 +390,3 @@ def number_keys(keys: Column | None, count: int) -> tuple[npt.NDArray[np.int64],
         return keys.astype(np.int64), None
     ranks: npt.NDArray[Any] = np.unique(keys, return_inverse=True)[1]
     return ranks.reshape(-1).astype(np.int64), [str(key) for key in keys.tolist()]
-
-
-# ---------------------------------------------------------------- predictions that were made elsewh

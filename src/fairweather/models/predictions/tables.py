@@ -7,7 +7,7 @@ import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -18,21 +18,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 
-from fairweather.errors import UNREADABLE_ARRAYS, InputError, quote_names, unknown_name
-from fairweather.files.tables import read_parquet_table
-
-# ---------------------------------------------------------------- the rows of predictions as a file
+from fairweather.errors import UNREADABLE_ARRAYS, InputError, first_line, quote_names, unknown_name
+from fairweather.files.tables import find_delimiter, read_parquet_table
 
 # Usual names of columns, without regard to case.
 LABEL_COLUMNS = (
-    "label",
-    "labels",
-    "target",
-    "targets",
-    "true_label",
-    "truth",
-    "ground_truth",
-    "y_true",
+    *("label", "labels", "target", "targets", "true_label", "truth", "ground_truth", "y_true"),
 )
 KEY_COLUMNS = (
     *("key", "keys", "id", "ids", "image", "image_id", "img", "name"),
@@ -42,19 +33,29 @@ PLACE_COLUMNS = ("key", "keys")  # of these, numbers are places and never names 
 INDEX_COLUMNS = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes for its index
 # Of what a program says besides, nothing is needed: it follows from the outputs.
 DERIVED_COLUMNS = (
-    "pred",
-    "prediction",
-    "predicted",
-    "predicted_label",
-    "predicted_class",
-    "confidence",
+    *("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence"),
 )
 MISSING_VALUES = ("", "na", "n/a", "nan", "none", "null")
 
+CSV_SUFFIXES = (".csv", ".tsv", ".txt")
+SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".npz", ".npy")
+SPACES = r"\s+"  # the separator of files without commas, semicolons and tabs
+AFTER_LAST = "after the last column"  # empty cells, where each line ends with a separator
+LINES_LOOKED_AT = 20  # lines that show the separator and whether there is a header
+# Usual names of arrays in npz files.
+OUTPUT_ARRAYS = (
+    *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
+    *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
+)
+CLASS_ARRAYS = ("classes", "class_names", "label_names")
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+
 Column = npt.NDArray[Any]
+Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-class PredictionOptions(NamedTuple):
+class RowOptions(NamedTuple):
     """What the options say of files of predictions; what they leave open is found out.
 
     Attributes:
@@ -93,10 +94,56 @@ class PredictionRows:
     places: bool = False
 
 
+def read_rows(
+    content: Content, place: str, options: RowOptions, classes: int | None = None
+) -> PredictionRows:
+    """Read predictions from a file, a table or an array.
+
+    Args:
+        content: a .csv, .tsv, .txt, .parquet, .npz or .npy file, a DataFrame, or an array `[N, C]`
+            or what can become one.
+        place: what messages call it.
+        options: what is known of it.
+        classes: how many classes the data have, if that is known.
+
+    Raises:
+        InputError: the file cannot be read, or it is unclear what is in it.
+
+    >>> array = np.array([[0.9, 0.1], [0.2, 0.8]])
+    >>> read_rows(array, "the array", RowOptions()).outputs.shape
+    (2, 2)
+    """
+    if isinstance(content, pd.DataFrame):
+        return _read_dataframe(content, place, options, classes)
+    if isinstance(content, Path):
+        table = _read_file(content, place, options)
+    else:
+        try:
+            table = {"": np.asarray(content)}
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise InputError(f"{place} must be one array [images, classes]: {error}") from error
+    if isinstance(table, Mapping):
+        return _read_arrays(table, place, options)
+    frame, headed = table
+    return read_frame(frame, place, options, headed=headed, classes=classes)
+
+
+def _read_file(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame, bool] | Arrays:
+    """The columns of a file, and whether they have names; or its arrays by name."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise unknown_name(f"kind of file of predictions, {place},", path.suffix, SUFFIXES)
+    if not path.is_file():
+        raise InputError(f"predictions: there is no file {str(path)!r}")
+    if suffix in CSV_SUFFIXES:
+        return _read_csv(path, place, options)
+    return _read_parquet(path, place) if suffix == ".parquet" else _read_npz(path, place)
+
+
 def read_frame(
     frame: pd.DataFrame,
     place: str,
-    asked: PredictionOptions,
+    options: RowOptions,
     *,
     headed: bool,
     classes: int | None = None,
@@ -106,7 +153,7 @@ def read_frame(
     Args:
         frame: columns with distinct names, as text; without a header these are their numbers.
         place: what messages call it.
-        asked: what the options say.
+        options: what is known of it.
         headed: whether the names of the columns mean anything.
         classes: how many classes the data have, if that is known.
 
@@ -114,28 +161,31 @@ def read_frame(
         InputError: a column is missing, could be one of several, or is no column of numbers.
 
     >>> frame = pd.DataFrame({"label": [0, 1], "cat": [0.9, 0.2], "dog": [0.1, 0.8]})
-    >>> rows = read_frame(frame, "the table", PredictionOptions(), headed=True)
+    >>> rows = read_frame(frame, "the table", RowOptions(), headed=True)
     >>> rows.names, rows.labels.tolist(), rows.keys is None
     (('cat', 'dog'), [0, 1], True)
     """
     if frame.empty:
         raise InputError(f"{place} has no rows")
     names, notes = [str(name) for name in frame.columns], list[str]()
-    label = _find_column("label", asked.label_column, LABEL_COLUMNS, names, place, headed=headed)
-    key = _find_column("key", asked.key_column, KEY_COLUMNS, names, place, headed=headed)
+    usual = (LABEL_COLUMNS, KEY_COLUMNS) if headed else ((), ())
+    which = "column of the labels: name it with --label-column"
+    label = _find_name(options.label_column, usual[0], names, "column", which, place)
+    which = "column of the keys: name it with --key-column"
+    key = _find_name(options.key_column, usual[1], names, "column", which, place)
     if label is not None and label == key:
         raise InputError(f"{place}: the column {label!r} cannot have both the labels and the keys")
     rest = [name for name in names if name not in (label, key)]
     keys = None if key is None else read_column(frame[key], f"{place}, column {key!r}")
-    index = _find_index(frame, rest, classes or len(asked.classes) or None, headed=headed)
+    index = _find_index(frame, rest, classes or len(options.classes) or None, headed=headed)
     if index is not None:
         rest.remove(index)
         which = f"the column {index!r}" if headed and index else "the first column"
         keys, note = _read_index(frame[index], keys, key, place, which)
         notes.append(note)
-    if follows := [name for name in rest if headed and name.lower() in DERIVED_COLUMNS]:
-        rest = [name for name in rest if name not in follows]
-        notes.append(f"not used: {quote_names(follows)}")
+    if derived := [name for name in rest if headed and name.lower() in DERIVED_COLUMNS]:
+        rest = [name for name in rest if name not in derived]
+        notes.append(f"not used: {quote_names(derived)}")
     texts = [name for name in rest if _is_text(frame[name])]
     rest = [name for name in rest if name not in texts]
     if keys is None and len(texts) == 1 and not headed and frame[texts[0]].is_unique:
@@ -147,9 +197,8 @@ def read_frame(
         if keys is None or (label is None and classes is None):
             raise InputError(
                 f"{place} has text in the column {quote_names(texts)}: name the column with the "
-                f"keys "
-                "(file names) with --key-column, or that with the labels with --label-column, or "
-                "leave it out"
+                "keys (file names) with --key-column, or that with the labels with --label-column, "
+                "or leave it out"
             )
         notes.append(f"not used: {quote_names(texts)} (text)")
     if not rest:
@@ -161,7 +210,7 @@ def read_frame(
     return PredictionRows(place, outputs, columns, labels, keys, tuple(notes), places)
 
 
-def one_column_error(place: str) -> InputError:
+def column_error(place: str) -> InputError:
     """The refusal of a single column of outputs."""
     return InputError(
         f"{place} has one column of outputs, and there must be one for each class: for two "
@@ -177,32 +226,34 @@ def read_column(values: object, place: str) -> Column:
     >>> read_column(["7", "8"], "the file"), read_column(["007", "8"], "the file")
     (array([7, 8]), array(['007', '8'], dtype='<U3'))
     """
-    found = np.asarray(values)
-    if found.ndim == 2 and found.shape[1] == 1:
-        found = found[:, 0]
-    if found.ndim != 1:
-        raise InputError(f"{place} must have one value for each row, found {list(found.shape)}")
-    if found.dtype.kind in "iub":
-        return found.astype(np.int64)
-    if found.dtype.kind == "f":
-        if not np.isfinite(found).all() or (found != np.round(found)).any():
-            raise InputError(f"{place} must have whole numbers or text, found {_format_odd(found)}")
-        return found.astype(np.int64)
-    texts = [each.decode() if isinstance(each, bytes) else each for each in found.tolist()]
-    for row, each in enumerate(texts):
-        if isinstance(each, bool) or not isinstance(each, str | int) or each == "":
+    column = np.asarray(values)
+    if column.ndim == 2 and column.shape[1] == 1:
+        column = column[:, 0]
+    if column.ndim != 1:
+        raise InputError(f"{place} must have one value for each row, found {list(column.shape)}")
+    if column.dtype.kind == "f":
+        odd = ~np.isfinite(column) | (column != np.round(column))
+        if odd.any():
+            row = int(odd.argmax())
             raise InputError(
-                f"{place} has {each!r:.60} in row {row + 1}, which is no name or number"
+                f"{place} must have whole numbers or text, found {column[row]} in row {row + 1}"
             )
-    plain = [str(each) for each in texts]
-    if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", each) for each in plain):
-        return np.array(plain, dtype=np.int64)
-    return np.array(plain)
+    if column.dtype.kind in "iubf":
+        return column.astype(np.int64)
+    texts = []
+    for row, value in enumerate(column.tolist(), start=1):
+        text = value.decode() if isinstance(value, bytes) else value
+        if isinstance(text, bool) or not isinstance(text, str | int) or text == "":
+            raise InputError(f"{place} has {text!r:.60} in row {row}, which is no name or number")
+        texts.append(str(text))
+    if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts):
+        return np.array(texts, dtype=np.int64)
+    return np.array(texts)
 
 
 def read_numbers(frame: pd.DataFrame, names: Sequence[str], place: str) -> npt.NDArray[np.float64]:
     """Return columns as numbers, float64 `[N, C]`; raises `InputError` for what is no number."""
-    found = np.empty((len(frame), len(names)))
+    numbers = np.empty((len(frame), len(names)))
     for at, name in enumerate(names):
         column = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
         if np.isnan(column).any():
@@ -211,52 +262,45 @@ def read_numbers(frame: pd.DataFrame, names: Sequence[str], place: str) -> npt.N
                 f"{place} has {str(frame[name].iloc[row])!r:.40} in row {row + 1} of the column "
                 f"{name!r}, where a number must be"
             )
-        found[:, at] = column
-    return found
+        numbers[:, at] = column
+    return numbers
 
 
-def _find_column(
-    what: str,
+def _find_name(
     asked: str | None,
     usual: Sequence[str],
-    names: Sequence[str],
+    names: Collection[str],
+    kind: str,
+    which: str,
     place: str,
-    *,
-    headed: bool,
 ) -> str | None:
-    """The column with the labels or the keys: the one that is asked for, or one of a usual name."""
+    """The column or array that is asked for, or the one with a usual name."""
     if asked is not None:
         if asked not in names:
-            raise unknown_name(f"column of {place}", asked, names)
+            raise unknown_name(f"{kind} of {place}", asked, names)
         return asked
-    found = [name for name in names if headed and name.lower() in usual]
-    if len(found) > 1:
-        raise InputError(
-            f"{place} has {quote_names(found)}, each of which may be the column of the {what}s: "
-            f"name it "
-            f"with --{what}-column"
-        )
-    return found[0] if found else None
+    candidates = [name for name in names if name.lower() in usual]
+    if len(candidates) > 1:
+        raise InputError(f"{place} has {quote_names(candidates)}, each of which may be the {which}")
+    return candidates[0] if candidates else None
 
 
 def _find_index(
     frame: pd.DataFrame, rest: Sequence[str], classes: int | None, *, headed: bool
 ) -> str | None:
     """The column that only numbers the rows or names them, as pandas writes its index."""
-    named = [name for name in rest if headed and name.lower() in INDEX_COLUMNS]
-    if named:
-        return named[0]
-    if headed or classes is None or len(rest) != classes + 1:
+    if headed:
+        return next((name for name in rest if name.lower() in INDEX_COLUMNS), None)
+    if classes is None or len(rest) != classes + 1:
         return None
-    first = frame[rest[0]]
-    return rest[0] if _is_counter(first) else None
+    return rest[0] if _is_counter(frame[rest[0]]) else None
 
 
 def _is_counter(values: pd.Series[Any]) -> bool:
     if _has_leading_zeros(values):
         return False
-    found = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    return any(np.array_equal(found, np.arange(len(found)) + start) for start in (0, 1))
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return any(np.array_equal(numbers, np.arange(len(numbers)) + start) for start in (0, 1))
 
 
 def _has_leading_zeros(values: pd.Series[Any]) -> bool:
@@ -288,73 +332,18 @@ def _is_text(values: pd.Series[Any]) -> bool:
 def _check_points(values: pd.Series[Any], place: str) -> None:
     commas = values.astype(str).str.fullmatch(r"\s*[-+]?\d*,\d+\s*").to_numpy(bool)
     if commas.mean() > 0.5:
-        found = str(values.iloc[int(commas.argmax())])
-        raise InputError(f"{place} has {found!r:.40}: write numbers with a decimal point")
-
-
-def _format_odd(values: npt.NDArray[np.floating[Any]]) -> str:
-    odd = ~np.isfinite(values) | (values != np.round(values))
-    return f"{values[odd.argmax()]} in row {int(odd.argmax()) + 1}"
-
-
-# ---------------------------------------------------------------- read predictions from CSV, parque
-
-Content: TypeAlias = "Path | pd.DataFrame | npt.NDArray[Any]"
-SEPARATORS = (",", ";", "\t")
-AFTER_LAST = "after the last column"  # empty cells, where each line ends with a separator
-LINES_LOOKED_AT = 20  # lines that show the separator and whether there is a header
-# Usual names of arrays in npz files.
-OUTPUT_ARRAYS = (
-    *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
-    *("predictions", "preds", "scores", "outputs", "y_prob", "y_proba", "y_score", "y_pred"),
-)
-CLASS_ARRAYS = ("classes", "class_names", "label_names")
-
-
-def read_rows(
-    content: Content, place: str, asked: PredictionOptions, classes: int | None = None
-) -> PredictionRows:
-    """Read predictions from a file, a table or an array.
-
-    Args:
-        content: a .csv, .tsv, .txt, .parquet, .npz or .npy file, a DataFrame, or an array `[N, C]`
-            or what can become one.
-        place: what messages call it.
-        asked: what the options say.
-        classes: how many classes the data have, if that is known.
-
-    Raises:
-        InputError: the file cannot be read, or it is unclear what is in it.
-
-    >>> read_rows(np.array([[0.9, 0.1], [
-    ...     0.2, 0.8
-    ... ]]), "the array", PredictionOptions()).outputs.shape
-    (2, 2)
-    """
-    if isinstance(content, pd.DataFrame):
-        return _read_dataframe(content, place, asked, classes)
-    if not isinstance(content, Path):
-        try:
-            array = np.asarray(content)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise InputError(f"{place} must be one array [images, classes]: {error}") from error
-        return _read_arrays({"": array}, place, asked)
-    suffix = content.suffix.lower()
-    if suffix not in READERS:
-        raise unknown_name(f"kind of file of predictions, {place},", content.suffix, READERS)
-    if not content.is_file():
-        raise InputError(f"predictions: there is no file {str(content)!r}")
-    return READERS[suffix](content, place, asked, classes)
+        text = str(values.iloc[int(commas.argmax())])
+        raise InputError(f"{place} has {text!r:.40}: write numbers with a decimal point")
 
 
 def read_header(path: Path) -> list[str]:
     """The cells of the first line of a CSV file; raises `InputError` if it is no text."""
     lines = _read_first_lines(path)
-    return _split_cells(lines[:1], _find_separator(lines))[0] if lines else []
+    return _split_cells(lines[:1], find_delimiter(lines, otherwise=SPACES))[0] if lines else []
 
 
 def _read_dataframe(
-    frame: pd.DataFrame, place: str, asked: PredictionOptions, classes: int | None
+    frame: pd.DataFrame, place: str, options: RowOptions, classes: int | None
 ) -> PredictionRows:
     names = [str(name) for name in frame.columns]
     _check_distinct(names, place)
@@ -369,18 +358,16 @@ def _read_dataframe(
             index = ""
         plain.insert(0, str(index), pd.Series(frame.index.to_numpy()))
         if not headed:  # the first column is that index
-            rows = read_frame(plain, place, asked, headed=True, classes=classes)
+            rows = read_frame(plain, place, options, headed=True, classes=classes)
             return replace(rows, names=None)
-    return read_frame(plain, place, asked, headed=headed, classes=classes)
+    return read_frame(plain, place, options, headed=headed, classes=classes)
 
 
-def _read_csv(
-    path: Path, place: str, asked: PredictionOptions, classes: int | None
-) -> PredictionRows:
+def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame, bool]:
     lines = _read_first_lines(path)
     if not lines:
         raise InputError(f"{place} is empty")
-    separator = _find_separator(lines)
+    separator = find_delimiter(lines, otherwise=SPACES)
     cells = _split_cells(lines, separator)
     headed = _has_header(cells)
     if headed:
@@ -388,7 +375,7 @@ def _read_csv(
     else:
         names = list(map(str, range(len(cells[0]))))
     _check_distinct(names, place)
-    texts = {asked.label_column, asked.key_column}
+    texts = {options.label_column, options.key_column}
     usual = (*LABEL_COLUMNS, *KEY_COLUMNS, *INDEX_COLUMNS) if headed else ()
     kept = {name: str for name in names if name in texts or name.lower() in usual}
     try:
@@ -408,7 +395,7 @@ def _read_csv(
                 on_bad_lines="error",
             )
     except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also those of the text
-        raise _unreadable_error(place, error) from None
+        raise InputError(f"{place} cannot be read: {first_line(error)}") from None
     if AFTER_LAST in names:
         after = frame.pop(AFTER_LAST).fillna("").astype(str).str.strip()
         if (after != "").any():
@@ -417,7 +404,7 @@ def _read_csv(
                 f"{place} has {after.iloc[row]!r:.40} in row {row + 1} after the last column that "
                 "has a name"
             )
-    return read_frame(frame, place, asked, headed=headed, classes=classes)
+    return frame, headed
 
 
 def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) -> list[str]:
@@ -439,26 +426,18 @@ def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) 
     return header
 
 
-def _unreadable_error(place: str, error: Exception) -> InputError:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return InputError(f"{place} cannot be read: {lines[0]}")
-
-
-def _read_parquet(
-    path: Path, place: str, asked: PredictionOptions, classes: int | None
-) -> PredictionRows:
+def _read_parquet(path: Path, place: str) -> tuple[pd.DataFrame, bool] | Arrays:
     table = read_parquet_table(path)
-    lists = [field.name for field in table.schema if _is_list(field.type)]
+    lists = [field.name for field in table.schema if isinstance(field.type, LISTS)]
     if not lists:
-        frame = table.to_pandas(ignore_metadata=True)
-        return read_frame(frame, place, asked, headed=True, classes=classes)
+        return table.to_pandas(ignore_metadata=True), True
     if len(lists) > 1:
         raise InputError(
             f"{place} has lists in {quote_names(lists)}: leave one of them, the outputs"
         )
     arrays = {name: table[name].to_numpy() for name in table.column_names if name not in lists}
-    arrays[lists[0]] = _read_lists(table[lists[0]], f"the lists in {lists[0]!r} of {place}")
-    return _read_arrays(arrays, place, asked)
+    outputs = _read_lists(table[lists[0]], f"the lists in {lists[0]!r} of {place}")
+    return {**arrays, lists[0]: outputs}
 
 
 def _read_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
@@ -474,90 +453,63 @@ def _read_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
     return np.concatenate(parts).astype(np.float64).reshape(-1, lengths[0])
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
-def _read_npz(
-    path: Path, place: str, asked: PredictionOptions, classes: int | None
-) -> PredictionRows:
+def _read_npz(path: Path, place: str) -> Arrays:
     try:
         with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            arrays = {"": found} if isinstance(found, np.ndarray) else dict(found)
-        for each in arrays.values():
-            if isinstance(each, np.ndarray) and each.dtype.kind == "U":
-                each.tolist()
+            content = np.load(file, allow_pickle=False)
+            arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
+        for array in arrays.values():
+            if isinstance(array, np.ndarray) and array.dtype.kind == "U":
+                array.tolist()
     except UNREADABLE_ARRAYS as error:
-        raise _unreadable_error(place, error) from None
-    for name, each in arrays.items():
-        if not isinstance(each, np.ndarray):
+        raise InputError(f"{place} cannot be read: {first_line(error)}") from None
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
             raise InputError(f"{place} cannot be read: {name} in it is no array")
-    return _read_arrays(arrays, place, asked)
+    return arrays
 
 
-def _read_arrays(
-    arrays: Mapping[str, npt.NDArray[Any]], place: str, asked: PredictionOptions
-) -> PredictionRows:
+def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionRows:
     """Find out which array has the outputs, the labels and the keys, by their names and shapes."""
-    wide = {name: each for name, each in arrays.items() if each.ndim == 2 and each.shape[1] > 1}
+    wide = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] > 1]
     if len(wide) > 1:
-        wide = {name: each for name, each in wide.items() if name.lower() in OUTPUT_ARRAYS}
+        wide = [name for name in wide if name.lower() in OUTPUT_ARRAYS]
     if not wide and len(arrays) == 1 and next(iter(arrays.values())).ndim in (1, 2):
-        raise one_column_error(place)
+        raise column_error(place)
     if len(wide) != 1:
-        shapes = [f"{name or 'array'} {list(each.shape)}" for name, each in arrays.items()]
+        shapes = [f"{name or 'array'} {list(array.shape)}" for name, array in arrays.items()]
         raise InputError(
             f"{place} must have one array of predictions [images, classes], perhaps beside others "
             f"of other shapes, found {', '.join(shapes) or 'none'}; an array can be called "
             f"{' or '.join(OUTPUT_ARRAYS[:4])}"
         )
-    ((chosen, outputs),) = wide.items()
+    outputs = arrays[wide[0]]
     if outputs.dtype.kind not in "iuf":
         raise InputError(f"{place} must have real numbers, found {outputs.dtype}")
     if not len(outputs):
         raise InputError(f"{place} has no rows")
-    names = _find_array(arrays, None, CLASS_ARRAYS, "class", place)
-    columns = None if names is None else tuple(str(each) for each in names.tolist())
+
+    def find(asked: str | None, usual: Sequence[str], what: str) -> tuple[str, Column | None]:
+        name = _find_name(asked, usual, arrays, "array", f"{what} array", place)
+        return name or "", None if name is None else read_column(arrays[name], f"{place}, {name!r}")
+
+    _, names = find(None, CLASS_ARRAYS, "class")
+    columns = None if names is None else tuple(map(str, names.tolist()))
     if columns is not None and len(columns) != outputs.shape[1]:
         raise InputError(
             f"{place} names {len(columns)} classes and has {outputs.shape[1]} columns of outputs"
         )
-    labels = _find_array(arrays, asked.label_column, LABEL_COLUMNS, "label", place)
-    keys = _find_array(arrays, asked.key_column, KEY_COLUMNS, "key", place)
-    for each, what in ((labels, "labels"), (keys, "keys")):
-        if each is not None and len(each) != len(outputs):
-            raise InputError(f"{place} has {len(each):,} {what} for {len(outputs):,} predictions")
+    _, labels = find(options.label_column, LABEL_COLUMNS, "label")
+    key, keys = find(options.key_column, KEY_COLUMNS, "key")
+    for column, what in ((labels, "labels"), (keys, "keys")):
+        if column is not None and len(column) != len(outputs):
+            raise InputError(f"{place} has {len(column):,} {what} for {len(outputs):,} predictions")
     if not np.isfinite(plain := outputs.astype(np.float64)).all() and np.isnan(plain).any():
         row = int(np.isnan(plain).any(1).argmax())
         raise InputError(f"{place} has nan in row {row + 1}, where a number must be")
-    notes = [] if len(arrays) == 1 else [f"the outputs are {chosen!r}"]
-    key = asked.key_column or next((name for name in arrays if name.lower() in KEY_COLUMNS), "")
-    return PredictionRows(
-        place, plain, columns, labels, keys, tuple(notes), key.lower() in PLACE_COLUMNS
-    )
-
-
-def _find_array(
-    arrays: Mapping[str, npt.NDArray[Any]],
-    asked: str | None,
-    usual: Sequence[str],
-    what: str,
-    place: str,
-) -> npt.NDArray[Any] | None:
-    if asked is not None and asked not in arrays:
-        raise unknown_name(f"array of {place}", asked, arrays)
-    found = [asked] if asked else [name for name in arrays if name.lower() in usual]
-    if not found:
-        return None
-    if len(found) > 1:
-        raise InputError(f"{place} has {quote_names(found)}, each of which may be the {what} array")
-    array = arrays[found[0]]
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    return read_column(array, f"{place}, {found[0]!r}")
+    notes = () if len(arrays) == 1 else (f"the outputs are {wide[0]!r}",)
+    places = key.lower() in PLACE_COLUMNS
+    return PredictionRows(place, plain, columns, labels, keys, notes, places)
 
 
 def _read_first_lines(path: Path) -> list[str]:
@@ -570,14 +522,8 @@ def _read_first_lines(path: Path) -> list[str]:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 
 
-def _find_separator(lines: Sequence[str]) -> str:
-    counts = {each: min(line.count(each) for line in lines) for each in SEPARATORS}
-    best = max(SEPARATORS, key=lambda each: counts[each])
-    return best if counts[best] else r"\s+"
-
-
 def _split_cells(lines: Sequence[str], separator: str) -> list[list[str]]:
-    if separator == r"\s+":  # names may be in quotes
+    if separator == SPACES:  # names may be in quotes
         lines, separator = [line.replace("\t", " ").strip() for line in lines], " "
     return list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
 
@@ -612,13 +558,3 @@ def _check_distinct(names: Sequence[str], place: str) -> None:
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise InputError(f"{place} has more than one column called {quote_names(twice)}")
-
-
-READERS: Mapping[str, Callable[[Path, str, PredictionOptions, int | None], PredictionRows]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".txt": _read_csv,
-    ".parquet": _read_parquet,
-    ".npz": _read_npz,
-    ".npy": _read_npz,
-}

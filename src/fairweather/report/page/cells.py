@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import textwrap
 from collections.abc import Collection, Iterator, Sequence
 from itertools import product
+from statistics import fmean
 from typing import NamedTuple, TypedDict
 
 import altair as alt
@@ -28,23 +28,22 @@ from fairweather.metrics.selective import (
     threshold_at_risk,
 )
 from fairweather.report.charts import (
-    PRINTED_FAINT,
-    PRINTED_GRID,
-    PRINTED_INK,
-    PRINTED_RULE,
+    FAINT,
+    GRID,
+    INK,
+    RULE,
     Figure,
-    color_figure,
+    color_models,
+    look_up,
     render_figure,
 )
 from fairweather.report.contents import Contents
-from fairweather.types.measurement import Predictions
 from fairweather.types.record import (
     ALL,
     CLEAN,
     ENSEMBLE_SUFFIX,
     MEAN,
     NO_LEVEL,
-    SUMMARY_LEVELS,
     TEST,
     VAL,
 )
@@ -55,9 +54,10 @@ PANEL_SIDE = 190
 ROW_GAP, COLUMN_GAP = 34, 28
 TITLE_LETTERS = 26  # letters of a title that fit beside or above a panel
 NOT_MEASURED = "not measured"
-FIGURE_BINS = 10
+PANEL_NOTES = {"accuracy": "accuracy {:.1%}", "rms_calibration_error": "RMS {:.3f}"}
 WORST_NOTE = "the level of each shift at which the models' mean accuracy is lowest"
 OUTLINE = 0.8
+BINS = 10  # of reliability diagrams
 MOST_SHIFTS = 5  # beside clean images: a page holds no more columns
 MOST_MODELS = 20  # rows that someone may still look through; the page's charts show any model
 
@@ -69,6 +69,7 @@ class DiagramCondition(NamedTuple):
     shift: str
     level: str
     cell: str
+    accuracy: float = 1.0
 
 
 def draw_reliability(contents: Contents) -> Figure | None:
@@ -90,23 +91,27 @@ def draw_reliability(contents: Contents) -> Figure | None:
         column=alt.Column("column:O", header=_make_header(shown, padding=22)),
         spacing={"row": ROW_GAP, "column": COLUMN_GAP},
     )
-    seed = f", seed {contents.seeds[0]} (ensembles: all)" if len(contents.seeds) > 1 else ""
-    if not any(name.endswith(ENSEMBLE_SUFFIX) for name in kept):
-        seed = seed.removesuffix(" (ensembles: all)")
+    several, every = len(contents.seeds) > 1, len(contents.sweeps)
+    ensembles = " (ensembles: all)" if any(n.endswith(ENSEMBLE_SUFFIX) for n in kept) else ""
+    seed = f", seed {contents.seeds[0]}{ensembles}" if several else ""
     kind = "exact intervals" if contents.clusters is None else "intervals over clusters"
+    few = len(conditions) - 1 < every
+    chosen = f", of the {len(conditions) - 1} shifts of {every} where it is lowest" if few else ""
     subtitle = [
         f"On the dashed diagonal, confidence equals accuracy; below it, a model is overconfident. "
-        f"{FIGURE_BINS} equal-width bins{seed}.",
+        f"{BINS} equal-width bins{seed}.",
         f"Lines: 95 % {kind}. Shaded: the gap to the diagonal. Area: share of the images.",
-        f"Columns: clean images, and {WORST_NOTE}{_note_shifts(contents, conditions)}. "
-        "RMS: RMS calibration error.",
-        *_note_models(len(kept), len(contents.titles)),
+        f"Columns: clean images, and {WORST_NOTE}{chosen}. RMS: RMS calibration error.",
     ]
+    if len(kept) < (models := len(contents.titles)):
+        best = "with the highest mean accuracy over all shifts"
+        subtitle.append(f"The {len(kept)} models of {models} {best}.")
     return render_figure(
         "reliability",
         chart,
-        alt.Title("Is the confidence right?", subtitle=subtitle),
-        f"Reliability diagrams: accuracy against confidence in {FIGURE_BINS} bins with 95 % "
+        "Is the confidence right?",
+        subtitle,
+        f"Reliability diagrams: accuracy against confidence in {BINS} bins with 95 % "
         f"intervals, "
         f"on clean images and at {WORST_NOTE}: {'; '.join(shown)}. Models: {'; '.join(titles)}.",
     )
@@ -122,11 +127,20 @@ def tabulate_panels(
     """
     frames = []
     for (row, name), (column, condition) in product(enumerate(models), enumerate(conditions)):
-        predictions = contents.read_predictions(name, contents.seeds_of(name)[0], condition.cell)
-        if predictions is not None:
-            frame = _bin_predictions(contents, name, condition, predictions)
-        else:
-            frame = pd.DataFrame({"confidence": [math.nan], "note": [NOT_MEASURED]})
+        seed = contents.seeds_of(name)[0]
+        frame = pd.DataFrame({"confidence": [math.nan], "note": [NOT_MEASURED]})
+        if cell := read_cell(contents, name, seed, condition.cell):
+            clusters = contents.clusters
+            bins = reliability_bins(cell.confidence, cell.correct, bins=BINS, clusters=clusters)
+            frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
+            scored = None if name.endswith(ENSEMBLE_SUFFIX) else seed
+            notes = [
+                words.format(score.value)
+                for metric, words in PANEL_NOTES.items()
+                if (score := contents.score(metric, name, condition.shift, condition.level, scored))
+            ]
+            frame["share"] = frame["images"] / len(cell.keys)
+            frame["note"] = [", ".join(notes), *[""] * (len(frame) - 1)]
         frames.append(frame.assign(row=row, column=column, title=contents.titles[name]))
     return pd.concat(frames, ignore_index=True)
 
@@ -135,15 +149,21 @@ def find_worst_conditions(contents: Contents) -> list[DiagramCondition]:
     """Name the clean images and, for each shift, the level at which mean accuracy is lowest."""
     conditions = [DiagramCondition("Clean", CLEAN, NO_LEVEL, CLEAN)]
     for sweep in contents.sweeps:
-        scores = contents.pick("accuracy", sweep.name)
-        levels = scores[~scores["level"].isin(SUMMARY_LEVELS)]
-        values = levels.groupby("level", sort=False)["value"]
+        accuracies = {
+            level: [
+                score.value
+                for model in contents.titles
+                if (score := contents.score("accuracy", model, sweep.name, level))
+            ]
+            for level in sweep.cells
+        }
         # In a report of several runs, a level that few models have is not the worst for all.
-        means = values.mean()[values.count() == values.count().max()]
-        if len(means):
-            level = str(means.idxmin())
-            title = f"{sweep.title}, {sweep.heading(level)}"
-            conditions.append(DiagramCondition(title, sweep.name, level, sweep.cells[level]))
+        most = max(map(len, accuracies.values()), default=0)
+        means = {level: fmean(of) for level, of in accuracies.items() if most and len(of) == most}
+        if means:
+            level = min(means, key=lambda level: means[level])
+            title, cell = f"{sweep.title}, {sweep.heading(level)}", sweep.cells[level]
+            conditions.append(DiagramCondition(title, sweep.name, level, cell, means[level]))
     return conditions
 
 
@@ -152,12 +172,8 @@ def keep_hardest(contents: Contents, conditions: list[DiagramCondition]) -> list
     if len(conditions) <= 1 + MOST_SHIFTS:
         return conditions
     clean, *others = conditions
-    means = [
-        contents.pick("accuracy", each.shift).query("level == @each.level")["value"].mean()
-        for each in others
-    ]
-    kept = sorted(range(len(others)), key=lambda at: means[at])[:MOST_SHIFTS]
-    return [clean, *(others[at] for at in sorted(kept))]
+    kept = sorted(others, key=lambda condition: condition.accuracy)[:MOST_SHIFTS]
+    return [clean, *(condition for condition in others if condition in kept)]
 
 
 def keep_most_accurate(contents: Contents) -> list[str]:
@@ -178,48 +194,12 @@ def keep_most_accurate(contents: Contents) -> list[str]:
     return [name for name in names if name in best]
 
 
-def _note_models(shown: int, every: int) -> list[str]:
-    if shown == every:
-        return []
-    return [f"The {shown} models of {every} with the highest mean accuracy over all shifts."]
-
-
-def _note_shifts(contents: Contents, conditions: list[DiagramCondition]) -> str:
-    shown, every = len(conditions) - 1, len(contents.sweeps)
-    return f", of the {shown} shifts of {every} where it is lowest" if shown < every else ""
-
-
-def _bin_predictions(
-    contents: Contents, name: str, condition: DiagramCondition, predictions: Predictions
-) -> pd.DataFrame:
-    """Bins that hold images, one in each row; the first has the note of the panel."""
-    bins = reliability_bins(
-        predictions.confidence, predictions.correct, bins=FIGURE_BINS, clusters=contents.clusters
-    )
-    frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
-    seed = None if name.endswith(ENSEMBLE_SUFFIX) else contents.seeds_of(name)[0]
-    notes = [
-        words.format(score.value)
-        for metric, words in (
-            ("accuracy", "accuracy {:.1%}"),
-            ("rms_calibration_error", "RMS {:.3f}"),
-        )
-        if (score := contents.score(metric, name, condition.shift, condition.level, seed))
-    ]
-    return frame.assign(
-        share=frame["images"] / len(predictions),
-        note=[", ".join(notes), *[""] * (len(frame) - 1)],
-    )
-
-
 def _make_header(titles: list[str], padding: int) -> alt.Header:
     """Title the panels by their number, so that two with the same title stay two; wrap titles."""
-    lines = json.dumps([textwrap.wrap(title, TITLE_LETTERS) or [""] for title in titles])
-    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
-    lines = lines.replace(".", r"\u002e")
+    lines = [textwrap.wrap(title, TITLE_LETTERS) or [""] for title in titles]
     return alt.Header(
         title=None,
-        labelExpr=f"{lines}[datum.value]",
+        labelExpr=look_up(lines),
         labelLimit=PANEL_SIDE + COLUMN_GAP,
         labelPadding=padding,
     )
@@ -231,11 +211,11 @@ def _make_layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame
     unit = alt.Scale(domain=[0, 1])
     x = alt.X("confidence:Q", title="Confidence", axis=axis, scale=unit)
     y = alt.Y("accuracy:Q", title="Accuracy", axis=axis, scale=unit)
-    base = alt.Chart().encode(x=x, color=color_figure(titles, None, positions))
+    base = alt.Chart().encode(x=x, color=color_models(titles, positions))
     diagonal = (
         alt.Chart()
         .transform_aggregate(count="count()")
-        .mark_rule(color=PRINTED_RULE, strokeDash=[4, 3])
+        .mark_rule(color=RULE, strokeDash=[4, 3])
         .encode(x=alt.XDatum(0), y=alt.YDatum(0), x2=alt.X2Datum(1), y2=alt.Y2Datum(1))
     )
     gap = base.mark_rule(strokeWidth=9, opacity=0.25).encode(y=y, y2=alt.Y2("confidence:Q"))
@@ -250,29 +230,28 @@ def _make_layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame
             values=[0.05, 0.2, 0.5],
             format=".0%",
             orient="top",
-            symbolFillColor=PRINTED_FAINT,
-            symbolStrokeColor=PRINTED_INK,
+            symbolFillColor=FAINT,
+            symbolStrokeColor=INK,
             symbolStrokeWidth=OUTLINE,
         ),
     )
     # Dark, so that it shows where a share is so small that nothing else would.
-    points = base.mark_point(
-        filled=True, opacity=1, stroke=PRINTED_INK, strokeWidth=OUTLINE
-    ).encode(y=y, size=size)
-    note = alt.Chart().mark_text(align="left", color=PRINTED_FAINT, fontSize=11)
+    points = base.mark_point(filled=True, opacity=1, stroke=INK, strokeWidth=OUTLINE).encode(
+        y=y, size=size
+    )
+    note = alt.Chart().mark_text(align="left", color=FAINT, fontSize=11)
     note = note.encode(x=alt.XValue(0), y=alt.YValue(-10), text=alt.Text("note:N"))
     return alt.LayerChart(
         layer=[diagonal, gap, interval, points, note],
         data=bins,
         width=PANEL_SIDE,
         height=PANEL_SIDE,
-        view=alt.ViewBackground(stroke=PRINTED_GRID),
+        view=alt.ViewBackground(stroke=GRID),
     )
 
 
 # ---------------------------------------------------------------- what the page shows of one model
 
-BINS = 10  # of the reliability diagram
 HISTOGRAM_BARS = 20  # of the histogram of confidence
 CURVE_POINTS = 60  # of the risk-coverage curve
 FINE_POINTS = 400  # of those whose intervals over clusters are computed
@@ -300,22 +279,6 @@ class CellColumns(NamedTuple):
     def correct(self) -> npt.NDArray[np.bool_]:
         """Whether each prediction is the label."""
         return self.labels == self.predicted
-
-
-class CellReading(NamedTuple):
-    """A cell of a model as it was read.
-
-    Attributes:
-        model: its name.
-        cell: the id of the shift.
-        columns: what was read.
-        shown: whether it can be looked at.
-    """
-
-    model: str
-    cell: str
-    columns: CellColumns
-    shown: bool
 
 
 RoundedRow = list[float | None]  # numbers that belong together, rounded; None for what is no number
@@ -370,7 +333,10 @@ def describe_cell(
     return {
         "n": len(correct),
         "bins": _tabulate_bins(confidence, correct, clusters),
-        "bars": [_count_bars(confidence[correct]), _count_bars(confidence[~correct])],
+        "bars": [
+            np.histogram(confidence[answers], HISTOGRAM_BARS, (0, 1))[0].tolist()
+            for answers in (correct, ~correct)
+        ],
         "curve": _thin_curve(curve, risk, len(correct)),
         "hand": [
             round_numbers(score[:3])
@@ -425,11 +391,6 @@ def _tabulate_bins(
         [at, *round_numbers(table[at]), int(bins.images[at])]
         for at in np.flatnonzero(bins.images).tolist()
     ]
-
-
-def _count_bars(confidence: FloatArray) -> list[int]:
-    counts, _ = np.histogram(confidence, bins=HISTOGRAM_BARS, range=(0, 1))
-    return [int(count) for count in counts]
 
 
 def _thin_curve(curve: RiskCoverage, ends: IntervalEnds, images: int) -> list[RoundedRow]:
@@ -518,9 +479,12 @@ def find_shown_cells(contents: Contents) -> Iterator[tuple[str, list[str]]]:
         yield model, [cell for cells in there for cell in itertools.islice(cells, 1)]
 
 
-def read_cells(contents: Contents, further: Collection[str]) -> Iterator[CellReading]:
+def read_cells(
+    contents: Contents, further: Collection[str]
+) -> Iterator[tuple[str, str, CellColumns, bool]]:
     """Read the cells of every model that can be looked at, and then some further ones.
 
+    Each comes with the name of the model, the id of the shift, and whether it can be looked at.
     With several seeds it is the first: bins of different trainings cannot be averaged.
     """
     for model, shown in find_shown_cells(contents):
@@ -528,19 +492,19 @@ def read_cells(contents: Contents, further: Collection[str]) -> Iterator[CellRea
         for cell in dict.fromkeys([*shown, *further]):
             columns = read_cell(contents, model, seed, cell)
             if columns is not None:
-                yield CellReading(model, cell, columns, shown=cell in shown)
+                yield model, cell, columns, cell in shown
 
 
 def fit_thresholds(contents: Contents) -> dict[str, list[float]]:
     """Give the confidence that keeps each of `RISKS` on validation images, where there are some."""
-    found: dict[str, list[float]] = {}
+    thresholds: dict[str, list[float]] = {}
     for model in contents.titles:
         seed = contents.seeds_of(model)[0]
-        read = [read_cell(contents, model, seed, cell, VAL) for cell in contents.fitted_on(model)]
-        val = [each for each in read if each is not None]
-        found[model] = []
-        if len(val) == len(read):
-            confidence = np.concatenate([each.confidence for each in val])
-            correct = np.concatenate([each.correct for each in val])
-            found[model] = [threshold_at_risk(confidence, correct, risk=risk) for risk in RISKS]
-    return found
+        cells = [read_cell(contents, model, seed, cell, VAL) for cell in contents.fitted_on(model)]
+        known = [cell for cell in cells if cell is not None]
+        thresholds[model] = []
+        if len(known) == len(cells):
+            confidence = np.concatenate([cell.confidence for cell in known])
+            correct = np.concatenate([cell.correct for cell in known])
+            thresholds[model] = [threshold_at_risk(confidence, correct, risk=r) for r in RISKS]
+    return thresholds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypedDict
 
@@ -16,8 +15,10 @@ from fairweather.report.charts import (
     PAPER,
     ROWS,
     RULE,
+    Chart,
     choose_value,
-    make_spec,
+    look_up,
+    make_chart,
     make_tooltip,
 )
 from fairweather.report.contents import Contents
@@ -41,7 +42,7 @@ from fairweather.report.performance import read_performance
 from fairweather.report.pictures import draw_shifts
 from fairweather.report.ranking import rank_models
 from fairweather.report.samples import CellImage, Samples
-from fairweather.report.section import Chart, PartView, ReportPart, Tables
+from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.sentences import RISK
 from fairweather.report.tables import CORRECTED, ScoreEntry
 from fairweather.types.record import CLEAN, MEAN
@@ -106,7 +107,7 @@ def _draw_reliability() -> Chart:
         y=alt.Y("low:Q", title="Accuracy", scale=UNIT_SCALE), y2=alt.Y2("high:Q"), opacity=faint
     )
     points = base.mark_point(filled=True, size=60, color=INK, stroke=PAPER)
-    return _make_chart(
+    return make_chart(
         "reliability",
         "Reliability diagram: accuracy against confidence in 10 equal-width bins with 95 % "
         "intervals. On the diagonal, confidence equals accuracy.",
@@ -123,7 +124,7 @@ def _draw_counts() -> Chart:
         tooltip=make_tooltip(("bin", "Confidence"), ("images", "Images")),
     )
     words = "Images in each bin of the reliability diagram."
-    return _make_chart("counts", words, bars.mark_bar(color=FAINT), 70)
+    return make_chart("counts", words, bars.mark_bar(color=FAINT), 70)
 
 
 def _draw_confidence() -> Chart:
@@ -135,7 +136,7 @@ def _draw_confidence() -> Chart:
         color=alt.Color("answer:N", scale=answers, legend=alt.Legend(title=None, orient="top")),
         tooltip=make_tooltip(("bin", "Confidence"), ("answer", "Answers"), ("images", "Images")),
     )
-    return _make_chart(
+    return make_chart(
         "confidence",
         f"Histogram of the confidence in {HISTOGRAM_BARS} bins, of right answers upwards and of "
         f"wrong ones "
@@ -173,7 +174,7 @@ def _draw_risk_coverage() -> Chart:
     line = line.encode(y=y, color=color, strokeDash=dash, tooltip=said)
     kept = base.mark_point(shape="diamond", filled=True, color=WRONG, stroke=PAPER, opacity=1)
     size = choose_value(alt.SizeValue, "datum.kept", 90, 0)
-    return _make_chart(
+    return make_chart(
         "risk-coverage",
         "Risk-coverage curve: the share of wrong answers among the most confident images, against "
         "the share that is answered, with its 95 % interval, on the chosen and on clean "
@@ -206,7 +207,7 @@ def _draw_deferral(conditions: int) -> Chart:
         .mark_point(shape="diamond", size=90, filled=True, color=WRONG, stroke=PAPER, opacity=1)
         .encode(x=alt.X("over:Q", title=title, scale=scale))
     )
-    return _make_chart(
+    return make_chart(
         "hand-over",
         "For clean images and the worst level of each shift: the share of the images that must be "
         "deferred to a person to keep the chosen risk, with its 95 % interval, and the share that "
@@ -218,7 +219,7 @@ def _draw_deferral(conditions: int) -> Chart:
 
 def _draw_classes(classes: Sequence[str], shown: int) -> Chart:
     """Draw the accuracy of as many of these classes as are shown, one bar each."""
-    axis = alt.Axis(labelLimit=130, ticks=False, domain=False, labelExpr=_label_classes(classes))
+    axis = alt.Axis(labelLimit=130, ticks=False, domain=False, labelExpr=look_up(classes))
     y = alt.Y("at:O", sort=None, title=None, axis=axis)
     told = make_tooltip(("name", "Class"), ("accuracy_text", "Accuracy"), ("images", "Images"))
     base = alt.Chart(ROWS).encode(y=y, tooltip=told)
@@ -230,13 +231,13 @@ def _draw_classes(classes: Sequence[str], shown: int) -> Chart:
         x=alt.X("low:Q", title="Accuracy", scale=UNIT_SCALE), x2=alt.X2("high:Q")
     )
     words = "Accuracy of each class with its 95 % interval."
-    return _make_chart("classes", words, alt.layer(bars, ends), 18 * shown)
+    return make_chart("classes", words, alt.layer(bars, ends), 18 * shown)
 
 
 def _draw_confusion(classes: Sequence[str]) -> Chart:
     """Draw the confusion matrix of classes of these names."""
     scale = alt.Scale(domain=list(range(len(classes))), padding=0)
-    axis = alt.Axis(labelLimit=90, ticks=False, domain=False, labelExpr=_label_classes(classes))
+    axis = alt.Axis(labelLimit=90, ticks=False, domain=False, labelExpr=look_up(classes))
     turned = axis.copy()
     turned.labelAngle = 0 if max(map(len, classes)) <= 2 else -60
     told = make_tooltip(
@@ -259,7 +260,7 @@ def _draw_confusion(classes: Sequence[str]) -> Chart:
     dark = choose_value(alt.ColorValue, "datum.share > 0.5", "#000000", "#ffffff")
     counts = base.mark_text(fontSize=10).encode(text=alt.Text("images:N"), color=dark)
     layers = [cells, counts] if len(classes) <= MOST_COUNTED else [cells]
-    return _make_chart(
+    return make_chart(
         "confusion",
         "Confusion matrix: of the images of each label (rows), the share predicted as each class "
         "(columns).",
@@ -268,21 +269,8 @@ def _draw_confusion(classes: Sequence[str]) -> Chart:
     )
 
 
-def _label_classes(classes: Sequence[str]) -> str:
-    """Look a label up by the number of its class: two classes of one name stay two."""
-    # Vega-Lite puts its own code wherever it reads datum.label or datum.value, in strings too.
-    names = json.dumps(list(classes)).replace(".", r"\u002e")
-    return f"{names}[datum.value]"
-
-
 def _make_share_axis() -> alt.Axis:
     return alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
-
-
-def _make_chart(
-    name: str, words: str, chart: alt.Chart | alt.LayerChart | alt.FacetChart, height: int
-) -> Chart:
-    return Chart(name, words, make_spec(chart.properties(width="container", height=height)))
 
 
 # ---------------------------------------------------------------- the pictures that the page carrie
@@ -423,16 +411,6 @@ def _make_picture(
 MOST_MODELS = 6
 
 
-class ShiftChoice(TypedDict, total=False):
-    """A shift that can be chosen: its cells by id, and how far each is from clean images."""
-
-    name: str
-    title: str
-    cells: list[dict[str, str]]
-    distance: list[float]
-    attack: bool
-
-
 class _CloserLook(NamedTuple):
     """What is shown of each model and cell, and what each model says of each picture."""
 
@@ -456,18 +434,16 @@ def _look_closer(contents: Contents) -> _CloserLook:
     return _CloserLook(cells, predictions)
 
 
-def _list_shifts(contents: Contents) -> Iterator[ShiftChoice]:
+def _list_shifts(contents: Contents) -> Iterator[Mapping[str, object]]:
+    """The shifts that can be chosen: their cells by id, and how far each is from clean images."""
     yield {"name": CLEAN, "title": "Clean images", "cells": [{"id": CLEAN, "heading": ""}]}
     for sweep in contents.sweeps:
-        cells = [
-            {"id": cell, "heading": sweep.spelled(level)} for level, cell in sweep.cells.items()
-        ]
-        distance = [abs(float(level) - sweep.neutral) for level in sweep.cells]
+        levels = sweep.cells.items()
         yield {
             "name": sweep.name,
             "title": sweep.title,
-            "cells": cells,
-            "distance": distance,
+            "cells": [{"id": cell, "heading": sweep.spelled(level)} for level, cell in levels],
+            "distance": [abs(float(level) - sweep.neutral) for level in sweep.cells],
             "attack": sweep.is_attack,
         }
 
@@ -492,26 +468,15 @@ def _use_stored_intervals(
     contents: Contents, model: str, at: tuple[str, str], numbers: CellNumbers
 ) -> CellNumbers:
     """Give what scores.csv has too the interval that it has there: one number, one interval."""
-    found = read_performance(contents, model, *at, _choose_seed(contents, model))
-    if not numbers["kept"] or found is None or found.coverage is None or found.risk is None:
+    stored = read_performance(contents, model, *at, _choose_seed(contents, model))
+    if not numbers["kept"] or stored is None or stored.coverage is None or stored.risk is None:
         return numbers
-    _, low, high, _ = found.coverage
-    ends = round_numbers([1 - high, 1 - low, *found.risk[1:3]])
+    _, low, high, _ = stored.coverage
+    ends = round_numbers([1 - high, 1 - low, *stored.risk[1:3]])
     kept = [*numbers["kept"]]
     over, _, _, risk, *_ = kept[RISKS.index(RISK)]
     kept[RISKS.index(RISK)] = [over, *ends[:2], risk, *ends[2:]]
     return {**numbers, "kept": kept}
-
-
-def _summarize_cells(
-    contents: Contents, cells: Mapping[str, Mapping[str, CellNumbers]]
-) -> dict[str, dict[str, str]]:
-    """Accuracy and calibration of each cell in words, of the seed that its charts show."""
-    levels = contents.cells
-    return {
-        model: {cell: _describe_cell(contents, model, *levels[cell]) for cell in described}
-        for model, described in cells.items()
-    }
 
 
 def _describe_cell(contents: Contents, model: str, shift: str, level: str) -> str:
@@ -534,7 +499,7 @@ def _show_closer(contents: Contents, _: Tables) -> PartView | None:
     if not any(cells.values()):
         return None
     conditions, classes = find_worst_conditions(contents), contents.classes
-    ranks = contents.once(rank_models)
+    places, ranks = contents.cells, contents.once(rank_models)
     start = ranks.rows[0].model if ranks else next(iter(contents.titles))
     charts = draw_cell_charts(classes, len(conditions))
     thresholds = any(cell["kept"] for model in cells.values() for cell in model.values())
@@ -557,7 +522,10 @@ def _show_closer(contents: Contents, _: Tables) -> PartView | None:
             "bins": BINS,
             "risks": RISKS,
             "cells": cells,
-            "summaries": _summarize_cells(contents, cells),
+            "summaries": {
+                model: {cell: _describe_cell(contents, model, *places[cell]) for cell in shown}
+                for model, shown in cells.items()
+            },
         },
     )
 

@@ -14,7 +14,6 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -23,8 +22,8 @@ from fairweather.files.folders import cache_folder
 from fairweather.metrics.table import METRICS
 from fairweather.report.charts import PAGE_CONFIG, Figure, choose_looks
 from fairweather.report.contents import Contents
-from fairweather.report.section import FileTable, PartView, ReportPart, Section
-from fairweather.report.tables import ABSENT, CORRECTED, describe_metric
+from fairweather.report.section import ReportPart, Section
+from fairweather.report.tables import CORRECTED, TextTable, describe_metric
 from fairweather.report.vega import EXPOSED_API, begin_work, bundle_javascript
 from fairweather.runs.folder import ABANDONED_AFTER, remove_partial, write_atomically
 
@@ -102,18 +101,10 @@ def _digest(text: str) -> str:
 # ---------------------------------------------------------------- the one HTML page: it loads nothi
 
 
-class _PageSection(NamedTuple):
-    """A section as the page shows it."""
-
-    anchor: str
-    title: str
-    parts: Sequence[PartView]
-
-
 def render_page(
     contents: Contents,
     sections: Sequence[Section],
-    tables: Mapping[ReportPart, Sequence[FileTable]],
+    tables: Mapping[ReportPart, Sequence[TextTable]],
     figures: Sequence[Figure],
     library: Callable[[], str],
 ) -> str:
@@ -126,32 +117,28 @@ def render_page(
         figures: those that were drawn.
         library: returns the JavaScript that draws charts; it is asked last, since it may take long.
     """
-    drawn = [
-        _PageSection(
-            section.anchor,
-            section.title,
-            [shown for part in section.parts if (shown := part.shown(contents, tables[part]))],
-        )
+    shown = [
+        (section, [view for part in section.parts if (view := part.shown(contents, tables[part]))])
         for section in sections
     ]
-    drawn = [section for section in drawn if section.parts]
+    drawn = [
+        {"anchor": section.anchor, "title": section.title, "parts": views}
+        for section, views in shown
+        if views
+    ]
+    views = [view for _, of_section in shown for view in of_section]
     models = dict(zip(contents.titles, choose_looks(contents.positions), strict=True))
     carried: dict[str, object] = {
         "config": PAGE_CONFIG,
-        "charts": {
-            chart.name: chart.spec
-            for section in drawn
-            for part in section.parts
-            for chart in part.charts
-        },
+        "charts": {chart.name: chart.spec for view in views for chart in view.charts},
         "tables": {table.name: table.texts() for of in tables.values() for table in of},
         "models": [
             {"name": name, "title": contents.titles[name], **look._asdict()}
             for name, look in models.items()
         ],
     }
-    for part in (part for section in drawn for part in section.parts):
-        carried |= part.carried
+    for view in views:
+        carried |= view.carried
     scripts = join_scripts(library())
     return (
         _make_environment()
@@ -162,7 +149,6 @@ def render_page(
             figures={figure.name: figure for figure in figures},
             calibration=describe_metric("rms_calibration_error"),
             corrected=CORRECTED,
-            absent=ABSENT,
             metrics=METRICS,
             looks=models,
             variants=len(set(contents.positions)) < len(contents.positions),

@@ -24,7 +24,7 @@ from fairweather.models.labels import LabelMap, match_labels, relabel
 from fairweather.models.onnx import OnnxNetwork
 from fairweather.models.opening import (
     check_model,
-    check_module_options,
+    check_model_options,
     list_given_options,
     open_with_options,
 )
@@ -229,7 +229,8 @@ class EvaluatedModel(NamedTuple):
         lines += [f"note           {note}" for note in notes if note]
         lines.append(f"preprocessing  {describe_preprocessing(self.opened)}")
         if self.outputs.kind == "probabilities" or self.outputs.origin == GIVEN:
-            lines.append(f"outputs        {self.outputs}")
+            taken = ": their logarithm is taken" if self.outputs.kind == "probabilities" else ""
+            lines.append(f"outputs        {self.outputs.kind} ({self.outputs.origin}){taken}")
         return lines
 
 
@@ -485,9 +486,9 @@ def _check_names(request: ModelRequest) -> None:
             raise InputError(f"{name} goes with predictions:, not with a model")
     for model in request.models:
         if isinstance(model, str):
-            check_model(model, **list_given_options(options))
+            check_model(model, options)
         else:
-            check_module_options(_name_module(model), **list_given_options(options))
+            check_model_options(_name_module(model), options)
 
 
 def _open_model(request: ModelRequest, model: str | nn.Module) -> OpenedModel:
@@ -502,14 +503,11 @@ def _open_model(request: ModelRequest, model: str | nn.Module) -> OpenedModel:
         opened = open_module(
             model,
             type(model).__name__,
+            options,
             source=source,
             what=source,
             code=repr(model),
             side=side,
-            mean=options.mean,
-            std=options.std,
-            input_size=options.input_size,
-            outputs=options.outputs,
         )
     if options.size is None:
         return opened

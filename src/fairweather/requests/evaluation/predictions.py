@@ -41,8 +41,8 @@ from fairweather.models.predictions.matching import (
 )
 from fairweather.models.predictions.tables import (
     Column,
-    PredictionOptions,
     PredictionRows,
+    RowOptions,
     read_column,
     read_rows,
 )
@@ -272,7 +272,7 @@ class _PredictionReader:
     def __init__(self, request: PredictionsRequest, cells: Mapping[str, PredictionSource]) -> None:
         options = request.options
         self.request, self.cells = request, cells
-        self.asked = PredictionOptions(
+        self.asked = RowOptions(
             options.outputs, options.label_column, options.key_column, options.classes
         )
         self.classes: tuple[str, ...] = ()
@@ -422,7 +422,7 @@ class _PredictionReader:
 
 def _check_variants(variants: Sequence[Variant], parts: Sequence[str], facts: DataFacts) -> None:
     for variant in variants:
-        if not variant.is_fitted:
+        if variant.post_hoc is None:
             continue
         if VAL not in parts:
             raise InputError(
@@ -508,7 +508,7 @@ def _describe_absent_classes(
     labels: npt.NDArray[np.int64],
     classes: tuple[str, ...],
     rows: PredictionRows,
-    asked: PredictionOptions,
+    asked: RowOptions,
 ) -> str:
     """Say which classes no image is of; "" if there are none.
 

@@ -16,7 +16,15 @@ from fairweather.devices import Arithmetic, check_cores, resolve_device, trainin
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import dump_yaml
 from fairweather.inference.prediction import predict
-from fairweather.models import opening as models
+from fairweather.models.backbones import make_encoder
+from fairweather.models.building import (
+    ModelSpec,
+    build,
+    check_channels,
+    find_head,
+    weights_digest,
+)
+from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.progress import Event, Notify, shows_progress, to_notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
@@ -24,6 +32,7 @@ from fairweather.requests.inputs import (
     Inputs,
     Settings,
     Trainings,
+    check_accepted,
     check_operating_points,
     model_label,
     open_datasets,
@@ -61,8 +70,8 @@ from fairweather.steps.worker import check_natural
 from fairweather.training.ranks import check_launch, find_launcher
 from fairweather.training.recipe import Recipe
 from fairweather.training.selfsupervised.methods import METHODS
-from fairweather.training.supervised import RotationTask, check_square_images
-from fairweather.types.measurement import CLASSIFICATION, Dataset, Images, format_number
+from fairweather.training.supervised import CROSS_ENTROPY, RotationTask, check_square_images
+from fairweather.types.measurement import Dataset, Images, format_number
 from fairweather.types.options import DataOptions, GroupColumns, Preparation, slice_name, takes
 from fairweather.types.record import (
     DESCRIPTION,
@@ -193,16 +202,16 @@ def _describe_entry(entry: NetworkEntry) -> ModelRecord:
     return ModelRecord(title=entry.title, settings=settings)
 
 
-def make_model_spec(entry: NetworkEntry, classes: int) -> models.ModelSpec:
+def make_model_spec(entry: NetworkEntry, classes: int) -> ModelSpec:
     """The network of an entry; `mean` and `std` are None unless the entry gives them."""
-    return models.ModelSpec(
+    return ModelSpec(
         backbone=entry.backbone,
         classes=classes,
         weights=entry.weights,
         stem=entry.stem,
         input_size=entry.input_size,
-        mean=None if entry.mean is None else models.check_channels("mean", entry.mean),
-        std=None if entry.std is None else models.check_channels("std", entry.std),
+        mean=None if entry.mean is None else check_channels("mean", entry.mean),
+        std=None if entry.std is None else check_channels("std", entry.std),
         norm=entry.norm,
         pooling=entry.pooling,
         width=entry.width,
@@ -387,14 +396,14 @@ class _StudyPlanner:
             sync_batchnorm=self.study.sync_batchnorm,
         )
 
-    def _weights(self, spec: models.ModelSpec) -> str | None:
+    def _weights(self, spec: ModelSpec) -> str | None:
         """The digest of published weights or of a file; None until they are downloaded."""
         fetched = spec.weights.startswith(("http://", "https://"))
-        if fetched or spec.weights in ("lite0", *models.PUBLISHED_WEIGHTS):
+        if fetched or spec.weights in ("lite0", *PUBLISHED_WEIGHTS):
             with suppress(InputError):
-                return models.weights_digest(spec, offline=True)
+                return weights_digest(spec, offline=True)
             return None
-        return models.weights_digest(spec, offline=self.offline)
+        return weights_digest(spec, offline=self.offline)
 
     def measured(self, name: str, entry: ModelEntry) -> list[MeasuredModel]:
         """All measurements of a model: first those of the model itself, then of each interpolation.
@@ -504,16 +513,13 @@ def try_study(
                 f"{dataset.name} has no {part} images: a study needs training and validation "
                 "images, since test images must not choose a checkpoint"
             )
-    if dataset.task != CLASSIFICATION:
-        raise InputError(
-            f"a study trains for {CLASSIFICATION}, and the task of {dataset.name} is {dataset.task}"
-        )
+    check_accepted(dataset, [(CROSS_ENTROPY.name, CROSS_ENTROPY.accepts)])
     try_settings(dataset, settings, "a study")
     image = dataset.test[:1]
     for name, start in study.pretraining.items():
         with _explain_errors(f"pretraining.{name}", start.backbone, starts[name].test):
             _try_pretraining(start, starts[name], offline)
-    tried: set[models.ModelSpec] = set()
+    tried: set[ModelSpec] = set()
     for name, entry in study.models.items():
         spec = _complete_spec(entry, dataset)
         if entry.pretraining is not None:  # the weights that it starts from do not exist yet
@@ -527,7 +533,7 @@ def try_study(
         tried.add(spec)
 
 
-def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> models.ModelSpec:
+def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> ModelSpec:
     spec = make_model_spec(entry, len(dataset.classes))
     return with_statistics(spec, dataset) if has_own_statistics(entry) else spec
 
@@ -535,21 +541,24 @@ def _complete_spec(entry: NetworkEntry, dataset: Dataset) -> models.ModelSpec:
 def _try_pretraining(start: PretrainingEntry, dataset: Dataset, offline: bool) -> None:
     if dataset.train is None:
         raise InputError(f"{dataset.name} has no training images")
+    method = METHODS[start.recipe.method]
+    if method.accepts is not None:
+        check_accepted(dataset, [(start.recipe.method, method.accepts)])
     height, width = dataset.test.images.shape[2:]
     if start.recipe.method == "rotation" and height != width:
         raise InputError(f"rotation needs square images, found {height}x{width}")
-    model = models.build(_complete_spec(start, dataset), offline=offline)
-    encoder = models.make_encoder(model, start.backbone)
+    model = build(_complete_spec(start, dataset), offline=offline)
+    encoder = make_encoder(model, start.backbone)
     with torch.random.fork_rng(devices=[]):  # a projector and dropout use random numbers
-        METHODS[start.recipe.method].build(encoder.features, start.recipe, len(dataset.classes))
+        method.build(encoder.features, start.recipe, len(dataset.classes))
         encoder.module.train()(dataset.train[:2].images.float() / 255)
 
 
-def _try_model(settings: Settings, spec: models.ModelSpec, dataset: Dataset, offline: bool) -> None:
+def _try_model(settings: Settings, spec: ModelSpec, dataset: Dataset, offline: bool) -> None:
     image, train = dataset.test[:1], dataset.train
     assert train is not None
-    model = models.build(spec, offline=offline)
-    models.find_head(model, spec.backbone)
+    model = build(spec, offline=offline)
+    find_head(model, spec.backbone)
     predict(model, image, device="cpu", progress=False)
     try_model(model.eval(), settings, image)
     with torch.random.fork_rng(devices=[]):  # dropout uses random numbers
@@ -558,14 +567,14 @@ def _try_model(settings: Settings, spec: models.ModelSpec, dataset: Dataset, off
         raise InputError(f"{spec.backbone} does not return plain logits in training mode")
 
 
-def _try_recipe(recipe: Recipe, spec: models.ModelSpec, dataset: Dataset) -> None:
+def _try_recipe(recipe: Recipe, spec: ModelSpec, dataset: Dataset) -> None:
     check_square_images(dataset.test, recipe)
     if not (recipe.rotation_prediction or recipe.adversarial):
         return
-    model = models.build(replace(spec, weights="none", weights_sha256=None))
+    model = build(replace(spec, weights="none", weights_sha256=None))
     if recipe.rotation_prediction:
         with torch.random.fork_rng(devices=[]):
-            RotationTask(models.find_head(model, spec.backbone))
+            RotationTask(find_head(model, spec.backbone))
     if attack := training_attack(recipe):
         image = dataset.test[:1]
         attack(model, image.images.float() / 255, image.labels, image.keys)

@@ -16,11 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from fairweather.shifts.corruption import Floats, change_each_image, gaussian_filter, quantise
+from fairweather.shifts.corruption import (
+    Floats,
+    Generators,
+    Pixels,
+    change_each_image,
+    gaussian_filter,
+    quantise,
+)
 from fairweather.shifts.ranges import Positive, Range, whole
-
-Pixels = npt.NDArray[np.uint8]
-Generators = Iterator[np.random.Generator]
 
 # OpenCV sums kernels with fewer taps than this directly, and larger ones by Fourier transform.
 _DIRECT_BELOW = 130
@@ -44,7 +48,7 @@ def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> P
     """Convolve with a disk of `radius` pixels with a softened edge; borders are reflected.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         radius: > 0; the disk consists of whole pixels, so any radius below 1 is one pixel.
         alias_blur: standard deviation of the softening in pixels, > 0.
     """
@@ -82,8 +86,8 @@ def motion_blur(
     This is the benchmark's motion blur, from ImageMagick; the package imagecorruptions has another.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the angle.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the angle.
         radius: half the number of taps, pixels, > 0.
         sigma: standard deviation of the (half) Gaussian along the line, pixels, > 0.
     """
@@ -160,7 +164,7 @@ def zoom_blur(images: Pixels, *, stop: Annotated[float, _ABOVE_ONE], step: Posit
     pixels.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         stop: > 1; excluded, except for rounding errors, which are the same as in the benchmark.
         step: > 0.
     """
@@ -228,8 +232,8 @@ def glass_blur(
     offsets are from -reach to reach - 1, as in the benchmark.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the offsets.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the offsets.
         sigma: standard deviation of the Gaussian in pixels, > 0.
         reach: largest offset on each axis in pixels, a whole number from 1 to 15.
         passes: number of passes over the image, a whole number from 1 to 100.

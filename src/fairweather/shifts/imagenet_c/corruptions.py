@@ -24,124 +24,65 @@ parameters are this project's; constants.json says what each is.
 
 The lengths of ImageNet-C's `elastic_transform` are shares of 224 px times 244: a typing error in
 the benchmark's code. Its images were made with it, so it stays.
-
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
 
 from fairweather.errors import InputError
 from fairweather.files.folders import read_facts
 from fairweather.shifts.corruption import (
     SMALLEST_SIDE,
     Corruption,
-    check_by_trial,
     check_severity,
     make_corruption_shift,
 )
-from fairweather.shifts.imagenet_c.blur import (
-    defocus_blur,
-    gaussian_blur,
-    glass_blur,
-    motion_blur,
-    zoom_blur,
-)
-from fairweather.shifts.imagenet_c.digital import (
-    brightness,
-    contrast,
-    elastic_transform,
-    jpeg_compression,
-    pixelate,
-    saturate,
-)
-from fairweather.shifts.imagenet_c.noise import (
-    gaussian_noise,
-    impulse_noise,
-    shot_noise,
-    speckle_noise,
-)
-from fairweather.shifts.imagenet_c.weather import fog, frost, snow, spatter
-from fairweather.shifts.ranges import check_arguments
+from fairweather.shifts.imagenet_c import blur, digital, noise, weather
 from fairweather.types.measurement import Parameter, ShiftFunction, format_number
 
-# ---------------------------------------------------------------- the table of the published consta
-
-_Row = tuple[float, ...]
-
-
-class SeverityConstants(NamedTuple):
-    """A corruption's parameters at the five severities of each published set.
-
-    Attributes:
-        names: the names of the parameters, in the order of the rows.
-        cifar10, tiny_imagenet, imagenet: five rows each, severity 1 first, for images of 32, 64 and
-            224 pixels.
-    """
-
-    names: tuple[str, ...]
-    cifar10: tuple[_Row, ...]
-    tiny_imagenet: tuple[_Row, ...]
-    imagenet: tuple[_Row, ...]
-
-    def at(self, severity: int, image_size: int) -> dict[str, float]:
-        """Return the parameters at a severity, 1 to 5, from the set for this side in pixels.
-
-        >>> CONSTANTS["defocus_blur"].at(severity=2, image_size=28)
-        {'radius': 0.4, 'alias_blur': 0.5}
-        """
-        rows = self.imagenet
-        if image_size < TINY_IMAGENET_BELOW:
-            rows = self.cifar10 if image_size < CIFAR10_BELOW else self.tiny_imagenet
-        return dict(zip(self.names, rows[severity - 1], strict=True))
-
-
-# Roughly half-way between 32, 64 and 224 pixels.
-CIFAR10_BELOW = 48
-TINY_IMAGENET_BELOW = 128
-
-
-def _as_rows(rows: Sequence[Sequence[float]]) -> tuple[_Row, ...]:
-    return tuple(tuple(row) for row in rows)
-
-
-CONSTANTS: Mapping[str, SeverityConstants] = {
-    name: SeverityConstants(
-        tuple(facts["parameters"]),
-        _as_rows(facts["cifar10"]),
-        _as_rows(facts["tiny_imagenet"]),
-        _as_rows(facts["imagenet"]),
-    )
-    for name, facts in read_facts("fairweather.shifts.imagenet_c", "constants").items()
+# The sets of constants, for images whose smaller side is below so many pixels: the bounds are
+# roughly half-way between 32, 64 and 224.
+_SETS = {"cifar10": 48, "tiny_imagenet": 128, "imagenet": math.inf}
+_FACTS = read_facts("fairweather.shifts.imagenet_c", "constants")
+PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    name: tuple(facts["parameters"]) for name, facts in _FACTS.items()
 }
-
-
-# ---------------------------------------------------------------- the common corruptions of ImageNe
-
 LARGEST_FACTOR = 20  # a constant may differ from the published ones by this factor
+
 # The fifteen corruptions of the benchmark in its order, then its four for validation.
 CORRUPTIONS: Mapping[str, Corruption] = {
-    "gaussian_noise": Corruption(gaussian_noise, "Gaussian noise", random=True),
-    "shot_noise": Corruption(shot_noise, "Shot noise", random=True),
-    "impulse_noise": Corruption(impulse_noise, "Impulse noise", random=True),
-    "defocus_blur": Corruption(defocus_blur, "Defocus blur", random=False),
-    "glass_blur": Corruption(glass_blur, "Glass blur", random=True),
-    "motion_blur": Corruption(motion_blur, "Motion blur", random=True),
-    "zoom_blur": Corruption(zoom_blur, "Zoom blur", random=False),
-    "snow": Corruption(snow, "Snow", random=True),
-    "frost": Corruption(frost, "Frost", random=True),
-    "fog": Corruption(fog, "Fog", random=True),
-    "brightness": Corruption(brightness, "Brightness (HSV)", random=False),
-    "contrast": Corruption(contrast, "Contrast", random=False),
-    "elastic_transform": Corruption(elastic_transform, "Elastic transform", random=True),
-    "pixelate": Corruption(pixelate, "Pixelate", random=False),
-    "jpeg_compression": Corruption(jpeg_compression, "JPEG compression", random=False),
-    "speckle_noise": Corruption(speckle_noise, "Speckle noise", random=True),
-    "gaussian_blur": Corruption(gaussian_blur, "Gaussian blur (ImageNet-C)", random=False),
-    "spatter": Corruption(spatter, "Spatter", random=True),
-    "saturate": Corruption(saturate, "Saturate", random=False),
+    "gaussian_noise": Corruption(noise.gaussian_noise, "Gaussian noise"),
+    "shot_noise": Corruption(noise.shot_noise, "Shot noise"),
+    "impulse_noise": Corruption(noise.impulse_noise, "Impulse noise"),
+    "defocus_blur": Corruption(blur.defocus_blur, "Defocus blur"),
+    "glass_blur": Corruption(blur.glass_blur, "Glass blur"),
+    "motion_blur": Corruption(blur.motion_blur, "Motion blur"),
+    "zoom_blur": Corruption(blur.zoom_blur, "Zoom blur"),
+    "snow": Corruption(weather.snow, "Snow"),
+    "frost": Corruption(weather.frost, "Frost"),
+    "fog": Corruption(weather.fog, "Fog"),
+    "brightness": Corruption(digital.brightness, "Brightness (HSV)"),
+    "contrast": Corruption(digital.contrast, "Contrast"),
+    "elastic_transform": Corruption(digital.elastic_transform, "Elastic transform"),
+    "pixelate": Corruption(digital.pixelate, "Pixelate"),
+    "jpeg_compression": Corruption(digital.jpeg_compression, "JPEG compression"),
+    "speckle_noise": Corruption(noise.speckle_noise, "Speckle noise"),
+    "gaussian_blur": Corruption(blur.gaussian_blur, "Gaussian blur (ImageNet-C)"),
+    "spatter": Corruption(weather.spatter, "Spatter"),
+    "saturate": Corruption(digital.saturate, "Saturate"),
 }
+
+
+def published_constants(name: str, severity: int, image_size: int) -> dict[str, float]:
+    """Return the constants at a severity, 1 to 5, from the set for this side in pixels.
+
+    >>> published_constants("defocus_blur", severity=2, image_size=28)
+    {'radius': 0.4, 'alias_blur': 0.5}
+    """
+    published = next(name for name, below in _SETS.items() if image_size < below)
+    return dict(zip(PARAMETERS[name], _FACTS[name][published][severity - 1], strict=True))
 
 
 def corruption(
@@ -156,8 +97,8 @@ def corruption(
     Args:
         name: the name of the corruption, such as `fog`.
         severity: 1, 2, 3, 4 or 5.
-        image_size: chooses the published set of constants (`SeverityConstants.at`); by default, the
-            smaller side of the images.
+        image_size: chooses the published set of constants; by default, the smaller side of the
+            images.
         constants: values that replace the published ones.
     """
     level = check_severity(f"imagenet_c/{name}", severity)
@@ -168,41 +109,30 @@ def corruption(
         )
     for key, value in constants.items():
         _check_constant(name, key, value)
-    function = CORRUPTIONS[name].function
-    check_arguments(function.__name__, function, constants)
-
-    def parameters_at(side: int) -> Mapping[str, float]:
-        return CONSTANTS[name].at(level, image_size or side) | constants
-
-    shift = make_corruption_shift(f"imagenet_c/{name}", level, CORRUPTIONS[name], parameters_at)
-    return check_by_trial(shift) if constants else shift
+    return make_corruption_shift(
+        f"imagenet_c/{name}",
+        level,
+        CORRUPTIONS[name],
+        lambda side: published_constants(name, level, image_size or side),
+        constants,
+    )
 
 
 def _check_constant(name: str, key: str, value: float) -> None:
     """Refuse constants far from the published ones, which could take all memory, or hours."""
-    place = CONSTANTS[name].names.index(key)
     sizes = (8, 64, 224)  # one for each published set
     published = [
-        abs(list(CONSTANTS[name].at(severity, size).values())[place])
+        abs(published_constants(name, severity, size)[key])
         for severity in range(1, 6)
         for size in sizes
     ]
     most = LARGEST_FACTOR * max(published)
-    least = min((each for each in published if each), default=0.0) / LARGEST_FACTOR
+    least = min(filter(None, published), default=0.0) / LARGEST_FACTOR
     if abs(value) > most or 0 < abs(value) < least:
         raise InputError(
             f"imagenet_c/{name}: {key} must be between {least:g} and {most:g} (within a factor of "
             f"{LARGEST_FACTOR} of the published values), found {format_number(value)}"
         )
-
-
-def parameter_names(name: str) -> tuple[str, ...]:
-    """Return the names of the keyword parameters of a corruption's shift, the level first.
-
-    >>> parameter_names("fog")
-    ('severity', 'image_size', 'amount', 'decay')
-    """
-    return ("severity", "image_size", *CONSTANTS[name].names)
 
 
 def severity_note(name: str, parameters: Mapping[str, Parameter]) -> str:
@@ -214,7 +144,7 @@ def severity_note(name: str, parameters: Mapping[str, Parameter]) -> str:
     if "image_size" not in parameters:
         return ""
     severity, image_size = (int(parameters[key]) for key in ("severity", "image_size"))
-    published = CONSTANTS[name].at(severity, image_size)
+    published = published_constants(name, severity, image_size)
     return ", ".join(
         f"{key} {format_number(parameters.get(key, published[key]))}" for key in published
     )

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from fairweather.errors import InputError
+from fairweather.shifts.corruption import Floats, Generators, Pixels, corrupt_each
 from fairweather.shifts.ranges import JpegQuality, NotNegative, Range, SignedShare
-
-Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Generators = Iterator[np.random.Generator]
 
 # Pixels per block: float32 arrays of this size stay in a core's cache.
 _PIXELS_AT_ONCE = 1 << 15
@@ -65,11 +62,11 @@ def _brightness_table(amount: float) -> npt.NDArray[np.uint8]:
     return (np.clip(grown, 0, 1) * 255).astype(np.uint8).ravel()
 
 
-def saturate(images: Pixels, *, factor: NotNegative, offset: SignedShare) -> Pixels:
+def saturate(images: Pixels, *, factor: NotNegative = 1, offset: SignedShare) -> Pixels:
     """Multiply S in HSV by `factor`, add `offset`, clip S to [0, 1], and keep hue and value.
 
     So a channel's distance to the largest one is multiplied by S'/S. Grey has no hue and counts as
-    red, as in the benchmark: an `offset` makes it reddish. The result is within 1/255 of the
+    red, as in both benchmarks: an `offset` makes it reddish. The result is within 1/255 of the
     benchmark.
 
     Args:
@@ -269,10 +266,9 @@ def elastic_transform(
     height, width = images.shape[2:]
     side = min(height, width)
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
-    result = np.empty_like(images)
-    for image, out in zip(images, result, strict=True):
-        generator = next(generators)
-        moved = image.transpose(1, 2, 0).astype(np.float32)
+
+    def move(image: Pixels, generator: np.random.Generator) -> Floats:
+        moved: npt.NDArray[Any] = image.transpose(1, 2, 0).astype(np.float32)
         across, down = _draw_affine_places(generator, (height, width), shift * side)
         moved = cv2.remap(moved, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
         if alpha > 0:
@@ -280,9 +276,9 @@ def elastic_transform(
                 np.float32(alpha * side)
             )
             moved = cv2.remap(moved, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        # Linear interpolation of values in [0, 255] stays in [0, 255].
-        np.copyto(out, moved.transpose(2, 0, 1), casting="unsafe")
-    return result
+        return np.asarray(moved.transpose(2, 0, 1), np.float32)
+
+    return corrupt_each(images, generators, move)
 
 
 def _draw_affine_places(

@@ -8,7 +8,7 @@ chi-squared test would need the pixels of thousands of images to detect the diff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated
 
@@ -16,10 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from fairweather.shifts.corruption import Generators, Pixels
 from fairweather.shifts.ranges import Positive, Range
-
-Pixels = npt.NDArray[np.uint8]
-Generators = Iterator[np.random.Generator]
 
 # Values per block: about as many as stay in a core's own cache.
 _VALUES_AT_ONCE = 1 << 17

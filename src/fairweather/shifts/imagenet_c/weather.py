@@ -5,11 +5,8 @@ Source of the formulae: hendrycks/robustness, ImageNet-C/create_c/make_imagenet_
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated
 
 import cv2
@@ -18,14 +15,17 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from fairweather.errors import InputError, missing_pictures
-from fairweather.shifts.corruption import gaussian_filter
+from fairweather.errors import InputError
+from fairweather.shifts.corruption import (
+    Floats,
+    Generators,
+    Pixels,
+    corrupt_each,
+    find_asset,
+    gaussian_filter,
+)
 from fairweather.shifts.imagenet_c.blur import motion_filter
 from fairweather.shifts.ranges import NotNegative, Positive, Range, between, within
-
-Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-Generators = Iterator[np.random.Generator]
 
 # Map points per block: about as many as stay in a core's own cache.
 _POINTS_AT_ONCE = 1 << 15
@@ -41,8 +41,8 @@ def fog(images: Pixels, generators: Generators, *, amount: Positive, decay: Posi
     """Add a plasma fractal, and darken so that the image's largest value is not exceeded.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the fractal.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the fractal.
         amount: the largest amount of fog, added to values in [0, 1], > 0.
         decay: the factor by which the fractal's roughness falls from scale to scale, > 0.
     """
@@ -116,8 +116,8 @@ def frost(
     photograph is scaled to be one pixel larger than the image instead.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the photograph, the row and the column.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the photograph, the row and the column.
         image_weight: >= 0.
         frost_weight: >= 0.
         frost_zoom: the scale factor of the photograph, > 0.
@@ -126,9 +126,8 @@ def frost(
         InputError: if imagecorruptions is not installed.
     """
     height, width = images.shape[2:]
-    result = np.empty_like(images)
-    for image, out in zip(images, result, strict=True):
-        generator = next(generators)
+
+    def freeze(image: Pixels, generator: np.random.Generator) -> npt.NDArray[np.float64]:
         number = int(generator.integers(len(_PHOTOGRAPHS)))
         photograph = _scale_photograph(number, frost_zoom, height, width)
         row = int(generator.integers(photograph.shape[1] - height))
@@ -136,9 +135,9 @@ def frost(
         part = photograph[:, row : row + height, column : column + width]
         # In 64 bits, as in the benchmark: with decimal weights, many results are whole numbers
         # except for the last bit.
-        frosted = image * float(image_weight) + part * float(frost_weight)
-        np.copyto(out, np.minimum(frosted, 255, out=frosted), casting="unsafe")
-    return result
+        return image * float(image_weight) + part * float(frost_weight)
+
+    return corrupt_each(images, generators, freeze)
 
 
 @lru_cache(maxsize=32)
@@ -154,12 +153,8 @@ def _scale_photograph(number: int, zoom: float, height: int, width: int) -> Pixe
 
 @lru_cache(maxsize=len(_PHOTOGRAPHS))
 def _read_photograph(number: int) -> Pixels:
-    # The package is found but not imported: importing it needs pkg_resources, which setuptools
-    # has removed.
-    spec = importlib.util.find_spec("imagecorruptions")
-    if spec is None or spec.origin is None:
-        raise missing_pictures("imagecorruptions", "the photographs of frost")
-    path = Path(spec.origin).parent / "frost" / _PHOTOGRAPHS[number]
+    # Importing the package needs pkg_resources, which setuptools has removed.
+    path = find_asset("imagecorruptions", "the photographs of frost", "frost", _PHOTOGRAPHS[number])
     photograph = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if photograph is None:
         raise InputError(
@@ -186,8 +181,8 @@ def snow(
     ImageMagick's, not that of the package imagecorruptions.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the noise, then the angle, -135 to -45 degrees.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the noise, then the angle, -135 to -45 degrees.
         mean, scale: mean and standard deviation of the noise, for values in [0, 1]; scale > 0.
         zoom: how much the noise is enlarged, >= 1.
         threshold: smallest value of a flake.
@@ -195,10 +190,9 @@ def snow(
         image_weight: weight of the image in its mean with the whitened image, 0 to 1.
     """
     height, width = images.shape[2:]
-    result = np.empty_like(images)
     grey = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None] * np.float32(1.5)
-    for image, out in zip(images, result, strict=True):
-        generator = next(generators)
+
+    def cover(image: Pixels, generator: np.random.Generator) -> Floats:
         flakes = _draw_flakes(generator, (height, width), mean, scale, zoom)
         flakes[flakes < threshold] = 0
         flakes = np.floor(np.clip(flakes, 0, 1) * np.float32(255))
@@ -213,8 +207,9 @@ def snow(
         pale *= np.float32(1 - image_weight)
         pixels += pale
         pixels += flakes
-        np.copyto(out, np.minimum(pixels, 255, out=pixels), casting="unsafe")
-    return result
+        return pixels
+
+    return corrupt_each(images, generators, cover)
 
 
 def _draw_flakes(
@@ -256,8 +251,8 @@ def spatter(
     does not change; the benchmark divides zero by zero then.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the noise.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the noise.
         mean, scale: mean and standard deviation of the noise; scale > 0.
         sigma: standard deviation of the smoothing, pixels, > 0.
         threshold: smallest value of liquid.
@@ -265,9 +260,9 @@ def spatter(
             deviation in pixels of the smoothing of its edge; > 0.
         mud: 0 for water, 1 for mud.
     """
-    result = np.empty_like(images)
-    for image, out in zip(images, result, strict=True):
-        noise = next(generators).standard_normal(image.shape[1:], dtype=np.float32)
+
+    def splash(image: Pixels, generator: np.random.Generator) -> Floats:
+        noise = generator.standard_normal(image.shape[1:], dtype=np.float32)
         noise *= np.float32(scale)
         noise += np.float32(mean)
         liquid = gaussian_filter(noise, sigma)
@@ -279,9 +274,9 @@ def spatter(
             liquid[liquid < threshold] = 0
             changed = image + _shade_drops(liquid) * np.float32(strength) * _WATER
         # The weights of mud and image add up to 1 only up to rounding.
-        changed += np.float32(1e-4)
-        np.copyto(out, np.minimum(changed, 255, out=changed), casting="unsafe")
-    return result
+        return np.asarray(changed + np.float32(1e-4), np.float32)
+
+    return corrupt_each(images, generators, splash)
 
 
 def _shade_drops(liquid: Floats) -> Floats:

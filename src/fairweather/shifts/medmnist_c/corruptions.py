@@ -27,76 +27,54 @@ and improved classifier robustness by simulating realistic image corruptions" (2
 package medmnistc 0.1.0, medmnistc/corruptions/registry.py: CORRUPTIONS_DS, in its order, and
 DATASET_RGB. If it lists six values, its severities use the first five. The names of the parameters
 are this project's; constants.json says what each is. Lengths are in pixels of 224 px images.
-
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.folders import read_facts
-from fairweather.shifts.corruption import (
-    Corruption,
-    check_by_trial,
-    check_severity,
-    make_corruption_shift,
-)
-from fairweather.shifts.imagenet_c.blur import zoom_blur
-from fairweather.shifts.imagenet_c.digital import jpeg_compression, pixelate
-from fairweather.shifts.imagenet_c.noise import (
-    gaussian_noise,
-    impulse_noise,
-    shot_noise,
-    speckle_noise,
-)
-from fairweather.shifts.medmnist_c.layers import black_corner, bubble, characters, stain_deposit
-from fairweather.shifts.medmnist_c.operations import (
-    brightness_factor,
-    contrast,
-    defocus_blur,
-    gamma,
-    gaussian_blur,
-    motion_blur,
-    saturate,
-    to_grey,
-)
-from fairweather.shifts.ranges import check_arguments
+from fairweather.shifts.corruption import Corruption, check_severity, make_corruption_shift
+from fairweather.shifts.imagenet_c import blur, digital, noise
+from fairweather.shifts.medmnist_c import layers, operations
 from fairweather.types.measurement import Parameter, ShiftFunction, format_number
-
-# ---------------------------------------------------------------- the table of the published consta
-
-_Row = tuple[float, ...]
-
-
-class DatasetCorruptions(NamedTuple):
-    """The corruptions of a data set.
-
-    Attributes:
-        grey: are its images grey; then corrupted images are converted back to grey.
-        rows: for each corruption, the parameters at severities 1 to 5.
-    """
-
-    grey: bool
-    rows: Mapping[str, tuple[_Row, ...]]
-
-    @property
-    def corruptions(self) -> tuple[str, ...]:
-        """The names in the registry's order."""
-        return tuple(self.rows)
-
 
 _FACTS = read_facts("fairweather.shifts.medmnist_c", "constants")
 PARAMETERS: Mapping[str, tuple[str, ...]] = {
     name: tuple(meanings) for name, meanings in _FACTS["parameters"].items()
 }
-FAMILIES: Mapping[str, DatasetCorruptions] = {
-    dataset: DatasetCorruptions(
-        facts["grey"],
-        {name: tuple(map(tuple, rows)) for name, rows in facts["corruptions"].items()},
-    )
+# The parameters at severities 1 to 5 of each corruption of each data set, in the registry's order.
+FAMILIES: Mapping[str, Mapping[str, tuple[tuple[float, ...], ...]]] = {
+    dataset: {name: tuple(map(tuple, rows)) for name, rows in facts["corruptions"].items()}
     for dataset, facts in _FACTS["datasets"].items()
+}
+# Corrupted images of these data sets are converted back to grey.
+GREY_DATASETS = frozenset(name for name, facts in _FACTS["datasets"].items() if facts["grey"])
+DEFAULT_DATASET = "pathmnist"  # the data set whose constants are used if none is named
+
+CORRUPTIONS: Mapping[str, Corruption] = {
+    "pixelate": Corruption(digital.pixelate, "Pixelate"),
+    "jpeg_compression": Corruption(digital.jpeg_compression, "JPEG compression"),
+    "gaussian_noise": Corruption(noise.gaussian_noise, "Gaussian noise"),
+    "speckle_noise": Corruption(noise.speckle_noise, "Speckle noise"),
+    "impulse_noise": Corruption(noise.impulse_noise, "Impulse noise"),
+    "shot_noise": Corruption(noise.shot_noise, "Shot noise"),
+    "gaussian_blur": Corruption(operations.gaussian_blur, "Gaussian blur (MedMNIST-C)"),
+    "defocus_blur": Corruption(operations.defocus_blur, "Defocus blur"),
+    "motion_blur": Corruption(operations.motion_blur, "Motion blur"),
+    "zoom_blur": Corruption(blur.zoom_blur, "Zoom blur"),
+    "brightness_up": Corruption(operations.brightness_factor, "Brightness up"),
+    "brightness_down": Corruption(operations.brightness_factor, "Brightness down"),
+    "contrast_up": Corruption(operations.contrast, "Contrast up"),
+    "contrast_down": Corruption(operations.contrast, "Contrast down"),
+    "saturate": Corruption(digital.saturate, "Saturate (additive)"),
+    "stain_deposit": Corruption(layers.stain_deposit, "Stain deposit"),
+    "bubble": Corruption(layers.bubble, "Bubble"),
+    "gamma_corr_up": Corruption(operations.gamma, "Gamma up"),
+    "gamma_corr_down": Corruption(operations.gamma, "Gamma down"),
+    "black_corner": Corruption(layers.black_corner, "Black corner"),
+    "characters": Corruption(layers.characters, "Characters"),
 }
 
 
@@ -112,40 +90,12 @@ def published_constants(name: str, dataset: str, severity: int) -> dict[str, flo
     if dataset not in FAMILIES:
         raise unknown_name("data set of MedMNIST-C", dataset, FAMILIES)
     family = FAMILIES[dataset]
-    if name not in family.rows:
+    if name not in family:
         raise InputError(
             f"medmnist_c/{name}: {dataset} does not have this corruption; "
-            f"it has {', '.join(family.corruptions)}"
+            f"it has {', '.join(family)}"
         )
-    return dict(zip(PARAMETERS[name], family.rows[name][severity - 1], strict=True))
-
-
-# ---------------------------------------------------------------- the corruptions of MedMNIST-C, on
-
-DEFAULT_DATASET = "pathmnist"  # the data set whose constants are used if none is named
-CORRUPTIONS: Mapping[str, Corruption] = {
-    "pixelate": Corruption(pixelate, "Pixelate", random=False),
-    "jpeg_compression": Corruption(jpeg_compression, "JPEG compression", random=False),
-    "gaussian_noise": Corruption(gaussian_noise, "Gaussian noise", random=True),
-    "speckle_noise": Corruption(speckle_noise, "Speckle noise", random=True),
-    "impulse_noise": Corruption(impulse_noise, "Impulse noise", random=True),
-    "shot_noise": Corruption(shot_noise, "Shot noise", random=True),
-    "gaussian_blur": Corruption(gaussian_blur, "Gaussian blur (MedMNIST-C)", random=False),
-    "defocus_blur": Corruption(defocus_blur, "Defocus blur", random=False),
-    "motion_blur": Corruption(motion_blur, "Motion blur", random=True),
-    "zoom_blur": Corruption(zoom_blur, "Zoom blur", random=False),
-    "brightness_up": Corruption(brightness_factor, "Brightness up", random=False),
-    "brightness_down": Corruption(brightness_factor, "Brightness down", random=False),
-    "contrast_up": Corruption(contrast, "Contrast up", random=False),
-    "contrast_down": Corruption(contrast, "Contrast down", random=False),
-    "saturate": Corruption(saturate, "Saturate (additive)", random=False),
-    "stain_deposit": Corruption(stain_deposit, "Stain deposit", random=True),
-    "bubble": Corruption(bubble, "Bubble", random=True),
-    "gamma_corr_up": Corruption(gamma, "Gamma up", random=False),
-    "gamma_corr_down": Corruption(gamma, "Gamma down", random=False),
-    "black_corner": Corruption(black_corner, "Black corner", random=False),
-    "characters": Corruption(characters, "Characters", random=True),
-}
+    return dict(zip(PARAMETERS[name], family[name][severity - 1], strict=True))
 
 
 def corruption(
@@ -163,23 +113,11 @@ def corruption(
         constants: values that replace the published ones.
     """
     level = check_severity(f"medmnist_c/{name}", severity)
-    parameters = published_constants(name, dataset, level) | constants
-    function = CORRUPTIONS[name].function
-    check_arguments(function.__name__, function, constants)
-    finish = (to_grey,) if FAMILIES[dataset].grey else ()
-    shift = make_corruption_shift(
-        f"medmnist_c/{name}", level, CORRUPTIONS[name], lambda side: parameters, *finish
+    published = published_constants(name, dataset, level)
+    finish = (operations.to_grey,) if dataset in GREY_DATASETS else ()
+    return make_corruption_shift(
+        f"medmnist_c/{name}", level, CORRUPTIONS[name], lambda side: published, constants, *finish
     )
-    return check_by_trial(shift) if constants else shift
-
-
-def parameter_names(name: str) -> tuple[str, ...]:
-    """Return the names of the keyword parameters of a corruption's shift, the level first.
-
-    >>> parameter_names("bubble")
-    ('severity', 'dataset', 'max_radius', 'max_bubbles')
-    """
-    return ("severity", "dataset", *PARAMETERS[name])
 
 
 def severity_note(name: str, parameters: Mapping[str, Parameter]) -> str:

@@ -9,16 +9,14 @@ made the fonts at the U.S. National Bureau of Standards (A. V. Hershey, "Calligr
 encoding of the coordinates is that of James Hurt, Cognition, Inc. The fonts are free to use with
 this acknowledgement. OpenCV 5 draws another font under the same name, which is only a third as
 visible at these sizes.
-
 """
 
 from __future__ import annotations
 
-import importlib.util
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
+from itertools import repeat
 from typing import Annotated
 
 import cv2
@@ -26,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from fairweather.errors import InputError, missing_pictures
+from fairweather.errors import InputError
 from fairweather.files.folders import read_facts
-from fairweather.shifts.medmnist_c.operations import Layer, canvas_size, fit_layer
+from fairweather.shifts.corruption import Floats, Generators, Pixels, corrupt_each, find_asset
+from fairweather.shifts.medmnist_c.operations import canvas_size, fit_layer
 from fairweather.shifts.ranges import Positive, Range, whole
-
-# ---------------------------------------------------------------- small letters of the Hershey dupl
 
 # A letter: its left and right end, then points x y; a space ends a stroke. Each coordinate is the
 # distance of its character from R, with y downwards.
@@ -85,11 +82,6 @@ def _letter_strokes(letter: str) -> tuple[tuple[int, int], list[npt.NDArray[np.i
     return (left, right), strokes
 
 
-# ---------------------------------------------------------------- layers over the image: stains, bu
-
-Pixels = npt.NDArray[np.uint8]
-Generators = Iterator[np.random.Generator]
-
 _MARGIN = 10  # around stains and letters, in canvas pixels
 _FEWEST_BUBBLES, _SMALLEST_BUBBLE, _RIM = 7, 3, 2  # the last two in canvas pixels
 _INSIDE, _ON_THE_RIM = 100, 130  # opacity of a bubble, from 0 to 255
@@ -112,8 +104,8 @@ def stain_deposit(
     """Put black marks on the image: drawings of ink from the package medmnistc.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the number of marks, then drawing, column, row.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the number of marks, then drawing, column, row.
         marks: the largest number of marks, a whole number >= 1; the smallest is 1.
         size: side of a drawing in pixels of a 224 px image: 12, 16, 24, 32 or 42.
 
@@ -122,9 +114,8 @@ def stain_deposit(
     """
     drawings, side = _read_drawings(int(size)), int(size)
     height, width = canvas_size(*images.shape[2:])
-    result = np.empty_like(images)
-    for image, out in zip(images, result, strict=True):
-        generator = next(generators)
+
+    def stain(image: Pixels, generator: np.random.Generator) -> Floats:
         number = _draw_whole(generator, 1, int(marks)) if marks > 1 else 1
         kept = np.ones((height, width), np.float32)
         for _ in range(number):
@@ -132,18 +123,16 @@ def stain_deposit(
             column = _draw_whole(generator, _MARGIN, width - side - _MARGIN)
             row = _draw_whole(generator, _MARGIN, height - side - _MARGIN)
             kept[row : row + side, column : column + side] *= 1 - drawing
-        _write_rounded(image * fit_layer(kept, *image.shape[1:]), out)
-    return result
+        return np.rint(image * fit_layer(kept, *image.shape[1:]))
+
+    return corrupt_each(images, generators, stain)
 
 
 @lru_cache(maxsize=len(_DRAWINGS))
-def _read_drawings(size: int) -> Layer:
+def _read_drawings(size: int) -> Floats:
     """Read drawings, float32 `[10, size, size]`, 1 for ink."""
-    # The package is found but not imported: importing it needs Wand and ImageMagick.
-    spec = importlib.util.find_spec("medmnistc")
-    if spec is None or spec.origin is None:
-        raise missing_pictures("medmnistc", "the ink drawings of stain_deposit")
-    path = Path(spec.origin).parent / "assets" / "inks.npz"
+    # Importing the package needs Wand and ImageMagick.
+    path = find_asset("medmnistc", "the ink drawings of stain_deposit", "assets", "inks.npz")
     try:
         with np.load(path) as archive:
             return np.asarray(archive[_DRAWINGS[size]], np.float32)
@@ -163,8 +152,8 @@ def bubble(
     """Draw pale round bubbles with a paler rim over the image; later bubbles hide earlier ones.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the number, then radius, column, row of a bubble.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the number, then radius, column, row of a bubble.
         max_radius: the largest radius in pixels of a 224 px image, a whole number from 3 to 112;
             the smallest is 3.
         max_bubbles: the largest number of bubbles, a whole number >= 7; the smallest is 7.
@@ -172,9 +161,8 @@ def bubble(
     height, width = canvas_size(*images.shape[2:])
     if 2 * max_radius > min(height, width):
         raise InputError(f"bubble: max_radius must be at most 112, found {max_radius}")
-    result = np.empty_like(images)
-    for image, out in zip(images, result, strict=True):
-        generator = next(generators)
+
+    def cover(image: Pixels, generator: np.random.Generator) -> Floats:
         layer = Image.new("L", (width, height))
         draw = ImageDraw.Draw(layer)
         for _ in range(_draw_whole(generator, _FEWEST_BUBBLES, int(max_bubbles))):
@@ -184,15 +172,16 @@ def bubble(
             for reach, opacity in ((radius + _RIM, _ON_THE_RIM), (radius, _INSIDE)):
                 draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=opacity)
         white = fit_layer(np.asarray(layer, np.float32), *image.shape[1:])
-        _write_rounded(image * (1 - white / 255) + white, out)
-    return result
+        return np.rint(image * (1 - white / 255) + white)
+
+    return corrupt_each(images, generators, cover)
 
 
 def black_corner(images: Pixels, *, radius: Positive) -> Pixels:
     """Make everything black except a circle in the middle, as with a dermatoscope.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         radius: share of half the smaller side, > 0.
 
     >>> images = np.full((1, 3, 8, 8), 200, np.uint8)
@@ -204,10 +193,7 @@ def black_corner(images: Pixels, *, radius: Positive) -> Pixels:
     rows, columns = np.arange(height) - height // 2, np.arange(width) - width // 2
     inside = rows[:, None] ** 2 + columns[None] ** 2 <= reach**2
     kept = fit_layer(inside.astype(np.float32), *images.shape[2:])
-    result = np.empty_like(images)
-    for image, out in zip(images, result, strict=True):
-        _write_rounded(image * kept, out)
-    return result
+    return corrupt_each(images, repeat(kept), lambda image, kept: np.rint(image * kept))
 
 
 def characters(
@@ -223,8 +209,8 @@ def characters(
     The font is the Hershey duplex of OpenCV 4, with every version of OpenCV (`hershey`).
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the number of words, then for each word its number
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the number of words, then for each word its number
             of letters, font scale, letters, column, row, red, green, blue.
         words: the largest number of words, a whole number >= 1; the smallest is 1.
         letters: the largest number of letters per word, a whole number from 3 to 26; the smallest
@@ -237,9 +223,8 @@ def characters(
     if width < _MARGIN + _LETTER_WIDTH * letters:
         raise InputError(f"characters: letters must be at most 26, found {letters}")
     how = cv2.INTER_NEAREST if height > images.shape[2] else cv2.INTER_AREA
-    result = np.empty_like(images)
-    for image, out in zip(images, result, strict=True):
-        generator = next(generators)
+
+    def write(image: Pixels, generator: np.random.Generator) -> Floats:
         # Written on the image itself, because edges of letters are blended stroke by stroke.
         under = cv2.resize(cv2.merge(tuple(image)), (width, height), interpolation=how)
         written = under.copy()
@@ -254,14 +239,11 @@ def characters(
             colour = tuple(_draw_whole(generator, 0, 255) for _ in range(3))
             write_word(written, word, (x, y), scale, colour)
         change = written.astype(np.float32) - under
-        _write_rounded(image + fit_layer(change, *image.shape[1:]).transpose(2, 0, 1), out)
-    return result
+        return np.rint(image + fit_layer(change, *image.shape[1:]).transpose(2, 0, 1))
+
+    return corrupt_each(images, generators, write)
 
 
 def _draw_whole(generator: np.random.Generator, low: int, high: int) -> int:
     """Return a random whole number from low to high, both included."""
     return int(generator.integers(low, high + 1))
-
-
-def _write_rounded(values: Layer, out: Pixels) -> None:
-    np.copyto(out, np.clip(np.rint(values), 0, 255), casting="unsafe")

@@ -1,31 +1,30 @@
 """Blurs and colours of MedMNIST-C, with lengths that scale with the image.
 
 The package's lengths are meant for images of 224 pixels; see `corruptions` for the rule.
-
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from fairweather.shifts.basic import brightness_factor as brightness_shift
-from fairweather.shifts.basic import gamma as gamma_shift
-from fairweather.shifts.corruption import Floats, change_each_image
+from fairweather.shifts import basic
+from fairweather.shifts.corruption import (
+    Floats,
+    Generators,
+    Pixels,
+    change_each_image,
+    corrupt_each,
+)
 from fairweather.shifts.imagenet_c import blur as imagenet_c
-from fairweather.shifts.imagenet_c import digital
-from fairweather.shifts.ranges import NotNegative, Positive, Range, SignedShare
+from fairweather.shifts.ranges import NotNegative, Positive, Range
 from fairweather.types.measurement import ShiftFunction
-
-# ---------------------------------------------------------------- scale lengths that are meant for
-
-Layer = npt.NDArray[np.float32]
 
 CANVAS = 224
 
@@ -49,7 +48,7 @@ def canvas_size(height: int, width: int) -> tuple[int, int]:
     return round(height / scale), round(width / scale)
 
 
-def fit_layer(layer: Layer, height: int, width: int) -> Layer:
+def fit_layer(layer: Floats, height: int, width: int) -> Floats:
     """Resize a float32 canvas `[h, w]` or `[h, w, 3]` to an image's size; shrink by area means.
 
     >>> fit_layer(np.eye(2, dtype=np.float32), 1, 1)
@@ -60,7 +59,7 @@ def fit_layer(layer: Layer, height: int, width: int) -> Layer:
     return np.asarray(cv2.resize(layer, (width, height), interpolation=how), np.float32)
 
 
-def scaling_matrix(taps: int, scale: float) -> Layer:
+def scaling_matrix(taps: int, scale: float) -> Floats:
     """Return the matrix that scales an odd number of taps around a centre, `[odd, taps]`.
 
     A tap k pixels from the centre moves to k * scale, and its weight is shared linearly between the
@@ -84,10 +83,6 @@ def scaling_matrix(taps: int, scale: float) -> Layer:
     return (shares / shares.sum(axis=0)).astype(np.float32)
 
 
-# ---------------------------------------------------------------- blurs with lengths that scale wit
-
-Pixels = npt.NDArray[np.uint8]
-Generators = Iterator[np.random.Generator]
 _ODD = Range("an odd whole number >= 3", lambda value: value >= 3 and value % 2 == 1)
 
 
@@ -95,7 +90,7 @@ def defocus_blur(images: Pixels, *, radius: Positive, alias_blur: Positive) -> P
     """Convolve with ImageNet-C's disk; borders are reflected.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         radius, alias_blur: pixels of a 224 px image, > 0; see `imagenet_c.blur.defocus_blur`.
 
     >>> images = np.zeros((1, 3, 28, 28), np.uint8)
@@ -115,14 +110,16 @@ def motion_blur(
     """Smear to one side along a line with a random angle of -45 to 45 degrees; edges are repeated.
 
     Args:
-        images: see the package.
-        generators: see the package; each gives the angle.
+        images: uint8 `[B, 3, H, W]`.
+        generators: one for each image; it gives the angle.
         radius, sigma: pixels of a 224 px image, > 0; see `imagenet_c.blur.motion_blur`.
     """
     scale = pixel_scale(*images.shape[2:])
     if scale == 1:
         return imagenet_c.motion_blur(images, generators, radius=radius, sigma=sigma)
-    point = _single_point(2 * math.ceil(radius))
+    reach = 2 * math.ceil(radius)
+    point = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    point[reach, reach] = 1
 
     def smear(image: Floats) -> Floats:
         angle = next(generators).uniform(-45, 45)
@@ -142,7 +139,7 @@ def gaussian_blur(images: Pixels, *, kernel_size: Annotated[float, _ODD]) -> Pix
     are within 1/255 of `torchvision.transforms.functional.gaussian_blur` on PIL images.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         kernel_size: pixels of a 224 px image, odd, >= 3.
 
     >>> images = np.zeros((1, 3, 28, 28), np.uint8)
@@ -161,78 +158,37 @@ def gaussian_blur(images: Pixels, *, kernel_size: Annotated[float, _ODD]) -> Pix
     )
 
 
-def _single_point(reach: int) -> Floats:
-    point = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
-    point[reach, reach] = 1
-    return point
-
-
 def _scale_kernel(kernel: Floats, scale: float) -> Floats:
     """Scale a square kernel."""
     ways = scaling_matrix(len(kernel), scale)
     return np.ascontiguousarray(ways @ kernel @ ways.T)
 
 
-# ---------------------------------------------------------------- brightness and contrast as in Pil
-
-_Pixels = npt.NDArray[np.uint8]
-
-
-def brightness_factor(images: _Pixels, *, factor: NotNegative) -> _Pixels:
-    """Multiply by `factor` >= 0 and drop the fraction: the shift `brightness_factor`.
-
-    >>> brightness_factor(np.full((1, 3, 1, 1), 101, np.uint8), factor=1.2).ravel().tolist()
-    [121, 121, 121]
-    """
-    return _apply_shift(images, brightness_shift(factor=factor))
-
-
-def gamma(images: _Pixels, *, exponent: Positive) -> _Pixels:
-    """Raise values in [0, 1] to a power > 0: the shift `gamma`.
-
-    >>> gamma(np.full((1, 3, 1, 1), 128, np.uint8), exponent=2).ravel().tolist()
-    [64, 64, 64]
-    """
-    return _apply_shift(images, gamma_shift(exponent=exponent))
-
-
-def saturate(images: _Pixels, *, offset: SignedShare) -> _Pixels:
-    """Add `offset`, in [-1, 1], to S in HSV; grey becomes reddish, as in medmnistc.
-
-    >>> images = np.array([200, 100, 150], dtype=np.uint8).reshape(1, 3, 1, 1)
-    >>> saturate(images, offset=0.25).ravel().tolist()
-    [200, 50, 125]
-    """
-    return digital.saturate(images, factor=1, offset=offset)
-
-
-def contrast(images: _Pixels, *, factor: NotNegative) -> _Pixels:
+def contrast(images: Pixels, *, factor: NotNegative) -> Pixels:
     """Multiply every value's distance to the image's mean grey by `factor`, and drop the fraction.
 
     Equal to `PIL.ImageEnhance.Contrast` to the last bit: one mean grey for all channels, rounded to
     a whole number. ImageNet-C's contrast is different.
 
     Args:
-        images: see the package.
+        images: uint8 `[B, 3, H, W]`.
         factor: >= 0; 1 changes nothing.
 
     >>> images = np.array([0, 100], np.uint8).reshape(1, 1, 1, 2).repeat(3, axis=1)
     >>> contrast(images, factor=0.5)[0, 0].ravel().tolist()
     [25, 75]
     """
-    pixels = images.shape[2] * images.shape[3]
     # Sums of whole numbers are the same in any order and for any batch.
-    means = luminance(images).sum(axis=(1, 2), dtype=np.int64) / pixels
-    greys = np.floor(means + 0.5).astype(np.float32)[:, None]
-    values = np.arange(256, dtype=np.float32)
-    tables = np.clip(greys + np.float32(factor) * (values - greys), 0, 255).astype(np.uint8)
-    result = np.empty_like(images)
-    for image, table, out in zip(images, tables, result, strict=True):
-        np.take(table, image, out=out, mode="wrap")
-    return result
+    means = luminance(images).sum(axis=(1, 2), dtype=np.int64) / images[0, 0].size
+    greys = np.floor(means + 0.5).astype(np.float32)
+
+    def stretch(image: Pixels, grey: np.float32) -> Floats:
+        return grey + np.float32(factor) * (image.astype(np.float32) - grey)
+
+    return corrupt_each(images, greys, stretch)
 
 
-def to_grey(images: _Pixels) -> _Pixels:
+def to_grey(images: Pixels) -> Pixels:
     """Set all three channels to the luminance.
 
     >>> to_grey(np.array([200, 100, 150], dtype=np.uint8).reshape(1, 3, 1, 1)).ravel().tolist()
@@ -241,7 +197,7 @@ def to_grey(images: _Pixels) -> _Pixels:
     return np.ascontiguousarray(np.broadcast_to(luminance(images)[:, None], images.shape))
 
 
-def luminance(images: _Pixels) -> _Pixels:
+def luminance(images: Pixels) -> Pixels:
     """Convert `[B, 3, H, W]` to the luminance `[B, H, W]`, as Pillow converts RGB to L.
 
     Source: Pillow, libImaging/Convert.c, L24 (ITU-R 601-2 in 16-bit fixed point).
@@ -250,5 +206,16 @@ def luminance(images: _Pixels) -> _Pixels:
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000 >> 16).astype(np.uint8)
 
 
-def _apply_shift(images: _Pixels, shift: ShiftFunction) -> _Pixels:
-    return shift(torch.from_numpy(images), torch.arange(len(images)), 0).numpy()
+def _as_corruption(build: Callable[..., ShiftFunction]) -> Callable[..., Pixels]:
+    """Make a corruption of a shift without random numbers; it has the shift's parameters."""
+
+    @wraps(build)
+    def corrupt(images: Pixels, **parameters: float) -> Pixels:
+        shift = build(**parameters)
+        return shift(torch.from_numpy(images), torch.arange(len(images)), 0).numpy()
+
+    return corrupt
+
+
+brightness_factor = _as_corruption(basic.brightness_factor)
+gamma = _as_corruption(basic.gamma)

@@ -12,9 +12,12 @@ from torch import nn
 
 from fairweather.errors import InputError, missing_extra
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
+from fairweather.types.kinds import TaskKind
+from fairweather.types.measurement import Predictions
 
 EPSILON = 1e-5  # that of batch norm, with which the published code normalises
 TURNS = 4  # rotations by 0, 90, 180 and 270 degrees
+Predictor = Callable[[torch.Tensor], torch.Tensor]
 
 
 def barlow_twins_loss(
@@ -117,11 +120,16 @@ def rotate_quarter(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return turned
 
 
+def label_loss(
+    encoder: Predictor, head: Predictor, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Measure how well labels are predicted; as `rotation_loss`, of the images as they are."""
+    features = encoder(images)
+    return F.cross_entropy(head(features), labels), features
+
+
 def rotation_loss(
-    encoder: Callable[[torch.Tensor], torch.Tensor],
-    head: Callable[[torch.Tensor], torch.Tensor],
-    images: torch.Tensor,
-    turns: torch.Tensor,
+    encoder: Predictor, head: Predictor, images: torch.Tensor, turns: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotate images and measure how well the angles are predicted: mean cross-entropy in nats.
 
@@ -140,8 +148,7 @@ def rotation_loss(
     >>> round(float(loss.exp()), 4)
     4.0
     """
-    features = encoder(rotate_quarter(images, turns))
-    return F.cross_entropy(head(features), turns), features
+    return label_loss(encoder, head, rotate_quarter(images, turns), turns)
 
 
 class BatchLoss(NamedTuple):
@@ -161,6 +168,7 @@ class Method(NamedTuple):
         build: `(features, recipe, classes)` to the module `(encoder, views, targets) -> Outcome`.
         targets: from the labels of a batch, int64 `[B]`, to what its images are to predict, int64
             `[B]`; two views need none.
+        accepts: the kind of predictions whose labels it learns; None if it uses no labels.
     """
 
     title: str
@@ -168,6 +176,7 @@ class Method(NamedTuple):
     may_collapse: bool
     build: Callable[[int, Pretraining, int], nn.Module]
     targets: Callable[[torch.Tensor], torch.Tensor] = lambda labels: labels
+    accepts: TaskKind | None = None
 
 
 def _cycle_turns(labels: torch.Tensor) -> torch.Tensor:
@@ -237,33 +246,20 @@ class SimSiam(nn.Module):
         return BatchLoss((forth + back) / 2, first)
 
 
-class RotationPrediction(nn.Module):
-    """One linear layer predicts by which right angle an image was rotated."""
+class LayerPrediction(nn.Module):
+    """One linear layer predicts the targets: labels, or numbers of right angles."""
 
-    def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
+    def __init__(
+        self, features: int, outputs: int, loss: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
         super().__init__()
-        self.head = nn.Linear(features, TURNS)
+        self.head, self.loss = nn.Linear(features, outputs), loss
 
     def forward(
         self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
     ) -> BatchLoss:
-        """The targets are the numbers of right angles."""
-        return BatchLoss(*rotation_loss(encoder, self.head, views[0], targets))
-
-
-class LabelPrediction(nn.Module):
-    """One linear layer predicts the labels."""
-
-    def __init__(self, features: int, recipe: Pretraining, classes: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(features, classes)
-
-    def forward(
-        self, encoder: nn.Module, views: Sequence[torch.Tensor], targets: torch.Tensor
-    ) -> BatchLoss:
-        """Mean cross-entropy in nats of the labels."""
-        features = encoder(views[0])
-        return BatchLoss(F.cross_entropy(self.head(features), targets), features)
+        """Mean cross-entropy in nats of the targets."""
+        return BatchLoss(*self.loss(encoder, self.head, views[0], targets))
 
 
 def _barlow_twins(features: int, recipe: Pretraining, classes: int) -> nn.Module:
@@ -313,7 +309,17 @@ METHODS: Mapping[str, Method] = {
     "vicreg": Method("VICReg (Bardes et al. 2022)", 2, True, _vicreg),
     "simsiam": Method("SimSiam (Chen and He 2021)", 2, True, SimSiam),
     "rotation": Method(
-        "rotation prediction (Gidaris et al. 2018)", 1, False, RotationPrediction, _cycle_turns
+        "rotation prediction (Gidaris et al. 2018)",
+        1,
+        False,
+        lambda features, recipe, classes: LayerPrediction(features, TURNS, rotation_loss),
+        _cycle_turns,
     ),
-    "supervised": Method("supervised", 1, False, LabelPrediction),
+    "supervised": Method(
+        "supervised",
+        1,
+        False,
+        lambda features, recipe, classes: LayerPrediction(features, classes, label_loss),
+        accepts=Predictions.kind,
+    ),
 }

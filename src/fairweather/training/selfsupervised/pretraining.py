@@ -17,18 +17,8 @@ from torch import nn
 
 from fairweather.devices import in_evaluation_mode
 from fairweather.errors import CollapsedError, InputError
+from fairweather.training import loop_parts
 from fairweather.training.augmentation import move_if_room, training_batches
-from fairweather.training.loop_parts import (
-    cut_batches,
-    is_check_due,
-    learning_rates,
-    mean_loss,
-    seeded,
-    set_learning_rate,
-    stop_unless_finite,
-    take_step,
-    to_input,
-)
 from fairweather.training.ranks import ALONE, Fabric, Ranks, synchronise_batchnorm
 from fairweather.training.selfsupervised.methods import (
     METHODS,
@@ -36,19 +26,11 @@ from fairweather.training.selfsupervised.methods import (
     TwoViews,
     cross_correlation,
 )
-from fairweather.training.selfsupervised.methods import barlow_twins_loss as barlow_twins_loss
-from fairweather.training.selfsupervised.methods import rotate_quarter as rotate_quarter
-from fairweather.training.selfsupervised.methods import rotation_loss as rotation_loss
-from fairweather.training.selfsupervised.pretraining_recipe import NAMED_VIEWS as NAMED_VIEWS
 from fairweather.training.selfsupervised.pretraining_recipe import PER_IMAGES, Pretraining, Views
-from fairweather.training.selfsupervised.pretraining_recipe import (
-    PRETRAINING_KEYS as PRETRAINING_KEYS,
-)
-from fairweather.training.selfsupervised.pretraining_recipe import SMALL_VIEWS as SMALL_VIEWS
 from fairweather.training.selfsupervised.views import make_two_views, make_view
 from fairweather.types.measurement import Images
 
-# ---------------------------------------------------------------- how good an embedding is: its nea
+# --- How good an embedding is
 
 MOST_PROBE_TRAIN, MOST_PROBE_VAL, NEIGHBOURS = 5_000, 2_000, 20  # limits of the k-NN probe
 TEMPERATURE = 0.07  # Wu et al. 2018, section 3.4, as is the weight exp(s / 0.07)
@@ -90,9 +72,9 @@ def knn_accuracy(encoder: nn.Module, probe: NeighbourProbe, device: torch.device
         take_evenly_spread(probe.val, MOST_PROBE_VAL),
     )
     known = F.normalize(encode_images(encoder, train, device), dim=1)
-    asked = F.normalize(encode_images(encoder, val, device), dim=1)
+    unknown = F.normalize(encode_images(encoder, val, device), dim=1)
     labels = train.labels.to(device)
-    nearest = (asked @ known.T).topk(min(NEIGHBOURS, len(train)), dim=1)
+    nearest = (unknown @ known.T).topk(min(NEIGHBOURS, len(train)), dim=1)
     # The cosine of the nearest is subtracted, so that nothing overflows: a common factor of all
     # weights does not change the vote.
     weights = ((nearest.values - nearest.values[:, :1]) / TEMPERATURE).exp()
@@ -112,16 +94,16 @@ def encode_images(encoder: nn.Module, images: Images, device: torch.device) -> t
     with in_evaluation_mode(encoder), torch.inference_mode():
         return torch.cat(
             [
-                encoder(to_input(batch.images.to(device))).float()
-                for batch in cut_in_order(images, BATCH_SIZE)
+                encoder(loop_parts.to_input(batch.images.to(device))).float()
+                for batch in cut_in_order(images)
             ]
         )
 
 
-def cut_in_order(images: Images, size: int) -> Iterator[Images]:
+def cut_in_order(images: Images) -> Iterator[Images]:
     """Cut images into batches, in order."""
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
+    for start in range(0, len(images), BATCH_SIZE):
+        yield images[start : start + BATCH_SIZE]
 
 
 def embedding_std(embedding: torch.Tensor) -> float:
@@ -183,7 +165,7 @@ def correlation_of_views(
     rng = np.random.default_rng(seed)
     pairs = []
     with in_evaluation_mode(embed), torch.inference_mode():
-        for batch in cut_in_order(take_evenly_spread(images, MOST_CORRELATED_IMAGES), BATCH_SIZE):
+        for batch in cut_in_order(take_evenly_spread(images, MOST_CORRELATED_IMAGES)):
             both = make_two_views(batch.images.to(device), views, rng)
             pairs.append(
                 [embed(view)[:, :MOST_CORRELATED_DIMENSIONS].cpu().double() for view in both]
@@ -192,7 +174,7 @@ def correlation_of_views(
         return cross_correlation(first, second).numpy()
 
 
-# ---------------------------------------------------------------- the loop of pre-training: a gener
+# --- The loop
 
 State = dict[str, Any]
 Matrix = npt.NDArray[np.float64]
@@ -242,7 +224,7 @@ def pretrain(
     precision: str = "fp32",
     state: State | None = None,
     after_step: Callable[[float], None] | None = None,
-    group: Ranks = ALONE,
+    ranks: Ranks = ALONE,
     sync_batchnorm: bool = False,
 ) -> Iterator[PretrainingEpoch]:
     """Pre-train an encoder, one epoch at a time.
@@ -265,7 +247,7 @@ def pretrain(
         state: an earlier `PretrainingEpoch.state` to continue from.
         after_step: called after each step but an epoch's last, with the share of the epoch's steps
             that are done.
-        group: the processes that train together; each must call this with the same arguments, and
+        ranks: the processes that train together; each must call this with the same arguments, and
             gets the same epochs. All have equal parts of each batch, so up to one image less than
             there are processes is left out of it.
         sync_batchnorm: batch norm, also that of the projector, has the statistics of the whole
@@ -277,23 +259,32 @@ def pretrain(
     """
     if len(images) < 2:
         raise InputError(f"pre-training needs at least 2 images, found {len(images)}")
-    group.check_batches(list(cut_batches(torch.arange(len(images)), recipe.batch_size)))
+    ranks.check_batches(list(loop_parts.cut_batches(torch.arange(len(images)), recipe.batch_size)))
     device = device or torch.device("cpu")
     method = METHODS[recipe.method]
-    with seeded(_derive_seed(seed, 1), torch.device("cpu")):
+    with loop_parts.seeded(_derive_seed(seed, 1), torch.device("cpu")):
         learner = EncoderWithObjective(encoder, method.build(features, recipe, len(images.classes)))
     if sync_batchnorm:
         synchronise_batchnorm(learner)
     learner.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(learner, recipe)
     history: list[dict[str, float]] = []
+
+    def correlate() -> Matrix | None:
+        if recipe.method != "barlow_twins":
+            return None
+        assert isinstance(learner.objective, TwoViews)
+        embed = nn.Sequential(learner.encoder, learner.objective.project)
+        return correlation_of_views(embed, images, recipe.views, _derive_seed(seed, 2), device)
+
     if state is None:
-        before = _correlate_views(learner, images, recipe, seed, device)
+        before = correlate()
     else:
         learner.encoder.load_state_dict(state["encoder"])
         learner.objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
-        history, before = list(state["history"]), _to_numpy(state["correlation_before"])
+        history, before = list(state["history"]), state["correlation_before"]
+        before = None if before is None else before.cpu().numpy()
 
     def so_far() -> PretrainingEpoch:
         state = {
@@ -304,23 +295,22 @@ def pretrain(
             "history": history,
             "correlation_before": None if before is None else torch.from_numpy(before),
         }
-        now = _correlate_views(learner, images, recipe, seed, device)
-        return PretrainingEpoch(history, state, now, before)
+        return PretrainingEpoch(history, state, correlate(), before)
 
     if len(history) >= recipe.epochs:  # it was stopped before the result was stored
         yield so_far()
         return
-    fabric = group.fabric(device, precision)
+    fabric = ranks.fabric(device, precision)
     images = move_if_room(images, device)
     wrapped, wrapped_optimizer = fabric.setup(learner, optimizer)
     for epoch in range(len(history), recipe.epochs):
         rng = np.random.default_rng([seed, epoch])
         # Dropout has other random numbers in each process.
-        with seeded(int(rng.integers(2**63)) ^ group.rank, device):
+        with loop_parts.seeded(int(rng.integers(2**63)) ^ ranks.rank, device):
             row = _train_epoch(
-                fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step, group
+                fabric, wrapped, wrapped_optimizer, images, recipe, epoch, rng, after_step, ranks
             )
-        group.copy_statistics(learner)
+        ranks.copy_statistics(learner)
         if method.may_collapse:
             stop_if_collapsed(row["embedding_std"], epoch, recipe.method)
         if probe is not None:
@@ -338,47 +328,49 @@ def _train_epoch(
     epoch: int,
     rng: np.random.Generator,
     after_step: Callable[[float], None] | None,
-    group: Ranks,
+    ranks: Ranks,
 ) -> dict[str, float]:
     learner.train()
     order = torch.from_numpy(rng.permutation(len(images)))
     # The losses of several processes need equal parts.
     steps = [
-        index[: len(index) // group.size * group.size]
-        for index in cut_batches(order, recipe.batch_size)
+        index[: len(index) // ranks.size * ranks.size]
+        for index in loop_parts.cut_batches(order, recipe.batch_size)
     ]
     losses: list[torch.Tensor] = []
     embeddings: deque[torch.Tensor] = deque(maxlen=SPREAD_STEPS)
     start = time.perf_counter()
     for step, batch in enumerate(training_batches(images, steps, fabric.device)):
-        set_learning_rate(optimizer, learning_rate_scale(recipe, epoch + step / len(steps)))
-        part = group.part(len(batch))
+        loop_parts.set_learning_rate(
+            optimizer, learning_rate_scale(recipe, epoch + step / len(steps))
+        )
+        part = ranks.part(len(batch))
         views = [view[part] for view in _make_views(batch.images.to(fabric.device), recipe, rng)]
         targets = METHODS[recipe.method].targets(batch.labels)[part]
         outcome = learner(views, targets.to(fabric.device))
-        take_step(fabric, learner, optimizer, outcome.loss, recipe.clip_gradient_norm)
-        losses.append(group.mean(outcome.loss.detach()))
+        loop_parts.take_step(fabric, learner, optimizer, outcome.loss, recipe.clip_gradient_norm)
+        losses.append(ranks.mean(outcome.loss.detach()))
         embeddings.append(outcome.embedding.detach())
-        if is_check_due(step, len(steps), fabric.device):
-            stop_unless_finite(losses, epoch, _weights_rate(optimizer))
+        if loop_parts.is_check_due(step, len(steps), fabric.device):
+            loop_parts.stop_unless_finite(losses, epoch, _weights_rate(optimizer))
         if after_step is not None and len(losses) < len(steps):
             after_step(len(losses) / len(steps))
     seconds = time.perf_counter() - start
-    spreads = [embedding_std(_gather_embedding(each, group)) for each in embeddings]
+    spreads = [embedding_std(_gather_embedding(embedding, ranks)) for embedding in embeddings]
     return {
         "epoch": epoch + 1,
-        "train_loss": mean_loss(losses, [len(index) for index in steps]),
+        "train_loss": loop_parts.mean_loss(losses, [len(index) for index in steps]),
         "embedding_std": float(np.mean(spreads)),
         "learning_rate": _weights_rate(optimizer),
         "images_per_second": len(images) / seconds,
     }
 
 
-def _gather_embedding(embedding: torch.Tensor, group: Ranks) -> torch.Tensor:
+def _gather_embedding(embedding: torch.Tensor, ranks: Ranks) -> torch.Tensor:
     """The embedding of a whole batch, from those of all processes."""
-    if group.size == 1:
+    if ranks.size == 1:
         return embedding
-    return torch.cat(group.gather(embedding.cpu()))
+    return torch.cat(ranks.gather(embedding.cpu()))
 
 
 def _make_views(
@@ -389,22 +381,8 @@ def _make_views(
     return (make_view(images, recipe.views, 1, rng),)
 
 
-def _correlate_views(
-    learner: EncoderWithObjective,
-    images: Images,
-    recipe: Pretraining,
-    seed: int,
-    device: torch.device,
-) -> Matrix | None:
-    if recipe.method != "barlow_twins":
-        return None
-    assert isinstance(learner.objective, TwoViews)
-    embed = nn.Sequential(learner.encoder, learner.objective.project)
-    return correlation_of_views(embed, images, recipe.views, _derive_seed(seed, 2), device)
-
-
 def _weights_rate(optimizer: torch.optim.Optimizer) -> float:
-    rates = learning_rates(optimizer)
+    rates = loop_parts.learning_rates(optimizer)
     return rates.get("weights", rates["biases"])
 
 
@@ -414,35 +392,24 @@ def _derive_seed(seed: int, number: int) -> int:
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
 
 
-def _to_numpy(matrix: torch.Tensor | None) -> Matrix | None:
-    return None if matrix is None else matrix.cpu().numpy()
-
-
 def parameter_groups(model: nn.Module, recipe: Pretraining) -> list[dict[str, Any]]:
     """Split the trainable parameters into weights and one-dimensional ones (biases and norms).
 
     Each group has `params`, `weight_decay`, its full learning rate `base_lr` for the recipe's batch
     size, and `part`, which is `weights` or `biases`. Empty groups are left out.
     """
-    rates = {"weights": recipe.learning_rate, "biases": recipe.bias_learning_rate}
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in trainable if parameter.ndim > 1]
+    biases = [parameter for parameter in trainable if parameter.ndim <= 1]
     spared = 0.0 if recipe.optimizer == "lars" else recipe.weight_decay
-    decays = {"weights": recipe.weight_decay, "biases": spared}
-    parts: dict[str, list[nn.Parameter]] = {"weights": [], "biases": []}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parts["weights" if parameter.ndim > 1 else "biases"].append(parameter)
     scale = recipe.batch_size / PER_IMAGES
-    return [
-        {
-            "params": parameters,
-            "weight_decay": decays[part],
-            "lr": rates[part] * scale,
-            "base_lr": rates[part] * scale,
-            "part": part,
-        }
-        for part, parameters in parts.items()
-        if parameters
-    ]
+    groups = (
+        loop_parts.parameter_group(
+            "weights", weights, recipe.learning_rate * scale, recipe.weight_decay
+        ),
+        loop_parts.parameter_group("biases", biases, recipe.bias_learning_rate * scale, spared),
+    )
+    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(model: nn.Module, recipe: Pretraining) -> torch.optim.Optimizer:
@@ -474,6 +441,3 @@ def learning_rate_scale(recipe: Pretraining, epoch: float) -> float:
     done = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
     high = 0.5 * (1 + math.cos(math.pi * done))
     return high + (1 - high) * recipe.final_learning_rate_scale
-
-
-# ---------------------------------------------------------------- pre-training without labels, or w

@@ -69,8 +69,8 @@ class Views(CheckedSettings, where="views: "):
     def __post_init__(self) -> None:
         for name in ("crop_scale", "blur", "blur_sigma", "solarize"):
             if len(getattr(self, name)) != 2:
-                found = list(getattr(self, name))
-                raise InputError(f"views: {name} needs two numbers, found {found}")
+                given = list(getattr(self, name))
+                raise InputError(f"views: {name} needs two numbers, found {given}")
         super().__post_init__()
         for name, most in (("crop_scale", 1.0), ("blur_sigma", math.inf)):
             low, high = getattr(self, name)
@@ -239,4 +239,4 @@ def _fill_in(given: Pretraining) -> dict[str, Any]:
     return {name: value for name, value in values.items() if getattr(given, name) is None}
 
 
-PRETRAINING_KEYS = tuple(each.name for each in fields(Pretraining))
+PRETRAINING_KEYS = tuple(field.name for field in fields(Pretraining))

@@ -62,13 +62,13 @@ def draw_boxes(
     width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
     fits = (width >= 1) & (width <= wide) & (height >= 1) & (height <= high)
     first = fits.argmax(0), np.arange(n)
-    found = fits[first]
-    width = np.where(found, width[first], min(wide, round(high * ASPECT_RANGE[1])))
-    height = np.where(found, height[first], min(high, round(wide / ASPECT_RANGE[0])))
+    some_fit = fits[first]
+    width = np.where(some_fit, width[first], min(wide, round(high * ASPECT_RANGE[1])))
+    height = np.where(some_fit, height[first], min(high, round(wide / ASPECT_RANGE[0])))
     down, right, mirror = rng.random((3, n))
     return CropBoxes(
-        np.where(found, np.floor(down * (high - height + 1)), (high - height) // 2),
-        np.where(found, np.floor(right * (wide - width + 1)), (wide - width) // 2),
+        np.where(some_fit, np.floor(down * (high - height + 1)), (high - height) // 2),
+        np.where(some_fit, np.floor(right * (wide - width + 1)), (wide - width) // 2),
         height,
         width,
         mirror < flip,
