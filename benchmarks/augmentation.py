@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fairweather.models.opening import load_model
-from fairweather.runs.folder import current_provenance
+from fairweather.runs.provenance import current_provenance
 from fairweather.training.augmentation import make_batch
 from fairweather.training.loop_parts import build_optimizer
 from fairweather.training.recipe import AugMix, GaussianNoise, RandAugment, RandomErasing, Recipe

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from fairweather.inference.prediction import predict
 from fairweather.models.opening import load_model
-from fairweather.runs.folder import current_provenance
+from fairweather.runs.provenance import current_provenance
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS
 from fairweather.shifts.table import make_shift, suite
 from fairweather.types.measurement import Images

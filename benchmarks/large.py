@@ -39,7 +39,8 @@ from fairweather.progress import silent
 from fairweather.requests.execution import describe_run
 from fairweather.requests.study.run import open_study, plan
 from fairweather.requests.study.schema import load_study
-from fairweather.runs.folder import describe_machine, open_run
+from fairweather.runs.claims import open_run
+from fairweather.runs.provenance import describe_machine
 from fairweather.shifts.table import suite
 from fairweather.steps.ledger import begin_run
 from fairweather.steps.plan import StepResult

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from fairweather import metrics
-from fairweather.runs.folder import RunFolder, current_provenance
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.provenance import current_provenance
 from fairweather.runs.scores import (
     add_means,
     add_worst,

@@ -13,7 +13,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from fairweather.inference.prediction import predict
 from fairweather.models.opening import load_model
-from fairweather.runs.folder import current_provenance
+from fairweather.runs.provenance import current_provenance
 from fairweather.shifts.table import make_shift, sweep
 from fairweather.training.loop_parts import build_optimizer
 from fairweather.training.recipe import Recipe, Rotation

@@ -17,7 +17,7 @@ from hypothesis import settings
 from PIL import Image
 
 from fairweather.devices import count_cores
-from fairweather.runs import folder as runs
+from fairweather.runs import provenance
 from fairweather.runs.folder import RunFolder
 from fairweather.types.measurement import Images
 
@@ -89,11 +89,11 @@ def _one_look_at_this_repository():
 
     Nothing here changes this repository; others are looked at each time.
     """
-    ask, root = runs._git_revision, Path(__file__).parents[1]
+    ask, root = provenance._git_revision, Path(__file__).parents[1]
     once = functools.cache(ask)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            runs,
+            provenance,
             "_git_revision",
             lambda folder: (once if folder.is_relative_to(root) else ask)(folder),
         )

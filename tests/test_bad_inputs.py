@@ -18,7 +18,8 @@ from fairweather.errors import DISK_FULL, InputError, describe_os_error, hide_pa
 from fairweather.files.yamlfile import _Loader, parse_yaml
 from fairweather.models.building import ModelSpec, build, check_channels
 from fairweather.requests.study.schema import check_study
-from fairweather.runs.folder import command_line, open_finished_run, write_atomically
+from fairweather.runs.folder import open_finished_run, write_atomically
+from fairweather.runs.provenance import command_line
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing, Recipe
 from fairweather.types.record import RECORD
 

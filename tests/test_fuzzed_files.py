@@ -72,7 +72,7 @@ def read_image(path):
 
 def read_metadata(path):
     listed = list_source(f"csv:{path.parent / 'table.csv'}")
-    read_groups(listed.splits, GroupColumns(str(path), "patient", ("site",)), path)
+    read_groups(listed.splits, GroupColumns(str(path), "patient", ("site",)), "folder")
 
 
 def read_predictions(path):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import fairweather as fw
-from fairweather.data.groups import read_groups, read_own_groups
+from fairweather.data.groups import read_groups
 from fairweather.data.loading import list_source
 from fairweather.errors import MAX_NAME_LENGTH, InputError, check_name, one_line
 from fairweather.files.tables import frame_to_csv, rows_to_csv
@@ -201,7 +201,7 @@ def in_metadata(place, name):
     (place / "facts.csv").write_bytes(content.encode(errors="surrogatepass"))
     listed = list_source(f"folder:{place / 'data'}")
     asked = GroupColumns(str(place / "facts.csv"), None, ("site",))
-    (groups,) = read_groups(listed.splits, asked, place / "facts.csv").values()
+    (groups,) = read_groups(listed.splits, asked, "folder").values()
     return tuple(groups.slices["site"])
 
 
@@ -212,7 +212,7 @@ def in_own_columns(place, name):
     columns = {"image": [{"bytes": b"", "path": ""}] * 2, "label": [0, 1], "site": [name, "other"]}
     pq.write_table(pa.table(columns), place / "set.parquet")
     listed = list_source(f"parquet:{place / 'set.parquet'}")
-    (groups,) = read_own_groups(listed.splits, GroupColumns(None, None, ("site",)), "set").values()
+    (groups,) = read_groups(listed.splits, GroupColumns(None, None, ("site",)), "set").values()
     return tuple(groups.slices["site"])
 
 
@@ -225,7 +225,7 @@ def as_column(place, name):
     )
     listed = list_source(f"folder:{place / 'data'}")
     asked = GroupColumns(str(place / "facts.parquet"), None, (name,))
-    (groups,) = read_groups(listed.splits, asked, place / "facts.parquet").values()
+    (groups,) = read_groups(listed.splits, asked, "folder").values()
     return tuple(groups.slices)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairweather.runs.folder import current_provenance
+from fairweather.runs.provenance import current_provenance
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))

@@ -33,14 +33,11 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise unknown_name("device", name, ["auto", "cpu", "cuda", "mps"]) from None
-    count = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
+    has_mps = torch.backends.mps.is_available()
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps)}
     if (device.index or 0) >= count.get(device.type, 0):
-        there = ", ".join(kind for kind, n in count.items() if n)
-        raise InputError(f"device {name!r} was asked for, but this machine has only: {there}")
+        available = ", ".join(kind for kind, n in count.items() if n)
+        raise InputError(f"device {name!r} was asked for, but this machine has only: {available}")
     return device
 
 
@@ -212,7 +209,7 @@ def _precision_settings() -> list[tuple[Any, Callable[[str], None]]]:
         (every, partial(setattr, every, "fp32_precision")),
         # Its own attribute would change that of everything.
         (mkldnn, lambda value: mkldnn.set_flags(_fp32_precision=value)),
-        *((each, partial(setattr, each, "fp32_precision")) for each in (cudnn, *parts)),
+        *((part, partial(setattr, part, "fp32_precision")) for part in (cudnn, *parts)),
     ]
 
 
@@ -232,8 +229,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     (True, False)
     """
     text = str(error).lower()
-    told = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return told or any(words in text for words in _OUT_OF_MEMORY_WORDS)
+    is_memory_error = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_memory_error or any(words in text for words in _OUT_OF_MEMORY_WORDS)
 
 
 def free_memory() -> None:
@@ -330,8 +327,8 @@ def adapt_precision(network: nn.Module) -> nn.Module:
     >>> type(adapt_precision(nn.Linear(2, 3).half())).__name__
     'PrecisionAdapter'
     """
-    if any(isinstance(each, PrecisionAdapter) for each in network.modules()):
+    if any(isinstance(part, PrecisionAdapter) for part in network.modules()):
         return network
-    dtypes = (each.dtype for each in network.parameters() if each.is_floating_point())
+    dtypes = (part.dtype for part in network.parameters() if part.is_floating_point())
     dtype = next(dtypes, torch.float32)
     return network if dtype == torch.float32 else PrecisionAdapter(network, dtype)

@@ -101,7 +101,7 @@ def no_exit() -> Iterator[None]:
         ) from error
 
 
-def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError:
+def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     """Build the error for a name that is not in a table.
 
     The message has the name that was asked for and the closest known one. A short table is shown
@@ -113,24 +113,19 @@ def unknown_name(kind: str, asked: object, allowed: Iterable[str]) -> InputError
     unknown suite 'set'; did you mean 'set9'? closest of 60: set9, set8, set7, set6, set5; all of
     them: fairweather list suites
     """
-    names = sorted({str(name) for name in allowed})
-    same_end = [name for name in names if name.rpartition("/")[2] == str(asked)]
-    near = same_end or difflib.get_close_matches(str(asked), names, n=1, cutoff=0.6)
+    names = sorted({str(known) for known in allowed})
+    same_end = [known for known in names if known.rpartition("/")[2] == str(name)]
+    near = same_end or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return InputError(
-        f"unknown {kind} {asked!r}{hint} {_describe_known(kind, str(asked), names, near)}"
-    )
-
-
-def _describe_known(kind: str, asked: str, names: list[str], near: list[str]) -> str:
     if len(names) <= MAX_SHOWN:
-        return f"known: {', '.join(names) or 'none'}"
-    similar = difflib.get_close_matches(asked, names, n=CLOSEST_SHOWN, cutoff=0.4)
+        return InputError(f"unknown {kind} {name!r}{hint} known: {', '.join(names) or 'none'}")
+    similar = difflib.get_close_matches(str(name), names, n=CLOSEST_SHOWN, cutoff=0.4)
     closest = list(dict.fromkeys([*near, *similar]))[:CLOSEST_SHOWN]
-    few = closest or names[:CLOSEST_SHOWN]
-    which = f"closest of {len(names):,}" if closest else f"known, {len(names):,} of them"
-    shown = f"{which}: {', '.join(few)}{'' if closest else ', ...'}"
-    return f"{shown}; all of them: {LISTED_BY[kind]}" if kind in LISTED_BY else shown
+    shown = f"closest of {len(names):,}: {', '.join(closest)}"
+    if not closest:
+        shown = f"known, {len(names):,} of them: {', '.join(names[:CLOSEST_SHOWN])}, ..."
+    all_names = f"; all of them: {LISTED_BY[kind]}" if kind in LISTED_BY else ""
+    return InputError(f"unknown {kind} {name!r}{hint} {shown}{all_names}")
 
 
 def check_text(text: str, what: str) -> str:
@@ -147,9 +142,9 @@ def check_text(text: str, what: str) -> str:
     fairweather.errors.InputError: the title 'seal\\x00' has the character U+0000, which cannot be
     shown; control characters and what is no UTF-8 are not allowed in names
     """
-    if found := _NOT_SHOWABLE.search(text):
+    if match := _NOT_SHOWABLE.search(text):
         raise InputError(
-            f"{what} {_quote(text)} has the character U+{ord(found[0]):04X}, which cannot be "
+            f"{what} {_quote(text)} has the character U+{ord(match[0]):04X}, which cannot be "
             "shown; control characters and what is no UTF-8 are not allowed in names"
         )
     return text
@@ -173,9 +168,9 @@ def check_file_names(names: Collection[str], what: str) -> None:
     """
     if _IN_NO_FILE.search("".join(names)) is None:  # one search is faster than one for each name
         return
-    name, found = next((name, found) for name in names if (found := _IN_NO_FILE.search(name)))
+    name, match = next((name, match) for name in names if (match := _IN_NO_FILE.search(name)))
     raise InputError(
-        f"{what} has the file {_quote(name)} with the character U+{ord(found[0]):04X} in its "
+        f"{what} has the file {_quote(name)} with the character U+{ord(match[0]):04X} in its "
         "name: rename it; control characters and what is no UTF-8 are not allowed in names"
     )
 
@@ -214,10 +209,10 @@ def check_case_distinct(names: Iterable[str], what: str) -> None:
     fairweather.errors.InputError: the models 'plain' and 'Plain' differ only in upper and lower
     case, and would share their files on macOS and Windows: rename one of them
     """
-    seen: dict[str, str] = {}
+    first_of: dict[str, str] = {}
     for name in names:
         # APFS ignores how an accent is written, too.
-        first = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        first = first_of.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if first != name:
             raise InputError(
                 f"{what} {first!r} and {name!r} differ only in upper and lower case, and would "
@@ -254,10 +249,10 @@ def quote_names(names: Sequence[object]) -> str:
     return join_names(list(map(repr, names)))
 
 
-def one_line(told: str) -> str:
+def one_line(message: str) -> str:
     """Write a message as one line for a terminal, whatever names and other messages are in it.
 
-    Line breaks become blanks, characters that cannot be shown become escapes, and of more than
+    Line breaks become blanks, and characters that cannot be shown become escapes. Of more than
     `MAX_MESSAGE_LENGTH` characters the middle is left out: the way out stands at the end. Passwords
     of addresses are left out too.
 
@@ -266,16 +261,16 @@ def one_line(told: str) -> str:
     >>> len(one_line("a" * 10**6))
     1000
     """
-    joined = _in_one_line(told)
+    joined = _in_one_line(message)
     if len(joined) <= MAX_MESSAGE_LENGTH:
         return joined
     end = MAX_MESSAGE_LENGTH // 3
     return f"{joined[: MAX_MESSAGE_LENGTH - end - 5]} ... {joined[-end:]}"
 
 
-def _in_one_line(told: str) -> str:
-    joined = hide_passwords(_BREAKS.sub(" ", told.strip()))
-    return _NOT_SHOWABLE.sub(lambda found: ascii(found[0])[1:-1], joined)
+def _in_one_line(message: str) -> str:
+    joined = hide_passwords(_BREAKS.sub(" ", message.strip()))
+    return _NOT_SHOWABLE.sub(lambda match: ascii(match[0])[1:-1], joined)
 
 
 def hide_passwords(text: str) -> str:
@@ -291,12 +286,12 @@ def hide_passwords(text: str) -> str:
     return _ADDRESS.sub(_mask_secret, text)
 
 
-def _mask_secret(found: re.Match[str]) -> str:
-    secret, at, rest = found[2].rpartition("@")
+def _mask_secret(address: re.Match[str]) -> str:
+    secret, at, rest = address[2].rpartition("@")
     host = re.split("[/?#]", secret, maxsplit=1)[0]
     if at and (host == secret or ":" in host or "@" in host):
-        return f"{found[1]}...@{rest}"
-    return found[0]
+        return f"{address[1]}...@{rest}"
+    return address[0]
 
 
 def describe_os_error(error: OSError) -> str:
@@ -355,14 +350,15 @@ def check_writable(folder: Path) -> None:
             f"cannot write in {str(folder)!r}: it is an address with a password, and files are "
             "written on this machine; name a folder"
         )
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
         raise InputError(
-            f"cannot write in {str(folder)!r}: {there} is not a folder; name another folder"
+            f"cannot write in {str(folder)!r}: {existing} is not a folder; name another folder"
         )
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(
-            f"cannot write in {str(folder)!r}: permission denied for {there}; name another folder"
+            f"cannot write in {str(folder)!r}: permission denied for {existing}; name another "
+            "folder"
         )
 
 

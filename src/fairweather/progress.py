@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
 
-# ---------------------------------------------------------------- progress: how far a task is, and
+# ---------------------------------------------------------------- events
 
 
 class Finished(NamedTuple):
@@ -78,7 +78,7 @@ def silent(_: Event) -> None:
     """Ignore an event."""
 
 
-# ---------------------------------------------------------------- how progress is shown: bars on a
+# ---------------------------------------------------------------- showing
 
 # Characters of a terminal: from WIDE on there is room for a bar, from NARROW on for times.
 WIDE, NARROW = 110, 66
@@ -207,9 +207,8 @@ class _ProgressBars:
         if event.task not in self.tasks:
             self.tasks[event.task] = self.bars.add_task(event.task, total=event.total, note="")
         completed = event.done + event.part  # the display counts whole units
-        self.bars.update(
-            self.tasks[event.task], completed=completed, total=event.total, note=event.note
-        )
+        task = self.tasks[event.task]
+        self.bars.update(task, completed=completed, total=event.total, note=event.note)
 
 
 def _progress_columns(width: int) -> list[ProgressColumn]:
@@ -218,34 +217,22 @@ def _progress_columns(width: int) -> list[ProgressColumn]:
     Numbers are never cut: 8 of 15 must not read 8/1. Names and notes are cut instead, and a narrow
     terminal has no bar and no times.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress as rich
     from rich.table import Column
 
-    name = Column(no_wrap=True, overflow="ellipsis", max_width=max(width * 2 // 5, 1))
-    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # what the other columns leave
-
-    def whole() -> Column:
-        return Column(no_wrap=True)
-
-    columns: list[ProgressColumn] = [
-        TextColumn("{task.description}", markup=False, table_column=name)
-    ]
+    whole = functools.partial(Column, no_wrap=True)
+    text = functools.partial(rich.TextColumn, markup=False)
+    name = whole(overflow="ellipsis", max_width=max(width * 2 // 5, 1))
+    columns: list[ProgressColumn] = [text("{task.description}", table_column=name)]
     if width >= WIDE:
-        columns.append(BarColumn(bar_width=20))
-    columns.append(MofNCompleteColumn(table_column=whole()))
+        columns.append(rich.BarColumn(bar_width=20))
+    columns.append(rich.MofNCompleteColumn(table_column=whole()))
     if width >= NARROW:
-        columns += [
-            TimeElapsedColumn(table_column=whole()),
-            TextColumn("left", table_column=whole()),
-            TimeRemainingColumn(table_column=whole()),
-        ]
-    return [*columns, TextColumn("{task.fields[note]}", markup=False, table_column=rest)]
+        columns.append(rich.TimeElapsedColumn(table_column=whole()))
+        columns.append(rich.TextColumn("left", table_column=whole()))
+        columns.append(rich.TimeRemainingColumn(table_column=whole()))
+    rest = whole(overflow="ellipsis", ratio=1)  # what the other columns leave
+    return [*columns, text("{task.fields[note]}", table_column=rest)]
 
 
 class _PlainLines:

@@ -161,13 +161,13 @@ def test_equal_images_with_different_labels_are_warned_of(parts):
 
 
 def test_the_option_leaves_a_record_of_a_run_as_it_was():
-    from fairweather.runs.fingerprints import collect_facts
+    from fairweather.runs.fingerprints import effective_facts
     from fairweather.steps.plan import PlannedDataset
 
-    plain = collect_facts(PlannedDataset(source="mnist5k"))
+    plain = effective_facts(PlannedDataset(source="mnist5k"))
     assert "allow_duplicates" not in plain
     allowed = PlannedDataset(source="mnist5k", allow_duplicates=True)
-    assert PlannedDataset(**collect_facts(allowed)) == allowed
+    assert PlannedDataset(**effective_facts(allowed)) == allowed
 
 
 def test_hashes_do_not_depend_on_the_batch(monkeypatch):

@@ -30,7 +30,7 @@ from fairweather.requests.evaluation.models import (
     read_training_data,
 )
 from fairweather.requests.evaluation_options import EvaluationOptions
-from fairweather.runs.fingerprints import collect_facts
+from fairweather.runs.fingerprints import effective_facts
 from fairweather.steps.plan import PlannedDataset
 
 SIDE = 12
@@ -171,7 +171,7 @@ def test_a_scale_is_for_gray_images():
 
 
 def test_a_model_of_a_run_sees_new_images_with_the_scale_of_its_training(monkeypatch):
-    trained = collect_facts(PlannedDataset(source="folder:old", scale="0..4095"))
+    trained = effective_facts(PlannedDataset(source="folder:old", scale="0..4095"))
     record = SimpleNamespace(data=SimpleNamespace(arguments=trained))
     run = SimpleNamespace(record=record)
     monkeypatch.setattr(

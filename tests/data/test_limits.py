@@ -21,7 +21,7 @@ from fairweather.data import cache as decode
 from fairweather.data.loading import load_data
 from fairweather.data.pixel_scans import digest
 from fairweather.data.pixels import decoder_facts
-from fairweather.data.sources import ImageSource, Listing
+from fairweather.data.sources import Listing, Source
 from fairweather.data.splits import Subset, limit_subset
 from fairweather.errors import InputError
 from fairweather.types.options import Preparation
@@ -257,7 +257,7 @@ def part_of(labels, keys=None):
 
 
 def source_of(classes):
-    return ImageSource(tuple(classes), {})
+    return Source(tuple(classes), {})
 
 
 @given(

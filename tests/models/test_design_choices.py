@@ -32,7 +32,7 @@ from fairweather.models.building import (
     resolve_normalisation,
 )
 from fairweather.models.opening import load_model
-from fairweather.runs.fingerprints import collect_facts
+from fairweather.runs.fingerprints import effective_facts
 from fairweather.variants.batchnorm import BatchNorm
 from tests.conftest import TINY_EFFICIENTNET, TINY_RESNET
 
@@ -314,8 +314,8 @@ def test_a_specification_of_before_is_still_what_it_was(tmp_path):
         "mean": [0.1, 0.2, 0.3],
         "std": [0.4, 0.5, 0.6],
     }
-    assert collect_facts(spec) == before
-    assert list(collect_facts(spec)) == list(before)
+    assert effective_facts(spec) == before
+    assert list(effective_facts(spec)) == list(before)
     written = json.dumps({"spec": before, "note": "for people"}, indent=2) + "\n"
     assert render_model_json(spec, {"note": "for people"}) == written
     model = build(spec, seed=5).eval()
@@ -326,15 +326,17 @@ def test_a_specification_of_before_is_still_what_it_was(tmp_path):
 
 def test_what_is_chosen_stands_in_the_facts_and_a_digest_does_not():
     spec = ModelSpec(TINY_RESNET, 3, norm="group", pooling="max", width=0.5)
-    assert {"norm": "group", "pooling": "max", "width": 0.5}.items() <= collect_facts(spec).items()
-    assert collect_facts(ModelSpec("a:b", 3, "w.pth", weights_sha256="0" * 64)) == collect_facts(
-        ModelSpec("a:b", 3, "w.pth")
-    )
-    assert set(asdict(spec)) - set(collect_facts(ModelSpec("a:b"))) == {
+    assert {"norm": "group", "pooling": "max", "width": 0.5}.items() <= effective_facts(
+        spec
+    ).items()
+    assert effective_facts(
+        ModelSpec("a:b", 3, "w.pth", weights_sha256="0" * 64)
+    ) == effective_facts(ModelSpec("a:b", 3, "w.pth"))
+    assert set(asdict(spec)) - set(effective_facts(ModelSpec("a:b"))) == {
         *("norm", "pooling", "width", "weights_sha256"),
     }
     read = pydantic.TypeAdapter(ModelSpec).validate_python(
-        collect_facts(resolve_normalisation(spec))
+        effective_facts(resolve_normalisation(spec))
     )
     assert read == resolve_normalisation(spec)
 

@@ -8,7 +8,7 @@ import pytest
 
 import fairweather as fw
 from fairweather.errors import InputError
-from fairweather.runs.folder import lock_run
+from fairweather.runs.claims import lock_run
 from fairweather.types.measurement import Scores, format_number
 from tests.commands import fairweather
 from tests.run_folders import run_record, sweep_record, write_run

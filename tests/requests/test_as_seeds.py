@@ -29,7 +29,8 @@ from fairweather.requests.seeds.parts import check_parts, collect_samples, open_
 from fairweather.requests.study.run import open_study, plan, run
 from fairweather.requests.study.schema import load_study
 from fairweather.runs import cleaning
-from fairweather.runs.folder import RunFolder, open_run, shrink_predictions
+from fairweather.runs.claims import open_run
+from fairweather.runs.folder import RunFolder, shrink_predictions
 from fairweather.steps.ledger import begin_run
 from fairweather.steps.plan import ImagesReference, SampleStep
 from fairweather.steps.worker import Worker

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import fairweather as fw
-from fairweather.data.groups import natural_group_columns
+from fairweather.data.groups import natural_columns
 from fairweather.data.pixel_scans import digest
 from fairweather.errors import InputError
 from fairweather.judge.rules import read_rules
@@ -331,10 +331,8 @@ def test_a_table_of_more_sets_than_are_measured_serves_too(hospital, colour_fold
     every = [theirs.assign(split=f"natural/{name}") for name in "bc"]
     pd.concat([own.assign(split=""), *every]).to_csv(tmp_path / "patients.csv", index=False)
     asked = GroupColumns(str(tmp_path / "patients.csv"), "patient")
-    assert natural_group_columns(asked, []) == {}
-    assert natural_group_columns(asked, ["c"]) == {
-        "c": asked._replace(allow_shared=True, natural="c")
-    }
+    assert natural_columns(asked, []) == {}
+    assert natural_columns(asked, ["c"]) == {"c": asked._replace(allow_shared=True, natural="c")}
     test = fw.load_data(f"folder:{colour_folder}", groups=asked).test
     assert set(test.groups.clusters) <= set(own["patient"])
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 import fairweather as fw
-from fairweather.data.splits import fewer_labels, with_wrong_labels
+from fairweather.data.splits import choose_labelled, corrupt_labels
 from fairweather.errors import CollapsedError, InputError
 from fairweather.inference.prediction import predict
 from fairweather.judge.rules import read_rules
@@ -611,8 +611,8 @@ def test_another_seed_of_the_labels_trains_again(tmp_path):
 
 def test_which_images_stay_is_decided_by_their_true_labels(colour_folder):
     train = fw.load_data(f"folder:{colour_folder}", size=16).train
-    noisy = with_wrong_labels(train, 0.5, seed=3)
-    chosen = fewer_labels(train, 0.4, seed=3)
+    noisy = corrupt_labels(train, 0.5, seed=3)
+    chosen = choose_labelled(train, 0.4, seed=3)
     assert (noisy.labels != train.labels).any()
     assert train[chosen].labels.bincount().tolist() == [11, 11, 10]
     assert torch.equal(noisy[chosen].keys, train[chosen].keys)
@@ -638,15 +638,15 @@ def test_fewer_labels_are_among_more_and_stratified():
     counts = labels.bincount()
     before = set()
     for fraction in (0.001, 0.01, 0.1, 0.5, 1):
-        chosen = fewer_labels(train, fraction, seed=1)
+        chosen = choose_labelled(train, fraction, seed=1)
         assert before <= set(chosen.tolist())
         before = set(chosen.tolist())
         found = labels[chosen].bincount(minlength=3)
         assert found.min() >= 1
         assert (found - fraction * counts).abs().max() <= 2
     assert len(before) == 600
-    others = fewer_labels(train, 0.1, seed=2)
-    assert set(others.tolist()) != set(fewer_labels(train, 0.1, seed=1).tolist())
+    others = choose_labelled(train, 0.1, seed=2)
+    assert set(others.tolist()) != set(choose_labelled(train, 0.1, seed=1).tolist())
 
 
 def test_weights_of_a_pretraining_are_marked_wherever_they_come_from(probed, colour_folder):

@@ -9,8 +9,16 @@ import pytest
 
 from fairweather.errors import InputError
 from fairweather.runs import claims
-from fairweather.runs.claims import Claims, _create, is_claims_folder, list_workers, open_claims
-from fairweather.runs.folder import RunFolder, lock_run, share_run
+from fairweather.runs.claims import (
+    Claims,
+    _create,
+    is_claims_folder,
+    list_workers,
+    lock_run,
+    open_claims,
+    share_run,
+)
+from fairweather.runs.folder import RunFolder
 from tests.run_folders import run_record, write_run
 
 MARK = {"device": "cpu"}
@@ -146,7 +154,7 @@ def test_a_folder_is_shared_or_locked_but_not_both(tmp_path):
 
 
 def test_workers_wait_for_the_one_that_prepares_and_not_for_another_command(tmp_path, monkeypatch):
-    monkeypatch.setattr("fairweather.runs.folder.PREPARATION_TIMEOUT", 0.1)
+    monkeypatch.setattr("fairweather.runs.claims.PREPARATION_TIMEOUT", 0.1)
     with (
         lock_run(tmp_path / "run"),
         pytest.raises(InputError, match="another process is working"),
@@ -159,7 +167,7 @@ def test_a_process_that_died_long_ago_does_not_lock_the_folder(tmp_path):
     folder = tmp_path / "run"
     with share_run(folder, MARK, nothing):
         assert len(list_workers(folder.joinpath)) == 1
-        age(folder / "claims", claims.EXPIRY_SECONDS + 1)
+        age(folder / "claims", claims.EXPIRY + 1)
         assert list_workers(folder.joinpath) == {}
         # The next worker that ends tidies up, and so does a command that works alone.
         with open_claims(folder.joinpath, "") as last:
@@ -167,7 +175,7 @@ def test_a_process_that_died_long_ago_does_not_lock_the_folder(tmp_path):
         assert last.name not in list_workers(folder.joinpath)
         assert files(folder / "claims") == []
         with open_claims(folder.joinpath, ""):
-            age(folder / "claims", claims.EXPIRY_SECONDS + 1)
+            age(folder / "claims", claims.EXPIRY + 1)
             with lock_run(folder):
                 assert not (folder / "claims").exists()
 

@@ -19,7 +19,8 @@ from fairweather.report.training import (
     read_tries,
     read_warnings,
 )
-from fairweather.runs.folder import RunFolder, open_finished_run, open_run
+from fairweather.runs.claims import open_run
+from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.steps.predictions import read_fitted
 from fairweather.types.record import (
     CORRELATION,

@@ -12,7 +12,7 @@ from fairweather.runs import fingerprints as effects
 from fairweather.runs.fingerprints import (
     DEFAULTS,
     DEFAULTS_VERSION,
-    collect_facts,
+    effective_facts,
     effective_fields,
     to_fact,
 )
@@ -228,13 +228,13 @@ def test_a_raised_version_is_a_fact_of_every_step(monkeypatch):
 
 def test_a_planted_option_leaves_finished_work_as_it_is(monkeypatch):
     """One that is added with its default in the table counts where it has another value."""
-    without = collect_facts(training.Recipe())
+    without = effective_facts(training.Recipe())
     assert "mixup" in without
     assert "cutmix" not in without
-    assert collect_facts(training.Recipe(cutmix=0.5)) == {**without, "cutmix": 0.5}
+    assert effective_facts(training.Recipe(cutmix=0.5)) == {**without, "cutmix": 0.5}
     monkeypatch.setattr(effects, "DEFAULTS", {"Recipe": {}})
     effects.stored_defaults.cache_clear()
-    assert collect_facts(training.Recipe())["cutmix"] == 0
+    assert effective_facts(training.Recipe())["cutmix"] == 0
     effects.stored_defaults.cache_clear()
 
 

@@ -12,17 +12,16 @@ import torch
 
 from fairweather.errors import InputError
 from fairweather.inference.prediction import make_predictions
-from fairweather.runs import folder as runs
+from fairweather.runs import provenance
+from fairweather.runs.claims import open_run
 from fairweather.runs.folder import (
     VERSION_1_RECORD,
     RunFolder,
-    current_provenance,
-    describe_machine,
     fingerprint,
     open_finished_run,
-    open_run,
     write_atomically,
 )
+from fairweather.runs.provenance import current_provenance, describe_machine
 from fairweather.runs.scores import add_means, estimate_cells, scores_frame, scores_to_csv
 from fairweather.shifts.table import CLEAN, sweep
 from fairweather.types.measurement import Cell
@@ -181,7 +180,7 @@ OPENS = """
 import sys
 from pathlib import Path
 from fairweather.errors import InputError
-from fairweather.runs.folder import open_run
+from fairweather.runs.claims import open_run
 try:
     with open_run(Path(sys.argv[1])):
         print("opened")
@@ -276,9 +275,11 @@ def test_git_is_asked_for_the_package_once_and_for_the_working_folder_each_time(
         asked.append(folder)
         return {"revision": folder.name, "dirty": False}
 
-    asked, package = [], Path(runs.__file__).parent
-    monkeypatch.setattr(runs, "_git_revision", look)
-    monkeypatch.setattr(runs, "_own_revision", functools.cache(runs._own_revision.__wrapped__))
+    asked, package = [], Path(provenance.__file__).parent
+    monkeypatch.setattr(provenance, "_git_revision", look)
+    monkeypatch.setattr(
+        provenance, "_own_revision", functools.cache(provenance._own_revision.__wrapped__)
+    )
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)

@@ -10,7 +10,8 @@ import pytest
 from fairweather.errors import InputError
 from fairweather.report.building import build_joint_report, build_report
 from fairweather.report.levels import draw_levels
-from fairweather.runs.folder import RunFolder, open_run, resolve_inside, share_run, write_atomically
+from fairweather.runs.claims import open_run, share_run
+from fairweather.runs.folder import RunFolder, resolve_inside, write_atomically
 from fairweather.share import tracker_rows as records
 from fairweather.share.export import (
     MANIFEST,

@@ -14,7 +14,9 @@ from fairweather.requests.execution import describe_run
 from fairweather.requests.inputs import make_plan
 from fairweather.requests.study.run import open_study, run
 from fairweather.requests.study.schema import load_study
-from fairweather.runs.folder import RunFolder, describe_machine, open_run
+from fairweather.runs.claims import open_run
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.provenance import describe_machine
 from fairweather.steps.ledger import Ledger, begin_run, standings
 from fairweather.steps.plan import Plan, StepResult
 from fairweather.types.record import RECORD, StepRecord, parse_step_record

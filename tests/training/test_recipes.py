@@ -12,7 +12,7 @@ from torch import nn
 
 from fairweather.attacks.table import make_attack, make_training_attack
 from fairweather.errors import InputError, TrainingDivergedError
-from fairweather.runs.fingerprints import collect_facts
+from fairweather.runs.fingerprints import effective_facts
 from fairweather.training.augmentation import TrainingBatch, make_batch
 from fairweather.training.loop_parts import find_phase, learning_rate_scale
 from fairweather.training.policies import jensen_shannon
@@ -212,10 +212,10 @@ def test_options_check_their_values(make, words):
 
 
 def test_later_keys_stand_in_a_fingerprint_only_where_they_do_something():
-    first = collect_facts(Recipe())
+    first = effective_facts(Recipe())
     assert list(first)[-1] == "select"
-    assert collect_facts(Recipe(ema_decay=0.5)) == first | {"ema_decay": 0.5}
-    assert collect_facts(Recipe(augmix=AugMix()))["augmix"]["severity"] == 3.0
+    assert effective_facts(Recipe(ema_decay=0.5)) == first | {"ema_decay": 0.5}
+    assert effective_facts(Recipe(augmix=AugMix()))["augmix"]["severity"] == 3.0
 
 
 def test_soft_labels_sum_to_one_whatever_mixes(toy_images):

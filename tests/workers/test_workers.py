@@ -16,7 +16,8 @@ import fairweather as fw
 from fairweather.cli.app import app
 from fairweather.errors import InputError
 from fairweather.runs import claims
-from fairweather.runs.folder import RunFolder, share_run
+from fairweather.runs.claims import share_run
+from fairweather.runs.folder import RunFolder
 from fairweather.steps import dispatch as steps
 from fairweather.workers.shared import make_worker_mark
 from tests.conftest import TINY_RESNET
@@ -267,7 +268,7 @@ def test_workers_that_start_at_the_same_moment_all_join(study, tmp_path):
     script = """
 import sys, threading, time
 from pathlib import Path
-from fairweather.runs.folder import share_run
+from fairweather.runs.claims import share_run
 def prepare(folder, others): prepared.append(others)
 prepared = []
 print(flush=True)
@@ -388,7 +389,7 @@ def test_a_worker_on_another_kind_of_processor_joins_with_a_warning(study, alone
 def test_a_worker_waits_for_a_step_that_another_process_has_claimed(
     study, alone, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("fairweather.runs.claims.EXPIRY_SECONDS", 4.0)
+    monkeypatch.setattr("fairweather.runs.claims.EXPIRY", 4.0)
     folder = unfinished(alone, tmp_path, "models/basic/seed-0")
     (folder / "claims" / "steps" / "models" / "basic").mkdir(parents=True)
     (folder / "claims" / "steps" / "models" / "basic" / "seed-0.claim").write_text("killed")

@@ -93,14 +93,14 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a shifted copy of a data set, without loss. The same command continues it."""
-    from fairweather.data.loading import TEST_FRACTION, list_source, load_data, share_tested
+    from fairweather.data.loading import TEST_FRACTION, list_source, load_data, tested_share
     from fairweather.data.sources import UNSPLIT
     from fairweather.share import export as exporting
 
     shifts = _read_shifts(suite or [], shift or [])
     with resumable(), progress(quiet=quiet) as show:
         listed = list_source(data, data_root, offline=offline)
-        undivided, share = UNSPLIT in listed.splits, share_tested(data)
+        undivided, share = UNSPLIT in listed.splits, tested_share(data)
         dataset = load_data(
             data,
             size=size,

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from filelock import FileLock
 from loky import cpu_count
@@ -32,9 +31,9 @@ from loky import cpu_count
 from fairweather.data.pixels import (
     Content,
     Pixels,
-    PixelTarget,
     Scale,
     Square,
+    Target,
     UnreadableImageError,
     decode_image,
     decoder_facts,
@@ -48,8 +47,15 @@ from fairweather.errors import DISK_FULL, InputError
 from fairweather.files.folders import cache_folder, cannot_store
 from fairweather.processes import submit, wait_for_result
 from fairweather.progress import Event, Notify
+from fairweather.types.measurement import BoolArray
 
-# ---------------------------------------------------------------- a file of 8-bit pixels: reserved,
+# ---------------------------------------------------------------- the file of pixels
+
+# The pixels come first, so that the memory map starts with them. Then come a JSON object (the
+# shape, which images could not be read, and the SHA-256 of the pixels), its length, and a mark. A
+# file without the mark at its very end is not used, nor is a file of another size than its record
+# implies, or with other pixels.
+
 
 RECORD_END = struct.Struct("<Q8s")
 RECORD_MARK = b"fwpixels"
@@ -99,23 +105,23 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
             raise
         raise InputError(
             f"decoded images need {_format_bytes(needed)} in {str(folder)!r}, where "
-            f"{_format_bytes(free)} are "
-            "free; the environment variable FAIRWEATHER_CACHE names another folder"
+            f"{_format_bytes(free)} are free; the environment variable FAIRWEATHER_CACHE names "
+            "another folder"
         ) from error
 
 
 def remove_places(file: BinaryIO, places: Container[int], count: int, bytes_per_image: int) -> None:
     """Move pixels forward in the file over the places of images that could not be read."""
-    kept = 0
+    readable = 0
     for place in range(count):
         if place in places:
             continue
-        if kept < place:
+        if readable < place:
             file.seek(place * bytes_per_image)
             pixels = file.read(bytes_per_image)
-            file.seek(kept * bytes_per_image)
+            file.seek(readable * bytes_per_image)
             file.write(pixels)
-        kept += 1
+        readable += 1
 
 
 def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
@@ -133,11 +139,6 @@ def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> N
         os.fsync(file.fileno())
 
 
-def cache_lock(path: Path) -> FileLock:
-    """The lock of the process that fills a file."""
-    return FileLock(path.with_suffix(".lock"))
-
-
 def open_sealed(path: Path, count: int) -> PixelFile | None:
     """Map the file at `path`, made of `count` images; None if it is missing, cut or damaged.
 
@@ -151,28 +152,18 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
         if record is None:
             return None
         expected = record.pop("sha256")
-        pixels = mmap.mmap(
-            file.fileno(),
-            0,
-            flags=mmap.MAP_PRIVATE | NO_RESERVE,
-            prot=mmap.PROT_READ | mmap.PROT_WRITE,
-        )
+        writable = mmap.PROT_READ | mmap.PROT_WRITE
+        pixels = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | NO_RESERVE, writable)
     # Without this, a disk that changed one bit would change scores, and nobody would know.
-    hasher = _hash_pixels(pixels, math.prod(record["shape"]))
+    hasher = hashlib.sha256()
+    with memoryview(pixels) as view:
+        for chunk in range(0, math.prod(record["shape"]), HASHED_BYTES):
+            hasher.update(view[chunk : min(chunk + HASHED_BYTES, math.prod(record["shape"]))])
     hasher.update(json.dumps(record).encode())
     if hasher.hexdigest() != expected or record["shape"][0] + len(record["unreadable"]) != count:
         return None
     images = torch.from_numpy(np.ndarray(record["shape"], np.uint8, buffer=pixels))
     return PixelFile(images, {int(place): why for place, why in record["unreadable"].items()})
-
-
-def _hash_pixels(pixels: mmap.mmap, count: int) -> hashlib._Hash:
-    """SHA-256 of the first `count` bytes."""
-    hasher = hashlib.sha256()
-    with memoryview(pixels) as view:
-        for start in range(0, count, HASHED_BYTES):
-            hasher.update(view[start : min(start + HASHED_BYTES, count)])
-    return hasher
 
 
 def _read_record(file: BinaryIO) -> dict[str, Any] | None:
@@ -201,14 +192,12 @@ def _format_bytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-# ---------------------------------------------------------------- decode the images of one split in
+# ---------------------------------------------------------------- decoding
 
-IMAGES_PER_TASK = (
-    16  # images per task: decoding one small image costs less than sending it to a process
-)
+IMAGES_PER_TASK = 16  # decoding one small image costs less than sending it to a process
 SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
 # A numerical library may start one thread per core when it is imported; decoding needs none.
-WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 NumberedImage = tuple[int, RawImage]
 
@@ -248,20 +237,20 @@ def decode_images(
 
     >>> import tempfile
     >>> import numpy as np
-    >>> item = RawImage("gray", np.full((9, 9), 7, dtype=np.uint8))
+    >>> image = RawImage("gray", np.full((9, 9), 7, dtype=np.uint8))
     >>> with tempfile.NamedTemporaryFile() as file:
-    ...     decode_images([item], 1, Path(file.name), square=Square(8, 8), skip_unreadable=False)
+    ...     decode_images([image], 1, Path(file.name), square=Square(8, 8), skip_unreadable=False)
     DecodingResult(shape=(1, 3, 8, 8), unreadable={})
     """
     numbered, workers = enumerate(items), cpu_count()
     with strict_pillow(), _open_for_writing(path) as file:
-        filling = _PixelWriter(file, path, count, square, skip_unreadable, scale)
-        _decode_alone(filling, numbered, workers)
-        _decode_together(filling, numbered, workers)
-        filling.close_gaps()
+        writer = _PixelWriter(file, path, count, square, skip_unreadable, scale)
+        _decode_alone(writer, numbered, workers)
+        _decode_together(writer, numbered, workers)
+        writer.close_gaps()
     side = square.size if square else 0
-    shape = filling.shape or (3, side, side)
-    return DecodingResult((count - len(filling.unreadable), *shape), filling.unreadable)
+    shape = writer.shape or (3, side, side)
+    return DecodingResult((count - len(writer.unreadable), *shape), writer.unreadable)
 
 
 @contextmanager
@@ -290,23 +279,23 @@ class _PixelWriter:
     position: int = 0  # in the file: where the last write ended
     unreadable: dict[int, str] = field(default_factory=dict)
 
-    def add(self, place: int, item: RawImage) -> None:
+    def add(self, place: int, image: RawImage) -> None:
         try:
-            pixels = to_pixels(item.content, self.square, self.scale)
+            pixels = to_pixels(image.content, self.square, self.scale)
         except UnreadableImageError as error:
             if not self.skip_unreadable:
-                raise unreadable_error(item.name, str(error)) from error
+                raise unreadable_error(image.name, str(error)) from error
             self.unreadable[place] = str(error)
             return
         if self.shape is None:
-            self.shape, self.first = pixels.shape, item.name
+            self.shape, self.first = pixels.shape, image.name
             with explain_cache_errors(self.path.parent):
                 reserve(self.file, self.path.parent, self.count * pixels.nbytes)
         if pixels.shape != self.shape:
             raise InputError(
                 f"images differ in height x width: {self.first} has {_format_size(self.shape)} and "
-                f"{item.name} has {_format_size(pixels.shape)}; set size to resize and crop all "
-                f"of them"
+                f"{image.name} has {_format_size(pixels.shape)}; set size to resize and crop all "
+                "of them"
             )
         start = place * pixels.nbytes
         with explain_cache_errors(self.path.parent):
@@ -359,55 +348,51 @@ def unreadable_error(name: str, reason: str) -> InputError:
     return InputError(f"cannot read {name}: {reason}")
 
 
-def _decode_alone(filling: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> None:
+def _decode_alone(writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> None:
     start = time.perf_counter()
-    for place, item in numbered:
-        filling.add(place, item)
-        if filling.scale is None and has_final_size(item.content, filling.square):
+    for place, image in numbered:
+        writer.add(place, image)
+        if writer.scale is None and has_final_size(image.content, writer.square):
             continue
         waited = time.perf_counter() - start >= SECONDS_ALONE
-        if waited and workers > 1 and filling.shape is not None:
+        if waited and workers > 1 and writer.shape is not None:
             return
 
 
-def _decode_together(
-    filling: _PixelWriter, numbered: Iterator[NumberedImage], workers: int
-) -> None:
+def _decode_together(writer: _PixelWriter, numbered: Iterator[NumberedImage], workers: int) -> None:
     running: deque[tuple[list[NumberedImage], Future[list[int]]]] = deque()
+
+    def collect_first() -> None:
+        chunk, future = running.popleft()
+        with explain_cache_errors(writer.path.parent):
+            advice = "set LOKY_MAX_CPU_COUNT=1 in the environment to decode in one process"
+            failed = wait_for_result(future, "decoded images", advice)
+        for place, image in chunk:
+            if place in failed:
+                writer.add(place, image)
+
     try:
-        # Executor.map would read every item before it returns the first result.
+        # Executor.map would read every image before it returns the first result.
         while chunk := list(islice(numbered, IMAGES_PER_TASK)):
-            running.append((chunk, _submit(filling, chunk, workers)))
+            assert writer.shape is not None  # known since `_decode_alone`
+            target = Target(writer.path, writer.shape, writer.square, max_pixels(), writer.scale)
+            contents = [image.content for _, image in chunk]
+            future = submit(workers, ENVIRONMENT, write_decoded, target, chunk[0][0], contents)
+            running.append((chunk, future))
             if len(running) > 2 * workers:
-                _collect(filling, *running.popleft())
+                collect_first()
         while running:
-            _collect(filling, *running.popleft())
+            collect_first()
     finally:
         for _, future in running:
             future.cancel()
-
-
-def _submit(filling: _PixelWriter, chunk: list[NumberedImage], workers: int) -> Future[list[int]]:
-    assert filling.shape is not None  # known since `_decode_alone`
-    target = PixelTarget(filling.path, filling.shape, filling.square, max_pixels(), filling.scale)
-    contents = [item.content for _, item in chunk]
-    return submit(workers, WORKER_ENVIRONMENT, write_decoded, target, chunk[0][0], contents)
-
-
-def _collect(filling: _PixelWriter, chunk: list[NumberedImage], future: Future[list[int]]) -> None:
-    with explain_cache_errors(filling.path.parent):
-        alone = "set LOKY_MAX_CPU_COUNT=1 in the environment to decode in one process"
-        left = wait_for_result(future, "decoded images", alone)
-    for place, item in chunk:
-        if place in left:
-            filling.add(place, item)
 
 
 def _format_size(shape: tuple[int, ...]) -> str:
     return "{} x {}".format(*shape[-2:])
 
 
-# ---------------------------------------------------------------- decoded images on disk: one memor
+# ---------------------------------------------------------------- the cache
 
 VERSION = 2  # raise it if the same files give other pixels, or if the layout of a file changes
 FILES_PER_TASK = 64
@@ -426,13 +411,13 @@ class CachedImages(NamedTuple):
     """
 
     images: torch.Tensor
-    readable: npt.NDArray[np.bool_]
+    readable: BoolArray
     skipped: list[str]
     reason: str = ""
 
 
 @dataclass(frozen=True)
-class CacheEntry:
+class Entry:
     """The images of a split and how they are decoded, which determine their file in the cache.
 
     Attributes:
@@ -470,7 +455,7 @@ class CacheEntry:
 
 
 def read_or_decode(
-    entry: CacheEntry, *, skip_unreadable: bool, progress: Notify | None = None
+    entry: Entry, *, skip_unreadable: bool, progress: Notify | None = None
 ) -> CachedImages:
     """Map the decoded images of a split, and decode them first if they are not in the cache.
 
@@ -492,7 +477,7 @@ def read_or_decode(
         if progress is not None and path.is_file():
             line = f"the decoded {name} images in the cache are damaged, or of an earlier version"
             progress(Event(f"decode {name}", 0, None, line=f"{line}: they are decoded again"))
-        stored = _decode_once(entry, path, skip_unreadable, progress)
+        stored = _decode_once(entry, skip_unreadable, progress)
     readable = np.ones(len(part.keys), dtype=np.bool_)
     readable[list(stored.unreadable)] = False
     if not stored.unreadable:
@@ -502,27 +487,25 @@ def read_or_decode(
     reason = stored.unreadable[min(stored.unreadable)]
     if not skip_unreadable:
         raise unreadable_error(next(iter(part.listing.read(lost[:1]))).name, reason)
-    found = part.listing.read(lost) if names is None else ()
-    skipped = [item.name for item in found] if names is None else [names[key] for key in lost]
+    if names is None:
+        skipped = [image.name for image in part.listing.read(lost)]
+    else:
+        skipped = [names[key] for key in lost]
     return CachedImages(stored.images, readable, skipped, reason)
 
 
 def content_digests(parts: Mapping[str, Subset]) -> dict[str, str]:
-    """Return the SHA-256 of each split's files: of their bytes in order, whatever their names.
+    """Return the SHA-256 of listing split's files: of their bytes in order, whatever their names.
 
     Files that splits share are read once. The `stretch` of a listing is appended to the digest.
     """
-    known: dict[tuple[Path, ...], str] = {}
-    for part in parts.values():
-        if part.listing.files not in known:
-            known[part.listing.files] = _digest_files(part.listing.files)
-    return {name: known[part.listing.files] + part.listing.stretch for name, part in parts.items()}
+    files = {name: part.listing.files for name, part in parts.items()}
+    digests = {paths: _digest_files(paths) for paths in set(files.values())}
+    return {name: digests[files[name]] + part.listing.stretch for name, part in parts.items()}
 
 
 def _digest_files(files: tuple[Path, ...]) -> str:
-    slices = [
-        files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)
-    ]
+    slices = [files[i : i + FILES_PER_TASK] for i in range(0, len(files), FILES_PER_TASK)]
     whole = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing and reading release Python's lock
         for digests in pool.map(lambda few: b"".join(map(_digest_file, few)), slices):
@@ -544,55 +527,49 @@ def _describe_square(square: Square | None) -> int | list[object] | None:
 def _read_images(part: Subset, name: str, progress: Notify | None) -> Iterator[RawImage]:
     """Read the items of a split one by one, when decoding needs them, and report their number."""
     task, count = f"decode {name}", len(part.keys)
-    for done, item in enumerate(part.listing.read(part.keys)):
+    for done, image in enumerate(part.listing.read(part.keys)):
         if progress is not None and done % STRIDE == 0:
             progress(Event(task, done, count))
-        yield item
+        yield image
     if progress is not None:
         progress(Event(task, count, count))
 
 
-def _decode_once(
-    entry: CacheEntry, path: Path, skip_unreadable: bool, progress: Notify | None
-) -> PixelFile:
+def _decode_once(entry: Entry, skip_unreadable: bool, progress: Notify | None) -> PixelFile:
+    path, count = entry.path, len(entry.part.keys)
     with explain_cache_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = cache_lock(path)
-        lock.acquire()
-    try:
-        with explain_cache_errors(path.parent):  # another process may have decoded them meanwhile
-            stored = open_sealed(path, len(entry.part.keys))
-        return stored or _decode(entry, path, skip_unreadable, progress)
-    finally:
-        lock.release()
-
-
-def _decode(
-    entry: CacheEntry, path: Path, skip_unreadable: bool, progress: Notify | None
-) -> PixelFile:
-    count = len(entry.part.keys)
-    partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
-    with explain_cache_errors(path.parent):
-        for leftover in path.parent.glob("*.partial"):  # of killed processes
-            ours = leftover.name.startswith(f"{path.stem}.")  # this process holds the lock
-            with contextlib.suppress(FileNotFoundError):
-                if ours or time.time() - leftover.lstat().st_mtime > ABANDONED:
-                    leftover.unlink()
-        partial.touch(exist_ok=False)
-    try:
-        decoded = decode_images(
-            _read_images(entry.part, entry.name, progress),
-            count,
-            partial,
-            square=entry.square,
-            skip_unreadable=skip_unreadable,
-            scale=entry.scale,
-        )
+        lock = FileLock(path.with_suffix(".lock")).acquire()
+    with lock:
         with explain_cache_errors(path.parent):
-            seal(partial, *decoded)
-            stored = open_sealed(partial, count)
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+            if (stored := open_sealed(path, count)) is not None:
+                return stored  # another process has decoded them meanwhile
+            _remove_leftovers(path)
+            partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
+            partial.touch(exist_ok=False)
+        try:
+            decoded = decode_images(
+                _read_images(entry.part, entry.name, progress),
+                count,
+                partial,
+                square=entry.square,
+                skip_unreadable=skip_unreadable,
+                scale=entry.scale,
+            )
+            with explain_cache_errors(path.parent):
+                seal(partial, *decoded)
+                stored = open_sealed(partial, count)
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     assert stored is not None  # it was sealed above
     return stored
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the partial files of killed processes."""
+    for leftover in path.parent.glob("*.partial"):
+        ours = leftover.name.startswith(f"{path.stem}.")  # this process holds the lock
+        with contextlib.suppress(FileNotFoundError):
+            if ours or time.time() - leftover.lstat().st_mtime > ABANDONED:
+                leftover.unlink()

@@ -12,15 +12,9 @@ import numpy.typing as npt
 
 from fairweather.data.image_folders import list_folder
 from fairweather.data.named_sets import CIFAR_CLASSES
-from fairweather.data.sources import (
-    UNSPLIT,
-    ImageSource,
-    Listing,
-    RawImage,
-    SourceRequest,
-    check_exists,
-)
+from fairweather.data.sources import UNSPLIT, Listing, RawImage, Request, Source, check_exists
 from fairweather.errors import InputError, join_names, unknown_name
+from fairweather.types.measurement import IntArray
 
 # Hendrycks and Dietterich 2019: the fifteen corruptions of the benchmark, then four for validation.
 CORRUPTIONS = (
@@ -44,14 +38,14 @@ class CorruptedPath(NamedTuple):
 
     def source(
         self, published: str, classes: tuple[str, ...], listing: Listing, side: int
-    ) -> ImageSource:
+    ) -> Source:
         """The test set that was published there, wherever its files are stored."""
         name = f"{published}/{self.corruption}/{self.severity}"
         notes = {"corruption": self.corruption, "severity": self.severity}
-        return ImageSource(classes, {"test": listing}, name, notes, side=side)
+        return Source(classes, {"test": listing}, name, notes, side=side)
 
 
-def list_cifar10_c(request: SourceRequest) -> ImageSource:
+def list_cifar10_c(request: Request) -> Source:
     """CIFAR-10-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as CIFAR-10-C/fog/3.
 
     The folder has `fog.npy`, uint8 `[5 n, 32, 32, 3]`: the n test images at severity 1, then the
@@ -80,7 +74,7 @@ def list_cifar10_c(request: SourceRequest) -> ImageSource:
     return place.source("cifar-10-c", CIFAR_CLASSES, listing, CIFAR_SIDE)
 
 
-def list_imagenet_c(request: SourceRequest) -> ImageSource:
+def list_imagenet_c(request: Request) -> Source:
     """ImageNet-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as ImageNet-C/fog/3.
 
     That folder has one folder of JPEGs per class, named by its WordNet number (`n01440764`). These
@@ -95,9 +89,9 @@ def list_imagenet_c(request: SourceRequest) -> ImageSource:
     source = list_folder(request)
     wrong = [name for name in source.classes if not WNID.fullmatch(name)]
     if set(source.splits) != {UNSPLIT} or wrong:
-        found = join_names(wrong or list(source.splits))
+        names = join_names(wrong or list(source.splits))
         raise InputError(
-            f"{str(path)!r} must have one folder per class, named like n01440764; found {found}"
+            f"{str(path)!r} must have one folder per class, named like n01440764; found {names}"
         )
     return place.source("imagenet-c", source.classes, source.splits[UNSPLIT], IMAGENET_SIDE)
 
@@ -125,7 +119,7 @@ def _open_array(path: Path) -> npt.NDArray[np.generic]:
         raise InputError(f"{str(path)!r} cannot be read as a .npy file: {reason}") from error
 
 
-def _read_labels(path: Path) -> npt.NDArray[np.int64]:
+def _read_labels(path: Path) -> IntArray:
     """Read the labels of one severity, and check that all severities have the same labels."""
     stored = _open_array(path)
     whole = stored.dtype.kind in "iu" and stored.ndim == 1
@@ -148,11 +142,11 @@ def _read_labels(path: Path) -> npt.NDArray[np.int64]:
 
 
 def _list_severity(
-    path: Path, images: npt.NDArray[np.generic], labels: npt.NDArray[np.int64], severity: int
+    path: Path, images: npt.NDArray[np.generic], labels: IntArray, severity: int
 ) -> Listing:
     start = (severity - 1) * len(labels)
 
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
+    def read(keys: IntArray) -> Iterator[RawImage]:
         for key in keys:
             pixels = np.array(images[start + key])  # a copy: a memory map cannot be sent elsewhere
             yield RawImage(f"image {key} at severity {severity} in {str(path)!r}", pixels)

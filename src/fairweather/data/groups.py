@@ -4,69 +4,73 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from functools import reduce
 from itertools import combinations
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from fairweather.data.sources import FILE_COLUMNS, SPLIT_NAMES, UNSPLIT, Listing, check_exists
+from fairweather.data.sources import (
+    FILE_COLUMNS,
+    SPLIT_NAMES,
+    UNSPLIT,
+    Listing,
+    Source,
+    check_exists,
+    explain_read_errors,
+)
+from fairweather.data.splits import Subset
 from fairweather.errors import InputError, check_case_distinct, check_name, join_names, unknown_name
 from fairweather.files import tables as parquet_files
 from fairweather.files.tables import find_delimiter
-from fairweather.types.measurement import Groups
+from fairweather.types.measurement import Groups, IntArray, TextArray
 from fairweather.types.options import CROSS, GroupColumns, slice_name, split_slice
 from fairweather.types.record import NATURAL
+
+Listings = Mapping[str, Listing]  # by split
 
 KEY, SPLIT = "key", "split"
 RESERVED = "class"  # rules have another meaning for class=NAME
 MISSING = "missing"  # the slice of images whose row has no value
-TextArray = npt.NDArray[np.object_]
-IntArray = npt.NDArray[np.int64]
 
 
-def read_own_groups(
-    splits: Mapping[str, Listing], asked: GroupColumns, source: str
-) -> dict[str, Groups]:
-    """Read what the columns of a source itself say of every image, by the names of its splits.
+@explain_read_errors()
+def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[str, Groups]:
+    """Read what columns say of every image of some splits of a source, by the names of the splits.
 
-    Raises `InputError` if it has no columns, not these, or an image has no cluster.
+    They are columns of a table, or of the source itself. A row of a table is about the image that
+    its column `file` names (or `filename`, `path`, `image`, ...; see `FILE_COLUMNS`): by the path
+    from the folder of the source on, or only by the file's name, with or without its ending, if no
+    two images share it. Without such a column, it is about the image with the number in the column
+    `key`: its place in its split, from 0 on; the column `split` names the split if there are
+    several. Rows about other images are ignored. Rows with `natural/NAME` in the column `split` are
+    about a set of other images of the same classes, and about no other.
+
+    Raises:
+        InputError: the source has no columns; the file is no table; a column is missing; an image
+            has no row, or two that say different things; or an image has no cluster.
     """
-    place = f"the data source {source!r}"
-    _check_columns(asked, place)
-    found = {}
-    for split, listing in splits.items():
-        if listing.table is None:
+    if columns.metadata is None:
+        place = f"the data source {source!r}"
+        _check_columns(columns, place)
+        if any(listing.table is None for listing in splits.values()):
             raise InputError(
                 f"{place} has no columns of its own: give the path of a table with a row for each "
                 "image as metadata (--metadata)"
             )
-        found[split] = _make_groups(listing.table(asked.columns), asked, place)
-    return found
-
-
-def read_groups(
-    splits: Mapping[str, Listing], asked: GroupColumns, path: Path
-) -> dict[str, Groups]:
-    """Read what a table says of every image of some splits of a source, by their names.
-
-    A row is about the image that its column `file` names (or `filename`, `path`, `image`, ...; see
-    `FILE_COLUMNS`): by the path from the folder of the source on, or only by the file's name, with
-    or without its ending, if no two images share it. Without such a column, it is about the image
-    with the number in the column `key`: its place in its split, from 0 on; the column `split` names
-    the split if there are several. Rows about other images are ignored. Rows with `natural/NAME` in
-    the column `split` are about a set of other images of the same classes, and about no other.
-
-    Raises:
-        InputError: the file is no table; a column is missing; an image has no row, or two that say
-            different things; or an image has no cluster.
-    """
-    table = _select_rows(read_text_table(path), asked.natural)
+        return {
+            split: _make_groups(listing.table(columns.columns), columns, place)
+            for split, listing in splits.items()
+            if listing.table is not None
+        }
+    path = Path(columns.metadata).expanduser()
+    table = _select_rows(read_text_table(path), columns.natural)
     place = f"the table {str(path)!r}"
-    _check_columns(asked, place)
-    for name in asked.columns:
+    _check_columns(columns, place)
+    for name in columns.columns:
         if name not in table:
             raise unknown_name(f"column of {path}", name, list(table.columns))
     lower = {name.lower(): name for name in reversed(list(table.columns))}
@@ -76,25 +80,23 @@ def read_groups(
             f"{place} must have a column that says which image a row is about: file or {KEY}; "
             f"found {', '.join(map(str, table.columns))}"
         )
-    if by_file is not None and all(each.names is not None for each in splits.values()):
-        table = table.drop_duplicates([by_file, *asked.columns], ignore_index=True)
+    if by_file is not None and all(listing.names is not None for listing in splits.values()):
+        table = table.drop_duplicates([by_file, *columns.columns], ignore_index=True)
         rows = _rows_by_file(splits, table[by_file], place)
     elif KEY in table:
-        named = [KEY, *([SPLIT] if SPLIT in table else [])]
-        table = table.drop_duplicates([*named, *asked.columns], ignore_index=True)
+        identity = [KEY, SPLIT] if SPLIT in table else [KEY]
+        table = table.drop_duplicates([*identity, *columns.columns], ignore_index=True)
         rows = _rows_by_key(splits, table, place)
     else:
         raise InputError(
             f"the images of this source have no files of their own, so {place} must have a column "
             f"{KEY}: the place of each image in its split, from 0 on"
         )
-    plain = table[asked.columns]
-    return {split: _make_groups(plain.iloc[of], asked, place) for split, of in rows.items()}
+    plain = table[columns.columns]
+    return {split: _make_groups(plain.iloc[own], columns, place) for split, own in rows.items()}
 
 
-def natural_group_columns(
-    asked: GroupColumns | None, names: Collection[str]
-) -> dict[str, GroupColumns]:
+def natural_columns(groups: GroupColumns | None, names: Collection[str]) -> dict[str, GroupColumns]:
     """Which columns say what belongs together in sets of other images of the same classes, by name.
 
     A set is left out if a table does not say it: it has no rows with `natural/NAME` in the column
@@ -103,19 +105,19 @@ def natural_group_columns(
     Raises `InputError` if a set has no rows and there are some about a set that is not asked for:
     one of the two names is probably misspelt.
     """
-    if asked is None or asked.metadata is None or asked.cluster is None or not names:
+    if groups is None or groups.metadata is None or groups.cluster is None or not names:
         return {}
-    table = read_text_table(Path(asked.metadata).expanduser())
+    table = read_text_table(Path(groups.metadata).expanduser())
     splits = set(table[SPLIT].str.strip()) if SPLIT in table else set()
-    known = sorted(each for each in splits if each.startswith(NATURAL))
-    wanted = {name: f"{NATURAL}{name}" for name in names}
-    for split in wanted.values():
-        if split not in known and not set(known) <= set(wanted.values()):
-            place = f"set of other images in the column {SPLIT} of {asked.metadata}"
+    known = sorted(split for split in splits if split.startswith(NATURAL))
+    split_of = {name: f"{NATURAL}{name}" for name in names}
+    for split in split_of.values():
+        if split not in known and not set(known) <= set(split_of.values()):
+            place = f"set of other images in the column {SPLIT} of {groups.metadata}"
             raise unknown_name(place, split, known)
     return {
-        name: asked._replace(slices=(), allow_shared=True, natural=name)
-        for name, split in wanted.items()
+        name: groups._replace(slices=(), allow_shared=True, natural=name)
+        for name, split in split_of.items()
         if split in known
     }
 
@@ -184,19 +186,19 @@ def column_to_text(column: pd.Series) -> pd.Series:
     return column.map(str).where(column.notna(), "")
 
 
-def _check_columns(asked: GroupColumns, place: str) -> None:
-    if not asked.columns:
+def _check_columns(columns: GroupColumns, place: str) -> None:
+    if not columns.columns:
         raise InputError(
             f"of {place} none of the columns is asked for: name the one that says which images "
             "belong together (cluster), or one with subgroups (slice)"
         )
-    for each in asked.columns:
-        check_name(each, f"{place} is asked for a column with a name that cannot be used:")
-    names = [slice_name(each) for each in asked.slices]
+    for column in columns.columns:
+        check_name(column, f"{place} is asked for a column with a name that cannot be used:")
+    names = [slice_name(column) for column in columns.slices]
     for name in names:
-        if asked.cluster in split_slice(name):
+        if columns.cluster in split_slice(name):
             raise InputError(
-                f"the slice {name} would write the values of {asked.cluster} into tables and on "
+                f"the slice {name} would write the values of {columns.cluster} into tables and on "
                 "the page, and each has few images: leave it out"
             )
         if name == RESERVED:
@@ -206,31 +208,29 @@ def _check_columns(asked: GroupColumns, place: str) -> None:
     check_case_distinct(names, "the slices")
 
 
-def _rows_by_file(
-    splits: Mapping[str, Listing], column: pd.Series, place: str
-) -> dict[str, IntArray]:
+def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, IntArray]:
     """The row of each image: the one whose name is the longest end of the path of its file.
 
     If an image has none, names are compared without their endings.
     """
     written = [str(PurePosixPath(name.strip().replace("\\", "/"))) for name in column]
     paths = {split: _file_paths(listing) for split, listing in splits.items()}
-    every = [path for of in paths.values() for path in of]
+    every = [path for own in paths.values() for path in own]
     lost: list[str] = []
     for short in (str, _without_suffix):
         row_of = {short(name): row for row, name in enumerate(written)}
-        found = {path: _longest_known_end(short(path), row_of) for path in every}
-        lost = [path for path in every if found[path] is None]
+        name_of = {path: _longest_known_end(short(path), row_of) for path in every}
+        lost = [path for path in every if name_of[path] is None]
         if not lost:
             break
     else:
         names = [name for listing in splits.values() for name in listing.names or ()]
-        missing = [name for name, path in zip(names, every, strict=True) if found[path] is None]
+        missing = [name for name, path in zip(names, every, strict=True) if name_of[path] is None]
         raise InputError(
             f"{place} has no row for {len(lost)} of {len(every)} images, such as "
             f"{join_names(missing)}; it names {join_names(written) if written else 'none'}"
         )
-    shared = Counter(found[path] for path in every)
+    shared = Counter(name_of[path] for path in every)
     name, count = shared.most_common(1)[0]
     if count > 1:
         raise InputError(
@@ -238,8 +238,8 @@ def _rows_by_file(
         )
     _check_once({str(name) for name in shared}, map(short, written), place)
     return {
-        split: np.array([row_of[str(found[path])] for path in of], dtype=np.int64)
-        for split, of in paths.items()
+        split: np.array([row_of[str(name_of[path])] for path in own], dtype=np.int64)
+        for split, own in paths.items()
     }
 
 
@@ -256,12 +256,9 @@ def _longest_known_end(path: str, known: Collection[str]) -> str | None:
     >>> _longest_known_end("/data/clinic/test/a/1.png", {"a/1.png", "1.png"})
     'a/1.png'
     """
-    end = path
-    while end not in known:
-        _, slash, end = end.partition("/")
-        if not slash:
-            return None
-    return end
+    folders = path.split("/")
+    ends = ("/".join(folders[first:]) for first in range(len(folders)))
+    return next((end for end in ends if end in known), None)
 
 
 def _without_suffix(name: str) -> str:
@@ -279,13 +276,14 @@ def _check_once(images: Collection[str], written: Iterable[str], place: str) -> 
         )
 
 
-def _rows_by_key(
-    splits: Mapping[str, Listing], table: pd.DataFrame, place: str
-) -> dict[str, IntArray]:
+def _rows_by_key(splits: Listings, table: pd.DataFrame, place: str) -> dict[str, IntArray]:
     keys = pd.to_numeric(table[KEY], errors="coerce")
-    if keys.isna().any() or (keys % 1 != 0).any() or (keys < 0).any():
-        wrong = table[KEY][keys.isna() | (keys % 1 != 0) | (keys < 0)].iloc[0]
-        raise InputError(f"{place} has the {KEY} {wrong!r}; it must be a whole number from 0 on")
+    wrong = keys.isna() | (keys % 1 != 0) | (keys < 0)
+    if wrong.any():
+        raise InputError(
+            f"{place} has the {KEY} {table[KEY][wrong].iloc[0]!r}; it must be a whole number from "
+            "0 on"
+        )
     if SPLIT in table and set(splits) == {UNSPLIT}:
         raise InputError(
             f"{place} has a column {SPLIT}, but these data are one set without splits: leave the "
@@ -295,63 +293,150 @@ def _rows_by_key(
         raise InputError(
             f"{place} must have a column {SPLIT}, because keys are places in {', '.join(splits)}"
         )
-    of_split = np.full(len(table), next(iter(splits)), dtype=np.object_)
+    row_splits = np.full(len(table), next(iter(splits)), dtype=np.object_)
     if SPLIT in table:
-        of_split = np.array([SPLIT_NAMES.get(name, name) for name in table[SPLIT].str.lower()])
-    found = {}
+        row_splits = np.array([SPLIT_NAMES.get(name, name) for name in table[SPLIT].str.lower()])
+    result = {}
     for split, listing in splits.items():
-        rows, n = np.flatnonzero(of_split == split), len(listing.labels)
+        rows, count = np.flatnonzero(row_splits == split), len(listing.labels)
         places = keys.to_numpy()[rows].astype(np.int64)
-        rows, places = rows[places < n], places[places < n]
+        rows, places = rows[places < count], places[places < count]
         _check_once({str(key) for key in places}, map(str, places), place)
-        of = np.full(n, -1, dtype=np.int64)
-        of[places] = rows
-        if (of < 0).any():
-            lost = np.flatnonzero(of < 0)
+        row_of = np.full(count, -1, dtype=np.int64)
+        row_of[places] = rows
+        if len(lost := np.flatnonzero(row_of < 0)):
             which = "the set" if split == UNSPLIT else split
             raise InputError(
-                f"{place} has no row for {len(lost)} of {n} images of {which}, such as the one "
+                f"{place} has no row for {len(lost)} of {count} images of {which}, such as the one "
                 f"with the {KEY} {lost[0]}"
             )
-        found[split] = of
-    return found
+        result[split] = row_of
+    return result
 
 
-def _make_groups(table: pd.DataFrame, asked: GroupColumns, place: str) -> Groups:
+def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Groups:
     # Blanks around a key would make two patients of one.
-    columns = {
+    values = {
         name: np.array([value.strip() for value in table[name]], dtype=np.object_)
-        for name in asked.columns
+        for name in columns.columns
     }
-    clusters = columns[asked.cluster] if asked.cluster else None
+    clusters = values[columns.cluster] if columns.cluster else None
     if clusters is not None and (clusters == "").any():
         count = int((clusters == "").sum())
         raise InputError(
-            f"{place} has no {asked.cluster} for {count} of {len(clusters)} images; every image "
+            f"{place} has no {columns.cluster} for {count} of {len(clusters)} images; every image "
             "must belong to one"
         )
     slices = {}
-    for each in asked.slices:
-        named = (columns[name] for name in split_slice(each))
-        parts = [np.where(values == "", MISSING, values) for values in named]
-        values = parts[0]
-        for part in parts[1:]:
-            values = values + CROSS + part
-        for value in set(values):
-            check_name(value, f"{place} has in {each} a value that cannot be used:")
-        slices[slice_name(each)] = values
-    return Groups(asked.cluster, clusters, slices)
+    for slice_ in columns.slices:
+        filled = (
+            np.where(values[name] == "", MISSING, values[name]) for name in split_slice(slice_)
+        )
+        crossed = reduce(lambda before, after: before + CROSS + after, filled)
+        for value in set(crossed):
+            check_name(value, f"{place} has in {slice_} a value that cannot be used:")
+        slices[slice_name(slice_)] = crossed
+    return Groups(columns.cluster, clusters, slices)
+
+
+class SourceClusters(NamedTuple):
+    """The clusters of images that are not loaded, though a model may be trained or chosen on them.
+
+    Attributes:
+        columns: which columns say what belongs together.
+        others: the clusters of training and validation images that are not needed, by split.
+        unknown: why these are not known, if they are not.
+    """
+
+    columns: GroupColumns
+    others: Mapping[str, TextArray]
+    unknown: str
+
+    def compare(self, every: Mapping[str, Subset], parts: Mapping[str, Subset]) -> list[str]:
+        """Say which splits share clusters, those that are not loaded included.
+
+        Raises `InputError` if two that are loaded do, unless that is allowed.
+
+        Args:
+            every: all splits of the source.
+            parts: those that are loaded.
+        """
+        column = self.columns.cluster
+        if column is None:
+            return []
+        clusters = {
+            name: part.listing.clusters[part.keys]
+            for name, part in every.items()
+            if part.listing.clusters is not None
+        }
+        loaded = {name: clusters[name] for name in parts if name in clusters}
+        shared = describe_shared_clusters(loaded, column)
+        if shared and not self.columns.allow_shared:
+            raise InputError(
+                f"{'; '.join(shared)}: such images do not show how a model does on new ones; to "
+                "measure them nevertheless, allow it (allow_shared: true under groups: of a study, "
+                "--allow-shared-clusters of other commands)"
+            )
+        # A part that is not loaded may have been read all the same: others are split off it.
+        for other, theirs in {**self.others, **clusters}.items():
+            for name, ours in loaded.items() if other not in parts else ():
+                shared += describe_shared_clusters({other: theirs, name: ours}, column)
+        return shared
+
+    def why_unknown(self, every: Mapping[str, Subset]) -> str:
+        """Say why clusters were not compared with those of training images; "" if they were."""
+        if self.columns.cluster is None or self.columns.natural is not None:
+            return ""
+        if "train" not in every:
+            return "the source has no training images"
+        reason = f"what the table says of the other splits cannot be used: {self.unknown}"
+        return reason if self.unknown else ""
+
+
+def read_source_groups(
+    source: Source, columns: GroupColumns, parts: Collection[str], specification: str
+) -> tuple[Source, SourceClusters]:
+    """Read what a table says of the images that are needed for some parts, and of the others.
+
+    A table need not have the others. The splits of the result that are needed have their groups.
+    """
+    needed = {UNSPLIT, *parts}
+    if "val" in parts and "val" not in source.splits:
+        needed.add("train")
+    splits = {name: listing for name, listing in source.splits.items() if name in needed}
+    others = {
+        name: source.splits[name]
+        for name in ("train", "val")
+        if columns.cluster is not None and name in source.splits and name not in needed
+        if columns.natural is None  # of other images, no model was trained on a part
+    }
+    unknown = ""
+    try:
+        # Together: a row that could be about an image of either is no row of one of them.
+        groups = read_groups({**splits, **others}, columns, specification)
+    except InputError as error:
+        if not others:
+            raise
+        groups, unknown = read_groups(splits, columns, specification), str(error)
+    known = {name: listing._replace(groups=groups[name]) for name, listing in splits.items()}
+    clusters = {
+        name: own
+        for name in others
+        if name in groups and (own := groups[name].clusters) is not None
+    }
+    loaded = source._replace(splits={**source.splits, **known})
+    return loaded, SourceClusters(columns, clusters, unknown)
 
 
 def describe_shared_clusters(parts: Mapping[str, TextArray], cluster: str) -> list[str]:
     """Say of each two parts how many clusters have images in both; it names no cluster."""
-    told = []
-    for (one, ours), (other, theirs) in combinations(parts.items(), 2):
+    sentences = []
+    for (first, ours), (second, theirs) in combinations(parts.items(), 2):
         shared = set(ours) & set(theirs)
         if shared:
             images = int(np.isin(theirs.astype(str), sorted(map(str, shared))).sum())
-            told.append(
+            sentences.append(
                 f"{len(shared)} of {len(set(ours) | set(theirs))} values of {cluster} have images "
-                f"in {one} and in {other} ({images} of {len(theirs)} images of {other})"
+                f"in {first} and in {second} ({images} of {len(theirs)} images of {second})"
             )
-    return told
+    return sentences

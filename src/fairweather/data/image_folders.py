@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fairweather.data.sources import (
     FILE_COLUMNS,
     SPLIT_NAMES,
     UNSPLIT,
-    ImageSource,
     Listing,
-    SourceRequest,
+    Request,
+    Source,
     check_exists,
     check_same_classes,
     list_files,
@@ -26,14 +25,15 @@ from fairweather.data.sources import (
 )
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.tables import read_csv_rows
+from fairweather.types.measurement import IntArray
 from fairweather.types.options import SPLITS
 
-# ---------------------------------------------------------------- the source `folder:PATH`: image f
+# ---------------------------------------------------------------- folder:PATH and images:PATH
 
 UNLABELLED = "unlabelled"  # the one class of images without labels
 
 
-def list_folder(request: SourceRequest) -> ImageSource:
+def list_folder(request: Request) -> Source:
     """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
 
     Split folders are called train or training, val, valid or validation, test or testing, in upper
@@ -57,10 +57,10 @@ def list_folder(request: SourceRequest) -> ImageSource:
     )
     names = {split: root.name for split, root in roots.items() if split != UNSPLIT}
     splits = {split: _list_class_folders(folders[split], path) for split in folders}
-    return ImageSource(classes, splits, parts=names)
+    return Source(classes, splits, parts=names)
 
 
-def list_images(request: SourceRequest) -> ImageSource:
+def list_images(request: Request) -> Source:
     """Image files without labels, in a folder and the folders in it: for `--ood`.
 
     Files are sorted by name. All images have the one class `unlabelled`, so that a model can be
@@ -75,9 +75,8 @@ def list_images(request: SourceRequest) -> ImageSource:
     paths = tuple(_visible_files(path))
     if not paths:
         raise InputError(f"{str(path)!r} has no files")
-    return ImageSource(
-        (UNLABELLED,), {UNSPLIT: _list_below(paths, np.zeros(len(paths), np.int64), path)}
-    )
+    labels = np.zeros(len(paths), np.int64)
+    return Source((UNLABELLED,), {UNSPLIT: _list_below(paths, labels, path)})
 
 
 def _split_folders(path: Path) -> dict[str, Path]:
@@ -119,7 +118,7 @@ def _list_class_folders(folders: list[Path], root: Path) -> Listing:
     return _list_below(tuple(paths), np.repeat(np.arange(len(folders)), counts), root)
 
 
-def _list_below(paths: tuple[Path, ...], labels: npt.NDArray[np.int64], root: Path) -> Listing:
+def _list_below(paths: tuple[Path, ...], labels: IntArray, root: Path) -> Listing:
     return list_files(labels, paths, relative_names(root, paths))
 
 
@@ -134,22 +133,23 @@ def _visible_folders(folder: Path) -> list[Path]:
 
 def _visible_files(folder: Path) -> Iterator[Path]:
     """Yield the files in a folder and in the folders in it, in the order of their names."""
-    left = [iter(_visible(folder))]  # no recursion: folders may be nested deeper than calls may
-    while left:
-        entry = next(left[-1], None)
+    # No recursion: folders may be nested deeper than calls may.
+    iterators = [iter(_visible(folder))]
+    while iterators:
+        entry = next(iterators[-1], None)
         if entry is None:
-            left.pop()
+            iterators.pop()
         elif entry.is_dir():
             if entry.is_symlink() and entry.parent.resolve().is_relative_to(entry.resolve()):
                 raise InputError(f"{str(entry)!r} is a link to a folder that contains it")
-            left.append(iter(_visible(entry)))
+            iterators.append(iter(_visible(entry)))
         elif entry.is_file():
             yield entry
         else:
             raise InputError(f"{str(entry)!r} cannot be read: it is no file")
 
 
-# ---------------------------------------------------------------- the source `csv:PATH`: image file
+# ---------------------------------------------------------------- csv:PATH
 
 # The names of columns that are understood, in any case.
 TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -170,7 +170,7 @@ class LabelledFile(NamedTuple):
     split: str
 
 
-def list_csv(request: SourceRequest) -> ImageSource:
+def list_csv(request: Request) -> Source:
     """Image files named in a table with their labels: labels.csv[,label=COLUMN][,images=FOLDER].
 
     The table is CSV (with commas, semicolons or tabs) with a header. The columns of files, labels
@@ -200,8 +200,8 @@ def list_csv(request: SourceRequest) -> ImageSource:
         if places:
             labels = np.array([numbers[rows[place].label] for place in places], dtype=np.int64)
             names = tuple(files[place] for place in places)
-            splits[split] = list_files(labels, tuple(folder / each for each in names), names)
-    return ImageSource(classes, splits)
+            splits[split] = list_files(labels, tuple(folder / name for name in names), names)
+    return Source(classes, splits)
 
 
 def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
@@ -210,14 +210,14 @@ def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
     >>> _parse_csv_path(Path("skin/labels.csv,label=dx,images=photos"))[1]
     {'label': 'dx', 'images': 'photos'}
     """
-    found = CSV_FORM.fullmatch(str(path))
-    if found is None:
+    match = CSV_FORM.fullmatch(str(path))
+    if match is None:
         return path, {}
-    pairs = [each.partition("=") for each in found["given"].split(",")[1:]]
+    pairs = [pair.partition("=") for pair in match["given"].split(",")[1:]]
     for name, _, _ in pairs:
         if name not in (*TABLE_COLUMNS, IMAGES_OPTION):
             raise unknown_name("part of csv:", name, (*TABLE_COLUMNS, IMAGES_OPTION))
-    return Path(found["path"]), {name: value for name, _, value in pairs}
+    return Path(match["path"]), {name: value for name, _, value in pairs}
 
 
 def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
@@ -235,9 +235,7 @@ def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
     return rows
 
 
-def _find_column(
-    path: Path, header: Sequence[str], kind: str, given: Mapping[str, str]
-) -> int | None:
+def _find_column(path: Path, header: list[str], kind: str, given: Mapping[str, str]) -> int | None:
     """The place of a column; None if there is no column of splits."""
     if kind in given:
         if given[kind] not in header:
@@ -248,10 +246,10 @@ def _find_column(
         return fitting[0]
     if not fitting and kind == "split":
         return None
-    found = ", ".join(header) or "nothing"
+    names = ", ".join(header) or "nothing"
     problem = f"several columns that could be the {kind}" if fitting else f"no {kind} column"
     raise InputError(
-        f"{str(path)!r} has {problem}: its columns are {found}; it must have one of "
+        f"{str(path)!r} has {problem}: its columns are {names}; it must have one of "
         f"{', '.join(TABLE_COLUMNS[kind])}, or say which with csv:PATH,{kind}=NAME"
     )
 
@@ -262,11 +260,10 @@ def _parse_row(where: str, cells: Sequence[str], columns: Mapping[str, int | Non
         if not text:
             raise InputError(f"{where} has no {kind}")
     split = said.get("split")
-    if split is None:
-        return LabelledFile(where, said["file"], said["label"], UNSPLIT)
-    if split.lower() not in SPLIT_NAMES:
+    if split is not None and split.lower() not in SPLIT_NAMES:
         raise InputError(f"{where} has the split {split!r}; known are {', '.join(SPLIT_NAMES)}")
-    return LabelledFile(where, said["file"], said["label"], SPLIT_NAMES[split.lower()])
+    known = UNSPLIT if split is None else SPLIT_NAMES[split.lower()]
+    return LabelledFile(where, said["file"], said["label"], known)
 
 
 def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
@@ -275,13 +272,12 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
     @cache
     def names_in(place: Path) -> dict[str, list[str]]:
         """The files of a folder by their names without extension, read once."""
-        found: dict[str, list[str]] = {}
+        by_stem: dict[str, list[str]] = {}
         for entry in place.iterdir() if place.is_dir() else ():
-            found.setdefault(entry.stem, []).append(entry.name)
-        return found
+            by_stem.setdefault(entry.stem, []).append(entry.name)
+        return by_stem
 
-    files: list[str] = []
-    lines: dict[str, str] = {}
+    lines: dict[str, str] = {}  # by file: where it is named
     for row in rows:
         path = Path(row.file)
         if path.is_absolute() or ".." in path.parts:
@@ -300,8 +296,7 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
         if file in lines:
             raise InputError(f"{row.where} names {file!r} again; it stands in {lines[file]}")
         lines[file] = row.where
-        files.append(file)
-    return files
+    return list(lines)
 
 
 def _sort_classes(labels: set[str]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -12,18 +12,13 @@ import torch
 
 from fairweather.data.cache import (
     CachedImages,
-    CacheEntry,
+    Entry,
     content_digests,
     read_or_decode,
     unreadable_error,
 )
 from fairweather.data.corrupted import list_cifar10_c, list_imagenet_c
-from fairweather.data.groups import (
-    TextArray,
-    describe_shared_clusters,
-    read_groups,
-    read_own_groups,
-)
+from fairweather.data.groups import read_source_groups
 from fairweather.data.image_folders import list_csv, list_folder, list_images
 from fairweather.data.named_sets import (
     describe_verification,
@@ -34,25 +29,16 @@ from fairweather.data.named_sets import (
 )
 from fairweather.data.npz import MEDMNIST, REFUSED_SETS, list_npz
 from fairweather.data.parquet import has_parquet_files, list_parquet
-from fairweather.data.pixel_scans import Copies, channel_statistics, digest, find_copies, image_name
+from fairweather.data.pixel_scans import Copies, channel_statistics, find_copies, image_name
 from fairweather.data.pixels import Scale, Square
-from fairweather.data.sources import (
-    UNSPLIT,
-    ImageSource,
-    Listing,
-    SourceRequest,
-    check_no_empty_class,
-    explain_read_errors,
-)
+from fairweather.data.sources import Request, Source, check_no_empty_class, explain_read_errors
 from fairweather.data.splits import (
     Subset,
     add_label_noise,
     check_has_test,
     choose_imbalanced,
-    fewer_labels,
     limit_subset,
     split_source,
-    with_wrong_labels,
 )
 from fairweather.errors import (
     InputError,
@@ -63,29 +49,17 @@ from fairweather.errors import (
     unknown_name,
 )
 from fairweather.progress import Event, Notify, shows_progress, to_notify
-from fairweather.types.measurement import MAX_SIDE, MIN_SIDE, Dataset, Groups, Images
+from fairweather.types.measurement import MAX_SIDE, MIN_SIDE, Dataset, Images
 from fairweather.types.options import (
     SPLITS,
     DataOptions,
-    GroupColumns,
     LoadOptions,
     Preparation,
     check_limits,
     takes,
 )
 
-__all__ = [
-    "SOURCES",
-    "check_no_copies",
-    "digest",
-    "fewer_labels",
-    "list_source",
-    "load_data",
-    "share_tested",
-    "with_wrong_labels",
-]
-
-SOURCES: dict[str, Callable[[SourceRequest], ImageSource]] = {
+SOURCES: dict[str, Callable[[Request], Source]] = {
     "cifar-10-c:PATH": list_cifar10_c,
     "cifar10": list_cifar10,
     "csv:PATH": list_csv,
@@ -179,41 +153,38 @@ def load_data(
         asked = LoadOptions(**options)
     except TypeError as error:  # which names the class of the options
         raise TypeError(str(error).replace("LoadOptions.__init__", "load_data")) from None
-    return load_with_options(source, asked, offline=offline, progress=to_notify(progress))
+    return load(source, asked, offline=offline, progress=to_notify(progress))
 
 
-def load_with_options(
-    source: str, asked: LoadOptions, *, offline: bool = False, progress: Notify | None = None
+def load(
+    source: str, options: LoadOptions, *, offline: bool = False, progress: Notify | None = None
 ) -> Dataset:
     """Load a data set as `load_data` does."""
     tell = to_notify(progress)
-    listed, square, divided, whole_test, shared, values = _plan_loading(
-        source, asked, offline, tell
-    )
+    plan = plan_loading(source, options, offline=offline, progress=tell)
     splits: dict[str, Images] = {}
     skipped: list[str] = []
-    with explain_read_errors():
-        contents = content_digests(divided)
-    for name, part in divided.items():
-        entry = CacheEntry(part, name, contents[name], square, values)
-        cached = read_or_decode(entry, skip_unreadable=asked.skip_unreadable, progress=tell)
+    for name, entry in plan.entries.items():
+        cached = read_or_decode(entry, skip_unreadable=options.skip_unreadable, progress=tell)
         if cached.skipped and not cached.readable.any():
             raise unreadable_error(cached.skipped[0], cached.reason)
-        splits[name] = _make_images(cached, part, listed, name)
+        splits[name] = _make_images(cached, entry, plan.source)
         skipped += cached.skipped
         if cached.skipped:
-            tell(Event(f"decode {name}", 0, None, line=_describe_skipped(cached, part, name)))
+            count = f"{len(cached.skipped)} of {len(entry.part.keys)} {name} images"
+            names = f"{join_names(cached.skipped)} ({cached.reason})"
+            line = f"left out       {count} cannot be read: {names}"
+            tell(Event(f"decode {name}", 0, None, line=line))
     height, width = _common_size(splits)
-    if listed.side is not None and (height, width) != (listed.side, listed.side):
+    side = plan.source.side
+    if side is not None and (height, width) != (side, side):
         raise InputError(
-            f"the images of {source} must be {listed.side} x {listed.side}, as published; found "
+            f"the images of {source} must be {side} x {side}, as published; found "
             f"{height} x {width}"
         )
     copies = find_copies(splits)
-    allowed = asked.allow_duplicates or listed.name is not None
-    _check_copies(
-        copies, splits, allowed=allowed, wrong_labels=asked.label_noise > 0, progress=tell
-    )
+    allowed = options.allow_duplicates or plan.source.name is not None
+    _check_copies(copies, splits, allowed, tell, wrong_labels=options.label_noise > 0)
     test = splits["test"]
     mean, std = channel_statistics(splits.get("train", test))
     notes = {
@@ -222,23 +193,22 @@ def load_with_options(
         "images": {name: len(images) for name, images in splits.items()},
         "skipped_files": len(skipped),
         "skipped_names": skipped[:SKIPPED_NAMES_SHOWN],
-        "label_noise": asked.label_noise,
-        "imbalance": asked.imbalance,
-        **listed.notes,
+        "label_noise": options.label_noise,
+        "imbalance": options.imbalance,
+        **plan.source.notes,
     }
-    if shared:
-        notes["shared_clusters"] = shared
-    if asked.scale is not None:
-        notes["scale"] = asked.scale
-    if asked.allow_duplicates and copies.same:
+    if plan.shared_clusters:
+        notes["shared_clusters"] = plan.shared_clusters
+    if options.scale is not None:
+        notes["scale"] = options.scale
+    if options.allow_duplicates and copies.same:
         notes["same_images"] = {f"{a} and {b}": len(places) for a, b, places in copies.same}
-    if asked.preparation is not None and square is not None:
-        notes["preparation"] = square._asdict()
-    if len(divided["test"].keys) < len(whole_test.keys):
-        notes |= {"limit": asked.limit, "limit_of": len(whole_test.keys)}
-    name = _name_prepared(listed, source, square)
+    if options.preparation is not None and plan.square is not None:
+        notes["preparation"] = plan.square._asdict()
+    if len(plan.entries["test"].part.keys) < plan.test_images:
+        notes |= {"limit": options.limit, "limit_of": plan.test_images}
     return Dataset(
-        name, splits.get("train"), splits.get("val"), test, mean, std, notes, listed.task
+        plan.name, splits.get("train"), splits.get("val"), test, mean, std, notes, plan.source.task
     )
 
 
@@ -262,103 +232,88 @@ def check_no_copies(
     if not others:
         return
     splits = {**own, **others}
-    between = [pairs for pairs in find_copies(splits).same if pairs.first in own]
-    copies = Copies([pairs for pairs in between if pairs.second in others], [], {})
-    _check_copies(copies, splits, allowed=allowed, wrong_labels=False, progress=progress)
+    pairs = find_copies(splits).same
+    same = [pair for pair in pairs if pair.first in own and pair.second in others]
+    _check_copies(Copies(same, [], {}), splits, allowed, to_notify(progress))
 
 
-class Survey(NamedTuple):
-    """The facts of a data set before its images are decoded.
+class LoadPlan(NamedTuple):
+    """What is to be loaded, known before images are decoded.
 
     Attributes:
-        name: its specification, and its size if images are resized.
-        classes: names in label order.
-        images: how many each split has, unreadable files included.
-        notes: the facts that the source gives for the provenance.
-        decoded: whether all of these images are decoded in the cache, so that loading is quick.
+        source: the images, their classes and the facts that the source gives for the provenance.
+        name: the specification of the data set, and its size if images are resized.
+        square: how images become squares.
+        entries: the images of each split in the cache, decoded or not.
+        test_images: how many there are without a limit.
+        shared_clusters: sentences about clusters in several splits.
     """
 
+    source: Source
     name: str
-    classes: tuple[str, ...]
-    images: Mapping[str, int]
-    notes: Mapping[str, object]
-    decoded: bool
+    square: Square | None
+    entries: dict[str, Entry]
+    test_images: int
+    shared_clusters: list[str]
+
+    @property
+    def images(self) -> dict[str, int]:
+        """How many images each split has, unreadable files included."""
+        return {name: len(entry.part.keys) for name, entry in self.entries.items()}
 
 
-def survey_data(
-    source: str, asked: LoadOptions, *, offline: bool = False, progress: Notify | None = None
-) -> Survey:
-    """Describe what `load` would load with the same arguments, without decoding.
+def plan_loading(
+    source: str, options: LoadOptions, *, offline: bool = False, progress: Notify | None = None
+) -> LoadPlan:
+    """List the images that `load` would load, and assign them to splits, without decoding.
 
-    >>> survey_data("mnist5k", LoadOptions(size=8)).images
+    >>> plan_loading("mnist5k", LoadOptions(size=8)).images
     {'train': 3600, 'val': 400, 'test': 1000}
     """
-    listed, square, divided, *_, values = _plan_loading(source, asked, offline, progress)
-    with explain_read_errors():
-        contents = content_digests(divided)
-    return Survey(
-        _name_prepared(listed, source, square),
-        listed.classes,
-        {name: len(part.keys) for name, part in divided.items()},
-        listed.notes,
-        all(
-            CacheEntry(part, name, contents[name], square, values).is_decoded
-            for name, part in divided.items()
-        ),
-    )
-
-
-class _LoadPlan(NamedTuple):
-    """The images of a source in their splits, and how they become squares."""
-
-    listed: ImageSource
-    square: Square | None
-    parts: dict[str, Subset]
-    whole_test: Subset
-    shared: list[str]
-    scale: Scale | None
-
-
-def _plan_loading(
-    source: str, asked: LoadOptions, offline: bool, progress: Notify | None
-) -> _LoadPlan:
-    """List the images of a source and assign them to splits, without decoding."""
-    square = _make_square(asked.size, asked.preparation)
-    _check_options(asked)
-    values = None if asked.scale is None else Scale.parse(asked.scale)
+    tell = to_notify(progress)
+    square = _make_square(options.size, options.preparation)
+    _check_options(options)
+    scale = None if options.scale is None else Scale.parse(options.scale)
     listed = list_source(
-        source, asked.root, offline=offline, verify=asked.verify, progress=progress
+        source, options.root, offline=offline, verify=options.verify, progress=tell
     )
-    square = _choose_square(listed, source, asked.size, square)
+    if listed.side is not None:
+        if options.size not in (None, listed.side):
+            raise InputError(
+                f"the images of {source} were corrupted at {listed.side} x {listed.side}, and "
+                "resizing would change the corruption: leave size out, found "
+                f"{options.size}"
+            )
+        square = None
     check_has_test(listed, source)
-    if asked.groups is not None:
-        listed, others, unknown = _read_source_groups(listed, asked.groups, asked.parts, source)
-    every = split_source(listed, asked.seed, asked.validation_fraction, asked.test_fraction)
-    parts = {name: part for name, part in every.items() if name in asked.parts}
-    shared, why = [], ""
-    if asked.groups is not None:
-        # A part that is not asked for may have been read all the same: others are split off it.
-        unasked = [name for name in every if name not in parts]
-        others = {**others, **_clusters_by_part(every, unasked)}
-        shared = _check_shared_clusters(parts, asked.groups, others)
-        why = _why_not_compared(asked.groups, every, unknown)
-    if progress is not None:
+    clusters = None
+    if options.groups is not None:
+        listed, clusters = read_source_groups(listed, options.groups, options.parts, source)
+    every = split_source(listed, options.seed, options.validation_fraction, options.test_fraction)
+    parts = {name: part for name, part in every.items() if name in options.parts}
+    shared = []
+    if clusters is not None:
+        shared = clusters.compare(every, parts)
         lines = [f"warning        {line}" for line in shared]
-        if why:
+        if why := clusters.why_unknown(every):
             lines.append(
                 f"note           {why}; so nothing says whether a model was trained on images of "
                 "the same clusters"
             )
         for line in lines:
-            progress(Event("compare groups", 0, None, line=line))
+            tell(Event("compare groups", 0, None, line=line))
     whole_test = parts["test"]
-    if asked.limit is not None:
-        parts["test"] = limit_subset(whole_test, listed, asked.limit, asked.seed)
+    if options.limit is not None:
+        parts["test"] = limit_subset(whole_test, listed, options.limit, options.seed)
     if "train" in parts:
-        parts["train"] = _degrade_labels(
-            parts["train"], len(listed.classes), asked.label_noise, asked.imbalance, asked.seed
-        )
-    return _LoadPlan(listed, square, parts, whole_test, shared, values)
+        parts["train"] = _degrade_labels(parts["train"], len(listed.classes), options)
+    with explain_read_errors():
+        contents = content_digests(parts)
+    entries = {
+        name: Entry(part, name, contents[name], square, scale) for name, part in parts.items()
+    }
+    name = _name_prepared(listed, source, square)
+    return LoadPlan(listed, name, square, entries, len(whole_test.keys), shared)
 
 
 def list_source(
@@ -368,7 +323,7 @@ def list_source(
     offline: bool = False,
     verify: bool = True,
     progress: Notify | None = None,
-) -> ImageSource:
+) -> Source:
     """List the images of a source, without decoding.
 
     Args:
@@ -401,11 +356,11 @@ def list_source(
             f"a root is where a relative path starts, and {source} has an absolute one: leave out "
             f"the root {str(root)!r}"
         )
-    asked = int(resolution) if at else None
+    request = Request(place, int(resolution) if at else None, offline, verify, progress)
     with explain_read_errors():
-        listed = SOURCES[entry](SourceRequest(place, asked, offline, verify, progress))
-    for each in listed.classes:
-        check_name(each, f"{source} has a class with a name that cannot be used:")
+        listed = SOURCES[entry](request)
+    for class_name in listed.classes:
+        check_name(class_name, f"{source} has a class with a name that cannot be used:")
     for listing in listed.splits.values():
         check_file_names(listing.names or (), source)
     if twice := [name for name, count in Counter(listed.classes).items() if count > 1]:
@@ -417,12 +372,12 @@ def list_source(
     return listed
 
 
-def share_tested(source: str) -> float:
+def tested_share(source: str) -> float:
     """The share of a set without splits that is tested: all of a PATH that somebody gives.
 
     A set by its name is divided as by `load_data`, so that it means the same images everywhere.
 
-    >>> share_tested("folder:photos"), share_tested("mnist5k")
+    >>> tested_share("folder:photos"), tested_share("mnist5k")
     (1.0, 0.2)
     """
     return 1.0 if ":" in source else TEST_FRACTION
@@ -462,153 +417,46 @@ def _unknown_source(source: str, entry: str, root: str | Path | None) -> InputEr
     )
 
 
-def _degrade_labels(
-    part: Subset, classes: int, label_noise: float, imbalance: float, seed: int
-) -> Subset:
+def _degrade_labels(part: Subset, classes: int, options: LoadOptions) -> Subset:
     """Make the classes imbalanced by their true labels, then make some labels wrong."""
-    labels = part.listing.labels
-    keys = part.keys[choose_imbalanced(labels[part.keys], classes, imbalance, seed)]
-    noisy = add_label_noise(labels, classes, label_noise, seed)
+    labels, seed = part.listing.labels, options.seed
+    keys = part.keys[choose_imbalanced(labels[part.keys], classes, options.imbalance, seed)]
+    noisy = add_label_noise(labels, classes, options.label_noise, seed)
     return Subset(part.listing._replace(labels=noisy), keys)
 
 
-def _check_options(asked: LoadOptions) -> None:
-    for part in asked.parts:
+def _check_options(options: LoadOptions) -> None:
+    for part in options.parts:
         if part not in SPLITS:
             raise unknown_name("split", part, SPLITS)
-    if "test" not in asked.parts:
-        raise InputError(f"parts must include test, found {', '.join(asked.parts) or 'none'}")
-    if asked.seed < 0:
-        raise InputError(f"seed must not be negative, found {asked.seed}")
-    check_limits(asked)
+    if "test" not in options.parts:
+        raise InputError(f"parts must include test, found {', '.join(options.parts) or 'none'}")
+    if options.seed < 0:
+        raise InputError(f"seed must not be negative, found {options.seed}")
+    check_limits(options)
 
 
-def _make_images(cached: CachedImages, part: Subset, source: ImageSource, name: str) -> Images:
-    keys = part.keys[cached.readable]
-    labels = part.listing.labels[keys]
-    check_no_empty_class(source.strata(labels), name)
-    named, groups = part.listing.names, part.listing.groups
+def _make_images(cached: CachedImages, entry: Entry, source: Source) -> Images:
+    listing, keys = entry.part.listing, entry.part.keys[cached.readable]
+    labels = listing.labels[keys]
+    check_no_empty_class(source.strata(labels), entry.name)
+    names, groups = listing.names, listing.groups
     return Images(
         cached.images,
         torch.from_numpy(labels),
         torch.from_numpy(keys),
         source.classes,
-        None if named is None else np.array([named[key] for key in keys], dtype=np.object_),
+        None if names is None else np.array([names[key] for key in keys], dtype=np.object_),
         None if groups is None else groups[keys],
     )
-
-
-class _GroupedSource(NamedTuple):
-    """A source whose images are known to belong together.
-
-    Attributes:
-        listed: the source; the splits that are needed have their groups.
-        others: the clusters of training and validation images that are not needed, by split.
-        unknown: why these are not known, if they are not.
-    """
-
-    listed: ImageSource
-    others: Mapping[str, TextArray]
-    unknown: str
-
-
-def _read_source_groups(
-    listed: ImageSource, groups: GroupColumns, parts: Collection[str], source: str
-) -> _GroupedSource:
-    """Read what a table says of the images that are needed for some parts, and of the others.
-
-    A model may have been trained or chosen on the others. A table need not have them.
-    """
-    needed = {
-        UNSPLIT,
-        *parts,
-        *(["train"] if "val" in parts and "val" not in listed.splits else []),
-    }
-    splits = {name: listing for name, listing in listed.splits.items() if name in needed}
-    others = {
-        name: listed.splits[name]
-        for name in ("train", "val")
-        if groups.cluster is not None and name in listed.splits and name not in needed
-        if groups.natural is None  # of other images, no model was trained on a part
-    }
-
-    def read(some: Mapping[str, Listing]) -> dict[str, Groups]:
-        with explain_read_errors():
-            if groups.metadata is None:
-                return read_own_groups(some, groups, source)
-            return read_groups(some, groups, Path(groups.metadata).expanduser())
-
-    try:
-        # Together: a row that could be about an image of either is no row of one of them.
-        found, unknown = read({**splits, **others}), ""
-    except InputError as error:
-        if not others:
-            raise
-        found, unknown = read(splits), str(error)
-    known = {name: listing._replace(groups=found[name]) for name, listing in splits.items()}
-    clusters = {name: found[name].clusters for name in others if name in found}
-    return _GroupedSource(
-        listed._replace(splits={**listed.splits, **known}),
-        {name: of for name, of in clusters.items() if of is not None},
-        unknown,
-    )
-
-
-def _clusters_by_part(every: Mapping[str, Subset], names: Collection[str]) -> dict[str, TextArray]:
-    """The clusters of the images of some parts, where they are known."""
-    return {
-        name: of[every[name].keys]
-        for name in names
-        if (of := every[name].listing.clusters) is not None
-    }
-
-
-def _check_shared_clusters(
-    parts: Mapping[str, Subset], groups: GroupColumns, others: Mapping[str, TextArray]
-) -> list[str]:
-    """Say which splits share clusters, those that are not loaded included.
-
-    Raises `InputError` if two that are loaded do, unless that is allowed.
-    """
-    if groups.cluster is None:
-        return []
-    clusters = _clusters_by_part(parts, parts)
-    told = describe_shared_clusters(clusters, groups.cluster)
-    if told and not groups.allow_shared:
-        raise InputError(
-            f"{'; '.join(told)}: such images do not show how a model does on new ones; to measure "
-            "them nevertheless, allow it (allow_shared: true under groups: of a study, "
-            "--allow-shared-clusters of other commands)"
-        )
-    for other, of in others.items():
-        for name, ours in clusters.items():
-            told += describe_shared_clusters({other: of, name: ours}, groups.cluster)
-    return told
-
-
-def _why_not_compared(groups: GroupColumns, every: Mapping[str, Subset], unknown: str) -> str:
-    """Say why clusters were not compared with those of training images; "" if they were."""
-    if groups.cluster is None or groups.natural is not None:
-        return ""
-    if "train" not in every:
-        return "the source has no training images"
-    return f"what the table says of the other splits cannot be used: {unknown}" if unknown else ""
-
-
-def _describe_skipped(cached: CachedImages, part: Subset, name: str) -> str:
-    """Say how many images of a split cannot be read, which are the first, and why the first."""
-    count, names = len(cached.skipped), join_names(cached.skipped)
-    why = f"{names} ({cached.reason})"
-    return f"left out       {count} of {len(part.keys)} {name} images cannot be read: {why}"
 
 
 def _check_copies(
     copies: Copies,
     splits: Mapping[str, Images],
-    *,
     allowed: bool,
-    wrong_labels: bool,
-    progress: Notify | None,
+    tell: Notify,
+    wrong_labels: bool = False,
 ) -> None:
     """Refuse images that stand in two splits, unless they are allowed; warn of look-alikes."""
     same = [pairs.line(splits, "have the same pixels as") for pairs in copies.same]
@@ -621,15 +469,13 @@ def _check_copies(
     for name, places in copies.contrary.items():
         if name == "train" and wrong_labels:
             continue
-        a, b = places[0].tolist()
-        pair = f"{image_name(splits[name], b)} and {image_name(splits[name], a)}"
+        first, second = (image_name(splits[name], place) for place in places[0].tolist())
         alike.append(
             f"{len(places):,} {name} images have the same pixels as an earlier one with another "
-            f"label, such as {pair}"
+            f"label, such as {second} and {first}"
         )
-    if progress is not None:
-        for line in (*same, *alike):
-            progress(Event("compare images", 0, None, line=f"warning        {line}"))
+    for line in (*same, *alike):
+        tell(Event("compare images", 0, None, line=f"warning        {line}"))
 
 
 def _common_size(splits: dict[str, Images]) -> tuple[int, int]:
@@ -676,25 +522,11 @@ def _make_square(size: int | None, preparation: Preparation | None) -> Square | 
     return Square(size, resize, interpolation, fit)
 
 
-def _choose_square(
-    listed: ImageSource, source: str, size: int | None, square: Square | None
-) -> Square | None:
-    """Leave the images of a published corrupted set as they are; refuse a `size` for them."""
-    if listed.side is None:
-        return square
-    if size not in (None, listed.side):
-        raise InputError(
-            f"the images of {source} were corrupted at {listed.side} x {listed.side}, and resizing "
-            f"would change the corruption: leave size out, found {size}"
-        )
-    return None
-
-
-def _name_prepared(listed: ImageSource, source: str, square: Square | None) -> str:
+def _name_prepared(source: Source, specification: str, square: Square | None) -> str:
     """Name a data set; images resized from another resolution get another name."""
-    name = listed.name or source
+    name = source.name or specification
     _, at, resolution = name.partition("@")
-    if not listed.name or not at or square is None:
+    if not source.name or not at or square is None:
         return name
     if square.resize != square.size:
         return f"{name} resized to {square.resize} and cropped to {square.size}"

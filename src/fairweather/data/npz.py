@@ -12,16 +12,17 @@ from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 from numpy.lib import format as npy
 
 from fairweather.data.named_sets import check_md5, download_folder, obtain
 from fairweather.data.sources import (
     SPLIT_NAMES,
     UNSPLIT,
-    ImageSource,
     Listing,
     RawImage,
-    SourceRequest,
+    Request,
+    Source,
     check_exists,
     count_classes,
     require_path,
@@ -29,20 +30,21 @@ from fairweather.data.sources import (
 from fairweather.errors import UNREADABLE_ARRAYS, InputError
 from fairweather.files.download import file_digest
 from fairweather.files.folders import read_facts
+from fairweather.types.measurement import ByteArray, IntArray
 from fairweather.types.options import SPLITS
 from fairweather.types.record import ORDERED_CLASSES
 
-# ---------------------------------------------------------------- the source `npz:PATH`: images and
+# ---------------------------------------------------------------- npz:PATH
 
 BLOCK = 1 << 23  # bytes of images that are in memory at a time
 CHANNELS = (1, 3)
 PREFIXES = {"": UNSPLIT} | {f"{name}_": split for name, split in SPLIT_NAMES.items()}
 CLASS_NAMES = ("classes", "class_names")
-NEEDED_ARRAYS = (
+NEEDED = (
     "train_images and train_labels, and the same for val and test, or images and labels for one "
     "set without splits"
 )
-ALLOWED_SHAPES = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
+ALLOWED = "uint8 [N, H, W], [N, H, W, 1], [N, H, W, 3], [N, 1, H, W] or [N, 3, H, W]"
 
 
 class ArrayHeader(NamedTuple):
@@ -58,7 +60,7 @@ class ArrayHeader(NamedTuple):
         return f"{self.key} in {str(self.path)!r}"
 
 
-def list_npz(request: SourceRequest) -> ImageSource:
+def list_npz(request: Request) -> Source:
     """Arrays of one .npz file: `train_images`, `train_labels`, `val_images` and so on.
 
     The split names are those of `folder:`; `images` and `labels` are one set without splits. Images
@@ -78,7 +80,7 @@ def list_npz(request: SourceRequest) -> ImageSource:
     return list_archive(path)
 
 
-def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> ImageSource:
+def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> Source:
     """List the images of a .npz file; given class names replace those in the file.
 
     Raises:
@@ -98,8 +100,12 @@ def list_archive(path: Path, classes: tuple[str, ...] | None = None) -> ImageSou
     every = np.concatenate(list(columns.values()))
     count = len(named) if named else count_classes(every, str(pairs[largest][1]))
     for split, (_, labels) in pairs.items():
-        _check_range(labels, columns[split], count)
-    return ImageSource(
+        if len(outside := np.flatnonzero(columns[split] >= count)):
+            raise InputError(
+                f"label {outside[0]} of {labels} is {columns[split][outside[0]]}; with {count} "
+                f"classes, allowed are 0 to {count - 1}"
+            )
+    return Source(
         named or tuple(str(label) for label in range(count)),
         {split: _list_split(images, columns[split]) for split, (images, _) in pairs.items()},
     )
@@ -140,7 +146,7 @@ def _read_header(path: Path, key: str, member: IO[bytes]) -> ArrayHeader:
 
 
 def _pair_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
-    found = f"found {', '.join(names) or 'no arrays'}"
+    present = f"found {', '.join(names) or 'no arrays'}"
     pairs: dict[str, tuple[str, str]] = {}
     for prefix, split in PREFIXES.items():
         images, labels = f"{prefix}images", f"{prefix}labels"
@@ -148,31 +154,27 @@ def _pair_arrays(path: Path, names: list[str]) -> dict[str, tuple[str, str]]:
             continue
         if images not in names or labels not in names:
             missing = images if images not in names else labels
-            raise InputError(
-                f"{str(path)!r} has no {missing}: {found}; it must have {NEEDED_ARRAYS}"
-            )
+            raise InputError(f"{str(path)!r} has no {missing}: {present}; it must have {NEEDED}")
         if split in pairs or UNSPLIT in pairs:
-            other = (pairs.get(split) or pairs[UNSPLIT])[0]
-            raise InputError(
-                f"{str(path)!r} has both {other} and {images}; it must have {NEEDED_ARRAYS}"
-            )
+            first = (pairs.get(split) or pairs[UNSPLIT])[0]
+            raise InputError(f"{str(path)!r} has both {first} and {images}; it must have {NEEDED}")
         pairs[split] = images, labels
     if not pairs:
-        raise InputError(f"{str(path)!r} has no images: {found}; it must have {NEEDED_ARRAYS}")
+        raise InputError(f"{str(path)!r} has no images: {present}; it must have {NEEDED}")
     return {split: pairs[split] for split in (*SPLITS, UNSPLIT) if split in pairs}
 
 
 def _check_images(images: ArrayHeader) -> None:
     shape = list(images.shape)
     if images.dtype != np.uint8 or len(shape) not in (3, 4):
-        raise InputError(f"{images} is {images.dtype} {shape}; allowed are {ALLOWED_SHAPES}")
+        raise InputError(f"{images} is {images.dtype} {shape}; allowed are {ALLOWED}")
     if 0 in shape:
         raise InputError(f"{images} is empty: its shape is {shape}")
     if len(shape) == 4 and (shape[1] in CHANNELS) == (shape[3] in CHANNELS):
         problem = "both" if shape[1] in CHANNELS else "neither"
         raise InputError(
             f"{images} has the shape {shape}: {problem} of dimensions 1 and 3 could be the "
-            f"channels; allowed are {ALLOWED_SHAPES}"
+            f"channels; allowed are {ALLOWED}"
         )
 
 
@@ -191,7 +193,7 @@ def _check_label_shape(labels: ArrayHeader, images: ArrayHeader) -> None:
         raise InputError(f"{labels} has {shape[0]} labels for {images.shape[0]} images")
 
 
-def _read_labels(labels: ArrayHeader) -> npt.NDArray[np.int64]:
+def _read_labels(labels: ArrayHeader) -> IntArray:
     values = _read_whole(labels).reshape(-1)
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
@@ -210,9 +212,9 @@ def _read_whole(array: ArrayHeader) -> npt.NDArray[np.generic]:
 
 def _read_class_names(array: ArrayHeader) -> tuple[str, ...]:
     if array.dtype.kind != "U" or len(array.shape) != 1 or not array.shape[0]:
-        found = f"{array.dtype} {list(array.shape)}"
+        description = f"{array.dtype} {list(array.shape)}"
         raise InputError(
-            f"{array} is {found}; class names must be text in label order: "
+            f"{array} is {description}; class names must be text in label order: "
             "np.array(names, dtype=str)"
         )
     with _explain_npz_errors(array.path):
@@ -222,17 +224,8 @@ def _read_class_names(array: ArrayHeader) -> tuple[str, ...]:
     return names
 
 
-def _check_range(labels: ArrayHeader, column: npt.NDArray[np.int64], classes: int) -> None:
-    outside = np.flatnonzero(column >= classes)
-    if len(outside):
-        raise InputError(
-            f"label {outside[0]} of {labels} is {column[outside[0]]}; with {classes} classes, "
-            f"allowed are 0 to {classes - 1}"
-        )
-
-
-def _list_split(images: ArrayHeader, labels: npt.NDArray[np.int64]) -> Listing:
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
+def _list_split(images: ArrayHeader, labels: IntArray) -> Listing:
+    def read(keys: IntArray) -> Iterator[RawImage]:
         for start, block in _read_blocks(images, int(keys[-1]) + 1 if len(keys) else 0):
             end = start + len(block)
             for key in keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)]:
@@ -241,7 +234,7 @@ def _list_split(images: ArrayHeader, labels: npt.NDArray[np.int64]) -> Listing:
     return Listing(labels, read, (images.path,))
 
 
-def _read_blocks(images: ArrayHeader, end: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+def _read_blocks(images: ArrayHeader, end: int) -> Iterator[tuple[int, ByteArray]]:
     size = math.prod(images.shape[1:])
     rows = max(BLOCK // size, 1)
     with _open_array(images) as member:
@@ -253,7 +246,7 @@ def _read_blocks(images: ArrayHeader, end: int) -> Iterator[tuple[int, npt.NDArr
             yield start, _channels_last(pixels)
 
 
-def _channels_last(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _channels_last(pixels: ByteArray) -> ByteArray:
     if pixels.ndim == 4 and pixels.shape[3] not in CHANNELS:
         pixels = pixels.transpose(0, 2, 3, 1)
     return pixels[..., 0] if pixels.ndim == 4 and pixels.shape[3] == 1 else pixels
@@ -290,7 +283,7 @@ def _explain_npz_error(path: Path, error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-# ---------------------------------------------------------------- the 2-D sets of MedMNIST with one
+# ---------------------------------------------------------------- MedMNIST
 
 RESOLUTIONS = (28, 64, 128, 224)
 MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{file}?download=1"
@@ -336,16 +329,9 @@ def medmnist_file(name: str, resolution: int) -> str:
 
 
 _MEDMNIST_FACTS = read_facts("fairweather.data", "medmnist_facts")
-MEDMNIST_SETS = {
-    name: MedMNISTSet(
-        **facts
-        | {
-            "classes": tuple(facts["classes"]),
-            "md5": {int(resolution): digest for resolution, digest in facts["md5"].items()},
-        }
-    )
-    for name, facts in _MEDMNIST_FACTS["sets"].items()
-}
+MEDMNIST_SETS = pydantic.TypeAdapter(dict[str, MedMNISTSet]).validate_python(
+    _MEDMNIST_FACTS["sets"]
+)
 # Why other sets of MedMNIST are not read.
 REFUSED_SETS: Mapping[str, str] = _MEDMNIST_FACTS["refused"]
 # Of these sets, MedMNIST's descriptions say only of pathmnist that the test images come from
@@ -355,7 +341,7 @@ REFUSED_SETS: Mapping[str, str] = _MEDMNIST_FACTS["refused"]
 NATURAL_SHIFT: Mapping[str, str] = _MEDMNIST_FACTS["natural_shift"]
 
 
-def list_medmnist(name: str, request: SourceRequest) -> ImageSource:
+def list_medmnist(name: str, request: Request) -> Source:
     """The official splits of one set, from its published .npz file.
 
     The file is looked for in the request's folder, then in `~/.medmnist`, where the package
@@ -363,7 +349,7 @@ def list_medmnist(name: str, request: SourceRequest) -> ImageSource:
     the request's folder, or into the cache where the request has no folder.
 
     Args:
-        name: a key of `SETS`.
+        name: a key of `MEDMNIST_SETS`.
         request: `resolution` is 28 (also where it is None), 64, 128 or 224.
 
     Raises:
@@ -387,7 +373,7 @@ def list_medmnist(name: str, request: SourceRequest) -> ImageSource:
     return listed._replace(name=f"{name}@{resolution}", notes=notes)
 
 
-def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple[Path, str]:
+def _obtain_medmnist(file: str, published: str, request: Request) -> tuple[Path, str]:
     """Find or download a file; its path and its MD5."""
     places = [Path("~/.medmnist").expanduser(), download_folder("medmnist")]
     target = places[-1]
@@ -402,13 +388,13 @@ def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple
         path = obtain(request, MEDMNIST_URL.format(file=file), target / file, published)
         if request.verify:
             return path, published
-    found = file_digest(path, "md5")
-    check_md5(path, found, published, request.verify)
-    return path, found
+    digest = file_digest(path, "md5")
+    check_md5(path, digest, published, request.verify)
+    return path, digest
 
 
-def _make_lister(name: str) -> Callable[[SourceRequest], ImageSource]:
-    def load(request: SourceRequest) -> ImageSource:
+def _make_lister(name: str) -> Callable[[Request], Source]:
+    def load(request: Request) -> Source:
         return list_medmnist(name, request)
 
     load.__doc__ = f"MedMNIST: {MEDMNIST_SETS[name].title}; also @64, @128 and @224."

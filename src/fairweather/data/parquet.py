@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,17 +17,18 @@ from fairweather.data.groups import column_to_text
 from fairweather.data.sources import (
     SPLIT_NAMES,
     UNSPLIT,
-    ImageSource,
     Listing,
     RawImage,
-    SourceRequest,
+    Request,
+    Source,
     check_same_classes,
     count_classes,
+    list_shards,
     require_path,
 )
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.tables import read_parquet_batches, read_parquet_schema, read_parquet_table
-from fairweather.types.measurement import parse_class_names
+from fairweather.types.measurement import IntArray, parse_class_names
 from fairweather.types.options import SPLITS
 
 ROWS_PER_BATCH = 256
@@ -39,15 +39,15 @@ FILE_NAME = re.compile(
 
 
 class ParquetTable(NamedTuple):
-    """One parquet file: its columns of images and labels, and its class names if it has any."""
+    """One parquet file: its column of images, its labels, and its class names if it has any."""
 
     path: Path
     image: str
-    label: str
+    labels: IntArray
     classes: tuple[str, ...] | None
 
 
-def list_parquet(request: SourceRequest) -> ImageSource:
+def list_parquet(request: Request) -> Source:
     """Images in the Hugging Face layout: one parquet file, or a folder with one file per split.
 
     In a folder, or in `data/` below it, a split is one file or several numbered shards
@@ -66,24 +66,26 @@ def list_parquet(request: SourceRequest) -> ImageSource:
     path = require_path(request)
     shards = _find_shards(path) if path.is_dir() else {UNSPLIT: [path]}
     tables = {split: [_open_table(file) for file in files] for split, files in shards.items()}
-    labels = {split: [_read_labels(table) for table in tables[split]] for split in tables}
+    every = [table for parts in tables.values() for table in parts]
     named = {
         f"{split} ({table.path.name})": table.classes
-        for split in tables
-        for table in tables[split]
+        for split, parts in tables.items()
+        for table in parts
         if table.classes is not None
     }
     if named:
         classes = check_same_classes(named)
     else:
-        every = np.concatenate([column for columns in labels.values() for column in columns])
-        classes = tuple(map(str, range(count_classes(every, repr(str(path))))))
-    for split in tables:
-        for table, column in zip(tables[split], labels[split], strict=True):
-            _check_labels(table, column, len(classes))
-    return ImageSource(
-        classes, {split: _list_split(tables[split], labels[split]) for split in tables}
-    )
+        labels = np.concatenate([table.labels for table in every])
+        classes = tuple(map(str, range(count_classes(labels, repr(str(path))))))
+    for table in every:
+        outside = np.flatnonzero((table.labels < 0) | (table.labels >= len(classes)))
+        if len(outside):
+            raise InputError(
+                f"row {outside[0]} of {str(table.path)!r} has label {table.labels[outside[0]]}; "
+                f"allowed are 0 to {max(len(classes) - 1, 0)}"
+            )
+    return Source(classes, {split: _list_split(parts) for split, parts in tables.items()})
 
 
 def has_parquet_files(folder: Path) -> bool:
@@ -100,7 +102,7 @@ def _parquet_names(place: Path) -> list[str]:
 
 
 def _find_shards(folder: Path) -> dict[str, list[Path]]:
-    found: list[str] = []
+    unknown: list[str] = []
     for place in _places(folder):
         names = _parquet_names(place)
         matches = [match for name in names if (match := FILE_NAME.fullmatch(name))]
@@ -111,11 +113,12 @@ def _find_shards(folder: Path) -> dict[str, list[Path]]:
                 splits[split] = [place / name for name in _order_shards(files, split, place)]
         if splits:
             return splits
-        found += names
-    if found:
+        unknown += names
+    if unknown:
         raise InputError(
-            f"{str(folder)!r} has no file with the name of a split: found {', '.join(found[:3])}; "
-            "rename one to test.parquet, or give the path of one file to have it split"
+            f"{str(folder)!r} has no file with the name of a split: found "
+            f"{', '.join(unknown[:3])}; rename one to test.parquet, or give the path of one file "
+            "to have it split"
         )
     raise InputError(f"{str(folder)!r} has no parquet files, neither directly nor in data/")
 
@@ -139,18 +142,20 @@ def _order_shards(files: list[re.Match[str]], split: str, place: Path) -> list[s
 def _open_table(path: Path) -> ParquetTable:
     schema = read_parquet_schema(path)
     features = _read_features(schema)
-    image = _choose_column(
-        path, schema, "image", [field.name for field in schema if _is_image(field.type)]
-    )
+    images = [field.name for field in schema if _is_image(field.type)]
+    image = _choose_column(path, schema, "image", images)
     labels = [field.name for field in schema if pa.types.is_integer(field.type)]
     declared = [name for name in labels if features.get(name, {}).get("_type") == "ClassLabel"]
     label = _choose_column(path, schema, "label", declared or labels)
     names = features.get(label, {}).get("names")
     if not isinstance(names, list | None):
         raise InputError(f"{str(path)!r} must have a list of class names, found {names!r:.60}")
-    return ParquetTable(
-        path, image, label, parse_class_names(names, repr(str(path))) if names else None
-    )
+    classes = parse_class_names(names, repr(str(path))) if names else None
+    column = read_parquet_table(path, [label]).column(0)
+    if column.null_count:
+        row = column.is_null().index(True).as_py()
+        raise InputError(f"row {row} of {str(path)!r} has no label")
+    return ParquetTable(path, image, column.to_numpy().astype(np.int64), classes)
 
 
 def _read_features(schema: pa.Schema) -> Mapping[str, Any]:
@@ -169,69 +174,49 @@ def _is_image(kind: pa.DataType) -> bool:
     return pa.types.is_binary(stored) or pa.types.is_large_binary(stored)
 
 
-def _choose_column(path: Path, schema: pa.Schema, wanted: str, candidates: list[str]) -> str:
-    if wanted in candidates:
-        return wanted
+def _choose_column(path: Path, schema: pa.Schema, name: str, candidates: list[str]) -> str:
+    if name in candidates:
+        return name
     if len(candidates) == 1:
         return candidates[0]
-    found = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    problem = f"several columns that could be the {wanted}" if candidates else f"no {wanted} column"
-    needed = {"image": "struct<bytes: binary, path: string>", "label": "integer"}[wanted]
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    problem = f"several columns that could be the {name}" if candidates else f"no {name} column"
+    needed = {"image": "struct<bytes: binary, path: string>", "label": "integer"}[name]
     raise InputError(
-        f"{str(path)!r} has {problem}: its columns are {found}; it must have one of type {needed} "
-        f"with the name {wanted!r}"
+        f"{str(path)!r} has {problem}: its columns are {columns}; it must have one of type "
+        f"{needed} with the name {name!r}"
     )
 
 
-def _read_labels(table: ParquetTable) -> npt.NDArray[np.int64]:
-    column = read_parquet_table(table.path, [table.label]).column(0)
-    if column.null_count:
-        row = column.is_null().index(True).as_py()
-        raise InputError(f"row {row} of {str(table.path)!r} has no label")
-    return column.to_numpy().astype(np.int64)
+def _list_split(tables: list[ParquetTable]) -> Listing:
+    image_columns = {table.path: table.image for table in tables}
 
-
-def _check_labels(table: ParquetTable, labels: npt.NDArray[np.int64], classes: int) -> None:
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(outside):
-        row = outside[0]
-        raise InputError(
-            f"row {row} of {str(table.path)!r} has label {labels[row]}; allowed are 0 to "
-            f"{max(classes - 1, 0)}"
-        )
-
-
-def _list_split(tables: list[ParquetTable], labels: list[npt.NDArray[np.int64]]) -> Listing:
-    starts = np.cumsum([0, *(len(column) for column in labels)])
-
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
-        for table, start, end in zip(tables, starts[:-1], starts[1:], strict=True):
-            rows = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)] - start
-            yield from _read_rows(table, rows)
+    def read_rows(path: Path, keys: IntArray, start: int) -> Iterator[RawImage]:
+        return _read_rows(path, image_columns[path], keys - start)
 
     def columns(names: list[str]) -> pd.DataFrame:
-        return pd.concat([_read_texts(table, names) for table in tables], ignore_index=True)
+        return pd.concat([_read_texts(path, names) for path in image_columns], ignore_index=True)
 
-    paths = tuple(table.path for table in tables)
-    return Listing(np.concatenate(labels), read, paths, table=columns)
+    listing = list_shards([*image_columns], [table.labels for table in tables], read_rows)
+    return listing._replace(table=columns)
 
 
-def _read_texts(table: ParquetTable, names: list[str]) -> pd.DataFrame:
+def _read_texts(path: Path, names: list[str]) -> pd.DataFrame:
     """Read some columns of a file as texts; a missing value is an empty text."""
-    known = read_parquet_schema(table.path).names
+    known = read_parquet_schema(path).names
     for name in names:
         if name not in known:
-            raise unknown_name(f"column of {table.path}", name, known)
-    found = read_parquet_table(table.path, names).to_pandas()
-    return pd.concat([column_to_text(found[name]) for name in names], axis=1)
+            raise unknown_name(f"column of {path}", name, known)
+    frame = read_parquet_table(path, names).to_pandas()
+    return pd.concat([column_to_text(frame[name]) for name in names], axis=1)
 
 
-def _read_rows(table: ParquetTable, rows: npt.NDArray[np.int64]) -> Iterator[RawImage]:
+def _read_rows(path: Path, column: str, rows: IntArray) -> Iterator[RawImage]:
     start = 0
-    for batch in read_parquet_batches(table.path, [table.image], ROWS_PER_BATCH):
+    for batch in read_parquet_batches(path, [column], ROWS_PER_BATCH):
         end = start + len(batch)
-        wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
-        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(wanted - start))
-        for row, content in zip(wanted, images.to_pylist(), strict=True):
-            yield RawImage(f"row {row} of {table.path}", content or b"")
+        own = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
+        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(own - start))
+        for row, content in zip(own, images.to_pylist(), strict=True):
+            yield RawImage(f"row {row} of {path}", content or b"")
         start = end

@@ -13,37 +13,34 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from fairweather.types.measurement import Images
+from fairweather.types.measurement import BoolArray, ByteArray, Images, IntArray
+from fairweather.types.options import Channels
 
-# ---------------------------------------------------------------- passes over all pixels of a split
-
-COUNTED_BYTES = 2**25  # of pixels that are counted at a time
+CHUNK_BYTES = 2**25  # of pixels at a time: they may be a memory map that is larger than memory
 DIGESTED_IMAGES = 1024  # images that are hashed at a time
 
 
-class ChannelStatistics(NamedTuple):
-    """Mean and population standard deviation of R, G and B, in [0, 1]."""
+def channel_statistics(images: Images) -> tuple[Channels, Channels]:
+    """Compute the mean and population standard deviation of R, G and B, in [0, 1].
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def channel_statistics(images: Images) -> ChannelStatistics:
-    """Compute the statistics exactly: count integers per channel, and divide once at the end.
+    They are exact: integers are counted per channel, and divided once at the end.
 
     >>> pixels = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
     >>> pixels[1, 0] = 255
     >>> column = torch.tensor([0, 1])
     >>> channel_statistics(Images(pixels, column, column, ("a", "b")))
-    ChannelStatistics(mean=(0.5, 0.0, 0.0), std=(0.5, 0.0, 0.0))
+    ((0.5, 0.0, 0.0), (0.5, 0.0, 0.0))
     """
     histogram = torch.zeros(3, 256, dtype=torch.int64)
-    # Chunks: the pixels may be a memory map that is larger than memory.
-    for chunk in images.images.split(max(COUNTED_BYTES // images.images[:1].nbytes, 1)):
+    for chunk in _chunks(images.images):
         for channel in range(3):
             histogram[channel] += torch.bincount(chunk[:, channel].flatten(), minlength=256)
     red, green, blue = (_moments(counts) for counts in histogram.tolist())
-    return ChannelStatistics((red[0], green[0], blue[0]), (red[1], green[1], blue[1]))
+    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
+
+
+def _chunks(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return images.split(max(CHUNK_BYTES // max(images[:1].nbytes, 1), 1))
 
 
 def _moments(counts: list[int]) -> tuple[float, float]:
@@ -72,9 +69,8 @@ def digest(images: Images) -> str:
     return hasher.hexdigest()
 
 
-# ---------------------------------------------------------------- images that stand in two splits:
+# ---------------------------------------------------------------- images in two splits
 
-CHUNK_BYTES = 2**25  # of pixels that are hashed at a time
 GRID = 9  # cells on a side of an image whose brightness is compared
 SAMPLES = 36  # rows and columns of a large image that are looked at, at least
 # Of 128 bits. Hoyt 2017, "Duplicate image detection with perceptual hashing in Python", uses this
@@ -90,8 +86,8 @@ MIN_CORRELATION = 0.98
 
 MAX_PAIRS_NAMED = 3  # pairs in a message
 
-Hashes = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.int64]
+Hashes = ByteArray
+Places = IntArray
 
 
 class CopyPairs(NamedTuple):
@@ -162,11 +158,11 @@ def find_copies(splits: Mapping[str, Images]) -> Copies:
     exact = _digest_repeated(splits, hashes)
     same, alike = [], []
     for first, second in combinations(splits, 2):
-        found = _first_places(exact[first], exact[second])
-        if len(found):
-            same.append(CopyPairs(first, second, found))
+        equal = _first_places(exact[first], exact[second])
+        if len(equal):
+            same.append(CopyPairs(first, second, equal))
         near = _nearest_hashes(hashes[first], hashes[second])
-        near = near[~np.isin(near[:, 1], found[:, 1])]
+        near = near[~np.isin(near[:, 1], equal[:, 1])]
         near = near[_correlated(splits[first], splits[second], near)]
         if len(near):
             alike.append(CopyPairs(first, second, near))
@@ -189,35 +185,34 @@ def difference_hashes(images: torch.Tensor) -> Hashes:
     [[255, 0], [255, 0], [0, 0]]
     """
     step = max(min(images.shape[-2:]) // SAMPLES, 1)
-    found = []
-    # Chunks: the pixels may be a memory map that is larger than memory.
-    for chunk in images.split(max(CHUNK_BYTES // max(images[:1].nbytes, 1), 1)):
+    hashes = []
+    for chunk in _chunks(images):
         # Whole numbers, so that the same pixels give the same bits wherever they stand.
         gray = chunk[:, :, ::step, ::step].sum(1, dtype=torch.int16).float()
         cells = F.adaptive_avg_pool2d(gray[:, None], GRID)[:, 0]
         along = cells[:, :-1, :-1] < cells[:, :-1, 1:]
         down = cells[:, :-1, :-1] < cells[:, 1:, :-1]
-        found.append(np.packbits(torch.stack([along, down], 1).flatten(1).numpy(), axis=1))
-    return np.concatenate(found) if found else np.zeros((0, 16), dtype=np.uint8)
+        hashes.append(np.packbits(torch.stack([along, down], 1).flatten(1).numpy(), axis=1))
+    return np.concatenate(hashes) if hashes else np.zeros((0, 16), dtype=np.uint8)
 
 
 def _digest_repeated(
     splits: Mapping[str, Images], hashes: Mapping[str, Hashes]
 ) -> dict[str, npt.NDArray[np.void]]:
     """A digest of the pixels of each image whose hash occurs twice; zeros for the others."""
-    every = np.concatenate([_as_rows(each) for each in hashes.values()])
+    every = np.concatenate([_as_rows(values) for values in hashes.values()])
     _, inverse, counts = np.unique(every, return_inverse=True, return_counts=True)
     repeated = counts[inverse] > 1
-    found, start = {}, 0
+    digests_of, start = {}, 0
     for name, images in splits.items():
         digests = np.zeros((len(images), 16), dtype=np.uint8)
         for place in np.flatnonzero(repeated[start : start + len(images)]):
             pixels = images.images[int(place)].contiguous().numpy()
             digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
             digests[place] = np.frombuffer(digest, dtype=np.uint8)
-        found[name] = _as_rows(digests)
+        digests_of[name] = _as_rows(digests)
         start += len(images)
-    return found
+    return digests_of
 
 
 def _as_rows(values: Hashes) -> npt.NDArray[np.void]:
@@ -229,8 +224,8 @@ def _first_places(first: npt.NDArray[np.void], second: npt.NDArray[np.void]) -> 
     """For each digest of `second` that stands in `first`, its first place there and its own."""
     known, places = np.unique(first, return_index=True)
     at = np.searchsorted(known, second).clip(max=len(known) - 1)
-    there = (known[at] == second) & (second != np.zeros(1, dtype="V16"))
-    return np.stack([places[at[there]], np.flatnonzero(there)], axis=1)
+    matches = (known[at] == second) & (second != np.zeros(1, dtype="V16"))
+    return np.stack([places[at[matches]], np.flatnonzero(matches)], axis=1)
 
 
 def _conflicting_labels(exact: npt.NDArray[np.void], images: Images) -> Places:
@@ -242,33 +237,33 @@ def _conflicting_labels(exact: npt.NDArray[np.void], images: Images) -> Places:
 
 def _nearest_hashes(first: Hashes, second: Hashes) -> Places:
     """For each hash of `second`, the nearest one in `first`, if one is near."""
-    found = [np.zeros((0, 3), dtype=np.int64)]
-    ours, theirs = (np.flatnonzero(_set_bits(each) >= MIN_BITS_SET) for each in (first, second))
+    candidates = [np.zeros((0, 3), dtype=np.int64)]
+    ours, theirs = (np.flatnonzero(_set_bits(hashes) >= MIN_BITS_SET) for hashes in (first, second))
     # Hashes that differ in two bits have one of three bands in common.
     for band in np.array_split(np.arange(16), BANDS):
-        for some, other in _equal_rows(first[ours][:, band], second[theirs][:, band]):
-            a, b = ours[some], theirs[other]
+        for a_rows, b_rows in _equal_rows(first[ours][:, band], second[theirs][:, band]):
+            a, b = ours[a_rows], theirs[b_rows]
             different = _set_bits(first[a] ^ second[b])
             near = different <= MAX_DIFFERENT_BITS
-            found.append(np.stack([a[near], b[near], different[near]], axis=1))
-    pairs = np.concatenate(found)
+            candidates.append(np.stack([a[near], b[near], different[near]], axis=1))
+    pairs = np.concatenate(candidates)
     pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 2], pairs[:, 1]))]
     return pairs[np.unique(pairs[:, 1], return_index=True)[1], :2]
 
 
-def _correlated(first: Images, second: Images, pairs: Places) -> npt.NDArray[np.bool_]:
+def _correlated(first: Images, second: Images, pairs: Places) -> BoolArray:
     """bool `[K]`: do the gray values of each pair correlate, whatever brightness and contrast."""
-    found = np.zeros(len(pairs), dtype=np.bool_)
+    similar = np.zeros(len(pairs), dtype=np.bool_)
     for row, (a, b) in enumerate(pairs.tolist()):
         both = torch.stack([first.images[a], second.images[b]]).sum(1, dtype=torch.int32)
-        found[row] = float(torch.corrcoef(both.flatten(1).double())[0, 1]) >= MIN_CORRELATION
-    return found
+        similar[row] = float(torch.corrcoef(both.flatten(1).double())[0, 1]) >= MIN_CORRELATION
+    return similar
 
 
 def _equal_rows(first: Hashes, second: Hashes) -> Iterator[tuple[Places, Places]]:
     """Places of equal rows, some pairs at a time."""
-    padded = [np.pad(each, ((0, 0), (0, 8 - each.shape[1]))) for each in (first, second)]
-    a, b = (np.ascontiguousarray(each).view(np.uint64).reshape(-1) for each in padded)
+    padded = [np.pad(rows, ((0, 0), (0, 8 - rows.shape[1]))) for rows in (first, second)]
+    a, b = (np.ascontiguousarray(rows).view(np.uint64).reshape(-1) for rows in padded)
     order = np.argsort(a, kind="stable")
     low, high = (np.searchsorted(a[order], b, side=side) for side in ("left", "right"))
     counts = np.where(high - low > MAX_ALIKE, 0, high - low)
@@ -278,5 +273,5 @@ def _equal_rows(first: Hashes, second: Hashes) -> Iterator[tuple[Places, Places]
         yield order[low[rest] + offset], rest
 
 
-def _set_bits(values: Hashes) -> npt.NDArray[np.int64]:
+def _set_bits(values: Hashes) -> IntArray:
     return np.unpackbits(values, axis=1).sum(axis=1, dtype=np.int64)

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from fairweather.errors import InputError, missing_extra, one_line
 
-# ---------------------------------------------------------------- gray values of any range to 8 bit
+# ---------------------------------------------------------------- gray values
 
 SCALE_FORM = re.compile(
     r"(?P<share>percentile:)?(?P<low>[-+0-9.eE]*?[0-9.])\.\.(?P<high>[-+0-9.eE]+)"
@@ -56,12 +56,12 @@ class Scale(NamedTuple):
         (Scale(low=0.0, high=4095.0, percentile=False),
          Scale(low=0.5, high=99.5, percentile=True))
         """
-        found = SCALE_FORM.fullmatch(text.strip())
+        match = SCALE_FORM.fullmatch(text.strip())
         try:
-            low, high = (float(found[name]) for name in ("low", "high")) if found else (1.0, 0.0)
+            low, high = (float(match[name]) for name in ("low", "high")) if match else (1.0, 0.0)
         except ValueError:
             low, high = 1.0, 0.0
-        share = bool(found and found["share"])
+        share = bool(match and match["share"])
         if not -1e9 <= low < high <= 1e9 or (share and not 0 <= low < high <= 100):
             raise InputError(f"scale must be {SCALE_FORMS}; found {text!r}")
         return cls(low, high, share)
@@ -77,7 +77,7 @@ class Scale(NamedTuple):
             raise ValueError("some of its pixels are not finite")
         low, high = self.low, self.high
         if self.percentile:
-            low, high = (float(each) for each in np.percentile(exact, [low, high]))
+            low, high = (float(bound) for bound in np.percentile(exact, [low, high]))
         if low == high:  # a flat image has no contrast to keep
             return np.zeros(exact.shape, dtype=np.uint8)
         share = (exact - low) / (high - low)
@@ -108,7 +108,7 @@ def scale_16_bits(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     return ((values + 128) // 257).astype(np.uint8)
 
 
-# ---------------------------------------------------------------- one DICOM file to an 8-bit pictur
+# ---------------------------------------------------------------- DICOM files
 
 DICOM_MARK, MARK_START = b"DICM", 128  # the mark of the format, and the byte where it stands
 DEFLATED_SYNTAX = b"1.2.840.10008.1.2.1.99"  # the name of a compression of the whole file
@@ -220,11 +220,11 @@ def _scale_dicom(
             return Scale(center - width / 2, center + width / 2).apply(values)
         return Scale(center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2).apply(values)
     low, high = _stored_range(data)
-    found = float(np.min(values)), float(np.max(values))
-    if found[1] - found[0] < (high - low) / 4:
+    span = float(np.min(values)), float(np.max(values))
+    if span[1] - span[0] < (high - low) / 4:
         raise UnreadableImageError(
-            f"it is a DICOM file without a window, and its values go from {found[0]:g} to "
-            f"{found[1]:g}, less than a quarter of its {data.BitsStored} bits: {SCALE_HINT}"
+            f"it is a DICOM file without a window, and its values go from {span[0]:g} to "
+            f"{span[1]:g}, less than a quarter of its {data.BitsStored} bits: {SCALE_HINT}"
         )
     return Scale(low, high).apply(values)
 
@@ -247,15 +247,14 @@ def _read_window(data: DicomFile) -> tuple[float, float] | None:
 def _stored_range(data: DicomFile) -> tuple[float, float]:
     """The smallest and largest value that the stored bits can hold, after slope and intercept."""
     bits = int(data.BitsStored)
-    low, high = (
-        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if data.PixelRepresentation else (0, 2**bits - 1)
-    )
+    low = -(2 ** (bits - 1)) if data.PixelRepresentation else 0
+    high = low + 2**bits - 1
     slope, shift = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
     ends = sorted((low * slope + shift, high * slope + shift))
     return ends[0], ends[1]
 
 
-# ---------------------------------------------------------------- decode images to 8-bit pixels, wi
+# ---------------------------------------------------------------- decoding
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -287,7 +286,7 @@ class Square(NamedTuple):
     fit: str = "crop"
 
 
-class PixelTarget(NamedTuple):
+class Target(NamedTuple):
     """The file for decoded images, and what shape they must have.
 
     Attributes:
@@ -377,7 +376,7 @@ def decoder_facts() -> dict[str, object]:
     return facts
 
 
-def write_decoded(target: PixelTarget, first: int, contents: Sequence[Content]) -> list[int]:
+def write_decoded(target: Target, first: int, contents: Sequence[Content]) -> list[int]:
     """Decode images in a worker process, write them to the file, and return which ones failed.
 
     Returns:
@@ -386,20 +385,20 @@ def write_decoded(target: PixelTarget, first: int, contents: Sequence[Content]) 
         worker does not know.
     """
     Image.MAX_IMAGE_PIXELS = target.most_pixels
-    left: list[int] = []
+    failed: list[int] = []
     with strict_pillow(), target.path.open("r+b") as file:
         for place, content in enumerate(contents, first):
             try:
                 pixels = decode_image(content, target.square, target.scale)
             except Exception:
-                left.append(place)
+                failed.append(place)
                 continue
             if pixels.shape != target.shape:
-                left.append(place)
+                failed.append(place)
                 continue
             file.seek(place * pixels.nbytes)
             file.write(pixels.data)
-    return left
+    return failed
 
 
 def _decode(content: Content, scale: Scale | None) -> Image.Image:
@@ -494,8 +493,8 @@ def _resize_and_crop(image: Image.Image, square: Square | None) -> Image.Image:
         return image
     width, height = _resized_sides(image.size, square)
     if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
-        found = f"{width} x {height} pixels at {square.resize}"
-        raise ValueError(f"it is too elongated to be resized: {found}")
+        sides = f"{width} x {height} pixels at {square.resize}"
+        raise ValueError(f"it is too elongated to be resized: {sides}")
     resized = image.resize((width, height), FILTERS[square.interpolation])
     left, top = round((width - square.size) / 2), round((height - square.size) / 2)
     return resized.crop((left, top, left + square.size, top + square.size))

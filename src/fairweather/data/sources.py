@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import pandas as pd
 from fairweather.errors import InputError, join_names
 from fairweather.progress import Notify
 from fairweather.tasks.task import Strata, find_task
-from fairweather.types.measurement import CLASSIFICATION, Groups
+from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, IntArray, TextArray
 from fairweather.types.options import SPLITS as SPLITS
 
 UNSPLIT = "all"  # instead of these: one set that is not split yet
@@ -32,7 +33,7 @@ SPLIT_NAMES = {
 }
 
 
-class SourceRequest(NamedTuple):
+class Request(NamedTuple):
     """The arguments of a source function.
 
     Attributes:
@@ -61,7 +62,7 @@ class RawImage(NamedTuple):
     """
 
     name: str
-    content: Path | bytes | npt.NDArray[np.uint8]
+    content: Path | bytes | ByteArray
 
 
 class Listing(NamedTuple):
@@ -83,8 +84,8 @@ class Listing(NamedTuple):
         groups: what a table says of each image, by key; None if there is none.
     """
 
-    labels: npt.NDArray[np.int64]
-    read: Callable[[npt.NDArray[np.int64]], Iterable[RawImage]]
+    labels: IntArray
+    read: Callable[[IntArray], Iterable[RawImage]]
     files: tuple[Path, ...]
     stretch: str = ""
     file_per_image: bool = False
@@ -93,17 +94,15 @@ class Listing(NamedTuple):
     groups: Groups | None = None
 
     @property
-    def clusters(self) -> npt.NDArray[np.object_] | None:
+    def clusters(self) -> TextArray | None:
         """Which images belong together, `[N]`; None if that is not known."""
         return None if self.groups is None else self.groups.clusters
 
 
-def list_files(
-    labels: npt.NDArray[np.int64], paths: tuple[Path, ...], names: tuple[str, ...]
-) -> Listing:
+def list_files(labels: IntArray, paths: tuple[Path, ...], names: tuple[str, ...]) -> Listing:
     """List images that have a file each, by key."""
 
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
+    def read(keys: IntArray) -> Iterator[RawImage]:
         for key in keys:
             yield RawImage(str(paths[key]), paths[key])
 
@@ -111,21 +110,41 @@ def list_files(
 
 
 def list_arrays(
-    labels: npt.NDArray[np.integer],
-    images: npt.NDArray[np.uint8],
-    files: tuple[Path, ...],
-    name: str,
+    labels: npt.NDArray[np.integer], images: ByteArray, files: tuple[Path, ...], name: str
 ) -> Listing:
     """List images that are the rows of an array, uint8 `[N, H, W]` or `[N, H, W, 3]`."""
 
-    def read(keys: npt.NDArray[np.int64]) -> Iterator[RawImage]:
+    def read(keys: IntArray) -> Iterator[RawImage]:
         for key in keys:
             yield RawImage(f"{name} {key}", images[key])
 
     return Listing(labels.astype(np.int64), read, files)
 
 
-class ImageSource(NamedTuple):
+def list_shards(
+    files: Sequence[Path],
+    labels: Sequence[IntArray],
+    read: Callable[[Path, IntArray, int], Iterable[RawImage]],
+) -> Listing:
+    """List the images of several files, one file after the other.
+
+    Args:
+        files: with many images each.
+        labels: of the images of each file.
+        read: yields the images of a file with the given keys, of which the first is an offset.
+    """
+    starts = np.cumsum([0, *map(len, labels)])
+
+    def read_shards(keys: IntArray) -> Iterator[RawImage]:
+        for file, (start, end) in zip(files, pairwise(starts), strict=True):
+            own = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)]
+            if len(own):
+                yield from read(file, own, int(start))
+
+    return Listing(np.concatenate(labels), read_shards, tuple(files))
+
+
+class Source(NamedTuple):
     """The result of a source function.
 
     Attributes:
@@ -150,12 +169,12 @@ class ImageSource(NamedTuple):
     parts: Mapping[str, str] = {}
     task: str = CLASSIFICATION
 
-    def strata(self, labels: npt.NDArray[np.int64]) -> Strata:
+    def strata(self, labels: IntArray) -> Strata:
         """Group images by their labels, as the task says."""
         return find_task(self.task).strata(labels, self.classes)
 
 
-def require_path(request: SourceRequest) -> Path:
+def require_path(request: Request) -> Path:
     """The path of a request; raises `InputError` if there is no such file or folder."""
     if request.path is None:
         raise InputError("this data source needs a path")
@@ -206,10 +225,10 @@ def check_same_classes(names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     for split, other in others:
         if other == classes:
             continue
-        here, there = sorted(set(classes) - set(other)), sorted(set(other) - set(classes))
+        extra_here, missing = sorted(set(classes) - set(other)), sorted(set(other) - set(classes))
         only = [
             f"only in {where}: {', '.join(extra)}"
-            for where, extra in ((first, here), (split, there))
+            for where, extra in ((first, extra_here), (split, missing))
             if extra
         ]
         difference = "; ".join(only) or "the same names in another order"
@@ -229,7 +248,7 @@ def check_no_empty_class(strata: Strata, split: str) -> None:
         raise InputError(f"{kind} {join_names(empty)} {verb} no readable image in {split}")
 
 
-def count_classes(labels: npt.NDArray[np.int64], place: str) -> int:
+def count_classes(labels: IntArray, place: str) -> int:
     """The number of classes without names; raises `InputError` for labels that skip many."""
     largest = int(labels.max(initial=-1))
     # Every class needs an image. Without this check, a column of large numbers would fill memory.

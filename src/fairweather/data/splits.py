@@ -8,15 +8,14 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from fairweather.data.sources import UNSPLIT, ImageSource, Listing, check_no_empty_class
+from fairweather.data.sources import UNSPLIT, Listing, Source, check_no_empty_class
 from fairweather.errors import InputError
-from fairweather.types.measurement import Images
+from fairweather.types.measurement import BoolArray, Images, IntArray, TextArray
 from fairweather.types.options import SPLITS
 
-# ---------------------------------------------------------------- which images are train, val and t
+# ---------------------------------------------------------------- splits and subsets
 
 # Moves of single clusters, after which no split is looked for any more.
 MAX_MOVES = 2_000
@@ -36,12 +35,8 @@ PURPOSES = {"test": Purpose.TEST, "val": Purpose.VALIDATION}
 
 
 def choose_stratified(
-    labels: npt.NDArray[np.int64],
-    classes: tuple[str, ...],
-    fraction: float,
-    seed: int,
-    purpose: Purpose,
-) -> npt.NDArray[np.bool_]:
+    labels: IntArray, classes: tuple[str, ...], fraction: float, seed: int, purpose: Purpose
+) -> BoolArray:
     """Choose a stratified share of the images: bool `[N]`, True for the chosen ones.
 
     Of a class with `n` images, `n * fraction` rounded are chosen (a half is rounded up), but at
@@ -76,13 +71,13 @@ def choose_stratified(
 
 
 def choose_clusters(
-    labels: npt.NDArray[np.int64],
-    clusters: npt.NDArray[np.object_],
+    labels: IntArray,
+    clusters: TextArray,
     classes: tuple[str, ...],
     fraction: float,
     seed: int,
     purpose: Purpose,
-) -> npt.NDArray[np.bool_]:
+) -> BoolArray:
     """Choose whole clusters of images with about a share of each class: bool `[N]`.
 
     The clusters are looked at in a random order. One is chosen if the counts of the classes come
@@ -100,9 +95,9 @@ def choose_clusters(
     >>> choose_clusters(labels, patients, ("cat", "dog"), 0.3, 0, Purpose.TEST).tolist()
     [False, False, False, False, True, True]
     """
-    _, of = np.unique(clusters, return_inverse=True)
-    counts = np.zeros((of.max() + 1, len(classes)), dtype=np.int64)
-    np.add.at(counts, (of, labels), 1)
+    _, cluster_of = np.unique(clusters, return_inverse=True)
+    counts = np.zeros((cluster_of.max() + 1, len(classes)), dtype=np.int64)
+    np.add.at(counts, (cluster_of, labels), 1)
     totals = counts.sum(axis=0)
     for name, holders in zip(classes, (counts > 0).sum(axis=0), strict=True):
         if holders < 2:
@@ -126,14 +121,14 @@ def choose_clusters(
             for label in np.flatnonzero(counts[chosen == side].sum(axis=0) == 0)
         ]
         if not lacking_at:
-            return chosen[of]
+            return chosen[cluster_of]
         # A random one of them, so that moves to and fro end.
         side, label = lacking_at[generator.integers(len(lacking_at))]
         others = order[(chosen[order] != side) & (counts[order, label] > 0)]
-        left = counts[chosen != side].sum(axis=0) - counts[others]
-        emptied = (left == 0).sum(axis=1)  # classes that the other side would lose
-        kept = others[emptied == emptied.min()]
-        chosen[kept[generator.integers(len(kept))]] = side
+        remaining = counts[chosen != side].sum(axis=0) - counts[others]
+        emptied = (remaining == 0).sum(axis=1)  # classes that the other side would lose
+        candidates = others[emptied == emptied.min()]
+        chosen[candidates[generator.integers(len(candidates))]] = side
     raise InputError(
         "no way was found to split the images so that those that belong together stay together and "
         f"{purpose.name.lower()} and other images have all classes: classes have images in too few "
@@ -145,11 +140,11 @@ class Subset(NamedTuple):
     """Some images of a source split, as keys into its listing (int64, ascending)."""
 
     listing: Listing
-    keys: npt.NDArray[np.int64]
+    keys: IntArray
 
 
 def split_source(
-    source: ImageSource, seed: int, validation_fraction: float, test_fraction: float
+    source: Source, seed: int, validation_fraction: float, test_fraction: float
 ) -> dict[str, Subset]:
     """Assign every listed image to `train`, `val` or `test`, before anything is decoded.
 
@@ -177,7 +172,7 @@ def split_source(
     return {name: parts[name] for name in SPLITS if name in parts}
 
 
-def check_has_test(source: ImageSource, specification: str) -> None:
+def check_has_test(source: Source, specification: str) -> None:
     """Raise `InputError` unless a source has test images, or is one set that can be split."""
     if source.splits.keys() & {UNSPLIT, "test"}:
         return
@@ -193,7 +188,7 @@ def check_has_test(source: ImageSource, specification: str) -> None:
     )
 
 
-def limit_subset(part: Subset, source: ImageSource, limit: int, seed: int) -> Subset:
+def limit_subset(part: Subset, source: Source, limit: int, seed: int) -> Subset:
     """Keep at most `limit` images of a split, each class in proportion and with at least one image.
 
     After the first image of every class, the method of Webster and Sainte-Laguë says of which class
@@ -217,7 +212,7 @@ def limit_subset(part: Subset, source: ImageSource, limit: int, seed: int) -> Su
     return Subset(listing, keys)
 
 
-def stratified_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+def stratified_order(labels: IntArray, seed: int) -> IntArray:
     """Order images so that the first `n` of them are stratified, for every `n` from one per class.
 
     Args:
@@ -243,31 +238,29 @@ def stratified_order(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np
 
 
 def _split_off(
-    part: Subset, rest: str, other: str, source: ImageSource, fraction: float, seed: int
+    part: Subset, rest_name: str, chosen_name: str, source: Source, fraction: float, seed: int
 ) -> dict[str, Subset]:
     """Move a fraction of the images to the split `other`; a split without images is left out."""
     if fraction in (0, 1):
-        return {other if fraction else rest: part}
+        return {chosen_name if fraction else rest_name: part}
     strata, classes = source.strata(part.listing.labels[part.keys])
     clusters = part.listing.clusters
     if clusters is None:
-        chosen = choose_stratified(strata, classes, fraction, seed, PURPOSES[other])
+        chosen = choose_stratified(strata, classes, fraction, seed, PURPOSES[chosen_name])
     else:
         chosen = choose_clusters(
-            strata, clusters[part.keys], classes, fraction, seed, PURPOSES[other]
+            strata, clusters[part.keys], classes, fraction, seed, PURPOSES[chosen_name]
         )
     return {
-        rest: part._replace(keys=part.keys[~chosen]),
-        other: part._replace(keys=part.keys[chosen]),
+        rest_name: part._replace(keys=part.keys[~chosen]),
+        chosen_name: part._replace(keys=part.keys[chosen]),
     }
 
 
-# ---------------------------------------------------------------- fewer, wrong or imbalanced traini
+# ---------------------------------------------------------------- training labels
 
 
-def add_label_noise(
-    labels: npt.NDArray[np.int64], classes: int, probability: float, seed: int
-) -> npt.NDArray[np.int64]:
+def add_label_noise(labels: IntArray, classes: int, probability: float, seed: int) -> IntArray:
     """Replace each label, with a probability, by a random one, uniform over all classes.
 
     A random label may be the right one: a share of about `probability * (1 - 1 / classes)` of the
@@ -293,9 +286,7 @@ def add_label_noise(
     return np.where(replaced, generator.integers(classes, size=len(labels)), labels)
 
 
-def choose_imbalanced(
-    labels: npt.NDArray[np.int64], classes: int, ratio: float, seed: int
-) -> npt.NDArray[np.bool_]:
+def choose_imbalanced(labels: IntArray, classes: int, ratio: float, seed: int) -> BoolArray:
     """Choose the images of a long-tailed training set: bool `[N]`, True for the chosen ones.
 
     Of class `c` in `0 ... classes - 1`, a share of `ratio ** (c / (classes - 1))` is chosen,
@@ -324,7 +315,7 @@ def choose_imbalanced(
     return stays
 
 
-def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
+def choose_labelled(train: Images, fraction: float, seed: int) -> torch.Tensor:
     """Choose a share of the training images, each class in proportion and with at least one image.
 
     The images of a smaller share are among those of a larger one.
@@ -339,7 +330,7 @@ def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
 
     >>> column = torch.arange(100)
     >>> train = Images(torch.zeros(100, 3, 8, 8, dtype=torch.uint8), column % 2, column, ("a", "b"))
-    >>> train[fewer_labels(train, 0.1, seed=0)].labels.bincount().tolist()
+    >>> train[choose_labelled(train, 0.1, seed=0)].labels.bincount().tolist()
     [5, 5]
     """
     labels = train.labels.numpy()
@@ -347,7 +338,7 @@ def fewer_labels(train: Images, fraction: float, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.sort(stratified_order(labels, seed)[:count]))
 
 
-def with_wrong_labels(train: Images, probability: float, seed: int) -> Images:
+def corrupt_labels(train: Images, probability: float, seed: int) -> Images:
     """Replace each label, with a probability, by a random one, uniform over all classes.
 
     Which labels are replaced, and by what, depends on all images of the split and not on how many
@@ -355,7 +346,7 @@ def with_wrong_labels(train: Images, probability: float, seed: int) -> Images:
 
     >>> column = torch.arange(1000)
     >>> pixels = torch.zeros(1000, 3, 8, 8, dtype=torch.uint8)
-    >>> noisy = with_wrong_labels(Images(pixels, column % 2, column, ("a", "b")), 0.2, seed=0)
+    >>> noisy = corrupt_labels(Images(pixels, column % 2, column, ("a", "b")), 0.2, seed=0)
     >>> float((noisy.labels != column % 2).double().mean())
     0.111
     """

@@ -37,7 +37,8 @@ from fairweather.metrics import (
 from fairweather.metrics.clusters import Weigh, share_interval
 from fairweather.metrics.conformal import conformal_quantile, fewest_images, set_columns
 from fairweather.metrics.two_sample import MOST_IMAGES
-from fairweather.runs.folder import package_versions, write_atomically
+from fairweather.runs.folder import write_atomically
+from fairweather.runs.provenance import package_versions
 from fairweather.runs.scores import read_clusters
 from fairweather.steps.run_model import RunModel, open_validation_images
 from fairweather.tasks.task import mean_log_probability

@@ -88,11 +88,11 @@ def fetch(
     fairweather.errors.InputError: 'digits.npz' does not exist and downloads are off: put the file
     from https://example.org/digits.npz there, or allow downloads
     """
-    wanted = {"md5": md5, "sha256": sha256}
+    checksums = {"md5": md5, "sha256": sha256}
     # A file that is there needs nobody to vouch for it any more.
-    _check_address(url, checked=any(wanted.values()) or path.is_file())
+    _check_address(url, checked=any(checksums.values()) or path.is_file())
     try:
-        return _fetch(url, path, wanted, offline, progress)
+        return _fetch(url, path, checksums, offline, progress)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
@@ -164,12 +164,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def _fetch(
     url: str,
     path: Path,
-    wanted: Mapping[str, str | None],
+    checksums: Mapping[str, str | None],
     offline: bool,
     progress: Notify | None,
 ) -> Path:
     if path.exists():
-        return _check_existing(path, wanted)
+        return _check_existing(path, checksums)
     if offline:
         raise InputError(
             f"{str(path)!r} does not exist and downloads are off: put the file from {url} there, "
@@ -179,12 +179,12 @@ def _fetch(
     # The lock file stays: removing it would let a third process lock another file of that name.
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists():
-            return _check_existing(path, wanted)
+            return _check_existing(path, checksums)
         part = path.with_name(f"{path.name}.part")
         if part.is_symlink() or _mark_path(part).is_symlink():
             _discard(part)  # remove the links: the files that they point to are not ours to write
-        _download(url, part, any(wanted.values()), progress)
-        if wrong := _wrong_digest(part, wanted):
+        _download(url, part, any(checksums.values()), progress)
+        if wrong := _wrong_digest(part, checksums):
             _discard(part)
             raise InputError(f"the file from {url} has {wrong}; it was removed")
         part.replace(path)
@@ -211,16 +211,16 @@ def combined_digest(paths: Iterable[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _check_existing(path: Path, wanted: Mapping[str, str | None]) -> Path:
-    if wrong := _wrong_digest(path, wanted):
+def _check_existing(path: Path, checksums: Mapping[str, str | None]) -> Path:
+    if wrong := _wrong_digest(path, checksums):
         raise InputError(f"{str(path)!r} has {wrong}; remove it to download it again")
     return path
 
 
-def _wrong_digest(path: Path, wanted: Mapping[str, str | None]) -> str | None:
-    for algorithm, expected in wanted.items():
-        if expected and (found := file_digest(path, algorithm)) != expected.lower():
-            return f"the {algorithm.upper()} {found} and not {expected}"
+def _wrong_digest(path: Path, checksums: Mapping[str, str | None]) -> str | None:
+    for algorithm, expected in checksums.items():
+        if expected and (digest := file_digest(path, algorithm)) != expected.lower():
+            return f"the {algorithm.upper()} {digest} and not {expected}"
     return None
 
 
@@ -259,18 +259,18 @@ def _attempt(url: str, part: Path, checked_later: bool, progress: Notify | None)
             ) from error
         raise _DroppedError(f"the server says {error.code} {error.reason}") from error
     with response:
-        found = _PartialMark(url, _validator(response.headers))
+        source = _PartialMark(url, _validator(response.headers))
         if response.status == http.client.PARTIAL_CONTENT:
             start, total = _content_range(response.headers)
             # An answer to If-Range may leave out the date (RFC 9110, 15.3.7).
-            if start != done or found.validator not in ("", mark.validator):
+            if start != done or source.validator not in ("", mark.validator):
                 _discard(part)
                 raise _DroppedError("the file changed during the download")
         else:
             length = response.headers["Content-Length"]
             done, total = 0, int(length) if length and length.isdecimal() else None
             part.write_bytes(b"")  # before the new mark: it must never describe old bytes
-            _mark_path(part).write_text(json.dumps(found._asdict()), encoding="utf-8")
+            _mark_path(part).write_text(json.dumps(source._asdict()), encoding="utf-8")
         _append(part, _chunks(response, done, total), done, total, progress)
     if total is not None and _size(part) != total:
         raise _DroppedError(f"the connection ended after {_size(part)} of {total} bytes")

@@ -10,7 +10,7 @@ from typing import Any
 
 from fairweather.errors import InputError
 
-# ---------------------------------------------------------------- where fairweather stores what it
+# ---------------------------------------------------------------- the cache
 
 
 def cache_folder() -> Path:
@@ -48,7 +48,7 @@ def cannot_store(what: str, folder: Path, error: OSError) -> InputError:
     )
 
 
-# ---------------------------------------------------------------- facts that others published, in J
+# ---------------------------------------------------------------- facts beside the code
 
 
 def read_facts(package: str, name: str) -> Any:  # noqa: ANN401 - of the reader's types, once made

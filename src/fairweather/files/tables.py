@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# ---------------------------------------------------------------- text of CSV files, which people o
+# ---------------------------------------------------------------- CSV
 
 # A spreadsheet takes a text that begins like this for a formula, and a formula can start programs.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -105,7 +105,7 @@ class _LineFeedText(io.StringIO):
         return super().write(row.removesuffix(_LINE_END) + "\n")
 
 
-# ---------------------------------------------------------------- parquet files that other programs
+# ---------------------------------------------------------------- parquet
 
 
 def read_parquet_schema(path: Path) -> pa.Schema:
@@ -117,8 +117,8 @@ def read_parquet_schema(path: Path) -> pa.Schema:
 def read_parquet_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read some columns, or all; raises `InputError` for a file that is damaged."""
     with _open_parquet(path) as file:
-        wanted = _check_columns(file, columns, path)
-        table = file.read(columns=wanted).select(wanted)
+        names = _check_columns(file, columns, path)
+        table = file.read(columns=names).select(names)
         table.validate(full=True)
         return table
 
@@ -126,10 +126,10 @@ def read_parquet_table(path: Path, columns: Sequence[str] | None = None) -> pa.T
 def read_parquet_batches(path: Path, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
     """Read some columns in batches of `rows`; raises `InputError` for a file that is damaged."""
     with _open_parquet(path) as file:
-        wanted = _check_columns(file, columns, path)
-        for batch in file.iter_batches(rows, columns=wanted):
+        names = _check_columns(file, columns, path)
+        for batch in file.iter_batches(rows, columns=names):
             batch.validate(full=True)
-            yield batch.select(wanted)
+            yield batch.select(names)
 
 
 def _check_columns(file: pq.ParquetFile, columns: Sequence[str] | None, path: Path) -> list[str]:
@@ -140,10 +140,10 @@ def _check_columns(file: pq.ParquetFile, columns: Sequence[str] | None, path: Pa
     """
     # Counted once: predictions may have a column for each of 20,000 classes.
     known = Counter(file.schema_arrow.names)
-    wanted = list(known if columns is None else columns)
-    if twice := [name for name in wanted if known[name] > 1]:
+    names = list(known if columns is None else columns)
+    if twice := [name for name in names if known[name] > 1]:
         raise InputError(f"{str(path)!r} has two columns with the name {twice[0]!r}")
-    return wanted
+    return names
 
 
 @contextmanager

@@ -67,21 +67,21 @@ class _Loader(yaml.SafeLoader):
         merged: list[tuple[yaml.Node, yaml.Node]] = []
         for key, value in node.value:
             # What comes later wins: of several merged mappings the first, then the keys themselves.
-            for each in reversed(_merged_mappings(value)) if key.tag == _MERGE_TAG else ():
-                self.flatten_mapping(each)
-                merged += each.value
+            for mapping in reversed(_merged_mappings(value)) if key.tag == _MERGE_TAG else ():
+                self.flatten_mapping(mapping)
+                merged += mapping.value
         node.value = [*merged, *(pair for pair in node.value if pair[0].tag != _MERGE_TAG)]
 
     def _check_written_once(self, node: yaml.MappingNode) -> None:
-        seen: set[Hashable] = set()
+        keys: set[Hashable] = set()
         for key_node, _ in node.value:
             if key_node.tag == _MERGE_TAG:
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):  # another one is refused below
-                if key in seen:
+                if key in keys:
                     raise InputError(f"the key {key!r} is given twice{_position(node.start_mark)}")
-                seen.add(key)
+                keys.add(key)
 
     def construct_fraction(self, node: yaml.ScalarNode) -> float:
         """Read `8/255`."""
@@ -170,13 +170,13 @@ class _Dumper(yaml.SafeDumper):
 
 def _merged_mappings(node: yaml.Node) -> list[yaml.MappingNode]:
     """The mappings that stand behind `<<`: one, or a list of them."""
-    found: list[yaml.MappingNode] = []
-    for each in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-        if not isinstance(each, yaml.MappingNode):
+    mappings: list[yaml.MappingNode] = []
+    for item in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        if not isinstance(item, yaml.MappingNode):
             problem = "<< merges a mapping or a list of mappings"
-            raise yaml.constructor.ConstructorError(None, None, problem, each.start_mark)
-        found.append(each)
-    return found
+            raise yaml.constructor.ConstructorError(None, None, problem, item.start_mark)
+        mappings.append(item)
+    return mappings
 
 
 def _check_finite(value: float, node: yaml.ScalarNode) -> float:

@@ -371,6 +371,47 @@ def robustness_table(
     None if b has fewer than `FEWEST_MODELS` models with different clean accuracies; each seed of a
     model counts as one. Variants (NAME+VARIANT) do not count.
     """
+    rows, references = _robustness_rows(runs, shared, images)
+    if not rows:
+        return None
+    body = [
+        [
+            row.model,
+            titles[row.shift],
+            *(f"{100 * share:.1f}" for share in (row.clean, row.shifted, row.expected)),
+            format_difference(row.effective, percent=True),
+        ]
+        for row in rows
+    ]
+    numbers = [
+        (row.model, row.shift, row.clean, row.shifted, row.expected, *row.effective) for row in rows
+    ]
+    columns = [*RobustnessRow._fields[:4], "expected", "effective_robustness", *Score._fields[1:]]
+    units = "images" if read_clusters(runs.b.run) is None else "clusters of images"
+    if any(len(seeds) > 1 for seeds in runs.a.models.values()):
+        units += " and over the seeds of the models"
+    caption = (
+        f"Effective robustness relative to {references} trained models of {runs.b.run.path.name} "
+        "(Taori et al. 2020), in percentage points. It is the accuracy under the shift (mean over "
+        "its levels) minus the accuracy that a line predicts from the clean accuracy. The line is "
+        "fitted to those models' clean and shifted accuracies on the logit scale. In brackets: "
+        f"95 % intervals over {units} (n = {rows[0].effective.n:,}). They do not cover the choice "
+        "of reference models, and outside the range of these models' clean accuracies the line is "
+        "a guess."
+    )
+    return TextTable(
+        f"{name}_effective_robustness",
+        ROBUSTNESS_LAYOUT,
+        body,
+        [caption],
+        pd.DataFrame(numbers, columns=columns),
+    )
+
+
+def _robustness_rows(
+    runs: RunPair, shared: SharedShifts, images: ResampledImages
+) -> tuple[list[RobustnessRow], int]:
+    """The rows of a's models, and how many reference models there are; no rows if too few."""
     a, b = runs
 
     def by_seed(run: ComparedRun, model: str) -> tuple[ModelEstimates, list[AccuracyByCell]]:
@@ -386,7 +427,7 @@ def robustness_table(
     reference = [seed for model in trained if model not in own for seed in by_seed(b, model)[1]]
     clean = {accuracies[UNSHIFTED].value for accuracies in reference}
     if len(clean) < FEWEST_MODELS or not shared.means:
-        return None
+        return [], 0
     rows = []
     for model in a.models:
         estimates, seeds = by_seed(a, model)
@@ -401,38 +442,7 @@ def robustness_table(
                     to_score(recipe_estimate(effective), (-1.0, 1.0)),
                 )
             )
-    body = [
-        [
-            row.model,
-            titles[row.shift],
-            *(f"{100 * share:.1f}" for share in (row.clean, row.shifted, row.expected)),
-            format_difference(row.effective, percent=True),
-        ]
-        for row in rows
-    ]
-    numbers = [
-        (row.model, row.shift, row.clean, row.shifted, row.expected, *row.effective) for row in rows
-    ]
-    columns = [*RobustnessRow._fields[:4], "expected", "effective_robustness", *Score._fields[1:]]
-    units = "images" if read_clusters(b.run) is None else "clusters of images"
-    if any(len(seeds) > 1 for seeds in a.models.values()):
-        units += " and over the seeds of the models"
-    caption = (
-        f"Effective robustness relative to {len(reference)} trained models of {b.run.path.name} "
-        "(Taori et al. 2020), in percentage points. It is the accuracy under the shift (mean over "
-        "its levels) minus the accuracy that a line predicts from the clean accuracy. The line is "
-        "fitted to those models' clean and shifted accuracies on the logit scale. In brackets: "
-        f"95 % intervals over {units} (n = {rows[0].effective.n:,}). They do not cover the choice "
-        "of reference models, and outside the range of these models' clean accuracies the line is "
-        "a guess."
-    )
-    return TextTable(
-        f"{name}_effective_robustness",
-        ROBUSTNESS_LAYOUT,
-        body,
-        [caption],
-        pd.DataFrame(numbers, columns=columns),
-    )
+    return rows, len(reference)
 
 
 def _effective_robustness(

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -244,8 +245,7 @@ def read_published_comparison(
     folder.holds(SCORES)  # raises if they are not those that the run wrote
     contents = read_contents(folder)
     study = match_study(contents, studies)
-    names = match_models(contents, study, rows or {})
-    matched = MatchedStudy(contents, study, names, match_numbers(contents, study, names))
+    matched = MatchedStudy(contents, study, match_models(contents, study, rows or {}))
     frame = pairs_to_frame(matched.pairs)
     main = TextTable(f"compare_{reference}", LAYOUT, table_body(matched), [caption(matched)], frame)
     return Comparison(main, notes(matched))
@@ -286,18 +286,59 @@ class MatchedStudy:
     Attributes:
         contents, study: the two.
         names: the run's name of each published model that it has.
-        pairs: every published number, with that of the run.
     """
 
     contents: Contents
     study: PublishedStudy
     names: Mapping[str, str]
-    pairs: Sequence[PublishedPair]
+
+    @cached_property
+    def pairs(self) -> list[PublishedPair]:
+        """Every published number with that of the run: clean and means first, then each level."""
+        numbers = [n for n in most_precise_numbers(self.study) if n.metric in METRICS]
+        return [
+            PublishedPair(
+                number,
+                self.names.get(number.model, number.model),
+                _standard_error(number, self.study.test_images),
+                self._measured_score(number),
+            )
+            for number in sorted(numbers, key=self._sort_key)
+        ]
 
     @property
     def measured(self) -> list[PublishedPair]:
         """The numbers that the run has too."""
         return [pair for pair in self.pairs if pair.measured]
+
+    def has_same_images(self, shift: str, level: str) -> bool:
+        """Say whether the run has the same shift as the published number.
+
+        A mean is the same if all of its levels are the same, and there is no other level.
+        """
+        if shift == CLEAN:
+            return True
+        theirs = self.study.cells(shift)
+        ours = next((sweep.cells for sweep in self.contents.sweeps if sweep.name == shift), {})
+        if level == MEAN:
+            return set(ours.values()) == set(theirs.values())
+        return ours.get(level) == theirs[level]
+
+    def _measured_score(self, number: PublishedNumber) -> Score | None:
+        model, shift, level, metric, *_ = number
+        if model not in self.names or not self.has_same_images(shift, level):
+            return None
+        return self.contents.score(metric, self.names[model], shift, level)
+
+    def _sort_key(self, number: PublishedNumber) -> tuple[object, ...]:
+        is_level = number.shift != CLEAN and number.level != MEAN
+        return (
+            is_level,
+            list(METRICS).index(number.metric),
+            list(self.study.shifts).index(number.shift),
+            float(number.level) if is_level else 0.0,
+            list(self.study.models).index(number.model),
+        )
 
 
 def match_study(contents: Contents, studies: Sequence[PublishedStudy]) -> PublishedStudy:
@@ -340,25 +381,6 @@ def match_models(
     return compared
 
 
-def match_numbers(
-    contents: Contents, study: PublishedStudy, names: Mapping[str, str]
-) -> list[PublishedPair]:
-    """Pair every published number with the run's: clean and means first, then each level.
-
-    `names` gives the run's name of each published model that it has.
-    """
-    numbers = [number for number in most_precise_numbers(study) if number.metric in METRICS]
-    return [
-        PublishedPair(
-            number,
-            names.get(number.model, number.model),
-            _standard_error(number, study.test_images),
-            _measured_score(contents, study, number, names),
-        )
-        for number in sorted(numbers, key=lambda number: _sort_key(study, number))
-    ]
-
-
 def pairs_to_frame(pairs: Sequence[PublishedPair]) -> pd.DataFrame:
     """Write pairs as a tidy table; numbers that the run did not measure are missing."""
     lines = [
@@ -373,41 +395,6 @@ def pairs_to_frame(pairs: Sequence[PublishedPair]) -> pd.DataFrame:
     columns = ["model", "shift", "level", "metric", "published_model", "measured", "low", "high"]
     columns += ["n", "published", "standard_error", "source", "difference", "inside"]
     return pd.DataFrame(lines, columns=columns).astype({"n": "Int64", "inside": "boolean"})
-
-
-def has_same_images(contents: Contents, study: PublishedStudy, shift: str, level: str) -> bool:
-    """Say whether the run has the same shift as the published number.
-
-    A mean is the same if all of its levels are the same, and there is no other level.
-    """
-    if shift == CLEAN:
-        return True
-    theirs = study.cells(shift)
-    ours = next((sweep.cells for sweep in contents.sweeps if sweep.name == shift), {})
-    if level == MEAN:
-        return set(ours.values()) == set(theirs.values())
-    return ours.get(level) == theirs[level]
-
-
-def _sort_key(study: PublishedStudy, number: PublishedNumber) -> tuple[object, ...]:
-    is_level = number.shift != CLEAN and number.level != MEAN
-    return (
-        is_level,
-        list(METRICS).index(number.metric),
-        list(study.shifts).index(number.shift),
-        float(number.level) if is_level else 0.0,
-        list(study.models).index(number.model),
-    )
-
-
-def _measured_score(
-    contents: Contents, study: PublishedStudy, number: PublishedNumber, names: Mapping[str, str]
-) -> Score | None:
-    if number.model not in names:
-        return None
-    if not has_same_images(contents, study, number.shift, number.level):
-        return None
-    return contents.score(number.metric, names[number.model], number.shift, number.level)
 
 
 def _standard_error(number: PublishedNumber, n: int | None) -> float:
@@ -586,7 +573,7 @@ def _other_models(matched: MatchedStudy) -> Iterator[str]:
 def _other_shifts(matched: MatchedStudy) -> Iterator[str]:
     sweeps = {sweep.name: sweep for sweep in matched.contents.sweeps}
     for shift, title in matched.study.shifts.items():
-        if not has_same_images(matched.contents, matched.study, shift, MEAN):
+        if not matched.has_same_images(shift, MEAN):
             theirs = "; ".join(matched.study.cells(shift).values())
             ours = "; ".join(sweeps[shift].cells.values()) if shift in sweeps else "none"
             yield (

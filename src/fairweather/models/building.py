@@ -33,7 +33,7 @@ from fairweather.models.checkpoints import (
 )
 from fairweather.models.preprocessing import NO_NORMALISATION, Normalisation
 from fairweather.models.wrappers import Classifier
-from fairweather.runs.fingerprints import NoEffect, collect_facts
+from fairweather.runs.fingerprints import NoEffect, effective_facts
 from fairweather.types.measurement import MAX_SIDE, MIN_SIDE
 
 # ---------------------------------------------------------------- specification
@@ -339,7 +339,7 @@ def weights_digest(spec: ModelSpec, *, offline: bool = False) -> str:
 
 def render_model_json(spec: ModelSpec, facts: Mapping[str, object]) -> str:
     """Write the text of model.json: what `load_checkpoint` needs, and facts for people."""
-    content = {"spec": collect_facts(resolve_normalisation(spec)), **facts}
+    content = {"spec": effective_facts(resolve_normalisation(spec)), **facts}
     return json.dumps(content, indent=2) + "\n"
 
 

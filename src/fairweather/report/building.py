@@ -26,13 +26,8 @@ from fairweather.report.page.rendering import begin_library, render_page
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import TextTable, name_table_files, write_csv
 from fairweather.report.vega import begin_work, draw_png, explain_missing_addresses
-from fairweather.runs.folder import (
-    RunFolder,
-    lock_run,
-    open_finished_run,
-    read_json,
-    resolve_inside,
-)
+from fairweather.runs.claims import lock_run
+from fairweather.runs.folder import RunFolder, open_finished_run, read_json, resolve_inside
 from fairweather.types.record import (
     ABSENT_METRICS,
     FIGURES,

@@ -17,7 +17,8 @@ from fairweather.errors import InputError
 from fairweather.metrics.clusters import FEW_CLUSTERS, Clusters
 from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.report.samples import Samples
-from fairweather.runs.folder import RunFolder, list_machines
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.provenance import list_machines
 from fairweather.runs.scores import read_clusters
 from fairweather.tasks.task import find_task
 from fairweather.types.kinds import TaskKind

@@ -16,8 +16,10 @@ from fairweather.metrics.clusters import Clusters, number_clusters
 from fairweather.progress import Event, Notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.inputs import Inputs, make_measurement, make_plan
-from fairweather.runs.fingerprints import collect_facts
-from fairweather.runs.folder import RunFolder, check_run_path, current_provenance
+from fairweather.runs.claims import check_run_path
+from fairweather.runs.fingerprints import effective_facts
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.provenance import current_provenance
 from fairweather.steps.ledger import Outlook
 from fairweather.steps.measurement import Measurement
 from fairweather.steps.plan import DATA, NATURAL_DATA
@@ -102,7 +104,7 @@ def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
         digests=digests,
         mean=dataset.mean,
         std=dataset.std,
-        arguments=collect_facts(inputs.sources[DATA]),
+        arguments=effective_facts(inputs.sources[DATA]),
         notes=json.loads(json.dumps({**dataset.notes, **ordered})),
         task=own.task,
     )

@@ -1,4 +1,4 @@
-"""Who does what in a run folder that several processes write to, so that no work is done twice.
+"""Who works in a run folder: one process with its lock, or several with claims on its steps.
 
 Claims are no locks: two processes may both believe that a claim is theirs, for instance where a
 file system shows changes late. So nothing may depend on them but time: a step that is done twice
@@ -8,22 +8,37 @@ still its own.
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import secrets
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
+
+from fairweather.errors import InputError
+from fairweather.runs.folder import (
+    ABANDONED_AFTER,
+    LOCK,
+    PARTIAL,
+    RunFolder,
+    first_version_error,
+    remove_partial,
+    resolve_inside,
+)
+from fairweather.types.record import RECORD
+
 CLAIMS = "claims"  # folder in the run folder
-WORKERS, CLAIMED_STEPS = (
-    f"{CLAIMS}/workers",
-    f"{CLAIMS}/steps",
-)  # a file for each process, and each step
+# A file for each process, and for each step.
+WORKERS, CLAIMED_STEPS = f"{CLAIMS}/workers", f"{CLAIMS}/steps"
 # Seconds. NFS may show the time of a file a minute late, so a claim must be older to be given up.
-RENEWAL_SECONDS, EXPIRY_SECONDS = 20.0, 180.0
+RENEWAL, EXPIRY = 20.0, 180.0
 
 ResolveFile = Callable[[str], Path]  # gives a path in the run folder, and refuses links out of it
 
@@ -75,15 +90,15 @@ class Claims:
     def owners(self) -> dict[str, str]:
         """The steps that other processes are doing, as far as their claims are alive, by owner."""
         folder, now = self.file(CLAIMED_STEPS), self._now()
-        found = {}
+        owners = {}
         for path in _walk_files(folder):
             if path.suffix != ".claim":
                 continue
-            seen = _read_state(path)
-            if seen.text not in ("", self.name) and seen.is_alive(now, self.expires):
+            claim = _read_state(path)
+            if claim.text not in ("", self.name) and claim.is_alive(now, self.expires):
                 step = path.relative_to(folder).as_posix().removesuffix(".claim")
-                found[step] = seen.text
-        return found
+                owners[step] = claim.text
+        return owners
 
     def end(self) -> None:
         """Give everything back, and remove what was given up."""
@@ -106,16 +121,16 @@ class Claims:
     def _remove_expired(self) -> None:
         now = self._now()
         for path in _walk_files(self.file(CLAIMS)):
-            seen = _read_state(path)
-            if seen != _GONE and not seen.is_alive(now, self.expires):
-                _remove(path, seen)
+            state = _read_state(path)
+            if state != _GONE and not state.is_alive(now, self.expires):
+                _remove(path, state)
 
     def _take_over(self, path: Path) -> bool:
         """Replace a claim that nobody renews."""
-        seen = _read_state(path)
-        if seen.is_alive(self._now(), self.expires):
+        state = _read_state(path)
+        if state.is_alive(self._now(), self.expires):
             return False
-        return _remove(path, seen) and _create(path, self.name, within=self._root)
+        return _remove(path, state) and _create(path, self.name, within=self._root)
 
     def _now(self) -> float:
         """The time on the clock of the file system, which gives files their times."""
@@ -140,7 +155,7 @@ class Claims:
 @contextmanager
 def open_claims(file: ResolveFile, mark: str | None) -> Iterator[Claims]:
     """Claim steps inside the `with` block; all claims are given back at its end."""
-    claims = Claims(file, mark, renewed=RENEWAL_SECONDS, expires=EXPIRY_SECONDS)
+    claims = Claims(file, mark, renewed=RENEWAL, expires=EXPIRY)
     try:
         yield claims
     finally:
@@ -162,10 +177,8 @@ def list_workers(file: ResolveFile) -> Mapping[str, str]:
     try:
         now = _read_state(clock).time
         beacons = [path for path in sorted(_walk_files(place)) if not path.name.startswith(".")]
-        seen = {path.name: _read_state(path) for path in beacons}
-        return {
-            name: each.text for name, each in seen.items() if each.is_alive(now, EXPIRY_SECONDS)
-        }
+        states = {path.name: _read_state(path) for path in beacons}
+        return {name: state.text for name, state in states.items() if state.is_alive(now, EXPIRY)}
     finally:
         clock.unlink(missing_ok=True)
 
@@ -189,7 +202,7 @@ def is_claims_folder(folder: Path) -> bool:
         return False
     names = {Path(name).name for name in (WORKERS, CLAIMED_STEPS)}
     try:
-        return all(each.name in names for each in folder.iterdir())
+        return all(entry.name in names for entry in folder.iterdir())
     except FileNotFoundError:  # another process has just given its last one back
         return True
 
@@ -236,7 +249,7 @@ def _read_state(path: Path) -> _FileState:
         return _NO_CLAIM
 
 
-def _remove(path: Path, seen: _FileState) -> bool:
+def _remove(path: Path, state: _FileState) -> bool:
     """Remove a file, unless it is not any more what was seen of it.
 
     Of several processes that remove a file and create it anew at once, all but one see that it is
@@ -247,7 +260,7 @@ def _remove(path: Path, seen: _FileState) -> bool:
         path.rename(old)
     except FileNotFoundError:
         return False
-    is_old = _read_state(old) == seen
+    is_old = _read_state(old) == state
     if not is_old:
         # Linking fails if there is a newer one; some file systems have no links.
         with suppress(OSError):
@@ -265,7 +278,7 @@ def _create(path: Path, text: str, *, within: Path) -> bool:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileNotFoundError, FileExistsError):
-            links = any(each.is_symlink() for each in (path.parent, path.parent.parent))
+            links = any(parent.is_symlink() for parent in (path.parent, path.parent.parent))
             if links or (path.parent.exists() and not path.parent.is_dir()):
                 raise
             continue
@@ -285,3 +298,157 @@ def _create(path: Path, text: str, *, within: Path) -> bool:
                 path.unlink(missing_ok=True)
                 raise
         return True
+
+
+# ---------------------------------------------------------------- locks
+
+PROCESSOR = "kind of processor"  # may differ between workers, but then their bytes may too
+PREPARATION_TIMEOUT = 60.0  # seconds within which a process that shares a folder has prepared it
+
+
+class SharedRun(NamedTuple):
+    """A run folder that several processes write to, and the claims of this one.
+
+    Attributes:
+        run, claims: the folder and the claims.
+        warnings: sentences about the other processes.
+    """
+
+    run: RunFolder
+    claims: Claims
+    warnings: tuple[str, ...] = ()
+
+
+@contextmanager
+def open_run(path: Path) -> Iterator[RunFolder]:
+    """Open a run folder to begin or continue a run, and create it if needed; see `lock_run`.
+
+    Raises `InputError` for a folder that contains something else, a run of version 1 or a joined
+    one, and for one that is in use.
+    """
+    check_run_path(path)
+    with lock_run(path) as run:
+        yield run
+
+
+@contextmanager
+def lock_run(path: Path) -> Iterator[RunFolder]:
+    """Open a folder for writing, create it if needed, and lock it for other processes.
+
+    Raises `InputError` if another process has locked it, or workers share it.
+    """
+    with lock_folder(path):
+        run = RunFolder(path)
+        if workers := list(list_workers(run.file)):
+            are = "1 worker is" if len(workers) == 1 else f"{len(workers)} workers are"
+            raise InputError(
+                f"{are} working in {path}, such as {workers[0]}, or were killed less than three "
+                "minutes ago; wait until they end, or join them with --worker"
+            )
+        remove_partial(path)
+        if (claims := run.file(CLAIMS)).is_dir():  # of workers that were killed
+            shutil.rmtree(claims, ignore_errors=True)
+        yield run
+
+
+@contextmanager
+def share_run(
+    path: Path, mark: Mapping[str, str], prepare: Callable[[RunFolder, bool], None]
+) -> Iterator[SharedRun]:
+    """Open a run folder that other processes work in too, each with claims on its steps.
+
+    Args:
+        path: the folder; it is created if needed.
+        mark: what must be the same in all these processes, by its names in a sentence; another
+            `PROCESSOR` is a warning only, since its results are as valid.
+        prepare: called with the folder, and with whether other processes work in it, while no other
+            process prepares it.
+
+    Raises `InputError` as `open_run` does, if a process that shares nothing is working in it, and
+    if the others have another mark.
+    """
+    check_run_path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(path)
+    with open_claims(run.file, json.dumps(mark)) as claims:
+        with lock_folder(path, timeout=PREPARATION_TIMEOUT, needed=False):
+            others = dict(list_workers(run.file))
+            others.pop(claims.name, None)
+            warnings = [_check_mark(mark, text, name, path) for name, text in others.items()]
+            prepare(run, bool(others))
+            remove_partial(path, age=ABANDONED_AFTER if others else 0)
+        yield SharedRun(run, claims, tuple(filter(None, warnings)))
+
+
+def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> str:
+    """Compare the mark of another process; returns a warning, or nothing."""
+    try:
+        theirs = dict(json.loads(mark))
+    except (ValueError, TypeError):
+        return ""  # just being written, or removed
+    for fact in ours:
+        if fact != PROCESSOR and ours[fact] != theirs.get(fact):
+            raise InputError(
+                f"the worker {name} in {path} has another {fact} than this one: "
+                f"{theirs.get(fact)}, here {ours[fact]}; all workers in a folder must have the "
+                "same, or name another folder with --out"
+            )
+    own, another = ours.get(PROCESSOR), theirs.get(PROCESSOR)
+    if own is None or another is None or own == another:
+        return ""
+    return (
+        f"the worker {name} has another {PROCESSOR} ({another}) than this one ({own}): "
+        "results may differ in their last digits from those of one machine"
+    )
+
+
+@contextmanager
+def lock_folder(
+    path: Path, timeout: float = 0, *, needed: bool = True, name: str = LOCK
+) -> Iterator[None]:
+    """Lock a file of a folder; where it is not `needed`, go on if the file system has no locks."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(resolve_inside(path, name), timeout=timeout)
+    try:
+        context: AbstractContextManager[object] = lock.acquire()
+    except filelock.Timeout:
+        raise InputError(
+            f"another process is working in {path}; try again when it has ended"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        known = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+        if needed or (isinstance(error, OSError) and error.errno not in known):
+            raise
+        context = nullcontext()
+    with context:
+        yield
+
+
+def check_run_path(path: Path) -> None:
+    """Raise `InputError` unless a run can begin or continue in a folder with this path."""
+    run = RunFolder(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, not a run folder")
+    if not path.is_dir():
+        return
+    if run.is_first_version:
+        raise first_version_error(path)
+    if run.is_joined:
+        raise InputError(
+            f"{path} was joined from several runs and cannot train; run another seed in a folder "
+            "of its own, and join again with fairweather report --as-seeds"
+        )
+    # A lock, or folders with these names, may be those of another program.
+    known = (path / RECORD).exists() or any(run.step(step) for step in run.step_ids())
+    if not known and not all(
+        step.name == LOCK or PARTIAL.fullmatch(step.name) or is_claims_folder(step)
+        for step in path.iterdir()
+    ):
+        raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
+    if (path / RECORD).exists():
+        try:
+            _ = run.record
+        except InputError as error:
+            raise InputError(
+                f"{error}; if it was damaged, remove it, and the same command writes it again"
+            ) from None

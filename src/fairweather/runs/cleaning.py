@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fairweather.errors import unknown_name
-from fairweather.runs.claims import remove_empty_folders
-from fairweather.runs.folder import PARTIAL, RunFolder, lock_run, open_finished_run, resolve_inside
-from fairweather.types.record import StepKind, is_part_of, step_file
+from fairweather.runs.claims import lock_run, remove_empty_folders
+from fairweather.runs.folder import PARTIAL, RunFolder, open_finished_run
+from fairweather.types.record import StepKind, StepRecord, is_part_of, step_file
 
 # The kinds of files that may be removed, each with how it can be made again.
 REMOVABLE: Mapping[str, str] = {
@@ -19,18 +19,14 @@ REMOVABLE: Mapping[str, str] = {
     "samples": "made again from the data and predictions, and from the models if there are attacks",
     "predictions": "made again from the models and the data, which may take long",
 }
-_KINDS_BY_STEP: Mapping[StepKind, str] = {
-    "pretrain": "models",
-    "train": "models",
-    "choose": "models",
-    "fit": "predictions",
-    "features": "predictions",
-    "conform": "predictions",
-    "predict": "predictions",
-    "group": "scores",  # only from them can intervals over clusters be made again
-    "score": "scores",
-    "sample": "samples",
-    "report": "report",
+# The kinds of files in the order they are made, with the steps that write them.
+_STEPS: Mapping[str, Sequence[StepKind]] = {
+    "models": ("pretrain", "train", "choose"),
+    "predictions": ("fit", "features", "conform", "predict"),
+    "scores": ("group", "score"),  # only from groups can intervals over clusters be made again
+    "samples": ("sample",),
+    "report": ("report",),
+    "left-over": (),
 }
 
 
@@ -50,21 +46,21 @@ class DiskUse(NamedTuple):
 
 def measure_disk_use(run: RunFolder) -> list[DiskUse]:
     """Give the disk use of each kind of files in a run folder, in the order they are made."""
-    found: dict[str, list[str]] = {
-        kind: [] for kind in ("models", "predictions", "scores", "samples", "report", "left-over")
-    }
+    names_of: dict[str, list[str]] = {kind: [] for kind in _STEPS}
+    for kind, step in _steps_by_kind(run):
+        names_of[kind] += step.files
+    names_of["left-over"] += [*_list_interrupted(run), *map(step_file, run.damaged_steps())]
+    uses = []
+    for kind, names in names_of.items():
+        existing = [name for name in names if run.file(name).exists()]
+        uses.append(DiskUse(kind, tuple(existing), sum(_size(run.file(name)) for name in existing)))
+    return uses
+
+
+def _steps_by_kind(run: RunFolder) -> Iterator[tuple[str, StepRecord]]:
+    kind_of = {step: kind for kind, steps in _STEPS.items() for step in steps}
     for step in run.readable_steps():
-        kind = _KINDS_BY_STEP[step.kind] if is_part_of(run.record, step) else "left-over"
-        found[kind] += step.files
-    found["left-over"] += [*_list_interrupted(run), *map(step_file, run.damaged_steps())]
-    there = {
-        kind: [name for name in names if resolve_inside(run.path, name).exists()]
-        for kind, names in found.items()
-    }
-    return [
-        DiskUse(kind, tuple(names), sum(_size(resolve_inside(run.path, name)) for name in names))
-        for kind, names in there.items()
-    ]
+        yield kind_of[step.kind] if is_part_of(run.record, step) else "left-over", step
 
 
 def remove_files(path: Path, kinds: Sequence[str]) -> DiskUse:
@@ -79,18 +75,18 @@ def remove_files(path: Path, kinds: Sequence[str]) -> DiskUse:
     open_finished_run(path)
     with lock_run(path) as run:
         uses = [use for use in measure_disk_use(run) if use.kind in kinds]
-        for step in run.readable_steps():
-            kind = _KINDS_BY_STEP[step.kind] if is_part_of(run.record, step) else "left-over"
+        for kind, step in _steps_by_kind(run):
             if kind in kinds:
                 run.forget(step.id)
-        for damaged in run.damaged_steps() if "left-over" in kinds else ():
-            run.forget(damaged)
-        for name in _list_interrupted(run) if "left-over" in kinds else ():
-            place = resolve_inside(run.path, name)
-            if place.is_dir():
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
+        if "left-over" in kinds:
+            for damaged in run.damaged_steps():
+                run.forget(damaged)
+            for name in _list_interrupted(run):
+                place = run.file(name)
+                if place.is_dir():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink(missing_ok=True)
         remove_empty_folders(run.path)
     files = tuple(name for use in uses for name in use.files)
     return DiskUse("removed", files, sum(use.bytes for use in uses))
@@ -109,7 +105,7 @@ def _list_interrupted(run: RunFolder) -> Iterator[str]:
 
 def _size(path: Path) -> int:
     if path.is_dir():
-        return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size if path.is_file() else 0
 
 

@@ -32,32 +32,32 @@ class Effect:
     name: str | None
 
 
-NoEffect = Annotated[
-    T, Effect(None)
-]  # never changes the result, or the files that are read tell it
-Inline = Annotated[T, Effect("")]  # its own fields stand among those of the whole
+# It never changes the result, or the files that are read tell it.
+NoEffect = Annotated[T, Effect(None)]
+# Its own fields stand among those of the whole.
+Inline = Annotated[T, Effect("")]
 
 _STORED = read_facts("fairweather.runs", "defaults")
 DEFAULTS_VERSION: int = _STORED["version"]
 DEFAULTS: Mapping[str, Mapping[str, JsonValue]] = _STORED["defaults"]
 
 
-def collect_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonValue]:  # noqa: ANN401 - fields
+def effective_facts(value: Any, idle: Collection[str] = ()) -> dict[str, JsonValue]:  # noqa: ANN401 - fields
     """The fields of a value that have an effect and are not at their stored default, as JSON.
 
     Args:
         value: of a class of pydantic's, a dataclass or a `NamedTuple`.
         idle: names of fields that have no effect beside the values of the others.
     """
-    found: dict[str, JsonValue] = {}
+    result: dict[str, JsonValue] = {}
     kind: type = type(value)
     stored = stored_defaults(kind)
     for field, name in effective_fields(kind).items():
-        each = getattr(value, field)
-        if field in idle or (field in stored and to_fact(each) == stored[field]):
+        field_value = getattr(value, field)
+        if field in idle or (field in stored and to_fact(field_value) == stored[field]):
             continue
-        found |= {name: to_fact(each)} if name else collect_facts(each)
-    return found
+        result |= {name: to_fact(field_value)} if name else effective_facts(field_value)
+    return result
 
 
 def to_fact(value: Any) -> JsonValue:  # noqa: ANN401 - of any field
@@ -65,35 +65,32 @@ def to_fact(value: Any) -> JsonValue:  # noqa: ANN401 - of any field
     if hasattr(value, "fact"):
         return to_fact(value.fact)
     if isinstance(value, Mapping):
-        return {str(key): to_fact(each) for key, each in value.items()}
+        return {str(key): to_fact(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        items = [to_fact(each) for each in value]
+        items = [to_fact(item) for item in value]
         if stored := stored_defaults(type(value)):  # the last fields of a `NamedTuple`
             names = type(value)._fields  # type: ignore[union-attr]
             while items and items[-1] == stored.get(names[len(items) - 1], ...):
                 items.pop()
         return items
-    plain: JsonValue = collect_facts(value) if _has_fields(type(value)) else value
+    has_fields = hasattr(type(value), "model_fields") or is_dataclass(value)
+    plain: JsonValue = effective_facts(value) if has_fields else value
     return plain
-
-
-def _has_fields(kind: type) -> bool:
-    return hasattr(kind, "model_fields") or is_dataclass(kind)
 
 
 @cache
 def effective_fields(kind: type) -> dict[str, str]:
     """The fields of a class that have an effect, with their names among the facts."""
     if is_dataclass(kind):
-        names = [each.name for each in fields(kind)]
+        names = [field.name for field in fields(kind)]
     else:
         names = list(getattr(kind, "model_fields", None) or kind._fields)  # type: ignore[attr-defined]
     hints = get_type_hints(kind, include_extras=True)
-    told: dict[str, str | None] = {}
+    effects = {}
     for name in names:
-        marks = [each for each in getattr(hints[name], "__metadata__", ()) if type(each) is Effect]
-        told[name] = marks[0].name if marks else name
-    return {name: each for name, each in told.items() if each is not None}
+        marks = getattr(hints[name], "__metadata__", ())
+        effects[name] = next((mark.name for mark in marks if type(mark) is Effect), name)
+    return {name: fact_name for name, fact_name in effects.items() if fact_name is not None}
 
 
 @cache

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import secrets
-import shlex
-import shutil
-import subprocess  # nosec B404 # for git, without a shell
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import accumulate, islice
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-from pydantic import JsonValue
 
-from fairweather.errors import InputError, add_file_name, check_text, hide_passwords
-from fairweather.runs.claims import CLAIMS, Claims, is_claims_folder, list_workers, open_claims
+from fairweather.errors import InputError, add_file_name, check_text
 from fairweather.tasks.task import Task, find_task
-from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions
+from fairweather.types.measurement import (
+    CLASSIFICATION,
+    AnyPredictions,
+    IntArray,
+    Predictions,
+    TextArray,
+)
 from fairweather.types.record import (
     COLUMNS,
     JOINED,
@@ -46,40 +41,23 @@ from fairweather.types.record import (
     STEPS,
     TEST,
     JoinedRecord,
-    Machine,
-    Provenance,
     RunRecord,
     StepRecord,
     groups_file,
     is_of_all_units,
-    is_part_of,
     parse_record,
     parse_step_record,
     predictions_file,
     step_file,
 )
 
-if TYPE_CHECKING:
-    import torch
-
 VERSION_1_RECORD = "provenance.json"  # of folders of version 1, which had no record.json
 LOCK = ".lock"
-PROCESSOR = "kind of processor"  # may differ between workers, but then their bytes may too
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
-PREPARATION_TIMEOUT = 60.0  # seconds within which a process that shares a folder has prepared it
 ABANDONED_AFTER = 3600.0  # seconds without a write, after which one of several processes has died
-_OOD_PREFIX = "ood/"  # prefix of the columns with scores that may tell other data sets
+_OOD = "ood/"  # prefix of the columns with scores that may tell other data sets
 DOUBT = "one_minus_confidence"  # what small copies store in place of the confidence
 _UNLABELLED_COLUMNS = ("keys", "predicted", "confidence")
-_VERSIONED_PACKAGES = (
-    "fairweather",
-    "torch",
-    "torchvision",
-    "timm",
-    "lightning-fabric",
-    "numpy",
-    "pillow",
-)
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
@@ -185,25 +163,12 @@ def read_json(path: Path) -> dict[str, Any]:
     {'seed': 0}
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} must hold a mapping, found {type(found).__name__}")
-    return found
-
-
-class SharedRun(NamedTuple):
-    """A run folder that several processes write to, and the claims of this one.
-
-    Attributes:
-        run, claims: the folder and the claims.
-        warnings: sentences about the other processes.
-    """
-
-    run: RunFolder
-    claims: Claims
-    warnings: tuple[str, ...] = ()
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a mapping, found {type(value).__name__}")
+    return value
 
 
 class StoredGroups(NamedTuple):
@@ -216,10 +181,10 @@ class StoredGroups(NamedTuple):
         slices: by the name of the column, the value of each image, `[N]` texts.
     """
 
-    keys: npt.NDArray[np.int64]
+    keys: IntArray
     cluster: str | None
-    clusters: npt.NDArray[np.int64] | None
-    slices: Mapping[str, npt.NDArray[np.object_]]
+    clusters: IntArray | None
+    slices: Mapping[str, TextArray]
 
 
 class RunFolder:
@@ -248,7 +213,7 @@ class RunFolder:
         if path.is_file():
             return parse_record(path.read_bytes(), str(path))
         if self.is_first_version:
-            raise _first_version_error(self.path)
+            raise first_version_error(self.path)
         raise InputError(f"{self.path} holds no run: there is no {RECORD}")
 
     def describe(self, record: RunRecord) -> None:
@@ -299,10 +264,10 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            found = parse_step_record(path.read_bytes(), str(path))
+            record = parse_step_record(path.read_bytes(), str(path))
         except InputError:
             return None  # the step is done again, and writes a new record
-        return found if found.id == step else None
+        return record if record.id == step else None
 
     def steps(self) -> list[StepRecord]:
         """The records of all steps, in the order of their names.
@@ -347,11 +312,11 @@ class RunFolder:
 
         If the run is then interrupted, the folder has no numbers rather than wrong ones.
         """
-        found = self.step(step)
-        left = [self._recorded(name, step) for name in (found.files if found else ())]
+        record = self.step(step)
+        paths = [self._recorded(name, step) for name in (record.files if record else ())]
         self.file(step_file(step)).unlink(missing_ok=True)
         self.__dict__.pop("_checksums", None)
-        for path in left:
+        for path in paths:
             path.unlink(missing_ok=True)
 
     def check_files(self, wanted: Callable[[str], bool]) -> list[str]:
@@ -385,11 +350,11 @@ class RunFolder:
     @cached_property
     def _checksums(self) -> dict[str, dict[str, str]]:
         """The checksums of the files that steps wrote, by name, and the record of each checksum."""
-        found: dict[str, dict[str, str]] = {}
+        checksums: dict[str, dict[str, str]] = {}
         for record in self.steps():
             for name, checksum in record.files.items():
-                found.setdefault(name, {})[checksum] = step_file(record.id)
-        return found
+                checksums.setdefault(name, {})[checksum] = step_file(record.id)
+        return checksums
 
     def _is_there(self, name: str) -> bool:
         """Whether a file exists; raises `InputError` if it does not match every record of it."""
@@ -408,7 +373,7 @@ class RunFolder:
     # ---- files
 
     def file(self, name: str) -> Path:
-        """Give the path of a file by its name in the folder; see `inside`."""
+        """Give the path of a file by its name in the folder; see `resolve_inside`."""
         return resolve_inside(self.path, name)
 
     def checksum(self, name: str) -> str:
@@ -425,11 +390,11 @@ class RunFolder:
 
         Where a run has units, those of whole images and of means over units.
         """
-        found = self.unit_scores
-        if "unit" not in found:
-            return found
-        whole = found[found["unit"].map(is_of_all_units)]
-        return whole.drop(columns="unit").reset_index(drop=True)
+        table = self.unit_scores
+        if "unit" not in table:
+            return table
+        rows = table[table["unit"].map(is_of_all_units)]
+        return rows.drop(columns="unit").reset_index(drop=True)
 
     @property
     def unit_scores(self) -> pd.DataFrame:
@@ -451,13 +416,7 @@ class RunFolder:
 
     def read_columns(self, name: str, columns: Sequence[str]) -> list[npt.NDArray[Any]]:
         """Read some columns of a file of predictions, `[N]` each."""
-        path = self.file(name)
-        # Threads and reading ahead take longer than what they speed up: a page reads few columns
-        # of thousands of files.
-        with (
-            _explain_read_errors(path),
-            pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file,
-        ):
+        with _open_parquet(self.file(name)) as file:
             small = DOUBT in file.schema_arrow.names
             stored = [DOUBT if small and column == "confidence" else column for column in columns]
             table = file.read(columns=stored, use_threads=False)
@@ -473,28 +432,28 @@ class RunFolder:
 
         Raises `InputError` for those of another task.
         """
-        found = self.read_cell(name)
-        if not isinstance(found, Predictions):
+        predictions = self.read_cell(name)
+        if not isinstance(predictions, Predictions):
             raise InputError(f"{self.path} has predictions of the task {self.task.name}")
-        return found
+        return predictions
 
     def read_cell(self, name: str) -> AnyPredictions:
         """Read the per-image columns of a cell, of whatever task the run has."""
-        path, kind = self.file(name), self.task.predictions
-        with _explain_read_errors(path):
-            table = read_parquet(path)
+        kind = self.task.predictions
+        with _open_parquet(self.file(name)) as file:
+            table = file.read(use_threads=False)
             described = json.loads(table.schema.metadata[b"fairweather"])
-            there = [*table.column_names]
-            if DOUBT in there:
-                there.append("confidence")
-            columns = {name: self._column(table, name) for name in kind.stored if name in there}
-            logits = self._column(table, "logits") if "logits" in there else None
-            found: AnyPredictions = kind(
+            stored = [*table.column_names]
+            if DOUBT in stored:
+                stored.append("confidence")
+            columns = {name: self._column(table, name) for name in kind.stored if name in stored}
+            logits = self._column(table, "logits") if "logits" in stored else None
+            predictions: AnyPredictions = kind(
                 **columns, logits=logits, classes=tuple(described["classes"])
             )
-            if not isinstance(found, Predictions):
-                return found
-            return replace(found, ordered=self._ordered, ood_scores=_read_ood_scores(table))
+            if not isinstance(predictions, Predictions):
+                return predictions
+            return replace(predictions, ordered=self._ordered, ood_scores=_read_ood_scores(table))
 
     def _column(self, table: pa.Table, name: str) -> npt.NDArray[Any]:
         """Give a column with the type that predictions have; small copies store narrower ones."""
@@ -502,23 +461,19 @@ class RunFolder:
             return 1 - table[DOUBT].to_numpy().astype(np.float64)
         column = table[name].combine_chunks()
         if pa.types.is_fixed_size_list(column.type):
-            found = column.flatten().to_numpy().reshape(len(table), -1)
+            values = column.flatten().to_numpy().reshape(len(table), -1)
         else:
-            found = np.asarray(table[name].to_numpy())
-        return found.astype(self.task.predictions.stored.get(name, found.dtype), copy=False)
+            values = np.asarray(table[name].to_numpy())
+        return values.astype(self.task.predictions.stored.get(name, values.dtype), copy=False)
 
     def ood_scores(self, name: str) -> dict[str, npt.NDArray[np.float32]]:
         """Read the scores of a file of predictions that may tell other data sets, by their names.
 
         There are none where they were not asked for, nor in files of earlier versions.
         """
-        path = self.file(name)
-        with (
-            _explain_read_errors(path),
-            pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file,
-        ):
-            stored = [each for each in file.schema_arrow.names if each.startswith(_OOD_PREFIX)]
-            return _read_ood_scores(file.read(columns=stored, use_threads=False))
+        with _open_parquet(self.file(name)) as file:
+            names = [column for column in file.schema_arrow.names if column.startswith(_OOD)]
+            return _read_ood_scores(file.read(columns=names, use_threads=False))
 
     @property
     def _ordered(self) -> bool:
@@ -559,24 +514,20 @@ class RunFolder:
         name = groups_file(part)
         if not self.holds(name):
             return None
-        path = self.file(name)
-        with _explain_read_errors(path):
-            table = read_parquet(path)
+        with _open_parquet(self.file(name)) as file:
+            table = file.read(use_threads=False)
             described = json.loads(table.schema.metadata[b"fairweather"])
-            slices = [each for each in table.column_names if each.startswith("slice/")]
-            return StoredGroups(
-                table["keys"].to_numpy(),
-                described["cluster"],
-                table["cluster"].to_numpy() if "cluster" in table.column_names else None,
-                {
-                    each.removeprefix("slice/"): np.array(table[each].to_pylist(), dtype=np.object_)
-                    for each in slices
-                },
-            )
+            slices = {
+                column.removeprefix("slice/"): np.array(table[column].to_pylist(), dtype=np.object_)
+                for column in table.column_names
+                if column.startswith("slice/")
+            }
+            clusters = table["cluster"].to_numpy() if "cluster" in table.column_names else None
+            return StoredGroups(table["keys"].to_numpy(), described["cluster"], clusters, slices)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
-        columns = {each: pa.array(getattr(predictions, each)) for each in _UNLABELLED_COLUMNS}
+        columns = {column: pa.array(getattr(predictions, column)) for column in _UNLABELLED_COLUMNS}
         columns |= _ood_columns(predictions)
         self._write_table(name, columns)
 
@@ -587,24 +538,30 @@ def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     numbers = dict.fromkeys(("value", "low", "high"), _parse_number)
     names = {name: str for name in columns if name not in (*numbers, "n")}
     try:
-        found = pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
+        table = pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
     except ValueError as error:  # also for what is no text
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is not a table of scores: {reason}") from None
-    if missing := [name for name in columns if name not in found]:
+    if missing := [name for name in columns if name not in table]:
         raise InputError(f"{path} is not a table of scores: it has no column {missing[0]}")
-    if len(found) and not pd.api.types.is_integer_dtype(found["n"]):
+    if len(table) and not pd.api.types.is_integer_dtype(table["n"]):
         raise InputError(f"{path} is not a table of scores: a row has no whole number in n")
-    if "clusters" in found:  # of the worst slice there is none
-        found["clusters"] = pd.to_numeric(found["clusters"], errors="coerce").astype("Int64")
-    return found
+    if "clusters" in table:  # of the worst slice there is none
+        table["clusters"] = pd.to_numeric(table["clusters"], errors="coerce").astype("Int64")
+    return table
 
 
 @contextlib.contextmanager
-def _explain_read_errors(path: Path) -> Iterator[None]:
-    """Turn an error with a file that is none of predictions into an `InputError`."""
+def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """Open a file of predictions; what its content makes fail is an `InputError`.
+
+    Reading ahead takes longer than what it speeds up, as threads do: a page reads few columns of
+    thousands of files. pyarrow's `read_table` also looks for folders of files: of a small file,
+    three quarters of its time.
+    """
     try:
-        yield
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+            yield file
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
@@ -613,11 +570,7 @@ def _explain_read_errors(path: Path) -> Iterator[None]:
 
 
 def read_parquet(source: Path | pa.BufferReader) -> pa.Table:
-    """Read a file of a run.
-
-    pyarrow's `read_table` also looks for folders of files: of a small file, three quarters of its
-    time.
-    """
+    """Read a file of a run."""
     with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file:
         return file.read(use_threads=False)
 
@@ -631,16 +584,14 @@ def _to_arrow(column: npt.NDArray[Any]) -> pa.Array:
 
 
 def _ood_columns(predictions: Predictions) -> dict[str, pa.Array]:
-    return {f"{_OOD_PREFIX}{name}": pa.array(each) for name, each in predictions.ood_scores.items()}
+    return {f"{_OOD}{name}": pa.array(scores) for name, scores in predictions.ood_scores.items()}
 
 
 def _read_ood_scores(table: pa.Table) -> dict[str, npt.NDArray[np.float32]]:
     return {
-        name.removeprefix(_OOD_PREFIX): np.asarray(table[name].to_numpy()).astype(
-            np.float32, copy=False
-        )
+        name.removeprefix(_OOD): np.asarray(table[name].to_numpy()).astype(np.float32, copy=False)
         for name in table.column_names
-        if name.startswith(_OOD_PREFIX)
+        if name.startswith(_OOD)
     }
 
 
@@ -686,143 +637,8 @@ def to_parquet(table: pa.Table, **options: Any) -> bytes:  # noqa: ANN401 - of p
     return bytes(sink.getvalue().to_pybytes())
 
 
-@contextlib.contextmanager
-def open_run(path: Path) -> Iterator[RunFolder]:
-    """Open a run folder to begin or continue a run, and create it if needed; see `lock_run`.
-
-    Raises `InputError` for a folder that contains something else, a run of version 1 or a joined
-    one, and for one that is in use.
-    """
-    check_run_path(path)
-    with lock_run(path) as run:
-        yield run
-
-
-@contextlib.contextmanager
-def lock_run(path: Path) -> Iterator[RunFolder]:
-    """Open a folder for writing, create it if needed, and lock it for other processes.
-
-    Raises `InputError` if another process has locked it, or workers share it.
-    """
-    with lock_folder(path):
-        run = RunFolder(path)
-        if workers := list(list_workers(run.file)):
-            are = "1 worker is" if len(workers) == 1 else f"{len(workers)} workers are"
-            raise InputError(
-                f"{are} working in {path}, such as {workers[0]}, or were killed less than three "
-                "minutes ago; wait until they end, or join them with --worker"
-            )
-        remove_partial(path)
-        if (left := run.file(CLAIMS)).is_dir():  # of workers that were killed
-            shutil.rmtree(left, ignore_errors=True)
-        yield run
-
-
-@contextlib.contextmanager
-def share_run(
-    path: Path, mark: Mapping[str, str], prepare: Callable[[RunFolder, bool], None]
-) -> Iterator[SharedRun]:
-    """Open a run folder that other processes work in too, each with claims on its steps.
-
-    Args:
-        path: the folder; it is created if needed.
-        mark: what must be the same in all these processes, by its names in a sentence; another
-            `PROCESSOR` is a warning only, since its results are as valid.
-        prepare: called with the folder, and with whether other processes work in it, while no other
-            process prepares it.
-
-    Raises `InputError` as `open_run` does, if a process that shares nothing is working in it, and
-    if the others have another mark.
-    """
-    check_run_path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    run = RunFolder(path)
-    with open_claims(run.file, json.dumps(mark)) as claims:
-        with lock_folder(path, timeout=PREPARATION_TIMEOUT, needed=False):
-            others = {
-                name: each for name, each in list_workers(run.file).items() if name != claims.name
-            }
-            found = [_check_mark(mark, each, name, path) for name, each in others.items()]
-            prepare(run, bool(others))
-            remove_partial(path, age=ABANDONED_AFTER if others else 0)
-        yield SharedRun(run, claims, tuple(filter(None, found)))
-
-
-def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> str:
-    """Compare the mark of another process; returns a warning, or nothing."""
-    try:
-        theirs = dict(json.loads(mark))
-    except (ValueError, TypeError):
-        return ""  # just being written, or removed
-    for what in ours:
-        if what != PROCESSOR and ours[what] != theirs.get(what):
-            raise InputError(
-                f"the worker {name} in {path} has another {what} than this one: "
-                f"{theirs.get(what)}, here {ours[what]}; all workers in a folder must have the "
-                "same, or name another folder with --out"
-            )
-    one, other = ours.get(PROCESSOR), theirs.get(PROCESSOR)
-    if one is None or other is None or one == other:
-        return ""
-    return (
-        f"the worker {name} has another {PROCESSOR} ({other}) than this one ({one}): "
-        "results may differ in their last digits from those of one machine"
-    )
-
-
-@contextlib.contextmanager
-def lock_folder(
-    path: Path, timeout: float = 0, *, needed: bool = True, name: str = LOCK
-) -> Iterator[None]:
-    """Lock a file of a folder; where it is not `needed`, go on if the file system has no locks."""
-    path.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(resolve_inside(path, name), timeout=timeout)
-    try:
-        held: contextlib.AbstractContextManager[object] = lock.acquire()
-    except filelock.Timeout:
-        raise InputError(
-            f"another process is working in {path}; try again when it has ended"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        known = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-        if needed or (isinstance(error, OSError) and error.errno not in known):
-            raise
-        held = contextlib.nullcontext()
-    with held:
-        yield
-
-
-def check_run_path(path: Path) -> None:
-    """Raise `InputError` unless a run can begin or continue in a folder with this path."""
-    run = RunFolder(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file, not a run folder")
-    if not path.is_dir():
-        return
-    if run.is_first_version:
-        raise _first_version_error(path)
-    if run.is_joined:
-        raise InputError(
-            f"{path} was joined from several runs and cannot train; run another seed in a folder "
-            "of its own, and join again with fairweather report --as-seeds"
-        )
-    # A lock, or folders with these names, may be those of another program.
-    known = (path / RECORD).exists() or any(run.step(each) for each in run.step_ids())
-    if not known and not all(
-        each.name == LOCK or PARTIAL.fullmatch(each.name) or is_claims_folder(each)
-        for each in path.iterdir()
-    ):
-        raise InputError(f"{path} is not empty and holds no run; name another folder with --out")
-    if (path / RECORD).exists():
-        try:
-            _ = run.record
-        except InputError as error:
-            raise InputError(
-                f"{error}; if it was damaged, remove it, and the same command writes it again"
-            ) from None
-
-
-def _first_version_error(path: Path) -> InputError:
+def first_version_error(path: Path) -> InputError:
+    """Build the error for a run of version 1."""
     return InputError(
         f"{path} holds a run of version 1 ({VERSION_1_RECORD} in place of {RECORD}), which is no "
         "longer read; run it again in another folder (--out)"
@@ -834,67 +650,6 @@ def open_finished_run(path: Path) -> RunFolder:
     run = RunFolder(path)
     _ = run.record  # raises if there is none, or it is damaged
     return run
-
-
-def current_provenance(device: torch.device) -> Provenance:
-    """Describe this process: time, command, versions and machine."""
-    import torch  # not needed to read a run
-
-    return Provenance(
-        time=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=command_line(),
-        git={
-            "working_folder": _git_revision(Path.cwd()),
-            "fairweather": _own_revision(),
-        },
-        python=platform.python_version(),
-        platform=platform.platform(),
-        versions=package_versions(),
-        hardware={
-            "device": _device_name(device),
-            "cpu": _cpu_name(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-    )
-
-
-def package_versions() -> dict[str, str]:
-    """The versions of the packages whose code can change a result."""
-    return {name: _version(name) for name in _VERSIONED_PACKAGES}
-
-
-@cache
-def _version(package: str) -> str:
-    return importlib.metadata.version(package)
-
-
-def command_line() -> str:
-    """The command that started this process, without the path of the program and passwords."""
-    name = Path(sys.argv[0]).name
-    program = ["python", "-m", "fairweather"] if name == "__main__.py" else [name]
-    return hide_passwords(shlex.join([*program, *sys.argv[1:]]))
-
-
-def describe_machine(device: torch.device) -> Machine:
-    """Describe the properties of this machine that can change a result."""
-    import torch
-
-    return Machine(
-        device=device.type,
-        model=_device_name(device) if device.type == "cuda" else _cpu_name(),
-        instructions=torch.backends.cpu.get_cpu_capability(),
-        threads=torch.get_num_threads(),
-    )
-
-
-def list_machines(run: RunFolder) -> list[Machine]:
-    """List the machines that ran the steps of a run, each once.
-
-    Steps that no longer belong to the run do not count, nor does the report.
-    """
-    steps = [step for step in run.steps() if step.kind != "report"]
-    return list(dict.fromkeys(s.machine for s in steps if s.machine and is_part_of(run.record, s)))
 
 
 def remove_partial(folder: Path, age: float = 0) -> None:
@@ -914,63 +669,3 @@ def _parse_number(text: str) -> float:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def _own_revision() -> JsonValue:
-    """The revision of the package when this process first asked.
-
-    In a new clone, git reads all files again for each answer: they are as young as its index.
-    """
-    return _git_revision(Path(__file__).parent)
-
-
-def _git_revision(folder: Path) -> JsonValue:
-    """Tell the revision of the repository of a folder, and whether files differ from it.
-
-    The repository may come from anybody and may name programs: one that watches its files, hooks,
-    of which git starts one when it has written its index, filters of its files, and one that
-    fetches objects that are not there. None of them is started. Submodules have settings of their
-    own, so only their revisions are looked at.
-    """
-    filters: list[str] = []
-
-    def ask(*words: str) -> str:
-        off = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
-        command = ["git", "--no-optional-locks", *off, "-C", str(folder), *words]
-        closed = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1"}
-        # A filter may have any name, also one that `-c NAME=VALUE` cannot say. The user may have
-        # settings there too.
-        own = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-        closed["GIT_CONFIG_COUNT"] = str(own + len(filters))
-        for number, key in enumerate(filters, start=own):
-            closed |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
-        done = subprocess.run(  # nosec B603 # no shell
-            command, capture_output=True, check=True, env=os.environ | closed
-        )
-        return os.fsdecode(done.stdout).strip()
-
-    try:
-        names = ask("config", "--list", "--name-only", "-z").split("\0")
-        filters = [name for name in names if name.startswith("filter.")]
-        changed = ask("status", "--porcelain", "--no-renames", "--ignore-submodules=dirty")
-        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, ValueError, subprocess.CalledProcessError):
-        return None
-
-
-def _device_name(device: torch.device) -> str:
-    import torch
-
-    # The machine that plans may have no GPU, unlike those that do the steps.
-    there = device.type == "cuda" and torch.cuda.is_available()
-    return torch.cuda.get_device_name(device) if there else device.type
-
-
-def _cpu_name() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -50,6 +50,7 @@ from fairweather.types.record import (
 Estimates = Mapping[str, Estimate]
 # model, seed, shift, level: the key of a row of scores.csv, without the metric.
 ScoreKey = tuple[str, str, str, str]
+Table = Mapping[ScoreKey, Estimates]
 
 
 def read_clusters(folder: RunFolder, part: str = TEST) -> Clusters | None:
@@ -137,11 +138,11 @@ def estimate_metrics(
             task = pool.submit(evaluate_resamples, predictions, shared, fitted, metrics)
             pending.append((key, task))
             if len(pending) > threads:
-                done, found = pending.popleft()
-                yield done, found.result()
+                ready, future = pending.popleft()
+                yield ready, future.result()
         while pending:
-            done, found = pending.popleft()
-            yield done, found.result()
+            ready, future = pending.popleft()
+            yield ready, future.result()
 
 
 @cache
@@ -174,9 +175,7 @@ def add_means(
     return table | _seed_means(table)
 
 
-def add_worst(
-    table: Mapping[ScoreKey, Estimates], apart: Collection[str] = ()
-) -> dict[ScoreKey, Estimates]:
+def add_worst(table: Table, apart: Collection[str] = ()) -> dict[ScoreKey, Estimates]:
     """Add the worst value of each metric over the levels of each shift and over all shifts.
 
     The level of these rows is `worst`. The worst level is found for each metric separately, on the
@@ -188,16 +187,14 @@ def add_worst(
         table: from `add_means`, with the same `apart`.
     """
     levels = {
-        key: {name: each for name, each in estimates.items() if has_direction(name)}
+        key: {name: estimate for name, estimate in estimates.items() if has_direction(name)}
         for key, estimates in table.items()
         if MEAN not in (key[1], key[3])
     }
     worst = _combine_groups(levels, _group_by_shift(WORST), _worst)
     counted = {key: estimates for key, estimates in levels.items() if key[2] not in apart}
     worst |= _combine_groups(
-        counted,
-        lambda m, s, shift, _: (m, s, ALL, WORST) if is_shifted(shift) else None,
-        _worst,
+        counted, lambda m, s, shift, _: (m, s, ALL, WORST) if is_shifted(shift) else None, _worst
     )
     return {**table, **worst, **_seed_means(worst)}
 
@@ -251,8 +248,8 @@ def estimate_units(
     return tables
 
 
-def _has_same_images(first: AnyPredictions, other: AnyPredictions) -> bool:
-    pairs = (first.keys, other.keys), (first.labels, other.labels)
+def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:
+    pairs = (first.keys, second.keys), (first.labels, second.labels)
     return all(np.array_equal(*pair) for pair in pairs)
 
 
@@ -303,9 +300,7 @@ def _mean_of_units(
 
 
 def worst_slices(
-    slices: Mapping[str, Mapping[ScoreKey, Estimates]],
-    column: str,
-    columns: list[str] = SLICE_COLUMNS,
+    slices: Mapping[str, Table], column: str, columns: list[str] = SLICE_COLUMNS
 ) -> pd.DataFrame:
     """Find the worst value of each metric over the slices of a column, as rows of slices.csv.
 
@@ -322,22 +317,12 @@ def worst_slices(
         columns: of the table.
     """
     rows = []
-    first = next(iter(slices.values()))
-    for key in first:
-        for name in first[key]:
-            if not has_direction(name):
-                continue
+    for key, estimates in next(iter(slices.values())).items():
+        for name in filter(has_direction, estimates):
             every = [table[key][name] for table in slices.values() if name in table.get(key, {})]
-            found = [each for each in every if not np.isnan(each.value)]
-            if found:
-                rows.append(
-                    (
-                        *key,
-                        worst_slice_label(column),
-                        name,
-                        *_worst_slice_score(found, require_row(name)),
-                    )
-                )
+            if known := [estimate for estimate in every if not np.isnan(estimate.value)]:
+                score = _worst_slice_score(known, require_row(name))
+                rows.append((*key, worst_slice_label(column), name, *score))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -350,17 +335,16 @@ def has_direction(name: str) -> bool:
     return require_row(name).higher_is_better is not None
 
 
-def _worst_slice_score(found: Sequence[Estimate], row: MetricRow) -> Score:
-    alone = [to_score(each, row.bounds) for each in found]
-    together = [to_score(each.together(len(found)), row.bounds) for each in found]
+def _worst_slice_score(estimates: Sequence[Estimate], row: MetricRow) -> Score:
+    alone = [to_score(score, row.bounds) for score in estimates]
+    together = [to_score(score.together(len(estimates)), row.bounds) for score in estimates]
     worst = min if row.higher_is_better else max
-    value = worst(each.value for each in alone)
-    n = next(each.n for each in alone if each.value == value)
-    if any(each.too_few for each in alone):
+    value = worst(score.value for score in alone)
+    n = next(score.n for score in alone if score.value == value)
+    if any(score.too_few for score in alone):
         return Score(value, np.nan, np.nan, n)
-    if row.higher_is_better:
-        return Score(value, min(each.low for each in alone), min(each.high for each in together), n)
-    return Score(value, max(each.low for each in together), max(each.high for each in alone), n)
+    low, high = (alone, together) if row.higher_is_better else (together, alone)
+    return Score(value, worst(score.low for score in low), worst(score.high for score in high), n)
 
 
 def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
@@ -370,14 +354,14 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     with fewer than two seeds has no such row.
     """
     rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
-    of = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
-    groups = rows.groupby(of, sort=False)
+    keys = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
+    groups = rows.groupby(keys, sort=False)
     spread = groups.agg(value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique"))
-    found = spread[spread["seeds"] > 1].reset_index()
-    return found.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
+    repeated = spread[spread["seeds"] > 1].reset_index()
+    return repeated.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
 
 
-def scores_frame(table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
+def scores_frame(table: Table) -> pd.DataFrame:
     """Write estimates as the tidy table of scores.csv, one row per cell and metric."""
     rows = [
         (*key, name, *to_score(estimate, require_row(name).bounds))
@@ -387,12 +371,12 @@ def scores_frame(table: Mapping[ScoreKey, Estimates]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def slice_frame(table: Mapping[ScoreKey, Estimates], slice_: str) -> pd.DataFrame:
+def slice_frame(table: Table, slice_: str) -> pd.DataFrame:
     """Write estimates of one slice as rows of slices.csv."""
     return scores_frame(table).assign(slice=slice_)[SLICE_COLUMNS]
 
 
-def unit_frame(table: Mapping[ScoreKey, Estimates], unit: str) -> pd.DataFrame:
+def unit_frame(table: Table, unit: str) -> pd.DataFrame:
     """Write estimates of one unit as rows of scores.csv."""
     return scores_frame(table).assign(unit=unit)[UNIT_COLUMNS]
 
@@ -406,7 +390,7 @@ def _group_by_shift(level: str) -> Callable[[str, str, str, str], ScoreKey | Non
     return lambda m, s, shift, _: (m, s, shift, level) if is_shifted(shift) else None
 
 
-def _seed_means(table: Mapping[ScoreKey, Estimates]) -> dict[ScoreKey, Estimates]:
+def _seed_means(table: Table) -> dict[ScoreKey, Estimates]:
     if len({seed for _, seed, _, _ in table} - {ENSEMBLE}) < 2:
         return {}
 
@@ -417,7 +401,7 @@ def _seed_means(table: Mapping[ScoreKey, Estimates]) -> dict[ScoreKey, Estimates
 
 
 def _combine_groups(
-    table: Mapping[ScoreKey, Estimates],
+    table: Table,
     group_of: Callable[[str, str, str, str], ScoreKey | None],
     combine: Callable[[str, Sequence[Estimate]], Estimate],
 ) -> dict[ScoreKey, Estimates]:
@@ -428,9 +412,9 @@ def _combine_groups(
             groups.setdefault(group, []).append(estimates)
     return {
         key: {
-            name: combine(name, [each[name] for each in members])
+            name: combine(name, [estimates[name] for estimates in members])
             for name in members[0]
-            if all(name in each for each in members)
+            if all(name in estimates for estimates in members)
         }
         for key, members in groups.items()
     }

@@ -27,13 +27,8 @@ from fairweather.data.sources import SPLIT_NAMES
 from fairweather.errors import InputError, add_file_name, unknown_name
 from fairweather.files.download import file_digest
 from fairweather.progress import Event, Notify, shows_progress, to_notify
-from fairweather.runs.folder import (
-    LOCK,
-    PARTIAL,
-    current_provenance,
-    resolve_inside,
-    write_atomically,
-)
+from fairweather.runs.folder import LOCK, PARTIAL, resolve_inside, write_atomically
+from fairweather.runs.provenance import current_provenance
 from fairweather.shifts.table import SHIFTS
 from fairweather.types.measurement import Dataset, Images, Shift
 from fairweather.types.record import TEST, TRAIN, VAL, FrozenRecord, escape

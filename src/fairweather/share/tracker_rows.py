@@ -20,7 +20,8 @@ from pydantic import JsonValue
 
 from fairweather.errors import InputError
 from fairweather.metrics.table import shown_metrics
-from fairweather.runs.folder import RunFolder, fingerprint, list_machines, read_json
+from fairweather.runs.folder import RunFolder, fingerprint, read_json
+from fairweather.runs.provenance import list_machines
 from fairweather.types.record import (
     ABSENT_METRICS,
     DESCRIPTION,

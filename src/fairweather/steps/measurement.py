@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fairweather.data.loading import survey_data
+from fairweather.data.loading import plan_loading
 from fairweather.data.pixel_scans import digest
 from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics.detection import MOST_FEATURES
@@ -135,20 +135,20 @@ def survey_sources(
     """The facts of data sets that a plan needs; images that were never decoded stay so."""
     found = {}
     for name, source in sources.items():
-        surveyed = survey_data(source.source, source, offline=offline, progress=progress)
-        if surveyed.decoded:
+        plan = plan_loading(source.source, source, offline=offline, progress=progress)
+        if all(entry.is_decoded for entry in plan.entries.values()):
             dataset = open_data(source, offline=offline, progress=progress)
             found[name] = collect_facts(dataset)
         else:
             asked = source.groups
             found[name] = DataFacts(
-                surveyed.name,
-                surveyed.classes,
-                surveyed.images,
-                natural_shift="natural_shift" in surveyed.notes,
-                groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*surveyed.images}),
+                plan.name,
+                plan.source.classes,
+                plan.images,
+                natural_shift="natural_shift" in plan.source.notes,
+                groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*plan.entries}),
                 slices=() if asked is None else asked.slices,
-                ordered=has_ordered_classes(surveyed.notes),
+                ordered=has_ordered_classes(plan.source.notes),
             )
     return found
 

@@ -24,7 +24,13 @@ from fairweather.metrics import METRICS
 from fairweather.metrics.detection import MOST_FEATURES, NEIGHBOURS, OOD_SCORES
 from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.models.building import ModelSpec
-from fairweather.runs.fingerprints import DEFAULTS_VERSION, Effect, Inline, NoEffect, collect_facts
+from fairweather.runs.fingerprints import (
+    DEFAULTS_VERSION,
+    Effect,
+    Inline,
+    NoEffect,
+    effective_facts,
+)
 from fairweather.runs.folder import fingerprint
 from fairweather.tasks.task import find_task
 from fairweather.training.recipe import Recipe
@@ -253,7 +259,7 @@ class Step(FrozenRecord):
     def inputs(self) -> dict[str, JsonValue]:
         """The part of `depends` that is special to each kind of step."""
         # Its kind stands in the fingerprint itself.
-        return {**collect_facts(self, ["kind", *self.idle()]), **self.made_with()}
+        return {**effective_facts(self, ["kind", *self.idle()]), **self.made_with()}
 
     def idle(self) -> Collection[str]:
         """The fields that have no effect beside the values of the others."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fairweather.data.image_folders import UNLABELLED
-from fairweather.data.loading import load_with_options, share_tested
+from fairweather.data.loading import load, tested_share
 from fairweather.data.pixel_scans import digest
 from fairweather.errors import InputError, no_exit, unknown_name
 from fairweather.models.building import load_checkpoint
@@ -164,10 +164,10 @@ def open_images(
         **vars(asked or ImageOptions()),
         preparation=preparation,
         parts=("test",),
-        test_fraction=share_tested(source),
+        test_fraction=tested_share(source),
         allow_duplicates=True,
     )
-    dataset = load_with_options(source, options, offline=offline, progress=progress)
+    dataset = load(source, options, offline=offline, progress=progress)
     places = places_by_name(dataset.classes, classes)
     if places is None:
         found = replace(drop_labels(dataset.test, classes), names=dataset.test.names)

@@ -17,7 +17,7 @@ import torch
 
 from fairweather.attacks.shift_lists import expand_only_shifts
 from fairweather.attacks.table import make_training_attack
-from fairweather.data.splits import fewer_labels, with_wrong_labels
+from fairweather.data.splits import choose_labelled, corrupt_labels
 from fairweather.devices import is_out_of_memory
 from fairweather.errors import TrainingDivergedError
 from fairweather.files.tables import frame_to_csv
@@ -172,10 +172,10 @@ def training_images(step: TrainStep, train: Images) -> Images:
     # The true labels decide which images stay, so that these are the same for any label noise.
     if step.label_seed is None:
         return train
-    noisy = with_wrong_labels(train, step.label_noise, step.label_seed)
+    noisy = corrupt_labels(train, step.label_noise, step.label_seed)
     if step.label_fraction == 1:
         return noisy  # not a copy: the pixels may be larger than memory
-    return noisy[fewer_labels(train, step.label_fraction, step.label_seed)]
+    return noisy[choose_labelled(train, step.label_fraction, step.label_seed)]
 
 
 def training_attack(recipe: Recipe) -> Attack | None:

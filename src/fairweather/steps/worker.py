@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fairweather.data.groups import describe_shared_clusters
-from fairweather.data.loading import check_no_copies, load_with_options
+from fairweather.data.loading import check_no_copies, load
 from fairweather.data.pixel_scans import digest
 from fairweather.devices import memory_for_networks, resolve_device
 from fairweather.errors import InputError, quote_names
@@ -236,7 +236,7 @@ def open_data(
     source: PlannedDataset, *, offline: bool = False, progress: Notify | None = None
 ) -> Dataset:
     """Load a data set of a plan."""
-    return load_with_options(source.source, source, offline=offline, progress=progress)
+    return load(source.source, source, offline=offline, progress=progress)
 
 
 def digest_splits(dataset: Dataset) -> dict[str, str]:

@@ -28,6 +28,10 @@ MAX_SIDE = 4096  # pixels; no classifier takes more
 MIN_SIDE = 8  # pixels; published shifts are not meaningful on smaller images
 CLASSIFICATION = "classification"  # the task of data that name none
 Parameter = float | int | str
+IntArray = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+TextArray = npt.NDArray[np.object_]
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 Tell: TypeAlias = "Callable[[float], None] | None"
 AttackFunction: TypeAlias = (
@@ -39,7 +43,7 @@ Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
 Change = TypeVar("Change", "Shift", "Attack")
 
 
-def parse_class_names(found: Sequence[object], what: str) -> tuple[str, ...]:
+def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
     """Return class names as a file has them; whole numbers become text.
 
     Args:
@@ -55,10 +59,10 @@ def parse_class_names(found: Sequence[object], what: str) -> tuple[str, ...]:
     Traceback (most recent call last):
     fairweather.errors.InputError: the file has the class name None, which is no text
     """
-    for name in found:
+    for name in names:
         if not isinstance(name, str | int) or isinstance(name, bool):
             raise InputError(f"{what} has the class name {name!r:.60}, which is no text")
-    return tuple(str(name) for name in found)
+    return tuple(str(name) for name in names)
 
 
 def special_kind(tensor: torch.Tensor) -> str | None:
@@ -104,8 +108,8 @@ class Groups:
     """
 
     cluster: str | None = None
-    clusters: npt.NDArray[np.object_] | None = None
-    slices: Mapping[str, npt.NDArray[np.object_]] = field(default_factory=dict)
+    clusters: TextArray | None = None
+    slices: Mapping[str, TextArray] = field(default_factory=dict)
 
     def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Groups:
         clusters = None if self.clusters is None else self.clusters[index]
@@ -137,7 +141,7 @@ class Images:
     labels: torch.Tensor
     keys: torch.Tensor
     classes: tuple[str, ...]
-    names: npt.NDArray[np.object_] | None = None
+    names: TextArray | None = None
     groups: Groups | None = None
 
     def __post_init__(self) -> None:
@@ -162,14 +166,14 @@ class Images:
         return len(self.images)
 
     def __getitem__(self, index: Index) -> Images:
-        of = index if isinstance(index, slice) else np.asarray(index)
+        places = index if isinstance(index, slice) else np.asarray(index)
         return Images(
             self.images[index],
             self.labels[index],
             self.keys[index],
             self.classes,
-            None if self.names is None else self.names[of],
-            None if self.groups is None else self.groups[of],
+            None if self.names is None else self.names[places],
+            None if self.groups is None else self.groups[places],
         )
 
 
@@ -374,7 +378,7 @@ def make_levels(
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
     made = [make(name, **{level: value, **parameters}) for value in values]
-    if len({each.level for each in made}) < len(made):
+    if len({change.level for change in made}) < len(made):
         raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
     return made
 
@@ -414,8 +418,8 @@ class AnyPredictions:
         stored: the type of each column that is stored, by name; all but the logits.
     """
 
-    keys: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
+    keys: IntArray
+    labels: IntArray
     logits: npt.NDArray[np.float32] | None
     classes: tuple[str, ...]
     kind: ClassVar[TaskKind]
@@ -425,12 +429,12 @@ class AnyPredictions:
         return len(self.keys)
 
     @property
-    def strata(self) -> npt.NDArray[np.int64]:
+    def strata(self) -> IntArray:
         """int64 `[N]`: sums over the images of each stratum are quick, as its metrics need them."""
         return np.zeros(len(self), dtype=np.int64)
 
     @property
-    def correct(self) -> npt.NDArray[np.bool_]:
+    def correct(self) -> BoolArray:
         """bool `[N]`: is what is decided right."""
         raise NotImplementedError
 
@@ -493,27 +497,27 @@ class Predictions(AnyPredictions):
         "covered": np.bool_,
     }
 
-    keys: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-    predicted: npt.NDArray[np.int64]
+    keys: IntArray
+    labels: IntArray
+    predicted: IntArray
     confidence: npt.NDArray[np.float64]
-    top5_correct: npt.NDArray[np.bool_]
+    top5_correct: BoolArray
     nll: npt.NDArray[np.float64]
     brier: npt.NDArray[np.float64]
     logits: npt.NDArray[np.float32] | None
     classes: tuple[str, ...]
     ordered: bool = False
-    set_size: npt.NDArray[np.int64] | None = None
-    covered: npt.NDArray[np.bool_] | None = None
+    set_size: IntArray | None = None
+    covered: BoolArray | None = None
     ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     @property
-    def strata(self) -> npt.NDArray[np.int64]:
+    def strata(self) -> IntArray:
         """int64 `[N]`, the labels: in their order, the images of a class are adjacent."""
         return self.labels
 
     @property
-    def correct(self) -> npt.NDArray[np.bool_]:
+    def correct(self) -> BoolArray:
         """bool `[N]`: is the predicted class the label."""
         return self.predicted == self.labels
 

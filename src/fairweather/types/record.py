@@ -285,6 +285,10 @@ class FrozenRecord(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
+    def to_json(self) -> str:
+        """Write the text of its file."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
 
 RecordType = TypeVar("RecordType", bound=FrozenRecord)
 # A text that is shown. A record may come from anybody: what draws figures aborts the whole process
@@ -347,8 +351,8 @@ class DataRecord(FrozenRecord):
     @property
     def source(self) -> str | None:
         """The specification of the source, if the notes have it."""
-        found = self.notes.get("source")
-        return found if isinstance(found, str) else None
+        source = self.notes.get("source")
+        return source if isinstance(source, str) else None
 
 
 class CellRecord(FrozenRecord):
@@ -515,16 +519,8 @@ class RunRecord(FrozenRecord):
 
     def lasting(self) -> dict[str, Any]:
         """The record without time, command and git revisions, which change if the run continues."""
-        facts = self.model_dump(mode="json")
         circumstances = {"time", "command", "git"}
-        facts["provenance"] = {
-            key: fact for key, fact in facts["provenance"].items() if key not in circumstances
-        }
-        return facts
-
-    def to_json(self) -> str:
-        """Write the text of record.json."""
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        return self.model_dump(mode="json", exclude={"provenance": circumstances})
 
 
 class JoinedRun(FrozenRecord):
@@ -551,10 +547,6 @@ class JoinedRecord(FrozenRecord):
 
     version: Literal[1] = 1
     runs: tuple[JoinedRun, ...]
-
-    def to_json(self) -> str:
-        """Write the text of joined.json."""
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
 
 StepKind: TypeAlias = Literal[
@@ -598,45 +590,36 @@ class StepRecord(FrozenRecord):
     work: int = 0
     halved_to: int | None = None
 
-    def to_json(self) -> str:
-        """Write the text of its file."""
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
-
 
 def is_part_of(record: RunRecord, step: StepRecord) -> bool:
     """Say whether a finished step still belongs to the run that the record describes."""
-    parts = step.id.split("/")
     if step.kind in ("group", "score", "sample", "report"):
         return True
-    if len(parts) < 3:
-        return False
+    _, name, seed, *rest = [*step.id.split("/"), "", ""]
+    seed, seeds = seed.removeprefix("seed-"), {str(seed) for seed in record.seeds}
     if step.kind == "pretrain":
-        own = record.pretraining.get(parts[1])
-        return own is not None and _parse_seed(parts[2]) in _pretraining_seeds(record, parts[1])
-    if base_model(parts[1]) not in record.models:
+        if name not in record.pretraining:
+            return False
+        own_seed = record.pretraining[name].settings.get("seed")
+        return seed in (seeds if own_seed is None else {str(own_seed)})
+    if base_model(name) not in record.models:
         return False
     if step.kind in ("train", "choose"):
-        if parts[2] == "sweep":
-            tries = _count_tries(record.models[base_model(parts[1])])
-            folders = {f"try-{number}" for number in range(1, tries + 1)}
-            return tries > 0 and (len(parts) < 4 or parts[3] in folders)
-        return _parse_seed(parts[2]) in {str(seed) for seed in record.seeds}
-    seeds = {str(seed) for seed in record.seeds} | ({ENSEMBLE} if record.ensemble else set())
-    known = parts[1] in record.models or parts[1] in record.variants
-    if not known or _parse_seed(parts[2]) not in seeds:
+        if seed != "sweep":
+            return seed in seeds
+        tries = _count_tries(record.models[base_model(name)])
+        return tries > 0 and rest[0] in {"", *(f"try-{number}" for number in range(1, tries + 1))}
+    if record.ensemble:
+        seeds.add(ENSEMBLE)
+    if (name not in record.models and name not in record.variants) or seed not in seeds:
         return False
     place = parse_predictions_path(f"{step.id}.parquet")
     if place is None:
         return True
     others = (*record.ood, *(f"{NATURAL}{name}" for name in record.natural))
-    data = {TEST, VAL, *(part_folder(other) for other in others)}
+    data = {TEST, VAL, *(part_folder(source) for source in others)}
     shifts = {CLEAN, *(escape(cell.id) for cell in record.cells())}
     return place.part in data and place.shift in shifts
-
-
-def _pretraining_seeds(record: RunRecord, name: str) -> set[str]:
-    own = record.pretraining[name].settings.get("seed")
-    return {str(seed) for seed in record.seeds} if own is None else {str(own)}
 
 
 def _count_tries(model: ModelRecord) -> int:
@@ -645,10 +628,6 @@ def _count_tries(model: ModelRecord) -> int:
     if not isinstance(sweep, dict) or not sweep:
         return 0
     return math.prod(len(values) for values in sweep.values() if isinstance(values, list))
-
-
-def _parse_seed(folder: str) -> str:
-    return folder.removeprefix("seed-")
 
 
 def parse_record(text: str | bytes, place: str) -> RunRecord:

@@ -10,7 +10,7 @@ import torch
 from fairweather.devices import check_cores, choose_workers, resolve_device
 from fairweather.errors import InputError
 from fairweather.progress import Notify
-from fairweather.runs.folder import open_run, share_run
+from fairweather.runs.claims import open_run, share_run
 from fairweather.steps.plan import TrainingStep
 from fairweather.workers.jobs import execute_by_jobs
 from fairweather.workers.options import LOCAL, RAY, SLURM, SLURM_LOCAL, Sharing

@@ -21,8 +21,8 @@ from fairweather import processes as children
 from fairweather.errors import InputError
 from fairweather.processes import describe_exit, send_line, start_module
 from fairweather.progress import Event, Notify
-from fairweather.runs.claims import CLAIMS, open_claims
-from fairweather.runs.folder import RunFolder, SharedRun
+from fairweather.runs.claims import CLAIMS, SharedRun, open_claims
+from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import Plan, Step
 from fairweather.steps.worker import Worker
 from fairweather.types.record import FrozenRecord

@@ -21,7 +21,8 @@ import torch
 from fairweather.errors import InputError
 from fairweather.processes import describe_exit, read_first_line, send_line, start_module
 from fairweather.progress import Notify, silent
-from fairweather.runs.folder import RunFolder, fingerprint, open_run
+from fairweather.runs.claims import open_run
+from fairweather.runs.folder import RunFolder, fingerprint
 from fairweather.steps.dispatch import perform
 from fairweather.steps.plan import Plan, Step, TrainingStep
 from fairweather.steps.worker import Worker

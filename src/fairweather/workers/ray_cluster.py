@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 from fairweather.devices import count_cores
 from fairweather.errors import InputError, missing_extra
 from fairweather.progress import Event, Notify
-from fairweather.runs.folder import RunFolder, open_run
+from fairweather.runs.claims import open_run
+from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import Plan, Step
 from fairweather.steps.training import drop_state
 from fairweather.steps.worker import Worker

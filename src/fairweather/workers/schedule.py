@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from fairweather.progress import Event, Finished, Notify, silent
 from fairweather.report.vega import explain_missing_addresses
-from fairweather.runs.folder import RunFolder, describe_machine
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.provenance import describe_machine
 from fairweather.steps.dispatch import perform, perform_together
 from fairweather.steps.ledger import Ledger, Speeds, State, sum_work
 from fairweather.steps.plan import (

@@ -10,15 +10,9 @@ import torch
 
 from fairweather.errors import InputError
 from fairweather.progress import Event, Notify, silent
-from fairweather.runs.claims import Claims
-from fairweather.runs.folder import (
-    PROCESSOR,
-    RunFolder,
-    SharedRun,
-    describe_machine,
-    fingerprint,
-    package_versions,
-)
+from fairweather.runs.claims import PROCESSOR, Claims, SharedRun
+from fairweather.runs.folder import RunFolder, fingerprint
+from fairweather.runs.provenance import describe_machine, package_versions
 from fairweather.steps.plan import Plan, Step
 from fairweather.steps.worker import Worker
 from fairweather.types.record import RECORD, parse_record, step_file

@@ -24,8 +24,8 @@ import torch
 from fairweather.devices import choose_workers, count_cores
 from fairweather.errors import InputError
 from fairweather.progress import Event
-from fairweather.runs import folder as runs
-from fairweather.runs.folder import RunFolder, describe_machine
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.provenance import describe_machine, package_versions
 from fairweather.steps.plan import (
     FitStep,
     ForwardPass,
@@ -45,7 +45,7 @@ from fairweather.workers.schedule import list_written, perform_locally
 
 STATE_INTERVAL = 180.0  # seconds between two states of a training that travel to the driver
 MAX_LOG = 2**20  # characters of what a step printed, the last ones
-# Other versions of these give other bytes in a file, besides those of `runs.versions`.
+# Other versions of these give other bytes in a file, besides those of `package_versions`.
 FURTHER_PACKAGES = ("scipy", "pandas", "pyarrow", "safetensors")
 
 
@@ -53,7 +53,7 @@ def collect_versions() -> dict[str, str]:
     """The versions, in this process, of what results depend on."""
     further = {name: importlib.metadata.version(name) for name in FURTHER_PACKAGES}
     facts = {"Python": platform.python_version(), "opencv": cv2.__version__}
-    return {**facts, **runs.package_versions(), **further}
+    return {**facts, **package_versions(), **further}
 
 
 def check_versions(theirs: Mapping[str, str], host: str) -> None:

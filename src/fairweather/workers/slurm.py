@@ -29,7 +29,8 @@ from fairweather.errors import InputError, NeedsMissingError, StoppedError, unkn
 from fairweather.processes import safe_path
 from fairweather.progress import Event, Notify, format_duration
 from fairweather.runs import claims
-from fairweather.runs.folder import RunFolder, SharedRun, fingerprint, share_run
+from fairweather.runs.claims import SharedRun, share_run
+from fairweather.runs.folder import RunFolder, fingerprint
 from fairweather.steps.plan import Plan
 from fairweather.types.record import RunRecord
 from fairweather.workers.logs import Failure, make_logged_perform, read_last_lines
@@ -574,7 +575,7 @@ def _work_as_job(assigned: Assignment, job: str) -> None:
             worker,
             _print_event,
             perform=make_logged_perform(f"job {job} on {socket.gethostname()}"),
-            patience=claims.EXPIRY_SECONDS + EXTRA_PATIENCE,
+            patience=claims.EXPIRY + EXTRA_PATIENCE,
         )
 
 

@@ -18,7 +18,8 @@ from typing import Annotated, Literal
 import pydantic
 
 from fairweather.errors import InputError
-from fairweather.runs.folder import RunFolder, lock_folder
+from fairweather.runs.claims import lock_folder
+from fairweather.runs.folder import RunFolder
 from fairweather.types.record import FrozenRecord
 from fairweather.workers.options import EXECUTORS, SLURM
 

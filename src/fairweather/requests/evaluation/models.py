@@ -13,9 +13,9 @@ import pydantic
 import torch
 from torch import nn
 
-from fairweather.data.groups import natural_group_columns
+from fairweather.data.groups import natural_columns
 from fairweather.data.image_folders import UNLABELLED
-from fairweather.data.loading import SOURCES, list_source, share_tested
+from fairweather.data.loading import SOURCES, list_source, tested_share
 from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, one_line
@@ -548,7 +548,7 @@ def _split_data(
         raise InputError(
             f"{name} has no labels, and a model cannot be judged without: it may stand after --ood"
         )
-    by_name = UNSPLIT in listed.splits and share_tested(name) < 1
+    by_name = UNSPLIT in listed.splits and tested_share(name) < 1
     has_validation = bool(share) or by_name or "val" in listed.splits
     check_has_validation(settings.variants, name, has_validation=has_validation)
     if share and not {UNSPLIT, "train"} & listed.splits.keys():
@@ -608,14 +608,14 @@ def _other_sources(
         size, preparation = dataset.test.images.shape[-1], None
     else:
         size = None
-    groups = natural_group_columns(own.groups, natural)
+    groups = natural_columns(own.groups, natural)
     unlabelled = {f"{OOD_DATA}{source}": source for source in options.ood}
     labelled = {f"{NATURAL_DATA}{name}": source for name, source in natural.items()}
     return {
         name: PlannedDataset(
             source=source,
             parts=(TEST,),
-            test_fraction=share_tested(source),
+            test_fraction=tested_share(source),
             limit=options.limit,
             skip_unreadable=options.skip_unreadable,
             scale=_choose_scale(options, run),

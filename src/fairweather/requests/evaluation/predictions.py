@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fairweather.attacks.shift_lists import make_external_shift
-from fairweather.data.loading import list_source, share_tested
+from fairweather.data.loading import list_source, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import make_predictions
@@ -568,7 +568,7 @@ def _open_dataset(
             groups=group_columns(options),
         )
         if UNSPLIT in listed.splits:
-            source = replace(source, test_fraction=share_tested(dataset))
+            source = replace(source, test_fraction=tested_share(dataset))
         dataset = open_data(source, offline=options.offline, progress=progress)
     if VAL in parts and dataset.val is None:
         raise InputError(

@@ -29,7 +29,9 @@ from fairweather.requests.seeds.parts import (
     collect_steps,
     open_part,
 )
-from fairweather.runs.folder import LOCK, RunFolder, command_line, lock_run, shrink_predictions
+from fairweather.runs.claims import lock_run
+from fairweather.runs.folder import LOCK, RunFolder, shrink_predictions
+from fairweather.runs.provenance import command_line
 from fairweather.shifts.table import CLEAN
 from fairweather.steps.measurement import DataFacts, MeasuredModel, Measurement, plan_conclusion
 from fairweather.steps.plan import Plan, SampleStep, TrainedNetwork

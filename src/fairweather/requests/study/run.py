@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from fairweather.data.groups import natural_group_columns
-from fairweather.data.loading import share_tested
+from fairweather.data.groups import natural_columns
+from fairweather.data.loading import tested_share
 from fairweather.devices import Arithmetic, check_cores, resolve_device, training_precision
 from fairweather.errors import InputError, unknown_name
 from fairweather.files.yamlfile import dump_yaml
@@ -163,14 +163,14 @@ def data_sources(study: Study) -> dict[str, PlannedDataset]:
     for name, entry in study.pretraining.items():
         if entry.data is not None:
             sources[f"{PRETRAINING}{name}"] = _make_source(entry.data)
-    groups = natural_group_columns(sources[DATA].groups, study.natural)
+    groups = natural_columns(sources[DATA].groups, study.natural)
     for name, source in study.natural.items():
         planned = PlannedDataset(
             groups=groups.get(name),
             source=source,
             parts=(TEST,),
             root=study.data.root,
-            test_fraction=share_tested(source),
+            test_fraction=tested_share(source),
             skip_unreadable=study.data.skip_unreadable,
             scale=study.data.scale,
         )
