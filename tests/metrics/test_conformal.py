@@ -45,7 +45,7 @@ from fairweather.report.prediction_sets import (
     check_promises,
     describe_promises,
 )
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.plan import ScoredModel, ScoreStep
 from fairweather.types.measurement import Score
