@@ -15,7 +15,7 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -108,20 +108,6 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
             f"{_format_bytes(free)} are free; the environment variable FAIRWEATHER_CACHE names "
             "another folder"
         ) from error
-
-
-def remove_places(file: BinaryIO, places: Container[int], count: int, bytes_per_image: int) -> None:
-    """Move pixels forward in the file over the places of images that could not be read."""
-    readable = 0
-    for place in range(count):
-        if place in places:
-            continue
-        if readable < place:
-            file.seek(place * bytes_per_image)
-            pixels = file.read(bytes_per_image)
-            file.seek(readable * bytes_per_image)
-            file.write(pixels)
-        readable += 1
 
 
 def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
@@ -305,11 +291,19 @@ class _PixelWriter:
         self.position = start + pixels.nbytes
 
     def close_gaps(self) -> None:
+        """Move pixels forward over the places of images that could not be read."""
+        readable, size = 0, math.prod(self.shape or ())
         with explain_cache_errors(self.path.parent):
             self.file.flush()
-            if self.shape and self.unreadable:
-                _, height, width = self.shape
-                remove_places(self.file, self.unreadable, self.count, 3 * height * width)
+            for place in range(self.count) if self.shape and self.unreadable else ():
+                if place in self.unreadable:
+                    continue
+                if readable < place:
+                    self.file.seek(place * size)
+                    pixels = self.file.read(size)
+                    self.file.seek(readable * size)
+                    self.file.write(pixels)
+                readable += 1
 
 
 def to_pixels(content: Content, square: Square | None, scale: Scale | None = None) -> Pixels:

@@ -70,7 +70,14 @@ def list_cifar10_c(request: Request) -> Source:
             f"{str(path)!r} has {len(images)} images, but labels.npy has {SEVERITIES} times "
             f"{len(labels)} labels"
         )
-    listing = _list_severity(path, images, labels, place.severity)
+    start = (place.severity - 1) * len(labels)
+
+    def read(keys: IntArray) -> Iterator[RawImage]:
+        for key in keys:
+            pixels = np.array(images[start + key])  # a copy: a memory map cannot be sent elsewhere
+            yield RawImage(f"image {key} at severity {place.severity} in {str(path)!r}", pixels)
+
+    listing = Listing(labels, read, (path,), stretch=f"severity {place.severity}")
     return place.source("cifar-10-c", CIFAR_CLASSES, listing, CIFAR_SIDE)
 
 
@@ -139,16 +146,3 @@ def _read_labels(path: Path) -> IntArray:
         span = f"{labels.min()} to {labels.max()}"
         raise InputError(f"labels of {str(path)!r} go from {span}; cifar-10-c has 0 to 9")
     return labels[0]
-
-
-def _list_severity(
-    path: Path, images: npt.NDArray[np.generic], labels: IntArray, severity: int
-) -> Listing:
-    start = (severity - 1) * len(labels)
-
-    def read(keys: IntArray) -> Iterator[RawImage]:
-        for key in keys:
-            pixels = np.array(images[start + key])  # a copy: a memory map cannot be sent elsewhere
-            yield RawImage(f"image {key} at severity {severity} in {str(path)!r}", pixels)
-
-    return Listing(labels, read, (path,), stretch=f"severity {severity}")

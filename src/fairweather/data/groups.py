@@ -148,15 +148,10 @@ def read_text_table(path: Path) -> pd.DataFrame:
             table = pd.concat(texts, axis=1) if texts else table
         else:
             with path.open(encoding="utf-8-sig") as file:
-                delimiter = find_delimiter([file.readline()])
+                sep = find_delimiter([file.readline()])
             # The header is read as a row: pandas would rename a column that is there twice.
             table = pd.read_csv(
-                path,
-                dtype=str,
-                keep_default_na=False,
-                sep=delimiter,
-                encoding="utf-8-sig",
-                header=None,
+                path, dtype=str, keep_default_na=False, sep=sep, encoding="utf-8-sig", header=None
             )
             table = table.set_axis(table.iloc[0], axis="columns")[1:].reset_index(drop=True)
     except InputError:

@@ -174,7 +174,7 @@ def list_csv(request: Request) -> Source:
     """Image files named in a table with their labels: labels.csv[,label=COLUMN][,images=FOLDER].
 
     The table is CSV (with commas, semicolons or tabs) with a header. The columns of files, labels
-    and splits are found by their names (`COLUMNS`), or stated: `,file=NAME`, `,label=NAME`,
+    and splits are found by their names (`TABLE_COLUMNS`), or stated: `,file=NAME`, `,label=NAME`,
     `,split=NAME`. Files are below the folder of the table, or below `images=FOLDER`, which may be
     relative to it. A missing extension is found if only one file fits. Split names are those of
     `folder:`; without such a column, the table is one set. Classes are sorted by name, or by number

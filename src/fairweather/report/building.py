@@ -226,7 +226,7 @@ def _write_report(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     tables = make_tables(contents, sections)
     figures = _draw_figures(contents, sections)
     files: dict[str, bytes | str] = {SUMMARY: write_csv(summary.find_summary_rows(contents))}
-    for table in (table for of in tables.values() for table in of):
+    for table in (table for of_part in tables.values() for table in of_part):
         files |= name_table_files(table.name, table.texts())
     letters = sum(len(figure.svg) for figure in figures)
     library = begin_library(letters)

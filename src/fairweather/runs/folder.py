@@ -453,7 +453,8 @@ class RunFolder:
             )
             if not isinstance(predictions, Predictions):
                 return predictions
-            return replace(predictions, ordered=self._ordered, ood_scores=_read_ood_scores(table))
+            ordered = self.has_record and self.record.data.ordered
+            return replace(predictions, ordered=ordered, ood_scores=_read_ood_scores(table))
 
     def _column(self, table: pa.Table, name: str) -> npt.NDArray[Any]:
         """Give a column with the type that predictions have; small copies store narrower ones."""
@@ -474,10 +475,6 @@ class RunFolder:
         with _open_parquet(self.file(name)) as file:
             names = [column for column in file.schema_arrow.names if column.startswith(_OOD)]
             return _read_ood_scores(file.read(columns=names, use_threads=False))
-
-    @property
-    def _ordered(self) -> bool:
-        return self.has_record and self.record.data.ordered
 
     def write_predictions(self, name: str, predictions: AnyPredictions) -> None:
         """Write the per-image columns of a cell as parquet, the class names in its metadata."""

@@ -557,8 +557,10 @@ class Scores(dict[str, Score]):
     def _repr_html_(self) -> str:
         rows = []
         for name, score in self.items():
-            ends = ["too few", "errors"] if score.too_few else map(_rounded, score[1:3])
-            rows.append([name, _rounded(score.value), *ends, str(score.n)])
+            value, *ends = (f"{number:.4g}" for number in score[:3])
+            if score.too_few:
+                ends = ["too few", "errors"]
+            rows.append([name, value, *ends, str(score.n)])
         return html_table(["metric", "value", "low", "high", "n"], rows)
 
 
@@ -580,10 +582,6 @@ def _change_html(change: Shift | Attack) -> str:
     """A shift or an attack with its parameters, for a notebook."""
     parameters = [[name, format_number(value)] for name, value in change.parameters.items()]
     return html_table([type(change).__name__.lower(), change.name], parameters)
-
-
-def _rounded(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def format_id(name: str, parameters: Mapping[str, Parameter]) -> str:

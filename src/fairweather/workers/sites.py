@@ -125,7 +125,7 @@ class PackedData(NamedTuple):
     """A data set whose pixels all processes of a machine can share: NumPy arrays.
 
     Attributes:
-        name, mean, std, notes: as in `Dataset`.
+        name, mean, std, notes, task: as in `Dataset`.
         parts: pixels, labels, keys and classes of each split.
     """
 
@@ -133,6 +133,7 @@ class PackedData(NamedTuple):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: Mapping[str, object]
+    task: str
     parts: Mapping[str, tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...]]]
 
     @classmethod
@@ -142,7 +143,8 @@ class PackedData(NamedTuple):
             name: (images.images.numpy(), images.labels, images.keys, images.classes)
             for name, images in get_splits(dataset).items()
         }
-        return cls(dataset.name, dataset.mean, dataset.std, dict(dataset.notes), parts)
+        notes = dict(dataset.notes)
+        return cls(dataset.name, dataset.mean, dataset.std, notes, dataset.task, parts)
 
     @property
     def bytes(self) -> int:
@@ -158,7 +160,7 @@ class PackedData(NamedTuple):
                 for name, (pixels, labels, keys, classes) in self.parts.items()
             }
         train, val, test = splits.get("train"), splits.get("val"), splits["test"]
-        return Dataset(self.name, train, val, test, self.mean, self.std, self.notes)
+        return Dataset(self.name, train, val, test, self.mean, self.std, self.notes, self.task)
 
 
 SiteAnswer = SiteProduct | MissingData | Failure

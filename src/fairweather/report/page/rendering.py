@@ -76,9 +76,9 @@ def _read_library(place: Path) -> str | None:
         # A link would lead elsewhere, and what is no file may never end.
         number = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(number, "rb") as file:
-            found = os.fstat(number)
-            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-            if not ours or found.st_mode & SHARED_WRITE:
+            status = os.fstat(number)
+            ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            if not ours or status.st_mode & SHARED_WRITE:
                 return None
             digest, _, text = file.read(MOST_BYTES).decode().partition("\n")
     except (OSError, ValueError):
@@ -131,7 +131,7 @@ def render_page(
     carried: dict[str, object] = {
         "config": PAGE_CONFIG,
         "charts": {chart.name: chart.spec for view in views for chart in view.charts},
-        "tables": {table.name: table.texts() for of in tables.values() for table in of},
+        "tables": {table.name: table.texts() for of_part in tables.values() for table in of_part},
         "models": [
             {"name": name, "title": contents.titles[name], **look._asdict()}
             for name, look in models.items()
