@@ -21,7 +21,7 @@ from fairweather.report.contents import Contents, Sweep
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, MEAN
 
-# ---------------------------------------------------------------- images that are right, and tests of pairs
+# ---------------------------------------------------------------- right answers, and tests
 
 FloatArray = npt.NDArray[np.float64]
 # Random swaps behind a p-value: at least so many, and then more until so many were as far, which

@@ -368,7 +368,7 @@ def _estimate_risk_interval(
 ) -> IntervalEnds:
     """The 95 % interval of the risk at each point of a risk-coverage curve.
 
-    With clusters, points between `FINE_POINTS` even ones and those that are drawn have that of the next.
+    With clusters it is computed at even points and at those that are drawn; others take the next.
     """
     images = np.round(curve.coverage * len(cell.confidence)).astype(np.int64)
     if clusters is None:
