@@ -43,7 +43,7 @@ from fairweather.types.record import (
     base_model,
 )
 
-# ---------------------------------------------------------------- the sections of the report, in th
+# ---------------------------------------------------------------- sections, in their order
 
 SECTIONS = (
     Section(
@@ -117,7 +117,7 @@ def make_tables(
     }
 
 
-# ---------------------------------------------------------------- check that a report is made from
+# ---------------------------------------------------------------- whether a run is intact
 
 RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS)
 MODEL_SUFFIXES = (".parquet", ".csv", ".json")
@@ -149,7 +149,7 @@ def _is_run_file(name: str) -> bool:
     return name in RUN_FILES or name.startswith((f"{SAMPLES}/", f"{GROUPS}/"))
 
 
-# ---------------------------------------------------------------- the report of a run: tables, figu
+# ---------------------------------------------------------------- building
 
 JOINT_LISTING = "runs.json"  # of a report of several runs: which, and the files that it has
 

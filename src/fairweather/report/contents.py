@@ -49,7 +49,7 @@ from fairweather.types.record import (
 )
 from fairweather.variants.variant import Variant, find_variant, read_variants
 
-# ---------------------------------------------------------------- one shift or attack at its levels
+# ---------------------------------------------------------------- a shift at its levels
 
 # First words of shifts' titles that keep their capital inside a sentence.
 PROPER_NOUNS = ("Gaussian",)
@@ -199,7 +199,7 @@ def make_sweep(record: SweepRecord) -> Sweep:
     )
 
 
-# ---------------------------------------------------------------- what tables, figures and page are
+# ---------------------------------------------------------------- scores of runs
 
 # The step that scores, and the first version of it whose means over seeds cover other seeds.
 SCORING_STEP, FIRST_OVER_SEEDS = "scores", 4

@@ -52,7 +52,7 @@ from fairweather.report.tables import (
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, NO_LEVEL
 
-# ---------------------------------------------------------------- numbers against the level of each
+# ---------------------------------------------------------------- curves over levels
 
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
@@ -269,7 +269,7 @@ def _show_numbers(contents: Contents, tables: Tables) -> PartView:
 LEVEL_NUMBERS = ReportPart(_show_numbers, _level_tables, accepts=None)
 
 
-# ---------------------------------------------------------------- heat maps: the mean over the leve
+# ---------------------------------------------------------------- heat maps
 
 # Shifts from which on the page draws a heat map: fewer are read off the small charts.
 MANY_SHIFTS = 5
@@ -348,7 +348,7 @@ def _show_heat_maps(contents: Contents, _: Tables) -> PartView | None:
 HEAT_MAPS = ReportPart(_show_heat_maps, accepts=None)
 
 
-# ---------------------------------------------------------------- the scatter of accuracy against c
+# ---------------------------------------------------------------- the scatter
 
 
 def draw_scatter(contents: Contents) -> Chart | None:
@@ -423,7 +423,7 @@ def _show_scatter(contents: Contents, _: Tables) -> PartView | None:
 SCATTER = ReportPart(_show_scatter)
 
 
-# ---------------------------------------------------------------- the smallest level of each shift
+# ---------------------------------------------------------------- smallest levels
 
 POINTS_BELOW_CLEAN = 0.05  # below clean images: the limit of the first column
 LIMIT_SHARES = (0.95, 0.9, 0.8, 0.7, 0.5)

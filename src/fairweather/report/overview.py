@@ -77,7 +77,7 @@ from fairweather.types.record import (
 )
 from fairweather.variants.variant import Variant
 
-# ---------------------------------------------------------------- the first picture of a report: ho
+# ---------------------------------------------------------------- the overview
 
 # In the order in which they are drawn, each with its shape and that shape as a letter.
 STATES: dict[str, tuple[str, str]] = {
@@ -501,7 +501,7 @@ def _format_percent(score: Score | None, form: str) -> str:
     return f"{value} ({TOO_FEW})" if score.too_few else f"{value} [{low}, {high}]"
 
 
-# ---------------------------------------------------------------- what is found of each model, in a
+# ---------------------------------------------------------------- each model in words
 
 
 class ModelFindings(NamedTuple):

@@ -21,7 +21,7 @@ from fairweather.report.contents import Contents, Sweep
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, MEAN
 
-# ---------------------------------------------------------------- which images each model gets righ
+# ---------------------------------------------------------------- right answers, and tests
 
 FloatArray = npt.NDArray[np.float64]
 # Random swaps behind a p-value: at least so many, and then more until so many were as far, which
@@ -244,7 +244,7 @@ def _sum_swapped(bits: npt.NDArray[np.uint8], columns: FloatArray) -> FloatArray
     )
 
 
-# ---------------------------------------------------------------- how a model performs on clean ima
+# ---------------------------------------------------------------- performance
 
 SIGNIFICANCE = 0.05  # of the tests
 COVERAGE = "coverage_above_validation_threshold/0.05"
@@ -510,7 +510,7 @@ def find_sign(score: Score) -> int:
     return int(score.low > 0) - int(score.high < 0)
 
 
-# ---------------------------------------------------------------- whether each class is as frequent
+# ---------------------------------------------------------------- class shares
 
 LEAST_DIFFERENCE = 0.01  # a smaller difference is no finding, however many images confirm it
 

@@ -42,7 +42,7 @@ from fairweather.report.tables import (
 from fairweather.types.measurement import Score
 from fairweather.types.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 
-# ---------------------------------------------------------------- the ranking: which model is best,
+# ---------------------------------------------------------------- the ranking
 
 SHARE = (0.0, 1.0)  # bounds of accuracy
 SIGNIFICANCE = 0.05  # of the tests, after Holm's correction
@@ -348,7 +348,7 @@ def _show_ranking(contents: Contents, tables: Tables) -> PartView | None:
 RANKING = ReportPart(_show_ranking, _ranking_tables)
 
 
-# ---------------------------------------------------------------- variants of models beside the mod
+# ---------------------------------------------------------------- variants beside their model
 
 _THRESHOLD_NOTE = (
     "Risk: the share of wrong answers among those at or above the threshold that keeps it to 5 % "

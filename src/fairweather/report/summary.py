@@ -40,7 +40,7 @@ from fairweather.types.record import (
     is_of_all_units,
 )
 
-# ---------------------------------------------------------------- the summary: clean images and the
+# ---------------------------------------------------------------- the summary
 
 
 def find_summary_rows(contents: Contents) -> pd.DataFrame:
@@ -117,7 +117,7 @@ def _make_class_row(contents: Contents, model: str, title: str, name: str) -> Sc
 CLASSES = ReportPart(show_tables("Each class against all others"), _class_tables)
 
 
-# ---------------------------------------------------------------- each unit of a task by itself, su
+# ---------------------------------------------------------------- units
 
 
 def split_by_unit(contents: Contents) -> Mapping[str, Contents]:
@@ -148,7 +148,7 @@ def _unit_tables(contents: Contents) -> Iterator[TextTable | None]:
 UNITS = ReportPart(show_tables("Each unit by itself"), _unit_tables, accepts=None)
 
 
-# ---------------------------------------------------------------- tables besides levels and means:
+# ---------------------------------------------------------------- further tables
 
 FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-memory"
 # By what stands in scores.csv; priors have no rows of aliases.

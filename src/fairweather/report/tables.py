@@ -17,7 +17,7 @@ from fairweather.report.contents import Contents
 from fairweather.types.measurement import Score
 from fairweather.types.record import NO_LEVEL, TABLES
 
-# ---------------------------------------------------------------- tables of text for terminals and
+# ---------------------------------------------------------------- tables of text
 
 Body = Sequence[Sequence[str]]
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
@@ -203,7 +203,7 @@ def escape_latex(text: str) -> str:
     return re.sub(r"^[\[*]", r"{\g<0>}", escaped)
 
 
-# ---------------------------------------------------------------- tables in Markdown, CSV and LaTeX
+# ---------------------------------------------------------------- tables of scores
 
 # What the rows of a model draw on, by what is added to its title.
 Views = Mapping[str, Contents]

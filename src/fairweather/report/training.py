@@ -48,7 +48,7 @@ from fairweather.types.record import (
     sweep_table,
 )
 
-# ---------------------------------------------------------------- what the trainings of a run store
+# ---------------------------------------------------------------- what trainings stored
 
 PRETRAINING_COLUMNS = ("epoch", "knn_accuracy", "embedding_std")  # of history.csv
 WEIGHT_FACTS = ("file", "sha256", "left_out", "head")  # what is told of weights
@@ -217,7 +217,7 @@ def _read_description(contents: Contents, name: str) -> Mapping[str, JsonValue]:
     return read_json(path) if path.is_file() else {}
 
 
-# ---------------------------------------------------------------- figures of trainings: accuracy by
+# ---------------------------------------------------------------- figures
 
 # Pixels of the panels on pre-trainings and on labels, and of a side of a matrix.
 PRETRAINING_WIDTH, PRETRAINING_HEIGHT = 370, 210
@@ -426,7 +426,7 @@ def _draw_matrices(title: str, correlation: Correlation) -> Iterator[alt.Chart]:
         )
 
 
-# ---------------------------------------------------------------- the training section: charts of t
+# ---------------------------------------------------------------- the section
 
 
 class TraceChart(NamedTuple):

@@ -48,7 +48,7 @@ from fairweather.types.record import (
     VAL,
 )
 
-# ---------------------------------------------------------------- reliability diagrams: is a model
+# ---------------------------------------------------------------- reliability diagrams
 
 PANEL_SIDE = 190
 ROW_GAP, COLUMN_GAP = 34, 28
@@ -254,7 +254,7 @@ def _make_layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame
     )
 
 
-# ---------------------------------------------------------------- what the page shows of one model
+# ---------------------------------------------------------------- numbers of a cell
 
 HISTOGRAM_BARS = 20  # of the histogram of confidence
 CURVE_POINTS = 60  # of the risk-coverage curve
@@ -368,7 +368,7 @@ def _estimate_risk_interval(
 ) -> IntervalEnds:
     """The 95 % interval of the risk at each point of a risk-coverage curve.
 
-    With clusters, points between `FINE` even ones and those that are drawn have that of the next.
+    With clusters it is computed at even points and at those that are drawn; others take the next.
     """
     images = np.round(curve.coverage * len(cell.confidence)).astype(np.int64)
     if clusters is None:

@@ -48,7 +48,7 @@ from fairweather.report.tables import CORRECTED, ScoreEntry
 from fairweather.types.record import CLEAN, MEAN
 from fairweather.variants.variant import keeps_network
 
-# ---------------------------------------------------------------- the charts of the page that show
+# ---------------------------------------------------------------- charts of a cell
 
 # Right and wrong, apart by lightness too.
 RIGHT, WRONG = "var(--right)", "var(--wrong)"
@@ -273,7 +273,7 @@ def _make_share_axis() -> alt.Axis:
     return alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
 
 
-# ---------------------------------------------------------------- the pictures that the page carrie
+# ---------------------------------------------------------------- pictures
 
 
 class Picture(TypedDict):
@@ -407,7 +407,7 @@ def _make_picture(
     return Picture(image=uri, cell=cell, label=label, predictions=said)
 
 
-# ---------------------------------------------------------------- the section that shows one model
+# ---------------------------------------------------------------- the section
 
 # Up to so many, every picture says what each of them sees; beyond, what the chosen one does.
 MOST_MODELS = 6

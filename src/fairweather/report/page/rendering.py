@@ -27,7 +27,7 @@ from fairweather.report.tables import CORRECTED, TextTable, describe_metric
 from fairweather.report.vega import EXPOSED_API, begin_work, bundle_javascript
 from fairweather.runs.folder import ABANDONED_AFTER, remove_partial, write_atomically
 
-# ---------------------------------------------------------------- vega's JavaScript for the page: p
+# ---------------------------------------------------------------- the page's JavaScript
 
 MOST_BYTES = 2**25  # bytes that are read; the JavaScript has one million
 SHARED_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -40,7 +40,7 @@ def begin_library(letters: int) -> Callable[[], str]:
     has written and nobody else can change.
 
     Args:
-        letters: characters of the figures that are drawn meanwhile, as for `vega.begin`.
+        letters: characters of the figures that are drawn meanwhile, as for `begin_work`.
 
     Returns:
         A function that waits for the JavaScript.
@@ -98,7 +98,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# ---------------------------------------------------------------- the one HTML page: it loads nothi
+# ---------------------------------------------------------------- the page
 
 
 def render_page(
@@ -164,7 +164,7 @@ def pack_json(content: Mapping[str, object]) -> str:
     """Write JSON, compressed, in letters that mean nothing to HTML; the same for the same content.
 
     >>> import json
-    >>> json.loads(gzip.decompress(base64.b64decode(pack_json({"name": "</join_scripts>"}))))
+    >>> json.loads(gzip.decompress(base64.b64decode(pack_json({"name": "</script>"}))))
     {'name': '</script>'}
     """
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
