@@ -208,11 +208,8 @@ def _check_same_settings(name: str, first: SeedsPart, second: SeedsPart) -> None
     ours, theirs = _seedless_settings(name, first), _seedless_settings(name, second)
     for step in ours:
         if step in theirs and (difference := find_difference(ours[step], theirs[step])):
-            raise _difference_error(
-                f"{difference.key} of {name}",
-                (first, difference.first),
-                (second, difference.second),
-            )
+            what = f"{difference.key} of {name}"
+            raise _difference_error(what, (first, difference.first), (second, difference.second))
 
 
 def _seedless_settings(name: str, part: SeedsPart) -> dict[str, dict[str, JsonValue]]:
