@@ -63,7 +63,7 @@ from fairweather.steps import dispatch as steps
 from fairweather.workers import shared
 report._draw_figures = lambda *_: []
 shared.LOOKED_AGAIN = 0.05
-here, train = pathlib.Path({here!r}), steps.DO["train"]
+here, train = pathlib.Path({here!r}), steps.STEP_FUNCTIONS["train"]
 {patch}
 """
 CUSTOM = """
@@ -79,12 +79,12 @@ def held(step, *others):
     while not (here / "go").exists():
         time.sleep(0.05)
     return train(step, *others)
-steps.DO = {**steps.DO, "train": held}
+steps.STEP_FUNCTIONS = {**steps.STEP_FUNCTIONS, "train": held}
 """
 DIVERGED = """
 def diverged(step, *others):
     raise errors.TrainingDivergedError("the loss is not finite")
-steps.DO = {**steps.DO, "train": diverged}
+steps.STEP_FUNCTIONS = {**steps.STEP_FUNCTIONS, "train": diverged}
 """
 # Then submitit does the job, as the script of the job would have called it.
 CALLED = """
