@@ -13,7 +13,7 @@ import argparse
 import tempfile
 
 import fairweather as fw
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 
 RISK = "risk_above_validation_threshold/0.05"
 COVERAGE = "coverage_above_validation_threshold/0.05"

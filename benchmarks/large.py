@@ -37,8 +37,8 @@ from torch import nn
 import fairweather as fw
 from fairweather.progress import silent
 from fairweather.requests.execution import describe_run
-from fairweather.requests.study.files import load_study
 from fairweather.requests.study.run import open_study, plan
+from fairweather.requests.study.schema import load_study
 from fairweather.runs.claims import open_run
 from fairweather.runs.provenance import describe_machine
 from fairweather.shifts.table import suite

@@ -32,8 +32,8 @@ from fairweather.data.batches import batch_slices, shifted_batches
 from fairweather.devices import FP32
 from fairweather.inference.prediction import Predictor, compute_logits, predict_batches
 from fairweather.inference.shifters import Shifters
-from fairweather.requests.study.files import load_study
 from fairweather.requests.study.run import plan
+from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
 from fairweather.shifts.table import make_shift, suite
 from fairweather.steps.worker import Worker, using_threads

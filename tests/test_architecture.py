@@ -32,8 +32,11 @@ MAY_IMPORT["workers"] = LEAVES | {"report", "runs", "steps", "training"}
 MAY_IMPORT["judge"] = MAY_IMPORT["deploy"] = MAY_IMPORT["steps"] | {"steps"}
 MAY_IMPORT["requests"] = MAY_IMPORT["steps"] | {"steps", "workers"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
-# Each becomes the inputs of a run in its own way; what they have in common is `running`.
-REQUESTS = ("requests.study", "requests.evaluation.models", "requests.evaluation.predictions")
+# Each becomes a run in its own way; what they have in common is `inputs` and `execution`.
+REQUESTS = (
+    *("requests.study", "requests.evaluation.models", "requests.evaluation.predictions"),
+    "requests.seeds",
+)
 MODULES = sorted(SRC.rglob("*.py"))
 
 

@@ -17,7 +17,7 @@ from fairweather.cli import app as cli
 from fairweather.errors import DISK_FULL, InputError, describe_os_error, hide_passwords
 from fairweather.files.yamlfile import _Loader, parse_yaml
 from fairweather.models.building import ModelSpec, build, check_channels
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import open_finished_run, write_atomically
 from fairweather.runs.provenance import command_line
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing, Recipe

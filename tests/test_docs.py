@@ -25,8 +25,8 @@ from fairweather.files.yamlfile import dump_yaml, parse_yaml
 from fairweather.judge.rules import read_rules
 from fairweather.metrics.robustness import SHIFT_METRICS
 from fairweather.report.contents import read_contents
-from fairweather.requests.study.files import load_study
-from fairweather.requests.study.planning import interpolated_name
+from fairweather.requests.study.run import interpolated_name
+from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
 from fairweather.training.selfsupervised.pretraining import NeighbourProbe, pretrain
 from fairweather.training.selfsupervised.pretraining_recipe import Pretraining

@@ -32,7 +32,7 @@ from fairweather.models.opening import open_model
 from fairweather.models.predictions.files import find_predictions
 from fairweather.models.predictions.tables import RowOptions, read_rows
 from fairweather.requests.inputs import read_priors
-from fairweather.requests.study.files import load_study
+from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.scores import scores_to_csv
 from fairweather.share.export import MANIFEST, ExportedData, ExportInputs, open_export

@@ -25,7 +25,7 @@ from fairweather.files.tables import frame_to_csv, rows_to_csv
 from fairweather.models.opening import open_model
 from fairweather.report.building import build_report
 from fairweather.requests.evaluation_options import check_options
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.types.options import GroupColumns
 from fairweather.types.record import PAGE, ModelRecord
 

@@ -251,7 +251,11 @@ def _defaults(of: type) -> dict[str, str]:
 def _helps(of: type) -> dict[str, str]:
     if not dataclasses.is_dataclass(of):
         return {}
-    return {f.name: f.metadata["help"] for f in dataclasses.fields(of) if "help" in f.metadata}
+    return {
+        field.name: field.metadata["description"]
+        for field in dataclasses.fields(of)
+        if "description" in field.metadata
+    }
 
 
 class Notebook(SphinxDirective):

@@ -252,7 +252,10 @@ def safe(header):
 
 LOADED = [
     f"fairweather.{name}"
-    for name in ("evaluation", "study", "exporting", "comparison", "as_seeds", "guarding.making")
+    for name in (
+        *("requests.evaluation.run", "requests.study.run", "requests.seeds.joining"),
+        *("share.export", "judge.comparison", "deploy.making"),
+    )
 ]
 
 

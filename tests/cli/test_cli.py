@@ -18,7 +18,7 @@ from fairweather.cli.runs import evaluate, run
 from fairweather.errors import InputError, check_writable
 from fairweather.judge.rules import read_rules
 from fairweather.progress import Event, Finished
-from fairweather.requests.study.files import load_study
+from fairweather.requests.study.schema import load_study
 from tests.commands import fairweather
 from tests.forking import Program
 from tests.started import started

@@ -24,8 +24,11 @@ from pydicom.uid import (
 import fairweather as fw
 from fairweather.data.loading import load_data
 from fairweather.data.pixels import Scale, decode_image, decoder_facts
-from fairweather.requests.evaluation.models import make_data_source
-from fairweather.requests.evaluation.request import ModelRequest
+from fairweather.requests.evaluation.models import (
+    ModelRequest,
+    make_data_source,
+    read_training_data,
+)
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.runs.fingerprints import effective_facts
 from fairweather.steps.plan import PlannedDataset
@@ -180,8 +183,9 @@ def test_a_model_of_a_run_sees_new_images_with_the_scale_of_its_training(monkeyp
         ("run:runs/a/models/basic/seed-0", "0..1023", "0..1023"),
         ("timm:test_vit", None, None),
     ):
-        request = ModelRequest(model, "folder:new", (), EvaluationOptions(scale=given))
-        assert make_data_source(request, opened, {}).scale == expected
+        request = ModelRequest((model,), "folder:new", (), EvaluationOptions(scale=given))
+        data = make_data_source(request, opened, read_training_data(model), {})
+        assert data.scale == expected
 
 
 # DICOM

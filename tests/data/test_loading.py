@@ -748,3 +748,8 @@ def test_digest_changes_with_every_bit_and_not_with_the_memory_layout():
         images[:2999],
     ]
     assert len({digest(images), *map(digest, others)}) == 1 + len(others)
+
+
+def test_an_unknown_option_names_the_function_that_was_called():
+    with pytest.raises(TypeError, match=r"^load_data\(\) got an unexpected .* 'bogus'"):
+        load_data("mnist5k", bogus=1)

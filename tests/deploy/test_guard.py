@@ -33,7 +33,7 @@ from fairweather.metrics import Clusters, per_image, set_columns, softmax
 from fairweather.metrics.columns import clopper_pearson
 from fairweather.models.opening import load_model
 from fairweather.models.wrappers import GrayInput
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import StoredGroups
 from fairweather.steps.run_model import open_run_model
 from fairweather.types.measurement import Images, Predictions

@@ -29,7 +29,7 @@ from fairweather.metrics import accuracy_estimation as estimating
 from fairweather.metrics import features_differ_p, one_of_each, outputs_differ_p, softmax
 from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.two_sample import Cloud
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.run_model import open_run_model, open_validation_images
 from fairweather.types.record import CLEAN, VAL, predictions_file

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,6 @@ from fairweather.metrics.conformal import (
     fewest_images,
     label_scores,
     prediction_sets,
-    quantile_rank,
     set_columns,
     size_stratified_coverage,
 )
@@ -45,7 +45,7 @@ from fairweather.report.prediction_sets import (
     check_promises,
     describe_promises,
 )
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.plan import ScoredModel, ScoreStep
 from fairweather.types.measurement import Score
@@ -60,6 +60,11 @@ from tests.report.test_report import Sentences, crowded
 from tests.run_folders import finish, outcomes, run_record, sweep_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def quantile_rank(images, coverage):
+    """Which of the sorted scores is the threshold; above the number of images there is none."""
+    return math.ceil((images + 1) * Fraction(repr(coverage)))
 
 
 def made(n=400, classes=6, seed=0, decimals=None, factor=1.0):

@@ -809,12 +809,12 @@ def test_the_command_line_says_what_it_assumes(tmp_path, monkeypatch):
 
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
     """The same predictions from another file are the same step; others are another."""
-    from fairweather.requests.evaluation.run import make_inputs, make_request
+    from fairweather.requests.evaluation.run import make_request
 
     def prints(frame, name):
         frame.to_csv(tmp_path / name, index=False)
         request = make_request(f"predictions:{tmp_path / name}", None, "quick", None, {})
-        plan = make_plan(make_inputs(request, torch.device("cpu"), silent))
+        plan = make_plan(request.make_inputs(torch.device("cpu"), silent))
         return [step_fingerprint(step, {}) for step in plan.steps if step.kind == "predict"]
 
     one, shuffled = labelled(), labelled()[["label", "fox", "dog", "cat"]]

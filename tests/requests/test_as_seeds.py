@@ -26,8 +26,8 @@ from fairweather.requests.execution import describe_run
 from fairweather.requests.inputs import make_plan
 from fairweather.requests.seeds.joining import describe_joined_run, plan_remaining
 from fairweather.requests.seeds.parts import check_parts, collect_samples, open_part
-from fairweather.requests.study.files import load_study
 from fairweather.requests.study.run import open_study, plan, run
+from fairweather.requests.study.schema import load_study
 from fairweather.runs import cleaning
 from fairweather.runs.claims import open_run
 from fairweather.runs.folder import RunFolder, shrink_predictions

@@ -15,7 +15,7 @@ from fairweather.errors import InputError
 from fairweather.inference.prediction import predict
 from fairweather.models.opening import load_model
 from fairweather.report.samples import read_samples
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.shifts.table import make_shift
 from fairweather.steps.plan import ImagesReference, SampleStep
 from fairweather.steps.scoring import attack_warnings

@@ -27,11 +27,11 @@ from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.progress import silent
-from fairweather.requests.evaluation.request import ModelRequest
+from fairweather.requests.evaluation.models import ModelRequest
 from fairweather.requests.evaluation.run import plan_evaluation
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.inputs import complete_priors, read_priors
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder
 from fairweather.steps.dispatch import perform
 from fairweather.steps.plan import Plan
@@ -602,9 +602,8 @@ def test_every_step_can_be_done_by_who_has_nothing_but_the_plan(
     folder = fw.evaluate(
         model, f"folder:{colour_folder}", shifts, out=tmp_path / "run", **options
     ).folder
-    request = ModelRequest(
-        model, f"folder:{colour_folder}", expand_with_clean(shifts), check_options(options)
-    )
+    tested = expand_with_clean(shifts)
+    request = ModelRequest((model,), f"folder:{colour_folder}", tested, check_options(options))
     found = plan_evaluation(request, folder.path)
     assert set(found.table["state"]) == {"done"}
     plan = Plan.model_validate_json(found.plan.model_dump_json())

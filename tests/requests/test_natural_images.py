@@ -15,8 +15,8 @@ from fairweather.errors import InputError
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.requests.evaluation_options import read_natural_sources
-from fairweather.requests.study.files import check_study
-from fairweather.requests.study.planning import data_sources
+from fairweather.requests.study.run import data_sources
+from fairweather.requests.study.schema import check_study
 from fairweather.steps.worker import match_labels_by_name
 from fairweather.types.measurement import Images
 from fairweather.types.options import GroupColumns

@@ -22,8 +22,8 @@ from fairweather.report.building import SECTIONS, _draw_figures
 from fairweather.report.contents import read_contents
 from fairweather.report.training import draw_labels
 from fairweather.requests.inputs import make_plan
-from fairweather.requests.study.files import check_study, load_study
-from fairweather.requests.study.planning import make_study_inputs
+from fairweather.requests.study.run import make_study_inputs
+from fairweather.requests.study.schema import check_study, load_study
 from fairweather.shifts.table import SHIFTS, make_shift, operation_name
 from fairweather.steps.measurement import collect_facts
 from fairweather.steps.plan import DATA

@@ -10,10 +10,11 @@ from fairweather.data import named_sets as fashion_mnist
 from fairweather.errors import InputError
 from fairweather.judge.published import read_published, read_published_comparison
 from fairweather.models.opening import load_model
-from fairweather.requests.study.files import load_study, packaged_studies, study_facts
-from tests import test_known_sets as known_sets
+from fairweather.requests.study.packaged import packaged_studies, study_facts
+from fairweather.requests.study.schema import load_study
 from tests.conftest import TINY_RESNET
 from tests.data import test_medmnist as med
+from tests.data import test_named_sets as known_sets
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -21,8 +21,9 @@ from fairweather.files.yamlfile import dump_yaml, parse_yaml
 from fairweather.report.finished_run import Run
 from fairweather.report.samples import read_samples
 from fairweather.requests.inputs import make_plan
-from fairweather.requests.study.files import check_study, load_study, packaged_studies
-from fairweather.requests.study.planning import make_study_inputs
+from fairweather.requests.study.packaged import packaged_studies
+from fairweather.requests.study.run import make_study_inputs
+from fairweather.requests.study.schema import check_study, load_study
 from fairweather.runs.folder import RunFolder, write_atomically
 from fairweather.steps.measurement import DataFacts
 from fairweather.steps.plan import DATA, LIBRARY_VERSIONS, VERSIONS, step_fingerprint

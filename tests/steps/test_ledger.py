@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import fairweather as fw
 from fairweather.cli.app import app
 from fairweather.data import cache as decode
-from fairweather.requests.study.files import load_study
+from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
 from fairweather.steps.ledger import Ledger, Speeds, standings
 from fairweather.steps.plan import FitStep, ImagesReference, OpenedNetwork, StepResult, link_steps

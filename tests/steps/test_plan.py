@@ -12,8 +12,8 @@ import torch
 from fairweather.progress import silent
 from fairweather.requests.execution import describe_run
 from fairweather.requests.inputs import make_plan
-from fairweather.requests.study.files import load_study
 from fairweather.requests.study.run import open_study, run
+from fairweather.requests.study.schema import load_study
 from fairweather.runs.claims import open_run
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import describe_machine

@@ -11,7 +11,7 @@ import fairweather as fw
 from fairweather.errors import InputError
 from fairweather.inference.prediction import compute_outputs
 from fairweather.models.opening import load_model
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.steps import run_model as reopened
 from fairweather.steps.run_model import load_other_seeds, open_images, open_run_model
 from fairweather.types.record import ENSEMBLE, predictions_file

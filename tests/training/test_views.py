@@ -51,7 +51,7 @@ def to_bytes(images):
 @pytest.mark.parametrize("size", [(28, 28), (40, 23)])
 def test_crops_are_those_of_torchvision(size):
     images, rng = pictures(40, *size), np.random.default_rng(0)
-    boxes = draw_boxes(40, size, (0.08, 1.0), 0.5, rng)
+    boxes = draw_boxes(40, size, Views(crop_scale=(0.08, 1.0), horizontal_flip=0.5), rng)
     found = crop(images, boxes)
     for number, image in enumerate(images):
         top, left, height, width = (int(side[number]) for side in boxes[:4])
@@ -63,7 +63,12 @@ def test_crops_are_those_of_torchvision(size):
 
 
 def test_boxes_lie_in_the_image_and_cover_what_was_asked():
-    boxes = draw_boxes(20_000, (60, 60), (0.2, 0.6), 0.3, np.random.default_rng(0))
+    boxes = draw_boxes(
+        20_000,
+        (60, 60),
+        Views(crop_scale=(0.2, 0.6), horizontal_flip=0.3),
+        np.random.default_rng(0),
+    )
     assert (boxes.top >= 0).all()
     assert (boxes.left >= 0).all()
     assert (boxes.top + boxes.height <= 60).all()
@@ -85,7 +90,9 @@ def test_boxes_lie_in_the_image_and_cover_what_was_asked():
 
 
 def test_an_image_that_no_box_fits_gets_the_largest_in_its_middle():
-    boxes = draw_boxes(5, (20, 100), (1.0, 1.0), 0.0, np.random.default_rng(0))
+    boxes = draw_boxes(
+        5, (20, 100), Views(crop_scale=(1.0, 1.0), horizontal_flip=0.0), np.random.default_rng(0)
+    )
     assert set(boxes.height) == {20}
     assert set(boxes.width) == {round(20 * 4 / 3)}
     assert set(boxes.left) == {(100 - 27) // 2}

@@ -20,7 +20,7 @@ from torch import nn
 
 import fairweather as fw
 from fairweather.errors import InputError, unknown_name
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import read_json
 from fairweather.shifts.table import make_shift
 from fairweather.steps import predictions as predicting

@@ -15,7 +15,7 @@ from fairweather.inference.prediction import Predictor, join_predictions, predic
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics import softmax
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.shifts.table import make_shift
 from fairweather.steps.plan import (

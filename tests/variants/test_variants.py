@@ -13,7 +13,7 @@ from fairweather.errors import InputError
 from fairweather.inference.prediction import Predictor, predict, predict_shared
 from fairweather.metrics import per_image
 from fairweather.models.opening import load_model
-from fairweather.requests.study.files import check_study
+from fairweather.requests.study.schema import check_study
 from fairweather.shifts.table import CLEAN, make_shift
 from fairweather.types.record import fitted_file, predictions_file
 from fairweather.variants.batchnorm import BatchNorm

@@ -20,8 +20,8 @@ from fairweather.devices import check_cores
 from fairweather.errors import InputError
 from fairweather.progress import silent
 from fairweather.report.charts import render_figure
-from fairweather.requests.study.files import load_study
 from fairweather.requests.study.run import plan
+from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
 from fairweather.steps.dispatch import STEP_FUNCTIONS
 from fairweather.steps.plan import Plan, ReportStep, StepResult

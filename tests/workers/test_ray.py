@@ -167,12 +167,14 @@ def test_data_that_are_not_those_of_the_plan_are_not_taken(planned, tmp_path, to
 
 
 def test_pixels_that_were_sent_are_shared_and_not_copied(toy_images):
-    sent = PackedData.of(fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3))
+    dataset = fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3, task="findings")
+    sent = PackedData.of(dataset)
     (pixels, *_) = sent.parts["test"]
     pixels.flags.writeable = False  # as Ray gives them
-    received = sent.dataset().test
-    assert received.images.data_ptr() == toy_images.images.data_ptr()
-    assert received.keys.tolist() == toy_images.keys.tolist()
+    received = sent.dataset()
+    assert received.task == "findings"
+    assert received.test.images.data_ptr() == toy_images.images.data_ptr()
+    assert received.test.keys.tolist() == toy_images.keys.tolist()
 
 
 def test_a_site_packs_an_error(planned, alone, tmp_path):

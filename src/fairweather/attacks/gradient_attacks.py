@@ -36,10 +36,8 @@ def fgsm(problem: Problem, *unused: object) -> torch.Tensor:
     In the maximum norm that is epsilon times the sign of the gradient (Goodfellow et al., 2015),
     then clipped to [0, 1].
     """
-    direction = problem.norm.steepest(
-        problem.slope(problem.images, cross_entropy, problem.labels).gradient
-    )
-    return problem.project(problem.images + problem.epsilon * direction)
+    gradient = problem.slope(problem.images, cross_entropy, problem.labels).gradient
+    return problem.project(problem.images + problem.epsilon * problem.norm.steepest(gradient))
 
 
 def pgd(problem: Problem, settings: AttackSettings, *unused: object) -> torch.Tensor:
@@ -238,15 +236,15 @@ def fab(
         change = point - problem.images
         done = wrong & (problem.norm.length(change).flatten() <= problem.epsilon)
         nearer = problem.images + BACKWARD_SHARE * change
+        following = torch.where(wrong[:, None, None, None], nearer, point)
         if bool(done.any()):
             result = result.index_copy(0, place[done], point[done])
-        point = torch.where(wrong[:, None, None, None], nearer, point)
-        if bool(done.any()):
             keep = ~done
-            problem, point, targets = problem.take(keep), point[keep], targets[keep]
+            problem, following, targets = problem.take(keep), following[keep], targets[keep]
             place = place[keep]
         if len(place) == 0:
             break
+        point = following
     return result
 
 

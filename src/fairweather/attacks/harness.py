@@ -81,12 +81,11 @@ def run_attack(
       raised.
     * The arithmetic is float32, even inside an autocast.
     """
-    _check_inputs(name, model, images, labels, keys)
-    _check_epsilon(name, plan, images)
+    _check_inputs(name, plan, model, images, labels, keys)
     plain = torch.autocast(images.device.type, enabled=False)
     with torch.inference_mode(False), repeatable_kernels(), plain, in_evaluation_mode(model):
         images, labels = images.detach().clone(), labels.to(images.device)
-        logits = _checked_logits(name, plan, model, images, labels)
+        logits = _check_logits(name, plan, model, images, labels)
         keys = keys.to(images.device)
         problem = Problem(model, images, labels, keys, logits, plan.epsilon, plan.ball, stream)
         runs = plan.runs(logits.shape[1]) if plan.epsilon else []
@@ -102,7 +101,12 @@ def _find_points(name: str, part: AttackRun, problem: Problem) -> tuple[torch.Te
 
 
 def _check_inputs(
-    name: str, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, keys: torch.Tensor
+    name: str,
+    plan: AttackPlan,
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    keys: torch.Tensor,
 ) -> None:
     if images.dtype != torch.float32 or images.ndim != 4 or images.shape[1] != 3:
         shape = f"{images.dtype} {list(images.shape)}"
@@ -124,19 +128,15 @@ def _check_inputs(
     weights = next(model.parameters(), None)
     if weights is not None and weights.device != images.device:
         raise InputError(f"the images are on {images.device}, the model on {weights.device}")
-
-
-def _check_epsilon(name: str, plan: AttackPlan, images: torch.Tensor) -> None:
     most = plan.ball.most(images[0].numel())
     if plan.epsilon > most:
-        shape = list(images.shape[1:])
         raise InputError(
             f"{name}: epsilon must be at most {most:.4g}, the largest distance of two images "
-            f"{shape} in the norm {plan.norm}, found {plan.epsilon}"
+            f"{list(images.shape[1:])} in the norm {plan.norm}, found {plan.epsilon}"
         )
 
 
-def _checked_logits(
+def _check_logits(
     name: str, plan: AttackPlan, model: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
     logits = compute_logits(model, images)

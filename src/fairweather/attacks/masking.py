@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fairweather.types.measurement import format_255ths
 
+Accuracies = Mapping[str, Mapping[float, float]]  # of one model: by attack, then by epsilon
 BLACK_BOX = "square"
 # One step along the gradient may overshoot or not reach chance, so it is not a sign of masking.
 ONE_STEP = ("fgsm",)
@@ -13,9 +14,7 @@ ONE_STEP = ("fgsm",)
 TOLERANCE = 0.01
 
 
-def masking_warning(
-    accuracy: Mapping[str, Mapping[float, float]], chance: float, tolerance: float = TOLERANCE
-) -> str:
+def masking_warning(accuracy: Accuracies, chance: float, tolerance: float = TOLERANCE) -> str:
     """Return a warning if gradient masking probably makes a robust accuracy too high, or "".
 
     There are three signs (Athalye et al., "Obfuscated gradients give a false sense of security",
@@ -47,9 +46,7 @@ def masking_warning(
     return f"gradient masking is likely: {'; '.join(signs)}" if signs else ""
 
 
-def _unbounded_signs(
-    accuracy: Mapping[str, Mapping[float, float]], chance: float, tolerance: float
-) -> list[str]:
+def _unbounded_signs(accuracy: Accuracies, chance: float, tolerance: float) -> list[str]:
     return [
         f"{attack} leaves an accuracy of {value:.3g} at epsilon {_format_budget(epsilon)}, "
         f"above chance ({chance:.3g})"
@@ -59,7 +56,7 @@ def _unbounded_signs(
     ]
 
 
-def _rising_signs(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
+def _rising_signs(accuracy: Accuracies, tolerance: float) -> list[str]:
     signs = []
     for attack, values in accuracy.items():
         least, at = 1.0, 0.0
@@ -75,7 +72,7 @@ def _rising_signs(accuracy: Mapping[str, Mapping[float, float]], tolerance: floa
     return signs
 
 
-def _black_box_signs(accuracy: Mapping[str, Mapping[float, float]], tolerance: float) -> list[str]:
+def _black_box_signs(accuracy: Accuracies, tolerance: float) -> list[str]:
     blind = accuracy.get(BLACK_BOX, {})
     return [
         f"{BLACK_BOX}, which uses no gradients, leaves {blind[epsilon]:.3g} at epsilon "

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,11 +16,13 @@ import typer
 from fairweather.cli.deploy import guard, predict
 from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
+from fairweather.cli.options import Command, check_file, go_offline
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
-from fairweather.errors import InputError, describe_os_error, one_line, unknown_name
+from fairweather.errors import InputError, check_writable, describe_os_error, one_line, unknown_name
 from fairweather.files.folders import cache_folder
+from fairweather.requests.study.packaged import check_study_name, packaged_studies, study_facts
 
-# ---------------------------------------------------------------- the names of everything that the
+# ---------------------------------------------------------------- names
 
 Entries = Iterable[tuple[str, str]]
 
@@ -93,7 +96,6 @@ def _shorten_names(sweeps: Iterable[str], most: int = 4) -> str:
 
 def _list_studies() -> Iterator[tuple[str, str]]:
     from fairweather.files.yamlfile import parse_yaml
-    from fairweather.requests.study.files import packaged_studies, study_facts
 
     for name, text in packaged_studies().items():
         yield name, parse_yaml(text).get("title", "")
@@ -113,7 +115,7 @@ SECTIONS: Mapping[str, Callable[[], Entries]] = {
 }
 
 
-# ---------------------------------------------------------------- the command line: thin, plain whe
+# ---------------------------------------------------------------- commands
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "run": run,
@@ -131,6 +133,20 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "clean": clean,
     "pack": pack,
     "list": list_names,
+}
+
+# What is checked of the arguments before torch is imported, so that a typo is reported at once.
+FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
+    "run": {"study": check_study_name, "out": check_writable},
+    "plan": {"study": check_study_name},
+    "estimate": {"out": partial(check_file, "--out", (".json",), in_present_folder=True)},
+    "predict": {"out": partial(check_file, "--out", (".csv", ".parquet"))},
+    "guard": {"folder": check_writable, "onnx": partial(check_file, "--onnx", (".onnx",))},
+    "check": {"junit": partial(check_file, "--junit", (), in_present_folder=True)},
+    "report": {"out": check_writable},
+    "preview": {"out": partial(check_file, "--out", (".png",))},
+    "export": {"out": check_writable},
+    "pack": {"out": check_writable},
 }
 
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
@@ -158,8 +174,20 @@ def _print_version(
         raise typer.Exit
 
 
+def _with_first_checks(name: str, command: Command) -> Command:
+    @wraps(command)
+    def checked(**arguments: Any) -> None:  # noqa: ANN401 - as Typer gives them
+        go_offline(arguments.get("offline", False))
+        for argument, first_check in FIRST_CHECKS.get(name, {}).items():
+            if arguments[argument] is not None:
+                first_check(arguments[argument])
+        command(**arguments)
+
+    return checked
+
+
 for _name, _command in COMMANDS.items():
-    app.command(name=_name)(_command)
+    app.command(name=_name)(_with_first_checks(_name, _command))
 
 
 def _cache_hint(error: OSError) -> str:
@@ -196,9 +224,9 @@ def main() -> None:
     sys.exit(status or 0)
 
 
-def _exit_with(told: str) -> NoReturn:
-    if told:
-        typer.echo(f"fairweather: {one_line(told)}", err=True)
+def _exit_with(sentence: str) -> NoReturn:
+    if sentence:
+        typer.echo(f"fairweather: {one_line(sentence)}", err=True)
     sys.exit(2)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fairweather.cli.options import DataRoot, Device, Offline, Quiet, go_offline, progress, takes
-from fairweather.errors import InputError, check_writable
+from fairweather.cli.options import DataRoot, Device, Offline, Quiet, progress, takes
+from fairweather.errors import InputError
 from fairweather.progress import Event, Notify
 from fairweather.types.options import ImageOptions, check_limits
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fairweather.steps.run_model import NewImages
 
 BATCH_SIZE = 256  # images that are answered at once
-TABLE_SUFFIXES = (".csv", ".parquet")
 
 Risk = Annotated[
     str | None,
@@ -88,10 +87,10 @@ def predict(
     and the classes that it may be. It warns where the images are unlike those that the promise
     rests on.
     """
-    go_offline(offline)
     shares = _read_shares(risk, confidence, coverage)
     check_limits(asked := ImageOptions(**options))
-    _check_table(out, replace=replace)
+    if out.exists() and not replace:
+        raise InputError(f"{out} exists: name another file (--out), or replace it (--replace)")
     from fairweather.deploy.answer_table import write_answers
     from fairweather.deploy.loading import load_guard
     from fairweather.steps.run_model import open_images
@@ -102,12 +101,12 @@ def predict(
         )
         record = guard.record
         asked = dataclasses.replace(asked, scale=asked.scale or record.scale)
-        found = open_images(
+        new = open_images(
             data, record.classes, record.preparation, asked, offline=offline, progress=show
         )
-        parts, likeness = _answer_images(guard, found, show)
-    write_answers(out, found.images, parts)
-    for line in _summary_lines(guard, found, parts, likeness):
+        parts, likeness = _answer_images(guard, new, show)
+    write_answers(out, new.images, parts)
+    for line in _summary_lines(guard, new, parts, likeness):
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
 
@@ -138,17 +137,11 @@ def guard(
 
     In Python, `fairweather.load_guard(FOLDER)` gives an object that answers batches of images.
     """
-    go_offline(offline)
     shares = _read_shares(risk, confidence, coverage)
     if "risk" not in shares:
         raise InputError("say which risk the guard keeps, such as --risk 5%")
-    check_writable(folder)
-    if onnx is not None:
-        check_writable(onnx.parent)
-        if onnx.suffix.lower() != ".onnx":
-            raise InputError(f"--onnx must end with .onnx, found {onnx}")
-        if onnx.exists() and (onnx.is_dir() or not replace):
-            raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
+    if onnx is not None and onnx.exists() and not replace:
+        raise InputError(f"--onnx: {onnx} exists: name another file, or use --replace")
     from fairweather.deploy.loading import make_promise
     from fairweather.deploy.making import (
         check_new_folder,
@@ -161,28 +154,17 @@ def guard(
 
     promise = make_promise(**shares, weigh=weigh)
     check_new_folder(folder, replace=replace)
-    of = open_run_model(model, offline=offline)
-    check_weighing(of, weigh)
-    made = make_guard(of, promise, device=device, root=data_root, offline=offline)
-    save_guard(made, of, folder, replace=replace)
+    reopened = open_run_model(model, offline=offline)
+    check_weighing(reopened, weigh)
+    made = make_guard(reopened, promise, device=device, root=data_root, offline=offline)
+    save_guard(made, reopened, folder, replace=replace)
     if onnx is not None:
-        save_onnx(made, of, onnx)
+        save_onnx(made, reopened, onnx)
     for line in _promise_lines(made):
         typer.echo(line)
     typer.echo(f"{'guard':<11}{folder}")
     if onnx is not None:
         typer.echo(f"{'onnx':<11}{onnx}")
-
-
-def _check_table(path: Path, *, replace: bool) -> None:
-    """Raise `InputError` unless a table can be written there."""
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        raise InputError(f"--out must end with {' or '.join(TABLE_SUFFIXES)}, found {path}")
-    check_writable(path.parent)
-    if path.is_dir():
-        raise InputError(f"--out: {path} is a folder; name a file")
-    if path.exists() and not replace:
-        raise InputError(f"{path} exists: name another file (--out), or replace it (--replace)")
 
 
 def _read_shares(
@@ -201,22 +183,22 @@ def read_share(text: str, option: str) -> float:
     """
     number, percent, rest = text.strip().partition("%")
     try:
-        found = float(number) / (100 if percent else 1)
+        share = float(number) / (100 if percent else 1)
     except ValueError:
-        found = -1.0
-    if rest or not 0 < found < 1:  # nor NaN
+        share = -1.0
+    if rest or not 0 < share < 1:  # nor NaN
         raise InputError(f"{option} must be a share such as 5% or 0.05, found {text!r}")
-    return found
+    return share
 
 
-def _answer_images(guard: Guard, found: NewImages, show: Notify) -> tuple[list[Answers], Likeness]:
+def _answer_images(guard: Guard, new: NewImages, show: Notify) -> tuple[list[Answers], Likeness]:
     """The answers to all images, batch by batch, and whether the images are like validation's."""
     import numpy as np
 
     from fairweather.deploy.guard import GuardOutputs
     from fairweather.metrics.two_sample import MOST_IMAGES
 
-    images, parts, logits, features = found.images, [], [], []
+    images, parts, logits, features = new.images, [], [], []
     n = len(images)
     # Features of many images would need much memory, and no more of them are compared.
     drawn = np.zeros(n, dtype=bool)
@@ -233,22 +215,22 @@ def _answer_images(guard: Guard, found: NewImages, show: Notify) -> tuple[list[A
 
 
 def _summary_lines(
-    guard: Guard, found: NewImages, parts: list[Answers], likeness: Likeness
+    guard: Guard, new: NewImages, parts: list[Answers], likeness: Likeness
 ) -> list[str]:
     """What a person reads first: how many are deferred, what is promised, and the warning."""
     import numpy as np
 
     from fairweather.deploy.promise import format_percent
 
-    answered = np.concatenate([each.answered for each in parts])
+    answered = np.concatenate([answers.answered for answers in parts])
     n, count = len(answered), int(answered.sum())
-    first = f"{n:,} of {found.name}: {count:,} answered, {n - count:,} deferred"
+    first = f"{n:,} of {new.name}: {count:,} answered, {n - count:,} deferred"
     compared = f"{'WARNING' if likeness.unlike else 'compared':<11}{likeness}"
     lines = [f"{'images':<11}{first} ({format_percent(1 - count / n)})", *_promise_lines(guard)]
     lines.insert(1 if likeness.unlike else len(lines), compared)
-    if found.labelled:
-        predicted = np.concatenate([each.probabilities.argmax(axis=1) for each in parts])
-        wrong = (predicted != found.images.labels.numpy()) & answered
+    if new.labelled:
+        predicted = np.concatenate([answers.probabilities.argmax(axis=1) for answers in parts])
+        wrong = (predicted != new.images.labels.numpy()) & answered
         risk = f", {format_percent(wrong.sum() / count)} of the answers" if count else ""
         lines.append(
             f"{'labels':<11}by the labels of these images {wrong.sum():,} answers are wrong{risk}"

@@ -20,7 +20,7 @@ from fairweather.cli.options import (
     progress,
     resumable,
 )
-from fairweather.errors import InputError, check_writable
+from fairweather.errors import InputError
 from fairweather.progress import Event
 
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ def preview(
     from fairweather.runs.folder import write_atomically
     from fairweather.steps.samples import pick_pictures
 
-    if out.suffix.lower() != ".png":
-        raise InputError(f"a contact sheet is a PNG: --out must end with .png, found {out}")
-    check_writable(out.parent)
     shifts = _read_shifts(suite or [], shift or [])
     with progress(quiet=quiet) as show:
         dataset = load_data(
@@ -96,7 +93,6 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a shifted copy of a data set, without loss. The same command continues it."""
-    check_writable(out)
     from fairweather.data.loading import TEST_FRACTION, list_source, load_data, tested_share
     from fairweather.data.sources import UNSPLIT
     from fairweather.share import export as exporting

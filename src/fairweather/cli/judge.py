@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fairweather.cli.options import Device, Offline, Quiet, RunArgument, go_offline, progress, takes
+from fairweather.cli.options import Device, Offline, Quiet, RunArgument, progress, takes
 from fairweather.cli.runs import join_runs
 from fairweather.errors import InputError, unknown_name
 from fairweather.types.options import ImageOptions
 
-# ---------------------------------------------------------------- compare a run with another one an
+# ---------------------------------------------------------------- comparisons and rules
 
 
 def compare(
@@ -74,15 +74,15 @@ def compare(
 
 def _read_published_rows(asked: list[str]) -> dict[str, str]:
     """Read PUBLISHED=MODEL pairs; raises `InputError` for another form or a name given twice."""
-    found: dict[str, str] = {}
-    for each in asked:
-        published, equals, model = each.partition("=")
+    models: dict[str, str] = {}
+    for text in asked:
+        published, equals, model = text.partition("=")
         if not (published and equals and model):
-            raise InputError(f"--as takes PUBLISHED=MODEL, found {each}")
-        if published in found:
+            raise InputError(f"--as takes PUBLISHED=MODEL, found {text}")
+        if published in models:
             raise InputError(f"--as {published}=... is given twice")
-        found[published] = model
-    return found
+        models[published] = model
+    return models
 
 
 def _join_sides(*asked: str, quiet: bool) -> list[str]:
@@ -94,7 +94,7 @@ def _join_sides(*asked: str, quiet: bool) -> list[str]:
     from fairweather.judge.compared_runs import split_run_and_model
     from fairweather.report.joint_runs import shorten_names
 
-    sides = [split_run_and_model(each) for each in asked]
+    sides = [split_run_and_model(text) for text in asked]
     runs = [
         [] if "," not in folder or Path(folder).is_dir() else folder.split(",")
         for folder, _ in sides
@@ -103,15 +103,15 @@ def _join_sides(*asked: str, quiet: bool) -> list[str]:
     if not every:
         return list(asked)
     names = dict(zip(every, shorten_names(every), strict=True))
-    found = list(asked)
+    compared = list(asked)
     for at, (side, (_, model)) in enumerate(zip(runs, sides, strict=True)):
         if side:
             out = Path("runs") / "+".join(names[Path(run).resolve()] for run in side)
             joined = join_runs(side, out, quiet=quiet)
-            found[at] = f"{joined}:{model}" if model else str(joined)
+            compared[at] = f"{joined}:{model}" if model else str(joined)
             if not quiet:
                 typer.echo(f"joined  {joined}", err=True)
-    return found
+    return compared
 
 
 def check(
@@ -145,10 +145,6 @@ def check(
     if on not in ("interval", "value"):
         raise unknown_name("choice for --on", on, ["interval", "value"])
     judged: Literal["interval", "value"] = "value" if on == "value" else "interval"
-    if junit is not None and not junit.parent.is_dir():
-        raise InputError(f"--junit: there is no folder {junit.parent}")
-    if junit is not None and junit.is_dir():
-        raise InputError(f"--junit: {junit} is a folder; name a file")
     verdicts = judge(open_finished_run(folder), read_rules(rules), on=judged)
     if junit is not None:
         write_atomically(junit, format_junit(verdicts))
@@ -166,7 +162,7 @@ def _print_table(table: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-# ---------------------------------------------------------------- estimate how accurate a model of
+# ---------------------------------------------------------------- estimates
 
 
 @takes(ImageOptions)
@@ -205,13 +201,11 @@ def estimate(
     It says a range, whether the model sees the images as it sees its validation images, and which
     known shift they look most like.
     """
-    go_offline(offline)
-    _check_json_file(out)
     from fairweather.judge import estimation
     from fairweather.runs.folder import write_atomically
 
     with progress(quiet=quiet) as show:
-        found = estimation.estimate(
+        accuracy = estimation.estimate(
             run,
             data,
             with_labels=with_labels,
@@ -220,18 +214,7 @@ def estimate(
             progress=show,
             **options,
         )
-    typer.echo(str(found))
+    typer.echo(str(accuracy))
     if out is not None:
-        write_atomically(out, found.to_json())
+        write_atomically(out, accuracy.to_json())
         typer.echo(f"\njson    {out}")
-
-
-def _check_json_file(out: Path | None) -> None:
-    if out is None:
-        return
-    if out.suffix.lower() != ".json":
-        raise InputError(f"the result is written as JSON: --out must end with .json, found {out}")
-    if not out.parent.is_dir():
-        raise InputError(f"--out: there is no folder {out.parent}")
-    if out.is_dir():
-        raise InputError(f"--out: {out} is a folder; name a file")

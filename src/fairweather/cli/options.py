@@ -11,14 +11,19 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fairweather.errors import InputError, NeedsMissingError, StoppedError, unknown_name
+from fairweather.errors import (
+    InputError,
+    NeedsMissingError,
+    StoppedError,
+    check_writable,
+)
 from fairweather.progress import display
 from fairweather.types.options import Channels, DataOptions, option_flag
 
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
     from fairweather.progress import Notify
 
 
-# ---------------------------------------------------------------- what a command shows of its progr
+# ---------------------------------------------------------------- progress and interruption
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
@@ -63,17 +68,16 @@ def _end_on_signals() -> Iterator[None]:
         )
         raise StoppedError(128 + number)
 
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has one
-    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # nohup ignores SIGHUP, and that is to stay; Windows has only SIGTERM.
+    unhandled = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     try:
-        for name, handler in before.items():
-            if handler == signal.SIG_DFL:  # nohup ignores SIGHUP, and that is to stay
-                signal.signal(getattr(signal, name), end)
+        for number in unhandled:
+            signal.signal(number, end)
         yield
     finally:
-        for name, handler in before.items():
-            if handler == signal.SIG_DFL:
-                signal.signal(getattr(signal, name), handler)
+        for number in unhandled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
@@ -91,25 +95,25 @@ def progress(*, quiet: bool = False) -> Iterator[Notify]:
         yield show
 
 
-# ---------------------------------------------------------------- what is done before torch is impo
+# ---------------------------------------------------------------- first checks
 
 
-def check_study_name(study: str) -> None:
-    """Raise `InputError` unless this is a packaged study or a file.
+# What is said before the form of a file that is not of it.
+_REASONS = {".json": "the result is written as JSON: ", ".png": "a contact sheet is a PNG: "}
 
-    >>> check_study_name("quickstrat")
-    Traceback (most recent call last):
-    fairweather.errors.InputError: unknown study 'quickstrat'; did you mean 'quickstart'? known: ...
-    """
-    if Path(study).is_file():
-        return
-    files = (resources.files("fairweather") / "studies").iterdir()
-    packaged = [each.name.removesuffix(".yaml") for each in files if each.name.endswith(".yaml")]
-    if study in packaged:
-        return
-    if Path(study).suffix in (".yaml", ".yml") or len(Path(study).parts) > 1:
-        raise InputError(f"there is no study file {study}")
-    raise unknown_name("study", study, packaged)
+
+def check_file(
+    option: str, suffixes: tuple[str, ...], path: Path, *, in_present_folder: bool = False
+) -> None:
+    """Raise `InputError` unless a file with one of the suffixes can be written there."""
+    if suffixes and path.suffix.lower() not in suffixes:
+        reason = _REASONS.get(suffixes[0], "")
+        raise InputError(f"{reason}{option} must end with {' or '.join(suffixes)}, found {path}")
+    if in_present_folder and not path.parent.is_dir():
+        raise InputError(f"{option}: there is no folder {path.parent}")
+    check_writable(path.parent)
+    if path.is_dir():
+        raise InputError(f"{option}: {path} is a folder; name a file")
 
 
 def go_offline(offline: bool) -> None:
@@ -118,24 +122,49 @@ def go_offline(offline: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-# ---------------------------------------------------------------- the options of the command line,
+# ---------------------------------------------------------------- options
 
 Command = Callable[..., None]
+_type_hints = cache(typing.get_type_hints)
 
 
-def _declare_option(kind: type, name: str, given: Any) -> Any:  # noqa: ANN401 - a type
-    """An option of a type, as a command that has only some of its options declares it."""
-    told = next(each.metadata for each in dataclasses.fields(kind) if each.name == name)
-    option = typer.Option(
-        option_flag(name, told), help=told["help"], min=told["least"], show_default=True
+def _declare_option(kind: type, name: str) -> Any:  # noqa: ANN401 - a type
+    """An option of a type, as a command declares it."""
+    option = next(option for option in dataclasses.fields(kind) if option.name == name)
+    declared = option.metadata
+    said = typer.Option(
+        option_flag(name, declared),
+        help=declared["description"],
+        metavar=declared["metavar"],
+        show_default=declared["shown"] or option.default not in ((), None, False),
     )
-    return Annotated[given, option]
+    return Annotated[_command_line_type(name, _type_hints(kind)[name]), said]
 
 
-DataRoot = _declare_option(DataOptions, "root", str | None)
-Size = _declare_option(DataOptions, "size", int | None)
-SkipUnreadable = _declare_option(DataOptions, "skip_unreadable", bool)
-Scale = _declare_option(DataOptions, "scale", str | None)
+def _command_line_type(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
+    """The type that an option has on the command line.
+
+    A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B,
+    and classes with commas between them.
+    """
+    choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
+    if Channels in choices or name == "classes":
+        return str | None
+    if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on", "title"):
+        return list[str] | None
+    if any(typing.get_origin(choice) is Mapping for choice in choices):
+        return Path | None
+    return kind
+
+
+def _is_union(kind: object) -> bool:
+    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+
+
+DataRoot = _declare_option(DataOptions, "root")
+Size = _declare_option(DataOptions, "size")
+SkipUnreadable = _declare_option(DataOptions, "skip_unreadable")
+Scale = _declare_option(DataOptions, "scale")
 DataArgument = Annotated[
     str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
 ]
@@ -166,53 +195,24 @@ def takes(kind: type) -> Callable[[Command], Command]:
 
     def naming(command: Command) -> Command:
         own = inspect.signature(command, eval_str=True)
-        parameters = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
-        kinds = typing.get_type_hints(kind)
+        *parameters, _ = own.parameters.values()  # the last is `**options`
         for option in dataclasses.fields(kind):
-            told, default = option.metadata, option.default
-            shown = told["shown"] or default not in ((), None, False)
-            said = typer.Option(
-                option_flag(option.name, told),
-                help=told["help"],
-                metavar=told["metavar"],
-                show_default=shown,
-            )
             parameters.append(
                 inspect.Parameter(
                     option.name,
                     inspect.Parameter.KEYWORD_ONLY,
-                    default=None if default == () else default,
-                    annotation=Annotated[_command_line_type(option.name, kinds[option.name]), said],
+                    default=None if option.default == () else option.default,
+                    annotation=_declare_option(kind, option.name),
                 )
             )
         command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
 
     return naming
 
 
-def _command_line_type(name: str, kind: Any) -> Any:  # noqa: ANN401 - a type
-    """The type that an option has on the command line.
-
-    A mapping is given as a file, a tuple of texts by repeating the option, three numbers as R,G,B,
-    and classes with commas between them.
-    """
-    choices = set(typing.get_args(kind)) - {types.NoneType} if _is_union(kind) else {kind}
-    if Channels in choices or name == "classes":
-        return str | None
-    if kind == tuple[str, ...] or name in ("natural", "variants", "fit_on", "title"):
-        return list[str] | None
-    if any(typing.get_origin(each) is Mapping for each in choices):
-        return Path | None
-    return kind
-
-
-def _is_union(kind: object) -> bool:
-    return isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-
-
-# ---------------------------------------------------------------- the option --track: it is checked
+# ---------------------------------------------------------------- tracking
 
 Track = Annotated[
     str | None,

@@ -22,9 +22,7 @@ from fairweather.cli.options import (
     Replace,
     RunArgument,
     Track,
-    check_study_name,
     check_tracking,
-    go_offline,
     progress,
     resumable,
     send_run,
@@ -36,10 +34,9 @@ from fairweather.workers.options import Sharing, read_sharing
 
 if TYPE_CHECKING:
     from fairweather.requests.study.schema import Study
-    from fairweather.steps.ledger import Outlook
 
 
-# ---------------------------------------------------------------- run a study, and make the report
+# ---------------------------------------------------------------- studies and runs
 
 StudyName = Annotated[
     str,
@@ -91,9 +88,6 @@ def run(
 
     The same command continues a run that was interrupted.
     """
-    check_study_name(study)
-    if out is not None:
-        check_writable(out)
     if steps is not None:
         raise InputError("--steps is gone: give the command with --worker, once for each part")
     asked = read_sharing(sharing)
@@ -117,8 +111,7 @@ def run(
     if helps:
         return
     typer.echo(finished.overview() + "\n")
-    print_places(finished.path)
-    send_run(finished.path, track)
+    print_places(finished.path, track)
 
 
 def plan(
@@ -134,18 +127,12 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Print the steps of a study, which of them are done, and how long the rest may take."""
-    check_study_name(study)
     from fairweather.requests.study import run as studies
 
     checked = _read_study(study, set_, seeds, only, data_root, offline)
     with resumable(), progress(quiet=quiet) as show:
-        found = studies.plan(checked, out=out, device=device, offline=offline, progress=show)
-    print_outlook(found, as_json=json)
-
-
-def print_outlook(found: Outlook, *, as_json: bool) -> None:
-    """Print a plan and how far it is, as a table or as JSON."""
-    typer.echo(found.to_json() if as_json else str(found))
+        outlook = studies.plan(checked, out=out, device=device, offline=offline, progress=show)
+    typer.echo(outlook.to_json() if json else str(outlook))
 
 
 def cancel(run: RunArgument) -> None:
@@ -192,8 +179,7 @@ def _read_study(
     offline: bool,
 ) -> Study:
     """Read and check the study that the command line asks for."""
-    go_offline(offline)
-    from fairweather.requests.study.files import load_study
+    from fairweather.requests.study.schema import load_study
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     overrides = list(set_ or [])
@@ -227,8 +213,6 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Make tables, figures and page again from the files of one or several runs."""
-    if out is not None:
-        check_writable(out)
     if as_seeds:
         check_tracking(track)
         place = join_runs(runs, out, quiet=quiet)
@@ -249,8 +233,7 @@ def report(
                 f"fairweather: {path} has no {names[0]}{more}; the report leaves out what needs it"
             )
             typer.echo(words, err=True)
-    print_places(place)
-    send_run(place, track)
+    print_places(place, track)
 
 
 def join_runs(runs: Sequence[str | Path], out: Path | None = None, *, quiet: bool = False) -> Path:
@@ -278,14 +261,13 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """Make a small copy of a run, to commit or to send: enough to join its seeds with others."""
-    check_writable(out)
     from fairweather.requests.seeds.joining import pack_run
 
     with resumable(), progress(quiet=quiet) as show:
         kept = () if no_variants else None
         packed = pack_run(run, out, models=only, shifts=shift, variants=kept, progress=show)
-    files = [each for each in packed.path.rglob("*") if each.is_file()]
-    size = sum(each.stat().st_size for each in files)
+    files = [path for path in packed.path.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
     typer.echo(f"{packed.path}: {len(files)} files, {size / 1e6:.1f} MB")
 
 
@@ -316,14 +298,15 @@ def _build_report(runs: Sequence[Path], out: Path | None) -> Path:
     return place
 
 
-def print_places(folder: Path) -> None:
-    """Print where tables, figures and page are."""
+def print_places(folder: Path, track: str | None) -> None:
+    """Print where tables, figures and page are, and where a tracker has the run."""
     for what, name in (("tables", "tables"), ("figures", "figures"), ("page", "report.html")):
         if (folder / name).exists():  # figures may have been left out
             typer.echo(f"{what:<8}{folder / name}")
+    send_run(folder, track)
 
 
-# ---------------------------------------------------------------- measure an existing model on any
+# ---------------------------------------------------------------- evaluations
 
 NAMED_SOURCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)")
 
@@ -385,11 +368,10 @@ def evaluate(
             given[name] = _read_channels(f"--{name}", str(given[name]))
     if "classes" in given:
         given["classes"] = _read_classes(str(given["classes"]))
-    go_offline(bool(given.get("offline")))
     check_options(given)
     models = _name_models([model, *(more or ())])
     given_sources = models.values() if isinstance(models, dict) else models
-    if data is None and not all(each.startswith("predictions:") for each in given_sources):
+    if data is None and not all(source.startswith("predictions:") for source in given_sources):
         raise InputError(
             f"name the data set that {model} is measured on; only predictions:FILE may have none"
         )
@@ -410,21 +392,22 @@ def evaluate(
     check_tracking(track)
     with resumable(), progress(quiet=quiet) as show:
         if dry_run:
-            found = plan_evaluation(request, out, progress=show)
+            outlook = plan_evaluation(request, out, progress=show)
         else:
             finished = run_request(request, out, replace=replace, progress=show)
     if dry_run:
-        print_outlook(found, as_json=json)
+        typer.echo(outlook.to_json() if json else str(outlook))
         return
     typer.echo("\n" + finished.overview() + "\n")
-    print_places(finished.path)
-    send_run(finished.path, track)
+    print_places(finished.path, track)
 
 
 def _name_models(models: list[str]) -> list[str] | dict[str, str]:
     """The sources of models, by their names if they are written NAME=SOURCE."""
-    pairs = [NAMED_SOURCE.fullmatch(each) for each in models]
-    named = {each[1]: each[2] for each in pairs if each is not None and not Path(each[0]).is_file()}
+    pairs = [NAMED_SOURCE.fullmatch(source) for source in models]
+    named = {
+        match[1]: match[2] for match in pairs if match is not None and not Path(match[0]).is_file()
+    }
     if not named:
         return models
     if len(named) < len(models):

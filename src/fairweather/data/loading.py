@@ -149,7 +149,11 @@ def load_data(
     >>> dataset.test.images.shape, dataset.test.images.dtype
     (torch.Size([1000, 3, 8, 8]), torch.uint8)
     """
-    return load(source, LoadOptions(**options), offline=offline, progress=to_notify(progress))
+    try:
+        asked = LoadOptions(**options)
+    except TypeError as error:  # which names the class of the options
+        raise TypeError(str(error).replace("LoadOptions.__init__", "load_data")) from None
+    return load(source, asked, offline=offline, progress=to_notify(progress))
 
 
 def load(

@@ -114,20 +114,6 @@ def label_scores(probabilities: ArrayLike, labels: ArrayLike, method: str = "lac
     return np.asarray(np.take_along_axis(scores, places, axis=1)[:, 0])
 
 
-def quantile_rank(images: int, coverage: float) -> int:
-    """Which of the sorted scores of so many images is the threshold: ⌈(n + 1) · coverage⌉.
-
-    The coverage is taken as the decimal number that it is written as, so that no rounding of a
-    float moves the rank. A rank above the number of images means that there is no such score.
-
-    Source: Vovk, Gammerman and Shafer 2005, proposition 2.4.
-
-    >>> quantile_rank(99, 0.95), quantile_rank(99, 0.56), quantile_rank(8, 0.9)
-    (95, 56, 9)
-    """
-    return math.ceil((images + 1) * _exact_share(coverage))
-
-
 def fewest_images(coverage: float) -> int:
     """How many calibration images a coverage needs: ⌈1 / (1 − coverage)⌉ − 1.
 
@@ -141,8 +127,9 @@ def fewest_images(coverage: float) -> int:
 def conformal_quantile(scores: ArrayLike, coverage: float, worth: int | None = None) -> float:
     """Threshold at which the sets of other images contain the label with this probability.
 
-    It is the score at `quantile_rank`, or infinite if there are fewer than `fewest_images`: then
-    every class is in every set.
+    It is the ⌈(n + 1) · coverage⌉-th of the sorted scores, or infinite if there are fewer than
+    `fewest_images`: then every class is in every set. The coverage is taken as the decimal number
+    that it is written as, so that no rounding of a float moves the rank.
 
     Args:
         scores: float `[n]`, of the labels of calibration images; no NaN.
@@ -150,9 +137,9 @@ def conformal_quantile(scores: ArrayLike, coverage: float, worth: int | None = N
         worth: how many independent images these are worth, if they belong together; n by default.
             The threshold is then at the share (worth + 1) / worth · coverage of the scores.
 
-    Source: Vovk, Gammerman and Shafer 2005; Lei et al. 2018, Distribution-Free Predictive
-    Inference for Regression, theorem 2, for exchangeable images without ties: the probability is
-    also at most coverage + 1 / (n + 1).
+    Source: Vovk, Gammerman and Shafer 2005, proposition 2.4; Lei et al. 2018, Distribution-Free
+    Predictive Inference for Regression, theorem 2, for exchangeable images without ties: the
+    probability is also at most coverage + 1 / (n + 1).
 
     >>> conformal_quantile([0.1, 0.4, 0.2, 0.3], 0.6), conformal_quantile([0.1], 0.6)
     (0.3, inf)
@@ -161,9 +148,7 @@ def conformal_quantile(scores: ArrayLike, coverage: float, worth: int | None = N
     if values.ndim != 1 or np.isnan(values).any():
         raise InputError("scores of calibration images must be numbers [n], without NaN")
     count = len(values) if worth is None else worth
-    share = (count + 1) * _exact_share(
-        coverage
-    )  # of the count; a fraction, so that it is not rounded
+    share = (count + 1) * _exact_share(coverage)  # of the count, and not rounded
     if share > count:
         return math.inf
     place = math.ceil(share * len(values) / count) - 1
@@ -248,8 +233,8 @@ class CalibrationDraw(NamedTuple):
 
     Attributes:
         images: how many there are; all are drawn independently.
-        covered: how many of them have their label in their set. Without ties it is
-            `quantile_rank`.
+        covered: how many of them have their label in their set. Without ties it is the rank of the
+            threshold.
         label: the class that the threshold is for; None for all classes.
     """
 

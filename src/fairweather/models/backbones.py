@@ -130,7 +130,7 @@ def change_pooling(kind: str, network: nn.Module) -> None:
             MobileNetV2 have none: they pool to a grid or in their `forward`.
 
     Raises:
-        InputError: there is no such layer.
+        InputError: the network has no layer that averages whole feature maps.
 
     >>> import timm
     >>> network = timm.create_model("test_efficientnet")

@@ -28,7 +28,7 @@ STATE_KEYS = (
     *("state_dict", "model_state_dict", "model_state", "model", "network_state_dict", "network"),
     *("net_state_dict", "net", "module", "params", "weights"),
 )
-# Moving averages of the weights, likewise.
+# Keys under which they keep a moving average of the weights.
 AVERAGE_KEYS = (
     *("state_dict_ema", "ema_state_dict", "model_ema_state_dict", "model_ema", "ema_model"),
     *("ema", "module_ema", "net_ema", "params_ema"),
@@ -400,7 +400,7 @@ def interpolate(
 
 def _interpolate_tensor(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
     start, end = start.detach().to(end.device, end.dtype), end.detach()
-    # The ends are taken, not computed: 0 times infinity is no number.
+    # The ends are copied, not computed: 0 times infinity is not a number.
     if share == 0:
         return start.clone()
     if share == 1 or not end.is_floating_point():

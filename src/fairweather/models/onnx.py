@@ -189,7 +189,7 @@ def find_output(model: Model, path: Path) -> str:
 def find_last_operator(model: Model, output: str) -> str:
     """Give the operator that makes the output; steps that keep its meaning are skipped."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    # A node once: a damaged graph may have a circle.
+    # Each node once: a damaged graph may have a circle.
     while (node := producers.pop(output, None)) is not None and node.op_type in TRAILING:
         output = node.input[0]
     return "" if node is None else str(node.op_type)
@@ -211,7 +211,8 @@ def trace_normalisation(
         for name in set(node.input) if node.op_type != "Shape" else ():
             consumers.setdefault(name, []).append(node)
     slope, offset, name = np.ones(3), np.zeros(3), images.name
-    while len(nodes := consumers.pop(name, [])) == 1:  # likewise
+    # Each name once: a damaged graph may have a circle.
+    while len(nodes := consumers.pop(name, [])) == 1:
         (node,) = nodes
         step = _read_affine(node, name, constants)
         if step is None or not step[0].all():
@@ -227,7 +228,7 @@ def trace_normalisation(
 
 
 def count_parameters(model: Model) -> int:
-    """Count the numbers in weights, without whole numbers such as shapes."""
+    """Count the parameters: all numbers in weights but integers, which are shapes and indices."""
     weights = [tensor for tensor in model.graph.initializer if tensor.data_type not in INTEGERS]
     return sum(int(np.prod(tensor.dims, dtype=np.int64)) for tensor in weights)
 
@@ -333,7 +334,7 @@ class OnnxSessions:
     def _explained(self, what: str) -> Iterator[None]:
         try:
             yield
-        # ONNX Runtime's exceptions share no base class but Exception.
+        # ONNX Runtime's exceptions have only Exception in common.
         except Exception as error:
             if is_out_of_memory(error):
                 raise MemoryError(str(error)) from error

@@ -154,7 +154,7 @@ def describe_preparation(preparation: Preparation | None, origin: str) -> dict[s
 
 
 def describe_normalisation(normalisation: Normalisation | None, origin: str) -> dict[str, object]:
-    """How images are normalised, and where this is from, likewise."""
+    """How images are normalised, and where this is from, as `OpenedModel.facts` has it."""
     mean, std = normalisation or (None, None)
     return {"mean": mean, "std": std, "from": origin}
 

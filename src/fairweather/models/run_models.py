@@ -61,7 +61,7 @@ def _check_unchanged(folder: Path) -> None:
     """Raise `InputError` if the files of a model in a run are not those that the run wrote."""
     if (run := _find_run(folder)) is not None:
         for name in (DESCRIPTION, WEIGHTS):
-            if (folder / name).is_file():  # what is missing is told with the folder
+            if (folder / name).is_file():  # a missing file is reported with the folder
                 run.holds(folder.relative_to(run.path).joinpath(name).as_posix())
 
 

@@ -15,7 +15,7 @@ from fairweather.errors import InputError, check_name
 from fairweather.models.outputs import LOGITS, OutputKind
 from fairweather.types.options import ModelOptions, Preparation
 
-# What can be said of a model that anyone has made.
+# The options of a model from any program.
 MODULE_OPTIONS = ("mean", "std", "input_size", "outputs")
 
 
@@ -98,7 +98,7 @@ def suggest_file(path: Path) -> str:
     """Name a file beside a missing one that is called nearly so, as the end of a message."""
     folder = path.expanduser().parent
     entries = folder.iterdir() if folder.is_dir() else ()
-    names = [entry.name for entry in entries if entry.name != path.name]  # that is no file
+    names = [entry.name for entry in entries if entry.name != path.name]  # which is not a file
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f"; did you mean {str(path.with_name(near[0]))!r}?" if near else ""
 

@@ -43,7 +43,7 @@ from fairweather.types.record import (
     base_model,
 )
 
-# ---------------------------------------------------------------- the sections of the report, in th
+# ---------------------------------------------------------------- sections, in their order
 
 SECTIONS = (
     Section(
@@ -117,7 +117,7 @@ def make_tables(
     }
 
 
-# ---------------------------------------------------------------- check that a report is made from
+# ---------------------------------------------------------------- whether a run is intact
 
 RUN_FILES = (SCORES, SLICES, WARNINGS, ABSENT_METRICS)
 MODEL_SUFFIXES = (".parquet", ".csv", ".json")
@@ -149,7 +149,7 @@ def _is_run_file(name: str) -> bool:
     return name in RUN_FILES or name.startswith((f"{SAMPLES}/", f"{GROUPS}/"))
 
 
-# ---------------------------------------------------------------- the report of a run: tables, figu
+# ---------------------------------------------------------------- building
 
 JOINT_LISTING = "runs.json"  # of a report of several runs: which, and the files that it has
 
@@ -226,7 +226,7 @@ def _write_report(runs: Sequence[RunFolder], out: RunFolder) -> list[str]:
     tables = make_tables(contents, sections)
     figures = _draw_figures(contents, sections)
     files: dict[str, bytes | str] = {SUMMARY: write_csv(summary.find_summary_rows(contents))}
-    for table in (table for of in tables.values() for table in of):
+    for table in (table for of_part in tables.values() for table in of_part):
         files |= name_table_files(table.name, table.texts())
     letters = sum(len(figure.svg) for figure in figures)
     library = begin_library(letters)

@@ -190,8 +190,8 @@ def _renumber_ids(svg: str) -> str:
     numbers: dict[str, str] = {}
     return re.sub(
         r'(id="|url\(#)(clip|gradient_)(\d+)',
-        lambda found: (
-            found[1] + found[2] + numbers.setdefault(found[2] + found[3], str(len(numbers)))
+        lambda match: (
+            match[1] + match[2] + numbers.setdefault(match[2] + match[3], str(len(numbers)))
         ),
         svg,
     )
@@ -225,7 +225,9 @@ def shape_models(
 
 def dash_models(titles: Collection[str], positions: Sequence[int]) -> alt.StrokeDash:
     """Dash the lines of those titles that share a position with one before them."""
-    dashes = [DASHED if each in positions[:at] else SOLID for at, each in enumerate(positions)]
+    dashes = [
+        DASHED if position in positions[:at] else SOLID for at, position in enumerate(positions)
+    ]
     scale = alt.Scale(domain=list(titles), range=dashes)
     return alt.StrokeDash("title:N", scale=scale, legend=None)
 
@@ -262,11 +264,11 @@ def choose_looks(positions: Sequence[int]) -> list[Look]:
     """
     return [
         Look(
-            each % len(COLORS),
-            (HOLLOW if each in positions[:at] else GLYPHS)[each % len(GLYPHS)],
-            each in positions[:at],
+            position % len(COLORS),
+            (HOLLOW if position in positions[:at] else GLYPHS)[position % len(GLYPHS)],
+            position in positions[:at],
         )
-        for at, each in enumerate(positions)
+        for at, position in enumerate(positions)
     ]
 
 

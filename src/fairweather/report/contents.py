@@ -49,7 +49,7 @@ from fairweather.types.record import (
 )
 from fairweather.variants.variant import Variant, find_variant, read_variants
 
-# ---------------------------------------------------------------- one shift or attack at its levels
+# ---------------------------------------------------------------- a shift at its levels
 
 # First words of shifts' titles that keep their capital inside a sentence.
 PROPER_NOUNS = ("Gaussian",)
@@ -168,7 +168,7 @@ class Sweep:
     def number(self, level: str) -> str:
         """Write a level as `heading` does, without its letter."""
         short = self._short(level)
-        alike = [self._short(other) for other in self.cells].count(short) > 1
+        alike = [self._short(other_level) for other_level in self.cells].count(short) > 1
         return level if alike else short
 
     def _short(self, level: str) -> str:
@@ -199,7 +199,7 @@ def make_sweep(record: SweepRecord) -> Sweep:
     )
 
 
-# ---------------------------------------------------------------- what tables, figures and page are
+# ---------------------------------------------------------------- scores of runs
 
 # The step that scores, and the first version of it whose means over seeds cover other seeds.
 SCORING_STEP, FIRST_OVER_SEEDS = "scores", 4
@@ -323,8 +323,8 @@ class Contents:
     @cached_property
     def mixed_machines(self) -> dict[str, list[Machine]]:
         """The machines of each run whose steps were done on several, by the run's label."""
-        found = {label: list_machines(run) for label, run in self.runs.items()}
-        return {label: machines for label, machines in found.items() if len(machines) > 1}
+        by_run = {label: list_machines(run) for label, run in self.runs.items()}
+        return {label: machines for label, machines in by_run.items() if len(machines) > 1}
 
     @property
     def hardware(self) -> str:
@@ -454,7 +454,7 @@ class Contents:
         """The seeds of each model, as scores.csv orders them."""
         rows = self.scores[~self.scores["seed"].isin(SUMMARY_SEEDS)]
         seeds = rows.groupby("model", sort=False)["seed"].unique()
-        return {str(model): tuple(each) for model, each in seeds.items()}
+        return {str(model): tuple(own) for model, own in seeds.items()}
 
     @cached_property
     def _scores(self) -> Mapping[tuple[str, ...], Score]:
@@ -518,14 +518,14 @@ class Contents:
         if self.scores["shift"].str.startswith((PRIORS, OOD)).any():
             said.append("The intervals of class priors and of other data sets cover images alone.")
         fixed = [
-            each.title
-            for each in self.pretraining.values()
-            if each.settings.get("seed") is not None
+            pretraining.title
+            for pretraining in self.pretraining.values()
+            if pretraining.settings.get("seed") is not None
         ]
         if fixed:
             said.append(f"Pre-trained once, with one fixed seed: {', '.join(fixed)}.")
         weights = [model.settings.get("weights", "none") for model in self.models.values()]
-        if any(each != "none" and not str(each).startswith("pretraining:") for each in weights):
+        if any(w != "none" and not str(w).startswith("pretraining:") for w in weights):
             said.append("Pre-trained weights from elsewhere are the same for all seeds.")
         return " ".join(said)
 
@@ -555,8 +555,8 @@ class Contents:
                 f", fewer than {FEW_CLUSTERS}: these intervals hold the truth in 93 to 100 % of "
                 "simulated cases instead of 95 %"
             )
-        if isinstance(told := self.data.notes.get("shared_clusters"), list):
-            known += f" (beware: {'; '.join(map(str, told))})"
+        if isinstance(shared := self.data.notes.get("shared_clusters"), list):
+            known += f" (beware: {'; '.join(map(str, shared))})"
         return "; ".join([f"n = {images} test images{known}, {self.bootstrap:,} resamples", *seeds])
 
 
@@ -589,9 +589,9 @@ def join_name(label: str, name: str) -> str:
 def join_models(of_runs: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
     """Put what is known of the models of each run together, each by its name here."""
     return {
-        join_name(label, name): each
+        join_name(label, name): value
         for label, known in of_runs.items()
-        for name, each in known.items()
+        for name, value in known.items()
     }
 
 
@@ -604,7 +604,7 @@ def read_contents(run: RunFolder) -> Contents:
     if scores.empty:
         raise InputError(f"{run.path / SCORES} has no rows: there is nothing to report")
     titles = _title_models(record, set(scores["model"]))
-    sweeps = _distinguish_sweeps(make_sweep(each) for each in record.sweeps)
+    sweeps = _distinguish_sweeps(make_sweep(sweep) for sweep in record.sweeps)
     return Contents({"": record}, titles, sweeps, scores, {"": run})
 
 
@@ -626,7 +626,9 @@ def _title_models(record: RunRecord, scored: set[str]) -> dict[str, str]:
     titles: dict[str, str] = {}
     for name, model in record.models.items():
         titles[name] = model.title
-        titles |= {each: title for each, title in variants.items() if base_model(each) == name}
+        titles |= {
+            variant: title for variant, title in variants.items() if base_model(variant) == name
+        }
     titles = {name: title for name, title in titles.items() if name in scored}
     return distinguish_titles(titles, {name: name for name in titles})
 

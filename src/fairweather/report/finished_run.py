@@ -87,7 +87,7 @@ class Run:
     def _briefs(self) -> list[Brief]:
         contents = read_contents(self.folder)
         own = (section.of(contents) for section in SECTIONS)
-        return [each.brief(contents) for each in own if each and each.brief]
+        return [section.brief(contents) for section in own if section and section.brief]
 
     def _repr_html_(self) -> str:
         """The title, the folder and the overview, for notebooks; all names are escaped."""

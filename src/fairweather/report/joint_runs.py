@@ -93,12 +93,12 @@ def shorten_names(paths: Sequence[Path]) -> list[str]:
     if len(set(resolved)) < len(resolved):
         twice = Counter(resolved).most_common(1)[0][0]
         raise InputError(f"{twice} is named twice; a report shows each run once")
-    ends = [each[-1] for each in parts]
+    ends = [names[-1] for names in parts]
     for depth in range(2, 1 + max(map(len, parts))):
         unclear = {end for end, uses in Counter(ends).items() if uses > 1}
         ends = [
-            "-".join(each[-depth:]) if end in unclear else end
-            for each, end in zip(parts, ends, strict=True)
+            "-".join(names[-depth:]) if end in unclear else end
+            for names, end in zip(parts, ends, strict=True)
         ]
     # Two may still read alike, as a:b and a-b do.
     return [
@@ -128,16 +128,19 @@ def _check_same_images(parts: Mapping[str, Contents]) -> None:
             )
     seeds = {label: part.shift_seed for label, part in parts.items()}
     if len(set(seeds.values())) > 1:
-        told = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
+        listed = ", ".join(f"{seed} in {label}" for label, seed in seeds.items())
         raise InputError(
-            f"a report of several runs needs the same shifted images, but shift_seed is {told}, so "
-            "that random shifts differ; report them one by one"
+            f"a report of several runs needs the same shifted images, but shift_seed is {listed}, "
+            "so that random shifts differ; report them one by one"
         )
     known = {label: part.clusters for label, part in parts.items()}
-    if len({None if each is None else each.of.tobytes() for each in known.values()}) > 1:
+    if (
+        len({None if clusters is None else clusters.of.tobytes() for clusters in known.values()})
+        > 1
+    ):
         counts = (
-            f"{label} has {'none' if each is None else f'{each.count:,}'}"
-            for label, each in known.items()
+            f"{label} has {'none' if clusters is None else f'{clusters.count:,}'}"
+            for label, clusters in known.items()
         )
         raise InputError(
             "a report of several runs needs the same clusters of images, and of these "
@@ -153,7 +156,7 @@ def _count_images(part: Contents) -> int:
 def _rename_clashing_shifts(parts: Mapping[str, Contents]) -> dict[str, Contents]:
     """Rename the shifts of later runs that are made otherwise than those of a former run."""
     seen: dict[str, set[str]] = {}
-    found = {}
+    renamed = {}
     for label, part in parts.items():
         others = {
             sweep.name: f"{sweep.name}@{label}"
@@ -167,9 +170,9 @@ def _rename_clashing_shifts(parts: Mapping[str, Contents]) -> dict[str, Contents
             for sweep in part.sweeps
         )
         scores = part.scores.assign(shift=part.scores["shift"].replace(others))
-        found[label] = replace(part, sweeps=sweeps, scores=scores)
-        seen = {each.name: _shift_parameters(each) for each in sweeps} | seen
-    return found
+        renamed[label] = replace(part, sweeps=sweeps, scores=scores)
+        seen = {sweep.name: _shift_parameters(sweep) for sweep in sweeps} | seen
+    return renamed
 
 
 def _shift_parameters(sweep: Sweep) -> set[str]:
@@ -179,17 +182,17 @@ def _shift_parameters(sweep: Sweep) -> set[str]:
 
 def _join_sweeps(groups: Iterable[tuple[Sweep, ...]]) -> tuple[Sweep, ...]:
     """Put the levels of each shift together; of what is told otherwise, the first is kept."""
-    found: dict[str, Sweep] = {}
-    for sweep in (each for group in groups for each in group):
-        before = found.get(sweep.name, sweep)
+    joined: dict[str, Sweep] = {}
+    for sweep in (sweep for group in groups for sweep in group):
+        before = joined.get(sweep.name, sweep)
         cells = {**sweep.cells, **before.cells}
         constants = {**sweep.constants, **before.constants}
-        found[sweep.name] = replace(
+        joined[sweep.name] = replace(
             before,
             cells={level: cells[level] for level in sorted(cells, key=float)},
             constants={level: constants[level] for level in sorted(constants, key=float)},
         )
-    return tuple(found.values())
+    return tuple(joined.values())
 
 
 def _join_scores(parts: Mapping[str, Contents]) -> pd.DataFrame:

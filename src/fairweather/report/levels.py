@@ -52,7 +52,7 @@ from fairweather.report.tables import (
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, NO_LEVEL
 
-# ---------------------------------------------------------------- numbers against the level of each
+# ---------------------------------------------------------------- curves over levels
 
 # Characters of a model's title beyond which the legend has a line for each model.
 LONG_TITLE = 30
@@ -245,7 +245,7 @@ LEVEL_CHARTS = ReportPart(_show_charts, figures=_level_figures, accepts=None)
 def _level_tables(contents: Contents) -> Iterator[TextTable | None]:
     for sweep in contents.sweeps:
         for metric in shown_metrics(2):
-            note = "".join(f". {each}" for each in sweep.notes)
+            note = "".join(f". {sentence}" for sentence in sweep.notes)
             subject = f"{sweep.title}: {describe_metric(metric)} by {sweep.level_title}{note}"
             columns = [
                 ScoreColumn(sweep.heading(level), metric, sweep.name, level)
@@ -256,12 +256,12 @@ def _level_tables(contents: Contents) -> Iterator[TextTable | None]:
 
 
 def _show_numbers(contents: Contents, tables: Tables) -> PartView:
-    found = {table.name: table for table in tables}
+    by_name = {table.name: table for table in tables}
     named = {
-        f"{sweep.title}: {METRICS[metric].label}": found[name]
+        f"{sweep.title}: {METRICS[metric].label}": by_name[name]
         for sweep in contents.sweeps
         for metric in shown_metrics(2)
-        if (name := f"{metric}_{sweep.file_name}") in found
+        if (name := f"{metric}_{sweep.file_name}") in by_name
     }
     return PartView("The numbers of the curves", template="numbers.html.j2", facts={"named": named})
 
@@ -269,7 +269,7 @@ def _show_numbers(contents: Contents, tables: Tables) -> PartView:
 LEVEL_NUMBERS = ReportPart(_show_numbers, _level_tables, accepts=None)
 
 
-# ---------------------------------------------------------------- heat maps: the mean over the leve
+# ---------------------------------------------------------------- heat maps
 
 # Shifts from which on the page draws a heat map: fewer are read off the small charts.
 MANY_SHIFTS = 5
@@ -348,7 +348,7 @@ def _show_heat_maps(contents: Contents, _: Tables) -> PartView | None:
 HEAT_MAPS = ReportPart(_show_heat_maps, accepts=None)
 
 
-# ---------------------------------------------------------------- the scatter of accuracy against c
+# ---------------------------------------------------------------- the scatter
 
 
 def draw_scatter(contents: Contents) -> Chart | None:
@@ -388,7 +388,7 @@ def draw_scatter(contents: Contents) -> Chart | None:
 def _scatter_points(contents: Contents) -> Iterator[dict[str, JsonValue]]:
     words = {sweep.name: sweep for sweep in contents.sweeps}
     order = order_drawing(contents)
-    for model, title in sorted(contents.titles.items(), key=lambda each: order.index(each[1])):
+    for model, title in sorted(contents.titles.items(), key=lambda titled: order.index(titled[1])):
         for shift, level in contents.cells.values():
             accuracy, error = (
                 contents.score(metric, model, shift, level)
@@ -423,7 +423,7 @@ def _show_scatter(contents: Contents, _: Tables) -> PartView | None:
 SCATTER = ReportPart(_show_scatter)
 
 
-# ---------------------------------------------------------------- the smallest level of each shift
+# ---------------------------------------------------------------- smallest levels
 
 POINTS_BELOW_CLEAN = 0.05  # below clean images: the limit of the first column
 LIMIT_SHARES = (0.95, 0.9, 0.8, 0.7, 0.5)
@@ -485,13 +485,11 @@ class SmallestLevels(NamedTuple):
 
     def texts(self) -> list[str]:
         """Write what is found for each limit: `σ = 1.2`, `f = 0.7 *; f = 1.3` or `none`."""
+        marks = {True: f" {UNSURE_MARK}", False: ""}
         return [
-            "; ".join(
-                f"{self.sweep.heading(each.level)}{f' {UNSURE_MARK}' if each.is_open else ''}"
-                for each in found
-            )
-            or f"{NO_LEVEL_BELOW}{f' {UNSURE_MARK}' if unsure else ''}"
-            for found, unsure in zip(self.below, self.unsure, strict=True)
+            "; ".join(f"{self.sweep.heading(at.level)}{marks[at.is_open]}" for at in crossings)
+            or f"{NO_LEVEL_BELOW}{marks[unsure]}"
+            for crossings, unsure in zip(self.below, self.unsure, strict=True)
         ]
 
 
@@ -517,10 +515,10 @@ def find_smallest_levels(contents: Contents) -> list[SmallestLevels]:
             ]
             if clean is not None and scores:
                 limits = [limit.of(clean.value) for limit in LIMITS]
-                found = tuple(tuple(_find_crossings(sweep, scores, limit)) for limit in limits)
+                crossings = tuple(tuple(_find_crossings(sweep, scores, limit)) for limit in limits)
                 lowest = min((score.low for _, score in scores if not score.too_few), default=1.0)
                 unsure = tuple(lowest < limit for limit in limits)
-                rows.append(SmallestLevels(model, title, sweep, found, unsure))
+                rows.append(SmallestLevels(model, title, sweep, crossings, unsure))
     return rows
 
 
@@ -529,10 +527,10 @@ def tabulate_limits(rows: Sequence[SmallestLevels]) -> TextTable | None:
     if not rows:
         return None
     lines = [
-        (row.model, row.title, row.sweep.name, limit.title, each.level, *each.accuracy)
+        (row.model, row.title, row.sweep.name, limit.title, crossing.level, *crossing.accuracy)
         for row in rows
-        for limit, found in zip(LIMITS, row.below, strict=True)
-        for each in found
+        for limit, crossings in zip(LIMITS, row.below, strict=True)
+        for crossing in crossings
     ]
     columns = ["model", "title", "shift", "limit", "level", *Score._fields]
     caption = (
@@ -559,7 +557,7 @@ def _find_crossings(
     for side in (-1, 1):
         away = {level: side * (float(level) - sweep.neutral) for level, _ in scores}
         lower = [(away[level], level, score) for level, score in scores if score.value < limit]
-        nearest = min((each for each in lower if each[0] > 0), default=None)
+        nearest = min((place for place in lower if place[0] > 0), default=None)
         if nearest is not None:
             _, level, score = nearest
             yield Crossing(level, score, score.high >= limit)

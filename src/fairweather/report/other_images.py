@@ -89,17 +89,17 @@ def describe_other_images(
     numbers = _read_numbers(scores)
     models = {model: title for model, title in titles.items() if base_model(model) == model}
     sets = list(dict.fromkeys(shift for _, shift, _ in numbers))
-    found = []
+    findings = []
     for shift in sets:
         if shift.startswith((OOD, NATURAL)) or (shift == VALIDATION and natural_shift):
-            each = [
-                one
+            of_models = [
+                finding
                 for model, title in models.items()
-                if (one := _describe_set(numbers, model, title, shift)) is not None
+                if (finding := _describe_set(numbers, model, title, shift)) is not None
             ]
-            found += [min(each)] if each else []
+            findings += [min(of_models)] if of_models else []
     worst = "At worst, " if len(models) > 1 else ""
-    return [f"{worst}{each.sentence}" for each in sorted(found)]
+    return [f"{worst}{of_models.sentence}" for of_models in sorted(findings)]
 
 
 def _read_numbers(scores: pd.DataFrame) -> Numbers:
@@ -119,29 +119,34 @@ def _read_numbers(scores: pd.DataFrame) -> Numbers:
 
 def _describe_set(numbers: Numbers, model: str, title: str, shift: str) -> OtherSetFinding | None:
     if shift.startswith(OOD):
-        of = {name: each for (of, at, name), each in numbers.items() if (of, at) == (model, shift)}
-        return _describe_separation(title, shift.removeprefix(OOD), of) if AUROC in of else None
+        scores = {key[2]: score for key, score in numbers.items() if key[:2] == (model, shift)}
+        name = shift.removeprefix(OOD)
+        return _describe_separation(title, name, scores) if AUROC in scores else None
     there, clean = (numbers.get((model, at, "accuracy")) for at in (shift, CLEAN))
     if there is None or clean is None:
         return None
     if shift == VALIDATION:
-        found = _describe_accuracy(title, clean, there, "the test images", "the validation images")
-        end = ": " if found.kind == LESS_RIGHT else ", though "
-        return found._replace(sentence=f"{found.sentence}{end}the test images have another source.")
+        finding = _describe_accuracy(
+            title, clean, there, "the test images", "the validation images"
+        )
+        end = ": " if finding.kind == LESS_RIGHT else ", though "
+        return finding._replace(
+            sentence=f"{finding.sentence}{end}the test images have another source."
+        )
     name = f"the images of {shift.removeprefix(NATURAL)}"
-    found = _describe_accuracy(title, there, clean, name, "the test images")
-    return found._replace(sentence=f"{found.sentence}.")
+    finding = _describe_accuracy(title, there, clean, name, "the test images")
+    return finding._replace(sentence=f"{finding.sentence}.")
 
 
-def _describe_separation(title: str, name: str, of: Mapping[str, Score]) -> OtherSetFinding:
+def _describe_separation(title: str, name: str, scores: Mapping[str, Score]) -> OtherSetFinding:
     """Say whether confidence tells the images of another data set, and what does so better.
 
     Args:
         title: of the model.
         name: of the other data set.
-        of: the AUROC of the confidence and of each score, by metric.
+        scores: the AUROC of the confidence and of each score, by metric.
     """
-    score = of[AUROC]
+    score = scores[AUROC]
     if score.high < CHANCE_AUROC:
         kind, said = SURER_OF_OTHERS, f"is more sure of the images of {name} than of its own"
     elif score.low > CHANCE_AUROC:
@@ -152,8 +157,8 @@ def _describe_separation(title: str, name: str, of: Mapping[str, Score]) -> Othe
     by = ""
     if kind == NOT_SURER and not score.too_few:
         by = f", which the interval [{score.low:.2f}, {score.high:.2f}] includes"
-    if best := find_better_score(of):
-        by += f", and the {OOD_SCORES[best].label} gives {of[f'{AUROC}/{best}'].value:.2f}"
+    if best := find_better_score(scores):
+        by += f", and the {OOD_SCORES[best].label} gives {scores[f'{AUROC}/{best}'].value:.2f}"
     return OtherSetFinding(
         kind, score.value, f"“{title}” {said}: {wins}; {CHANCE_AUROC} is a coin{by}."
     )
@@ -175,8 +180,10 @@ def _describe_accuracy(
 
 
 def _show_sentences(contents: Contents, _: Tables) -> PartView | None:
-    found = list_other_images(contents)
-    return PartView(template="others.html.j2", facts={"sentences": found}) if found else None
+    sentences = list_other_images(contents)
+    return (
+        PartView(template="others.html.j2", facts={"sentences": sentences}) if sentences else None
+    )
 
 
 def list_other_images(contents: Contents) -> list[str]:
@@ -359,23 +366,25 @@ def _tabulate_other_scores(contents: Contents) -> TextTable | None:
     return tabulate_scores("other_data_scores", caption, head, rows, drop_empty=True)
 
 
-def find_better_score(of: Mapping[str, Score]) -> str | None:
+def find_better_score(measured: Mapping[str, Score]) -> str | None:
     """The score with the largest AUROC, if that is found to be larger than that of confidence.
 
     Two AUROCs differ where their intervals do not overlap, which is a strict test since both are of
     the same images.
 
     Args:
-        of: the AUROC of the confidence and of each score, by metric.
+        measured: the AUROC of the confidence and of each score, by metric.
 
     >>> find_better_score({AUROC: Score(0.5, 0.4, 0.6, 99), f"{AUROC}/knn": Score(
     ...     0.9, 0.8, 1.0, 99
     ... )})
     'knn'
     """
-    scores = {name: of[f"{AUROC}/{name}"] for name in OOD_SCORES if f"{AUROC}/{name}" in of}
+    scores = {
+        name: measured[f"{AUROC}/{name}"] for name in OOD_SCORES if f"{AUROC}/{name}" in measured
+    }
     best = max(scores, key=lambda name: scores[name].value, default=None)
-    return best if best is not None and scores[best].low > of[AUROC].high else None
+    return best if best is not None and scores[best].low > measured[AUROC].high else None
 
 
 def find_shifts(contents: Contents, beginning: str) -> list[str]:

@@ -77,7 +77,7 @@ from fairweather.types.record import (
 )
 from fairweather.variants.variant import Variant
 
-# ---------------------------------------------------------------- the first picture of a report: ho
+# ---------------------------------------------------------------- the overview
 
 # In the order in which they are drawn, each with its shape and that shape as a letter.
 STATES: dict[str, tuple[str, str]] = {
@@ -178,14 +178,14 @@ def read_states(contents: Contents, model: str) -> list[Reading]:
     The worst level is that of the lowest accuracy, and the strongest attack likewise. There is no
     mean where only one set of shifted images was tested.
     """
-    found = find_worst_levels(contents, model)
+    worst = find_worst_levels(contents, model)
     states: list[tuple[str, str, Performance | None]] = [
         ("Clean", "clean images", read_performance(contents, model, CLEAN, NO_LEVEL))
     ]
-    if sum(low.levels for low in found.shifts) > 1:
+    if sum(low.levels for low in worst.shifts) > 1:
         mean = read_performance(contents, model, ALL, MEAN)
         states.append(("Mean over shifts", "mean over all shifts", mean))
-    for state, lows in (("Worst level", found.shifts), ("Strongest attack", found.attacks)):
+    for state, lows in (("Worst level", worst.shifts), ("Strongest attack", worst.attacks)):
         if (low := find_lowest(lows)) is not None:
             states.append((state, low.sweep.at(low.level), low.performance))
     return [
@@ -214,7 +214,9 @@ def order_by_rank(contents: Contents) -> list[str]:
 
 def read_overview(contents: Contents) -> list[Reading]:
     """Read each model in each state, in the order of the ranking."""
-    return [each for model in order_by_rank(contents) for each in read_states(contents, model)]
+    return [
+        reading for model in order_by_rank(contents) for reading in read_states(contents, model)
+    ]
 
 
 def _find_states(readings: Sequence[Reading]) -> list[str]:
@@ -456,10 +458,10 @@ OVERVIEW = ReportPart(
 
 def summarize_overview(contents: Contents) -> Brief:
     """Say what is found about other images, and tabulate each model on clean and shifted ones."""
-    found = list_other_images(contents)
-    told, rest = found[:MOST_SENTENCES], len(found) - MOST_SENTENCES
+    sentences = list_other_images(contents)
+    shown, rest = sentences[:MOST_SENTENCES], len(sentences) - MOST_SENTENCES
     more = [f"{PAGE} has {rest} more such sentences."] if rest > 0 else []
-    return Brief([*told, *more], BRIEF, _brief_lines(contents))
+    return Brief([*shown, *more], BRIEF, _brief_lines(contents))
 
 
 def _brief_lines(contents: Contents) -> list[list[str]]:
@@ -472,7 +474,7 @@ def _brief_lines(contents: Contents) -> list[list[str]]:
         for shift in rows["shift"].unique()
         if shift == CLEAN or shift.startswith(NATURAL) or is_shifted(shift)
     }
-    found = []
+    lines = []
     for model in rows["model"].unique():
         for shift, level in levels.items():
             read = (
@@ -480,15 +482,15 @@ def _brief_lines(contents: Contents) -> list[list[str]]:
             )
             accuracy, gap = read
             if not model.endswith(ENSEMBLE_SUFFIX) and (accuracy or gap):
-                found.append(
+                lines.append(
                     [model, shift, _format_percent(accuracy, "z.1f"), _format_percent(gap, "+z.1f")]
                 )
-    if len(found) > MOST_LINES:
-        found = [line for line in found if line[1] in (CLEAN, ALL)]
-    before = ["", *(model for model, *_ in found)]
+    if len(lines) > MOST_LINES:
+        lines = [line for line in lines if line[1] in (CLEAN, ALL)]
+    before = ["", *(model for model, *_ in lines)]
     return [
         ["" if line[0] == model else line[0], *line[1:]]
-        for line, model in zip(found, before, strict=False)
+        for line, model in zip(lines, before, strict=False)
     ]
 
 
@@ -499,7 +501,7 @@ def _format_percent(score: Score | None, form: str) -> str:
     return f"{value} ({TOO_FEW})" if score.too_few else f"{value} [{low}, {high}]"
 
 
-# ---------------------------------------------------------------- what is found of each model, in a
+# ---------------------------------------------------------------- each model in words
 
 
 class ModelFindings(NamedTuple):
@@ -639,13 +641,13 @@ def _read_columns(
 
 
 def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
-    told = write_verdict(contents.once(find_findings), contents.once(rank_models))
-    return PartView(template="verdict.html.j2", facts={"told": told}) if told else None
+    verdict = write_verdict(contents.once(find_findings), contents.once(rank_models))
+    return PartView(template="verdict.html.j2", facts={"told": verdict}) if verdict else None
 
 
 def _show_findings(contents: Contents, _: Tables) -> PartView:
     order = order_by_rank(contents)
-    findings = sorted(contents.once(find_findings), key=lambda each: order.index(each.model))
+    findings = sorted(contents.once(find_findings), key=lambda finding: order.index(finding.model))
     return PartView(
         "Each model in words", template="findings.html.j2", facts={"findings": findings}
     )

@@ -21,7 +21,7 @@ from fairweather.report.contents import Contents, Sweep
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, MEAN
 
-# ---------------------------------------------------------------- which images each model gets righ
+# ---------------------------------------------------------------- right answers, and tests
 
 FloatArray = npt.NDArray[np.float64]
 # Random swaps behind a p-value: at least so many, and then more until so many were as far, which
@@ -69,20 +69,20 @@ def read_image_keys(contents: Contents) -> ImageKeys | None:
     first = None
     for model in contents.titles if contents.runs else ():
         seed = contents.seeds_of(model)[0]
-        found = contents.read_columns(model, seed, CLEAN, ("keys", "labels"))
-        first = first or (ImageKeys(*found) if found else None)
-        if found is None or first is None or not all(map(np.array_equal, found, first)):
+        columns = contents.read_columns(model, seed, CLEAN, ("keys", "labels"))
+        first = first or (ImageKeys(*columns) if columns else None)
+        if columns is None or first is None or not all(map(np.array_equal, columns, first)):
             return None
     return first
 
 
 def read_by_seed(contents: Contents, model: str, cell: str, column: str) -> FloatArray | None:
     """Read a column of a cell, for each seed of the model: `[n, S]`; None where one is missing."""
-    found = [
+    by_seed = [
         contents.read_columns(model, seed, cell, (column,)) for seed in contents.seeds_of(model)
     ]
-    columns = [columns[0] for columns in found if columns is not None]
-    return np.stack(columns, axis=1) if columns and len(columns) == len(found) else None
+    columns = [columns[0] for columns in by_seed if columns is not None]
+    return np.stack(columns, axis=1) if columns and len(columns) == len(by_seed) else None
 
 
 def read_correct(
@@ -139,9 +139,9 @@ def estimate_seed_means(
     """
     every = np.concatenate(columns, axis=1)
     of_each = zip(columns, kinds, strict=False)
-    intervals = [kind for each, kind in of_each for _ in range(each.shape[1])]
+    intervals = [kind for column, kind in of_each for _ in range(column.shape[1])]
     by_seed = iter(estimate_means(every, intervals, resamples, clusters=clusters))
-    return [recipe_estimate(list(islice(by_seed, each.shape[1]))) for each in columns]
+    return [recipe_estimate(list(islice(by_seed, column.shape[1]))) for column in columns]
 
 
 def gives_same_answers(contents: Contents, model: str, base: str) -> bool:
@@ -157,10 +157,14 @@ def gives_same_answers(contents: Contents, model: str, base: str) -> bool:
         if mine != others:
             return False
         for seed in seeds if mine else ():
-            one, other = (
+            answers, base_answers = (
                 contents.read_columns(name, seed, cell, ("predicted",)) for name in (model, base)
             )
-            if one is None or other is None or not np.array_equal(one[0], other[0]):
+            if (
+                answers is None
+                or base_answers is None
+                or not np.array_equal(answers[0], base_answers[0])
+            ):
                 return False
     return True
 
@@ -210,7 +214,7 @@ def _compare_by_swaps(
 ) -> PairTests:
     first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     total = columns.sum(axis=0)
-    found = np.abs(total[first] - total[second]) * (1 - ROUNDING) - ROUNDING
+    measured = np.abs(total[first] - total[second]) * (1 - ROUNDING) - ROUNDING
     as_far, drawn = np.zeros((2, len(pairs)))
     left, done = np.arange(len(pairs)), 0
     while len(left) and done < most:
@@ -220,7 +224,7 @@ def _compare_by_swaps(
         bits = generator.integers(256, size=(count, -(-len(columns) // 8)), dtype=np.uint8)
         # The swapped images count with one sign, the others with the other.
         sums = 2 * _sum_swapped(bits, columns) - total
-        far = np.abs(sums[:, first[left]] - sums[:, second[left]]) >= found[left]
+        far = np.abs(sums[:, first[left]] - sums[:, second[left]]) >= measured[left]
         done += count
         as_far[left] += far.sum(axis=0)
         drawn[left] = done
@@ -240,7 +244,7 @@ def _sum_swapped(bits: npt.NDArray[np.uint8], columns: FloatArray) -> FloatArray
     )
 
 
-# ---------------------------------------------------------------- how a model performs on clean ima
+# ---------------------------------------------------------------- performance
 
 SIGNIFICANCE = 0.05  # of the tests
 COVERAGE = "coverage_above_validation_threshold/0.05"
@@ -348,7 +352,7 @@ def find_worst_levels(contents: Contents, model: str) -> WorstLevels:
             if (performance := read_performance(contents, model, sweep.name, level))
         ]
         if levels:
-            level, worst = min(levels, key=lambda each: each[1].accuracy.value)
+            level, worst = min(levels, key=lambda at_level: at_level[1].accuracy.value)
             mean = contents.score("accuracy", model, sweep.name, MEAN)
             lows[sweep.kind].append(WorstLevel(sweep, level, worst, mean, len(levels)))
     return WorstLevels(lows["shift"], lows["attack"])
@@ -506,7 +510,7 @@ def find_sign(score: Score) -> int:
     return int(score.low > 0) - int(score.high < 0)
 
 
-# ---------------------------------------------------------------- whether each class is as frequent
+# ---------------------------------------------------------------- class shares
 
 LEAST_DIFFERENCE = 0.01  # a smaller difference is no finding, however many images confirm it
 
@@ -546,21 +550,22 @@ def find_miscalibrated_class(
     """
     seeds = contents.seeds_of(model)
     read = [contents.read_predictions(model, seed, cell) for seed in seeds] if contents.runs else []
-    logits = [each.logits for each in read if each is not None and each.logits is not None]
+    known = [predictions for predictions in read if predictions is not None]
+    logits = [predictions.logits for predictions in known if predictions.logits is not None]
     if not logits or len(logits) < len(read) or read[0] is None:
         return None
     labels, names = read[0].labels, read[0].classes
-    probabilities = np.stack([softmax(each) for each in logits], axis=2)
+    probabilities = np.stack([softmax(of_seed) for of_seed in logits], axis=2)
     counts = np.bincount(labels, minlength=len(names))
     tests = searched * (len(names) if len(names) > 2 else 1)
     off = []
     for at in np.flatnonzero(np.minimum(counts, len(labels) - counts) >= FEWEST):
-        of = probabilities[:, at] - (labels == at)[:, None]
-        found = crossed_mean(of, contents.clusters)
-        if abs(found.value) > LEAST_DIFFERENCE and found.p * tests < SIGNIFICANCE:
+        gaps = probabilities[:, at] - (labels == at)[:, None]
+        mean_gap = crossed_mean(gaps, contents.clusters)
+        if abs(mean_gap.value) > LEAST_DIFFERENCE and mean_gap.p * tests < SIGNIFICANCE:
             share = counts[at] / len(labels)
             # Of two classes, both are as far off, and the rarer one is told.
-            off.append((round(abs(found.value), 9), -share, share + found.value, at))
+            off.append((round(abs(mean_gap.value), 9), -share, share + mean_gap.value, at))
     if not off:
         return None
     _, share, probability, at = max(off)

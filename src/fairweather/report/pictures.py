@@ -149,7 +149,7 @@ def _wrap(name: str, letters: int) -> tuple[str, ...]:
     >>> _wrap("american_bulldog", 12), _wrap("Bengal", 12), _wrap("Staffordshire", 12)
     (('american_', 'bulldog'), ('Bengal',), ('Staffordshire',))
     """
-    joints = [found.end() for found in re.finditer(r"[ _-](?=.)", name)]
+    joints = [match.end() for match in re.finditer(r"[ _-](?=.)", name)]
     if len(name) <= letters or not joints:
         return (name,)
     joint = min(joints, key=lambda place: abs(2 * place - len(name)))

@@ -159,7 +159,7 @@ def _describe_promise(rows: Sequence[ShiftPromise]) -> Iterator[str]:
 def find_conformal(contents: Contents) -> dict[str, Conformal]:
     """The conformal variants, which promise a coverage, by their names here."""
     variants = {name: contents.variant(name) for name in contents.titles}
-    return {name: each for name, each in variants.items() if isinstance(each, Conformal)}
+    return {name: own for name, own in variants.items() if isinstance(own, Conformal)}
 
 
 def check_promises(contents: Contents) -> list[ShiftPromise]:
@@ -198,15 +198,8 @@ def tabulate_promises(contents: Contents) -> Iterator[TextTable]:
         )
     lines = [
         [
-            *(
-                row.model,
-                row.title,
-                row.sweep.name if row.sweep else CLEAN,
-                cell.level,
-                row.promise,
-            ),
-            *(*cell.coverage, *cell.size[:3]),
-            *entry_numbers(cell.stratified),
+            *(*row[:2], row.sweep.name if row.sweep else CLEAN, cell.level, row.promise),
+            *(*cell.coverage, *cell.size[:3], *entry_numbers(cell.stratified)),
         ]
         for row in promises
         for cell in row.cells
@@ -266,9 +259,9 @@ def _estimate_coverage(
     if clusters is None or covered is None:
         return None
     shares = clusters.sums(covered) / clusters.sizes[:, None]
-    each = Clusters(np.arange(clusters.count))
-    [found] = estimate_seed_means([shares], contents.bootstrap, each)
-    score = to_score(found, (0.0, 1.0))._replace(n=len(covered))
+    single = Clusters(np.arange(clusters.count))
+    [estimate] = estimate_seed_means([shares], contents.bootstrap, single)
+    score = to_score(estimate, (0.0, 1.0))._replace(n=len(covered))
     if drawn is None:
         return score
     seeds = contents.seeds_of(model)
@@ -307,16 +300,16 @@ def _read_cells(
 
 def draw_set_charts(contents: Contents) -> dict[str, dict[str, Chart]]:
     """Draw coverage and size of prediction sets in the same way, with the promised coverages."""
-    found = draw_level_charts(contents, (COVERAGE, SIZE))
+    by_shift = draw_level_charts(contents, (COVERAGE, SIZE))
     coverages = {variant.coverage for variant in find_conformal(contents).values()}
     promised = [{"value": value} for value in sorted(coverages)]
     y = {"field": "value", "type": "quantitative", "title": None}
     rule = {"type": "rule", "color": INK, "strokeDash": [6, 3], "strokeWidth": 1}
-    for charts in found.values():
+    for charts in by_shift.values():
         spec = charts[COVERAGE].spec
         spec["layer"].append({"data": {"name": "promised"}, "mark": rule, "encoding": {"y": y}})
         spec["datasets"]["promised"] = promised
-    return found
+    return by_shift
 
 
 def _show_sets(contents: Contents, tables: Tables) -> PartView | None:

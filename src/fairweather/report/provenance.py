@@ -108,8 +108,8 @@ def _find_records(contents: Contents) -> Mapping[str, object]:
         facts = record.model_dump(mode="json", include={"provenance", "data"})
         about[label] = {**facts["provenance"], "data": facts["data"]}
         # The shifts have a list of their own.
-        other = {"version", "provenance", "data", "sweeps"}
-        rest[label] = record.model_dump(mode="json", exclude=other)
+        about_run = {"version", "provenance", "data", "sweeps"}
+        rest[label] = record.model_dump(mode="json", exclude=about_run)
     return {
         "provenance": list(flatten_facts(about.get("", about))),
         "described": list(flatten_facts(rest.get("", rest))),

@@ -42,7 +42,7 @@ from fairweather.report.tables import (
 from fairweather.types.measurement import Score
 from fairweather.types.record import ALL, CLEAN, MEAN, NO_LEVEL, base_model
 
-# ---------------------------------------------------------------- the ranking: which model is best,
+# ---------------------------------------------------------------- the ranking
 
 SHARE = (0.0, 1.0)  # bounds of accuracy
 SIGNIFICANCE = 0.05  # of the tests, after Holm's correction
@@ -127,7 +127,7 @@ class Ranking(NamedTuple):
         if self.shifted:
             header = ("Model", "Rank", "Mean over shifts (%)", "p against the next", *clean)
         parts = ("", " low", " high", " n")
-        numbers = [f"{of}{part}" for of in ("score", "clean") for part in parts]
+        numbers = [f"{name}{part}" for name in ("score", "clean") for part in parts]
         columns = ["model", "title", *numbers, *RankedModel._fields[4:]]
         lines = [(row.model, row.title, *row.score, *row.clean, *row[4:]) for row in self.rows]
         return TextTable(
@@ -140,7 +140,7 @@ class Ranking(NamedTuple):
         )
 
     def _cells(self, row: RankedModel) -> list[str]:
-        score, clean = (str(ScoreEntry(each, percent=True)) for each in (row.score, row.clean))
+        score, clean = (str(ScoreEntry(number, percent=True)) for number in (row.score, row.clean))
         if self.shifted:
             return [row.title, row.rank, score, row.p_in_words, row.clean_rank, clean]
         return [row.title, row.clean_rank, clean, row.p_in_words]
@@ -252,19 +252,19 @@ def _read_scores(
     contents: Contents, columns: Sequence[FloatArray], shift: str, level: str
 ) -> list[Score]:
     """The numbers of scores.csv, so that they read here as they do in the tables."""
-    found = [contents.score("accuracy", model, shift, level) for model in contents.titles]
-    computed = _estimate_scores(contents, columns) if None in found else []
-    return [each or computed[at] for at, each in enumerate(found)]
+    stored = [contents.score("accuracy", model, shift, level) for model in contents.titles]
+    computed = _estimate_scores(contents, columns) if None in stored else []
+    return [score or computed[at] for at, score in enumerate(stored)]
 
 
 def _estimate_scores(contents: Contents, columns: Sequence[FloatArray]) -> list[Score]:
-    found = estimate_seed_means(columns, contents.bootstrap, contents.clusters)
-    return [to_score(each, SHARE) for each in found]
+    estimates = estimate_seed_means(columns, contents.bootstrap, contents.clusters)
+    return [to_score(estimate, SHARE) for estimate in estimates]
 
 
 def _order_models(columns: Sequence[FloatArray], clusters: Clusters | None) -> _RankRanges:
     """Test all pairs of models that do not answer alike, `[n, S]` each."""
-    shares = np.stack([each.mean(axis=1) for each in columns], axis=1)
+    shares = np.stack([right.mean(axis=1) for right in columns], axis=1)
     _, first, which = np.unique(shares, axis=1, return_index=True, return_inverse=True)
     pairs = list(combinations(range(len(first)), 2))
     tried = [(first[a], first[b]) for a, b in pairs]
@@ -296,11 +296,11 @@ def _test_pairs(
         trained = sorted({at for pair in compress(pairs, single) for at in pair})
         places = [tuple(map(trained.index, pair)) for pair in compress(pairs, single)]
         shares = np.concatenate([columns[at] for at in trained], axis=1)
-        found = compare_pairs(
+        tested = compare_pairs(
             shares, [(a, b) for a, b in places], len(pairs), np.random.default_rng(0)
         )
-        p[single], bound[single] = found.p, found.bound
-        names.append(MCNEMAR if found.exact else SWAPS)
+        p[single], bound[single] = tested.p, tested.bound
+        names.append(MCNEMAR if tested.exact else SWAPS)
     for at, pair in enumerate(pairs):
         if not single[at]:
             first, second = (columns[which] for which in pair)
@@ -348,7 +348,7 @@ def _show_ranking(contents: Contents, tables: Tables) -> PartView | None:
 RANKING = ReportPart(_show_ranking, _ranking_tables)
 
 
-# ---------------------------------------------------------------- variants of models beside the mod
+# ---------------------------------------------------------------- variants beside their model
 
 _THRESHOLD_NOTE = (
     "Risk: the share of wrong answers among those at or above the threshold that keeps it to 5 % "
@@ -384,7 +384,7 @@ def tabulate_variants(contents: Contents) -> TextTable | None:
                 for place, shift, level in places
                 for entry in (
                     *_variant_entries(contents, name, base, (place, shift, level), images),
-                    *(find_entry(contents, each, name, shift, level) for each in deferred),
+                    *(find_entry(contents, metric, name, shift, level) for metric in deferred),
                 )
             ]
             rows.append(ScoreRow(name, contents.titles[name], entries))

@@ -160,10 +160,10 @@ def _read_stored(path: Path, schema: pa.Schema) -> dict[tuple[Any, ...], bytes]:
     pictures = dict(zip(zip(*names, strict=True), images, strict=True))
     for (*models, cell, key), content in pictures.items():
         if not _is_webp(content):
-            of = "".join(f" of {model!r}" for model in models)
+            whose = "".join(f" of {model!r}" for model in models)
             raise InputError(
-                f"{path} must contain WebP pictures, but that of image {key} under {cell!r}{of} is "
-                "not one"
+                f"{path} must contain WebP pictures, but that of image {key} under {cell!r}{whose} "
+                "is not one"
             )
     return pictures
 

@@ -111,5 +111,5 @@ class Section:
 
     def of(self, contents: Contents) -> Section | None:
         """The section with the parts that accept what a run has predicted; None without any."""
-        parts = tuple(each for each in self.parts if each.accepts in (None, *contents.kinds))
+        parts = tuple(part for part in self.parts if part.accepts in (None, *contents.kinds))
         return replace(self, parts=parts) if parts and self.accepts(contents) else None

@@ -259,12 +259,12 @@ def _describe_differences(rows: Sequence[SliceRow]) -> str:
     ]
     if differ := [f"{name} ({_format_gap(gap)})" for p, gap, name in tested if p < SIGNIFICANCE]:
         return f"Clean accuracy differs from that of the other images: {', '.join(differ)}."
-    told = ""
+    farthest = ""
     # Of two slices, both are as far away.
     several = len({row.slice for row in rows if row.is_single}) > 2
-    if far := [each for each in tested if several and round(abs(each[1]), 3)]:
-        _, gap, name = max(far, key=lambda each: (round(abs(each[1]), 9), -each[1]))
-        told = f"{name} differs most ({_format_gap(gap)}), and the tests cannot confirm that."
+    if far := [test for test in tested if several and round(abs(test[1]), 3)]:
+        _, gap, name = max(far, key=lambda test: (round(abs(test[1]), 9), -test[1]))
+        farthest = f"{name} differs most ({_format_gap(gap)}), and the tests cannot confirm that."
     alone = list(dict.fromkeys(row.slice for row in rows if row.clusters == 1))
     unknown = f" Nothing is known of {', '.join(alone)}, of one cluster each." if alone else ""
     low = min(
@@ -273,11 +273,11 @@ def _describe_differences(rows: Sequence[SliceRow]) -> str:
         default=None,
     )
     if low is None:
-        return f"{told}{unknown}".strip()
+        return f"{farthest}{unknown}".strip()
     size = f"{low.n:,} images" if low.clusters is None else f"{low.clusters:,} clusters"
-    of = f" of {low.title}" if models > 1 else ""
+    of_model = f" of {low.title}" if models > 1 else ""
     lowest = f"{low.slice} may be as low as {100 * low.lower_end:.1f} %"
-    return f"{told} With {size}, clean accuracy{of} on {lowest}.{unknown}".strip()
+    return f"{farthest} With {size}, clean accuracy{of_model} on {lowest}.{unknown}".strip()
 
 
 def _format_gap(gap: float) -> str:
@@ -285,13 +285,13 @@ def _format_gap(gap: float) -> str:
 
 
 def _caption_slices(contents: Contents, column: str, tests: int, rows: Sequence[SliceRow]) -> str:
-    of = "test" if tests == 1 else "tests"
+    noun = "test" if tests == 1 else "tests"
     units = "" if contents.clusters is None else ", over clusters"
     chosen = "images" if contents.clusters is None else "clusters"
     words = [
         f"The test images by {column}. In brackets: {contents.intervals}. Against the others: "
         f"clean accuracy minus that of all other images, with its 95 % interval{units}; p after "
-        f"Holm's correction over the {tests} {of} of this table: how often another choice of as "
+        f"Holm's correction over the {tests} {noun} of this table: how often another choice of as "
         f"many {chosen} differs as much, for these networks. The worst of "
         "several noisy numbers looks worse than the worst of the true ones: the interval beside "
         "it covers the worst true value.",

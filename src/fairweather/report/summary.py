@@ -40,7 +40,7 @@ from fairweather.types.record import (
     is_of_all_units,
 )
 
-# ---------------------------------------------------------------- the summary: clean images and the
+# ---------------------------------------------------------------- the summary
 
 
 def find_summary_rows(contents: Contents) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def _class_tables(contents: Contents) -> Iterator[TextTable]:
     """Build one table of all classes and operating points on clean images, if there are some."""
     beginning = f"{next(iter(CLASS_METRICS))}/"
     metrics = contents.scores["metric"][contents.scores["shift"] == CLEAN].unique()
-    named = [each.removeprefix(beginning) for each in metrics if each.startswith(beginning)]
+    named = [metric.removeprefix(beginning) for metric in metrics if metric.startswith(beginning)]
     if not named:
         return
     caption = (
@@ -109,7 +109,7 @@ def _make_class_row(contents: Contents, model: str, title: str, name: str) -> Sc
     of_class = [f"{kind}/{name}" for kind in CLASS_METRICS]
     whose = f"{title}: {name}" if len(contents.titles) > 1 else name
     scores = [contents.score(metric, model, CLEAN, NO_LEVEL) for metric in of_class]
-    images = next((each.n for each in scores if each), 0)
+    images = next((score.n for score in scores if score), 0)
     entries = [find_defined(contents, metric, model, CLEAN, NO_LEVEL) for metric in of_class]
     return ScoreRow(f"{model}/{name}", f"{whose} (n = {images:,})", entries, whose)
 
@@ -117,7 +117,7 @@ def _make_class_row(contents: Contents, model: str, title: str, name: str) -> Sc
 CLASSES = ReportPart(show_tables("Each class against all others"), _class_tables)
 
 
-# ---------------------------------------------------------------- each unit of a task by itself, su
+# ---------------------------------------------------------------- units
 
 
 def split_by_unit(contents: Contents) -> Mapping[str, Contents]:
@@ -148,7 +148,7 @@ def _unit_tables(contents: Contents) -> Iterator[TextTable | None]:
 UNITS = ReportPart(show_tables("Each unit by itself"), _unit_tables, accepts=None)
 
 
-# ---------------------------------------------------------------- tables besides levels and means:
+# ---------------------------------------------------------------- further tables
 
 FLIPS, MEAN_ERROR, MCE = "flip_rate", "mean_corruption_error", "mce_alexnet/in-memory"
 # By what stands in scores.csv; priors have no rows of aliases.
@@ -162,13 +162,14 @@ PRIOR_METRICS: Mapping[str, str] = {
 def _tabulate_worst(contents: Contents, metric: str) -> TextTable | None:
     titled = [(sweep.title, sweep.name) for sweep in contents.sweeps] + [("All shifts", ALL)]
     columns = [ScoreColumn(title, metric, shift, WORST) for title, shift in titled]
-    caption = (
+    subject = (
         f"{describe_metric(metric)} at the worst level of each shift by this metric, and at the "
         "worst of all shifts without attacks. The worst level is chosen again in each resample"
         f"{' and for each seed' if len(contents.seeds) > 1 else ''}, so the intervals differ from "
         "those of one fixed level. The worst of several noisy values looks worse than the true "
-        f"worst. In brackets: {contents.intervals}{describe_interval(metric)}. {contents.sample()}."
+        "worst"
     )
+    caption = caption_scores(contents, subject, describe_interval(metric))
     return tabulate_models(f"worst_{metric}", caption, columns, contents, drop_empty=True)
 
 
@@ -203,7 +204,7 @@ def _tabulate_stability(contents: Contents) -> TextTable | None:
         ScoreColumn(f"{title}: flip rate", FLIPS, shift, MEAN, f"{shift} {FLIPS}")
         for title, shift in titled
     ]
-    found = contents.scores
+    scores = contents.scores
     parts = [
         "Flip rate: the share of the images whose predicted class changes from one level to the "
         "next, where clean counts as a level; the mean over neighbouring levels. It needs no "
@@ -226,13 +227,13 @@ def _tabulate_stability(contents: Contents) -> TextTable | None:
             "are not bit for bit those of the published files",
         ),
     ):
-        families = found["shift"][found["metric"] == metric].unique()
+        families = scores["shift"][scores["metric"] == metric].unique()
         columns += [
             ScoreColumn(f"{family}: {label}", metric, family, MEAN, f"{family} {metric}")
             for family in families
         ]
         parts += [note] if len(families) else []
-    caption = f"{'. '.join(parts)}. In brackets: {contents.intervals}. {contents.sample()}."
+    caption = caption_scores(contents, ". ".join(parts))
     return tabulate_models("stability", caption, columns, contents, drop_empty=True)
 
 
@@ -262,8 +263,8 @@ def _tabulate_deferral(contents: Contents) -> TextTable | None:
 
 def _tabulate_clean_metrics(contents: Contents) -> TextTable:
     """Lay out every metric on clean images, one row per metric, without aliases."""
-    found = set(contents.scores["metric"])
-    names = [name for name, m in METRICS.items() if m.alias_of is None and name in found]
+    measured = set(contents.scores["metric"])
+    names = [name for name, m in METRICS.items() if m.alias_of is None and name in measured]
     note = (
         f"; those of binned calibration errors are {CORRECTED}; those of the maximum calibration "
         "error are indicative only"

@@ -17,7 +17,7 @@ from fairweather.report.contents import Contents
 from fairweather.types.measurement import Score
 from fairweather.types.record import NO_LEVEL, TABLES
 
-# ---------------------------------------------------------------- tables of text for terminals and
+# ---------------------------------------------------------------- tables of text
 
 Body = Sequence[Sequence[str]]
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
@@ -203,7 +203,7 @@ def escape_latex(text: str) -> str:
     return re.sub(r"^[\[*]", r"{\g<0>}", escaped)
 
 
-# ---------------------------------------------------------------- tables in Markdown, CSV and LaTeX
+# ---------------------------------------------------------------- tables of scores
 
 # What the rows of a model draw on, by what is added to its title.
 Views = Mapping[str, Contents]
@@ -330,7 +330,7 @@ def format_difference(difference: Score, percent: bool, without_interval: str = 
     >>> format_difference(Score(-0.0123, -0.02, 0.001, 200), percent=True)
     '−1.2 [−2.0, +0.1]'
     """
-    value, low, high = (format_signed(each, percent) for each in difference[:3])
+    value, low, high = (format_signed(number, percent) for number in difference[:3])
     return f"{value} [{without_interval if difference.too_few else f'{low}, {high}'}]"
 
 
@@ -389,7 +389,10 @@ def tabulate_models(
         ScoreRow(
             model,
             title + added,
-            [find_defined(view, each.metric, model, each.shift, each.level) for each in columns],
+            [
+                find_defined(view, column.metric, model, column.shift, column.level)
+                for column in columns
+            ],
         )
         for model, title in contents.titles.items()
         for added, view in views.items()

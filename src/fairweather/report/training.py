@@ -48,7 +48,7 @@ from fairweather.types.record import (
     sweep_table,
 )
 
-# ---------------------------------------------------------------- what the trainings of a run store
+# ---------------------------------------------------------------- what trainings stored
 
 PRETRAINING_COLUMNS = ("epoch", "knn_accuracy", "embedding_std")  # of history.csv
 WEIGHT_FACTS = ("file", "sha256", "left_out", "head")  # what is told of weights
@@ -118,12 +118,12 @@ def read_starts(contents: Contents) -> dict[str, Mapping[str, JsonValue]]:
 
     The first seed stands for all.
     """
-    found: dict[str, Mapping[str, JsonValue]] = {}
+    starts: dict[str, Mapping[str, JsonValue]] = {}
     for name in contents.titles:
         facts = _read_description(contents, name).get("weights")
         if isinstance(facts, dict) and facts.get("weights", "none") != "none":
-            found[name] = {key: facts[key] for key in WEIGHT_FACTS if facts.get(key)}
-    return found
+            starts[name] = {key: facts[key] for key in WEIGHT_FACTS if facts.get(key)}
+    return starts
 
 
 def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
@@ -142,15 +142,15 @@ def read_tries(contents: Contents) -> dict[str, pd.DataFrame]:
 
 def read_warnings(contents: Contents) -> dict[str, str]:
     """Read the warnings about a model's numbers under attack, by its title; often there is none."""
-    found: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     for label, run in contents.runs.items():
         path = run.file(WARNINGS)
-        told = read_json(path) if path.is_file() else {}
-        if not all(isinstance(words, str) for words in told.values()):
+        stored = read_json(path) if path.is_file() else {}
+        if not all(isinstance(words, str) for words in stored.values()):
             raise InputError(f"{path} must hold a sentence for each model")
         prefix = f"{label}: " if label else ""
-        found |= {f"{prefix}{title}": words for title, words in told.items()}
-    return found
+        warnings |= {f"{prefix}{title}": words for title, words in stored.items()}
+    return warnings
 
 
 def read_pretraining_histories(contents: Contents) -> list[TrainingHistory]:
@@ -217,7 +217,7 @@ def _read_description(contents: Contents, name: str) -> Mapping[str, JsonValue]:
     return read_json(path) if path.is_file() else {}
 
 
-# ---------------------------------------------------------------- figures of trainings: accuracy by
+# ---------------------------------------------------------------- figures
 
 # Pixels of the panels on pre-trainings and on labels, and of a side of a matrix.
 PRETRAINING_WIDTH, PRETRAINING_HEIGHT = 370, 210
@@ -235,13 +235,13 @@ SUBTITLE_LETTERS = 130  # characters of a line
 def draw_pretraining(contents: Contents) -> Figure | None:
     """Draw how good the features were after each epoch, one line a pre-training and seed."""
     frames = [
-        each.epochs[["epoch", *PRETRAINING_TRACES]].assign(title=each.title, seed=each.seed)
-        for each in read_pretraining_histories(contents)
+        own.epochs[["epoch", *PRETRAINING_TRACES]].assign(title=own.title, seed=own.seed)
+        for own in read_pretraining_histories(contents)
     ]
     if not frames:
         return None
     history = pd.concat(frames, ignore_index=True)
-    titles = list(dict.fromkeys(each.title for each in contents.pretraining.values()))
+    titles = list(dict.fromkeys(own.title for own in contents.pretraining.values()))
     legend = alt.Legend(title=None, orient="top", columns=2)
     last = int(history["epoch"].max())
     epochs = alt.Axis(values=list(range(1, last + 1, max(1, last // 8))), format="d")
@@ -304,7 +304,9 @@ def draw_labels(contents: Contents) -> Figure | None:
     the same: there, other things differ that this figure does not show. Variants are left out.
     """
     labels = {name: _read_labels(model) for name, model in contents.models.items()}
-    order = sorted(set(labels.values()), key=lambda each: (each.label_noise, each.label_fraction))
+    order = sorted(
+        set(labels.values()), key=lambda label: (label.label_noise, label.label_fraction)
+    )
     if len(order) < 2:
         return None
     starts = {name: _name_start(contents, model) for name, model in contents.models.items()}
@@ -320,7 +322,7 @@ def draw_labels(contents: Contents) -> Figure | None:
         ]
         if rows:
             frame = pd.DataFrame(rows, columns=["labels", "title", "value", "low", "high"])
-            panels.append(_draw_labels_panel(frame, [str(each) for each in order], titles, title))
+            panels.append(_draw_labels_panel(frame, [str(label) for label in order], titles, title))
     return render_figure(
         "labels",
         alt.concat(*panels, columns=LABEL_PANELS, spacing=26),
@@ -424,7 +426,7 @@ def _draw_matrices(title: str, correlation: Correlation) -> Iterator[alt.Chart]:
         )
 
 
-# ---------------------------------------------------------------- the training section: charts of t
+# ---------------------------------------------------------------- the section
 
 
 class TraceChart(NamedTuple):

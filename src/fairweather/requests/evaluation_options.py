@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fairweather.errors import InputError, check_name, check_text, unknown_name
+from fairweather.errors import InputError, check_name
 from fairweather.types.options import (
     DataOptions,
     LoadOptions,
     ModelOptions,
-    check_limits,
     option,
+    read_options,
     shared_option,
 )
 from fairweather.variants.variant import VARIANTS, Variant, complete_variants
 from fairweather.workers.options import Sharing
-
-if TYPE_CHECKING:
-    import pydantic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,44 +171,16 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     >>> check_options({"batch_size": 32}).batch_size
     32
     """
-    import pydantic  # not needed for the help of the command line
-
-    known = [each.name for each in fields(EvaluationOptions)]
-    for name in given:
-        if name not in known:
-            raise unknown_name("option", name, known)
-    for name, value in given.items():
-        if isinstance(value, str):
-            check_text(value, name)
-    plain = {name: str(v) if name == "root" and v is not None else v for name, v in given.items()}
-    try:
-        checked = _validator().validate_python(plain)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        if name in ("mean", "std"):
-            raise InputError(
-                f"{name} needs a tuple of three numbers, one per channel R, G and B (for a gray "
-                f"model the same one three times), found {given[name]!r}"
-            ) from None
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise InputError(f"{name}: {message}, found {first['input']!r}") from None
-    titles = () if checked.title is None else checked.title
-    if checked.title is not None and not titles:
+    root = {"root": str(given["root"])} if given.get("root") is not None else {}
+    options = read_options(EvaluationOptions, {**given, **root})
+    titles = options.title
+    if titles is not None and not titles:
         raise InputError(f"title: there are none, found {titles!r}")
-    texts = (titles,) if isinstance(titles, str) else titles
-    for title in texts.values() if isinstance(texts, Mapping) else texts:
+    named = titles.values() if isinstance(titles, Mapping) else titles or ()
+    for title in [named] if isinstance(named, str) else named:
         check_name(title, "the title")
-    _ = checked.all_variants  # checks them
-    check_limits(checked)
-    return checked
-
-
-@cache
-def _validator() -> pydantic.TypeAdapter[EvaluationOptions]:
-    import pydantic
-
-    return pydantic.TypeAdapter(EvaluationOptions)
+    _ = options.all_variants  # checks them
+    return options
 
 
 def read_natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
@@ -227,16 +194,16 @@ def read_natural_sources(asked: Mapping[str, str] | Sequence[str]) -> dict[str, 
     if isinstance(asked, Mapping):
         pairs = list(asked.items())
     else:
-        parted = [each.partition("=") for each in asked]
+        parted = [text.partition("=") for text in asked]
         pairs = [(name.strip(), source.strip()) for name, _, source in parted]
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for name, source in pairs:
         if not source or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise InputError(
                 "natural must be NAME=SOURCE, with a name of letters, digits, _, . and -, found "
                 f"{name!r} with the source {source!r}"
             )
-        if name in found:
+        if name in sources:
             raise InputError(f"natural: the name {name!r} is given twice")
-        found[name] = source
-    return found
+        sources[name] = source
+    return sources

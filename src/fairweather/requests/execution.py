@@ -16,7 +16,6 @@ from fairweather.metrics.clusters import Clusters, number_clusters
 from fairweather.progress import Event, Notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.inputs import Inputs, make_measurement, make_plan
-from fairweather.requests.inputs import Settings as Settings
 from fairweather.runs.claims import check_run_path
 from fairweather.runs.fingerprints import effective_facts
 from fairweather.runs.folder import RunFolder
@@ -44,7 +43,7 @@ from fairweather.workers import executors
 from fairweather.workers.options import Sharing
 from fairweather.workers.work import Work
 
-# ---------------------------------------------------------------- the record of a run: what describ
+# ---------------------------------------------------------------- record
 
 
 def describe_run(inputs: Inputs) -> RunRecord:
@@ -57,10 +56,10 @@ def describe_run(inputs: Inputs) -> RunRecord:
         title=inputs.title,
         description=inputs.description,
         data=_describe_data(inputs, measurement),
-        models=dict(inputs.described),
+        models=dict(inputs.records),
         pretraining=dict(trainings.pretraining),
         seeds=inputs.seeds,
-        ensemble=any(each.seed == ENSEMBLE for each in inputs.models),
+        ensemble=any(model.seed == ENSEMBLE for model in inputs.models),
         sweeps=describe_shifts(settings.shifts, None if side is None else min(side)),
         variants=_variant_titles(inputs, measurement),
         seen_shifts={name: dict(seen) for name, seen in trainings.seen_shifts.items()},
@@ -77,7 +76,7 @@ def describe_run(inputs: Inputs) -> RunRecord:
             precision=settings.arithmetic.precision,
             cudnn_benchmark=settings.arithmetic.cudnn_benchmark,
             training_precision=trainings.precision,
-            variants=tuple(each.text for each in settings.variants),
+            variants=tuple(variant.text for variant in settings.variants),
             threads=settings.threads,
             operating_points=dict(measurement.operating_points),
             fit_on=tuple(shift.id for shift in settings.fit_on),
@@ -90,7 +89,7 @@ def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
     """Describe the data, with the digests of everything that is predicted."""
     own, dataset = measurement.data, inputs.datasets.get(DATA)
     others = {**measurement.others, **measurement.natural}
-    digests = {**own.digests, **{name: each.digests[TEST] for name, each in others.items()}}
+    digests = {**own.digests, **{name: facts.digests[TEST] for name, facts in others.items()}}
     ordered = {ORDERED_CLASSES: True} if own.ordered else {}
     if dataset is None:
         return DataRecord(
@@ -113,18 +112,18 @@ def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
 
 def _variant_titles(inputs: Inputs, measurement: Measurement) -> dict[str, str]:
     """The titles of variants, and before those of an interpolation its own."""
-    titles = {each.name: each.title for each in inputs.models}
-    images, found = measurement.data.images[TEST], dict[str, str]()
-    for name in sorted(titles, key=lambda each: each not in inputs.described):
-        if name not in inputs.described:
-            found[name] = titles[name]
+    titles = {model.name: model.title for model in inputs.models}
+    images, all_titles = measurement.data.images[TEST], dict[str, str]()
+    for name in sorted(titles, key=lambda model: model not in inputs.records):
+        if name not in inputs.records:
+            all_titles[name] = titles[name]
         for variant in measurement.variants:
             phrase = variant.phrase(images, measurement.batch_size)
-            found[variant_name(name, variant.name)] = f"{titles[name]} + {phrase}"
-    return found
+            all_titles[variant_name(name, variant.name)] = f"{titles[name]} + {phrase}"
+    return all_titles
 
 
-# ---------------------------------------------------------------- what a person reads while a run b
+# ---------------------------------------------------------------- what a person reads
 
 MOST_NAMED_VALUES = 6  # of a column of slices, in a line
 CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
@@ -136,8 +135,8 @@ def clean_steps(inputs: Inputs) -> dict[str, str]:
     Empty if the accuracy on clean images is not told.
     """
     return {
-        predictions_file(each.name, each.seed, CLEAN).removesuffix(".parquet"): each.label
-        for each in (inputs.models if inputs.advice else ())
+        predictions_file(model.name, model.seed, CLEAN).removesuffix(".parquet"): model.label
+        for model in (inputs.models if inputs.advice else ())
     }
 
 
@@ -147,15 +146,15 @@ def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notif
     several = len(waiting) > 1
     clusters = None if dataset is None else number_clusters(dataset.test.groups)
 
-    def telling(event: Event) -> None:
+    def notify(event: Event) -> None:
         tell(event)
         label = waiting.pop(event.step, None)
         if label is not None:
-            file, of = f"{event.step}.parquet", label if several else ""
-            for line in clean_accuracy_lines(folder, file, inputs.advice, of, clusters):
+            file, which = f"{event.step}.parquet", label if several else ""
+            for line in clean_accuracy_lines(folder, file, inputs.advice, which, clusters):
                 tell(Event("evaluate", 0, None, line=line))
 
-    return telling
+    return notify
 
 
 def describe_groups(groups: Groups | None) -> str:
@@ -171,26 +170,28 @@ def describe_groups(groups: Groups | None) -> str:
     """
     if groups is None:
         return ""
-    told = []
+    phrases = []
     if (clusters := number_clusters(groups)) is not None:
         few, most = clusters.sizes.min(), clusters.sizes.max()
         images = f"{few:,}" if few == most else f"{few:,} to {most:,}"
-        told.append(f"{clusters.count:,} by {groups.cluster}, {images} images each")
+        phrases.append(f"{clusters.count:,} by {groups.cluster}, {images} images each")
     for name, values in groups.slices.items():
         sizes = Counter(values.tolist())
         counted = [f"{value} {count:,}" for value, count in sorted(sizes.items())]
-        each = f" ({', '.join(counted)})" if len(counted) <= MOST_NAMED_VALUES else ""
-        told.append(f"{len(sizes):,} by {name}{each}")
+        counts = f" ({', '.join(counted)})" if len(counted) <= MOST_NAMED_VALUES else ""
+        phrases.append(f"{len(sizes):,} by {name}{counts}")
         if groups.clusters is not None:
-            of = {(cluster, value) for cluster, value in zip(groups.clusters, values, strict=True)}
-            several = sum(count > 1 for count in Counter(cluster for cluster, _ in of).values())
+            pairs = {
+                (cluster, value) for cluster, value in zip(groups.clusters, values, strict=True)
+            }
+            several = sum(count > 1 for count in Counter(cluster for cluster, _ in pairs).values())
             if several:
-                told.append(f"{several:,} {groups.cluster} in several values of {name}")
-    return "; ".join(told)
+                phrases.append(f"{several:,} {groups.cluster} in several values of {name}")
+    return "; ".join(phrases)
 
 
 def clean_accuracy_lines(
-    folder: RunFolder, file: str, advice: str, of: str = "", clusters: Clusters | None = None
+    folder: RunFolder, file: str, advice: str, model: str = "", clusters: Clusters | None = None
 ) -> list[str]:
     """Say how accurate the model is on clean images, and warn if it is not better than chance.
 
@@ -208,10 +209,10 @@ def clean_accuracy_lines(
     predictions = folder.read_predictions(file)
     resamples = folder.record.settings.bootstrap
     shared = Resamples.draw(predictions.strata, resamples, clusters=clusters)
-    found = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
-    accuracy, low, high, n = to_score(found, (0.0, 1.0))
+    accuracies = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
+    accuracy, low, high, n = to_score(accuracies, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
-    which = f"{of}: " if of else ""
+    which = f"{model}: " if model else ""
     ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
     lines = [
         f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
@@ -276,7 +277,7 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
     return f": {advice}"
 
 
-# ---------------------------------------------------------------- begins and executes a run, whatev
+# ---------------------------------------------------------------- execution
 
 
 def check_run_folder(out: Path | None) -> None:
@@ -328,9 +329,9 @@ def execute_run(
         datasets=inputs.datasets,
         replace=replace,
         files=inputs.files,
-        check=partial(_check_same_inputs, record=record) if inputs.opened else lambda _: None,
-        models={each.source.digest: each.network for each in inputs.opened},
-        given=inputs.given,
+        check=partial(_check_same_inputs, record=record) if inputs.networks else lambda _: None,
+        models={planned.digest: network for planned, network in inputs.networks},
+        given=inputs.read_predictions,
     )
     executors.carry_out(work, sharing, add_clean_accuracy(inputs, RunFolder(path), tell))
     return Run(path)
@@ -364,6 +365,3 @@ def _check_same_inputs(folder: RunFolder, record: RunRecord) -> None:
         f"{folder.path} contains the evaluation of {what}; replace it with --replace, "
         "or name another folder with --out"
     )
-
-
-# ---------------------------------------------------------------- what all requests have in common:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,27 +42,12 @@ from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Image
 from fairweather.types.record import NATURAL, ModelRecord
 from fairweather.variants.variant import Variant
 
-# ---------------------------------------------------------------- what is asked of the classes of t
+# ---------------------------------------------------------------- classes
 
 WORST = "worst"  # the row for the worst of a set of priors has this name
 PartialPriors = Mapping[
     str, Mapping[str, float]
 ]  # the probabilities of some classes, by a name for them
-
-
-@dataclass(frozen=True)
-class ClassSettings:
-    """What is asked of the classes.
-
-    Attributes:
-        ordered: whether they are in an order, whatever the data say.
-        priors: other probabilities of all classes in label order, by a name for them.
-        operating_points: the probability from which on a class is called, by class.
-    """
-
-    ordered: bool = False
-    priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    operating_points: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
@@ -143,31 +128,27 @@ def complete_priors(
     >>> complete_priors({"foxes": {"fox": 0.7}}, np.array([0, 0, 1, 2]), ("cat", "dog", "fox"))
     {'foxes': (0.2, 0.1, 0.7)}
     """
-    counts = np.bincount(labels, minlength=len(classes))
-    return {name: _complete_set(name, some, classes, counts) for name, some in asked.items()}
+    counts, complete = np.bincount(labels, minlength=len(classes)), {}
+    for name, some in asked.items():
+        for known in some:
+            if known not in classes:
+                raise unknown_name(f"class in the priors {name!r}", known, classes)
+        is_named = np.array([known in some for known in classes])
+        priors = np.array([some.get(known, 0.0) for known in classes], dtype=np.float64)
+        total = priors.sum()
+        is_whole = np.isclose(total, 1)
+        if not np.isfinite(priors).all() or (priors < 0).any() or (total > 1 and not is_whole):
+            raise InputError(f"the priors {name!r} must be probabilities that add up to at most 1")
+        if is_named.all() and not is_whole:
+            raise InputError(f"the priors {name!r} name every class and add up to {total:g}, not 1")
+        rest = np.where(is_named, 0, counts)
+        if rest.any():
+            priors += (1 - min(total, 1)) * rest / rest.sum()
+        complete[name] = tuple(float(round(prior, 12)) for prior in priors)
+    return complete
 
 
-def _complete_set(
-    name: str, some: Mapping[str, float], classes: tuple[str, ...], counts: np.ndarray
-) -> tuple[float, ...]:
-    for known in some:
-        if known not in classes:
-            raise unknown_name(f"class in the priors {name!r}", known, classes)
-    named = np.array([each in some for each in classes])
-    priors = np.array([some.get(each, 0.0) for each in classes], dtype=np.float64)
-    total = priors.sum()
-    whole = np.isclose(total, 1)
-    if not np.isfinite(priors).all() or (priors < 0).any() or (total > 1 and not whole):
-        raise InputError(f"the priors {name!r} must be probabilities that add up to at most 1")
-    if named.all() and not whole:
-        raise InputError(f"the priors {name!r} name every class and add up to {total:g}, not 1")
-    rest = np.where(named, 0, counts)
-    if rest.any():
-        priors += (1 - min(total, 1)) * rest / rest.sum()
-    return tuple(float(round(each, 12)) for each in priors)
-
-
-# ---------------------------------------------------------------- what a run measures, whatever ask
+# ---------------------------------------------------------------- inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +160,9 @@ class Settings:
         fit_on: the shifts of the validation images that some variants are fitted on.
         threads, device: of every step.
         arithmetic: how networks are computed.
-        classes: what is asked of the classes of the data.
+        ordered: whether the classes are in an order, whatever the data say.
+        priors: other probabilities of all classes in label order, by a name for them.
+        operating_points: the probability from which on a class is called, by class.
     """
 
     shifts: tuple[Shift | Attack, ...]
@@ -191,7 +174,9 @@ class Settings:
     batch_size: int = 256
     arithmetic: Arithmetic = FP32
     bootstrap: int = 1000
-    classes: ClassSettings = field(default_factory=ClassSettings)
+    ordered: bool = False
+    priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    operating_points: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,13 +200,6 @@ class Trainings:
     precision: str | None = None
 
 
-class OpenModel(NamedTuple):
-    """A model from elsewhere: how a process opens it, and its network, which gives logits."""
-
-    source: PlannedModel
-    network: nn.Module
-
-
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What a run measures, whatever asked for it.
@@ -233,11 +211,12 @@ class Inputs:
             their labels.
         datasets: those that are open; none if the run is only planned.
         models: in the order of the request; an ensemble comes after its members.
-        described: the record of each model, by name.
+        records: that of each model, by name.
         seeds: of all models.
         trainings: what is done first.
-        opened: the models from elsewhere.
-        given: reads predictions that were made elsewhere, by the file that they are stored in.
+        networks: of the models from elsewhere, which give logits, and how another process opens
+            each.
+        read_predictions: reads those that were made elsewhere, by the file that stores them.
         pictured: as in `Measurement`.
         lines: what a person reads about them, one fact a line.
         advice: what is probably wrong where a model is no better than chance; without one, the
@@ -253,12 +232,12 @@ class Inputs:
     facts: Mapping[str, DataFacts]
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     models: Sequence[MeasuredModel]
-    described: Mapping[str, ModelRecord]
+    records: Mapping[str, ModelRecord]
     seeds: tuple[int, ...]
     settings: Settings
     trainings: Trainings = field(default_factory=Trainings)
-    opened: Sequence[OpenModel] = ()
-    given: Callable[[str], AnyPredictions] | None = None
+    networks: Sequence[tuple[PlannedModel, nn.Module]] = ()
+    read_predictions: Callable[[str], AnyPredictions] | None = None
     pictured: tuple[Shift, ...] | None = None
     lines: Sequence[str] = ()
     advice: str = ""
@@ -268,9 +247,9 @@ class Inputs:
 def make_measurement(inputs: Inputs) -> Measurement:
     """What all models are measured on, and how."""
     settings, facts, trainings = inputs.settings, inputs.facts, inputs.trainings
-    own, classes = facts[DATA], settings.classes
+    own = facts[DATA]
     return Measurement(
-        data=replace(own, ordered=own.ordered or classes.ordered),
+        data=replace(own, ordered=own.ordered or settings.ordered),
         shifts=settings.shifts,
         threads=settings.threads,
         device=settings.device.type,
@@ -281,8 +260,8 @@ def make_measurement(inputs: Inputs) -> Measurement:
         variants=settings.variants,
         others=_select_facts(OOD_DATA, facts),
         natural=_select_facts(NATURAL_DATA, facts, NATURAL),
-        priors=classes.priors,
-        operating_points=classes.operating_points,
+        priors=settings.priors,
+        operating_points=settings.operating_points,
         fit_on=settings.fit_on,
         reports=trainings.reports,
         mixup=trainings.mixup,
@@ -294,8 +273,8 @@ def _select_facts(
     prefix: str, facts: Mapping[str, DataFacts], instead: str = ""
 ) -> dict[str, DataFacts]:
     """The data sets whose names in the plan begin so, with something else instead of the prefix."""
-    found = {name: each for name, each in facts.items() if name.startswith(prefix)}
-    return {f"{instead}{name.removeprefix(prefix)}": each for name, each in found.items()}
+    selected = {name: fact for name, fact in facts.items() if name.startswith(prefix)}
+    return {f"{instead}{name.removeprefix(prefix)}": fact for name, fact in selected.items()}
 
 
 def make_plan(inputs: Inputs) -> Plan:
@@ -310,7 +289,7 @@ def make_plan(inputs: Inputs) -> Plan:
         *plan_models(measurement, inputs.models),
         *plan_conclusion(measurement, inputs.models),
     ]
-    return link_steps(sources, [each.source for each in inputs.opened], steps)
+    return link_steps(sources, [planned for planned, _ in inputs.networks], steps)
 
 
 def model_label(title: str, seed: int, seeds: Sequence[int]) -> str:
@@ -328,7 +307,7 @@ def open_datasets(
     }
 
 
-# ---------------------------------------------------------------- a trial before anything is writte
+# ---------------------------------------------------------------- trial
 
 SPLIT_HINT = "set some aside with validation_fraction (--validation-fraction), such as 0.2"
 
@@ -347,9 +326,9 @@ def check_task(dataset: Dataset, settings: Settings) -> None:
     task = find_task(dataset.task)
     for images in get_splits(dataset).values():
         task.check(images.labels.numpy(), images.classes)
-    attacks = (each.name for each in settings.shifts if each.name in ATTACKS)
+    attacks = (shift.name for shift in settings.shifts if shift.name in ATTACKS)
     declared = [(name, ATTACKS[name].accepts) for name in attacks]
-    declared += [(each.kind, each.accepts) for each in settings.variants]
+    declared += [(variant.kind, variant.accepts) for variant in settings.variants]
     check_accepted(dataset, declared)
 
 
@@ -403,7 +382,7 @@ def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
     """
     for variant in settings.variants:
         variant.check_network(model)
-    attacks = [each for each in settings.shifts if isinstance(each, Attack)]
+    attacks = [shift for shift in settings.shifts if isinstance(shift, Attack)]
     if not attacks:
         return
     inputs = image.images.float() / 255

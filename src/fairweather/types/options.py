@@ -6,12 +6,19 @@ Python's signatures, the command line, studies, plans and records have these nam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, NamedTuple, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from fairweather.errors import InputError
+from fairweather.errors import InputError, check_text, unknown_name
 
+if TYPE_CHECKING:
+    import pydantic
+    from _typeshed import DataclassInstance
+    from pydantic_core import ErrorDetails
+
+Options = TypeVar("Options", bound="DataclassInstance")
 F = TypeVar("F", bound=Callable[..., Any])
 Channels = tuple[float, float, float]
 SPLITS = ("train", "val", "test")
@@ -34,17 +41,15 @@ def option(
     `least` and `most` are for whole numbers; `within` is an interval of shares, such as `[0, 1)`.
     The command line shows `shown` as the default, and `metavar` as the form of a value.
     """
-    told = {"help": description, "flag": flag, "least": least, "most": most, "within": within}
-    told |= {"shown": shown, "metavar": metavar}
-    return field(default=default, metadata=told)
+    metadata = {"description": description, "flag": flag, "shown": shown, "metavar": metavar}
+    limits = {"least": least, "most": most, "within": within}
+    return field(default=default, metadata=metadata | limits)
 
 
 def shared_option(kind: type, name: str, **changed: object) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Declare an option as another type has it; what is named here is different."""
-    found = next(each for each in fields(kind) if each.name == name)
-    told = {"default": found.default, "description": found.metadata["help"], **found.metadata}
-    del told["help"]
-    return option(**{**told, **changed})
+    declared = next(declaration for declaration in fields(kind) if declaration.name == name)
+    return option(**{"default": declared.default, **declared.metadata, **changed})
 
 
 def takes(kind: type) -> Callable[[F], F]:
@@ -52,16 +57,8 @@ def takes(kind: type) -> Callable[[F], F]:
 
     def naming(function: F) -> F:
         own = inspect.signature(function)
-        given = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
-        named = [
-            inspect.Parameter(
-                each.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=each.default,
-                annotation=each.type,
-            )
-            for each in fields(kind)
-        ]
+        *given, _ = own.parameters.values()  # the last is `**options`
+        named = inspect.signature(kind).parameters.values()
         signature = own.replace(parameters=[*given, *named])
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
@@ -69,9 +66,53 @@ def takes(kind: type) -> Callable[[F], F]:
     return naming
 
 
-def option_flag(name: str, told: Any) -> str:  # noqa: ANN401 - the metadata of a field
+def option_flag(name: str, metadata: Any) -> str:  # noqa: ANN401 - the metadata of a field
     """How an option is written on the command line."""
-    return str(told["flag"] or f"--{name.replace('_', '-')}")
+    return str(metadata["flag"] or f"--{name.replace('_', '-')}")
+
+
+def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
+    """Check options by name; raises `InputError` with one sentence for the first wrong one.
+
+    >>> read_options(DataOptions, {"size": "32"}).size
+    32
+    """
+    import pydantic  # not needed for the help of the command line
+
+    known = [declared.name for declared in fields(kind)]
+    for name, value in given.items():
+        if name not in known:
+            raise unknown_name("option", name, known)
+        if isinstance(value, str):
+            check_text(value, name)
+    try:
+        options: Options = _adapter(kind).validate_python(dict(given))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        first["loc"] = first["loc"][:1]  # without the types of a union
+        name = str(first["loc"][0])
+        if name in ("mean", "std"):
+            raise InputError(
+                f"{name} needs a tuple of three numbers, one per channel R, G and B (for a gray "
+                f"model the same one three times), found {given[name]!r}"
+            ) from None
+        raise InputError(describe_invalid(first)) from None
+    check_limits(options)
+    return options
+
+
+def describe_invalid(error: ErrorDetails) -> str:
+    """Say where a value is that pydantic refuses, why, and what it is."""
+    place, reason = ".".join(map(str, error["loc"])), error["msg"][:1].lower() + error["msg"][1:]
+    value = "" if error["type"] == "missing" else f", found {error['input']!r}"
+    return f"{place}: {reason}{value}"
+
+
+@cache
+def _adapter(kind: type) -> pydantic.TypeAdapter[Any]:
+    import pydantic
+
+    return pydantic.TypeAdapter(kind)
 
 
 def check_limits(options: Any) -> None:  # noqa: ANN401 - a dataclass of options
@@ -81,16 +122,16 @@ def check_limits(options: Any) -> None:  # noqa: ANN401 - a dataclass of options
     Traceback (most recent call last):
     fairweather.errors.InputError: imbalance must be in (0, 1], found 0.0
     """
-    for each in fields(options):
-        value, told = getattr(options, each.name), each.metadata
+    for declared in fields(options):
+        value, metadata = getattr(options, declared.name), declared.metadata
         if not isinstance(value, int | float) or isinstance(value, bool):
             continue
-        if told.get("least") is not None and value < told["least"]:
-            raise InputError(f"{each.name} must be at least {told['least']}, found {value}")
-        if told.get("most") is not None and value > told["most"]:
-            raise InputError(f"{each.name} must be at most {told['most']}, found {value}")
-        if (within := told.get("within")) and not _contains(within, value):
-            raise InputError(f"{each.name} must be in {within}, found {value}")
+        if metadata.get("least") is not None and value < metadata["least"]:
+            raise InputError(f"{declared.name} must be at least {metadata['least']}, found {value}")
+        if metadata.get("most") is not None and value > metadata["most"]:
+            raise InputError(f"{declared.name} must be at most {metadata['most']}, found {value}")
+        if (within := metadata.get("within")) and not _contains(within, value):
+            raise InputError(f"{declared.name} must be in {within}, found {value}")
 
 
 def _contains(interval: str, value: float) -> bool:
@@ -127,7 +168,7 @@ class GroupColumns(NamedTuple):
     @property
     def columns(self) -> list[str]:
         """The columns that are read, each once."""
-        crossed = [name for each in self.slices for name in split_slice(each)]
+        crossed = [name for column in self.slices for name in split_slice(column)]
         return list(dict.fromkeys([*([self.cluster] if self.cluster else []), *crossed]))
 
 

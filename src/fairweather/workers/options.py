@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fairweather.errors import InputError, missing_extra, unknown_name
-from fairweather.types.options import check_limits, option
+from fairweather.types.options import check_limits, option, read_options
 
 LOCAL, SLURM, SLURM_LOCAL, RAY = "local", "slurm", "slurm-local", "ray"
 PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
@@ -165,19 +165,18 @@ class Sharing:
 
 
 def read_sharing(given: Mapping[str, Any]) -> Sharing:
-    """Read the options of Python by name; raises `InputError` for one that there is not.
+    """Read the options of Python by name; raises `InputError` for the first wrong one.
 
     >>> read_sharing({"steps": "1/2"})
     Traceback (most recent call last):
     fairweather.errors.InputError: steps is gone: give worker=True in each process that shares ...
+    >>> read_sharing({"jobs": "two"})
+    Traceback (most recent call last):
+    fairweather.errors.InputError: jobs: input should be a valid integer, unable to parse string ...
     """
-    known = [each.name for each in fields(Sharing)]
-    for name in given:
-        if name == "steps":
-            raise InputError("steps is gone: give worker=True in each process that shares the work")
-        if name not in known:
-            raise unknown_name("option", name, known)
-    return Sharing(**{**given, "setup": tuple(given.get("setup") or ())})
+    if "steps" in given:
+        raise InputError("steps is gone: give worker=True in each process that shares the work")
+    return read_options(Sharing, {name: v for name, v in given.items() if v is not None})
 
 
 @dataclass(frozen=True)

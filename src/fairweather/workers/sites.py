@@ -129,7 +129,7 @@ class PackedData(NamedTuple):
     """A data set whose pixels all processes of a machine can share: NumPy arrays.
 
     Attributes:
-        name, mean, std, notes: as in `Dataset`.
+        name, mean, std, notes, task: as in `Dataset`.
         parts: pixels, labels, keys and classes of each split.
     """
 
@@ -137,6 +137,7 @@ class PackedData(NamedTuple):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: Mapping[str, object]
+    task: str
     parts: Mapping[str, tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...]]]
 
     @classmethod
@@ -146,7 +147,8 @@ class PackedData(NamedTuple):
             name: (each.images.numpy(), each.labels, each.keys, each.classes)
             for name, each in get_splits(dataset).items()
         }
-        return cls(dataset.name, dataset.mean, dataset.std, dict(dataset.notes), parts)
+        notes = dict(dataset.notes)
+        return cls(dataset.name, dataset.mean, dataset.std, notes, dataset.task, parts)
 
     @property
     def bytes(self) -> int:
@@ -162,7 +164,7 @@ class PackedData(NamedTuple):
                 for name, (pixels, labels, keys, classes) in self.parts.items()
             }
         train, val, test = found.get("train"), found.get("val"), found["test"]
-        return Dataset(self.name, train, val, test, self.mean, self.std, self.notes)
+        return Dataset(self.name, train, val, test, self.mean, self.std, self.notes, self.task)
 
 
 SiteAnswer = SiteProduct | MissingData | Failure

@@ -173,7 +173,7 @@ def strip_affixes(names: Sequence[str]) -> tuple[str, ...]:
     if not all(name[len(before) :].isdecimal() for name in names):
         before = before[: 1 + max(map(before.rfind, SEPARATORS))]
     cut = [name[len(before) :] for name in names]
-    after = os.path.commonprefix([name[::-1] for name in cut])  # noqa: RUF071 - likewise
+    after = os.path.commonprefix([name[::-1] for name in cut])  # noqa: RUF071 - of characters
     after = after[: 1 + max(map(after.rfind, SEPARATORS))]
     cut = [name[: len(name) - len(after)] for name in cut]
     return tuple(cut) if all(cut) and len(set(cut)) == len(cut) else tuple(names)
@@ -212,7 +212,7 @@ def _check_count(classes: Sequence[str], rows: PredictionRows) -> None:
 def _select_outputs(
     rows: PredictionRows, mapped: LabelMap, options: RowOptions
 ) -> tuple[npt.NDArray[np.float64], OutputKind, list[str]]:
-    """The outputs of the data's classes, what they are, and what is said of the other columns."""
+    """The outputs of the data's classes, their kind, and a note on the other columns."""
     used = [column for columns in mapped.columns for column in columns]
     rest = [at for at in range(mapped.outputs) if at not in set(used)]
     if not rest:

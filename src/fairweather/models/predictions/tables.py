@@ -158,7 +158,7 @@ def read_frame(
         classes: how many classes the data have, if that is known.
 
     Raises:
-        InputError: a column is missing, could be one of several, or is no column of numbers.
+        InputError: a column is missing, could be one of several, or does not have numbers.
 
     >>> frame = pd.DataFrame({"label": [0, 1], "cat": [0.9, 0.2], "dog": [0.1, 0.8]})
     >>> rows = read_frame(frame, "the table", RowOptions(), headed=True)
@@ -252,7 +252,7 @@ def read_column(values: object, place: str) -> Column:
 
 
 def read_numbers(frame: pd.DataFrame, names: Sequence[str], place: str) -> npt.NDArray[np.float64]:
-    """Return columns as numbers, float64 `[N, C]`; raises `InputError` for what is no number."""
+    """Return columns as numbers, float64 `[N, C]`; raises `InputError` for anything else."""
     numbers = np.empty((len(frame), len(names)))
     for at, name in enumerate(names):
         column = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
@@ -304,14 +304,14 @@ def _is_counter(values: pd.Series[Any]) -> bool:
 
 
 def _has_leading_zeros(values: pd.Series[Any]) -> bool:
-    """Whether one is a name with leading zeros, such as 007."""
+    """Whether a value has leading zeros, such as 007, so that it is a name."""
     return bool(values.astype(str).str.match(r"0\d").any())
 
 
 def _read_index(
     values: pd.Series[Any], keys: Column | None, key: str | None, place: str, which: str
 ) -> tuple[Column | None, str]:
-    """The keys, and what is said of the index column: it counts the rows, or it has their keys."""
+    """The keys, and a note on the index column, which counts the rows or has their keys."""
     if _is_counter(values):
         return keys, f"{which} counts the rows and is not used"
     if key is not None:
@@ -337,7 +337,7 @@ def _check_points(values: pd.Series[Any], place: str) -> None:
 
 
 def read_header(path: Path) -> list[str]:
-    """The cells of the first line of a CSV file; raises `InputError` if it is no text."""
+    """The cells of the first line of a CSV file; raises `InputError` if the file is not text."""
     lines = _read_first_lines(path)
     return _split_cells(lines[:1], find_delimiter(lines, otherwise=SPACES))[0] if lines else []
 
@@ -529,7 +529,7 @@ def _split_cells(lines: Sequence[str], separator: str) -> list[list[str]]:
 
 
 def _has_header(cells: Sequence[Sequence[str]]) -> bool:
-    """Whether the first line names the columns: a name is no number, or counts the classes."""
+    """Whether the first line names the columns: with no numbers, or the numbers of the classes."""
     first, rest = cells[0], cells[1:]
     numeric = [place for place, cell in enumerate(first) if _is_number(cell)]
     if not numeric:

@@ -48,7 +48,7 @@ from fairweather.types.record import (
     VAL,
 )
 
-# ---------------------------------------------------------------- reliability diagrams: is a model
+# ---------------------------------------------------------------- reliability diagrams
 
 PANEL_SIDE = 190
 ROW_GAP, COLUMN_GAP = 34, 28
@@ -159,7 +159,11 @@ def find_worst_conditions(contents: Contents) -> list[DiagramCondition]:
         }
         # In a report of several runs, a level that few models have is not the worst for all.
         most = max(map(len, accuracies.values()), default=0)
-        means = {level: fmean(of) for level, of in accuracies.items() if most and len(of) == most}
+        means = {
+            level: fmean(values)
+            for level, values in accuracies.items()
+            if most and len(values) == most
+        }
         if means:
             level = min(means, key=lambda level: means[level])
             title, cell = f"{sweep.title}, {sweep.heading(level)}", sweep.cells[level]
@@ -187,8 +191,8 @@ def keep_most_accurate(contents: Contents) -> list[str]:
 
     def accuracy(name: str) -> list[float]:
         places = ((ALL, MEAN), (CLEAN, NO_LEVEL))
-        found = [contents.score("accuracy", name, *place) for place in places]
-        return [-math.inf if score is None else score.value for score in found]
+        scores = [contents.score("accuracy", name, *place) for place in places]
+        return [-math.inf if score is None else score.value for score in scores]
 
     best = sorted(names, key=accuracy, reverse=True)[:MOST_MODELS]
     return [name for name in names if name in best]
@@ -250,7 +254,7 @@ def _make_layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame
     )
 
 
-# ---------------------------------------------------------------- what the page shows of one model
+# ---------------------------------------------------------------- numbers of a cell
 
 HISTOGRAM_BARS = 20  # of the histogram of confidence
 CURVE_POINTS = 60  # of the risk-coverage curve
@@ -312,8 +316,8 @@ def read_cell(
     contents: Contents, model: str, seed: str, cell: str, part: str = TEST
 ) -> CellColumns | None:
     """Read a cell of a model; None where it was not predicted."""
-    found = contents.read_columns(model, seed, cell, CellColumns._fields, part)
-    return None if found is None else CellColumns(*found)
+    columns = contents.read_columns(model, seed, cell, CellColumns._fields, part)
+    return None if columns is None else CellColumns(*columns)
 
 
 def describe_cell(
@@ -356,7 +360,7 @@ def round_numbers(numbers: Sequence[float] | FloatArray) -> RoundedRow:
     >>> round_numbers([0.12345678, float("nan"), 1.0])
     [0.123457, None, 1.0]
     """
-    return [round(float(each), 6) if np.isfinite(each) else None for each in numbers]
+    return [round(float(number), 6) if np.isfinite(number) else None for number in numbers]
 
 
 def _estimate_risk_interval(
@@ -364,7 +368,7 @@ def _estimate_risk_interval(
 ) -> IntervalEnds:
     """The 95 % interval of the risk at each point of a risk-coverage curve.
 
-    With clusters, points between `FINE` even ones and those that are drawn have that of the next.
+    With clusters it is computed at even points and at those that are drawn; others take the next.
     """
     images = np.round(curve.coverage * len(cell.confidence)).astype(np.int64)
     if clusters is None:

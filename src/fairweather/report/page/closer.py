@@ -48,7 +48,7 @@ from fairweather.report.tables import CORRECTED, ScoreEntry
 from fairweather.types.record import CLEAN, MEAN
 from fairweather.variants.variant import keeps_network
 
-# ---------------------------------------------------------------- the charts of the page that show
+# ---------------------------------------------------------------- charts of a cell
 
 # Right and wrong, apart by lightness too.
 RIGHT, WRONG = "var(--right)", "var(--wrong)"
@@ -91,10 +91,10 @@ def _draw_reliability() -> Chart:
         .mark_line(color=RULE, strokeDash=[4, 3], strokeWidth=1.5)
         .encode(x=alt.X("at:Q", title=None, scale=UNIT_SCALE), y=alt.Y("at:Q", title="Accuracy"))
     )
-    told = make_tooltip(
+    tooltip = make_tooltip(
         ("confidence_text", "Mean confidence"), ("accuracy_text", "Accuracy"), ("images", "Images")
     )
-    base = alt.Chart(ROWS).encode(x=x, tooltip=told)
+    base = alt.Chart(ROWS).encode(x=x, tooltip=tooltip)
     few = f"datum.images < {FEW_IMAGES}"
     faint = choose_value(alt.OpacityValue, few, 0.2, 1)
     gap = base.mark_rule(strokeWidth=9).encode(
@@ -160,7 +160,7 @@ def _draw_risk_coverage() -> Chart:
     y = alt.Y("risk:Q", title=wrong, axis=alt.Axis(format=".0%", tickCount=5, tickMinStep=0.01))
     which = ["chosen images", "clean images"]
     legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolStrokeWidth=3)
-    inks, dashes = (alt.Scale(domain=which, range=each) for each in ([INK, FAINT], DASHES))
+    inks, dashes = (alt.Scale(domain=which, range=values) for values in ([INK, FAINT], DASHES))
     color = alt.Color("which:N", scale=inks, legend=legend)
     dash = alt.StrokeDash("which:N", scale=dashes, legend=legend)
     said = make_tooltip(("which", "Images"), ("coverage_text", "Coverage"), ("risk_text", "Risk"))
@@ -189,14 +189,14 @@ def _draw_deferral(conditions: int) -> Chart:
     # A little beyond, so that marks at the ends are whole.
     scale = alt.Scale(domain=[-0.03, 1.05], nice=False)
     title = "Share deferred to a person"
-    told = make_tooltip(
+    tooltip = make_tooltip(
         ("place", "Images"),
         ("needed_text", "To keep the risk"),
         ("over_text", "Deferred at the threshold"),
         ("risk_text", "Wrong among the answers"),
     )
     y = alt.Y("place:N", sort=None, title=None, axis=axis)
-    base = alt.Chart(ROWS).encode(y=y, tooltip=told)
+    base = alt.Chart(ROWS).encode(y=y, tooltip=tooltip)
     x = alt.X("needed:Q", title=title, axis=_make_share_axis(), scale=scale)
     bars = base.mark_bar(height=14, color=FAINT, opacity=0.55).encode(x=x)
     ends = base.mark_rule(strokeWidth=2, color=INK).encode(
@@ -221,8 +221,8 @@ def _draw_classes(classes: Sequence[str], shown: int) -> Chart:
     """Draw the accuracy of as many of these classes as are shown, one bar each."""
     axis = alt.Axis(labelLimit=130, ticks=False, domain=False, labelExpr=look_up(classes))
     y = alt.Y("at:O", sort=None, title=None, axis=axis)
-    told = make_tooltip(("name", "Class"), ("accuracy_text", "Accuracy"), ("images", "Images"))
-    base = alt.Chart(ROWS).encode(y=y, tooltip=told)
+    tooltip = make_tooltip(("name", "Class"), ("accuracy_text", "Accuracy"), ("images", "Images"))
+    base = alt.Chart(ROWS).encode(y=y, tooltip=tooltip)
     shares = alt.Axis(format=".0%", tickCount=5)
     bars = base.mark_bar(height={"band": 0.7}, color=RIGHT, opacity=0.75).encode(
         x=alt.X("accuracy:Q", title="Accuracy", axis=shares, scale=UNIT_SCALE)
@@ -240,7 +240,7 @@ def _draw_confusion(classes: Sequence[str]) -> Chart:
     axis = alt.Axis(labelLimit=90, ticks=False, domain=False, labelExpr=look_up(classes))
     turned = axis.copy()
     turned.labelAngle = 0 if max(map(len, classes)) <= 2 else -60
-    told = make_tooltip(
+    tooltip = make_tooltip(
         ("label", "Label"),
         ("predicted", "Predicted"),
         ("images", "Images"),
@@ -249,7 +249,7 @@ def _draw_confusion(classes: Sequence[str]) -> Chart:
     base = alt.Chart(ROWS).encode(
         x=alt.X("predicted_at:O", title="Predicted", axis=turned, scale=scale),
         y=alt.Y("label_at:O", title="Label", axis=axis, scale=scale),
-        tooltip=told,
+        tooltip=tooltip,
     )
     title = "Share of the label's images"
     legend = alt.Legend(title=title, format=".0%", orient="top", gradientLength=160)
@@ -273,7 +273,7 @@ def _make_share_axis() -> alt.Axis:
     return alt.Axis(format=".0%", values=[0, 0.25, 0.5, 0.75, 1])
 
 
-# ---------------------------------------------------------------- the pictures that the page carrie
+# ---------------------------------------------------------------- pictures
 
 
 class Picture(TypedDict):
@@ -327,11 +327,11 @@ def find_predictions(
 
 def group_keys(samples: Samples | None) -> dict[str, list[int]]:
     """List the images that there are pictures of, by the id of the shift."""
-    found: dict[str, list[int]] = {}
+    keys: dict[str, list[int]] = {}
     shown = (*samples.pictures, *(at[1:] for at in samples.attacked)) if samples else ()
     for cell, key in dict.fromkeys(shown):
-        found.setdefault(cell, []).append(key)
-    return found
+        keys.setdefault(cell, []).append(key)
+    return keys
 
 
 def make_gallery(
@@ -363,7 +363,9 @@ def make_gallery(
     for (attacks_on, cell, key), image in samples.attacked.items():
         said = predictions.get(CellImage(key, cell), {})
         # Calibrations and prediction sets leave the network: they see the images of its attacks.
-        seen_by = [each for each in models if name_attacked(each) == attacks_on and each in said]
+        seen_by = [
+            model for model in models if name_attacked(model) == attacks_on and model in said
+        ]
         for model in seen_by:
             attacked.setdefault(model, {}).setdefault(cell, []).append(len(pictures))
         own = {model: said[model] for model in seen_by}
@@ -388,13 +390,13 @@ def name_attacked(name: str) -> str:
     ('basic', 'basic+ensemble')
     """
     base, *added = name.split("+")
-    return "+".join([base, *(each for each in added if not keeps_network(each))])
+    return "+".join([base, *(variant for variant in added if not keeps_network(variant))])
 
 
 def _make_picture(
     cell: str, image: bytes, models: Sequence[str], predictions: Mapping[str, ShownPrediction]
 ) -> Picture:
-    label = next((each.label for each in predictions.values()), None)
+    label = next((prediction.label for prediction in predictions.values()), None)
     said = [
         (predictions[model].predicted, predictions[model].confidence)
         if model in predictions
@@ -405,7 +407,7 @@ def _make_picture(
     return Picture(image=uri, cell=cell, label=label, predictions=said)
 
 
-# ---------------------------------------------------------------- the section that shows one model
+# ---------------------------------------------------------------- the section
 
 # Up to so many, every picture says what each of them sees; beyond, what the chosen one does.
 MOST_MODELS = 6
@@ -429,8 +431,8 @@ def _look_closer(contents: Contents) -> _CloserLook:
         if shown_closer:
             numbers = describe_cell(columns, classes, thresholds[model], contents.clusters)
             cells[model][cell] = _use_stored_intervals(contents, model, levels[cell], numbers)
-        for shown, each in find_predictions(columns, cell, pictures.get(cell, ())).items():
-            predictions.setdefault(shown, {})[model] = each
+        for shown, prediction in find_predictions(columns, cell, pictures.get(cell, ())).items():
+            predictions.setdefault(shown, {})[model] = prediction
     return _CloserLook(cells, predictions)
 
 
@@ -535,13 +537,13 @@ def _show_pictures(contents: Contents, _: Tables) -> PartView | None:
     cells, predictions = contents.once(_look_closer)
     if not any(cells.values()):
         return None
-    found = make_gallery(list(contents.titles), contents.samples, predictions)
+    gallery = make_gallery(list(contents.titles), contents.samples, predictions)
     return PartView(
         "Pictures",
-        anchor="pictures" if found else "",
+        anchor="pictures" if gallery else "",
         template="pictures.html.j2",
         facts={"many_models": len(contents.titles) > MOST_MODELS},
-        carried={"gallery": found},
+        carried={"gallery": gallery},
     )
 
 

@@ -27,7 +27,7 @@ from fairweather.report.tables import CORRECTED, TextTable, describe_metric
 from fairweather.report.vega import EXPOSED_API, begin_work, bundle_javascript
 from fairweather.runs.folder import ABANDONED_AFTER, remove_partial, write_atomically
 
-# ---------------------------------------------------------------- vega's JavaScript for the page: p
+# ---------------------------------------------------------------- the page's JavaScript
 
 MOST_BYTES = 2**25  # bytes that are read; the JavaScript has one million
 SHARED_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -40,7 +40,7 @@ def begin_library(letters: int) -> Callable[[], str]:
     has written and nobody else can change.
 
     Args:
-        letters: characters of the figures that are drawn meanwhile, as for `vega.begin`.
+        letters: characters of the figures that are drawn meanwhile, as for `begin_work`.
 
     Returns:
         A function that waits for the JavaScript.
@@ -76,9 +76,9 @@ def _read_library(place: Path) -> str | None:
         # A link would lead elsewhere, and what is no file may never end.
         number = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(number, "rb") as file:
-            found = os.fstat(number)
-            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-            if not ours or found.st_mode & SHARED_WRITE:
+            status = os.fstat(number)
+            ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            if not ours or status.st_mode & SHARED_WRITE:
                 return None
             digest, _, text = file.read(MOST_BYTES).decode().partition("\n")
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# ---------------------------------------------------------------- the one HTML page: it loads nothi
+# ---------------------------------------------------------------- the page
 
 
 def render_page(
@@ -131,7 +131,7 @@ def render_page(
     carried: dict[str, object] = {
         "config": PAGE_CONFIG,
         "charts": {chart.name: chart.spec for view in views for chart in view.charts},
-        "tables": {table.name: table.texts() for of in tables.values() for table in of},
+        "tables": {table.name: table.texts() for of_part in tables.values() for table in of_part},
         "models": [
             {"name": name, "title": contents.titles[name], **look._asdict()}
             for name, look in models.items()
@@ -164,7 +164,7 @@ def pack_json(content: Mapping[str, object]) -> str:
     """Write JSON, compressed, in letters that mean nothing to HTML; the same for the same content.
 
     >>> import json
-    >>> json.loads(gzip.decompress(base64.b64decode(pack_json({"name": "</join_scripts>"}))))
+    >>> json.loads(gzip.decompress(base64.b64decode(pack_json({"name": "</script>"}))))
     {'name': '</script>'}
     """
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,21 +44,18 @@ from fairweather.models.run_models import find_run_path
 from fairweather.models.sources import OpenedModel
 from fairweather.models.user_modules import open_module
 from fairweather.progress import Notify
-from fairweather.requests.evaluation.request import (
-    ModelName,
-    ModelRequest,
+from fairweather.requests.evaluation.settings import (
+    add_class_settings,
     check_loaded_dataset,
     group_columns,
-    make_class_settings,
     make_settings,
     model_titles,
     read_label_map,
 )
-from fairweather.requests.evaluation_options import read_natural_sources
+from fairweather.requests.evaluation_options import EvaluationOptions, read_natural_sources
 from fairweather.requests.execution import describe_groups
 from fairweather.requests.inputs import (
     Inputs,
-    OpenModel,
     Settings,
     check_has_validation,
     model_label,
@@ -71,8 +68,9 @@ from fairweather.runs.folder import fingerprint, open_finished_run
 from fairweather.steps.measurement import OOD_DATA, MeasuredModel, collect_facts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
-from fairweather.types.measurement import Attack, Dataset, Images
+from fairweather.types.measurement import Attack, Dataset, Images, Preparation, Shift
 from fairweather.types.record import TEST, VAL, ModelRecord
+from fairweather.workers.options import Sharing
 
 # What is probably wrong if a model is no better than chance.
 ADVICE = (
@@ -82,31 +80,146 @@ ADVICE = (
 MOST_SAMPLE_IMAGES = 64  # test images that show whether outputs are probabilities
 
 
+UNKNOWN_SEED = 0  # of a model whose seed nobody names
+
+
+class ModelName(NamedTuple):
+    """What a model is called, and the seed that it was trained with."""
+
+    model: str
+    seed: int = UNKNOWN_SEED
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Models, their data, the shifts and the options; see `evaluate`.
+
+    Attributes:
+        names: of the models, in their order; empty if each has the name that it was opened with.
+    """
+
+    models: tuple[str | nn.Module, ...]
+    dataset: str | Dataset
+    shifts: tuple[Shift | Attack, ...]
+    options: EvaluationOptions
+    names: tuple[ModelName, ...] = ()
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The models that only this process has."""
+        return [model for model in self.models if isinstance(model, nn.Module)]
+
+    def check(self) -> None:
+        """Raise `InputError` for what does not fit together to share the work, or is not there."""
+        sharing = Sharing.of(self.options)
+        sharing.check()
+        if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
+            ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
+            asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
+            raise InputError(
+                f"{asked}: other processes open the model and the data by name, not as objects"
+            )
+
+    def make_inputs(self, device: torch.device, tell: Notify) -> Inputs:
+        """Open the models, load the data with their preprocessing, and match their classes.
+
+        Raises:
+            InputError: something is wrong with a model, the data, or how they fit; the models need
+                images of different sizes; or something that is asked for would fail later.
+        """
+        options = self.options
+        settings = make_settings(options, self.shifts, device)
+        _check_names(self)
+        runs = [read_training_data(model) for model in self.models]
+        label_map = read_label_map(options)
+        for name in (*options.ood, *read_natural_sources(options.natural).values()):
+            if name.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
+                list_source(name, offline=True)
+        fractions = _split_data(self, runs[0], settings, tell)
+        priors = read_priors(options.priors)
+        opened = [_open_model(self, model) for model in self.models]
+        source = _common_source(self, opened, runs, fractions)
+        dataset = self.dataset
+        if isinstance(dataset, str):
+            dataset = open_data(source, offline=options.offline, progress=_without_checksums(tell))
+            note = _fitting_note(dataset, is_split_as_trained=_is_asked_for(self, runs[0]))
+            dataset = replace(dataset, notes={**dataset.notes, **note})
+        models = [
+            _match_model(options, model, dataset, name, label_map)
+            for model, name in zip(opened, self.names or _default_names(opened), strict=True)
+        ]
+        _check_distinct(models)
+        others = _other_sources(self, runs[0], source, opened[0].preparation, dataset)
+        datasets = {DATA: dataset, **open_datasets(others, offline=options.offline, progress=tell)}
+        allowed = options.allow_duplicates or source.allow_duplicates
+        check_natural(datasets, allow_duplicates=allowed, progress=tell)
+        titles = model_titles(options.title, [model.name for model in models])
+        try_settings(dataset, settings, "an evaluation")
+        for model in models:
+            _try_model(model, settings, dataset.test[:1])
+        truth = dataset.test.labels.numpy()
+        settings = add_class_settings(settings, options, priors, truth, dataset.classes)
+        seeds = tuple(sorted({model.seed for model in models}))
+        labels = [model_label(titles[model.name], model.seed, seeds) for model in models]
+        return Inputs(
+            kind="evaluation",
+            name=_run_name(models, dataset),
+            title=f"{', '.join(titles.values())} on {dataset.name}",
+            sources={DATA: source, **others},
+            facts={name: collect_facts(loaded, (VAL, TEST)) for name, loaded in datasets.items()},
+            datasets=datasets,
+            models=[
+                MeasuredModel(
+                    model.name,
+                    model.seed,
+                    titles[model.name],
+                    label,
+                    OpenedNetwork(digest=model.planned.digest),
+                )
+                for model, label in zip(models, labels, strict=True)
+            ],
+            records={
+                name: _describe_model(
+                    [model for model in models if model.name == name],
+                    title,
+                    options,
+                    dataset.classes,
+                )
+                for name, title in titles.items()
+            },
+            seeds=seeds,
+            settings=settings,
+            networks=[(model.planned, model.network) for model in models],
+            lines=_describe_inputs(models, labels, datasets),
+            advice=ADVICE,
+        )
+
+
 class EvaluatedModel(NamedTuple):
     """A model whose outputs are those of the data's classes.
 
     Attributes:
         name: with the seed, no other model of the evaluation has it.
+        seed: that it was trained with; 0 if that is not known.
         opened: the model as it was opened.
         outputs: whether its outputs are logits or probabilities, and why.
-        model: gives logits for the data's classes.
         labels: the label mapping, from the model's outputs to the data's classes.
-        digest: of the weights and everything else that decides what the model gives.
-        seed: that it was trained with; 0 if that is not known.
+        network: gives logits for the data's classes.
+        planned: how another process opens it.
     """
 
     name: str
+    seed: int
     opened: OpenedModel
     outputs: OutputKind
-    model: nn.Module
     labels: LabelMap
-    digest: str
-    seed: int
+    network: nn.Module
+    planned: PlannedModel
 
     @property
     def source(self) -> str:
         """What was opened, for people and the record."""
-        return str(self.opened.facts.get("source", self.opened.name))
+        return self.planned.source
 
     def lines(self, label: str) -> list[str]:
         """Describe it, one fact per line; the label is what it is called."""
@@ -143,69 +256,13 @@ def describe_odd_range(
         case _:
             return None
     away = min(abs(m - n) / s for m, n, s in zip(mean, made_for, spread, strict=True))
-    contrast = max(found / s for found, s in zip(std, spread, strict=True))
+    contrast = max(spread_of_images / s for spread_of_images, s in zip(std, spread, strict=True))
     if away <= 1.5 or (contrast >= 0.5 and away <= 3):
         return None
-    found, meant = (" ".join(f"{each:.3g}" for each in some) for some in (mean, made_for))
+    actual, meant = (" ".join(f"{value:.3g}" for value in some) for some in (mean, made_for))
     return (
-        f"the images have the mean {found} (in [0, 1]), and the model is made for {meant}: they "
+        f"the images have the mean {actual} (in [0, 1]), and the model is made for {meant}: they "
         "may be nearly black or white because of their range of values; see --scale"
-    )
-
-
-def make_model_inputs(request: ModelRequest, device: torch.device, tell: Notify) -> Inputs:
-    """Open the models, load the data with their preprocessing, and match their classes.
-
-    Raises:
-        InputError: something is wrong with a model, the data, or how they fit; the models need
-            images of different sizes; or something that is asked for would fail later.
-    """
-    options = request.options
-    settings = make_settings(options, request.shifts, device)
-    fractions = check_request(request, settings, tell)
-    priors = read_priors(options.priors)
-    opened = [open_requested_model(each) for each in request.each()]
-    source = _common_source(request, opened, fractions)
-    dataset = request.dataset
-    if isinstance(dataset, str):
-        dataset = open_data(source, offline=options.offline, progress=_without_checksums(tell))
-        dataset = replace(dataset, notes={**dataset.notes, **_fitting_note(dataset, request)})
-    names = request.names or _default_names(opened)
-    models = [
-        _match_model(request, each, dataset, name) for each, name in zip(opened, names, strict=True)
-    ]
-    _check_distinct(models)
-    others = _other_sources(request, source, opened[0], dataset)
-    datasets = {DATA: dataset, **open_datasets(others, offline=options.offline, progress=tell)}
-    allowed = options.allow_duplicates or source.allow_duplicates
-    check_natural(datasets, allow_duplicates=allowed, progress=tell)
-    titles = model_titles(options.title, [each.name for each in models])
-    _try_models(models, dataset, settings)
-    of = make_class_settings(options, priors, dataset.test.labels.numpy(), dataset.classes)
-    seeds = tuple(sorted({each.seed for each in models}))
-    labels = [model_label(titles[each.name], each.seed, seeds) for each in models]
-    return Inputs(
-        kind="evaluation",
-        name=_run_name(models, dataset),
-        title=f"{', '.join(titles.values())} on {dataset.name}",
-        sources={DATA: source, **others},
-        facts={name: collect_facts(each, (VAL, TEST)) for name, each in datasets.items()},
-        datasets=datasets,
-        models=[
-            MeasuredModel(
-                each.name, each.seed, titles[each.name], label, OpenedNetwork(digest=each.digest)
-            )
-            for each, label in zip(models, labels, strict=True)
-        ],
-        described={
-            name: _describe_model(models, name, titles[name], request, dataset.classes)
-            for name in titles
-        },
-        seeds=seeds,
-        settings=replace(settings, classes=of),
-        opened=[OpenModel(_model_source(request, each), each.model) for each in models],
-        lines=_describe_inputs(models, labels, datasets),
-        advice=ADVICE,
     )
 
 
@@ -232,12 +289,12 @@ def _describe_inputs(
             lines.append(f"warning        {which}{odd}")
     if groups := describe_groups(test.groups):
         lines.append(f"groups         {groups}")
-    for name, other in datasets.items():
+    for name, natural in datasets.items():
         if name.startswith(NATURAL_DATA):
-            known = describe_groups(other.test.groups)
+            known = describe_groups(natural.test.groups)
             lines.append(
-                f"natural        {name.removeprefix(NATURAL_DATA)}: {other.name}, n = "
-                f"{len(other.test):,}, {len(other.classes)} of these classes"
+                f"natural        {name.removeprefix(NATURAL_DATA)}: {natural.name}, n = "
+                f"{len(natural.test):,}, {len(natural.classes)} of these classes"
                 f"{f', {known}' if known else ''}"
             )
     if verified := describe_verification(dataset.name, notes):
@@ -249,49 +306,43 @@ def _describe_inputs(
     return lines
 
 
-def _try_models(models: Sequence[EvaluatedModel], dataset: Dataset, settings: Settings) -> None:
-    """Raise `InputError` for anything that would make the evaluation fail later."""
-    try_settings(dataset, settings, "an evaluation")
-    attacked = any(isinstance(each, Attack) for each in settings.shifts)
-    for each in models:
-        is_graph = any(isinstance(module, OnnxNetwork) for module in each.model.modules())
-        if is_graph and settings.arithmetic.precision == "bf16":
-            raise InputError(
-                "precision bf16 is for PyTorch models; an ONNX file says itself which of its "
-                "numbers have 16 bits"
-            )
-        tensors = (*each.model.parameters(), *each.model.buffers())
-        if attacked and any(tensor.is_inference() for tensor in tensors):
-            raise InputError(
-                f"{each.source} was made in torch.inference_mode(), so that attacks find no "
-                "gradients: make it outside of it"
-            )
-        try_model(each.model, settings, dataset.test[:1])
+def _try_model(model: EvaluatedModel, settings: Settings, image: Images) -> None:
+    """Raise `InputError` for anything that would make the evaluation of a model fail later."""
+    is_graph = any(isinstance(module, OnnxNetwork) for module in model.network.modules())
+    if is_graph and settings.arithmetic.precision == "bf16":
+        raise InputError(
+            "precision bf16 is for PyTorch models; an ONNX file says itself which of its "
+            "numbers have 16 bits"
+        )
+    attacked = any(isinstance(shift, Attack) for shift in settings.shifts)
+    tensors = (*model.network.parameters(), *model.network.buffers())
+    if attacked and any(tensor.is_inference() for tensor in tensors):
+        raise InputError(
+            f"{model.source} was made in torch.inference_mode(), so that attacks find no "
+            "gradients: make it outside of it"
+        )
+    try_model(model.network, settings, image)
 
 
 def _describe_model(
-    models: Sequence[EvaluatedModel],
-    name: str,
+    members: Sequence[EvaluatedModel],
     title: str,
-    request: ModelRequest,
+    options: EvaluationOptions,
     classes: Sequence[str],
 ) -> ModelRecord:
     """Describe a model; of several seeds, all say where they are from, and the first the rest."""
-    members = [each for each in models if each.name == name]
-    model, options = members[0], request.options
-    asked = list_given_options(options)
+    model, asked = members[0], list_given_options(options)
     if options.outputs == "auto":
         del asked["outputs"]
+    preparations = dict.fromkeys(describe_preprocessing(member.opened) for member in members)
     settings = {
-        "source": ", ".join(dict.fromkeys(each.source for each in members)),
-        "preprocessing": "; ".join(
-            dict.fromkeys(describe_preprocessing(each.opened) for each in members)
-        ),
+        "source": ", ".join(dict.fromkeys(member.source for member in members)),
+        "preprocessing": "; ".join(preparations),
         **{key: value for key, value in asked.items() if value is not None},
     }
     facts = {
         **model.opened.facts,
-        "digest": fingerprint({str(each.seed): each.opened.digest for each in members})
+        "digest": fingerprint({str(member.seed): member.opened.digest for member in members})
         if len(members) > 1
         else model.opened.digest,
         "outputs_as": {"kind": model.outputs.kind, "from": model.outputs.origin},
@@ -305,7 +356,7 @@ def _describe_model(
 
 def _run_name(models: Sequence[EvaluatedModel], dataset: Dataset) -> str:
     """`MODEL-on-DATA`, as a name for a folder; of several models, it has the first two."""
-    names = list(dict.fromkeys(each.name for each in models))
+    names = list(dict.fromkeys(model.name for model in models))
     more = [f"{len(names) - 2}-more"] if len(names) > 2 else []
     data = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(dataset.name).name).strip("-.")
     return f"{'-and-'.join([*names[:2], *more])}-on-{data or 'data'}"
@@ -314,34 +365,41 @@ def _run_name(models: Sequence[EvaluatedModel], dataset: Dataset) -> str:
 def _default_names(opened: Sequence[OpenedModel]) -> list[ModelName]:
     """The models' own names; a second of the same name is NAME-2."""
     taken = list[str]()
-    for each in opened:
-        taken.append(free_name(each.name, taken))
+    for model in opened:
+        taken.append(free_name(model.name, taken))
     return [ModelName(name) for name in taken]
 
 
 def _match_model(
-    request: ModelRequest, opened: OpenedModel, dataset: Dataset, name: ModelName
+    options: EvaluationOptions,
+    opened: OpenedModel,
+    dataset: Dataset,
+    name: ModelName,
+    label_map: Mapping[str, object] | None,
 ) -> EvaluatedModel:
     """Find out what a model gives, and map it to the classes of the data."""
-    options = request.options
     first = _compute_outputs(opened, dataset.test[:1])
-    outputs = (
-        opened.outputs
-        or parse_outputs(options.outputs)
-        or _infer_outputs(opened, first, request, dataset)
-    )
-    labels = match_labels(opened.classes, first.shape[1], dataset.classes, read_label_map(options))
+    outputs = opened.outputs or parse_outputs(options.outputs)
+    if outputs is None and detect_kind(first) == "logits":  # most models show it with one image
+        outputs = LOGITS
+    elif outputs is None:
+        outputs = _infer_outputs(
+            opened, dataset.test[: min(MOST_SAMPLE_IMAGES, options.batch_size)]
+        )
+    labels = match_labels(opened.classes, first.shape[1], dataset.classes, label_map)
     if opened.outputs is None and outputs.kind == "probabilities":
         log_probabilities(first)  # raises for negative numbers
-    return EvaluatedModel(
-        name.model,
-        opened,
-        outputs,
-        relabel(as_logits(opened, outputs.kind), labels),
-        labels,
-        model_digest(opened, outputs.kind, labels.columns),
-        name.seed,
+    planned = PlannedModel(
+        **list_given_options(options),
+        source=str(opened.facts.get("source", opened.name)),
+        taken_for=outputs.kind,
+        size=options.size,
+        answers=labels.outputs,
+        columns=labels.columns,
+        digest=model_digest(opened, outputs.kind, labels.columns),
     )
+    network = relabel(as_logits(opened, outputs.kind), labels)
+    return EvaluatedModel(name.model, name.seed, opened, outputs, labels, network, planned)
 
 
 def free_name(name: str, taken: Sequence[str]) -> str:
@@ -350,134 +408,60 @@ def free_name(name: str, taken: Sequence[str]) -> str:
     >>> free_name("net", []), free_name("Net", ["net"]), free_name("net", ["net", "Net-2"])
     ('net', 'Net-2', 'net-3')
     """
-    lower = {each.lower() for each in taken}
+    lower = {known.lower() for known in taken}
     names = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 2)))
-    return next(each for each in names if each.lower() not in lower)
+    return next(candidate for candidate in names if candidate.lower() not in lower)
 
 
 def _check_distinct(models: Sequence[EvaluatedModel]) -> None:
-    several = len({each.seed for each in models}) > 1
+    several = len({model.seed for model in models}) > 1
     first: dict[str, str] = {}
     for model in models:
         seed = f"-seed{model.seed}" if several else ""
         called = f"{model.name}{seed} ({model.source})"
-        if (other := first.setdefault(model.digest, called)) != called:
-            raise InputError(f"{other} and {called} are the same model")
+        if (twin := first.setdefault(model.planned.digest, called)) != called:
+            raise InputError(f"{twin} and {called} are the same model")
 
 
 def _common_source(
-    request: ModelRequest, opened: Sequence[OpenedModel], fractions: Mapping[str, float]
+    request: ModelRequest,
+    opened: Sequence[OpenedModel],
+    runs: Sequence[PlannedDataset | None],
+    fractions: Mapping[str, float],
 ) -> PlannedDataset:
     """How the data are loaded for all models; they must take the same images."""
-    every = request.each()
-    sources = [
-        make_data_source(each, model, fractions) for each, model in zip(every, opened, strict=True)
-    ]
-    for model, source in zip(opened[1:], sources[1:], strict=True):
-        if source != sources[0]:
-            first, other = opened[0], model
+    first = make_data_source(request, opened[0], runs[0], fractions)
+    for model, run in zip(opened[1:], runs[1:], strict=True):
+        if make_data_source(request, model, run, fractions) != first:
             raise InputError(
-                f"{first.name} and {other.name} are measured on different images "
-                f"({describe_preprocessing(first)}; {describe_preprocessing(other)}), and the "
+                f"{opened[0].name} and {model.name} are measured on different images "
+                f"({describe_preprocessing(opened[0])}; {describe_preprocessing(model)}), and the "
                 "models of one evaluation see the same: give all of them images of one size with "
                 "--size, or evaluate them one by one and compare the runs"
             )
-    return sources[0]
-
-
-def check_request(request: ModelRequest, settings: Settings, progress: Notify) -> dict[str, float]:
-    """Check everything that needs neither weights nor images, and give the fractions of the split.
-
-    They are empty for data that are loaded already, and for the data of the run that trained the
-    model, which are split as they were there.
-
-    Raises:
-        InputError: the model's name or file, a data source, or a file of options is wrong; or a
-            variant needs a validation split, and there is none.
-    """
-    options = request.options
-    for name in ("label_column", "key_column", "classes"):
-        if getattr(options, name):
-            raise InputError(f"{name} goes with predictions:, not with a model")
-    for model in (request.model, *request.more):
-        if isinstance(model, str):
-            check_model(model, options)
-        else:
-            check_model_options(_module_source(model), options)
-    read_label_map(options)
-    for other in (*options.ood, *read_natural_sources(options.natural).values()):
-        if other.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
-            list_source(other, offline=True)
-    if isinstance(request.dataset, Dataset):
-        check_loaded_dataset(options)
-        name, has_validation = request.dataset.name, bool(request.dataset.val)
-        check_has_validation(settings.variants, name, has_validation=has_validation)
-        return {}
-    return {} if _training_data(request) else _split_fractions(request, settings, progress)
-
-
-def open_requested_model(request: ModelRequest) -> OpenedModel:
-    """Open the model, for images of the size that was asked for."""
-    options = request.options
-    if not isinstance(request.model, str):
-        source = _module_source(request.model)
-        opened = open_module(
-            request.model,
-            type(request.model).__name__,
-            options,
-            source=source,
-            what=source,
-            code=repr(request.model),
-            side=_known_side(request),
-        )
-    else:
-        opened = open_with_options(request.model, options, offline=options.offline)
-    if options.size is None:
-        return opened
-    return prepare_at(opened, options.size, keep=options.input_size is not None)
-
-
-def _module_source(model: nn.Module) -> str:
-    return f"a {type(model).__name__} of this process"
-
-
-def _known_side(request: ModelRequest) -> int | None:
-    """The side of the images, if it is known before the data are loaded."""
-    if isinstance(request.dataset, Dataset):
-        return request.dataset.test.images.shape[-1]
-    return request.options.size
-
-
-def _model_source(request: ModelRequest, model: EvaluatedModel) -> PlannedModel:
-    """A model, described for a plan."""
-    options, labels = request.options, model.labels
-    return PlannedModel(
-        **list_given_options(options),
-        source=model.source,
-        taken_for=model.outputs.kind,
-        size=options.size,
-        answers=labels.outputs,
-        columns=labels.columns,
-        digest=model.digest,
-    )
+    return first
 
 
 def make_data_source(
-    request: ModelRequest, opened: OpenedModel, fractions: Mapping[str, float]
+    request: ModelRequest,
+    opened: OpenedModel,
+    run: PlannedDataset | None,
+    fractions: Mapping[str, float],
 ) -> PlannedDataset:
     """How the data are loaded: split, and prepared as the model's configuration says."""
     options = request.options
     if isinstance(request.dataset, Dataset):
         return PlannedDataset(source=request.dataset.name, parts=("val", "test"))
-    source = _training_data(request)
-    if source is None:
+    if run is not None and _is_asked_for(request, run):
+        source = run
+    else:
         source = PlannedDataset(
             source=request.dataset,
             root=options.root,
             size=options.size,
             preparation=opened.preparation if options.size is None else None,
+            **fractions,  # type: ignore[arg-type]
         )
-        source = replace(source, **fractions)  # type: ignore[arg-type]
     return replace(
         source,
         groups=group_columns(options) or source.groups,
@@ -485,23 +469,80 @@ def make_data_source(
         limit=options.limit,
         skip_unreadable=options.skip_unreadable,
         allow_duplicates=options.allow_duplicates or source.allow_duplicates,
-        scale=options.scale or _scale_of_training_run(request),
+        scale=_choose_scale(options, run),
     )
 
 
-def _without_checksums(progress: Notify) -> Notify:
+def _choose_scale(options: EvaluationOptions, run: PlannedDataset | None) -> str | None:
+    """The scale that is asked for, or that of the training, so that the values are the same."""
+    return options.scale or (run.scale if run else None)
+
+
+def _check_names(request: ModelRequest) -> None:
+    """Check options, and the names of models: that needs neither weights nor images."""
+    options = request.options
+    for name in ("label_column", "key_column", "classes"):
+        if getattr(options, name):
+            raise InputError(f"{name} goes with predictions:, not with a model")
+    for model in request.models:
+        if isinstance(model, str):
+            check_model(model, options)
+        else:
+            check_model_options(_name_module(model), options)
+
+
+def _open_model(request: ModelRequest, model: str | nn.Module) -> OpenedModel:
+    """Open a model, for images of the size that was asked for."""
+    options = request.options
+    if isinstance(model, str):
+        opened = open_with_options(model, options, offline=options.offline)
+    else:
+        source, side = _name_module(model), options.size
+        if isinstance(request.dataset, Dataset):
+            side = request.dataset.test.images.shape[-1]
+        opened = open_module(
+            model,
+            type(model).__name__,
+            options,
+            source=source,
+            what=source,
+            code=repr(model),
+            side=side,
+        )
+    if options.size is None:
+        return opened
+    return prepare_at(opened, options.size, keep=options.input_size is not None)
+
+
+def _name_module(model: nn.Module) -> str:
+    return f"a {type(model).__name__} of this process"
+
+
+def _without_checksums(tell: Notify) -> Notify:
     """Leave out what loading says of checksums, since a line says it too."""
-    return lambda event: None if event.task == "verify" else progress(event)
+    return lambda event: None if event.task == "verify" else tell(event)
 
 
-def _split_fractions(
-    request: ModelRequest, settings: Settings, progress: Notify
+def _split_data(
+    request: ModelRequest, run: PlannedDataset | None, settings: Settings, tell: Notify
 ) -> dict[str, float]:
-    """How a set is split: nothing is trained, so what is not tested is for fitting."""
+    """The fractions of the split: nothing is trained, so what is not tested is for fitting.
+
+    They are empty for data that are loaded already, and for the data of the run that trained the
+    model, which are split as they were there. Raises `InputError` for data without labels, and if a
+    variant needs a validation split, and there is none.
+    """
     options, share = request.options, request.options.validation_fraction
-    name = str(request.dataset)
+    if isinstance(request.dataset, Dataset):
+        check_loaded_dataset(options)
+        has_validation = bool(request.dataset.val)
+        check_has_validation(settings.variants, request.dataset.name, has_validation=has_validation)
+        return {}
+    if _is_asked_for(request, run):
+        return {}
+    name = request.dataset
     listed = list_source(
-        name, options.root, offline=options.offline, progress=_without_checksums(progress)
+        name, options.root, offline=options.offline, progress=_without_checksums(tell)
     )
     if listed.classes == (UNLABELLED,):
         raise InputError(
@@ -521,23 +562,9 @@ def _split_fractions(
     return {"test_fraction": 1 - share, "validation_fraction": 1.0 if share else 0.0}
 
 
-def _training_data(request: ModelRequest) -> PlannedDataset | None:
-    """The data of the run that trained the model, if these are asked for; else None.
-
-    They are split as they were for the training, so that no training image is tested.
-    """
-    own, options = _data_of_training_run(request), request.options
-    if own is None:
-        return None
-    same_root = options.root is None or str(options.root) == own.root
-    if options.size is not None or own.source != request.dataset or not same_root:
-        return None
-    return own
-
-
-def _data_of_training_run(request: ModelRequest) -> PlannedDataset | None:
-    """How the run that trained the model loaded its data; None for a model from elsewhere."""
-    folder = find_run_path(str(request.model))
+def read_training_data(model: str | nn.Module) -> PlannedDataset | None:
+    """How the run that trained a model loaded its data; None for a model from elsewhere."""
+    folder = find_run_path(str(model))
     if folder is None:
         return None
     try:
@@ -546,14 +573,19 @@ def _data_of_training_run(request: ModelRequest) -> PlannedDataset | None:
         return None
 
 
-def _scale_of_training_run(request: ModelRequest) -> str | None:
-    """The scale that the model was trained with, so that it sees the same values again."""
-    own = _data_of_training_run(request)
-    return None if own is None else own.scale
+def _is_asked_for(request: ModelRequest, run: PlannedDataset | None) -> bool:
+    """Whether the data are those of the run that trained the model.
+
+    They are split as they were for the training, so that no training image is tested.
+    """
+    options = request.options
+    if run is None or options.size is not None or run.source != request.dataset:
+        return False
+    return options.root is None or str(options.root) == run.root
 
 
-def _fitting_note(dataset: Dataset, request: ModelRequest) -> dict[str, str]:
-    if _training_data(request) is not None:
+def _fitting_note(dataset: Dataset, *, is_split_as_trained: bool) -> dict[str, str]:
+    if is_split_as_trained:
         return {"fitting": "test and validation splits are those of the run that trained the model"}
     if dataset.val is None:
         return {}
@@ -564,15 +596,21 @@ def _fitting_note(dataset: Dataset, request: ModelRequest) -> dict[str, str]:
 
 
 def _other_sources(
-    request: ModelRequest, own: PlannedDataset, opened: OpenedModel, dataset: Dataset
+    request: ModelRequest,
+    run: PlannedDataset | None,
+    own: PlannedDataset,
+    preparation: Preparation | None,
+    dataset: Dataset,
 ) -> dict[str, PlannedDataset]:
     """Other data sets at the same size; only of the same classes are their labels used."""
-    options = request.options
-    natural = read_natural_sources(options.natural)
+    options, natural = request.options, read_natural_sources(request.options.natural)
+    if options.size is not None or preparation is None:
+        size, preparation = dataset.test.images.shape[-1], None
+    else:
+        size = None
     groups = natural_columns(own.groups, natural)
     unlabelled = {f"{OOD_DATA}{source}": source for source in options.ood}
     labelled = {f"{NATURAL_DATA}{name}": source for name, source in natural.items()}
-    given = options.size is not None or opened.preparation is None
     return {
         name: PlannedDataset(
             source=source,
@@ -580,9 +618,9 @@ def _other_sources(
             test_fraction=tested_share(source),
             limit=options.limit,
             skip_unreadable=options.skip_unreadable,
-            scale=options.scale or _scale_of_training_run(request),
-            size=dataset.test.images.shape[-1] if given else None,
-            preparation=None if given else opened.preparation,
+            scale=_choose_scale(options, run),
+            size=size,
+            preparation=preparation,
             labelled=name in labelled,
             groups=groups.get(name.removeprefix(NATURAL_DATA)) if name in labelled else None,
         )
@@ -590,13 +628,8 @@ def _other_sources(
     }
 
 
-def _infer_outputs(
-    opened: OpenedModel, first: torch.Tensor, request: ModelRequest, dataset: Dataset
-) -> OutputKind:
-    """Find out what the outputs are from how they look; one image is enough to see most logits."""
-    if detect_kind(first) == "logits":
-        return LOGITS
-    images = dataset.test[: min(MOST_SAMPLE_IMAGES, request.options.batch_size)]
+def _infer_outputs(opened: OpenedModel, images: Images) -> OutputKind:
+    """Find out what the outputs are from how they look."""
     kind = detect_kind(_compute_outputs(opened, images))
     if kind == "logits":
         return LOGITS

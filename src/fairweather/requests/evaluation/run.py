@@ -6,10 +6,8 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -19,31 +17,27 @@ from fairweather.inference.prediction import restore_modules
 from fairweather.models.predictions.files import (
     NAME_FORM,
     PREFIX,
-    PredictionSource,
-    list_in_memory,
     parse_model_names,
 )
-from fairweather.models.predictions.tables import read_column
 from fairweather.progress import Notify, shows_progress, silent, to_notify
 from fairweather.report.finished_run import Run
-from fairweather.requests.evaluation import models as opened
-from fairweather.requests.evaluation import predictions as given
-from fairweather.requests.evaluation.request import ModelName
-from fairweather.requests.evaluation.request import ModelRequest as ModelRequest
-from fairweather.requests.evaluation.request import PredictionsRequest as PredictionsRequest
+from fairweather.requests.evaluation.models import ModelName, ModelRequest
+from fairweather.requests.evaluation.predictions import (
+    PredictionsRequest,
+    request_file,
+    request_predictions,
+)
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
-from fairweather.requests.execution import check_run_folder, execute_run
-from fairweather.requests.execution import make_outlook as look_ahead
-from fairweather.requests.inputs import Inputs
+from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.steps.ledger import Outlook
 from fairweather.types.measurement import Dataset
 from fairweather.types.options import takes
-from fairweather.types.record import VALIDATION
 from fairweather.workers.executors import choose_device
 from fairweather.workers.options import SLURM, SLURM_LOCAL, Sharing
 
 QUICK = "quick"
 Model = str | nn.Module
+Request = ModelRequest | PredictionsRequest
 Models = Model | Sequence[Model] | Mapping[str, Model]
 
 
@@ -106,23 +100,22 @@ def evaluate(
     >>> run.scores.query("metric == 'accuracy'")["value"].tolist()
     [0.75]
     """
-    request = make_request(model, dataset, shifts, predictions, options)
-    with restore_modules(each for each in list_models(model) if isinstance(each, nn.Module)):
-        if out is not None:
-            return run_request(request, Path(out), replace=replace, progress=to_notify(progress))
-        sharing = Sharing.of(request.options)
-        if sharing.worker or sharing.kind in (SLURM, SLURM_LOCAL):
-            way = "worker" if sharing.worker else f"executor {sharing.executor}"
-            raise InputError(f"{way} needs out, the run folder that all workers share")
-        passing = tempfile.mkdtemp(prefix="fairweather-")
-        try:
-            run = run_request(request, Path(passing) / "run", progress=to_notify(progress))
-        except BaseException:
-            shutil.rmtree(passing, ignore_errors=True)
-            raise
-        # Not a TemporaryDirectory: that warns if it is not closed.
-        weakref.finalize(run, shutil.rmtree, passing, ignore_errors=True)
-        return run
+    request, tell = make_request(model, dataset, shifts, predictions, options), to_notify(progress)
+    if out is not None:
+        return run_request(request, Path(out), replace=replace, progress=tell)
+    sharing = Sharing.of(request.options)
+    if sharing.worker or sharing.kind in (SLURM, SLURM_LOCAL):
+        way = "worker" if sharing.worker else f"executor {sharing.executor}"
+        raise InputError(f"{way} needs out, the run folder that all workers share")
+    temporary = tempfile.mkdtemp(prefix="fairweather-")
+    try:
+        run = run_request(request, Path(temporary) / "run", progress=tell)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    # Not a TemporaryDirectory: that warns if it is not closed.
+    weakref.finalize(run, shutil.rmtree, temporary, ignore_errors=True)
+    return run
 
 
 def make_request(
@@ -131,31 +124,30 @@ def make_request(
     shifts: ShiftLike | Iterable[ShiftLike],
     predictions: object,
     options: Mapping[str, object],
-) -> ModelRequest | PredictionsRequest:
+) -> Request:
     """Make the request of an evaluation; raises `InputError` for what does not go together."""
-    is_given = isinstance(model, str) and model.startswith(PREFIX)
-    if predictions is None and isinstance(model, Mapping) and _are_predictions(model):
-        predictions = {name: _predictions_path(str(each)) for name, each in model.items()}
-        model = None
-    if predictions is None and not is_given:
-        models = list_models(model)
+    is_file = _is_predictions(model)
+    if (
+        predictions is None
+        and isinstance(model, Mapping)
+        and all(map(_is_predictions, model.values()))
+    ):
+        files = {name: str(source).removeprefix(PREFIX) for name, source in model.items()}
+        model, predictions = None, {name: Path(file).expanduser() for name, file in files.items()}
+    if predictions is None and not is_file:
+        models = _list_models(model)
         if not models or dataset is None:
             what = "data set" if models else "model"
             raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE may have none")
-        if any(isinstance(each, str) and each.startswith(PREFIX) for each in models):
+        if any(map(_is_predictions, models)):
             raise InputError(
                 f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "
                 "file, and runs of predictions and of models can be compared"
             )
-        names = parse_model_names(model) if isinstance(model, Mapping) else ()
-        return ModelRequest(
-            models[0],
-            dataset,
-            expand_with_clean(shifts),
-            check_options(options),
-            tuple(models[1:]),
-            tuple(ModelName(*each) for each in names),
-        )
+        named = parse_model_names(model) if isinstance(model, Mapping) else ()
+        names = tuple(ModelName(*name) for name in named)
+        tested = expand_with_clean(shifts)
+        return ModelRequest(tuple(models), dataset, tested, check_options(options), names)
     if predictions is not None and model is not None:
         raise InputError("an evaluation has a model or predictions, and both are given")
     if shifts != QUICK:
@@ -163,52 +155,38 @@ def make_request(
             "shifts cannot be applied to predictions: give a file for each shift, called "
             f"{NAME_FORM}, or a mapping file"
         )
-    if is_given:
-        return given.predictions_request(str(model), dataset, check_options(options))
-    labels, rest = options.get("labels"), dict(options)
-    if labels is not None and not isinstance(labels, Mapping | Path):
-        del rest["labels"]
-    else:
-        labels = None
-    column = None if labels is None else read_column(labels, "labels")
-    if isinstance(predictions, str | Path):
-        asked = given.predictions_request(f"{PREFIX}{predictions}", dataset, check_options(rest))
-        return replace(asked, labels=column)
-    found = tuple(list_in_memory(predictions))
-    _check_label_order(labels, found)
-    return PredictionsRequest(
-        "predictions of this process",
-        "predictions",
-        found,
-        dataset,
-        column,
-        check_options(rest),
-    )
+    if is_file:
+        return request_file(str(model), dataset, check_options(options))
+    return request_predictions(predictions, dataset, options)
 
 
-def _check_label_order(labels: object, predictions: Iterable[PredictionSource]) -> None:
-    """Raise `InputError` if labels have an index that says another order than that of a table.
+def _is_predictions(model: object) -> bool:
+    return isinstance(model, str) and model.startswith(PREFIX)
 
-    An index that only counts says no order, unless that of the table has the same numbers.
+
+def _list_models(model: Models | None) -> list[Model]:
+    """The models that were given, one after the other.
+
+    Raises `InputError` for what is neither a module nor the text of a source.
     """
-    if not isinstance(labels, pd.Series):
-        return
-    for each in predictions:
-        if not isinstance(each.content, pd.DataFrame) or each.shift == VALIDATION:
-            continue
-        ours, theirs = labels.index, each.content.index
-        counted = any(index.equals(pd.RangeIndex(len(index))) for index in (ours, theirs))
-        alike = len(ours) == len(theirs) and ours.isin(theirs).all() and theirs.isin(ours).all()
-        if not ours.equals(theirs) and (alike or not counted):
+    if isinstance(model, Mapping):
+        models = list(model.values())
+    elif isinstance(model, Iterable) and not isinstance(model, Model):
+        models = list(model)
+    else:  # some modules are sequences of their parts
+        models = [] if model is None else [model]
+    for source in models:
+        if not isinstance(source, Model):
             raise InputError(
-                f"labels have another index than {each.place}, and are taken in the order of the "
-                "rows: give labels.loc[table.index], or labels.to_numpy() if the order is right"
+                "a model is a torch.nn.Module or the text of a source, found a "
+                f"{type(source).__name__}"
             )
+    return models
 
 
 @no_exit()
 def run_request(
-    request: ModelRequest | PredictionsRequest,
+    request: Request,
     out: Path | None,
     *,
     replace: bool = False,
@@ -216,30 +194,19 @@ def run_request(
 ) -> Run:
     """Run the rest of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
     tell, options = progress or silent, request.options
-    sharing, device = _choose_device(request)
+    device = _choose_device(request)
     check_run_folder(out)
-    inputs = make_inputs(request, device, tell)
-    return execute_run(inputs, out, sharing, tell, offline=options.offline, replace=replace)
+    with restore_modules(request.modules):
+        inputs, sharing = request.make_inputs(device, tell), Sharing.of(options)
+        return execute_run(inputs, out, sharing, tell, offline=options.offline, replace=replace)
 
 
-def _choose_device(request: ModelRequest | PredictionsRequest) -> tuple[Sharing, torch.device]:
-    """Who does the steps, and on which device.
-
-    Raises `InputError` for what does not go together or is not there, and for a model or data that
-    only this process has, if others need them.
-    """
-    options, sharing = request.options, Sharing.of(request.options)
-    if isinstance(request, PredictionsRequest):
-        given.check_prediction_options(request)
-    sharing.check()
-    if sharing.is_divided and isinstance(request, ModelRequest) and not request.is_by_name:
-        ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}
-        asked = next(name for name, alone in ways.items() if getattr(sharing, name) != alone)
-        raise InputError(
-            f"{asked}: other processes open the model and the data by name, not as objects"
-        )
-    return sharing, choose_device(
-        sharing,
+def _choose_device(request: Request) -> torch.device:
+    """Check the request, and choose its device."""
+    options = request.options
+    request.check()
+    return choose_device(
+        Sharing.of(options),
         options.device,
         threads=options.threads,
         precision=options.precision,
@@ -247,52 +214,10 @@ def _choose_device(request: ModelRequest | PredictionsRequest) -> tuple[Sharing,
     )
 
 
-def plan_evaluation(
-    request: ModelRequest | PredictionsRequest, out: Path | None, progress: Notify | None = None
-) -> Outlook:
+def plan_evaluation(request: Request, out: Path | None, progress: Notify | None = None) -> Outlook:
     """Plan an evaluation and say how far it is; nothing is written.
 
     The model is opened and the data are loaded, since each depends on the other.
     """
-    _, device = _choose_device(request)
-    return look_ahead(make_inputs(request, device, progress or silent), out)
-
-
-def make_inputs(
-    request: ModelRequest | PredictionsRequest, device: torch.device, tell: Notify
-) -> Inputs:
-    """What is measured; each kind of request finds it out in its own way."""
-    if isinstance(request, PredictionsRequest):
-        return given.make_prediction_inputs(request, device, tell)
-    return opened.make_model_inputs(request, device, tell)
-
-
-def list_models(model: Models | None) -> list[Model]:
-    """The models that were given, one after the other.
-
-    Raises `InputError` for what is neither a module nor the text of a source.
-    """
-    if model is None:
-        return []
-    if isinstance(model, Mapping):
-        each = list(model.values())
-    else:  # some modules are sequences of their parts
-        each = [model] if isinstance(model, Model) or not isinstance(model, Iterable) else [*model]
-    for one in each:
-        if not isinstance(one, Model):
-            raise InputError(
-                "a model is a torch.nn.Module or the text of a source, found a "
-                f"{type(one).__name__}"
-            )
-    return each
-
-
-def _are_predictions(models: Mapping[str, Model]) -> bool:
-    """Whether there are models, and each is a file of predictions that were made elsewhere."""
-    texts = [each for each in models.values() if isinstance(each, str)]
-    every = all(text.startswith(PREFIX) for text in texts)
-    return bool(texts) and len(texts) == len(models) and every
-
-
-def _predictions_path(source: str) -> Path:
-    return Path(source.removeprefix(PREFIX)).expanduser()
+    inputs = request.make_inputs(_choose_device(request), progress or silent)
+    return make_outlook(inputs, out)

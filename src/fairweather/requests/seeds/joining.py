@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
@@ -32,7 +34,7 @@ from fairweather.runs.folder import LOCK, RunFolder, shrink_predictions
 from fairweather.runs.provenance import command_line
 from fairweather.shifts.table import CLEAN
 from fairweather.steps.measurement import DataFacts, MeasuredModel, Measurement, plan_conclusion
-from fairweather.steps.plan import Plan, SampleStep, Step, TrainedNetwork
+from fairweather.steps.plan import Plan, SampleStep, TrainedNetwork
 from fairweather.steps.predictions import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.measurement import Shift
@@ -55,7 +57,7 @@ from fairweather.types.record import (
 from fairweather.variants.variant import find_variant, read_variants
 from fairweather.workers.schedule import execute
 
-# ---------------------------------------------------------------- the joined run: its record, the s
+# ---------------------------------------------------------------- record and plan
 
 Value = TypeVar("Value")
 
@@ -90,86 +92,67 @@ def _unite_provenance(every: Sequence[Provenance]) -> Provenance:
     git = {
         name: revision
         for name, revision in every[0].git.items()
-        if all(each.git.get(name) == revision for each in every)
+        if all(provenance.git.get(name) == revision for provenance in every)
     }
-    latest = max(each.time for each in every)
+    latest = max(provenance.time for provenance in every)
     return every[0].model_copy(update={"command": command_line(), "git": git, "time": latest})
 
 
 def _unite(mappings: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
-    found: dict[str, Value] = {}
+    united: dict[str, Value] = {}
     for mapping in mappings:
-        found = {**found, **{key: each for key, each in mapping.items() if key not in found}}
-    return found
+        for key, value in mapping.items():
+            united.setdefault(key, value)
+    return united
 
 
 class RemainingSteps(NamedTuple):
     """The steps to copy into a joined run, by id, and the plan of the steps after these."""
 
-    taken: Mapping[str, CopiedStep]
+    copied: Mapping[str, CopiedStep]
     plan: Plan
 
 
 def plan_remaining(
-    record: RunRecord, parts: Sequence[SeedsPart], held: Mapping[tuple[str, int], SeedsPart]
+    record: RunRecord,
+    parts: Sequence[SeedsPart],
+    holders: Mapping[tuple[str, int], SeedsPart],
+    *,
+    scores_only: bool = False,
 ) -> RemainingSteps:
-    """Plan the scores and the report of all seeds together, as a study plans its own.
+    """Plan the pictures, the scores and the report of all seeds together, or the scores alone.
 
     Raises `InputError` if predictions of a run are missing, or are not those that it wrote.
     """
-    taken = collect_steps(parts)
-    *samples, score, report = _concluding_steps(record, taken)
-    for sample in samples:
+    copied = collect_steps(parts)
+    measurement = _make_measurement(record, copied)
+    *samples, score, report = plan_conclusion(measurement, list(_measured_models(record)))
+    for sample in samples if not scores_only else ():
         assert isinstance(sample, SampleStep)
         if pictures := collect_samples(sample, parts):
-            taken[sample.id] = pictures
-    return RemainingSteps(taken, _link_steps([score, report], taken, held))
-
-
-def plan_scores(
-    record: RunRecord, parts: Sequence[SeedsPart], held: Mapping[tuple[str, int], SeedsPart]
-) -> RemainingSteps:
-    """Plan the scores alone, without pictures and report; raises as `plan_remaining` does."""
-    taken = collect_steps(parts)
-    *_, score, _ = _concluding_steps(record, taken)
-    return RemainingSteps(taken, _link_steps([score], taken, held))
-
-
-def _concluding_steps(record: RunRecord, taken: Mapping[str, CopiedStep]) -> list[Step]:
-    """The steps of samples, scores and report."""
-    return plan_conclusion(_make_measurement(record, taken), list(_measured_models(record)))
-
-
-def _link_steps(
-    steps: Sequence[Step],
-    taken: Mapping[str, CopiedStep],
-    held: Mapping[tuple[str, int], SeedsPart],
-) -> Plan:
-    """A plan of steps, the scores first, that read what was taken from the runs."""
-    score, *_ = steps
-    makers = {name: step for step, each in taken.items() for name in each.files}
+            copied[sample.id] = pictures
+    makers = {name: step for step, made in copied.items() for name in made.files}
     for name in score.reads:
         if name not in makers:
-            raise _unfinished_error(name, held)
+            place = parse_predictions_path(name)
+            assert place is not None  # scores read only predictions
+            part = holders[base_model(place.model), int(place.seed)]
+            raise InputError(f"{part.name} has no {name}: let the run finish first")
     makers |= dict.fromkeys(score.leaves, score.id)
-    needing = tuple(_add_needs(step, makers) for step in steps)
-    return Plan.model_construct(data={}, models=(), steps=needing)
+    steps = tuple(
+        step.model_copy(
+            update={
+                "needs": tuple(dict.fromkeys(makers[name] for name in step.reads if name in makers))
+            }
+        )
+        for step in ([score] if scores_only else [score, report])
+    )
+    return RemainingSteps(copied, Plan.model_construct(data={}, models=(), steps=steps))
 
 
-def _add_needs(step: Step, makers: Mapping[str, str]) -> Step:
-    needs = dict.fromkeys(makers[name] for name in step.reads if name in makers)
-    return step.model_copy(update={"needs": tuple(needs)})
-
-
-def _unfinished_error(name: str, held: Mapping[tuple[str, int], SeedsPart]) -> InputError:
-    place = parse_predictions_path(name)
-    assert place is not None  # scores read only predictions
-    part = held[base_model(place.model), int(place.seed)]
-    return InputError(f"{part.name} has no {name}: let the run finish first")
-
-
-def _make_measurement(record: RunRecord, taken: Mapping[str, CopiedStep]) -> Measurement:
+def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Measurement:
     data, settings = record.data, record.settings
+    grouped = copied[GROUPS].files if GROUPS in copied else ()
     trainings = ("train", "choose", "pretrain")
     return Measurement(
         data=DataFacts(
@@ -179,12 +162,7 @@ def _make_measurement(record: RunRecord, taken: Mapping[str, CopiedStep]) -> Mea
             digests=data.digests,
             side=data.side,
             natural_shift="natural_shift" in data.notes,
-            groups={
-                PurePosixPath(name).stem: None
-                for step, each in taken.items()
-                if step == GROUPS
-                for name in each.files
-            },
+            groups={PurePosixPath(name).stem: None for name in grouped},
             slices=_read_slices(data),
             ordered=data.ordered,
             task=data.task,
@@ -197,13 +175,15 @@ def _make_measurement(record: RunRecord, taken: Mapping[str, CopiedStep]) -> Mea
         bootstrap=settings.bootstrap,
         variants=read_variants(settings.variants),
         operating_points=settings.operating_points,
-        fit_on=tuple(each for each in map(parse_shift, settings.fit_on) if isinstance(each, Shift)),
+        fit_on=tuple(
+            shift for shift in map(parse_shift, settings.fit_on) if isinstance(shift, Shift)
+        ),
         natural={
             name: DataFacts(name, data.classes, {TEST: 0}, {TEST: data.digests[name]})
-            for name in (f"{NATURAL}{each}" for each in record.natural)
+            for name in (f"{NATURAL}{source}" for source in record.natural)
         },
         reports=tuple(
-            name for each in taken.values() if each.step.kind in trainings for name in each.files
+            name for copy in copied.values() if copy.step.kind in trainings for name in copy.files
         ),
     )
 
@@ -217,22 +197,19 @@ def _read_slices(data: DataRecord) -> tuple[str, ...]:
 
 def _measured_models(record: RunRecord) -> Iterator[MeasuredModel]:
     """The measured models in the order of a study: each model, then each of its interpolations."""
-    for model, described in record.models.items():
-        titles = {model: described.title}
-        titles |= {n: t for n, t in record.variants.items() if _is_interpolation(model, n, record)}
-        for name, title in titles.items():
-            for seed in record.seeds:
-                network = TrainedNetwork(folder=model_folder(model, seed))
-                yield MeasuredModel(name, seed, title, title, network)
-
-
-def _is_interpolation(model: str, name: str, record: RunRecord) -> bool:
-    """Whether a name is that of a model's interpolation, and not of one of its variants."""
     variants = read_variants(record.settings.variants)
-    return base_model(name) == model and find_variant(name, variants) is None
+    for model, described in record.models.items():
+        titles = {model: described.title} | {
+            name: title
+            for name, title in record.variants.items()
+            if base_model(name) == model and find_variant(name, variants) is None
+        }
+        for (name, title), seed in itertools.product(titles.items(), record.seeds):
+            network = TrainedNetwork(folder=model_folder(model, seed))
+            yield MeasuredModel(name, seed, title, title, network)
 
 
-# ---------------------------------------------------------------- writing the folder of joined runs
+# ---------------------------------------------------------------- run folder
 
 
 def check_joined_folder(place: Path, runs: Sequence[Path], parts: Sequence[SeedsPart]) -> None:
@@ -252,7 +229,9 @@ def check_joined_folder(place: Path, runs: Sequence[Path], parts: Sequence[Seeds
         )
     given = [_describe_part(part) for part in parts]
     before = RunFolder(place).joined.runs if holds else ()
-    others = [each.path for each in before if not any(_is_same_run(each, run) for run in given)]
+    others = [
+        earlier.path for earlier in before if not any(_is_same_run(earlier, run) for run in given)
+    ]
     if others:
         raise InputError(
             f"{place} was joined from other runs, such as {others[0]}; name another folder with "
@@ -280,72 +259,67 @@ def _is_same_run(first: JoinedRun, second: JoinedRun) -> bool:
     return moved or Path(first.path).resolve() == Path(second.path).resolve()
 
 
-def begin_joined_run(
-    folder: RunFolder,
+def write_joined_run(
+    place: Path,
     record: RunRecord,
     parts: Sequence[SeedsPart],
-    taken: Mapping[str, CopiedStep],
-) -> None:
-    """Write the record of the joined run, and remove its steps that differ from those of the runs.
+    steps: RemainingSteps,
+    tell: Notify,
+    *,
+    is_packed: bool = False,
+) -> Run:
+    """Write the record of the joined run, copy the steps of its parts, and do those of the plan.
 
-    Scores and report are removed first: if joining is then interrupted, the folder has no numbers
-    rather than wrong ones.
+    First, its steps that differ from those of the runs are removed, of them scores and report
+    before all: if joining is then interrupted, the folder has no numbers rather than wrong ones.
     """
-    joined = JoinedRecord(runs=tuple(map(_describe_part, parts)))
-    folder.write(JOINED, joined.to_json())  # first of all, since it marks the folder as joined
-    made = ("report", "scores")
-    wanted = {step: each.step for step, each in taken.items()}
-    standing = {step.id: step for step in folder.readable_steps() if step.id not in made}
-    damaged = folder.damaged_steps()
-    stale = [step for step in standing if standing[step] != wanted.get(step)]
-    described = folder.has_record and folder.record.lasting() == record.lasting()
-    if stale or damaged or not described or len(standing) < len(wanted):
-        for step in (*made, *stale, *damaged):
-            folder.forget(step)
-    folder.describe(record)
+    with lock_run(place) as folder:
+        joined = JoinedRecord(runs=tuple(map(_describe_part, parts)))
+        folder.write(JOINED, joined.to_json())  # first of all, since it marks the folder as joined
+        made = ("report", "scores")
+        standing = {step.id: step for step in folder.readable_steps() if step.id not in made}
+        damaged = folder.damaged_steps()
+        copied = {name: copy.step for name, copy in steps.copied.items()}
+        stale = [name for name, step in standing.items() if step != copied.get(name)]
+        described = folder.has_record and folder.record.lasting() == record.lasting()
+        if stale or damaged or not described or len(standing) < len(copied):
+            for name in (*made, *stale, *damaged):
+                folder.forget(name)
+        folder.describe(record)
+        if not is_packed:
+            _write_study(folder, record, parts[0])
+        for number, (name, copy) in enumerate(steps.copied.items(), start=1):
+            _write_copy(folder, copy)
+            tell(Event("pack" if is_packed else "join", number, len(copied), name))
+        execute(steps.plan, folder, Worker(steps.plan, device="cpu", progress=tell), tell)
+    return Run(place)
 
 
-def write_study(folder: RunFolder, record: RunRecord, first: SeedsPart) -> None:
+def _write_study(folder: RunFolder, record: RunRecord, first: SeedsPart) -> None:
     """Write the study that would train all of it: the first one, with all models and seeds."""
     study = first.run.file(STUDY)
-    if study.is_file() and isinstance(found := read_yaml(study), dict):
-        folder.write(STUDY, dump_yaml({**found, **_whole_study(record)}))
+    if study.is_file() and isinstance(written := read_yaml(study), dict):
+        entries = {
+            key: {name: {"title": entry.title, **entry.settings} for name, entry in named.items()}
+            for key, named in (("models", record.models), ("pretraining", record.pretraining))
+        }
+        whole = {"seeds": list(record.seeds), "ensemble": record.ensemble, **entries}
+        folder.write(STUDY, dump_yaml({**written, **whole}))
 
 
-def _whole_study(record: RunRecord) -> dict[str, object]:
-    """The keys in which the study of all models and seeds differs from that of the first run."""
-    entries = {
-        key: {name: {"title": each.title, **each.settings} for name, each in networks.items()}
-        for key, networks in (("models", record.models), ("pretraining", record.pretraining))
-    }
-    return {"seeds": list(record.seeds), "ensemble": record.ensemble, **entries}
-
-
-def copy_step(taken: CopiedStep, folder: RunFolder) -> None:
-    """Copy the files of a step and then its record, unless they are there already."""
-    checksums = taken.step.files
-    there = folder.step(taken.step.id) == taken.step and all(
-        folder.file(name).is_file() and folder.checksum(name) == checksums[name]
-        for name in taken.files
+def _write_copy(folder: RunFolder, copy: CopiedStep) -> None:
+    """Write the files of a step and then its record, unless they are there already."""
+    is_there = folder.step(copy.step.id) == copy.step and all(
+        folder.file(name).is_file() and folder.checksum(name) == copy.step.files[name]
+        for name in copy.files
     )
-    if there:
-        return
-    for name in taken.files:
-        folder.write(name, taken.read(name))
-    folder.finish(taken.step)
+    if not is_there:
+        for name in copy.files:
+            folder.write(name, copy.read(name))
+        folder.finish(copy.step)
 
 
-def fill_joined_run(
-    folder: RunFolder, taken: Mapping[str, CopiedStep], plan: Plan, word: str, tell: Notify
-) -> None:
-    """Copy the steps that were taken from the runs, and do those of the plan."""
-    for number, (step, each) in enumerate(taken.items(), start=1):
-        copy_step(each, folder)
-        tell(Event(word, number, len(taken), step))
-    execute(plan, folder, Worker(plan, device="cpu", progress=tell), tell)
-
-
-# ---------------------------------------------------------------- a small copy of a run, to commit
+# ---------------------------------------------------------------- small copies
 
 
 @shows_progress
@@ -385,18 +359,15 @@ def pack_run(
     Traceback (most recent call last):
     fairweather.errors.InputError: runs/missing ...
     """
-    whole, place, tell = open_part(Path(run)), Path(out), to_notify(progress)
-    record = _select_record(whole.record, models, shifts, variants)
-    part = whole.of(record)
+    whole, place = open_part(Path(run)), Path(out)
+    part = replace(whole, record=_select_record(whole.record, models, shifts, variants))
     check_joined_folder(place, [Path(run)], [part])
     record = _hide_folders(describe_joined_run([part]))
-    rest = plan_scores(record, [part], check_parts([part]))
-    small = {step: _shrink_step(each) for step, each in rest.taken.items()}
-    with lock_run(place) as folder:
-        named = SeedsPart(_cut_paths(part.name), part.run, _hide_folders(part.record))
-        begin_joined_run(folder, record, [named], small)
-        fill_joined_run(folder, small, rest.plan, "pack", tell)
-    return Run(place)
+    steps = plan_remaining(record, [part], check_parts([part]), scores_only=True)
+    small = {name: _shrink_step(copy) for name, copy in steps.copied.items()}
+    hidden = SeedsPart(_cut_paths(part.name), part.run, _hide_folders(part.record))
+    steps, tell = steps._replace(copied=small), to_notify(progress)
+    return write_joined_run(place, record, [hidden], steps, tell, is_packed=True)
 
 
 def _select_record(
@@ -408,22 +379,26 @@ def _select_record(
     """The record of what is kept, in the order of the run."""
     kept = _select_names("model", models, list(record.models))
     names = _select_names("shift", shifts, [sweep.name for sweep in record.sweeps])
-    known = {each.name: each for each in read_variants(record.settings.variants)}
+    known = {variant.name: variant for variant in read_variants(record.settings.variants)}
     uses = _select_names("variant", variants, list(known))
     if not kept:
         raise InputError("a copy without models has nothing to join: name a model, or none for all")
     return record.model_copy(
         update={
-            "models": {name: each for name, each in record.models.items() if name in kept},
+            "models": {
+                name: described for name, described in record.models.items() if name in kept
+            },
             "sweeps": tuple(sweep for sweep in record.sweeps if sweep.name in names),
             "variants": {
                 name: title
                 for name, title in record.variants.items()
                 if base_model(name) in kept
-                and ((of := find_variant(name, known.values())) is None or of.name in uses)
+                and (
+                    (variant := find_variant(name, known.values())) is None or variant.name in uses
+                )
             },
             "seen_shifts": {
-                name: each for name, each in record.seen_shifts.items() if base_model(name) in kept
+                name: seen for name, seen in record.seen_shifts.items() if base_model(name) in kept
             },
             "settings": record.settings.model_copy(
                 update={"variants": tuple(known[name].text for name in uses)}
@@ -452,10 +427,8 @@ def _hide_folders(record: RunRecord) -> RunRecord:
             "data": data.model_copy(
                 update={
                     "name": _cut_paths(data.name),
-                    "arguments": {
-                        key: _cut_nested_paths(each) for key, each in data.arguments.items()
-                    },
-                    "notes": {key: _cut_nested_paths(each) for key, each in data.notes.items()},
+                    "arguments": _cut_nested_paths(dict(data.arguments)),
+                    "notes": _cut_nested_paths(dict(data.notes)),
                 }
             ),
             "natural": {name: _cut_paths(source) for name, source in record.natural.items()},
@@ -469,9 +442,9 @@ def _cut_nested_paths(value: JsonValue) -> JsonValue:
         case str():
             return _cut_paths(value)
         case list():
-            return [_cut_nested_paths(each) for each in value]
+            return [_cut_nested_paths(item) for item in value]
         case dict():
-            return {key: _cut_nested_paths(each) for key, each in value.items()}
+            return {key: _cut_nested_paths(item) for key, item in value.items()}
     return value
 
 
@@ -487,15 +460,15 @@ def _cut_paths(word: str) -> str:
     """
     if word.startswith("/"):
         return f".../{PurePosixPath(word).name}"
-    return re.sub(r"(?<=[=:\s\[,])/(?!/)[^\s,\]]*", lambda found: _cut_paths(found.group()), word)
+    return re.sub(r"(?<=[=:\s\[,])/(?!/)[^\s,\]]*", lambda match: _cut_paths(match.group()), word)
 
 
-def _shrink_step(taken: CopiedStep) -> CopiedStep:
+def _shrink_step(copy: CopiedStep) -> CopiedStep:
     """The same step, with small files of predictions, no folders in descriptions, and checksums."""
-    content = {name: _shrink_file(name, taken.read(name)) for name in taken.files}
-    files = {name: hashlib.sha256(each).hexdigest() for name, each in content.items()}
-    step = taken.step.model_copy(update={"files": {**taken.step.files, **files}})
-    return CopiedStep(step, taken.files, content.__getitem__)
+    content = {name: _shrink_file(name, copy.read(name)) for name in copy.files}
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+    step = copy.step.model_copy(update={"files": {**copy.step.files, **files}})
+    return CopiedStep(step, copy.files, content.__getitem__)
 
 
 def _shrink_file(name: str, content: bytes) -> bytes:
@@ -506,9 +479,7 @@ def _shrink_file(name: str, content: bytes) -> bytes:
     return content
 
 
-# ---------------------------------------------------------------- joins runs with different seeds i
-
-__all__ = ["join_seeds", "pack_run"]
+# ---------------------------------------------------------------- joining
 
 
 @shows_progress
@@ -545,15 +516,10 @@ def join_seeds(
     # In order of their first seeds, since the first is shown where only one seed can be.
     parts = sorted((open_part(path) for path in paths), key=lambda part: min(part.record.seeds))
     check_joined_folder(place, paths, parts)
-    held = check_parts(parts)
-    record = describe_joined_run(parts)
-    rest = plan_remaining(record, parts, held)
+    holders, record = check_parts(parts), describe_joined_run(parts)
+    steps = plan_remaining(record, parts, holders)
     tell = to_notify(progress)
     if any(part.record.ensemble for part in parts):
         words = "ensembles are left out, since each has the seeds of one run only"
         tell(Event("join", 0, None, line=words))
-    with lock_run(place) as folder:
-        begin_joined_run(folder, record, parts, rest.taken)
-        write_study(folder, record, parts[0])
-        fill_joined_run(folder, rest.taken, rest.plan, "join", tell)
-    return Run(place)
+    return write_joined_run(place, record, parts, steps, tell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from fairweather.types.record import (
     is_part_of,
 )
 
-# ---------------------------------------------------------------- checks that runs fit together as
+# ---------------------------------------------------------------- do the runs fit together
 
 # The settings of a step that may differ between machines; the page of a run names the machines.
 MACHINE_SETTINGS = ("device", "threads")
@@ -70,14 +71,10 @@ class SeedsPart:
             if step.kind not in ("score", "sample", "report") and is_part_of(described, step)
         }
 
-    def of(self, record: RunRecord) -> SeedsPart:
-        """As much of the run as another record describes."""
-        return SeedsPart(self.name, self.run, record)
-
     @property
-    def held(self) -> list[tuple[str, int]]:
-        """Each model with each of its seeds."""
-        return [(model, seed) for model in self.record.models for seed in self.record.seeds]
+    def files(self) -> set[str]:
+        """The files that these steps left."""
+        return {name for step in self.steps.values() for name in step.files}
 
 
 def open_part(path: str | Path) -> SeedsPart:
@@ -102,25 +99,47 @@ def check_parts(parts: Sequence[SeedsPart]) -> dict[tuple[str, int], SeedsPart]:
     two runs contain the same seed of a model; and if not every model has every seed.
     """
     _check_shared_values(parts)
-    held = _find_holders(parts)
+    holders: dict[tuple[str, int], SeedsPart] = {}
+    for part in parts:
+        for model, seed in itertools.product(part.record.models, part.record.seeds):
+            if (first := holders.setdefault((model, seed), part)) is not part:
+                raise InputError(
+                    f"seed {seed} of {model} is in both {first.name} and {part.name}: leave one of "
+                    "the two runs out"
+                )
     _check_recipes(parts)
-    _check_complete(held)
-    return held
+    models = list(dict.fromkeys(model for model, _ in holders))
+    seeds = sorted({seed for _, seed in holders})
+    missing = [pair for pair in itertools.product(models, seeds) if pair not in holders]
+    if missing:
+        model, seed = missing[0]
+        more = f" ({len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+        raise InputError(
+            f"the runs have the models {', '.join(models)} and the seeds "
+            f"{', '.join(map(str, seeds))}, but none has seed {seed} of {model}{more}; add the run "
+            "that has it, or join the runs of each model separately"
+        )
+    return holders
 
 
 # ---------------------------------------------------------------- what all runs share
 
 
 def _check_shared_values(parts: Sequence[SeedsPart]) -> None:
-    seen: dict[str, tuple[SeedsPart, JsonValue]] = {}
+    expected: dict[str, tuple[SeedsPart, JsonValue]] = {}
     for part in parts:
         for what, value in _shared_values(part):
-            first, expected = seen.setdefault(what, (part, value))
-            if value != expected:
-                raise _difference_error(what, (first, expected), (part, value))
+            first, earlier = expected.setdefault(what, (part, value))
+            if value != earlier:
+                raise _difference_error(what, (first, earlier), (part, value))
     for part in parts[1:]:
-        _check_shifts(parts[0], part)
-        _check_shifts(part, parts[0])
+        for one, other in ((parts[0], part), (part, parts[0])):
+            others = {cell.id for cell in other.record.cells()}
+            if missing := [cell.id for cell in one.record.cells() if cell.id not in others]:
+                raise InputError(
+                    f"{one.name} and {other.name} cannot be joined: {missing[0]} is tested in "
+                    f"{one.name} and not in {other.name}"
+                )
 
 
 def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
@@ -150,140 +169,87 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
         yield f"version of the steps that {step.kind}", step.depends.get("version")
 
 
-def _check_shifts(one: SeedsPart, other: SeedsPart) -> None:
-    theirs = {cell.id for cell in other.record.cells()}
-    for cell in one.record.cells():
-        if cell.id not in theirs:
-            raise InputError(
-                f"{one.name} and {other.name} cannot be joined: {cell.id} is tested in {one.name} "
-                f"and not in {other.name}"
-            )
-
-
-# ---------------------------------------------------------------- models and seeds
-
-
-def _find_holders(parts: Sequence[SeedsPart]) -> dict[tuple[str, int], SeedsPart]:
-    held: dict[tuple[str, int], SeedsPart] = {}
-    for part in parts:
-        for model, seed in part.held:
-            if other := held.get((model, seed)):
-                raise InputError(
-                    f"seed {seed} of {model} is in both {other.name} and {part.name}: leave one of "
-                    "the two runs out"
-                )
-            held[model, seed] = part
-    return held
-
-
-def _check_complete(held: Mapping[tuple[str, int], SeedsPart]) -> None:
-    models = list(dict.fromkeys(model for model, _ in held))
-    seeds = sorted({seed for _, seed in held})
-    missing = [(m, s) for m in models for s in seeds if (m, s) not in held]
-    if missing:
-        model, seed = missing[0]
-        more = f" ({len(missing) - 1} more are missing)" if len(missing) > 1 else ""
-        raise InputError(
-            f"the runs have the models {', '.join(models)} and the seeds "
-            f"{', '.join(map(str, seeds))}, but none has seed {seed} of {model}{more}; add the run "
-            "that has it, or join the runs of each model separately"
-        )
-
-
 # ---------------------------------------------------------------- recipes
 
 
 def _check_recipes(parts: Sequence[SeedsPart]) -> None:
     """Compare each model and each pre-training with those of the first run that has them."""
-    models: dict[str, SeedsPart] = {}
-    starts: dict[str, SeedsPart] = {}
-    for part in parts:
-        for name in part.record.models:
-            if (first := models.setdefault(name, part)) is not part:
-                _check_model(name, first, part)
-        for name in part.record.pretraining:
-            if (first := starts.setdefault(name, part)) is not part:
-                _check_same_settings(name, first, part)
-                _check_shared_pretraining(name, first, part)
+    for kind, check in (("models", _check_chosen), ("pretraining", _check_shared_pretraining)):
+        holders: dict[str, SeedsPart] = {}
+        for part in parts:
+            for name in getattr(part.record, kind):
+                if (first := holders.setdefault(name, part)) is not part:
+                    _check_same_settings(name, first, part)
+                    check(name, first, part)
 
 
-def _check_model(name: str, one: SeedsPart, other: SeedsPart) -> None:
-    _check_same_settings(name, one, other)
-    kinds = [[v for v in p.record.variants if base_model(v) == name] for p in (one, other)]
+def _check_chosen(name: str, first: SeedsPart, second: SeedsPart) -> None:
+    """Raise `InputError` unless two runs have one model with the same variants and sweep."""
+    kinds = [[v for v in part.record.variants if base_model(v) == name] for part in (first, second)]
     if kinds[0] != kinds[1]:
-        raise _difference_error(
-            f"the list of variants of {name}", (one, kinds[0]), (other, kinds[1])
-        )
-    if chosen_recipe(name) in _list_files(one) | _list_files(other):
-        recipes = [_read_chosen_recipe(part, name) for part in (one, other)]
-        if found := find_difference(*recipes):
-            what = f"{found.key} chosen by the sweep of {name}"
-            raise _difference_error(what, (one, found.one), (other, found.other))
+        what = f"the list of variants of {name}"
+        raise _difference_error(what, (first, kinds[0]), (second, kinds[1]))
+    recipe = chosen_recipe(name)
+    if recipe in first.files | second.files:
+        for part in (first, second):
+            if not part.run.holds(recipe):
+                raise InputError(f"{part.name} has no {recipe}: let the run finish first")
+        recipes = [
+            json.loads(part.run.file(recipe).read_text(encoding="utf-8"))
+            for part in (first, second)
+        ]
+        if difference := find_difference(*recipes):
+            what = f"{difference.key} chosen by the sweep of {name}"
+            raise _difference_error(what, (first, difference.one), (second, difference.other))
 
 
-def _check_same_settings(name: str, one: SeedsPart, other: SeedsPart) -> None:
+def _check_same_settings(name: str, first: SeedsPart, second: SeedsPart) -> None:
     """Raise `InputError` unless the steps of two runs had the same settings, except for seeds."""
-    ours, theirs = _seedless_settings(name, one), _seedless_settings(name, other)
+    ours, theirs = _seedless_settings(name, first), _seedless_settings(name, second)
     for step in ours:
-        if step in theirs and (found := find_difference(ours[step], theirs[step])):
+        if step in theirs and (difference := find_difference(ours[step], theirs[step])):
             raise _difference_error(
-                f"{found.key} of {name}", (one, found.one), (other, found.other)
+                f"{difference.key} of {name}", (first, difference.one), (second, difference.other)
             )
 
 
 def _seedless_settings(name: str, part: SeedsPart) -> dict[str, dict[str, JsonValue]]:
     """The settings of the steps of a model or a pre-training, for the first seed."""
-    found: dict[str, dict[str, JsonValue]] = {}
-    of_models = (step for step in part.steps.values() if step.kind != "group")
-    for step in of_models:
-        where, model, *rest = step.id.split("/")
-        if base_model(model) == name:
-            seedless = ["seed" if each.startswith("seed-") else each for each in rest]
-            found.setdefault("/".join([where, model, *seedless]), _step_settings(step))
-    return found
+    seedless_settings: dict[str, dict[str, JsonValue]] = {}
+    for step in part.steps.values():
+        folders = step.id.split("/")
+        if step.kind == "group" or base_model(folders[1]) != name:
+            continue
+        seedless = "/".join("seed" if folder.startswith("seed-") else folder for folder in folders)
+        # Versions of libraries are compared separately.
+        left_out = {*MACHINE_SETTINGS, "libraries", *(["seed"] if step.kind != "predict" else [])}
+        settings = {key: value for key, value in step.depends.items() if key not in left_out}
+        network = settings.get("network")
+        if isinstance(network, dict):  # its folder names the seed
+            settings["network"] = {key: value for key, value in network.items() if key != "folder"}
+        seedless_settings.setdefault(seedless, settings)
+    return seedless_settings
 
 
-def _step_settings(step: StepRecord) -> dict[str, JsonValue]:
-    # Versions of libraries are compared separately.
-    left_out = {*MACHINE_SETTINGS, "libraries", *(["seed"] if step.kind != "predict" else [])}
-    facts = {key: value for key, value in step.depends.items() if key not in left_out}
-    network = facts.get("network")
-    if isinstance(network, dict):  # its folder names the seed
-        facts["network"] = {key: each for key, each in network.items() if key != "folder"}
-    return facts
-
-
-def _check_shared_pretraining(name: str, one: SeedsPart, other: SeedsPart) -> None:
+def _check_shared_pretraining(name: str, first: SeedsPart, second: SeedsPart) -> None:
     """Raise `InputError` if a pre-training for all seeds has other weights in the two runs."""
-    for step in one.steps.values():
-        twin = other.steps.get(step.id)
+    for step in first.steps.values():
+        twin = second.steps.get(step.id)
         if step.kind != "pretrain" or step.id.split("/")[1] != name or twin is None:
             continue
         weights = f"{step.id}/{WEIGHTS}"
         if step.files.get(weights) != twin.files.get(weights):
             raise InputError(
-                f"{one.name} and {other.name} cannot be joined: {step.id} is one pre-training for "
-                "all seeds, but its weights differ between the two runs; start both from the same "
-                "file, or leave out its seed, so that each seed has its own pre-training"
+                f"{first.name} and {second.name} cannot be joined: {step.id} is one pre-training "
+                "for all seeds, but its weights differ between the two runs; start both from the "
+                "same file, or leave out its seed, so that each seed has its own pre-training"
             )
 
 
-def _list_files(part: SeedsPart) -> set[str]:
-    return {name for step in part.steps.values() for name in step.files}
-
-
-def _read_chosen_recipe(part: SeedsPart, model: str) -> dict[str, JsonValue]:
-    name = chosen_recipe(model)
-    if not part.run.holds(name):
-        raise InputError(f"{part.name} has no {name}: let the run finish first")
-    recipe: dict[str, JsonValue] = json.loads(part.run.file(name).read_text(encoding="utf-8"))
-    return recipe
-
-
 def _difference_error(
-    what: str, one: tuple[SeedsPart, object], other: tuple[SeedsPart, object]
+    what: str, first_value: tuple[SeedsPart, object], second_value: tuple[SeedsPart, object]
 ) -> InputError:
-    (first, ours), (second, theirs) = one, other
+    (first, ours), (second, theirs) = first_value, second_value
     return InputError(
         f"{first.name} and {second.name} cannot be joined: {what} is {_shorten(ours)} in "
         f"{first.name} and {_shorten(theirs)} in {second.name}"
@@ -296,7 +262,7 @@ def _shorten(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:12]}..."
 
 
-# ---------------------------------------------------------------- the finished steps that a joined
+# ---------------------------------------------------------------- steps to copy
 
 _WEIGHTS_SUFFIX = ".safetensors"
 
@@ -322,12 +288,12 @@ def collect_steps(parts: Sequence[SeedsPart]) -> dict[str, CopiedStep]:
 
     Raises `InputError` if a file has changed since its step wrote it.
     """
-    found: dict[str, CopiedStep] = {}
+    copies: dict[str, CopiedStep] = {}
     for part in parts:
         for step in part.steps.values():
-            if step.id not in found:
-                found[step.id] = _copy_of_step(step, part.run)
-    return found
+            if step.id not in copies:
+                copies[step.id] = _copy_of_step(step, part.run)
+    return copies
 
 
 def _copy_of_step(step: StepRecord, run: RunFolder) -> CopiedStep:
@@ -343,7 +309,7 @@ def _copy_of_step(step: StepRecord, run: RunFolder) -> CopiedStep:
 class _PartPictures(NamedTuple):
     """The pictures of a run, and the models whose mistakes they show."""
 
-    taken: CopiedStep
+    copy: CopiedStep
     samples: Samples
     models: Sequence[str]
     mixup: object
@@ -356,11 +322,11 @@ def collect_samples(planned: SampleStep, parts: Sequence[SeedsPart]) -> CopiedSt
     of several runs are put together. The images that all models get wrong are then unknown, since
     choosing them would need the test images.
     """
-    found = list(_list_pictures(planned, parts))
-    for each in found:
-        if set(each.models) == set(planned.models):
-            return each.taken
-    return _combine_pictures(planned, found) if found else None
+    shown = list(_list_pictures(planned, parts))
+    for pictures in shown:
+        if set(pictures.models) == set(planned.models):
+            return pictures.copy
+    return _combine_pictures(planned, shown) if shown else None
 
 
 def _list_pictures(planned: SampleStep, parts: Sequence[SeedsPart]) -> Iterator[_PartPictures]:
@@ -371,19 +337,23 @@ def _list_pictures(planned: SampleStep, parts: Sequence[SeedsPart]) -> Iterator[
         models = step.depends.get("models") if step else None
         if step is None or not isinstance(models, dict):
             continue
-        taken = _copy_of_step(step, part.run)
+        copy = _copy_of_step(step, part.run)
         own = [name for name in wanted if models.get(name) == wanted[name]]
-        if own and set(planned.leaves) <= set(taken.files):
+        if own and set(planned.leaves) <= set(copy.files):
             samples = read_samples(part.run)
             if samples is not None:
                 yield _PartPictures(
-                    taken, samples, own, read_json(part.run.file(INDEX)).get("mixup")
+                    copy, samples, own, read_json(part.run.file(INDEX)).get("mixup")
                 )
 
 
-def _combine_pictures(planned: SampleStep, found: Sequence[_PartPictures]) -> CopiedStep:
-    first = found[0]
-    mistakes = {name: each.samples.mistakes.get(name, {}) for each in found for name in each.models}
+def _combine_pictures(planned: SampleStep, parts: Sequence[_PartPictures]) -> CopiedStep:
+    first = parts[0]
+    mistakes = {
+        name: pictures.samples.mistakes.get(name, {})
+        for pictures in parts
+        for name in pictures.models
+    }
     index = {
         "version": INDEX_VERSION,
         "labels": first.samples.labels,
@@ -400,31 +370,33 @@ def _combine_pictures(planned: SampleStep, found: Sequence[_PartPictures]) -> Co
         **({"mixup": first.mixup} if first.mixup else {}),
     }
     content = {
-        **{name: first.taken.read(name) for name in first.taken.files if name != ATTACKED},
+        **{name: first.copy.read(name) for name in first.copy.files if name != ATTACKED},
         INDEX: (json.dumps(index, indent=1) + "\n").encode(),
-        PICTURES: _encode_pictures(planned, found),
-        **_encode_attacked(found),
+        PICTURES: _encode_pictures(planned, parts),
+        **_encode_attacked(parts),
     }
-    made_of = {"joined": [each.taken.step.fingerprint for each in found]}
-    step = first.taken.step.model_copy(
+    made_of = {"joined": [pictures.copy.step.fingerprint for pictures in parts]}
+    step = first.copy.step.model_copy(
         update={
             "depends": {"models": planned.depends()["models"], **made_of},
             "fingerprint": fingerprint(made_of),
-            "files": {name: hashlib.sha256(each).hexdigest() for name, each in content.items()},
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
         }
     )
     return CopiedStep(step, tuple(content), content.__getitem__)
 
 
-def _encode_pictures(planned: SampleStep, found: Sequence[_PartPictures]) -> bytes:
+def _encode_pictures(planned: SampleStep, parts: Sequence[_PartPictures]) -> bytes:
     """The pictures of the strip and of the mistakes, sorted by shift and then by key."""
-    every = {at: image for each in reversed(found) for at, image in each.samples.pictures.items()}
-    strip = {(shift, key) for shift in planned.shifts for key in found[0].samples.strip}
+    every = {
+        at: image for pictures in reversed(parts) for at, image in pictures.samples.pictures.items()
+    }
+    strip = {(shift, key) for shift in planned.shifts for key in parts[0].samples.strip}
     shown = {
         (image.cell, image.key)
-        for each in found
-        for name in each.models
-        for images in each.samples.mistakes.get(name, {}).values()
+        for pictures in parts
+        for name in pictures.models
+        for images in pictures.samples.mistakes.get(name, {}).values()
         for image in images
     }
     order = {shift: place for place, shift in enumerate(planned.shifts)}
@@ -432,19 +404,18 @@ def _encode_pictures(planned: SampleStep, found: Sequence[_PartPictures]) -> byt
     return _encode_parquet([(*at, every[at]) for at in kept], PICTURE_COLUMNS)
 
 
-def _encode_attacked(found: Sequence[_PartPictures]) -> dict[str, bytes]:
+def _encode_attacked(parts: Sequence[_PartPictures]) -> dict[str, bytes]:
     """The file with what each model saw under attack; none where no run has such pictures."""
-    strip = found[0].samples.strip
+    strip = parts[0].samples.strip
     kept = [
         (*at, image)
-        for each in found
-        for at, image in each.samples.attacked.items()
-        if at[0] in each.models and at[2] in strip
+        for pictures in parts
+        for at, image in pictures.samples.attacked.items()
+        if at[0] in pictures.models and at[2] in strip
     ]
     return {ATTACKED: _encode_parquet(kept, ATTACKED_COLUMNS)} if kept else {}
 
 
 def _encode_parquet(rows: Sequence[Sequence[object]], schema: pa.Schema) -> bytes:
-    columns = [[row[at] for row in rows] for at in range(len(schema))]
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)]
-    return to_parquet(pa.Table.from_arrays(arrays, schema=schema))
+    named = [dict(zip(schema.names, row, strict=True)) for row in rows]
+    return to_parquet(pa.Table.from_pylist(named, schema=schema))

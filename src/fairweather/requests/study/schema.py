@@ -1,12 +1,12 @@
-"""The schema of a study, what must fit together, and which test shifts a model trained with."""
+"""The schema of a study, what must fit together in one, and how it is read from a file."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -17,21 +17,37 @@ from pydantic import FiniteFloat
 from fairweather.attacks.shift_lists import expand_fit_shifts, expand_shifts
 from fairweather.errors import InputError, check_case_distinct, check_name, unknown_name
 from fairweather.files.download import split_address
+from fairweather.files.yamlfile import parse_yaml, read_yaml
 from fairweather.models.building import MOST_WIDTH
 from fairweather.models.checkpoints import PUBLISHED_WEIGHTS
 from fairweather.requests.evaluation_options import read_natural_sources
+from fairweather.requests.study.packaged import check_study_name, packaged_studies
 from fairweather.shifts.table import CLEAN, operation_name
 from fairweather.steps.sweeps import shift_kind
 from fairweather.training.operations import OPERATIONS, TESTED_AS
 from fairweather.training.policies import ALL_OPERATIONS as ALL_OPERATIONS
 from fairweather.training.policies import PUBLISHED_OPERATIONS as PUBLISHED_OPERATIONS
-from fairweather.training.recipe import RECIPE_KEYS, Recipe
-from fairweather.training.selfsupervised.pretraining_recipe import Pretraining
+from fairweather.training.recipe import (
+    RECIPE_KEYS,
+    Adversarial,
+    AugMix,
+    GaussianNoise,
+    RandAugment,
+    RandomErasing,
+    Recipe,
+    Rotation,
+)
+from fairweather.training.selfsupervised.pretraining_recipe import (
+    NAMED_VIEWS,
+    PRETRAINING_KEYS,
+    Pretraining,
+    Views,
+)
 from fairweather.types.measurement import MAX_SIDE, Attack, Shift
-from fairweather.types.options import DataOptions, option
+from fairweather.types.options import DataOptions, describe_invalid, option
 from fairweather.variants.variant import Variant, complete_variants
 
-# ---------------------------------------------------------------- which test shifts a model was alr
+# ---------------------------------------------------------------- shifts that were trained on
 
 
 def training_operations(shifts: Iterable[Shift], recipes: Iterable[Recipe]) -> Mapping[str, str]:
@@ -39,10 +55,10 @@ def training_operations(shifts: Iterable[Shift], recipes: Iterable[Recipe]) -> M
 
     Flips do not count, since no test shift flips. All recipes that a sweep tries count.
     """
-    found = {operation_name(shift.name): shift.name for shift in shifts}
+    operations = {operation_name(shift.name): shift.name for shift in shifts}
     for recipe in recipes:
-        found |= dict(_recipe_operations(recipe))
-    return found
+        operations |= dict(_recipe_operations(recipe))
+    return operations
 
 
 def _recipe_operations(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -97,7 +113,7 @@ def pretraining_operations(recipe: Pretraining) -> Mapping[str, str]:
     return {name: "the views" for name, there in drawn.items() if there}
 
 
-# ---------------------------------------------------------------- the schema of a study: data, netw
+# ---------------------------------------------------------------- schema
 
 # Prefix of `weights:` for the weights of a pre-training of the same study.
 PRETRAINING = "pretraining:"
@@ -148,6 +164,11 @@ _TitleOrNone = Annotated[
     str, pydantic.AfterValidator(lambda text: text and check_name(text, "the title"))
 ]
 _Positive = Annotated[FiniteFloat, pydantic.Field(gt=0)]
+# Text is the source of the data.
+_Data = Annotated[
+    DataEntry,
+    pydantic.BeforeValidator(lambda data: {"source": data} if isinstance(data, str) else data),
+]
 
 
 class Try(NamedTuple):
@@ -201,7 +222,7 @@ class PretrainingEntry(NetworkEntry):
         recipe: its settings.
     """
 
-    data: DataEntry | None = None
+    data: _Data | None = None
     seed: int | None = pydantic.Field(None, ge=0, lt=2**63)
     recipe: Pretraining
 
@@ -244,8 +265,8 @@ class ModelEntry(NetworkEntry):
             raise InputError(
                 "weights_sha256 is for weights from a file, not for a pre-training of the study"
             )
-        for each in self._checked_tries():
-            self._check_interpolations(each.recipe)
+        for attempt in self._checked_tries():
+            self._check_interpolations(attempt.recipe)
         self.training_shifts()
         return self
 
@@ -255,10 +276,7 @@ class ModelEntry(NetworkEntry):
         except pydantic.ValidationError as error:
             if not self.sweep:
                 raise
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            message = first["msg"][:1].lower() + first["msg"][1:]
-            raise InputError(f"sweep: {place}: {message}, found {first['input']!r}") from None
+            raise InputError(f"sweep: {describe_invalid(error.errors()[0])}") from None
 
     def _check_interpolations(self, recipe: Recipe) -> None:
         shares = self.interpolations
@@ -286,16 +304,18 @@ class ModelEntry(NetworkEntry):
     def training_shifts(self) -> list[Shift]:
         """The shifts of the training images."""
         expanded = expand_shifts(self.train_shifts, "train_shifts")
-        if found := [each.name for each in expanded if isinstance(each, Attack)]:
+        if attacks := [shift.name for shift in expanded if isinstance(shift, Attack)]:
             raise InputError(
-                f"train_shifts: {found[0]} is an attack; give only shifts here, and an attack as "
+                f"train_shifts: {attacks[0]} is an attack; give only shifts here, and an attack as "
                 "recipe.adversarial"
             )
-        return [each for each in expanded if isinstance(each, Shift)]
+        return [shift for shift in expanded if isinstance(shift, Shift)]
 
     def trained_on(self) -> Mapping[str, str]:
         """The operations of test shifts that it is trained with, and what makes each of them."""
-        return training_operations(self.training_shifts(), [each.recipe for each in self.tries()])
+        return training_operations(
+            self.training_shifts(), [attempt.recipe for attempt in self.tries()]
+        )
 
     def tries(self) -> list[Try]:
         """Every combination of the swept values, as a recipe; one if nothing is swept."""
@@ -374,7 +394,7 @@ class Study(StrictEntry):
     name: str
     title: _TitleOrNone = ""
     description: str = ""
-    data: DataEntry
+    data: _Data
     seeds: Annotated[list[int], pydantic.BeforeValidator(_list_seeds)] = [0, 1, 2]
     shift_seed: int = 0
     shifts: list[dict[str, Any]] = pydantic.Field([])
@@ -437,7 +457,7 @@ class Study(StrictEntry):
     def check_together(self) -> None:
         """Raise `InputError` if a recipe cannot be trained by several processes together."""
         for name, entry in self.models.items():
-            if any(each.recipe.rotation_prediction for each in entry.tries()):
+            if any(attempt.recipe.rotation_prediction for attempt in entry.tries()):
                 raise InputError(
                     f"models.{name}: rotation_prediction trains in one process, found processes "
                     f"{self.processes}"
@@ -449,8 +469,8 @@ class Study(StrictEntry):
         for shift, level in zip(shifts, levels, strict=True):
             if levels.count(level) > 1:
                 raise InputError(f"shifts: {shift.name} at {shift.level_name} is given twice")
-            others = [other for other in shifts if other.name == shift.name]
-            if len({tuple(_fixed_parameters(other)) for other in others}) > 1:
+            others = [twin for twin in shifts if twin.name == shift.name]
+            if len({tuple(_fixed_parameters(twin)) for twin in others}) > 1:
                 raise InputError(f"shifts: {shift.name} is given twice with different parameters")
 
     def _check_starts(self) -> None:
@@ -463,11 +483,11 @@ class Study(StrictEntry):
                 raise InputError(f"models.{name}: {error}")
             start = self.pretraining[entry.pretraining]
             for key in _DESIGN_KEYS:
-                own, other = getattr(entry, key), getattr(start, key)
-                if own != other:
+                own, expected = getattr(entry, key), getattr(start, key)
+                if own != expected:
                     raise InputError(
                         f"models.{name}: its {key} is {own}, but that of "
-                        f"pretraining.{entry.pretraining} is {other}"
+                        f"pretraining.{entry.pretraining} is {expected}"
                     )
         titles = [start.title for start in self.pretraining.values()]
         if twice := [title for title in titles if titles.count(title) > 1]:
@@ -478,7 +498,8 @@ class Study(StrictEntry):
 
     def _check_labels(self) -> None:
         for name, start in self.pretraining.items():
-            if start.data is not None and _is_same_source(start.data, self.data):
+            own, other = self.data, start.data
+            if other is not None and (other.source, other.root) == (own.source, own.root):
                 raise InputError(
                     f"pretraining.{name}: its data is that of the study, so it might train on test "
                     "images of the study; leave data out to use the study's training images"
@@ -529,9 +550,9 @@ class Study(StrictEntry):
         If a recipe is adversarial, all test attacks count as seen.
         """
         every = self.all_shifts()
-        names = dict.fromkeys(each.name for each in every if isinstance(each, Shift))
-        attacks = dict.fromkeys(each.name for each in every if isinstance(each, Attack))
-        found = {}
+        names = dict.fromkeys(shift.name for shift in every if isinstance(shift, Shift))
+        attacks = dict.fromkeys(shift.name for shift in every if isinstance(shift, Attack))
+        by_model = {}
         for model, entry in self.models.items():
             seen = dict(entry.trained_on())
             if entry.pretraining is not None:
@@ -539,16 +560,188 @@ class Study(StrictEntry):
             else:
                 before = weights_operations(entry.weights)
             seen = {name: f"{how} of its pre-training" for name, how in before.items()} | seen
-            found[model] = {n: seen[operation_name(n)] for n in names if operation_name(n) in seen}
-            if any(each.recipe.adversarial for each in entry.tries()):
-                found[model] |= dict.fromkeys(attacks, "recipe.adversarial")
-        return {model: shifts for model, shifts in found.items() if shifts}
-
-
-def _is_same_source(one: DataEntry, other: DataEntry) -> bool:
-    return (one.source, one.root) == (other.source, other.root)
+            by_model[model] = {
+                n: seen[operation_name(n)] for n in names if operation_name(n) in seen
+            }
+            if any(attempt.recipe.adversarial for attempt in entry.tries()):
+                by_model[model] |= dict.fromkeys(attacks, "recipe.adversarial")
+        return {model: shifts for model, shifts in by_model.items() if shifts}
 
 
 def _fixed_parameters(shift: Shift | Attack) -> list[tuple[str, object]]:
     level = None if shift.level is None else shift_kind(shift.name).level
     return sorted(item for item in shift.parameters.items() if item[0] != level)
+
+
+# ---------------------------------------------------------------- reading a study
+
+
+# Pydantic's names for an unknown key, of a model and of a dataclass.
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+# A pre-training takes only the keys of its network from `defaults`, and of those not these.
+_UNSHARED_KEYS = ("title", "weights", "weights_sha256", "mean", "std")
+_SHARED_KEYS = tuple(key for key in NetworkEntry.model_fields if key not in _UNSHARED_KEYS)
+_NESTED_TYPES = {
+    "rotation": Rotation,
+    "augmix": AugMix,
+    "rand_augment": RandAugment,
+    "random_erasing": RandomErasing,
+    "gaussian_noise": GaussianNoise,
+    "adversarial": Adversarial,
+    "views": Views,
+    "data": DataEntry,
+}
+
+
+def load_study(study: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Study:
+    """Read a study by path, or a packaged one by name, apply overrides, and check it.
+
+    Args:
+        study: such as `quickstart` or `my/study.yaml`.
+        overrides: such as `recipe.epochs=2` (a key of every model), `models.basic.weights=none`
+            or `data.size=32`.
+        only: names of models to keep.
+    """
+    raw = _read_study(study)
+    for override in overrides:
+        raw = _apply_override(raw, override)
+    raw = _merge_defaults(raw)
+    models, starts = raw.get("models"), raw.get("pretraining")
+    if only and isinstance(models, Mapping):
+        for name in only:
+            if name not in models:
+                raise unknown_name("model", name, models)
+        raw["models"] = {name: entry for name, entry in models.items() if name in only}
+        if isinstance(starts, Mapping):  # without those that no model starts from
+            entries = [entry for entry in raw["models"].values() if isinstance(entry, Mapping)]
+            used = {str(entry.get("weights")) for entry in entries}
+            kept = {name: start for name, start in starts.items() if f"{PRETRAINING}{name}" in used}
+            raw["pretraining"] = kept
+    return check_study(raw)
+
+
+def check_study(raw: object) -> Study:
+    """Check the content of a study file; raises `InputError` with the first mistake."""
+    if not isinstance(raw, Mapping):
+        raise InputError(f"a study must be a mapping of keys, found {type(raw).__name__}")
+    try:
+        # As JSON: strict mode then refuses text for a number, and still takes a mapping for a
+        # recipe.
+        return Study.model_validate_json(json.dumps(raw))
+    except (TypeError, RecursionError):
+        raise InputError("a study may contain only text, numbers, lists and mappings") from None
+    except pydantic.ValidationError as error:
+        raise _explain_error(error) from None
+
+
+def _read_study(study: str | Path) -> dict[str, Any]:
+    check_study_name(str(study))
+    path = Path(study)
+    raw = (
+        read_yaml(path)
+        if path.is_file()
+        else parse_yaml(packaged_studies()[str(study)], str(study))
+    )
+    if not isinstance(raw, dict):
+        raise InputError(f"{study} must be a mapping of keys, found {type(raw).__name__}")
+    return raw
+
+
+def _merge_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {key: value for key, value in raw.items() if key != "defaults"}
+    defaults = raw.get("defaults") or {}
+    if not isinstance(defaults, Mapping):
+        raise InputError(f"defaults must be a mapping of keys, found {defaults!r}")
+    network = {key: value for key, value in defaults.items() if key in _SHARED_KEYS}
+    for key, below in (("pretraining", network), ("models", defaults)):
+        entries = merged.get(key)
+        if isinstance(entries, Mapping):
+            merged[key] = {
+                str(name): _complete_entry(below, name, entry) for name, entry in entries.items()
+            }
+    return merged
+
+
+def _complete_entry(below: Mapping[str, Any], name: object, entry: object) -> object:
+    """Merge an entry with the defaults, which it overrides; its default title is its name.
+
+    `recipe` is merged key by key, other keys are replaced.
+    """
+    if entry is not None and not isinstance(entry, Mapping):
+        return entry
+    merged = {**below, "title": str(name), **(entry or {})}
+    lower, recipe = below.get("recipe"), merged.get("recipe")
+    if isinstance(lower, Mapping) and isinstance(recipe, Mapping):
+        recipe = merged["recipe"] = {**lower, **recipe}
+    if isinstance(recipe, Mapping) and isinstance(views := recipe.get("views"), str):
+        if views not in NAMED_VIEWS:
+            raise unknown_name("views", views, NAMED_VIEWS)
+        merged["recipe"] = {**recipe, "views": asdict(NAMED_VIEWS[views])}
+    return merged
+
+
+def _apply_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set takes KEY=VALUE, such as recipe.epochs=2, found {override!r}")
+    changed = dict(raw)
+    if keys[0] in ModelEntry.model_fields and keys[0] not in Study.model_fields:
+        sections = ["models", *(["pretraining"] if keys[0] in _SHARED_KEYS else [])]
+        places = [
+            [section, name, *keys]
+            for section in sections
+            if isinstance(changed.get(section), Mapping)
+            for name in changed[section]
+        ]
+    elif keys[0] in Study.model_fields:
+        places = [keys]
+    else:
+        raise unknown_name("key", keys[0], [*Study.model_fields, *ModelEntry.model_fields])
+    for section, what in (("models", "model"), ("pretraining", "pre-training")):
+        entries = changed.get(section)
+        known = {str(name) for name in entries} if isinstance(entries, Mapping) else set()
+        if keys[0] == section and len(keys) > 1 and keys[1] not in known:
+            raise unknown_name(what, keys[1], known)
+    for place in places:
+        node = changed
+        for key in place[:-1]:
+            below = node.get(key)
+            if key == "data" and isinstance(below, str):
+                below = {"source": below}
+            node[key] = dict(below) if isinstance(below, Mapping) else {}
+            node = node[key]
+        node[place[-1]] = parse_yaml(text, override)
+    return changed
+
+
+def _explain_error(error: pydantic.ValidationError) -> InputError:
+    """Tell one of the errors: first an unknown key, which may be why another key is missing."""
+    errors = error.errors()
+    unknown = [problem for problem in errors if problem["type"] in _UNKNOWN_KEY]
+    first = (unknown or errors)[0]
+    location = [str(part) for part in first["loc"]]
+    place = ".".join(location)
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, InputError):
+        return InputError(f"{place}: {inner}" if place else str(inner))
+    if unknown:
+        above = ".".join(location[:-1])
+        sentence = str(unknown_name("key", location[-1], _allowed_keys(location)))
+        return InputError(f"{above}: {sentence}" if above else sentence)
+    if first["type"] == "json_invalid":  # nothing else is wrong with what Python has written
+        return InputError("a study may contain only text in UTF-8")
+    return InputError(describe_invalid(first))
+
+
+def _allowed_keys(location: list[str]) -> list[str]:
+    """The keys that are allowed where an unknown one was found."""
+    parent = location[-2] if len(location) > 1 else ""
+    before = location[0] == "pretraining"
+    known = {
+        "recipe": list(PRETRAINING_KEYS if before else RECIPE_KEYS),
+        **{name: [field.name for field in fields(kind)] for name, kind in _NESTED_TYPES.items()},
+        "": [*Study.model_fields, "defaults"],
+    }
+    entry = PretrainingEntry if before else ModelEntry
+    return known.get(parent, list(entry.model_fields))

@@ -38,24 +38,19 @@ class CropBoxes(NamedTuple):
     flip: npt.NDArray[np.bool_]
 
 
-def draw_boxes(
-    n: int,
-    size: tuple[int, int],
-    scale: tuple[float, float],
-    flip: float,
-    rng: np.random.Generator,
-) -> CropBoxes:
+def draw_boxes(n: int, size: tuple[int, int], views: Views, rng: np.random.Generator) -> CropBoxes:
     """Draw a box for each of `n` images of `size` (height, width), as `RandomResizedCrop` does.
 
-    The area is uniform in `scale`; the logarithm of the aspect ratio is uniform between those of
-    3/4 and 4/3. If none of ten boxes fits, an image gets the largest central box of an allowed
+    The area is uniform in `crop_scale`; the logarithm of the aspect ratio is uniform between those
+    of 3/4 and 4/3. If none of ten boxes fits, an image gets the largest central box of an allowed
     ratio.
 
-    >>> draw_boxes(3, (28, 28), (0.2, 1.0), 0.0, np.random.default_rng(0)).height.tolist()
+    >>> views = Views(crop_scale=(0.2, 1.0))
+    >>> draw_boxes(3, (28, 28), views, np.random.default_rng(0)).height.tolist()
     [22.0, 19.0, 15.0]
     """
     high, wide = size
-    area = high * wide * rng.uniform(*scale, (BOX_TRIES, n))
+    area = high * wide * rng.uniform(*views.crop_scale, (BOX_TRIES, n))
     ratio = np.exp(
         rng.uniform(math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1]), (BOX_TRIES, n))
     )
@@ -71,7 +66,7 @@ def draw_boxes(
         np.where(some_fit, np.floor(right * (wide - width + 1)), (wide - width) // 2),
         height,
         width,
-        mirror < flip,
+        mirror < views.horizontal_flip,
     )
 
 
@@ -284,7 +279,7 @@ def draw_view(
     >>> draw_view(2, (28, 28), Views(), 0, np.random.default_rng(0)).blurred.tolist()
     [True, True]
     """
-    boxes = draw_boxes(n, size, views.crop_scale, views.horizontal_flip, rng)
+    boxes = draw_boxes(n, size, views, rng)
     jittered, greyed, blurred, solarized = rng.random((4, n))
     order = rng.permuted(np.tile(np.arange(len(JITTERS)), (n, 1)), axis=1)
     low, high = np.array([_jitter_range(name, views) for name in JITTERS]).T[..., None]

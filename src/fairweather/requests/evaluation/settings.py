@@ -1,43 +1,29 @@
-"""The request for an evaluation."""
+"""What the options of an evaluation mean: settings, titles, label mapping and groups."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from fairweather.attacks.shift_lists import expand_fit_shifts
 from fairweather.devices import Arithmetic
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics.metric import parse_operating_points
 from fairweather.models.labels import read_label_file
-from fairweather.models.predictions.files import PredictionSource
-from fairweather.models.predictions.tables import Column
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
-    ClassSettings,
     PartialPriors,
     Settings,
     check_operating_points,
     complete_priors,
 )
-from fairweather.types.measurement import Attack, Dataset, Shift
+from fairweather.types.measurement import Attack, Shift
 from fairweather.types.options import GroupColumns, slice_name
-
-UNKNOWN_SEED = 0  # of a model whose seed nobody names
-
-
-class ModelName(NamedTuple):
-    """What a model is called, and the seed that it was trained with."""
-
-    model: str
-    seed: int = UNKNOWN_SEED
 
 
 def model_titles(
@@ -77,55 +63,6 @@ def model_titles(
     return titles
 
 
-@dataclass(frozen=True)
-class ModelRequest:
-    """A model, its data, the shifts and the options; see `evaluate`.
-
-    Attributes:
-        more: further models that are measured on the same images.
-        names: of all of them, in their order; empty if each has the name that it was opened with.
-    """
-
-    model: str | nn.Module
-    dataset: str | Dataset
-    shifts: tuple[Shift | Attack, ...]
-    options: EvaluationOptions
-    more: tuple[str | nn.Module, ...] = ()
-    names: tuple[ModelName, ...] = ()
-
-    @property
-    def is_by_name(self) -> bool:
-        """Whether another process can open the models and the data."""
-        models = (self.model, *self.more)
-        return isinstance(self.dataset, str) and all(isinstance(each, str) for each in models)
-
-    def each(self) -> list[ModelRequest]:
-        """The same request for each model alone."""
-        each = (self.model, *self.more)
-        return [replace(self, model=model, more=(), names=()) for model in each]
-
-
-@dataclass(frozen=True)
-class PredictionsRequest:
-    """Predictions that were made elsewhere, what they are of, and the options; see `evaluate`.
-
-    Attributes:
-        source: `predictions:PATH`, or that they are predictions of this process.
-        name: the name for a run folder.
-        predictions: of every model, seed and shift.
-        dataset: the images that they are of; None if the labels are with the predictions.
-        labels: the label of each row, whole numbers or text `[N]`; None if a file or the data set
-            has them.
-    """
-
-    source: str
-    name: str
-    predictions: tuple[PredictionSource, ...]
-    dataset: str | Dataset | None
-    labels: Column | None
-    options: EvaluationOptions
-
-
 def make_settings(
     options: EvaluationOptions, shifts: tuple[Shift | Attack, ...], device: torch.device
 ) -> Settings:
@@ -149,13 +86,14 @@ def make_settings(
     )
 
 
-def make_class_settings(
+def add_class_settings(
+    settings: Settings,
     options: EvaluationOptions,
     priors: PartialPriors,
     labels: npt.NDArray[np.int64],
     classes: tuple[str, ...],
-) -> ClassSettings:
-    """What an evaluation asks of the classes, once these and the labels are known.
+) -> Settings:
+    """Add what is asked of the classes, once these and the labels are known.
 
     Raises `InputError` for an unknown class, for a number that is no probability, and for what
     labels of another task have not.
@@ -164,13 +102,13 @@ def make_class_settings(
         of_one = ("ordered_classes", "priors", "operating_points", "ood", "slices")
         if asked := [name for name in of_one if getattr(options, name)]:
             raise InputError(f"{asked[0]} is for classification, and these images have more labels")
-        return ClassSettings()
-    return ClassSettings(
+        return settings
+    points = parse_operating_points(options.operating_points)
+    return replace(
+        settings,
         ordered=options.ordered_classes,
         priors=complete_priors(priors, labels, classes),
-        operating_points=check_operating_points(
-            parse_operating_points(options.operating_points), classes
-        ),
+        operating_points=check_operating_points(points, classes),
     )
 
 
