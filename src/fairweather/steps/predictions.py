@@ -32,7 +32,7 @@ from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.measurement import AnyPredictions, Attack, Groups, Predictions
 from fairweather.types.record import VAL
-from fairweather.variants.calibration import NOTHING_FITTED, FittedParameters
+from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import read_variant
 
 
