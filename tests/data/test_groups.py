@@ -295,6 +295,21 @@ def test_a_set_without_splits_is_split_by_patients(photos, tmp_path):
         assert expected[name] == patient
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("table.csv", 'file,"site (1: north; 2: south; 3: east)"\n1.png,2\n'),
+        ("table.csv", '"a ""b"";c;d",file\n2,1.png\n'),
+        ("table.tsv", "file\tsite, ward, bed\n1.png\t2\n"),
+    ],
+)
+def test_marks_in_the_name_of_a_column_do_not_separate_columns(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    table = read_text_table(tmp_path / name)
+    assert table.shape == (1, 2)
+    assert table["file"].tolist() == ["1.png"]
+
+
 @pytest.mark.parametrize("name", ["table.csv", "table.tsv", "semicolons.csv", "table.parquet"])
 def test_kinds_of_tables(photos, tmp_path, name):
     if delimiter := {"table.tsv": "\t", "semicolons.csv": ";"}.get(name):

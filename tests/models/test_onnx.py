@@ -448,6 +448,8 @@ def test_8_bit_images_are_rounded_to_and_clipped(tmp_path):
         ({"Labels": '{"1": "y", "0": "x", "2": "z"}'}, ("x", "y", "z")),
         ({"names": "__import__('os').getcwd()"}, None),
         ({"names": '["only", "two"]'}, None),
+        ({"names": "{1e999: 'red', 1: 'green', 2: 'blue'}"}, None),
+        ({"names": '{"0": "red", "00": "green", "2": "blue"}'}, None),
         ({"author": '["x", "y", "z"]'}, None),
     ],
 )

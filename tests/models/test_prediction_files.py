@@ -461,6 +461,12 @@ def test_content_that_is_no_number_is_one_sentence(tmp_path):
         read(nothing)
 
 
+def test_labels_that_are_no_text_are_one_sentence(tmp_path):
+    np.savez(tmp_path / "bytes.npz", probs=np.full((2, 3), 1 / 3), labels=np.array([b"a", b"\xff"]))
+    with pytest.raises(InputError, match=r"bytes\.npz, 'labels' has b'.xff' in row 2, .* no name"):
+        read(tmp_path / "bytes.npz")
+
+
 def test_compressed_arrays_that_are_damaged_are_one_sentence(tmp_path):
     path = tmp_path / "probs.npz"
     np.savez_compressed(path, probs=shares(n=200, labels=np.zeros(200, int)))

@@ -489,7 +489,7 @@ def read_or_decode(
 
 
 def content_digests(parts: Mapping[str, Subset]) -> dict[str, str]:
-    """Return the SHA-256 of listing split's files: of their bytes in order, whatever their names.
+    """Return the SHA-256 of each split's files: of their bytes in order, whatever their names.
 
     Files that splits share are read once. The `stretch` of a listing is appended to the digest.
     """
@@ -519,7 +519,7 @@ def _describe_square(square: Square | None) -> int | list[object] | None:
 
 
 def _read_images(part: Subset, name: str, progress: Notify | None) -> Iterator[RawImage]:
-    """Read the items of a split one by one, when decoding needs them, and report their number."""
+    """Read the images of a split one by one, when decoding needs them, and report their number."""
     task, count = f"decode {name}", len(part.keys)
     for done, image in enumerate(part.listing.read(part.keys)):
         if progress is not None and done % STRIDE == 0:

@@ -147,8 +147,10 @@ def read_text_table(path: Path) -> pd.DataFrame:
             texts = [column_to_text(table[name]) for name in table]
             table = pd.concat(texts, axis=1) if texts else table
         else:
-            with path.open(encoding="utf-8-sig") as file:
-                sep = find_delimiter([file.readline()])
+            sep = "\t"
+            if path.suffix.lower() == ".csv":
+                with path.open(encoding="utf-8-sig") as file:
+                    sep = find_delimiter([file.readline()])
             # The header is read as a row: pandas would rename a column that is there twice.
             table = pd.read_csv(
                 path, dtype=str, keep_default_na=False, sep=sep, encoding="utf-8-sig", header=None

@@ -240,7 +240,7 @@ def stratified_order(labels: IntArray, seed: int) -> IntArray:
 def _split_off(
     part: Subset, rest_name: str, chosen_name: str, source: Source, fraction: float, seed: int
 ) -> dict[str, Subset]:
-    """Move a fraction of the images to the split `other`; a split without images is left out."""
+    """Move a fraction of the images to `chosen_name`; a split without images is left out."""
     if fraction in (0, 1):
         return {chosen_name if fraction else rest_name: part}
     strata, classes = source.strata(part.listing.labels[part.keys])

@@ -29,6 +29,7 @@ NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 # Python quotes a text with a letter of the end of its lines, and not with a carriage return that is
 # none of them, though readers take it for the end of a row.
 _LINE_END = "\r\n"
+_QUOTED = re.compile(r'(?<![^,;\t ])"(?:[^"]|"")*"')  # a cell in quotes
 
 
 def escape_formula(value: object) -> object:
@@ -88,12 +89,15 @@ def read_csv_rows(path: Path, delimiter: str | None = None) -> list[tuple[int, l
 
 
 def find_delimiter(lines: Iterable[str], otherwise: str = ",") -> str:
-    """Find which of comma, semicolon and tab the lines have most of.
+    """Find which of comma, semicolon and tab the lines have most of, cells in quotes left out.
 
     >>> find_delimiter(["a;b,c;d", "1;2;3"]), find_delimiter(["a b"], "space")
     (';', 'space')
+    >>> find_delimiter(['file,"grade (0: none; 1: mild; 2: severe)"'])
+    ','
     """
-    counts = {mark: min(line.count(mark) for line in lines) for mark in ",;\t"}
+    bare = [_QUOTED.sub("", line) for line in lines]
+    counts = {mark: min(line.count(mark) for line in bare) for mark in ",;\t"}
     best = max(counts, key=counts.__getitem__)
     return best if counts[best] else otherwise
 

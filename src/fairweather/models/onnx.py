@@ -63,6 +63,10 @@ Tensor = Any
 # onnx.TensorProto.DataType: the types that images may have.
 IMAGE_TYPES: Mapping[int, Number] = {1: np.float32, 2: np.uint8, 10: np.float16, 11: np.float64}
 FLOATS = (1, 10, 11)
+# What reading names from a text may raise; an overflow for the number of a class that is infinite.
+UNREADABLE_NAMES = (
+    *(ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, RecursionError),
+)
 INTEGERS = (6, 7)  # int32 and int64
 EXTERNAL_LOCATION = 1  # onnx.TensorProto.DataLocation
 
@@ -251,7 +255,7 @@ def _parse_names(text: str) -> Sequence[object] | None:
         if isinstance(names, Mapping):
             numbered = {int(number): name for number, name in names.items()}
             names = [numbered[number] for number in range(len(names))]
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
+    except UNREADABLE_NAMES:
         return None
     return names if isinstance(names, list | tuple) and names else None
 

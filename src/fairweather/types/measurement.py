@@ -47,7 +47,7 @@ def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
     """Return class names as a file has them; whole numbers become text.
 
     Args:
-        found: the names in label order.
+        names: the names in label order.
         what: says whose names they are, for the message.
 
     Raises:

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -242,7 +243,10 @@ def read_column(values: object, place: str) -> Column:
         return column.astype(np.int64)
     texts = []
     for row, value in enumerate(column.tolist(), start=1):
-        text = value.decode() if isinstance(value, bytes) else value
+        text = value
+        if isinstance(value, bytes):
+            with suppress(UnicodeDecodeError):  # what is no UTF-8 is no name
+                text = value.decode()
         if isinstance(text, bool) or not isinstance(text, str | int) or text == "":
             raise InputError(f"{place} has {text!r:.60} in row {row}, which is no name or number")
         texts.append(str(text))
