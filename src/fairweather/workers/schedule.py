@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from fairweather.errors import InputError
-from fairweather.progress import Event, Finished, Notify, silent
+from fairweather.progress import Event, FinishedStep, Notify, silent
 from fairweather.report.vega import explain_missing_addresses
 from fairweather.runs.claims import PROCESSOR, Claims, SharedRun
 from fairweather.runs.folder import RunFolder
@@ -215,7 +215,7 @@ class Schedule:
         self._pass(step, note)
         left = self._speeds.estimate_seconds(self._work)
         label = f"{step.label} on {where}" if where else step.label
-        finished = Finished(label, record.seconds, None if left is None else left / self.jobs)
+        finished = FinishedStep(label, record.seconds, None if left is None else left / self.jobs)
         total = len(self.plan.steps)
         done = total - len(self._remaining)
         self.tell(Event("steps", done, total, note, finished=finished, step=step.id))
