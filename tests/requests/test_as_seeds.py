@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,12 @@ from fairweather.report.samples import ATTACKED, INDEX, PICTURES, read_samples
 from fairweather.requests.execution import describe_run
 from fairweather.requests.inputs import make_plan
 from fairweather.requests.seeds.joining import describe_joined_run, plan_remaining
-from fairweather.requests.seeds.parts import check_parts, collect_samples, open_part
+from fairweather.requests.seeds.parts import (
+    _seedless_settings,
+    check_parts,
+    collect_samples,
+    open_part,
+)
 from fairweather.requests.study.run import open_study, plan, run
 from fairweather.requests.study.schema import load_study
 from fairweather.runs import cleaning
@@ -425,6 +431,17 @@ def test_other_data_and_settings_are_refused(change, words, copies):
         try_to_join(one.path, other.path)
     with pytest.raises(InputError, match=re.escape(str(other.path))):
         try_to_join(other.path, one.path)
+
+
+def test_each_variant_of_a_model_that_is_called_like_a_seed_is_compared():
+    names = ["seed-a", "seed-a+temperature"]
+    ids = [f"predictions/{name}/seed-{seed}/test/clean" for seed in (0, 1) for name in names]
+    steps = {id: SimpleNamespace(id=id, kind="predict", depends={"of": id}) for id in ids}
+    settings = _seedless_settings("seed-a", SimpleNamespace(steps=steps))
+    assert settings == {
+        f"predictions/{name}/seed/test/clean": {"of": id}
+        for name, id in zip(names, ids[:2], strict=True)
+    }
 
 
 def test_sweeps_that_chose_otherwise_are_refused(copies):

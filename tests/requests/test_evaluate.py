@@ -627,6 +627,12 @@ def test_the_signature_names_every_option_with_its_default():
         fw.evaluate("x", "y", bootstrap=3)
 
 
+@pytest.mark.parametrize("models", [None, [], {}], ids=str)
+def test_no_model_is_not_taken_for_predictions(models):
+    with pytest.raises(InputError, match=r"needs a model; only predictions:FILE may have none"):
+        fw.evaluate(models, "digits")
+
+
 def evaluated(model, colour_folder, out, shifts="clean", **options):
     options = {"bootstrap": 100, "device": "cpu"} | options
     return fw.evaluate(model, f"folder:{colour_folder}", shifts, out=out, **options)

@@ -53,7 +53,7 @@ from fairweather.runs import claims
 from fairweather.report import building as report
 from fairweather.workers import schedule
 report._draw_figures, report.render_page = lambda *_: [], lambda *_: "a page"
-claims.RENEWAL_SECONDS, claims.EXPIRY_SECONDS = 0.5, 6.0
+claims.RENEWAL, claims.EXPIRY = 0.5, 6.0
 schedule.LOOK_INTERVAL = 0.05
 {before}
 import fairweather as fw
@@ -66,7 +66,7 @@ fw.run(sys.argv[1], out=sys.argv[2], device="cpu", worker=True, progress=tell)
 HELD = """
 from pathlib import Path
 from fairweather.steps import dispatch as steps
-claims.EXPIRY_SECONDS = 600.0
+claims.EXPIRY = 600.0
 train = steps.STEP_FUNCTIONS["train"]
 def held(step, *others):
     if not Path(sys.argv[2]).with_suffix(".go").exists():
@@ -252,7 +252,7 @@ def test_two_workers_divide_the_steps_and_do_none_twice(start, alone, tmp_path):
     folder = tmp_path / "run"
     held = start(folder, HELD)
     assert held.stdout.readline().strip() == "models/basic/seed-0"
-    other = start(folder, "claims.EXPIRY_SECONDS = 600.0")
+    other = start(folder, "claims.EXPIRY = 600.0")
     assert other.stdout.readline()  # it has done a step
     folder.with_suffix(".go").touch()
     done = [1]

@@ -395,7 +395,7 @@ def _plan_fit(
     label: str,
     file: str,
 ) -> plan.FitStep:
-    """Plan to fit a variant on predictions of validation images, those of `of`."""
+    """Plan to fit a variant on the validation images, as the model `source` predicts them."""
     shifts = measurement.fitted_on(variant)
     validation = [predictions_file(source, model.seed, text, VAL) for text in shifts]
     groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None

@@ -246,8 +246,8 @@ def describe_odd_range(
         normalisation: the facts of a model, with `mean` and `std`.
         mean, std: of the images, per channel, in [0, 1].
 
-    >>> collect_facts = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    >>> describe_odd_range(collect_facts, (0.02,) * 3, (0.01,) * 3)[:39]
+    >>> facts = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    >>> describe_odd_range(facts, (0.02,) * 3, (0.01,) * 3)[:39]
     'the images have the mean 0.02 0.02 0.02'
     """
     match normalisation:

@@ -130,6 +130,7 @@ def make_request(
     if (
         predictions is None
         and isinstance(model, Mapping)
+        and model
         and all(map(_is_predictions, model.values()))
     ):
         files = {name: str(source).removeprefix(PREFIX) for name, source in model.items()}

@@ -219,14 +219,16 @@ def _seedless_settings(name: str, part: SeedsPart) -> dict[str, dict[str, JsonVa
         folders = step.id.split("/")
         if step.kind == "group" or base_model(folders[1]) != name:
             continue
-        seedless = "/".join("seed" if folder.startswith("seed-") else folder for folder in folders)
+        # A model may have a name like that of a seed.
+        seedless = ["seed" if folder.startswith("seed-") else folder for folder in folders[2:]]
+        place = "/".join([*folders[:2], *seedless])
         # Versions of libraries are compared separately.
         left_out = {*MACHINE_SETTINGS, "libraries", *(["seed"] if step.kind != "predict" else [])}
         settings = {key: value for key, value in step.depends.items() if key not in left_out}
         network = settings.get("network")
         if isinstance(network, dict):  # its folder names the seed
             settings["network"] = {key: value for key, value in network.items() if key != "folder"}
-        seedless_settings.setdefault(seedless, settings)
+        seedless_settings.setdefault(place, settings)
     return seedless_settings
 
 
