@@ -880,6 +880,17 @@ def test_an_epoch_whose_number_is_infinite_is_a_gap_in_its_line(run, tmp_path, c
         assert chart.spec["encoding"]["y"]["scale"]["type"] == "log"
 
 
+def test_the_smallest_learning_rates_are_not_rounded_to_0(run, tmp_path):
+    copy = copy_run(run, tmp_path / "copy")
+    path = copy.path / "models/basic/seed-0/history.csv"
+    history = pd.read_csv(path)
+    history["learning_rate"] = 1e-3 * 10.0 ** -np.arange(len(history))
+    history.to_csv(path, index=False)
+    spec = draw_training_charts(read_contents(copy))["rate"].spec
+    assert min(row["value"] for row in spec["datasets"]["rows"]) == 1e-14
+    assert spec["encoding"]["y"]["scale"]["type"] == "log"
+
+
 def test_charts_of_training_are_followed_by_what_was_trained(partial, tmp_path, no_figures):
     copy = copy_run(partial, tmp_path / "copy")
     (copy.path / "models/pretrained/seed-0/history.csv").unlink()

@@ -480,7 +480,7 @@ def _trace_rows(
             "seed": seed,
             "epoch": int(epoch),
             "part": part,
-            "value": round(value, 10) if math.isfinite(value) else None,
+            "value": float(f"{value:.10g}") if math.isfinite(value) else None,
             "text": f"{100 * value:.1f} %" if chart.name == "accuracy" else f"{value:.4g}",
         }
         for title, seed, epochs in histories
