@@ -45,7 +45,7 @@ FOREIGN = (
 INTERNAL = (
     r"AttackFunction|BoolArray|CalibrationDraw|Channels|Ends|FloatArray|GuardOutputs|IntArray"
     r"|IntervalKind|LabelArray|ModelState|OodInputs|Parameter|Result|ShiftFunction|State|Step"
-    r"|StepRecord|Weights"
+    r"|StepRecord|TextArray|Weights"
     r"|fairweather\.deploy\.(guard\.GuardOutputs|promise\.GuardRecord)"
     r"|fairweather\.metrics\.columns\.ConfidenceOrder"
     r"|fairweather\.metrics\.conformal\.SetColumns"

@@ -13,7 +13,7 @@ from fairweather.report import building as report
 from fairweather.report.charts import Figure
 from fairweather.report.overview import OVERVIEW
 from fairweather.report.section import Section
-from fairweather.runs import folder as runs
+from fairweather.runs import provenance
 from fairweather.runs.folder import RunFolder
 from fairweather.steps import dispatch as steps
 from fairweather.steps import training
@@ -34,7 +34,7 @@ def quick_steps():
         patch.setattr(report, "begin_work", lambda *_: lambda: b"a picture")
         patch.setattr(report, "render_page", lambda *_: "a page")
         patch.setattr(steps, "STEP_FUNCTIONS", {**steps.STEP_FUNCTIONS, **do})
-        patch.setattr(runs, "_git_revision", lambda _: None)
+        patch.setattr(provenance, "_git_revision", lambda _: None)
         yield
 
 

@@ -422,6 +422,27 @@ def test_the_examples_in_the_site_s_own_code_hold(monkeypatch, name):
     assert not done.failed
 
 
+def resolve(name):
+    """What a dotted name within the package stands for: a module, or something in one."""
+    found = fw
+    for part in name.split("."):
+        path = f"{found.__name__}.{part}"
+        is_module = hasattr(found, "__path__") and importlib.util.find_spec(path)
+        found = importlib.import_module(path) if is_module else getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/extend.md"])
+def test_the_places_that_developers_are_sent_to_are_there(page):
+    text, package = (ROOT / page).read_text(), ROOT / "src" / "fairweather"
+    rooms = {path.stem for path in package.iterdir()}
+    for name in re.findall(r"`([a-z_]+(?:\.\w+)+)`", text):
+        if name.split(".")[0] in rooms and not re.search(r"\.(py|json|md|html)$", name):
+            assert resolve(name) is not None
+    for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|json))`", text):
+        assert (ROOT / path).exists() or (package / path).exists(), path
+
+
 def test_every_page_can_be_reached_from_the_index():
     trees = blocks(page("index"), r"\{toctree\}")
     listed = {

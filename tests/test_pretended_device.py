@@ -21,7 +21,7 @@ from fairweather.inference.prediction import (
     predict_shared,
 )
 from fairweather.models.outputs import LogProbabilities
-from fairweather.models.wrappers import Classifier, Ensemble, GrayInput, Relabelled
+from fairweather.models.wrappers import Classifier, Ensemble, GrayInput, LabelMapper
 from fairweather.runs.folder import RunFolder
 from fairweather.shifts.medmnist_c.corruptions import FAMILIES
 from fairweather.shifts.table import SHIFTS, make_shift
@@ -83,7 +83,7 @@ def test_it_knows_where_tensors_are(device):
 def network(inside=Plain):
     """A network with all that is put around one: its resizing, classes and kind of outputs."""
     resized = Classifier(inside(), (0.5,) * 3, (0.3,) * 3, input_size=8)
-    return Relabelled(LogProbabilities(nn.Sequential(resized, nn.Softmax(1))), [(0,), (1,), (2,)])
+    return LabelMapper(LogProbabilities(nn.Sequential(resized, nn.Softmax(1))), [(0,), (1,), (2,)])
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_models_are_attacked(name, norm, mps, large):
         classes = [(0,), (1,), (2,), (0, 1)]  # these need four classes
 
         def make():
-            return Relabelled(network(), classes)
+            return LabelMapper(network(), classes)
 
         large = replace(large, classes=("a", "b", "c", "d"))
     else:

@@ -124,7 +124,7 @@ def test_processes_are_started_in_these_ways_only():
         for name in imported(path):
             found[name].add(path.name)
     assert found["subprocess"] == {
-        "folder.py",
+        "provenance.py",
         "processes.py",
         "rank_processes.py",
         "slurm_jobs.py",

@@ -17,8 +17,6 @@ from loky import get_reusable_executor
 
 from fairweather.errors import InputError
 
-# ---------------------------------------------------------------- processes of this package that do
-
 
 @contextmanager
 def safe_path() -> Iterator[None]:
@@ -100,11 +98,7 @@ def describe_exit(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"status {status}"
 
 
-# ---------------------------------------------------------------- processes that share the work of
-
-LOOK_INTERVAL = (
-    1.0  # seconds between two looks at whether the process that started this one is there
-)
+LOOK_INTERVAL = 1.0  # seconds between two looks at whether this process's parent is there
 
 P = ParamSpec("P")
 T = TypeVar("T")

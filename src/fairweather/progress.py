@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------- events
 
 
-class Finished(NamedTuple):
+class FinishedStep(NamedTuple):
     """A step of a run that has just been done.
 
     Attributes:
@@ -54,7 +54,7 @@ class Event(NamedTuple):
     total: int | None
     note: str = ""
     line: str = ""
-    finished: Finished | None = None
+    finished: FinishedStep | None = None
     part: float = 0.0
     step: str = ""
 
@@ -276,11 +276,11 @@ def working_line(event: Event, seconds: float, units: float) -> str:
     return f"...   {event.task}  {exact} of {total}{left}  {event.note}".rstrip()
 
 
-def finished_line(step: Finished, done: int, total: int | None) -> str:
+def finished_line(step: FinishedStep, done: int, total: int | None) -> str:
     """Describe a finished step in one plain line.
 
-    >>> from fairweather.progress import Finished
-    >>> finished_line(Finished("train Basic, seed 0", 41.2, 720.0), 3, 24)
+    >>> from fairweather.progress import FinishedStep
+    >>> finished_line(FinishedStep("train Basic, seed 0", 41.2, 720.0), 3, 24)
     'done  train Basic, seed 0  41 s  (3 of 24, about 12 min to go)'
     """
     time = f"{step.seconds:.1f} s" if step.seconds < 9.95 else format_duration(step.seconds)

@@ -17,7 +17,7 @@ from fairweather.cli.options import progress
 from fairweather.cli.runs import evaluate, run
 from fairweather.errors import InputError, check_writable
 from fairweather.judge.rules import read_rules
-from fairweather.progress import Event, Finished
+from fairweather.progress import Event, FinishedStep
 from fairweather.requests.study.schema import load_study
 from tests.commands import fairweather
 from tests.forking import Program
@@ -281,8 +281,8 @@ def test_numbers_are_whole_on_a_terminal_of_any_width(columns, monkeypatch, caps
 TOLD = [
     Event("train", 1, 2, "validation accuracy 97.0%"),
     Event("evaluate", 0, None, line="clean          accuracy 97.0%"),
-    Event("steps", 3, 24, finished=Finished("train Basic, seed 0", 41.3)),
-    Event("steps", 4, 24, finished=Finished("predict Basic, seed 0, test/clean", 0.42, 725.0)),
+    Event("steps", 3, 24, finished=FinishedStep("train Basic, seed 0", 41.3)),
+    Event("steps", 4, 24, finished=FinishedStep("predict Basic, seed 0, test/clean", 0.42, 725.0)),
 ]
 
 

@@ -15,7 +15,7 @@ from torchvision.models import ResNet18_Weights
 
 from fairweather.errors import InputError
 from fairweather.models.labels import LabelMap, match_labels, read_label_file, relabel
-from fairweather.models.wrappers import Relabelled
+from fairweather.models.wrappers import LabelMapper
 
 WNIDS = ImageNetInfo().label_names()
 # What configurations on the Hugging Face hub call the classes: all of WordNet's names.
@@ -362,7 +362,7 @@ GROUPS = [(4,), (0, 7, 2), (9,), (1, 3)]
 def test_grouping_adds_probabilities(seed, scale):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(5, 10, generator=generator, dtype=torch.float64) * scale
-    model = Relabelled(Known(logits.float()), GROUPS)
+    model = LabelMapper(Known(logits.float()), GROUPS)
     with torch.no_grad():
         found = model(IMAGES)
     assert found.shape == (5, 4)
@@ -385,17 +385,17 @@ def test_grouping_adds_probabilities(seed, scale):
 
 def test_the_order_within_a_group_and_the_level_of_all_logits_change_nothing():
     logits = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
-    one = Relabelled(Known(logits), [(0, 1), (2, 3, 4)])(IMAGES)
-    other = Relabelled(Known(logits + 50), [(1, 0), (4, 2, 3)])(IMAGES)
+    one = LabelMapper(Known(logits), [(0, 1), (2, 3, 4)])(IMAGES)
+    other = LabelMapper(Known(logits + 50), [(1, 0), (4, 2, 3)])(IMAGES)
     torch.testing.assert_close(one.softmax(1), other.softmax(1))
     far = torch.full((1, 4), -1000.0)
-    assert Relabelled(Known(far), [(0, 1), (2,)])(IMAGES).isfinite().all()
+    assert LabelMapper(Known(far), [(0, 1), (2,)])(IMAGES).isfinite().all()
 
 
 def test_gradients_flow_to_images_and_weights():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 10)).double()
-    model = Relabelled(network, GROUPS)
+    model = LabelMapper(network, GROUPS)
     images = torch.rand(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
 
     def answer(images):
@@ -415,18 +415,18 @@ def test_gradients_flow_to_images_and_weights():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_large_groups_are_added_in_either_precision(dtype):
     logits = torch.zeros(1, 600).to(dtype)
-    model = Relabelled(Known(logits).to(dtype), [tuple(range(500)), (599,)])
+    model = LabelMapper(Known(logits).to(dtype), [tuple(range(500)), (599,)])
     found = model(IMAGES.to(dtype))
     assert found.dtype == dtype
     assert found[0, 0] == torch.tensor(500.0).log().to(dtype)
     with torch.autocast("cpu", torch.bfloat16):
         network = nn.Sequential(nn.Flatten(), nn.Linear(192, 600))
-        assert Relabelled(network, [(0, 1), (2,)])(IMAGES).shape == (1, 2)
+        assert LabelMapper(network, [(0, 1), (2,)])(IMAGES).shape == (1, 2)
 
 
 def test_it_is_a_module_like_any_other():
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.BatchNorm1d(10))
-    model = Relabelled(network, GROUPS)
+    model = LabelMapper(network, GROUPS)
     assert not model.eval().model[2].training
     assert model.train().model[2].training
     twin = copy.deepcopy(model.eval())
@@ -450,7 +450,7 @@ def test_only_the_identity_returns_the_model_itself():
         LabelMap(((0,), (1, 2)), "", 3),
     ):
         found = relabel(model, other)
-        assert isinstance(found, Relabelled)
+        assert isinstance(found, LabelMapper)
         assert found.model is model
     logits = torch.arange(10.0)[None]
     assert relabel(model, match_labels(CIFAR, 10, ["truck", "cat"]))(logits).tolist() == [[9, 3]]

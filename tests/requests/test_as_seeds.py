@@ -35,7 +35,7 @@ from fairweather.steps.ledger import begin_run
 from fairweather.steps.plan import ImagesReference, SampleStep
 from fairweather.steps.worker import Worker
 from fairweather.types.record import JOINED, SCORES, STUDY
-from fairweather.workers.schedule import execute
+from fairweather.workers.schedule import Schedule, finish_locally
 from tests.conftest import TINY_RESNET, write_pictures
 from tests.run_folders import change_record, copy_run, finish
 
@@ -86,7 +86,8 @@ def make(tmp_path_factory):
             folder.write(STUDY, dump_yaml(study.model_dump(mode="json")))
             worker = Worker(planned, device="cpu", datasets=inputs.datasets)
             for step in ("samples", "scores"):
-                execute(planned, folder, worker, until=step)
+                only = planned.needed_for(step)
+                finish_locally(Schedule(planned, folder, silent, only=only), worker)
         for weights in (root / name).rglob("*.safetensors"):
             weights.unlink()
         return folder

@@ -12,7 +12,7 @@ from fairweather.cli.app import app
 from fairweather.data import cache as decode
 from fairweather.requests.study.schema import load_study
 from fairweather.runs.folder import RunFolder
-from fairweather.steps.ledger import Ledger, Speeds, standings
+from fairweather.steps.ledger import Ledger, Speeds, standings, sum_work
 from fairweather.steps.plan import FitStep, ImagesReference, OpenedNetwork, StepResult, link_steps
 from fairweather.types.record import StepRecord, step_file
 from fairweather.workers.schedule import list_written
@@ -142,12 +142,18 @@ def test_the_time_that_remains_is_told_by_what_is_alike(planned):
         )
     )
     done = [record(dark.id, 3.0, 30), record(f"{place}/clean", 1.0, 70)]
-    speeds = Speeds.of(done)
-    assert speeds.seconds_for([bright]) == pytest.approx(0.1 * bright.work)  # the same shift
-    assert speeds.seconds_for([fog]) == pytest.approx(0.04 * fog.work)  # any prediction
-    assert speeds.seconds_for([fog, bright]) == pytest.approx(0.04 * fog.work + 0.1 * bright.work)
-    assert speeds.seconds_for([planned.plan.step("models/basic/seed-0")]) is None
-    assert speeds.seconds_for([planned.plan.step("scores")]) is None  # moments
+    speeds = Speeds.from_records(done)
+    assert speeds.estimate_seconds(sum_work([bright])) == pytest.approx(
+        0.1 * bright.work
+    )  # the same shift
+    assert speeds.estimate_seconds(sum_work([fog])) == pytest.approx(
+        0.04 * fog.work
+    )  # any prediction
+    assert speeds.estimate_seconds(sum_work([fog, bright])) == pytest.approx(
+        0.04 * fog.work + 0.1 * bright.work
+    )
+    assert speeds.estimate_seconds(sum_work([planned.plan.step("models/basic/seed-0")])) is None
+    assert speeds.estimate_seconds(sum_work([planned.plan.step("scores")])) is None  # moments
 
 
 # ---------------------------------------------------------------- studies

@@ -23,7 +23,8 @@ from fairweather.runs.folder import RunFolder
 from fairweather.tasks.task import TASKS, Strata, Task, Unit
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import AnyPredictions, Dataset, Groups, Images
-from fairweather.variants.calibration import Calibration, FittedParameters
+from fairweather.variants.calibration import Calibration
+from fairweather.variants.fitted import FittedParameters
 from fairweather.variants.variant import VARIANTS
 
 NAMES = ("Effusion", "Mass")

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ from fairweather.workers import executors, jobs
 from fairweather.workers.logs import Failure
 from fairweather.workers.options import Sharing
 from fairweather.workers.schedule import Schedule, StepsOutcome
+from fairweather.workers.work import WorkerSettings
 from tests.conftest import TINY_RESNET
 from tests.forking import Program
 from tests.quick_steps import computed_once
@@ -161,7 +162,7 @@ def taken(plan, alone, folder, **settings):
 def test_an_error_of_the_system_stays_one():
     with pytest.raises(OSError, match="No such file") as raised:
         Path("/no/such/läufe").stat()
-    failed = Failure.of(raised.value)
+    failed = Failure.from_error(raised.value)
     packed = Failure.model_validate_json(failed.model_dump_json())
     assert packed.system == (errno.ENOENT, "/no/such/läufe")
 
@@ -283,9 +284,9 @@ def test_impossible_numbers_are_refused(study, tmp_path, option, value):
 
 
 def test_each_device_has_a_process_of_its_own():
-    work = SimpleNamespace(device=torch.device("cuda"), assigned=lambda _, **given: given)
-    found = executors._list_assignments(work, Sharing(devices=2), workers=3)
-    assert found == [{"workers": 3, "device": "cuda:0"}, {"workers": 3, "device": "cuda:1"}]
+    shared = WorkerSettings(device="cuda", offline=True, workers=3, networks=None, jobs=2)
+    own = executors._divide_devices(Sharing(devices=2), shared)
+    assert own == [replace(shared, device=f"cuda:{place}", jobs=1) for place in (0, 1)]
 
 
 @pytest.mark.parametrize(

@@ -372,6 +372,7 @@ def test_torchrun_starts_the_same_run(study, run_together, tmp_path):
         ({"devices": 2, "jobs": 2}, "2 processes train each network together; that goes without"),
         ({"devices": 2, "worker": True}, "2 processes train each network together; that goes"),
         ({"devices": 0}, "devices must be at least 1, found 0"),
+        ({"nodes": 0}, "nodes must be at least 1, found 0"),
         ({"jobs": "two"}, "jobs: input should be a valid integer, .* found 'two'"),
         ({"devices": 2, "nodes": 2}, r"2 nodes: start the command on each .* torchrun"),
         ({"devices": 2, "strategy": "fsdp"}, "unknown strategy 'fsdp'"),

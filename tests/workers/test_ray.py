@@ -130,7 +130,7 @@ def test_a_training_sends_its_state_and_another_site_goes_on_from_it(planned, al
     assert {state.name for state in states} == {remote.training_state_file(step)}
     run.write(states[0].name, states[0].content)
     product = do(site(planned, tmp_path / "other"), step, run)
-    assert product.done[0].share == 0.5
+    assert product.outcome.done[0].share == 0.5
     for name in (each for each in product.files if each.endswith(".safetensors")):
         assert product.files[name] == alone.folder.file(name).read_bytes()
     rare = site(planned, tmp_path / "rare", seconds=3600)
@@ -142,7 +142,7 @@ def test_a_site_without_the_data_says_so_and_takes_them(
     planned, alone, study, tmp_path, monkeypatch
 ):
     dataset = open_data(planned.data[DATA])
-    sent = pickle.loads(pickle.dumps(PackedData.of(dataset)))
+    sent = pickle.loads(pickle.dumps(PackedData.pack(dataset)))
     monkeypatch.setenv("FAIRWEATHER_CACHE", str(tmp_path / "cache"))
     hidden = study.parent / "colours"
     hidden.rename(study.parent / "hidden")
@@ -168,7 +168,7 @@ def test_data_that_are_not_those_of_the_plan_are_not_taken(planned, tmp_path, to
 
 def test_pixels_that_were_sent_are_shared_and_not_copied(toy_images):
     dataset = fw.Dataset("toys", None, None, toy_images, (0.5,) * 3, (0.2,) * 3, task="findings")
-    sent = PackedData.of(dataset)
+    sent = PackedData.pack(dataset)
     (pixels, *_) = sent.parts["test"]
     pixels.flags.writeable = False  # as Ray gives them
     received = sent.dataset()
@@ -183,7 +183,7 @@ def test_a_site_packs_an_error(planned, alone, tmp_path):
     broken = do(site(planned, tmp_path / "site"), step, alone.folder)
     assert isinstance(broken, Failure)
     with pytest.raises(InputError, match="did you mean 'gaussian_blur'"):
-        raise broken.error("training")
+        raise broken.to_exception("training")
 
 
 # ---------------------------------------------------------------- the driver, without Ray
@@ -243,7 +243,7 @@ class Beside(ray_cluster.Seat):
 
     def begin(self, settings, working_folder):
         self.site = Site(settings, self.folder / "run")
-        return ray_cluster.SeatReadiness(self.site.machine, self.site.worker.room)
+        return self.site.worker.room
 
 
 def test_two_seats_divide_the_steps(study, alone, tmp_path, monkeypatch):
@@ -482,7 +482,7 @@ def test_other_versions_are_refused():
 
 def test_a_cluster_without_what_the_steps_need_is_refused(cluster):
     there = ray_cluster.RayCluster("the Ray cluster")
-    assert there.places(1, "cpu") == 2
+    assert sum(there.places(1, "cpu")) == 2
     with pytest.raises(InputError, match="need a GPU, and no node of the Ray cluster has one"):
         there.check(1, "cuda")
     with pytest.raises(InputError, match=r"needs 3 threads, and no node .* more than 2 CPUs"):

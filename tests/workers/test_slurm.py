@@ -50,7 +50,7 @@ models:
 # The command, which asks often.
 COMMAND = """
 from fairweather.workers import slurm
-slurm.LOOKED, slurm.ASKED, slurm.SEEN = 0.1, 0.3, 0.5
+slurm.LOOK_INTERVAL, slurm.QUERY_INTERVAL, slurm.ANSWER_TIMEOUT = 0.1, 0.3, 0.5
 from fairweather.cli.app import main
 main()
 """
@@ -60,10 +60,10 @@ import os, pathlib, sys, time
 from fairweather import errors
 from fairweather.report import building as report
 from fairweather.steps import dispatch as steps
-from fairweather.workers import shared
+from fairweather.workers import schedule
 report._draw_figures = lambda *_: []
-shared.LOOKED_AGAIN = 0.05
-here, train = pathlib.Path({here!r}), steps.DO["train"]
+schedule.LOOK_INTERVAL = 0.05
+here, train = pathlib.Path({here!r}), steps.STEP_FUNCTIONS["train"]
 {patch}
 """
 CUSTOM = """
@@ -79,12 +79,12 @@ def held(step, *others):
     while not (here / "go").exists():
         time.sleep(0.05)
     return train(step, *others)
-steps.DO = {**steps.DO, "train": held}
+steps.STEP_FUNCTIONS = {**steps.STEP_FUNCTIONS, "train": held}
 """
 DIVERGED = """
 def diverged(step, *others):
     raise errors.TrainingDivergedError("the loss is not finite")
-steps.DO = {**steps.DO, "train": diverged}
+steps.STEP_FUNCTIONS = {**steps.STEP_FUNCTIONS, "train": diverged}
 """
 # Then submitit does the job, as the script of the job would have called it.
 CALLED = """
@@ -161,7 +161,7 @@ def start(study, setup, tmp_path):
 @pytest.fixture
 def often(monkeypatch):
     """Look and ask often."""
-    for name in ("LOOKED", "ASKED", "REMINDED"):
+    for name in ("LOOK_INTERVAL", "QUERY_INTERVAL", "REMINDER_INTERVAL"):
         monkeypatch.setattr(slurm, name, 0.2)
 
 
@@ -366,13 +366,13 @@ def never(monkeypatch, state):
     def end(run, note):
         write(run, note)
         for job in note.jobs:
-            (run.path / note.log_of(job)).write_text("first\nlast\n")
+            (run.path / note.log_file(job)).write_text("first\nlast\n")
             for answer in answers:
-                (run.path / note.answer_of(job)).write_text(answer.model_dump_json())
+                (run.path / note.answer_file(job)).write_text(answer.model_dump_json())
 
     monkeypatch.setattr(slurm, "_submit_array", submit)
-    monkeypatch.setattr(slurm, "write_note", end)
-    for name in ("LOOKED", "ASKED", "SEEN"):
+    monkeypatch.setattr(submitted, "write_note", end)
+    for name in ("LOOK_INTERVAL", "QUERY_INTERVAL", "ANSWER_TIMEOUT"):
         monkeypatch.setattr(slurm, name, 0.0)
     return answers
 
@@ -542,12 +542,12 @@ def test_jobs_of_this_machine_run_nothing_of_the_current_folder(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     job = SimpleNamespace(place=submitted.make_place(run))  # which fails, since it is no function
-    request = executor_options.make_job_request(executor_options.Sharing(executor="slurm-local"))
-    (number,) = slurm._submit_array(request, run, job, 1)
+    sharing = executor_options.Sharing(executor="slurm-local")
+    (number,) = slurm._submit_array(sharing, run, job, 1)
     note = submitted.SubmittedJobs(
         executor="slurm-local", host="", folder="", study="", jobs={number: job.place}
     )
-    log = run.file(note.log_of(number))
+    log = run.file(note.log_file(number))
     wait_for(
         lambda: (tmp_path / "harm").exists() or (log.exists() and "not callable" in log.read_text())
     )
@@ -567,7 +567,7 @@ def test_another_command_that_has_seen_the_end_first_is_no_cancel(
             finish()
             (run.path / "jobs.json").unlink()
 
-    monkeypatch.setattr(slurm, "write_note", end)
+    monkeypatch.setattr(submitted, "write_note", end)
     fw.run(study, out=run.path, executor="slurm")
     same(run.path, alone)
 
@@ -576,12 +576,12 @@ def test_what_had_failed_before_the_jobs_are_taken_up_ends_nothing(
     alone, often, state, study, tmp_path
 ):
     run, finish = unfinished(alone, tmp_path / "run")
-    digest = slurm._plan_digest(plan(study, out=run.path, device="cpu").plan)
+    digest = plan(study, out=run.path, device="cpu").plan.digest
     note = noted(run.path, "100", "200", study=digest)
     queued(state, "200", submitted.job_name(run))
     failed = Failure(type="TrainingDivergedError", text="no such luck", traceback="")
-    (run.path / note.answer_of("100")).parent.mkdir(parents=True)
-    (run.path / note.answer_of("100")).write_text(failed.model_dump_json())
+    (run.path / note.answer_file("100")).parent.mkdir(parents=True)
+    (run.path / note.answer_file("100")).write_text(failed.model_dump_json())
     said = []
 
     def tell(event):
@@ -627,8 +627,8 @@ def test_a_job_whose_answer_is_seen_late_is_not_lost(alone, never, study, monkey
             finish()
         return {}
 
-    monkeypatch.setattr(slurm, "SEEN", 90.0)
-    monkeypatch.setattr(slurm, "states", states)
+    monkeypatch.setattr(slurm, "ANSWER_TIMEOUT", 90.0)
+    monkeypatch.setattr(submitted, "states", states)
     fw.run(study, out=run.path, executor="slurm", progress=said.append)
     assert len(asked) > 1
     assert not any("ended without an answer" in event.line for event in said)

@@ -19,7 +19,7 @@ from fairweather.runs import claims
 from fairweather.runs.claims import share_run
 from fairweather.runs.folder import RunFolder
 from fairweather.steps import dispatch as steps
-from fairweather.workers.shared import make_worker_mark
+from fairweather.workers.schedule import make_worker_mark
 from tests.conftest import TINY_RESNET
 from tests.forking import Program
 from tests.named_evaluation import named_evaluation
@@ -51,10 +51,10 @@ WORKER = """
 import sys, time
 from fairweather.runs import claims
 from fairweather.report import building as report
-from fairweather.workers import shared
+from fairweather.workers import schedule
 report._draw_figures, report.render_page = lambda *_: [], lambda *_: "a page"
-claims.RENEWED, claims.EXPIRES = 0.5, 6.0
-shared.LOOKED_AGAIN = 0.05
+claims.RENEWAL_SECONDS, claims.EXPIRY_SECONDS = 0.5, 6.0
+schedule.LOOK_INTERVAL = 0.05
 {before}
 import fairweather as fw
 def tell(event):
@@ -66,7 +66,7 @@ fw.run(sys.argv[1], out=sys.argv[2], device="cpu", worker=True, progress=tell)
 HELD = """
 from pathlib import Path
 from fairweather.steps import dispatch as steps
-claims.EXPIRES = 600.0
+claims.EXPIRY_SECONDS = 600.0
 train = steps.STEP_FUNCTIONS["train"]
 def held(step, *others):
     if not Path(sys.argv[2]).with_suffix(".go").exists():
@@ -84,7 +84,7 @@ def stuck(step, *_):
     time.sleep(3600)
 steps.STEP_FUNCTIONS = {{**steps.STEP_FUNCTIONS, {kind!r}: stuck}}
 if {kind!r} == "predict":
-    steps.do_predictions = stuck
+    schedule.do_predictions = stuck
 """
 
 
@@ -252,7 +252,7 @@ def test_two_workers_divide_the_steps_and_do_none_twice(start, alone, tmp_path):
     folder = tmp_path / "run"
     held = start(folder, HELD)
     assert held.stdout.readline().strip() == "models/basic/seed-0"
-    other = start(folder, "claims.EXPIRES = 600.0")
+    other = start(folder, "claims.EXPIRY_SECONDS = 600.0")
     assert other.stdout.readline()  # it has done a step
     folder.with_suffix(".go").touch()
     done = [1]

@@ -39,7 +39,8 @@ from fairweather.types.measurement import (
     join_columns,
     special_kind,
 )
-from fairweather.variants.calibration import NOTHING_FITTED, FittedParameters, LogitDivisor
+from fairweather.variants.calibration import LogitDivisor
+from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 
 SLOW_SECONDS = 1.0  # seconds; a prediction that takes longer tells how far it is
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from fairweather.errors import InputError, quote_names, unknown_name
 from fairweather.files.tables import read_csv_rows
 from fairweather.files.yamlfile import parse_yaml
 from fairweather.models.class_names import IMAGENET_CLASSES, OutputNames, find_wnids, read_imagenet
-from fairweather.models.wrappers import Relabelled
+from fairweather.models.wrappers import LabelMapper
 
 LABEL_HEADER = ("data", "model")  # of a CSV that has one
 
@@ -202,7 +202,7 @@ def relabel(model: nn.Module, labels: LabelMap) -> nn.Module:
     """Map a model's outputs to the data's classes; a model that has them is returned as it is."""
     if labels.columns == tuple((place,) for place in range(labels.outputs)):
         return model
-    return Relabelled(model, labels.columns)
+    return LabelMapper(model, labels.columns)
 
 
 def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:

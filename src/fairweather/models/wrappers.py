@@ -237,7 +237,7 @@ class Ensemble(nn.Module):
 # ---------------------------------------------------------------- classes of the data
 
 
-class Relabelled(nn.Module):
+class LabelMapper(nn.Module):
     """A classifier that gives logits for the classes of the data: `[B, data classes]`.
 
     A class with one output has the logit of this output. A class with several outputs has the log
@@ -249,7 +249,7 @@ class Relabelled(nn.Module):
         model: float images `[B, 3, H, W]` in [0, 1] to logits `[B, outputs]`.
         columns: for each data class, its outputs.
 
-    >>> model = Relabelled(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)), [(4,), (0, 7)])
+    >>> model = LabelMapper(nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)), [(4,), (0, 7)])
     >>> model(torch.rand(2, 3, 8, 8)).shape
     torch.Size([2, 2])
     """

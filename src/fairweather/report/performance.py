@@ -252,7 +252,7 @@ RISK = "risk_above_validation_threshold/0.05"
 _COUNT_WORDS = dict(enumerate(("two", "three", "four", "five", "six", "seven", "eight", "nine"), 2))
 
 
-class Calibration(NamedTuple):
+class CalibrationSummary(NamedTuple):
     """Mean confidence − accuracy, and the RMS calibration error, of a model on some images."""
 
     gap: Score
@@ -293,9 +293,9 @@ class Performance(NamedTuple):
         return "these clusters of images" if self.clusters else "these images"
 
     @property
-    def calibration(self) -> Calibration | None:
+    def calibration(self) -> CalibrationSummary | None:
         """Gap and calibration error, where both are known."""
-        return Calibration(self.gap, self.rms) if self.gap and self.rms else None
+        return CalibrationSummary(self.gap, self.rms) if self.gap and self.rms else None
 
 
 class WorstLevel(NamedTuple):
@@ -423,7 +423,7 @@ class ModelOutcome:
         return self.there or self.clean
 
     @property
-    def calibration(self) -> Calibration | None:
+    def calibration(self) -> CalibrationSummary | None:
         """Of where accuracy is lowest."""
         return self.there and self.there.calibration
 

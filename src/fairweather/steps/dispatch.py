@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fairweather.progress import Notify
 from fairweather.report.building import build_report
 from fairweather.runs.folder import RunFolder
-from fairweather.steps.plan import Plan as Plan
-from fairweather.steps.plan import PredictStep as PredictStep
-from fairweather.steps.plan import ReportStep
-from fairweather.steps.plan import Step as Step
-from fairweather.steps.plan import StepResult as StepResult
-from fairweather.steps.plan import link_steps as link_steps
-from fairweather.steps.plan import step_fingerprint as step_fingerprint
-from fairweather.steps.predictions import do_features, do_fit, do_group, do_predict, do_predictions
-from fairweather.steps.predictions import pixels_key as pixels_key
+from fairweather.steps.plan import ReportStep, Step, StepResult
+from fairweather.steps.predictions import do_features, do_fit, do_group, do_predict
 from fairweather.steps.samples import do_sample
 from fairweather.steps.scoring import do_score
 from fairweather.steps.training import do_choose, do_pretrain, do_train
-from fairweather.steps.worker import Worker as Worker
-from fairweather.steps.worker import using_threads
+from fairweather.steps.worker import Worker, using_threads
 
 # Each takes its own kind of step, hence `Any`.
 StepFunction = Callable[[Any, Worker, RunFolder, Notify], StepResult]
@@ -54,11 +46,3 @@ def perform(step: Step, worker: Worker, folder: RunFolder, progress: Notify) -> 
     """
     with using_threads(step.threads):
         return STEP_FUNCTIONS[step.kind](step, worker, folder, progress)
-
-
-def perform_together(
-    steps: Sequence[PredictStep], worker: Worker, folder: RunFolder, progress: Notify
-) -> list[StepResult]:
-    """Run predictions that share their shifted images (`pixels_key`); otherwise as `perform`."""
-    with using_threads(steps[0].threads):
-        return do_predictions(steps, worker, folder, progress)

@@ -58,7 +58,7 @@ class Ledger:
             self._records[step] = self.run.step(step)
         return self._records[step]
 
-    def look_again(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
+    def refresh(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
         """Read the records of steps again, since other processes do steps too.
 
         `there` has the ids of all steps with a record, if they have just been listed: then nothing
@@ -88,26 +88,24 @@ class Ledger:
         # The page shows the record of the run and the machines that it was made on.
         if isinstance(step, ReportStep) and (self.run.path / RECORD).is_file():
             machines = [str(record.machine) for record in needs if record.machine]
-            told = {"record": self.run.checksum(RECORD), "machines": list(dict.fromkeys(machines))}
-            checksums[RECORD] = fingerprint(told)
+            shown = {"record": self.run.checksum(RECORD), "machines": list(dict.fromkeys(machines))}
+            checksums[RECORD] = fingerprint(shown)
         return step_fingerprint(step, checksums)
 
     def remaining(self, plan: Plan) -> dict[str, Step]:
         """The steps of a plan that are not done according to the records, by id; checks no file."""
-        found: dict[str, Step] = {}
+        remaining: dict[str, Step] = {}
         for step in plan.steps:
             record = self.record(step.id)
             changed = record is None or record.depends != step.depends()
-            if changed or any(need in found for need in step.needs):
-                found[step.id] = step
-        return found
+            if changed or any(need in remaining for need in step.needs):
+                remaining[step.id] = step
+        return remaining
 
     def standing(self, step: Step, before: Mapping[str, State]) -> Standing:
         """The state of a step, given in `before` the states of the steps that it needs."""
         record = self.record(step.id)
-        if record is None:
-            return Standing(step, "missing", None)
-        if not step.is_known:
+        if record is None or not step.is_known:
             return Standing(step, "missing", record)
         changed = record.depends != step.depends()
         waits_for = {before[need] for need in step.needs} - {"done"}
@@ -122,17 +120,15 @@ class Ledger:
         return Standing(step, "done" if done else "missing", record)
 
 
-def standings(plan: Plan, run: RunFolder) -> list[Standing]:
+def standings(plan: Plan, run: RunFolder) -> Iterator[Standing]:
     """The state of every step of a plan in a run folder."""
-    ledger, found = Ledger(run), []
-    before: dict[str, State] = {}
+    ledger, states = Ledger(run), dict[str, State]()
     for step in plan.steps:
-        standing = ledger.standing(step, before)
+        standing = ledger.standing(step, states)
         # Another sweep may choose the same recipe; then the trainings with it need not change.
         hidden = isinstance(step, ChooseStep) and standing.state == "stale"
-        before[step.id] = "missing" if hidden else standing.state
-        found.append(standing)
-    return found
+        states[step.id] = "missing" if hidden else standing.state
+        yield standing
 
 
 def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
@@ -145,22 +141,23 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
         old = _ScoredParts.model_validate(scored.depends)
     except pydantic.ValidationError:  # damaged: the scores are made again
         return []
-    models = {row.model for row in new[0].rows}
-    rows = {(row.model, row.seed): set(row.shifts) for row in new[0].rows}
-    found = [f"model {row.model}" for row in old.rows if row.model not in models]
+    now = new[0]
+    models = {row.model for row in now.rows}
+    shifts = {(row.model, row.seed): set(row.shifts) for row in now.rows}
+    lost = [f"model {row.model}" for row in old.rows if row.model not in models]
     for row in old.rows:
-        if row.model in models and (row.model, row.seed) not in rows:
-            found.append(f"seed {row.seed} of {row.model}")
-        kept = rows.get((row.model, row.seed), set(row.shifts))
-        found += [f"shift {shift}" for shift in row.shifts if shift not in kept]
-    found += [f"ood {other}" for other in old.others if other not in new[0].others]
-    found += [other for other in old.natural if other not in new[0].natural]
-    found += [f"priors {n}" for n, each in old.priors.items() if new[0].priors.get(n) != each]
-    points = new[0].operating_points
-    found += [
-        f"operating point {n}" for n, at in old.operating_points.items() if points.get(n) != at
-    ]
-    return list(dict.fromkeys(found))
+        if row.model in models and (row.model, row.seed) not in shifts:
+            lost.append(f"seed {row.seed} of {row.model}")
+        kept = shifts.get((row.model, row.seed), set(row.shifts))
+        lost += [f"shift {shift}" for shift in row.shifts if shift not in kept]
+    lost += [f"ood {other}" for other in old.others if other not in now.others]
+    lost += [other for other in old.natural if other not in now.natural]
+    for word, before, after in (
+        ("priors", old.priors, now.priors),
+        ("operating point", old.operating_points, now.operating_points),
+    ):
+        lost += [f"{word} {name}" for name in before if after.get(name) != before[name]]
+    return list(dict.fromkeys(lost))
 
 
 class _ScoredParts(pydantic.BaseModel):
@@ -176,21 +173,21 @@ class _ScoredParts(pydantic.BaseModel):
 def check_replaced(plan: Plan, run: RunFolder) -> None:
     """Raise `InputError` if a plan would replace or drop finished work in a run folder."""
     stale = [s for s in standings(plan, run) if s.state == "stale" and not s.step.disposable]
-    again = _find_rescored(stale)
-    stale = [each for each in stale if each.step.id not in again]
-    told = [f"{each.step.id} ({words})" for each in stale if (words := describe_difference(each))]
+    rescored = _find_rescored(stale)
+    stale = [standing for standing in stale if standing.step.id not in rescored]
+    differences = [f"{s.step.id} ({words})" for s in stale if (words := describe_difference(s))]
     if stale:
-        rest = len(stale) - len(told)
+        rest = len(stale) - len(differences)
         made = f", and {rest} step{'s' * (rest > 1)} made from them" if rest else ""
         raise InputError(
-            f"{run.path} contains steps that were made with other settings: {_list_few(told)}"
-            f"{made}; replace them with --replace, or name another folder with --out"
+            f"{run.path} contains steps that were made with other settings: "
+            f"{_list_few(differences)}{made}; replace them with --replace, or name another folder "
+            "with --out"
         )
     if lost := find_dropped(plan, run):
         raise InputError(
             f"the scores in {run.path} contain more than you ask for now: {_list_few(lost)}; ask "
-            f"for "
-            "this too, drop it with --replace, or name another folder with --out"
+            "for this too, drop it with --replace, or name another folder with --out"
         )
 
 
@@ -198,20 +195,16 @@ def _find_rescored(stale: Sequence[Standing]) -> set[str]:
     """The steps that only get or lose scores of other data sets, and those made from them.
 
     Their predictions stay the same, so that nothing is lost when they are made again. If scores are
-    lost with them, `dropped` tells.
+    lost with them, `find_dropped` tells.
     """
-    found: set[str] = set()
-    for each in stale:
-        assert each.record is not None
-        before, now = (
-            {key: value for key, value in of.items() if key != "ood_scores"}
-            for of in (each.record.depends, each.step.depends())
-        )
-        if before == now and (
-            each.record.depends != each.step.depends() or found & {*each.step.needs}
-        ):
-            found.add(each.step.id)
-    return found
+    rescored: set[str] = set()
+    for step, _, record in stale:
+        assert record is not None
+        before, now = dict(record.depends), step.depends()
+        changed = before.pop("ood_scores", None) != now.pop("ood_scores", None)
+        if before == now and (changed or rescored & {*step.needs}):
+            rescored.add(step.id)
+    return rescored
 
 
 def begin_run(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -> None:
@@ -250,26 +243,26 @@ def describe_difference(standing: Standing) -> str:
     """
     record = standing.record
     assert record is not None
-    found = find_difference(record.depends, standing.step.depends())
-    return f"{found.key}: {found.one}, now {found.other}" if found else ""
+    difference = find_difference(record.depends, standing.step.depends())
+    return f"{difference.key}: {difference.first}, now {difference.second}" if difference else ""
 
 
 class Difference(NamedTuple):
     """The first key, dotted, at which two descriptions differ, and both values, shortened."""
 
     key: str
-    one: str
-    other: str
+    first: str
+    second: str
 
 
-def find_difference(one: Mapping[str, object], other: Mapping[str, object]) -> Difference | None:
+def find_difference(first: Mapping[str, object], second: Mapping[str, object]) -> Difference | None:
     """Find the first difference of two descriptions; None if they are equal.
 
     >>> find_difference({"recipe": {"epochs": 2}}, {"recipe": {"epochs": 3}})
-    Difference(key='recipe.epochs', one='2', other='3')
+    Difference(key='recipe.epochs', first='2', second='3')
     """
-    ours, theirs = dict(_flatten(one)), dict(_flatten(other))
-    for key in dict.fromkeys([*ours, *theirs]):
+    ours, theirs = dict(_flatten(first)), dict(_flatten(second))
+    for key in {**ours, **theirs}:
         if ours.get(key) != theirs.get(key):
             return Difference(key, _shorten(ours.get(key)), _shorten(theirs.get(key)))
     return None
@@ -299,7 +292,7 @@ def _list_few(words: Sequence[str], most: int = 3) -> str:
 class Speeds:
     """Seconds and work of finished steps, by kind and similar steps, and by kind alone.
 
-    >>> Speeds.of([]).seconds_for([]) is None
+    >>> Speeds.from_records([]).estimate_seconds({}) is None
     True
     """
 
@@ -307,7 +300,7 @@ class Speeds:
     work: dict[tuple[str, str], int] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, records: Iterable[StepRecord]) -> Speeds:
+    def from_records(cls, records: Iterable[StepRecord]) -> Speeds:
         """Sum up finished steps."""
         speeds = cls()
         for record in records:
@@ -321,12 +314,8 @@ class Speeds:
                 self.seconds[key] += record.seconds
                 self.work[key] += record.work
 
-    def seconds_for(self, steps: Iterable[Step]) -> float | None:
-        """How long steps will take; None if no similar step to one of them was ever done."""
-        return self.seconds_of(sum_work(steps))
-
-    def seconds_of(self, work: Mapping[tuple[str, str], int]) -> float | None:
-        """How long this work (`sum_work` steps) will take; None where `seconds_for` gives None."""
+    def estimate_seconds(self, work: Mapping[tuple[str, str], int]) -> float | None:
+        """How long the work of steps will take; None if no similar step was ever done to one."""
         total = 0.0
         for (kind, name), amount in work.items():
             key = (kind, name if (kind, name) in self.work else "")
@@ -377,17 +366,17 @@ class Outlook:
     def of(cls, name: str, path: Path, plan: Plan) -> Outlook:
         """Compare a plan with a run folder; nothing is written."""
         run = RunFolder(path)
-        found = standings(plan, run)
-        rest = [each.step for each in found if each.state != "done"]
-        records = [each.record for each in found if each.record is not None]
-        return cls(name, path, plan, found, Speeds.of(records).seconds_for(rest))
+        all_standings = list(standings(plan, run))
+        rest = sum_work(step for step, state, _ in all_standings if state != "done")
+        speeds = Speeds.from_records(record for *_, record in all_standings if record is not None)
+        return cls(name, path, plan, all_standings, speeds.estimate_seconds(rest))
 
     @property
     def table(self) -> pd.DataFrame:
         """One row per step: id, kind, state, work (images times passes), needs."""
         rows = [
-            (each.step.id, each.step.kind, self._state(each), each.step.work, each.step.needs)
-            for each in self.standings
+            (s.step.id, s.step.kind, self._state(s), s.step.work, s.step.needs)
+            for s in self.standings
         ]
         return pd.DataFrame(rows, columns=["id", "kind", "state", "work", "needs"])
 
@@ -407,8 +396,8 @@ class Outlook:
             "model": plan["models"][0] if len(plan["models"]) == 1 else None,
             **plan,
             "steps": [
-                {**step, "depends": each.step.depends(), "state": self._state(each)}
-                for step, each in zip(plan["steps"], self.standings, strict=True)
+                {**step, "depends": standing.step.depends(), "state": self._state(standing)}
+                for step, standing in zip(plan["steps"], self.standings, strict=True)
             ],
         }
         return json.dumps(facts, indent=1)
@@ -416,18 +405,18 @@ class Outlook:
     def __str__(self) -> str:
         """One line per task: done and all steps, and the remaining work."""
         tasks: dict[str, list[Standing]] = {}
-        for each in self.standings:
-            tasks.setdefault(each.step.task, []).append(each)
+        for standing in self.standings:
+            tasks.setdefault(standing.step.task, []).append(standing)
         width = max(len(task) for task in tasks)
         lines = [f"{'task':<{width}}  {'done':>9}  {'images x passes':>15}"]
         for task, members in tasks.items():
-            done = sum(each.state == "done" for each in members)
-            left = sum(each.step.work for each in members if each.state != "done")
-            words = {_WORDS.get(state := self._state(each), state) for each in members} - {""}
+            done = sum(state == "done" for _, state, _ in members)
+            left = sum(step.work for step, state, _ in members if state != "done")
+            words = {_WORDS.get(state := self._state(s), state) for s in members} - {""}
             work = f"{left:,}" if left else ""
             line = f"{task:<{width}}  {done:>4}/{len(members):<4}  {work:>15}"
             lines.append(f"{line}  {', '.join(sorted(words))}".rstrip())
-        done = sum(each.state == "done" for each in self.standings)
+        done = sum(state == "done" for _, state, _ in self.standings)
         time = "" if self.seconds is None else f"; about {format_duration(self.seconds)} to go"
         lines.append(f"{done} of {len(self.standings)} steps done in {self.path}{time}")
         return "\n".join(lines)

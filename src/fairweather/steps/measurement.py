@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fairweather.data.loading import plan_loading
@@ -11,28 +12,7 @@ from fairweather.devices import FP32, Arithmetic
 from fairweather.metrics.detection import MOST_FEATURES
 from fairweather.progress import Notify
 from fairweather.report.samples import ATTACKED, INDEX, PICTURES
-from fairweather.steps.plan import (
-    DATA,
-    NATURAL_DATA,
-    AnyNetwork,
-    AnyPredictionWay,
-    AppliedVariant,
-    EnsembleAverage,
-    FeaturesStep,
-    FitStep,
-    ForwardPass,
-    GivenPredictions,
-    GroupStep,
-    ImagesReference,
-    PlannedDataset,
-    PredictStep,
-    ReportStep,
-    SampleStep,
-    ScoredModel,
-    ScoreStep,
-    Step,
-    network_files,
-)
+from fairweather.steps import plan
 from fairweather.steps.predictions import groups_digest
 from fairweather.steps.samples import MIXUP
 from fairweather.steps.score_rows import is_imagenet_at_224
@@ -101,9 +81,9 @@ class DataFacts:
         height, width = self.side or (0, 0)
         return self.images.get(part, 0) * 3 * height * width
 
-    def reference(self, part: str, data: str = DATA) -> ImagesReference:
+    def reference(self, part: str, data: str = plan.DATA) -> plan.ImagesReference:
         """The reference to a split for a step."""
-        return ImagesReference(data=data, part=part, digest=self.digests.get(part))
+        return plan.ImagesReference(data=data, part=part, digest=self.digests.get(part))
 
 
 def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST)) -> DataFacts:
@@ -130,27 +110,30 @@ def collect_facts(dataset: Dataset, parts: Collection[str] = (TRAIN, VAL, TEST))
 
 
 def survey_sources(
-    sources: Mapping[str, PlannedDataset], *, offline: bool = False, progress: Notify | None = None
+    sources: Mapping[str, plan.PlannedDataset],
+    *,
+    offline: bool = False,
+    progress: Notify | None = None,
 ) -> dict[str, DataFacts]:
     """The facts of data sets that a plan needs; images that were never decoded stay so."""
-    found = {}
+    facts = {}
     for name, source in sources.items():
-        plan = plan_loading(source.source, source, offline=offline, progress=progress)
-        if all(entry.is_decoded for entry in plan.entries.values()):
+        loading = plan_loading(source.source, source, offline=offline, progress=progress)
+        if all(entry.is_decoded for entry in loading.entries.values()):
             dataset = open_data(source, offline=offline, progress=progress)
-            found[name] = collect_facts(dataset)
+            facts[name] = collect_facts(dataset)
         else:
             asked = source.groups
-            found[name] = DataFacts(
-                plan.name,
-                plan.source.classes,
-                plan.images,
-                natural_shift="natural_shift" in plan.source.notes,
-                groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*plan.entries}),
+            facts[name] = DataFacts(
+                loading.name,
+                loading.source.classes,
+                loading.images,
+                natural_shift="natural_shift" in loading.source.notes,
+                groups={} if asked is None else dict.fromkeys({VAL, TEST} & {*loading.entries}),
                 slices=() if asked is None else asked.slices,
-                ordered=has_ordered_classes(plan.source.notes),
+                ordered=has_ordered_classes(loading.source.notes),
             )
-    return found
+    return facts
 
 
 @dataclass(frozen=True)
@@ -171,15 +154,15 @@ class MeasuredModel:
     seed: int | str
     title: str
     label: str
-    network: AnyNetwork | None
+    network: plan.AnyNetwork | None
     members: tuple[MeasuredModel, ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
 
-    def way(self, file: str) -> ForwardPass | GivenPredictions:
+    def way(self, file: str) -> plan.ForwardPass | plan.GivenPredictions:
         """How the predictions of the model itself that are stored in a file are made."""
         if self.network is None:
-            return GivenPredictions(digest=self.given[file])
-        return ForwardPass(network=self.network)
+            return plan.GivenPredictions(digest=self.given[file])
+        return plan.ForwardPass(network=self.network)
 
 
 @dataclass(frozen=True)
@@ -232,7 +215,7 @@ class Measurement:
     def fits_under_shifts(self, variant: Variant) -> bool:
         """Whether validation images under the shifts of `fit_on` are predicted with a variant."""
         return variant.uses_fit_on or any(
-            each.uses_fit_on and each.adapting == variant for each in self.variants
+            other.uses_fit_on and other.adapting == variant for other in self.variants
         )
 
     def cells(self, *, fit_on: bool = False) -> Iterator[tuple[str, Shift | Attack]]:
@@ -254,22 +237,28 @@ class Measurement:
             yield other, clean
 
     @property
+    def known_part(self) -> str | None:
+        """The split that other data sets are told from, where there are other data sets."""
+        parts = (TRAIN, VAL) if self.others else ()
+        return next((part for part in parts if part in self.data.images), None)
+
+    @property
     def groups(self) -> dict[str, str | None]:
         """The digests of what is known of groups, by split or by other images of the classes."""
         natural = {part: facts.groups for part, facts in self.natural.items() if facts.groups}
-        return {**self.data.groups, **{part: of[TEST] for part, of in natural.items()}}
+        return {**self.data.groups, **{part: digests[TEST] for part, digests in natural.items()}}
 
-    def images(self, part: str) -> ImagesReference:
+    def images(self, part: str) -> plan.ImagesReference:
         """The reference to a split of the run's own data, or to another data set, for a step."""
         if part in self.others:
             return self.others[part].reference(TEST, f"{OOD_DATA}{part}")
         if part in self.natural:
             name = part.removeprefix(NATURAL)
-            return self.natural[part].reference(TEST, f"{NATURAL_DATA}{name}")
+            return self.natural[part].reference(TEST, f"{plan.NATURAL_DATA}{name}")
         return self.data.reference(part)
 
 
-def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -> list[Step]:
+def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -> list[plan.Step]:
     """Plan the steps after the predictions of all models: samples, scores and report."""
     score = _plan_scores(measurement, models)
     fitted = [
@@ -281,75 +270,73 @@ def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -
     # Pictures are chosen by their classes.
     pictured = measurement.pictured != () and measurement.data.task == CLASSIFICATION
     samples = [_plan_samples(measurement, models)] if pictured else []
-    pictures = [file for each in samples for file in (*each.leaves, *each.may_leave)]
-    report = _plan_report(measurement, pictures, dict.fromkeys((*score.reads, *fitted)))
+    pictures = [file for step in samples for file in (*step.leaves, *step.may_leave)]
+    predictions = dict.fromkeys((*score.reads, *fitted))
+    report = plan.ReportStep(
+        id="report",
+        task="report",
+        reads=(RECORD, *score.leaves, *pictures, *predictions, *measurement.reports),
+        leaves=(PAGE, SUMMARY, f"{TABLES}/", f"{FIGURES}/"),
+        threads=measurement.threads,
+    )
     return [*samples, score, report]
 
 
-def _plan_groups(measurement: Measurement) -> list[GroupStep]:
-    """Plan to write which images belong together, if that is known."""
-    digests = measurement.groups
-    if not digests:
-        return []
-    return [
-        GroupStep(
-            id="groups",
-            task="group",
-            leaves=tuple(groups_file(part) for part in digests),
-            images=tuple(measurement.images(part) for part in digests),
-            digests=tuple(digests.values()),
-        )
-    ]
-
-
-def plan_models(measurement: Measurement, models: Sequence[MeasuredModel]) -> list[Step]:
+def plan_models(measurement: Measurement, models: Sequence[MeasuredModel]) -> list[plan.Step]:
     """Plan the groups of images, and the predictions of all models.
 
     What calibrations and sets are fitted on, and these, come first: with all networks and what is
     fitted at hand, models that see the same shifted images can predict them together.
     """
     steps = [step for model in models for step in plan_model(measurement, model)]
-    fits = [step for step in steps if isinstance(step, FitStep)]
+    fits = [step for step in steps if isinstance(step, plan.FitStep)]
     early = {fit.leaves for fit in fits}
     early |= {(file,) for fit in fits for file in (fit.validation, *fit.more)}
-    first = [step for step in steps if step.leaves in early]
-    return [
-        *_plan_groups(measurement),
-        *first,
-        *(step for step in steps if step.leaves not in early),
-    ]
+    first: list[plan.Step] = []
+    if digests := measurement.groups:
+        first = [
+            plan.GroupStep(
+                id="groups",
+                task="group",
+                leaves=tuple(map(groups_file, digests)),
+                images=tuple(map(measurement.images, digests)),
+                digests=tuple(digests.values()),
+            )
+        ]
+    first += [step for step in steps if step.leaves in early]
+    return [*first, *(step for step in steps if step.leaves not in early)]
 
 
-def plan_model(measurement: Measurement, model: MeasuredModel) -> Iterator[Step]:
+def plan_model(measurement: Measurement, model: MeasuredModel) -> Iterator[plan.Step]:
     """Plan the predictions of a model, and then those of each of its variants."""
     yield from _plan_own_predictions(measurement, model)
     for variant in measurement.variants:
         yield from _plan_variant(measurement, model, variant)
 
 
-def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Iterator[Step]:
+def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Iterator[plan.Step]:
     """The model itself; an ensemble averages its members' probabilities if logits are stored."""
     yield from _plan_features(measurement, model)
     for part, shift in measurement.cells(fit_on=True):
-        how: ForwardPass | GivenPredictions | EnsembleAverage = model.way(
+        how: plan.ForwardPass | plan.GivenPredictions | plan.EnsembleAverage = model.way(
             predictions_file(model.name, model.seed, shift.id, part)
         )
         stored = measurement.stored and part not in measurement.others
         if model.members and stored and not isinstance(shift, Attack):
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
-            how = EnsembleAverage(members=tuple(files))
+            how = plan.EnsembleAverage(members=tuple(files))
         yield _plan_prediction(measurement, model, model.name, model.label, part, shift, how)
 
 
-def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[FeaturesStep]:
+def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[plan.FeaturesStep]:
     """Keep features of known images where there are other data sets to tell from them."""
-    part, file = _known_part(measurement), _features_file(measurement, model)
+    part, file = measurement.known_part, _features_file(measurement, model)
     if part is None or file is None or model.network is None:
         return
-    yield FeaturesStep(
+    yield plan.FeaturesStep(
         id=file.removesuffix(".safetensors"),
         task=f"features {model.label}",
-        reads=tuple(network_files(model.network)),
+        reads=tuple(plan.network_files(model.network)),
         leaves=(file,),
         network=model.network,
         images=measurement.data.reference(part),
@@ -365,54 +352,57 @@ def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[F
 
 def _features_file(measurement: Measurement, model: MeasuredModel) -> str | None:
     """The file with features of known images; an ensemble has no features of its own."""
-    alone = model.network is not None and not model.members
-    there = measurement.others and _known_part(measurement) is not None
-    return features_file(model.name, model.seed) if alone and there else None
-
-
-def _known_part(measurement: Measurement) -> str | None:
-    return next((part for part in (TRAIN, VAL) if part in measurement.data.images), None)
+    if measurement.known_part is None or model.network is None or model.members:
+        return None
+    return features_file(model.name, model.seed)
 
 
 def _plan_variant(
     measurement: Measurement, model: MeasuredModel, variant: Variant
-) -> Iterator[Step]:
+) -> Iterator[plan.Step]:
     """Plan what is fitted for a variant, and its predictions.
 
     They are made of stored ones where the variant only changes these, and else by the network.
     """
     name, file = variant_name(model.name, variant.name), variant.file(model.name, model.seed)
-    of = model.name
+    source = model.name
     if variant.adapting is not None:
-        of = variant_name(model.name, variant.adapting.name)
+        source = variant_name(model.name, variant.adapting.name)
     images = measurement.data.images[TEST]
     label = f"{model.label} + {variant.phrase(images, measurement.batch_size)}"
     if file is not None:
-        yield _plan_fit(measurement, model, variant, of, label, file)
+        yield _plan_fit(measurement, model, variant, source, label, file)
     for part, shift in measurement.cells(fit_on=measurement.fits_under_shifts(variant)):
         if variant.adapting is not None and isinstance(shift, Attack):
             continue
-        how: AnyPredictionWay = AppliedVariant(
-            of=predictions_file(of, model.seed, shift.id, part), variant=variant.text, fitted=file
+        how: plan.AnyPredictionWay = plan.AppliedVariant(
+            of=predictions_file(source, model.seed, shift.id, part),
+            variant=variant.text,
+            fitted=file,
         )
         stored = measurement.stored and part not in measurement.others
         if variant.post_hoc is None or (file is not None and not stored):
             assert model.network is not None, "of given predictions, there is no network"
-            how = ForwardPass(network=model.network, variant=variant.text, fitted=file)
+            how = plan.ForwardPass(network=model.network, variant=variant.text, fitted=file)
         yield _plan_prediction(measurement, model, name, label, part, shift, how)
 
 
 def _plan_fit(
-    measurement: Measurement, model: MeasuredModel, variant: Variant, of: str, label: str, file: str
-) -> FitStep:
+    measurement: Measurement,
+    model: MeasuredModel,
+    variant: Variant,
+    source: str,
+    label: str,
+    file: str,
+) -> plan.FitStep:
     """Plan to fit a variant on predictions of validation images, those of `of`."""
     shifts = measurement.fitted_on(variant)
-    validation = [predictions_file(of, model.seed, text, VAL) for text in shifts]
+    validation = [predictions_file(source, model.seed, text, VAL) for text in shifts]
     groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None
     reads = [*validation, *([groups] if groups else [])]
     if model.network is not None and not measurement.stored:
-        reads += network_files(model.network)
-    return FitStep(
+        reads += plan.network_files(model.network)
+    return plan.FitStep(
         id=file.removesuffix(".json"),
         task=f"fit {label}",
         reads=tuple(reads),
@@ -442,19 +432,19 @@ def _plan_prediction(
     label: str,
     part: str,
     shift: Shift | Attack,
-    how: AnyPredictionWay,
-) -> PredictStep:
+    how: plan.AnyPredictionWay,
+) -> plan.PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
     # Clean test images are what other data sets are told from.
     told_apart = part in measurement.others or (part, shift.id) == (TEST, CLEAN)
     scored = bool(measurement.others) and told_apart
     # What an adapted network sees depends on the batch, and cannot be compared.
-    unadapted = isinstance(how, ForwardPass) and how.adapting is None
+    unadapted = isinstance(how, plan.ForwardPass) and how.adapting is None
     known = _features_file(measurement, model) if scored and unadapted else None
     elsewhere = {**measurement.others, **measurement.natural}
     facts, own = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
     images = facts.images[own]
-    return PredictStep(
+    return plan.PredictStep(
         id=file.removesuffix(".parquet"),
         task=f"predict {label}",
         reads=(*how.reads, *([known] if known else [])),
@@ -472,62 +462,60 @@ def _plan_prediction(
         threads=measurement.threads,
         device=measurement.device,
         work=images * _count_passes(shift, how),
-        memory=facts.bytes_of(own) if isinstance(how, ForwardPass) else 0,
+        memory=facts.bytes_of(own) if isinstance(how, plan.ForwardPass) else 0,
         ood_scores=scored,
         known=known,
     )
 
 
-def _count_passes(shift: Shift | Attack, how: AnyPredictionWay) -> int:
+def _count_passes(shift: Shift | Attack, how: plan.AnyPredictionWay) -> int:
     """About how often each image goes through the network; 0 if logits are only read."""
-    if not isinstance(how, ForwardPass):
+    if not isinstance(how, plan.ForwardPass):
         return 0
     if not isinstance(shift, Attack):
         return 1
-    counts = (shift.parameters.get(key, 1) for key in ("steps", "restarts", "queries"))
-    passes = 1
-    for count in counts:
-        passes *= int(count)
-    return 2 + 2 * passes  # forward and backward passes; the attacked images are predicted again
+    counts = (int(shift.parameters.get(key, 1)) for key in ("steps", "restarts", "queries"))
+    return 2 + 2 * math.prod(
+        counts
+    )  # forward and backward passes; the attacked images are predicted again
 
 
 def _scored_models(
     measurement: Measurement, models: Sequence[MeasuredModel]
-) -> Iterator[ScoredModel]:
-    every = tuple(shift.id for shift in measurement.shifts)
-    unattacked = tuple(s.id for s in measurement.shifts if not isinstance(s, Attack))
+) -> Iterator[plan.ScoredModel]:
+    shifts = tuple(shift.id for shift in measurement.shifts)
+    unattacked = tuple(shift.id for shift in measurement.shifts if not isinstance(shift, Attack))
     for model in models:
-        yield ScoredModel(model=model.name, seed=model.seed, shifts=every)
+        yield plan.ScoredModel(model=model.name, seed=model.seed, shifts=shifts)
         for variant in measurement.variants:
             adapts = variant.adapting is not None
-            yield ScoredModel(
+            yield plan.ScoredModel(
                 model=variant_name(model.name, variant.name),
                 seed=model.seed,
-                shifts=unattacked if adapts else every,
+                shifts=unattacked if adapts else shifts,
                 fitted_on=measurement.fitted_on(variant),
                 adapts=adapts,
             )
 
 
-def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> ScoreStep:
+def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> plan.ScoreStep:
     rows = tuple(_scored_models(measurement, models))
     data = measurement.data
-    reads = [predictions_file(row.model, row.seed, text) for row in rows for text in row.shifts]
+    reads = [row.file(shift) for row in rows for shift in row.shifts]
     own = [VAL] if VAL in data.images else []
     for part in [*own, *measurement.others, *measurement.natural]:
-        reads += [predictions_file(row.model, row.seed, CLEAN, part) for row in rows]
-    shifted = [(row, text) for row in rows for text in row.fitted_on if text != CLEAN]
-    reads += [predictions_file(row.model, row.seed, text, VAL) for row, text in shifted]
+        reads += [row.file(CLEAN, part) for row in rows]
+    reads += [row.file(shift, VAL) for row in rows for shift in row.fitted_on if shift != CLEAN]
     reads += [groups_file(part) for part in measurement.groups]
     sets = {
-        predictions_file(variant_name(model.name, each.name), model.seed, CLEAN, VAL): file
+        predictions_file(variant_name(model.name, variant.name), model.seed, CLEAN, VAL): file
         for model in models
-        for each in measurement.variants
-        if each.makes_sets and (file := each.file(model.name, model.seed)) is not None
+        for variant in measurement.variants
+        if variant.makes_sets and (file := variant.file(model.name, model.seed)) is not None
     }
     reads += sets.values()
     leaves = (SCORES, WARNINGS, ABSENT_METRICS, *([SLICES] if data.slices else []))
-    return ScoreStep(
+    return plan.ScoreStep(
         id="scores",
         task="score",
         reads=tuple(reads),
@@ -550,7 +538,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> S
     )
 
 
-def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> SampleStep:
+def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> plan.SampleStep:
     """Pictures chosen by the predictions of a model's first seed, and of its ensemble."""
     shown: dict[str, tuple[str, int | str]] = {}
     for model in models:
@@ -558,17 +546,17 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
         names = [model.name, *(variant_name(model.name, v.name) for v in measurement.variants)]
         for name in names:
             shown.setdefault(name + suffix, (name, model.seed))
-    every = measurement.shifts if measurement.pictured is None else measurement.pictured
-    shifts = tuple(shift.id for shift in every if isinstance(shift, Shift))
+    pictured = measurement.shifts if measurement.pictured is None else measurement.pictured
+    shifts = tuple(shift.id for shift in pictured if isinstance(shift, Shift))
     attacks = [attack for attack in measurement.shifts if isinstance(attack, Attack)]
     networks = {
         name: model.network
-        for name, of in shown.items()
+        for name, predictions in shown.items()
         for model in models
-        if attacks and model.network is not None and of == (model.name, model.seed)
+        if attacks and model.network is not None and predictions == (model.name, model.seed)
     }
-    files = (file for network in networks.values() for file in network_files(network))
-    return SampleStep(
+    files = (file for network in networks.values() for file in plan.network_files(network))
+    return plan.SampleStep(
         id="samples",
         task="samples",
         reads=(
@@ -586,19 +574,5 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
         shifts=shifts,
         shift_seed=measurement.shift_seed,
         mixup=measurement.mixup,
-        threads=measurement.threads,
-    )
-
-
-def _plan_report(
-    measurement: Measurement, pictures: Sequence[str], predictions: Iterable[str]
-) -> ReportStep:
-    slices = [SLICES] if measurement.data.slices else []
-    own = (RECORD, SCORES, WARNINGS, ABSENT_METRICS, *slices, *pictures)
-    return ReportStep(
-        id="report",
-        task="report",
-        reads=(*own, *predictions, *measurement.reports),
-        leaves=(PAGE, SUMMARY, f"{TABLES}/", f"{FIGURES}/"),
         threads=measurement.threads,
     )

@@ -48,6 +48,7 @@ from fairweather.types.record import (
     WEIGHTS,
     FrozenRecord,
     StepKind,
+    predictions_file,
 )
 from fairweather.variants.variant import Adapting, read_variant
 
@@ -231,6 +232,11 @@ class Step(FrozenRecord):
     disposable: ClassVar[bool] = False  # quick to make again, and wrong once its needs change
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several ranks do it together."""
+        return False
+
+    @property
     def label(self) -> str:
         """What it does; no other step of its plan has the same label."""
         return self.task
@@ -245,7 +251,7 @@ class Step(FrozenRecord):
     @property
     def data(self) -> list[str]:
         """The names of the data sets of the plan whose images it reads."""
-        named = [each.data for each in self.references]
+        named = [reference.data for reference in self.references]
         # Images of another data set get the classes of the run's own.
         return list(dict.fromkeys([*([DATA] if named else []), *named]))
 
@@ -272,7 +278,7 @@ class Step(FrozenRecord):
     @property
     def is_known(self) -> bool:
         """Whether `depends` is fully known: all images are decoded and weights downloaded."""
-        decoded = all(each.digest is not None for each in self.references)
+        decoded = all(reference.digest is not None for reference in self.references)
         return decoded and getattr(self, "weights", "") is not None
 
 
@@ -290,7 +296,6 @@ class TrainingStep(Step):
 
     @property
     def is_shared(self) -> bool:
-        """Whether several processes are needed."""
         return self.processes > 1
 
     def idle(self) -> Collection[str]:
@@ -553,12 +558,12 @@ class PredictStep(Step):
         return (*MACHINE_FIELDS, "shift", "shift_seed", "batch_size", "arithmetic", *unseen)
 
     def made_with(self) -> dict[str, JsonValue]:
-        found: dict[str, JsonValue] = {}
+        facts: dict[str, JsonValue] = {}
         if self.ood_scores:
-            found["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
+            facts["ood_scores"] = [*OOD_SCORES, NEIGHBOURS]
         if self.shift != CLEAN and isinstance(self.how, ForwardPass):
-            found["libraries"] = LIBRARY_VERSIONS
-        return found
+            facts["libraries"] = LIBRARY_VERSIONS
+        return facts
 
 
 class GroupStep(Step):
@@ -592,6 +597,10 @@ class ScoredModel(FrozenRecord):
     shifts: tuple[str, ...]
     fitted_on: tuple[str, ...] = (CLEAN,)
     adapts: bool = False
+
+    def file(self, shift: str, part: str = TEST) -> str:
+        """The file with its predictions of a split, or of another data set, under a shift."""
+        return predictions_file(self.model, self.seed, shift, part)
 
 
 class ScoreStep(Step):
@@ -635,8 +644,8 @@ class ScoreStep(Step):
     def made_with(self) -> dict[str, JsonValue]:
         # Those of prediction sets only where there are some, so that other scores stay finished.
         kinds = find_task(self.task_name).kinds
-        every = (*METRICS.values(), *CLASS_METRICS.values())
-        rows = [row for row in every if row.accepts.kind in kinds]
+        metrics = (*METRICS.values(), *CLASS_METRICS.values())
+        rows = [row for row in metrics if row.accepts.kind in kinds]
         return {"metrics": [row.name for row in rows if self.sets or not row.accepts.sets]}
 
 
@@ -704,19 +713,21 @@ class Plan(FrozenRecord):
     models: tuple[PlannedModel, ...] = ()
     steps: tuple[AnyStep, ...]
 
-    def step(self, step: str) -> Step:
-        """The step with this id; raises `KeyError` if there is none."""
-        for each in self.steps:
-            if each.id == step:
-                return each
-        raise KeyError(step)
+    @property
+    def digest(self) -> str:
+        """Equal for plans of the same steps, with the same data and settings."""
+        return fingerprint({step.id: step.depends() for step in self.steps})
 
-    def needed_for(self, step: str) -> set[str]:
+    def step(self, name: str) -> Step:
+        """The step with this id; raises `KeyError` if there is none."""
+        return {step.id: step for step in self.steps}[name]
+
+    def needed_for(self, name: str) -> set[str]:
         """The ids of a step and of all steps that it needs, directly or not."""
-        wanted = {step}
-        for each in reversed(self.steps):
-            if each.id in wanted:
-                wanted.update(each.needs)
+        wanted = {name}
+        for step in reversed(self.steps):
+            if step.id in wanted:
+                wanted.update(step.needs)
         return wanted
 
     def beginning_with(self, steps: Iterable[str]) -> Plan:
@@ -763,6 +774,15 @@ def step_fingerprint(step: Step, checksums: Mapping[str, str]) -> str:
     """
     files = {name: checksums[name] for name in step.reads if name in checksums}
     return fingerprint({"kind": step.kind, "depends": step.depends(), "files": files})
+
+
+def name_first(names: Sequence[str]) -> str:
+    """Name the first, and say how many more there are.
+
+    >>> name_first(["a"]), name_first(["a", "b", "c"])
+    ('a', 'a and 2 more')
+    """
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def training_files(folder: str, *, probed: bool) -> list[str]:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from fairweather.attacks.shift_lists import expand_shifts, parse_external_shift
 from fairweather.errors import InputError
 from fairweather.inference.prediction import (
     KnownFeatures,
@@ -28,34 +27,23 @@ from fairweather.metrics.detection import NEIGHBOURS, OodInputs, compute_ood_sco
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, StoredGroups, read_json
 from fairweather.runs.scores import read_clusters
-from fairweather.steps.plan import (
-    AnyNetwork,
-    AppliedVariant,
-    EnsembleAverage,
-    FeaturesStep,
-    FitStep,
-    ForwardPass,
-    GivenPredictions,
-    GroupStep,
-    PredictStep,
-    Step,
-    StepResult,
-)
+from fairweather.steps import plan
+from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
-from fairweather.types.measurement import AnyPredictions, Attack, Groups, Predictions, Shift
+from fairweather.types.measurement import AnyPredictions, Attack, Groups, Predictions
 from fairweather.types.record import VAL
-from fairweather.variants.calibration import NOTHING_FITTED, FittedParameters
+from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 from fairweather.variants.variant import read_variant
 
-# ---------------------------------------------------------------- the step that writes which images
 
-
-def do_group(step: GroupStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
+def do_group(
+    step: plan.GroupStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> plan.StepResult:
     """Write the number of each image's cluster, and the values of its slices.
 
     What a cluster is called, such as the key of a patient, is not written.
     """
-    told = []
+    notes = []
     for name, reference in zip(step.leaves, step.images, strict=True):
         images = worker.images(reference)
         if images.groups is None:
@@ -64,8 +52,8 @@ def do_group(step: GroupStep, worker: Worker, folder: RunFolder, progress: Notif
         folder.write_groups(name, stored)
         if stored.clusters is not None:
             count = Clusters(stored.clusters).count
-            told.append(f"{len(images):,} {reference.part} images of {count:,} {stored.cluster}s")
-    return StepResult(", ".join(told))
+            notes.append(f"{len(images):,} {reference.part} images of {count:,} {stored.cluster}s")
+    return plan.StepResult(", ".join(notes))
 
 
 def make_stored_groups(groups: Groups, keys: npt.NDArray[np.int64]) -> StoredGroups:
@@ -85,15 +73,13 @@ def groups_digest(groups: Groups) -> str:
     return digest.hexdigest()
 
 
-# ---------------------------------------------------------------- the step that keeps features of k
-
 FloatArray = npt.NDArray[np.float32]
 KEYS, FEATURES = "keys", "features"
 
 
 def do_features(
-    step: FeaturesStep, worker: Worker, folder: RunFolder, progress: Notify
-) -> StepResult:
+    step: plan.FeaturesStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> plan.StepResult:
     """Keep the features of a random sample of images; of a network without features only the keys.
 
     The last layer of such a network is not linear.
@@ -104,7 +90,7 @@ def do_features(
     parts: list[FloatArray] = []
     size = step.batch_size
     for at in range(0, len(chosen), size):  # a batch at a time: images may be larger than memory
-        found = compute_outputs(
+        outputs = compute_outputs(
             network,
             images[chosen[at : at + size]],
             batch_size=worker.batch_size(size),
@@ -112,21 +98,18 @@ def do_features(
             arithmetic=step.arithmetic,
             when_halved=worker.halve,
         )
-        if found.features is None:
+        if outputs.features is None:
             break
-        parts.append(found.features)
+        parts.append(outputs.features)
         progress(Event(step.task, min(at + size, len(chosen)), len(chosen)))
     stored: dict[str, npt.NDArray[np.generic]] = {KEYS: images.keys.numpy()[chosen]}
     if parts:
         stored[FEATURES] = np.concatenate(parts)
     folder.write(step.leaves[0], safetensors.numpy.save(stored))
-    used = worker.batch_size(size)
-    return StepResult(
-        _features_note(step, parts, len(chosen)), halved_to=used if used < size else None
-    )
+    return plan.StepResult(_features_note(step, parts, len(chosen)), halved_to=worker.halved(size))
 
 
-def _features_note(step: FeaturesStep, parts: list[FloatArray], images: int) -> str:
+def _features_note(step: plan.FeaturesStep, parts: list[FloatArray], images: int) -> str:
     if not parts:
         return "no features: the last layer of the network is not linear"
     width = parts[0].shape[1]
@@ -157,10 +140,9 @@ def read_features(folder: RunFolder, file: str) -> FloatArray | None:
     return stored.get(FEATURES)
 
 
-# ---------------------------------------------------------------- steps that predict a split of the
-
-
-def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
+def do_fit(
+    step: plan.FitStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> plan.StepResult:
     """Fit a variant on predictions of validation images, and store what was fitted."""
     fit = read_variant(step.variant).post_hoc
     assert fit is not None
@@ -172,20 +154,22 @@ def do_fit(step: FitStep, worker: Worker, folder: RunFolder, progress: Notify) -
     clusters = None if step.groups is None else read_clusters(folder, VAL)
     fitted = fit.fit(predictions, clusters)
     folder.write(step.leaves[0], fitted.model_dump_json(indent=1) + "\n")
-    return StepResult(fitted.note, halved_to=None if step.stored else _halved_to(step, worker))
+    return plan.StepResult(
+        fitted.note, halved_to=None if step.stored else worker.halved(step.batch_size)
+    )
 
 
 def _predict_again(
-    step: FitStep, worker: Worker, folder: RunFolder, progress: Notify
+    step: plan.FitStep, worker: Worker, folder: RunFolder, progress: Notify
 ) -> list[AnyPredictions]:
     """What is not stored: the predictions of validation images with their logits."""
     assert step.network is not None, "what is given has its logits"
-    found: list[AnyPredictions] = []
+    predictions: list[AnyPredictions] = []
     for text in step.shifts:  # each begins with a new copy of a network that adapts
         reader = _load_reader(step.network, step.variant, worker, folder)._replace(
             keeps_logits=True
         )
-        found += predict_shared(
+        predictions += predict_shared(
             [reader],
             worker.images(step.val),
             parse_shift(text),
@@ -196,63 +180,63 @@ def _predict_again(
             seed=step.shift_seed,
             when_halved=_make_halver(worker, progress),
         )
-    return found
+    return predictions
 
 
-def pixels_key(step: Step) -> tuple[Hashable, ...] | None:
+def pixels_key(step: plan.Step) -> tuple[Hashable, ...] | None:
     """Tell which shifted images a step predicts with a network; None if it does nothing like this.
 
     Steps with the same answer can be done together, so that each image is shifted once. The images
     of an attack are made for one network, so they are shared with none.
     """
-    if not isinstance(step, PredictStep) or not isinstance(step.how, ForwardPass):
+    if not isinstance(step, plan.PredictStep) or not isinstance(step.how, plan.ForwardPass):
         return None
     if _is_attack(step.shift):
         return None
-    of = (step.images, step.shift, step.shift_seed, step.batch_size, step.ood_scores)
-    return (*of, step.arithmetic, step.device, step.threads)
+    images = (step.images, step.shift, step.shift_seed, step.batch_size, step.ood_scores)
+    return (*images, step.arithmetic, step.device, step.threads)
 
 
 def do_predict(
-    step: PredictStep, worker: Worker, folder: RunFolder, progress: Notify
-) -> StepResult:
+    step: plan.PredictStep, worker: Worker, folder: RunFolder, progress: Notify
+) -> plan.StepResult:
     """Predict one split of the data under one shift or attack."""
     match step.how:
-        case ForwardPass():
+        case plan.ForwardPass():
             (done,) = do_predictions([step], worker, folder, progress)
             return done
-        case GivenPredictions(digest=digest):
+        case plan.GivenPredictions(digest=digest):
             return _store_predictions(step, worker.given(step.leaves[0], digest), folder)
-        case AppliedVariant(of=of, fitted=None):
+        case plan.AppliedVariant(of=of, fitted=None):
             folder.write(step.leaves[0], folder.file(of).read_bytes())
-            return StepResult(f"{step.shift}: as {of}")
-        case AppliedVariant(of=of, variant=variant, fitted=str(file)):
+            return plan.StepResult(f"{step.shift}: as {of}")
+        case plan.AppliedVariant(of=of, variant=variant, fitted=str(file)):
             fitted = read_fitted(folder, variant, file)
-            found = fitted.apply(folder.read_cell(of), folder.task)
-        case EnsembleAverage(members=files):
+            predictions = fitted.apply(folder.read_cell(of), folder.task)
+        case plan.EnsembleAverage(members=files):
             members = [folder.read_cell(file) for file in files]
-            logits = folder.task.combine(each.logits for each in members)
+            logits = folder.task.combine(member.logits for member in members)
             first = members[0]
             columns = logits, first.labels, first.keys
-            found = make_predictions(*columns, first.classes, task=folder.task)
+            predictions = make_predictions(*columns, first.classes, task=folder.task)
     if step.ood_scores:
-        assert isinstance(found, Predictions), "only classifiers have these scores"
-        assert found.logits is not None, "all are made of stored logits"
+        assert isinstance(predictions, Predictions), "only classifiers have these scores"
+        assert predictions.logits is not None, "all are made of stored logits"
         # Those of the new logits; a k-NN distance of the same features stays.
-        scores = {**found.ood_scores, **compute_ood_scores(OodInputs(found.logits))}
-        found = replace(found, ood_scores=scores)
-    return _store_predictions(step, found, folder)
+        scores = {**predictions.ood_scores, **compute_ood_scores(OodInputs(predictions.logits))}
+        predictions = replace(predictions, ood_scores=scores)
+    return _store_predictions(step, predictions, folder)
 
 
 def do_predictions(
-    steps: Sequence[PredictStep], worker: Worker, folder: RunFolder, progress: Notify
-) -> list[StepResult]:
+    steps: Sequence[plan.PredictStep], worker: Worker, folder: RunFolder, progress: Notify
+) -> list[plan.StepResult]:
     """Predict the same shifted images with several networks; `pixels_key` all steps is the same."""
     first = steps[0]
     readers = [_make_reader(step, worker, folder) for step in steps]
-    task = first.label if len(steps) == 1 else f"{first.label} and {len(steps) - 1} more"
+    task = plan.name_first([step.label for step in steps])
     images = worker.images(first.images)
-    found = predict_shared(
+    all_predictions = predict_shared(
         readers,
         images,
         parse_shift(first.shift),
@@ -268,15 +252,18 @@ def do_predictions(
     return [
         # Batches of adapted networks are never halved.
         _store_predictions(
-            step, predictions, folder, None if reader.adapts else _halved_to(step, worker)
+            step, predictions, folder, None if reader.adapts else worker.halved(step.batch_size)
         )
-        for step, reader, predictions in zip(steps, readers, found, strict=True)
+        for step, reader, predictions in zip(steps, readers, all_predictions, strict=True)
     ]
 
 
 def _store_predictions(
-    step: PredictStep, predictions: AnyPredictions, folder: RunFolder, halved: int | None = None
-) -> StepResult:
+    step: plan.PredictStep,
+    predictions: AnyPredictions,
+    folder: RunFolder,
+    halved: int | None = None,
+) -> plan.StepResult:
     """Write predictions; `halved` is the batch size that was used, if memory has run out."""
     if step.labelled:
         folder.write_predictions(step.leaves[0], predictions)
@@ -285,7 +272,7 @@ def _store_predictions(
         assert isinstance(predictions, Predictions), "only classifiers are told from other data"
         folder.write_unlabelled(step.leaves[0], predictions)
         note = f"{step.images.data}: confidence {np.mean(predictions.confidence):.1%}"
-    return StepResult(note, halved_to=halved)
+    return plan.StepResult(note, halved_to=halved)
 
 
 def has_changed_logits(predictions: Predictions) -> bool:
@@ -297,14 +284,8 @@ def has_changed_logits(predictions: Predictions) -> bool:
     return logits is not None and bool((logits.argmax(axis=1) != predictions.predicted).any())
 
 
-def _halved_to(step: PredictStep | FitStep, worker: Worker) -> int | None:
-    """The batch size that was used, if memory has run out before or during the step."""
-    used = worker.batch_size(step.batch_size)
-    return used if used < step.batch_size else None
-
-
-def _make_reader(step: PredictStep, worker: Worker, folder: RunFolder) -> Predictor:
-    assert isinstance(step.how, ForwardPass)
+def _make_reader(step: plan.PredictStep, worker: Worker, folder: RunFolder) -> Predictor:
+    assert isinstance(step.how, plan.ForwardPass)
     reader = _load_reader(step.how.network, step.how.variant, worker, folder)
     fitted, known = NOTHING_FITTED, None
     if step.how.variant is not None and step.how.fitted is not None:
@@ -315,7 +296,7 @@ def _make_reader(step: PredictStep, worker: Worker, folder: RunFolder) -> Predic
 
 
 def _load_reader(
-    network: AnyNetwork, variant: str | None, worker: Worker, folder: RunFolder
+    network: plan.AnyNetwork, variant: str | None, worker: Worker, folder: RunFolder
 ) -> Predictor:
     """A network, or its copy that adapts to the images."""
     adapting = None if variant is None else read_variant(variant).adapting
@@ -338,18 +319,6 @@ def read_fitted(folder: RunFolder, variant: str, file: str) -> FittedParameters:
     fitted = read_variant(variant).fitted
     assert fitted is not None
     return fitted.read(read_json(folder.file(file)), str(folder.file(file)))
-
-
-def parse_shift(text: str) -> Shift | Attack:
-    """The shift or attack with this id.
-
-    >>> parse_shift("gaussian_blur,sigma=0.7").level
-    0.7
-    """
-    if (found := parse_external_shift(text)) is not None:
-        return found
-    (one,) = expand_shifts(text)
-    return one
 
 
 @cache

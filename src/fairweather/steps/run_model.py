@@ -81,8 +81,8 @@ class RunModel:
     @property
     def scale(self) -> str | None:
         """Which gray values become black and white, if the run was told."""
-        found = self.record.data.arguments.get("scale")
-        return found if isinstance(found, str) else None
+        scale = self.record.data.arguments.get("scale")
+        return scale if isinstance(scale, str) else None
 
     def validation(self) -> Predictions:
         """The model's predictions of the run's clean validation images.
@@ -111,19 +111,18 @@ def open_run_model(text: str, *, offline: bool = False) -> RunModel:
         InputError: there is no such run, model or seed; its weights are gone or damaged; or the run
             is one of predictions that were made elsewhere, which has no model.
     """
-    path, model, seed = split_model_name(text)
+    path, asked_model, asked_seed = split_model_name(text)
     run = open_finished_run(path)
     record = run.record
-    name = _choose_model(
-        model, list(record.models), f"{path} has several models: name one, as in {path}:"
-    )
-    asked = _choose_seed(record, seed, f"{path}:{name}")
-    seeds = record.seeds if asked == ENSEMBLE else (int(asked),)
+    several = f"{path} has several models: name one, as in {path}:"
+    name = _choose_model(asked_model, list(record.models), several)
+    chosen = _choose_seed(record, asked_seed, f"{path}:{name}")
+    seeds = record.seeds if chosen == ENSEMBLE else (int(chosen),)
     if record.kind == "study":
-        networks = tuple(_load_trained(run, name, each) for each in seeds)
+        networks = tuple(_load_trained(run, name, seed) for seed in seeds)
     else:
         networks = (_open_evaluated(record, record.models[name], str(path), offline),)
-    return RunModel(run, record, name, asked, networks)
+    return RunModel(run, record, name, chosen, networks)
 
 
 class NewImages(NamedTuple):
@@ -170,16 +169,16 @@ def open_images(
     dataset = load(source, options, offline=offline, progress=progress)
     places = places_by_name(dataset.classes, classes)
     if places is None:
-        found = replace(drop_labels(dataset.test, classes), names=dataset.test.names)
+        unlabelled = replace(drop_labels(dataset.test, classes), names=dataset.test.names)
         others = () if dataset.classes == (UNLABELLED,) else dataset.classes
-        return NewImages(dataset.name, found, labelled=False, other_classes=others)
+        return NewImages(dataset.name, unlabelled, labelled=False, other_classes=others)
     labels = torch.tensor(places)[dataset.test.labels]
     images = replace(dataset.test, labels=labels, classes=classes)
     return NewImages(dataset.name, images, labelled=True)
 
 
 def open_validation_images(
-    of: RunModel,
+    model: RunModel,
     *,
     root: str | Path | None = None,
     offline: bool = False,
@@ -188,38 +187,42 @@ def open_validation_images(
     """Load the validation images of a model's run again.
 
     Args:
-        of: the model.
+        model: the model.
         root: the folder of the run's data, if it is another one now.
         offline: do not download missing files.
         progress: as for `load_data`.
 
     Raises `InputError` if the run has none, they are not there, or they have changed.
     """
-    data = of.record.data
+    data = model.record.data
     if VAL not in data.digests:
-        raise InputError(f"{of.run.path} has no validation images")
+        raise InputError(f"{model.run.path} has no validation images")
     try:
         source = PlannedDataset(**data.arguments)  # type: ignore[arg-type]
     except pydantic.ValidationError:
-        raise InputError(f"the record of {of.run.path} does not say how to load its data") from None
+        raise InputError(
+            f"the record of {model.run.path} does not say how to load its data"
+        ) from None
     source = replace(source, parts=(VAL, TEST), root=source.root if root is None else str(root))
     images = open_data(source, offline=offline, progress=progress).val
     if images is None or digest(images) != data.digests[VAL]:
-        raise InputError(f"the validation images of {of.run.path} have changed")
+        raise InputError(f"the validation images of {model.run.path} have changed")
     return images
 
 
-def load_other_seeds(of: RunModel) -> dict[int, nn.Module]:
+def load_other_seeds(model: RunModel) -> dict[int, nn.Module]:
     """The networks of the other seeds of a trained model; of an ensemble, those of its members.
 
     Raises `InputError` if the weights of one are gone or damaged.
     """
-    if of.record.kind != "study":
+    if model.record.kind != "study":
         return {}
-    if of.seed == ENSEMBLE:
-        return dict(zip(of.record.seeds, of.networks, strict=True))
+    if model.seed == ENSEMBLE:
+        return dict(zip(model.record.seeds, model.networks, strict=True))
     return {
-        seed: _load_trained(of.run, of.name, seed) for seed in of.record.seeds if seed != of.seed
+        seed: _load_trained(model.run, model.name, seed)
+        for seed in model.record.seeds
+        if seed != model.seed
     }
 
 
@@ -273,23 +276,23 @@ def _load_trained(run: RunFolder, name: str, seed: int) -> nn.Module:
 def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: bool) -> nn.Module:
     """A model that was evaluated: opened from its source again, with the settings of the run."""
     settings: Mapping[str, Any] = model.settings
-    source = settings.get("source")
-    if not isinstance(source, str) or "kind" not in _output_facts(model):
+    source, outputs_as = settings.get("source"), model.facts.get("outputs_as")
+    if not isinstance(source, str) or not isinstance(outputs_as, dict) or "kind" not in outputs_as:
         raise InputError(f"{place} has no model, only predictions that were made elsewhere")
     if source.endswith("of this process"):
         raise InputError(
             f"{place} measured {source}, which is gone: evaluate it from a file, such as "
             "python:FILE.py:FUNCTION"
         )
-    names = [each.name for each in fields(ModelOptions)]
-    asked = ModelOptions(**{name: settings[name] for name in names if name in settings})
-    opened = open_with_options(source, asked, offline=offline)
+    names = {field.name for field in fields(ModelOptions)} & settings.keys()
+    options = ModelOptions(**{name: settings[name] for name in names})
+    opened = open_with_options(source, options, offline=offline)
     if opened.digest != model.facts.get("digest"):
         raise InputError(f"{source} has changed since {place} measured it")
     size = record.data.arguments.get("size")
     if isinstance(size, int):
         opened = prepare_at(opened, size, keep="input_size" in settings)
-    network = as_logits(opened, str(_output_facts(model)["kind"]))
+    network = as_logits(opened, str(outputs_as["kind"]))
     side = record.data.side or (32, 32)
     with torch.no_grad():
         outputs = network(torch.zeros(1, 3, *side)).shape[1]
@@ -299,8 +302,3 @@ def _open_evaluated(record: RunRecord, model: ModelRecord, place: str, offline: 
             f"{place} matched classes with a file of labels, which its record does not hold"
         )
     return relabel(network, labels)
-
-
-def _output_facts(model: ModelRecord) -> Mapping[str, Any]:
-    found = model.facts.get("outputs_as")
-    return found if isinstance(found, dict) else {}

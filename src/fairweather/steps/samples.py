@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import cv2
@@ -27,13 +28,10 @@ from fairweather.report.samples import (
 )
 from fairweather.runs.folder import RunFolder, to_parquet
 from fairweather.steps.plan import SampleStep, StepResult
-from fairweather.steps.predictions import parse_shift
-from fairweather.steps.sweeps import shift_kind
+from fairweather.steps.sweeps import group_by_sweep, parse_shift, shift_kind
 from fairweather.steps.worker import Worker
 from fairweather.types.measurement import Attack, Dataset, Images, Shift
 from fairweather.types.record import predictions_file
-
-# ---------------------------------------------------------------- small pictures of 8-bit images, e
 
 LONGEST = 112  # pixels of the longer side
 # Up to this side in pixels, single pixels can be seen, so none may change.
@@ -76,8 +74,6 @@ def _encode_webp(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-# ---------------------------------------------------------------- the step that stores the pictures
-
 # Pictures of one kind, and mistakes of all models under all shifts: they must fit into a page.
 MOST_PICTURES, MOST_MISTAKES = 6, 240
 MIXUP_WEIGHT = 0.5
@@ -109,12 +105,12 @@ def _attack_pictures(step: SampleStep, worker: Worker, folder: RunFolder) -> byt
     for name, network in step.networks.items():
         model = worker.network(network, folder)
         for attack in attacks:
-            found = attack_images(model, strip, attack, worker.device, step.shift_seed)
+            attacked = attack_images(model, strip, attack, worker.device, step.shift_seed)
             columns["model"] += [name] * len(strip)
             columns["cell"] += [attack.id] * len(strip)
             columns["key"] += strip.keys.tolist()
-            columns["image"] += make_thumbnails(found)
-    return _as_parquet(columns, ATTACKED_COLUMNS)
+            columns["image"] += make_thumbnails(attacked)
+    return to_parquet(pa.table(columns, schema=ATTACKED_COLUMNS))
 
 
 @torch.no_grad()
@@ -129,13 +125,13 @@ def attack_images(
         uint8 `[N, 3, H, W]`, on the CPU.
     """
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    found = []
+    attacked = []
     for at in range(len(images)):
-        one = images[at : at + 1]
-        inputs = one.images.to(device, memory_format=torch.channels_last).float().div_(255)
-        labels, keys = one.labels.to(device), one.keys.to(device)
-        found.append(attack(model, inputs, labels, keys, seed).mul(255).round().to("cpu"))
-    return torch.cat(found).to(torch.uint8)
+        image = images[at : at + 1]
+        inputs = image.images.to(device, memory_format=torch.channels_last).float().div_(255)
+        labels, keys = image.labels.to(device), image.keys.to(device)
+        attacked.append(attack(model, inputs, labels, keys, seed).mul(255).round().to("cpu"))
+    return torch.cat(attacked).to(torch.uint8)
 
 
 class PictureChoice(NamedTuple):
@@ -221,11 +217,11 @@ def choose_mistakes(
     >>> choose_mistakes(np.array([7, 8, 9]), wrong, confidence)
     ChosenImages(keys=array([7, 8]), levels=array([1, 0]))
     """
-    found = np.flatnonzero(wrong.any(axis=0))
-    sure = np.where(wrong[:, found], confidence[:, found], -np.inf)
+    places = np.flatnonzero(wrong.any(axis=0))
+    sure = np.where(wrong[:, places], confidence[:, places], -np.inf)
     levels = sure.argmax(axis=0)
-    order = np.lexsort((keys[found], -sure.max(axis=0)))[:most]
-    return ChosenImages(keys[found[order]], levels[order])
+    order = np.lexsort((keys[places], -sure.max(axis=0)))[:most]
+    return ChosenImages(keys[places[order]], levels[order])
 
 
 def mistakes_per_cell(models: int, shifts: int) -> int:
@@ -257,7 +253,7 @@ def choose_pictures(
         shifts: clean first.
         models: model or variant and seed of the predictions, by the name in the report.
     """
-    keys, sweeps = test.keys.numpy(), _group_by_sweep(shifts)
+    keys, sweeps = test.keys.numpy(), group_by_sweep(shifts)
     most = mistakes_per_cell(len(models), len(sweeps))
     lost: dict[str, tuple[CellImage, ...]] = {}
     mistakes: dict[str, dict[str, tuple[CellImage, ...]]] = {name: {} for name in models}
@@ -275,7 +271,8 @@ def choose_pictures(
             all_wrong &= answers.wrong
             confidence += answers.confidence / len(models)
             mistakes[name][sweep] = _cell_images(choose_mistakes(keys, *answers, most), members)
-        offsets = np.array([_offset(member) for member in members])
+        levels = np.array([member.level for member in members], dtype=float)
+        offsets = levels - shift_kind(sweep).neutral
         lost[sweep] = _cell_images(
             choose_lost(keys, offsets, right, all_wrong, confidence), members
         )
@@ -304,16 +301,15 @@ def write_samples(
         "mistakes": {name: _as_json(groups) for name, groups in choice.mistakes.items()},
     }
     wanted: dict[str, set[int]] = {shift.id: set(index["strip"]) for shift in shifts}
-    for key, cell in _shown_images(choice):
-        wanted[cell].add(key)
+    for groups in (choice.lost, *choice.mistakes.values()):
+        for key, cell in chain.from_iterable(groups.values()):
+            wanted[cell].add(key)
     run.write(PICTURES, _encode_pictures(dataset.test, shifts, shift_seed, wanted))
-    files = [INDEX, PICTURES]
     if mixup and dataset.train is not None and len(pair := pick_pictures(dataset.train, 2)) == 2:
-        run.write(MIXUP, _encode_png(_append_mixture(pair.images)))
+        run.write(MIXUP, _encode_mixture(pair.images))
         index["mixup"] = {"file": MIXUP, "labels": _label_names(pair), "weight": MIXUP_WEIGHT}
-        files.append(MIXUP)
     run.write(INDEX, json.dumps(index, indent=1) + "\n")
-    return files
+    return [INDEX, PICTURES, *([MIXUP] if "mixup" in index else [])]
 
 
 def pick_pictures(images: Images, most: int, seed: int = 0) -> Images:
@@ -325,20 +321,6 @@ def pick_pictures(images: Images, most: int, seed: int = 0) -> Images:
     chosen = np.sort(rng.permutation(first_of_class)[:most])
     by_class = chosen[np.argsort(labels[chosen])]
     return images[torch.from_numpy(order[by_class])]
-
-
-def _group_by_sweep(shifts: Sequence[Shift]) -> dict[str, list[Shift]]:
-    found: dict[str, list[Shift]] = {}
-    for shift in shifts:
-        if shift.level is not None:
-            found.setdefault(shift.name, []).append(shift)
-    return found
-
-
-def _offset(shift: Shift) -> float:
-    """The signed distance of a level from the neutral one, which changes nothing."""
-    assert shift.level is not None
-    return shift.level - shift_kind(shift.name).neutral
 
 
 def _read_cells(
@@ -359,12 +341,6 @@ def _as_json(groups: Mapping[str, Sequence[CellImage]]) -> dict[str, list[dict[s
     return {name: [image._asdict() for image in images] for name, images in groups.items()}
 
 
-def _shown_images(choice: PictureChoice) -> Iterator[CellImage]:
-    for groups in (choice.lost, *choice.mistakes.values()):
-        for images in groups.values():
-            yield from images
-
-
 def _encode_pictures(
     test: Images, shifts: Sequence[Shift], seed: int, wanted: Mapping[str, set[int]]
 ) -> bytes:
@@ -378,24 +354,18 @@ def _encode_pictures(
         columns["cell"] += [shift.id] * len(keys)
         columns["key"] += keys.tolist()
         columns["image"] += make_thumbnails(shift(images.images, images.keys, seed))
-    return _as_parquet(columns, PICTURE_COLUMNS)
-
-
-def _as_parquet(columns: Mapping[str, Sequence[Any]], schema: pa.Schema) -> bytes:
-    return to_parquet(pa.table(dict(columns), schema=schema))
+    return to_parquet(pa.table(columns, schema=PICTURE_COLUMNS))
 
 
 def _label_names(images: Images) -> list[str]:
     return [images.classes[label] for label in images.labels.tolist()]
 
 
-def _append_mixture(pair: torch.Tensor) -> torch.Tensor:
+def _encode_mixture(pair: torch.Tensor) -> bytes:
+    """A PNG of two images and their mixture."""
     first, second = pair.float()
     mixture = torch.lerp(second, first, MIXUP_WEIGHT).round().to(torch.uint8)
-    return torch.cat([pair, mixture[None]])
-
-
-def _encode_png(images: torch.Tensor) -> bytes:
+    images = torch.cat([pair, mixture[None]])
     strip = images.permute(2, 0, 3, 1).flatten(1, 2).contiguous()  # [H, N * W, 3]
     buffer = io.BytesIO()
     Image.fromarray(strip.numpy()).save(buffer, "png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ from fairweather.runs.scores import (
 )
 from fairweather.steps.plan import ScoredModel, ScoreStep
 from fairweather.steps.sweeps import shift_kind
-from fairweather.types.measurement import Attack, Cell, Predictions, Shift
+from fairweather.types.measurement import Cell, Predictions
 from fairweather.types.record import (
     ALL,
     CLEAN,
@@ -48,11 +49,9 @@ from fairweather.types.record import (
     OOD,
     SLICE_COLUMNS,
     SUMMARY_LEVELS,
-    TEST,
-    predictions_file,
 )
 
-# ---------------------------------------------------------------- the rows about single classes: se
+Places = npt.NDArray[np.integer]  # of the images of a slice
 
 
 def estimate_with_classes(
@@ -84,7 +83,7 @@ def estimate_with_classes(
     """
     parts, estimated = [pd.DataFrame(columns=COLUMNS)], {}
     classes = class_metric_names(read(cells[0]).classes, points) if cells else []
-    found = estimate_cells(
+    estimated_cells = estimate_cells(
         [cell for members in _group_cells(cells) for cell in members],
         read,
         bootstrap,
@@ -92,25 +91,27 @@ def estimate_with_classes(
         clusters=clusters,
         metrics=[*METRICS, *classes],
     )
-    for _, members in groupby(found, key=lambda each: (each[0][0], each[0][2])):
+    for _, members in groupby(estimated_cells, key=lambda cell: (cell[0][0], cell[0][2])):
         single: dict[ScoreKey, Estimates] = {}
         for key, estimates in members:
-            estimated[key] = {
-                name: estimates[name] for name in estimates if not find_class_metric_row(name)
-            }
             single[key] = {
-                name: estimates[name] for name in estimates if find_class_metric_row(name)
+                name: estimate
+                for name, estimate in estimates.items()
+                if find_class_metric_row(name)
+            }
+            estimated[key] = {
+                name: estimate for name, estimate in estimates.items() if name not in single[key]
             }
             tell(1)
         parts.append(scores_frame(_select_written(single)))
-    return {key: estimated[key] for key in map(score_key, cells)}, _concatenate_rows(parts)
+    return {key: estimated[key] for key in map(score_key, cells)}, concatenate_rows(parts)
 
 
 def class_slice_rows(
     cells: Sequence[Cell],
     read: Callable[[Cell], Predictions],
     column: str,
-    places: Mapping[str, npt.NDArray[np.integer]],
+    places: Mapping[str, Places],
     bootstrap: int,
     points: Mapping[str, float],
     clusters: Clusters | None,
@@ -127,47 +128,66 @@ def class_slice_rows(
         tell: called with the number of cells that were scored.
     """
     parts = [pd.DataFrame(columns=SLICE_COLUMNS)]
-    for members in _group_cells([cell for cell in cells if cell.shift.name == CLEAN]):
-        tables = {}
-        for name, own in places.items():
-            of = None if clusters is None else clusters.select(own)
-            found = estimate_cells(
+    clean = [cell for cell in cells if cell.shift.name == CLEAN]
+    for members in _group_cells(clean):
+        names = class_metric_names(read(members[0]).classes, points)
+
+        def estimate(
+            own: Places,
+            own_clusters: Clusters | None,
+            members: Sequence[Cell] = members,
+            names: Sequence[str] = names,
+        ) -> dict[ScoreKey, Estimates]:
+            estimates = estimate_cells(
                 members,
-                lambda cell, own=own: read(cell).take(own),  # type: ignore[misc]
+                lambda cell: read(cell).take(own),
                 bootstrap,
-                clusters=of,
-                metrics=class_metric_names(read(members[0]).classes, points),
+                clusters=own_clusters,
+                metrics=names,
             )
-            tables[name] = _select_written(dict(found))
-            frame = slice_frame(tables[name], name)
-            parts.append(frame if of is None else frame.assign(clusters=of.count))
             tell(len(members))
-        parts.append(worst_slices(tables, column))
-    return _concatenate_rows(parts)
+            return _select_written(dict(estimates))
+
+        parts += slice_frames(column, places, clusters, estimate)
+    return concatenate_rows(parts)
+
+
+def slice_frames(
+    column: str,
+    slices: Mapping[str, Places],
+    clusters: Clusters | None,
+    estimate: Callable[[Places, Clusters | None], Mapping[ScoreKey, Estimates]],
+) -> list[pd.DataFrame]:
+    """Make the rows of each slice of a column, by what `estimate` gives, and of the worst."""
+    tables, frames = {}, []
+    for name, places in slices.items():
+        own_clusters = None if clusters is None else clusters.select(places)
+        tables[name] = estimate(places, own_clusters)
+        frame = slice_frame(tables[name], name)
+        count = None if own_clusters is None else own_clusters.count
+        frames.append(frame if count is None else frame.assign(clusters=count))
+    return [*frames, worst_slices(tables, column)]
 
 
 def _group_cells(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    found: dict[tuple[str, str], list[Cell]] = {}
+    groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        found.setdefault((cell.model, cell.shift.name), []).append(cell)
-    yield from found.values()
+        groups.setdefault((cell.model, cell.shift.name), []).append(cell)
+    yield from groups.values()
 
 
 def _select_written(estimated: Mapping[ScoreKey, Estimates]) -> dict[ScoreKey, Estimates]:
     """The estimates of classes that have rows, from those of all cells of a model and shift."""
     return {
-        (model, seed, shift, level): each
-        for (model, seed, shift, level), each in add_means(estimated.items()).items()
+        (model, seed, shift, level): estimates
+        for (model, seed, shift, level), estimates in add_means(estimated.items()).items()
         if shift != ALL and level in (NO_LEVEL, MEAN)
     }
 
 
-def _concatenate_rows(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def concatenate_rows(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Rows after rows; the first part may be empty, and has the columns."""
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
-
-
-# ---------------------------------------------------------------- metrics of several cells together
 
 
 def derived_rows(
@@ -189,16 +209,14 @@ def derived_rows(
         in_units_of_alexnet: whether the images are those of the published mCE.
         clusters: which images belong together, if whole clusters were resampled for the table.
     """
-    found: dict[ScoreKey, dict[str, Estimate]] = {}
+    derived: dict[ScoreKey, dict[str, Estimate]] = {}
     for key, estimate in _flip_rates(cells, predicted, bootstrap, clusters):
-        found.setdefault(key, {})["flip_rate"] = estimate
+        derived.setdefault(key, {})["flip_rate"] = estimate
     for key, name, estimate in _corruption_errors(table, in_units_of_alexnet):
-        found.setdefault(key, {})[name] = estimate
-    families = {shift for _, _, shift, _ in found if shift not in ATTACKS and "/" not in shift}
-    with_all = add_means(
-        found.items(), apart=[*ATTACKS, *(families - {cell.shift.name for cell in cells})]
-    )
-    return scores_frame(with_all)
+        derived.setdefault(key, {})[name] = estimate
+    families = {shift for _, _, shift, _ in derived if shift not in ATTACKS and "/" not in shift}
+    apart = [*ATTACKS, *(families - {cell.shift.name for cell in cells})]
+    return scores_frame(add_means(derived.items(), apart=apart))
 
 
 def _flip_rates(
@@ -208,43 +226,24 @@ def _flip_rates(
     clusters: Clusters | None,
 ) -> Iterator[tuple[ScoreKey, Estimate]]:
     """How often the predicted class changes along the levels of each shift, clean included."""
+    clean = {(cell.model, cell.seed): cell for cell in cells if cell.shift.level is None}
+    sweeps: dict[tuple[str, int | str, str], list[tuple[float, Cell]]] = {}
+    for cell in cells:
+        if (level := cell.shift.level) is not None:
+            sweep = cell.model, cell.seed, cell.shift.name
+            sweeps.setdefault(sweep, []).append((level, cell))
     keys: list[ScoreKey] = []
     columns: list[npt.NDArray[np.float64]] = []
-    for clean, levels in _sweeps(cells):
-        classes = np.stack([predicted(cell) for cell in _sort_by_level(clean, levels)])
-        keys.append((clean.model, str(clean.seed), levels[0].shift.name, MEAN))
+    for (model, seed, shift), levels in sweeps.items():
+        at_neutral = (shift_kind(shift).neutral, clean[model, seed])
+        by_level = sorted([at_neutral, *levels], key=itemgetter(0))
+        classes = np.stack([predicted(cell) for _, cell in by_level])
+        keys.append((model, str(seed), shift, MEAN))
         columns.append((classes[1:] != classes[:-1]).mean(axis=0))
-    if not keys:
-        return
-    every = np.stack(columns, axis=1)
-    found = estimate_means(every, ["share"] * len(keys), bootstrap, clusters=clusters)
-    yield from zip(keys, found, strict=True)
-
-
-def _sweeps(cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[Cell]]]:
-    """The clean cell of each model and seed with the cells of each of its shifts."""
-    clean = {(cell.model, cell.seed): cell for cell in cells if cell.shift.level is None}
-    sweeps: dict[tuple[str, int | str, str], list[Cell]] = {}
-    for cell in cells:
-        if cell.shift.level is not None:
-            sweeps.setdefault((cell.model, cell.seed, cell.shift.name), []).append(cell)
-    for (model, seed, _), levels in sweeps.items():
-        yield clean[model, seed], levels
-
-
-def _sort_by_level(clean: Cell, levels: Sequence[Cell]) -> list[Cell]:
-    """The cells sorted by level; clean has the level that changes nothing."""
-    neutral = shift_kind(levels[0].shift.name).neutral
-
-    def level(cell: Cell) -> float:
-        return neutral if cell is clean else float(_level(cell.shift))
-
-    return sorted([clean, *levels], key=level)
-
-
-def _level(shift: Shift | Attack) -> float:
-    assert shift.level is not None
-    return shift.level
+    if keys:
+        shares = np.stack(columns, axis=1)
+        rates = estimate_means(shares, ["share"] * len(keys), bootstrap, clusters=clusters)
+        yield from zip(keys, rates, strict=True)
 
 
 def _corruption_errors(
@@ -274,10 +273,11 @@ def _combine_errors(
     """One number of the accuracies at each severity of each corruption."""
     values, replicates = {}, {}
     for name, members in accuracies.items():
-        values[name] = 1 - np.array([each.value for each in members])
-        replicates[name] = np.clip(1 - np.stack([each.replicates for each in members]), 0, 1)
-    drawn, first = np.asarray(metric(replicates), dtype=np.float64), members[0]
-    return Estimate(float(metric(values)), drawn, first.n, clusters=first.clusters)
+        values[name] = 1 - np.array([estimate.value for estimate in members])
+        drawn = np.stack([estimate.replicates for estimate in members])
+        replicates[name] = np.clip(1 - drawn, 0, 1)
+    combined, first = np.asarray(metric(replicates), dtype=np.float64), members[0]
+    return Estimate(float(metric(values)), combined, first.n, clusters=first.clusters)
 
 
 def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> bool:
@@ -291,8 +291,6 @@ def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> 
     wnids = [re.fullmatch(r"n\d{8}", name) for name in classes]
     return len(wnids) == 1000 and all(wnids) and side == (224, 224)
 
-
-# ---------------------------------------------------------------- the rows of scores.csv on other d
 
 # With energies nearer to 0 than this, for all images, logits are logarithms of probabilities.
 NORMALISED = 1e-4
@@ -317,18 +315,16 @@ def detection_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None
 
 def explain_absent_scores(step: ScoreStep, folder: RunFolder) -> dict[str, str]:
     """Why models have no number of a score, by the names of its metrics."""
-    found: dict[str, str] = {}
-    if not step.others:
-        return found
-    for name in OOD_SCORES:
-        reasons: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for name in OOD_SCORES if step.others else ():
+        models: dict[str, list[str]] = {}
         for row in step.rows:
-            scores = folder.ood_scores(predictions_file(row.model, row.seed, CLEAN))
+            scores = folder.ood_scores(row.file(CLEAN))
             if (why := _explain_absence(scores, name, row)) is not None:
-                reasons.setdefault(why, []).append(row.model)
-        told = [f"{why} ({', '.join(models)})" for why, models in reasons.items()]
-        found |= {f"{metric}/{name}": "; ".join(told) for metric in DETECTION_METRICS if told}
-    return found
+                models.setdefault(why, []).append(row.model)
+        text = "; ".join(f"{why} ({', '.join(names)})" for why, names in models.items())
+        reasons |= {f"{metric}/{name}": text for metric in DETECTION_METRICS if text}
+    return reasons
 
 
 def _explain_absence(scores: Mapping[str, np.ndarray], name: str, row: ScoredModel) -> str | None:
@@ -344,17 +340,16 @@ def _explain_absence(scores: Mapping[str, np.ndarray], name: str, row: ScoredMod
 
 
 def _sides(folder: RunFolder, row: ScoredModel, other: str) -> _Sides:
-    files = [predictions_file(row.model, row.seed, CLEAN, part) for part in (TEST, other)]
+    files = row.file(CLEAN), row.file(CLEAN, other)
     known, unknown = (folder.read_column(file, "confidence") for file in files)
-    of_known, of_unknown = (folder.ood_scores(file) for file in files)
+    of_known, of_unknown = map(folder.ood_scores, files)
     sides = {"": (known, unknown)}
     for name, kind in OOD_SCORES.items():
-        there = name in of_known and name in of_unknown
-        if there and not (kind.of_raw_logits and _are_normalised(of_known)):
-            sides[f"/{name}"] = (
-                kind.as_confidence(of_known[name]),
-                kind.as_confidence(of_unknown[name]),
-            )
+        if name not in of_known or name not in of_unknown:
+            continue
+        if not (kind.of_raw_logits and _are_normalised(of_known)):
+            scores = kind.as_confidence(of_known[name]), kind.as_confidence(of_unknown[name])
+            sides[f"/{name}"] = scores
     return sides
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import NoReturn
 
 import numpy as np
@@ -18,7 +17,6 @@ from fairweather.errors import InputError
 from fairweather.inference.prediction import join_predictions
 from fairweather.metrics import Fitted, absent_metrics, fit_on, under_priors, worst_prior
 from fairweather.metrics.clusters import Clusters
-from fairweather.metrics.conformal import CalibrationDraw
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
@@ -33,22 +31,25 @@ from fairweather.runs.scores import (
     scores_frame,
     scores_to_csv,
     seed_spread,
-    slice_frame,
     unit_frame,
     worst_slices,
 )
 from fairweather.shifts.table import CLEAN as UNCHANGED
-from fairweather.steps.plan import ScoredModel, ScoreStep, StepResult
-from fairweather.steps.predictions import has_changed_logits, parse_shift
+from fairweather.steps.plan import ScoredModel, ScoreStep, StepResult, name_first
+from fairweather.steps.predictions import has_changed_logits
 from fairweather.steps.score_rows import (
+    Places,
     class_slice_rows,
+    concatenate_rows,
     derived_rows,
     detection_rows,
     estimate_with_classes,
     explain_absent_scores,
+    slice_frames,
 )
+from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
-from fairweather.types.measurement import CLASSIFICATION, Attack, Cell, Predictions, Score, Shift
+from fairweather.types.measurement import CLASSIFICATION, Attack, Cell, Predictions, Shift
 from fairweather.types.record import (
     ABSENT_METRICS,
     CLEAN,
@@ -83,25 +84,16 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     shifts = {text: parse_shift(text) for row in step.rows for text in row.shifts}
     cells = [Cell(row.model, row.seed, shifts[text]) for row in step.rows for text in row.shifts]
     # Images of other sets are resampled separately, each set by itself.
-    apart = {name: _other_cells(step, name) for name in _other_images(step)}
-    total = len(cells) + sum(map(len, apart.values()))
-
-    fitted_on = [file for row in step.rows for file in _validation_files(step, row)]
-    files = [*map(cell_file, chain(cells, *apart.values())), *fitted_on]
-
-    done = 0
-
-    def tell(cells: int) -> None:
-        nonlocal done
-        done += cells
-        progress(Event(step.task, done, total))
-
+    others = [*([VALIDATION] if step.natural_shift and step.validation else []), *step.natural]
     clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
     clusters[VALIDATION] = clusters[VAL]
-    of_parts = [(cells, clusters[TEST])]
-    of_parts += [(each, clusters[name]) for name, each in apart.items()]
+    parts = [(cells, clusters[TEST])]
+    for name in others:
+        shift = replace(UNCHANGED, name=name)
+        parts.append(([Cell(row.model, row.seed, shift) for row in step.rows], clusters[name]))
+    tell = _make_counter(step.task, sum(len(members) for members, _ in parts), progress)
     if step.task_name != CLASSIFICATION:
-        frame, counts = _unit_rows(of_parts, folder, step.bootstrap, tell)
+        frame, counts = _unit_rows(parts, folder, step.bootstrap, tell)
         frame = _with_spread(frame)
         if clusters[TEST] is not None:
             places = zip(frame["unit"], frame["shift"], strict=True)
@@ -114,33 +106,51 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     def read_file(file: str) -> Predictions:
         predictions = folder.read_predictions(file)
         if has_changed_logits(predictions):
+            files = [cell_file(cell) for members, _ in parts for cell in members]
+            files += [file for row in step.rows for file in _validation_files(step, row)]
             _forget_changed(dict.fromkeys(files), folder)
         return predictions
 
     def read(cell: Cell) -> Predictions:
         return read_file(cell_file(cell))
 
-    fitted = _fit_models(step, read_file)
-    draws = _calibration_draws(step, folder)
+    fitted = {
+        (row.model, row.seed): fit_on(join_predictions(list(map(read_file, files))))
+        for row in step.rows
+        if (files := _validation_files(step, row))
+    }
+    fitted_on_clean = _add_draws(step, folder, fitted)
     estimated: dict[ScoreKey, Estimates] = {}
-    of_classes = []
-    for part, of in of_parts:
+    frames = []
+    for members, own_clusters in parts:
         scored, rows = estimate_with_classes(
-            part,
+            members,
             read,
             step.bootstrap,
             step.operating_points,
-            fitted=lambda cell: _fitted_for_cell(cell, fitted, draws),
-            clusters=of,
+            fitted=lambda cell: (fitted_on_clean if cell.shift.name == CLEAN else fitted).get(
+                (cell.model, cell.seed)
+            ),
+            clusters=own_clusters,
             tell=tell,
         )
         estimated |= scored
-        of_classes.append(rows)
-    frame = _make_frame(step, folder, cells, estimated, of_classes, clusters[TEST])
+        frames.append(rows)
+    derived = derived_rows(
+        cells,
+        {key: values for key, values in estimated.items() if not key[2].startswith(NATURAL)},
+        lambda cell: folder.read_column(cell_file(cell), "predicted"),
+        bootstrap=step.bootstrap,
+        in_units_of_alexnet=step.in_units_of_alexnet,
+        clusters=clusters[TEST],
+    )
+    frames = [scores_frame(_summarize(estimated.items())), derived, *frames]
+    frames += [_prior_rows(step, folder, clusters[TEST])]
+    frames += [detection_rows(step, folder, clusters[TEST])]
+    frame = _with_spread(concatenate_rows(frames))
     folder.write(SCORES, scores_to_csv(_with_counts(frame, clusters)))
     if step.slices:
-        found = _slice_rows(step, folder, cells, fitted, progress)
-        folder.write(SLICES, scores_to_csv(found))
+        folder.write(SLICES, scores_to_csv(_slice_rows(step, folder, cells, fitted, progress)))
     labels = read(cells[0]).labels
     chance = np.bincount(labels).max().item() / len(labels)
     warnings = attack_warnings(frame, step.titles, list(shifts.values()), chance)
@@ -151,6 +161,24 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     for title, warning in warnings.items():
         progress(Event(f"attacks on {title}", 1, 1, warning))
     return StepResult()
+
+
+def _make_counter(task: str, total: int, progress: Notify) -> Callable[[int], None]:
+    """A function that is told of cells that were scored, and tells how many there are so far."""
+    done = 0
+
+    def count(cells: int) -> None:
+        nonlocal done
+        done += cells
+        progress(Event(task, done, total))
+
+    return count
+
+
+def _summarize(estimated: Iterable[tuple[ScoreKey, Estimates]]) -> dict[ScoreKey, Estimates]:
+    """Add the means over levels and shifts, and the worst; attacks stay apart."""
+    apart = list(ATTACKS)
+    return add_worst(add_means(estimated, apart), apart)
 
 
 def _unit_rows(
@@ -165,7 +193,7 @@ def _unit_rows(
     """
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     for cells, clusters in parts:
-        found = estimate_units(
+        estimated = estimate_units(
             folder.task,
             folder.read_cell(cell_file(cells[0])),
             lambda cells=cells: (  # type: ignore[misc]
@@ -175,25 +203,22 @@ def _unit_rows(
             clusters,
             threads=torch.get_num_threads(),
         )
-        for name, table in found.items():
+        for name, table in estimated.items():
             tables[name] = tables.get(name, {}) | table
         tell(len(cells))
-    apart = list(ATTACKS)
-    every = {
-        name: add_worst(add_means(table.items(), apart), apart) for name, table in tables.items()
-    }
-    single = {name: table for name, table in every.items() if not is_of_all_units(name)}
-    frames = [unit_frame(table, name) for name, table in every.items()]
+    summaries = {name: _summarize(table.items()) for name, table in tables.items()}
+    single = {name: table for name, table in summaries.items() if not is_of_all_units(name)}
+    frames = [unit_frame(table, name) for name, table in summaries.items()]
     if single:
         column = next(iter(single)).partition("=")[0]
         frames.append(worst_slices(single, column, UNIT_COLUMNS))
     counts = {
         (name, shift): estimate.clusters
-        for name, table in every.items()
+        for name, table in summaries.items()
         for (_, _, shift, _), estimates in table.items()
         for estimate in estimates.values()
     }
-    return pd.concat([frame for frame in frames if len(frame)], ignore_index=True), counts
+    return concatenate_rows(frames), counts
 
 
 def cell_file(cell: Cell) -> str:
@@ -214,9 +239,8 @@ def _forget_changed(files: Iterable[str], folder: RunFolder) -> NoReturn:
     It raises `InputError`; then the command that made the run makes them again.
     """
     changed = [file for file in files if has_changed_logits(folder.read_predictions(file))]
-    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     what = (
-        f"{changed[0]}{more} of {folder.path}: the logits are not those that the classes were "
+        f"{name_first(changed)} of {folder.path}: the logits are not those that the classes were "
         "predicted from, since an earlier version of fairweather did not copy what the model gave"
     )
     if folder.is_joined:
@@ -226,37 +250,9 @@ def _forget_changed(files: Iterable[str], folder: RunFolder) -> NoReturn:
     raise InputError(f"{what}; these files are now removed, and the same command predicts again")
 
 
-def _make_frame(
-    step: ScoreStep,
-    folder: RunFolder,
-    cells: Sequence[Cell],
-    estimated: Mapping[ScoreKey, Estimates],
-    of_classes: Sequence[pd.DataFrame],
-    clusters: Clusters | None,
-) -> pd.DataFrame:
-    apart = list(ATTACKS)
-    table = add_worst(add_means(estimated.items(), apart), apart)
-    parts = [
-        scores_frame(table),
-        derived_rows(
-            cells,
-            {key: each for key, each in estimated.items() if not key[2].startswith(NATURAL)},
-            lambda cell: folder.read_column(cell_file(cell), "predicted"),
-            bootstrap=step.bootstrap,
-            in_units_of_alexnet=step.in_units_of_alexnet,
-            clusters=clusters,
-        ),
-        *of_classes,
-        _prior_rows(step, folder, clusters),
-        detection_rows(step, folder, clusters),
-    ]
-    return _with_spread(pd.concat([part for part in parts if len(part)], ignore_index=True))
-
-
 def _with_spread(frame: pd.DataFrame) -> pd.DataFrame:
     """Add the standard deviation over seeds, if there are several."""
-    spread = seed_spread(frame)
-    return pd.concat([frame, spread], ignore_index=True) if len(spread) else frame
+    return concatenate_rows([frame, seed_spread(frame)])
 
 
 def _with_counts(frame: pd.DataFrame, clusters: Mapping[str, Clusters | None]) -> pd.DataFrame:
@@ -264,7 +260,7 @@ def _with_counts(frame: pd.DataFrame, clusters: Mapping[str, Clusters | None]) -
     test = clusters[TEST]
     if test is None:
         return frame
-    counts = {name: None if of is None else of.count for name, of in clusters.items()}
+    counts = {name: None if own is None else own.count for name, own in clusters.items()}
     of_others = frame["shift"].str.startswith((NATURAL, OOD)) | (frame["shift"] == VALIDATION)
     known = frame["shift"].map(counts).where(of_others, test.count)
     return frame.assign(clusters=known.astype("Int64"))
@@ -274,142 +270,94 @@ def _slice_rows(
     step: ScoreStep,
     folder: RunFolder,
     cells: Sequence[Cell],
-    fitted: Mapping[tuple[str, int | str], Fitted | None],
+    fitted: Mapping[tuple[str, int | str], Fitted],
     progress: Notify,
 ) -> pd.DataFrame:
     """The rows of slices.csv: each slice of a column alone, the worst of them, single classes."""
     groups = folder.groups()
     assert groups is not None  # the step that wrote it comes first
-    every = None if groups.clusters is None else Clusters(groups.clusters)
-    apart, frames, done = list(ATTACKS), [], 0
+    clusters = None if groups.clusters is None else Clusters(groups.clusters)
 
     def read(cell: Cell) -> Predictions:
         return folder.read_predictions(cell_file(cell))
 
     clean = sum(cell.shift.name == CLEAN for cell in cells)  # of these, single classes too
     values = sum(len(set(groups.slices[column])) for column in step.slices)
-    total = values * (len(cells) + clean)
+    tell = _make_counter("score slices", values * (len(cells) + clean), progress)
 
-    def tell(cells: int) -> None:
-        nonlocal done
-        done += cells
-        progress(Event("score slices", done, total))
+    def summarize(places: Places, own_clusters: Clusters | None) -> dict[ScoreKey, Estimates]:
+        estimated = []
+        for estimate in estimate_cells(
+            cells,
+            lambda cell: read(cell).take(places),
+            step.bootstrap,
+            fitted=lambda cell: fitted.get((cell.model, cell.seed)),
+            clusters=own_clusters,
+        ):
+            estimated.append(estimate)
+            tell(1)
+        return _summarize(estimated)
 
+    frames = []
     for column in step.slices:
-        tables: dict[str, Mapping[ScoreKey, Estimates]] = {}
         slices = {
             slice_label(column, value): np.flatnonzero(groups.slices[column] == value)
             for value in sorted(set(groups.slices[column]))
         }
-        for name, places in slices.items():
-            clusters = None if every is None else every.select(places)
-            estimated = []
-            for estimate in estimate_cells(
-                cells,
-                lambda cell, places=places: read(cell).take(places),  # type: ignore[misc]
-                step.bootstrap,
-                fitted=lambda cell: fitted.get((cell.model, cell.seed)),
-                clusters=clusters,
-            ):
-                estimated.append(estimate)
-                tell(1)
-            table = add_worst(add_means(estimated, apart), apart)
-            tables[name] = table
-            frame = slice_frame(table, name)
-            frames.append(frame if clusters is None else frame.assign(clusters=clusters.count))
-        frames.append(worst_slices(tables, column))
-        rest = (step.bootstrap, step.operating_points, every, tell)
-        frames.append(class_slice_rows(cells, read, column, slices, *rest))
-    found = pd.concat(frames, ignore_index=True)
-    if every is not None:
-        found["clusters"] = found["clusters"].astype("Int64")
-    return found
-
-
-def _fit_models(
-    step: ScoreStep, read_file: Callable[[str], Predictions]
-) -> dict[tuple[str, int | str], Fitted | None]:
-    """The values fitted on the validation images, by model or variant, and seed."""
-    return {
-        (row.model, row.seed): fit_on(join_predictions([read_file(file) for file in files]))
-        for row in step.rows
-        if (files := _validation_files(step, row))
-    }
+        frames += slice_frames(column, slices, clusters, summarize)
+        points = step.operating_points
+        frames.append(
+            class_slice_rows(cells, read, column, slices, step.bootstrap, points, clusters, tell)
+        )
+    table = pd.concat(frames, ignore_index=True)
+    if clusters is not None:
+        table["clusters"] = table["clusters"].astype("Int64")
+    return table
 
 
 def _validation_files(step: ScoreStep, row: ScoredModel) -> list[str]:
-    shifts = row.fitted_on if step.validation else ()
-    return [predictions_file(row.model, row.seed, shift, VAL) for shift in shifts]
+    return [row.file(shift, VAL) for shift in row.fitted_on] if step.validation else []
 
 
-def _calibration_draws(
-    step: ScoreStep, folder: RunFolder
-) -> dict[tuple[str, int | str], tuple[CalibrationDraw, ...]]:
-    """The calibration images behind prediction sets, by variant and seed.
+def _add_draws(
+    step: ScoreStep, folder: RunFolder, fitted: Mapping[tuple[str, int | str], Fitted]
+) -> dict[tuple[str, int | str], Fitted]:
+    """Add the calibration images behind prediction sets, for clean test images.
 
-    There are none where the test images have a different origin from the validation images: they
-    are not exchangeable with them, and the distribution of the coverage is not known.
+    Others are not exchangeable with these, and the distribution of the coverage is not known. Nor
+    are test images that have a different origin from the validation images.
     """
-    if step.natural_shift:
-        return {}
-    return {
-        (row.model, row.seed): FittedSets.read(read_json(folder.file(file)), file).draws
-        for row in step.rows
-        if (file := step.sets.get(predictions_file(row.model, row.seed, CLEAN, VAL))) is not None
-    }
-
-
-def _fitted_for_cell(
-    cell: Cell,
-    fitted: Mapping[tuple[str, int | str], Fitted | None],
-    draws: Mapping[tuple[str, int | str], tuple[CalibrationDraw, ...]],
-) -> Fitted | None:
-    """What was fitted for a cell; only clean test images are exchangeable with those of fitting."""
-    found = fitted.get((cell.model, cell.seed))
-    if found is None or cell.shift.name != CLEAN:
-        return found
-    return found._replace(draws=draws.get((cell.model, cell.seed), ()))
-
-
-def _other_images(step: ScoreStep) -> list[str]:
-    """What is in the column shift for sets of images that are not the test images."""
-    return [*([VALIDATION] if step.natural_shift and step.validation else []), *step.natural]
-
-
-def _other_cells(step: ScoreStep, images: str) -> list[Cell]:
-    shift = replace(UNCHANGED, name=images)
-    return [Cell(row.model, row.seed, shift) for row in step.rows]
+    with_draws = dict(fitted)
+    for row in step.rows if not step.natural_shift else ():
+        key = row.model, row.seed
+        file = step.sets.get(row.file(CLEAN, VAL))
+        if file is not None and key in with_draws:
+            sets = FittedSets.read(read_json(folder.file(file)), file)
+            with_draws[key] = with_draws[key]._replace(draws=sets.draws)
+    return with_draws
 
 
 def _prior_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -> pd.DataFrame:
     """The scores of the clean test images under each set of class priors, and under the worst."""
-
-    def scores(row: ScoredModel) -> Iterator[tuple[str, Mapping[str, Score]]]:
-        if not step.priors:
-            return
-        predictions = folder.read_predictions(predictions_file(row.model, row.seed, CLEAN))
-        for name, priors in step.priors.items():
-            found = under_priors(predictions, priors, resamples=step.bootstrap, clusters=clusters)
-            yield f"{PRIORS}{name}", found
-        arrays = {name: np.array(priors) for name, priors in step.priors.items()}
+    lines: list[tuple[object, ...]] = []
+    priors = {name: np.array(shares) for name, shares in step.priors.items()}
+    for row in step.rows if priors else ():
+        predictions = folder.read_predictions(row.file(CLEAN))
+        scores = {
+            f"{PRIORS}{name}": under_priors(
+                predictions, shares, resamples=step.bootstrap, clusters=clusters
+            )
+            for name, shares in step.priors.items()
+        }
         _, worst = worst_prior(
-            predictions, arrays, WORST_BY, resamples=step.bootstrap, clusters=clusters
+            predictions, priors, WORST_BY, resamples=step.bootstrap, clusters=clusters
         )
-        yield WORST_PRIORS, {WORST_BY: worst}
-
-    return _as_frame(step.rows, scores)
-
-
-def _as_frame(
-    rows: Sequence[ScoredModel],
-    scores: Callable[[ScoredModel], Iterator[tuple[str, Mapping[str, Score]]]],
-) -> pd.DataFrame:
-    lines = [
-        (row.model, str(row.seed), shift, NO_LEVEL, metric, *score)
-        for row in rows
-        for shift, of in scores(row)
-        for metric, score in of.items()
-    ]
+        scores[WORST_PRIORS] = {WORST_BY: worst}
+        lines += [
+            (row.model, str(row.seed), shift, NO_LEVEL, metric, *score)
+            for shift, metrics in scores.items()
+            for metric, score in metrics.items()
+        ]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -437,7 +385,7 @@ def attack_warnings(
     judged = [(name, title, single) for name, title in titles.items()]
     if (together := accuracy["seed"] == ENSEMBLE).any():
         judged += [(name, f"{title}, ensemble", together) for name, title in titles.items()]
-    found = {}
+    warnings = {}
     for name, title, seeds in judged:
         rows = accuracy[(accuracy["model"] == name) & seeds]
         table: dict[str, dict[float, float]] = {}
@@ -445,5 +393,5 @@ def attack_warnings(
             at = (rows["shift"] == attack.name) & (rows["level"] == attack.level_name)
             table.setdefault(attack.name, {})[attack.level] = float(rows[at]["value"].mean())
         if warning := masking_warning(table, chance):
-            found[title] = warning
-    return found
+            warnings[title] = warning
+    return warnings

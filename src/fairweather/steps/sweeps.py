@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from fairweather.attacks.shift_lists import refuse_external_images
+from fairweather.attacks.shift_lists import (
+    expand_shifts,
+    parse_external_shift,
+    refuse_external_images,
+)
 from fairweather.attacks.table import ATTACKS, AttackKind
 from fairweather.shifts.table import SHIFTS, ShiftKind
 from fairweather.types.measurement import Attack, Shift, format_255ths
 from fairweather.types.record import CellRecord, SweepRecord
+
+AnyShift = TypeVar("AnyShift", bound=Shift | Attack)
 
 
 def shift_kind(name: str) -> ShiftKind | AttackKind:
@@ -23,6 +30,27 @@ def shift_kind(name: str) -> ShiftKind | AttackKind:
     )
 
 
+def parse_shift(text: str) -> Shift | Attack:
+    """The shift or attack with this id.
+
+    >>> parse_shift("gaussian_blur,sigma=0.7").level
+    0.7
+    """
+    if (external := parse_external_shift(text)) is not None:
+        return external
+    (shift,) = expand_shifts(text)
+    return shift
+
+
+def group_by_sweep(shifts: Iterable[AnyShift]) -> dict[str, list[AnyShift]]:
+    """The levels of each shift or attack, by its name."""
+    sweeps: dict[str, list[AnyShift]] = {}
+    for shift in shifts:
+        if shift.level is not None:
+            sweeps.setdefault(shift.name, []).append(shift)
+    return sweeps
+
+
 def describe_shifts(
     shifts: Sequence[Shift | Attack], image_size: int | None = None
 ) -> tuple[SweepRecord, ...]:
@@ -31,10 +59,7 @@ def describe_shifts(
     Some shifts have constants that depend on the image size. If it is given, each cell contains
     them.
     """
-    sweeps: dict[str, list[Shift | Attack]] = {}
-    for shift in shifts:
-        if shift.level is not None:
-            sweeps.setdefault(shift.name, []).append(shift)
+    sweeps = group_by_sweep(shifts)
     return tuple(_describe_sweep(name, members, image_size) for name, members in sweeps.items())
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -30,7 +30,6 @@ from fairweather.models.building import (
     find_head,
     render_model_json,
 )
-from fairweather.models.wrappers import Classifier
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.steps.plan import (
@@ -64,7 +63,7 @@ State = dict[str, Any]  # tensors, numbers and lists, as torch.save takes them
 
 def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
     """Train a model, or continue its training, and store the weights that its recipe selects."""
-    with worker.group.agreeing():
+    with worker.ranks.agreeing():
         recipe = _read_recipe(step, folder)
     if step.tries:
         _copy_try(step, folder, recipe)
@@ -75,7 +74,7 @@ def do_train(step: TrainStep, worker: Worker, folder: RunFolder, progress: Notif
     except TrainingDivergedError as error:
         if not step.may_diverge:
             raise
-        if worker.group.is_first:
+        if worker.ranks.is_first:
             folder.write(f"{step.folder}/{DIVERGED}", json.dumps({"diverged": str(error)}) + "\n")
         return StepResult(str(error))
 
@@ -104,17 +103,14 @@ def _copy_try(step: TrainStep, folder: RunFolder, recipe: Recipe) -> None:
 def _train(
     step: TrainStep, recipe: Recipe, worker: Worker, folder: RunFolder, progress: Notify
 ) -> StepResult:
-    with worker.group.agreeing():
+    with worker.ranks.agreeing():
         dataset = worker.dataset(step.train.data)
         spec = _loaded_spec(step, dataset, folder)
         weights = _weights_facts(step, spec, worker.offline)
         train, val = training_images(step, worker.images(step.train)), worker.images(step.val)
-        resume = Resumption(step.folder, _training_fingerprint(step, folder), worker.group)
         model = build(spec, step.seed, offline=worker.offline)
-    state = resume.read(folder, step.task, progress)
-    done = len(state["history"]) if state else 0
-    told = _EpochProgress(progress, step.task, recipe.epochs, done)
-    told.say(_start_note(weights))
+    training = _Training(step, recipe.epochs, worker, folder, progress)
+    training.tell(_start_note(weights))
     if recipe.freeze_batchnorm:
         model.freeze_batchnorm()
     if step.sync_batchnorm:
@@ -128,43 +124,85 @@ def _train(
         seed=step.seed,
         device=worker.device,
         precision=step.precision,
-        state=state,
+        state=training.state,
         train_shifts=expand_only_shifts(step.train_shifts) if step.train_shifts else (),
         attack=training_attack(recipe),
-        after_step=told.within,
-        ranks=worker.group,
+        after_step=training.tell_part,
+        ranks=worker.ranks,
     ):
-        state = epoch.state
-        resume.write(folder, state)
-        row = state["history"][-1]
+        row = epoch.state["history"][-1]
         note = f"validation accuracy {row['val_accuracy']:.1%}, loss {row['val_loss']:.3f}"
-        told.epoch(len(state["history"]), note)
+        training.end_epoch(epoch.state, note)
+    state = training.state
     assert state is not None
-    if worker.group.is_first:
-        _store_training(step, recipe, spec, dataset, len(train), weights, state, folder)
-        drop_state(step, folder)
-    return StepResult(told.note, share=1 - done / recipe.epochs)
+    if not worker.ranks.is_first:
+        return training.finish({})
+    history = state["history"]
+    chosen = history[select_epoch(history, recipe)]
+    facts = {
+        "classes": list(dataset.classes),
+        "seed": step.seed,
+        "recipe": asdict(recipe),
+        "weights": weights,
+        "training_images": len(train),
+        "label_fraction": step.label_fraction,
+        "label_noise": step.label_noise,
+        "train_shifts": list(step.train_shifts),
+        "precision": step.precision,
+        **{key: chosen[key] for key in SELECTED},
+    }
+    files: dict[str, bytes | str] = {
+        WEIGHTS: encode_safetensors(state["best"]),
+        DESCRIPTION: render_model_json(replace(spec, weights=step.spec.weights), facts),
+        HISTORY: frame_to_csv(pd.DataFrame(history), None),
+    }
+    if "probed" in state:
+        files[PROBED] = encode_safetensors(state["probed"])
+    return training.finish(files)
 
 
-@dataclass
-class _EpochProgress:
-    """Tells how far a training is: how many of its epochs are done, and what the last one gave."""
+class _Training:
+    """What a training and a pre-training share: state, events and files.
 
-    progress: Notify
-    task: str
-    epochs: int
-    done: int
-    note: str = ""
+    Attributes:
+        state: that of the last epoch; None before the first.
+    """
 
-    def say(self, note: str) -> None:
-        self.progress(Event(self.task, self.done, self.epochs, note))
+    def __init__(
+        self,
+        step: TrainStep | PretrainStep,
+        epochs: int,
+        worker: Worker,
+        folder: RunFolder,
+        progress: Notify,
+    ) -> None:
+        self._step, self._epochs, self._folder, self._progress = step, epochs, folder, progress
+        with worker.ranks.agreeing():
+            there = [name for name in step.reads if folder.file(name).is_file()]
+            fingerprint = step_fingerprint(step, {name: folder.checksum(name) for name in there})
+        self._resume = Resumption(step.folder, fingerprint, worker.ranks)
+        self.state = self._resume.read(folder, step.task, progress)
+        self._begun = self._done = len(self.state["history"]) if self.state else 0
+        self._note = ""
 
-    def within(self, part: float) -> None:
-        self.progress(Event(self.task, self.done, self.epochs, self.note, part=part))
+    def tell(self, note: str) -> None:
+        self._progress(Event(self._step.task, self._done, self._epochs, note))
 
-    def epoch(self, done: int, note: str) -> None:
-        self.done, self.note = done, note
-        self.say(note)
+    def tell_part(self, part: float) -> None:
+        self._progress(Event(self._step.task, self._done, self._epochs, self._note, part=part))
+
+    def end_epoch(self, state: State, note: str) -> None:
+        self._resume.write(self._folder, state)
+        self.state, self._done, self._note = state, len(state["history"]), note
+        self.tell(note)
+
+    def finish(self, files: Mapping[str, bytes | str]) -> StepResult:
+        """Write the files; rank 0 has them, and removes the state."""
+        for name, content in files.items():
+            self._folder.write(f"{self._step.folder}/{name}", content)
+        if files:
+            drop_state(self._step, self._folder)
+        return StepResult(self._note, share=1 - self._begun / self._epochs)
 
 
 def training_images(step: TrainStep, train: Images) -> Images:
@@ -225,53 +263,17 @@ def _weights_facts(step: TrainStep, spec: ModelSpec, offline: bool) -> dict[str,
     return facts
 
 
-def _store_training(
-    step: TrainStep,
-    recipe: Recipe,
-    spec: ModelSpec,
-    dataset: Dataset,
-    images: int,
-    weights: Mapping[str, Any],
-    state: State,
-    folder: RunFolder,
-) -> None:
-    history = state["history"]
-    chosen = history[select_epoch(history, recipe)]
-    facts = {
-        "classes": list(dataset.classes),
-        "seed": step.seed,
-        "recipe": asdict(recipe),
-        "weights": weights,
-        "training_images": images,
-        "label_fraction": step.label_fraction,
-        "label_noise": step.label_noise,
-        "train_shifts": list(step.train_shifts),
-        "precision": step.precision,
-        **{key: chosen[key] for key in SELECTED},
-    }
-    described = replace(spec, weights=step.spec.weights)
-    files: dict[str, bytes | str] = {
-        WEIGHTS: encode_safetensors(state["best"]),
-        DESCRIPTION: render_model_json(described, facts),
-        HISTORY: frame_to_csv(pd.DataFrame(history), None),
-    }
-    if "probed" in state:
-        files[PROBED] = encode_safetensors(state["probed"])
-    for name, content in files.items():
-        folder.write(f"{step.folder}/{name}", content)
-
-
 def do_choose(step: ChooseStep, worker: Worker, folder: RunFolder, progress: Notify) -> StepResult:
     """Choose the best try of a sweep by validation, and write the table of all tries."""
     rows: list[dict[str, Any]] = []
     for number, (values, source) in enumerate(zip(step.values, step.folders, strict=True), 1):
         diverged = folder.file(f"{source}/{DIVERGED}")
         if diverged.is_file():
-            told = read_json(diverged)
+            result = read_json(diverged)
         else:
             facts = read_json(folder.file(f"{source}/{DESCRIPTION}"))
-            told = {key: facts[key] for key in SELECTED}
-        rows.append({"try": number, **values, **told})
+            result = {key: facts[key] for key in SELECTED}
+        rows.append({"try": number, **values, **result})
     table = pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in rows for key in row)))
     if "val_loss" not in table:
         raise TrainingDivergedError(f"every try of {step.title} diverged; {rows[-1]['diverged']}")
@@ -289,17 +291,14 @@ def do_pretrain(
     step: PretrainStep, worker: Worker, folder: RunFolder, progress: Notify
 ) -> StepResult:
     """Pre-train a backbone, or continue its pre-training."""
-    with worker.group.agreeing():
+    with worker.ranks.agreeing():
         dataset, images = worker.dataset(step.images.data), worker.images(step.images)
         # Features are judged on the run's own images, also if others were used for pre-training.
         probe = NeighbourProbe(*map(worker.images, step.probe))
         spec = with_statistics(step.spec, dataset) if step.own_statistics else step.spec
-        resume = Resumption(step.folder, _training_fingerprint(step, folder), worker.group)
         classifier = build(spec, step.seed, offline=worker.offline)
-    state = resume.read(folder, step.task, progress)
-    epochs, done = step.recipe.epochs, len(state["history"]) if state else 0
-    told = _EpochProgress(progress, step.task, epochs, done)
-    told.say("")
+    training = _Training(step, step.recipe.epochs, worker, folder, progress)
+    training.tell("")
     encoder = make_encoder(classifier, spec.backbone)
     last: PretrainingEpoch | None = None
     for last in pretrain(
@@ -311,36 +310,20 @@ def do_pretrain(
         seed=step.seed,
         device=worker.device,
         precision=step.precision,
-        state=state,
-        after_step=told.within,
-        ranks=worker.group,
+        state=training.state,
+        after_step=training.tell_part,
+        ranks=worker.ranks,
         sync_batchnorm=step.sync_batchnorm,
     ):
-        resume.write(folder, last.state)
-        told.epoch(len(last.history), _pretraining_note(last.history[-1]))
+        row = last.history[-1]
+        note = (
+            f"k-NN accuracy {row['knn_accuracy']:.1%}, loss {row['train_loss']:.3g}, "
+            f"embedding spread {row['embedding_std']:.2f}"
+        )
+        training.end_epoch(last.state, note)
     assert last is not None
-    if worker.group.is_first:
-        _store_pretraining(step, spec, dataset, last, classifier, worker.offline, folder)
-        drop_state(step, folder)
-    return StepResult(told.note, share=1 - done / epochs)
-
-
-def _pretraining_note(row: Mapping[str, float]) -> str:
-    return (
-        f"k-NN accuracy {row['knn_accuracy']:.1%}, loss {row['train_loss']:.3g}, "
-        f"embedding spread {row['embedding_std']:.2f}"
-    )
-
-
-def _store_pretraining(
-    step: PretrainStep,
-    spec: ModelSpec,
-    dataset: Dataset,
-    last: PretrainingEpoch,
-    classifier: Classifier,
-    offline: bool,
-    folder: RunFolder,
-) -> None:
+    if not worker.ranks.is_first:
+        return training.finish({})
     assert dataset.train is not None
     facts = {
         "title": step.title,
@@ -349,7 +332,7 @@ def _store_pretraining(
         "labels_used": step.recipe.method == "supervised",
         "seed": step.seed,
         "recipe": asdict(step.recipe),
-        "weights": describe_weights(spec, offline=offline),
+        "weights": describe_weights(spec, offline=worker.offline),
         "precision": step.precision,
         **{key: last.history[-1][key] for key in ("epoch", "knn_accuracy", "embedding_std")},
     }
@@ -361,35 +344,29 @@ def _store_pretraining(
     if last.correlation is not None and last.correlation_before is not None:
         matrices = {"before": last.correlation_before, "after": last.correlation}
         files[CORRELATION] = json.dumps(
-            {key: each.round(DECIMALS).tolist() for key, each in matrices.items()}
+            {key: matrix.round(DECIMALS).tolist() for key, matrix in matrices.items()}
         )
-    for name, content in files.items():
-        folder.write(f"{step.folder}/{name}", content)
+    return training.finish(files)
 
 
 def encode_safetensors(weights: Mapping[str, torch.Tensor]) -> bytes:
     """Write weights as safetensors, which needs contiguous memory; training has channels last."""
-    return safetensors.torch.save({name: each.contiguous() for name, each in weights.items()})
-
-
-def _training_fingerprint(step: TrainStep | PretrainStep, folder: RunFolder) -> str:
-    there = [name for name in step.reads if folder.file(name).is_file()]
-    return step_fingerprint(step, {name: folder.checksum(name) for name in there})
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in weights.items()})
 
 
 class Resumption(NamedTuple):
     """The state that an unfinished training continues from: `resume/state.pt` in its folder.
 
-    The first process of a group reads and writes it, and sends the others what it has read.
+    Rank 0 reads and writes it, and sends the others what it has read.
     """
 
     folder: str
     fingerprint: str
-    group: Ranks = ALONE
+    ranks: Ranks = ALONE
 
     def write(self, run: RunFolder, state: State) -> None:
         """Store what the next epoch needs, with the fingerprint of the training."""
-        if not self.group.is_first:
+        if not self.ranks.is_first:
             return
         buffer = io.BytesIO()
         torch.save({"inputs": self.fingerprint, "state": state}, buffer)
@@ -403,8 +380,8 @@ class Resumption(NamedTuple):
         A damaged state is not used, and a line says so: the training starts over.
         """
         path = run.file(f"{self.folder}/{STATE}")
-        there = self.group.is_first and path.is_file()
-        content = self.group.from_first(path.read_bytes() if there else None)
+        there = self.ranks.is_first and path.is_file()
+        content = self.ranks.from_first(path.read_bytes() if there else None)
         if content is None:
             return None
         try:
@@ -425,8 +402,8 @@ class Resumption(NamedTuple):
             if hashlib.sha256(content).digest() != sealed[:32]:
                 raise ValueError("the checksum is another one")
         # Not to a device, which may have no float64: who continues moves what belongs there.
-        found: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return found
+        stored: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return stored
 
 
 def drop_state(step: Step, run: RunFolder) -> None:

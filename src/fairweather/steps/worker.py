@@ -44,10 +44,11 @@ from fairweather.steps.plan import (
     PlannedDataset,
     PlannedModel,
     TrainedNetwork,
+    network_files,
 )
 from fairweather.training.ranks import ALONE, Ranks
 from fairweather.types.measurement import AnyPredictions, Dataset, Images, Predictions
-from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL, WEIGHTS
+from fairweather.types.record import NATURAL, PROBED, TEST, TRAIN, VAL
 
 FileVersion = tuple[str, int, int, int]  # of a file: path, inode, nanoseconds, bytes
 
@@ -74,7 +75,7 @@ class Worker:
         workers: processes that make shifted batches ahead.
         networks: at most so many networks are kept in memory; None for as many as fit.
         jobs: number of workers on this machine, which share its memory.
-        group: the processes that train together with this one.
+        ranks: the processes that train together with this one.
         given: reads predictions that were made elsewhere, by the file that they are stored in.
 
     Attributes:
@@ -93,10 +94,10 @@ class Worker:
         workers: int = 0,
         networks: int | None = None,
         jobs: int = 1,
-        group: Ranks = ALONE,
+        ranks: Ranks = ALONE,
         given: Callable[[str], AnyPredictions] | None = None,
     ) -> None:
-        self.group = group
+        self.ranks = ranks
         self._given = given
         self.sources = dict(plan.data)
         self.model_sources = {source.digest: source for source in plan.models}
@@ -193,12 +194,22 @@ class Worker:
         return sum(size for *_, size in _file_versions(network, folder))
 
     def _load(self, network: AnyNetwork, folder: RunFolder) -> nn.Module:
-        if not isinstance(network, OpenedNetwork):
-            return _load_network(network, folder)
-        if network.digest not in self._opened:
-            source = self.model_sources[network.digest]
-            self._opened[network.digest] = open_planned_model(source, offline=self.offline)
-        return self._opened[network.digest]
+        match network:
+            case OpenedNetwork(digest=digest):
+                if digest not in self._opened:
+                    source = self.model_sources[digest]
+                    self._opened[digest] = open_planned_model(source, offline=self.offline)
+                return self._opened[digest]
+            case TrainedNetwork():
+                return load_checkpoint(folder.file(network.folder))
+            case InterpolatedNetwork():
+                model = load_checkpoint(folder.file(network.folder))
+                start = safetensors.torch.load_file(folder.file(f"{network.folder}/{PROBED}"))
+                model.load_state_dict(interpolate(start, model.state_dict(), network.share))
+                return model
+            case EnsembleNetwork(members=members):
+                networks = [self._load(member, folder) for member in members]
+                return Ensemble(networks).eval()
 
     def close(self) -> None:
         """End the processes that it has started."""
@@ -208,6 +219,11 @@ class Worker:
     def batch_size(self, asked: int) -> int:
         """The batch size that is asked for, or the largest one that fits into memory."""
         return min(asked, self._largest_batch or asked)
+
+    def halved(self, asked: int) -> int | None:
+        """The batch size instead of the one that is asked for; None if that one fits."""
+        used = self.batch_size(asked)
+        return used if used < asked else None
 
     def halve(self, size: int) -> None:
         """Remember that memory ran out, and that batches of `size` fit."""
@@ -237,11 +253,6 @@ def open_data(
 ) -> Dataset:
     """Load a data set of a plan."""
     return load(source.source, source, offline=offline, progress=progress)
-
-
-def digest_splits(dataset: Dataset) -> dict[str, str]:
-    """The digest of each split of a data set."""
-    return {name: digest(part) for name, part in get_splits(dataset).items()}
 
 
 def get_splits(dataset: Dataset) -> dict[str, Images]:
@@ -285,9 +296,8 @@ def match_labels_by_name(images: Images, classes: tuple[str, ...], name: str) ->
     if places is None:
         raise InputError(
             f"the classes of {name} ({quote_names(images.classes)}) are not each one of the run's "
-            f"by name "
-            f"({quote_names(classes)}): call them as the run does, such as by renaming their "
-            f"folders"
+            f"by name ({quote_names(classes)}): call them as the run does, such as by renaming "
+            "their folders"
         )
     return replace(images, labels=torch.tensor(places)[images.labels], classes=classes)
 
@@ -312,7 +322,7 @@ def check_natural(
     }
     for other in others.values():
         match_labels_by_name(other.test[:1], own.classes, other.name)
-        sides = [" x ".join(map(str, each.test.images.shape[2:])) for each in (other, own)]
+        sides = [" x ".join(map(str, dataset.test.images.shape[2:])) for dataset in (other, own)]
         if sides[0] != sides[1]:
             raise InputError(
                 f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
@@ -383,18 +393,18 @@ def count_bytes(model: nn.Module) -> int:
     32
     """
     tensors = [*model.parameters(), *model.buffers()]
-    stored = sum(each.numel() * each.element_size() for each in tensors)
-    return stored + sum(each.sessions.path.stat().st_size for each in _onnx_graphs(model))
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return stored + sum(graph.sessions.path.stat().st_size for graph in _onnx_graphs(model))
 
 
 def _onnx_graphs(model: nn.Module) -> Iterator[OnnxNetwork]:
-    return (each for each in model.modules() if isinstance(each, OnnxNetwork))
+    return (module for module in model.modules() if isinstance(module, OnnxNetwork))
 
 
 def _check_digests(source: PlannedDataset, dataset: Dataset) -> None:
-    found = digest_splits(dataset)
+    splits = get_splits(dataset)
     for part, expected in source.digests.items():
-        if found.get(part) != expected:
+        if part not in splits or digest(splits[part]) != expected:
             raise InputError(
                 f"the {part} images of {source.source} have changed since the plan was made: "
                 "their digests differ"
@@ -404,29 +414,5 @@ def _check_digests(source: PlannedDataset, dataset: Dataset) -> None:
 def _file_versions(network: AnyNetwork, folder: RunFolder) -> tuple[FileVersion, ...]:
     # Steps write files by renaming, so that a new file has another inode or time. Checksums
     # would read large weights again for every cell.
-    there = [(path, path.stat()) for path in map(folder.file, _weight_files(network))]
+    there = [(path, path.stat()) for path in map(folder.file, network_files(network))]
     return tuple((str(path), s.st_ino, s.st_mtime_ns, s.st_size) for path, s in there)
-
-
-def _weight_files(network: AnyNetwork) -> list[str]:
-    if isinstance(network, OpenedNetwork):
-        return []
-    if isinstance(network, EnsembleNetwork):
-        return [name for member in network.members for name in _weight_files(member)]
-    names = [WEIGHTS, *([PROBED] if isinstance(network, InterpolatedNetwork) else [])]
-    return [f"{network.folder}/{name}" for name in names]
-
-
-def _load_network(
-    network: TrainedNetwork | InterpolatedNetwork | EnsembleNetwork, folder: RunFolder
-) -> nn.Module:
-    match network:
-        case TrainedNetwork():
-            return load_checkpoint(folder.file(network.folder))
-        case InterpolatedNetwork():
-            model = load_checkpoint(folder.file(network.folder))
-            start = safetensors.torch.load_file(folder.file(f"{network.folder}/{PROBED}"))
-            model.load_state_dict(interpolate(start, model.state_dict(), network.share))
-            return model
-        case EnsembleNetwork():
-            return Ensemble([_load_network(each, folder) for each in network.members]).eval()

@@ -26,8 +26,6 @@ from torch import nn
 from fairweather.devices import repeatable_kernels
 from fairweather.errors import InputError, describe_os_error
 
-# ---------------------------------------------------------------- fabric's names, without the packa
-
 
 @contextmanager
 def _version_only(package: str) -> Iterator[None]:
@@ -48,33 +46,20 @@ def _version_only(package: str) -> Iterator[None]:
 
 
 with _version_only("torchmetrics"):
-    from lightning_fabric import Fabric
+    from lightning_fabric import Fabric as Fabric
     from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.lightning import (
-        LightningEnvironment,
-        find_free_network_port,
+        find_free_network_port as find_free_network_port,
     )
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-__all__ = [
-    "ClusterEnvironment",
-    "DDPStrategy",
-    "Fabric",
-    "LightningEnvironment",
-    "SLURMEnvironment",
-    "TorchElasticEnvironment",
-    "find_free_network_port",
-]
-
-
-# ---------------------------------------------------------------- the processes that train one netw
-
 Value = TypeVar("Value")
 # The first process measures, writes and reports for hours while the others wait for a training.
 WAIT_TIMEOUT = timedelta(days=365)
-# The connections of a group that an error has ended, see `joined`.
+# The connections of a group that an error has ended, see `join_ranks`.
 _KEPT_GROUPS: list[dist.ProcessGroup | None] = []
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -197,16 +182,16 @@ class Ranks:
             problem = type(error), str(error)
         except OSError as error:
             problem = InputError, describe_os_error(error)
-        for rank, found in enumerate(self.gather(problem)):
-            if found is not None:
-                kind, text = found
+        for rank, met in enumerate(self.gather(problem)):
+            if met is not None:
+                kind, text = met
                 raise kind(f"process {rank} of {self.size}: {text}")
 
     def copy_statistics(self, model: nn.Module) -> None:
         """Give all processes the first one's running statistics of batch norm."""
         if self.size > 1:
-            for each in model.buffers():
-                dist.broadcast(each, src=0)
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
 
 
 ALONE = Ranks()
@@ -298,13 +283,13 @@ def join_ranks(
         nodes: machines.
         device: of which type the devices are.
     """
-    group = Ranks(environment.global_rank(), devices, nodes, environment)
+    ranks = Ranks(environment.global_rank(), devices, nodes, environment)
     _KEPT_GROUPS.clear()
     talk = None
     try:
-        group.fabric(device, "fp32")
+        ranks.fabric(device, "fp32")
         talk = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
-        yield replace(group, talk=talk)
+        yield replace(ranks, talk=talk)
     except BaseException:
         _KEPT_GROUPS.extend((dist.group.WORLD, talk))
         raise

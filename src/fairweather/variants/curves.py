@@ -21,11 +21,11 @@ from fairweather.variants.calibration import (
     MOST_SCALE,
     Calibration,
     Calibrator,
-    FittedParameters,
     break_ties,
     check_class_count,
     minimise_convex,
 )
+from fairweather.variants.fitted import FittedParameters
 from fairweather.variants.variant import FIT_ON
 
 _Share = Annotated[float, Field(ge=0, le=1)]

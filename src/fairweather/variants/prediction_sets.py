@@ -33,7 +33,7 @@ from fairweather.metrics.two_sample import one_of_each
 from fairweather.tasks.task import CLASSIFICATION_TASK, Logits, Task
 from fairweather.types.measurement import AnyPredictions, format_number, is_finite
 from fairweather.types.record import sets_file
-from fairweather.variants.calibration import FittedParameters
+from fairweather.variants.fitted import FittedParameters
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import PostHoc
 

@@ -19,12 +19,12 @@ from fairweather.variants.calibration import (
     MOST_SCALE,
     Calibration,
     Calibrator,
-    FittedParameters,
     LogitDivisor,
     check_class_count,
     mean_nll,
     minimise_convex,
 )
+from fairweather.variants.fitted import FittedParameters
 
 
 class FittedTemperature(LogitDivisor):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fairweather.metrics.clusters import Clusters
     from fairweather.metrics.columns import IntArray, LabelArray
     from fairweather.types.measurement import AnyPredictions
-    from fairweather.variants.calibration import FittedParameters
+    from fairweather.variants.fitted import FittedParameters
 
 
 FIT_ON = "-fit_on"  # suffix of the names of variants that are fitted on what `fit_on` lists

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 
 import torch
 
@@ -11,17 +11,11 @@ from fairweather.devices import check_cores, choose_workers, resolve_device
 from fairweather.errors import InputError
 from fairweather.progress import Notify
 from fairweather.runs.claims import open_run, share_run
-from fairweather.steps.plan import TrainingStep
 from fairweather.workers.jobs import execute_by_jobs
-from fairweather.workers.options import LOCAL, RAY, SLURM, SLURM_LOCAL, Sharing
+from fairweather.workers.options import RAY, Sharing
 from fairweather.workers.rank_processes import execute_with_ranks
-from fairweather.workers.schedule import execute as execute
-from fairweather.workers.shared import execute_shared, make_worker_mark
-from fairweather.workers.slurm import choose_slurm_device, execute_on_slurm
-from fairweather.workers.work import Assignment
-from fairweather.workers.work import Work as Work
-
-Execute = Callable[[Work, Sharing, Notify], None]
+from fairweather.workers.schedule import execute, execute_shared, make_worker_mark
+from fairweather.workers.work import Work, WorkerSettings
 
 
 def choose_device(
@@ -39,21 +33,22 @@ def choose_device(
     Raises `InputError` if this machine has not that device or too few cores, and if results depend
     on what a machine of a cluster would choose by itself.
     """
-    if sharing.kind in (SLURM, SLURM_LOCAL):
+    if sharing.is_slurm:
+        from fairweather.workers.slurm import choose_slurm_device
+
         return choose_slurm_device(sharing, device, threads, precision, written)
     if sharing.kind == RAY:
-        from fairweather.workers.ray_cluster import check_address  # it needs the extra
+        from fairweather.workers.ray_cluster import check_address
 
         check_address(sharing.address)
-    target = resolve_device(device)
-    if sharing.kind == LOCAL:
-        several = sharing.devices > 1
-        if several and (target.index is not None or target.type not in ("cpu", "cuda")):
-            raise InputError(f"devices are all of cuda, or processes of cpu, found device {device}")
-        named = "processes" if several else "jobs"
-        check_cores(sharing.processes, threads or torch.get_num_threads(), named)
-        if several and target.type == "cuda":
-            resolve_device(f"cuda:{sharing.devices - 1}")  # this machine must have all of them
+        return resolve_device(device)
+    target, several = resolve_device(device), sharing.devices > 1
+    if several and (target.index is not None or target.type not in ("cpu", "cuda")):
+        raise InputError(f"devices are all of cuda, or processes of cpu, found device {device}")
+    named = "processes" if several else "jobs"
+    check_cores(sharing.processes, threads or torch.get_num_threads(), named)
+    if several and target.type == "cuda":
+        resolve_device(f"cuda:{sharing.devices - 1}")  # this machine must have all of them
     return target
 
 
@@ -71,15 +66,26 @@ def carry_out(work: Work, sharing: Sharing, tell: Notify) -> None:
         JobFailedError: a step failed in another process.
         NeedsMissingError: jobs of a cluster were cancelled.
     """
-    EXECUTE[sharing.kind](work, sharing, tell)
+    # SLURM and Ray need packages that only their extras install.
+    if sharing.is_slurm:
+        from fairweather.workers.slurm import execute_on_slurm
+
+        execute_on_slurm(work, sharing, tell)
+    elif sharing.kind == RAY:
+        from fairweather.workers.ray_cluster import execute_on_ray
+
+        execute_on_ray(work, sharing, tell)
+    else:
+        _execute_here(work, sharing, tell)
 
 
 def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
     """Do the steps on this machine, alone or together with others."""
     number = sharing.processes
     workers = choose_workers(work.device, sharing.workers, number)
-    with closing(work.worker(sharing, tell, workers=workers, jobs=number)) as worker:
-        if any(isinstance(step, TrainingStep) and step.is_shared for step in work.plan.steps):
+    settings = work.settings(sharing, workers=workers, jobs=number)
+    with closing(work.worker(settings, tell)) as worker:
+        if any(step.is_shared for step in work.plan.steps):
             execute_with_ranks(work, worker, sharing, tell)
         elif sharing.worker:
             mark = make_worker_mark(work.plan, work.device)
@@ -91,28 +97,13 @@ def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
                 if number == 1:
                     execute(work.plan, folder, worker, tell)
                 else:
-                    execute_by_jobs(_list_assignments(work, sharing, workers), folder, worker, tell)
+                    assignments = list(map(work.assign, _divide_devices(sharing, settings)))
+                    execute_by_jobs(assignments, folder, worker, tell)
 
 
-def _list_assignments(work: Work, sharing: Sharing, workers: int) -> list[Assignment]:
-    """What each process of this machine is told: one for each job, or for each device."""
-    number = sharing.processes
-    if sharing.devices > 1 and work.device.type == "cuda":  # each has the memory of its device
-        devices = [f"cuda:{place}" for place in range(number)]
-        return [work.assigned(sharing, workers=workers, device=each) for each in devices]
-    return [work.assigned(sharing, workers=workers, jobs=number)] * number
-
-
-def _execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
-    from fairweather.workers.ray_cluster import execute_on_ray  # it needs the extra
-
-    execute_on_ray(work, sharing, tell)
-
-
-# By the names in `executor_options.EXECUTORS`, which has the options of each.
-EXECUTE: Mapping[str, Execute] = {
-    LOCAL: _execute_here,
-    SLURM: execute_on_slurm,
-    SLURM_LOCAL: execute_on_slurm,
-    RAY: _execute_on_ray,
-}
+def _divide_devices(sharing: Sharing, settings: WorkerSettings) -> list[WorkerSettings]:
+    """The settings of each process of this machine: one for each job, or for each device."""
+    if sharing.devices > 1 and settings.device == "cuda":  # each has the memory of its device
+        places = range(sharing.devices)
+        return [replace(settings, device=f"cuda:{place}", jobs=1) for place in places]
+    return [settings] * sharing.processes

@@ -17,26 +17,29 @@ from typing import Literal
 import cv2
 import pydantic
 
-from fairweather import processes as children
 from fairweather.errors import InputError
-from fairweather.processes import describe_exit, send_line, start_module
+from fairweather.processes import (
+    describe_exit,
+    read_first_line,
+    send_line,
+    start_module,
+    take_stdout,
+)
 from fairweather.progress import Event, Notify
 from fairweather.runs.claims import CLAIMS, SharedRun, open_claims
 from fairweather.runs.folder import RunFolder
-from fairweather.steps.plan import Plan, Step
+from fairweather.steps.plan import Plan, Step, name_first
 from fairweather.steps.worker import Worker
 from fairweather.types.record import FrozenRecord
 from fairweather.workers.logs import Failure
 from fairweather.workers.schedule import (
     FollowedSchedule,
     StepsOutcome,
+    execute_shared,
     finish_locally,
     perform_locally,
 )
-from fairweather.workers.shared import execute_shared
 from fairweather.workers.work import Assignment
-
-# ---------------------------------------------------------------- processes of this machine that cl
 
 
 class StepsBegun(FrozenRecord):
@@ -62,11 +65,12 @@ class JobProcess:
     """A job, and what it is doing."""
 
     def __init__(
-        self, assigned: Assignment, answers: queue.SimpleQueue[tuple[JobProcess, str]]
+        self, assignment: Assignment, answers: queue.SimpleQueue[tuple[JobProcess, str]]
     ) -> None:
+        self.assignment, self.is_ready = assignment, False
         self.doing: tuple[str, ...] = ()
         self.process = start_module("fairweather.workers.jobs")
-        self._listener = threading.Thread(target=self._speak, args=(assigned, answers), daemon=True)
+        self._listener = threading.Thread(target=self._speak, args=(answers,), daemon=True)
         self._listener.start()
 
     def end(self) -> None:
@@ -81,8 +85,7 @@ class JobProcess:
     @property
     def work(self) -> str:
         """What it is doing, for a message."""
-        more = f" and {len(self.doing) - 1} more" if len(self.doing) > 1 else ""
-        return f"{self.doing[0]}{more}" if self.doing else "nothing"
+        return name_first(self.doing) if self.doing else "nothing"
 
     def check_end(self) -> None:
         """Raise `InputError` unless it has ended in order."""
@@ -92,11 +95,9 @@ class JobProcess:
                 "command continues from what is finished"
             )
 
-    def _speak(
-        self, assigned: Assignment, answers: queue.SimpleQueue[tuple[JobProcess, str]]
-    ) -> None:
+    def _speak(self, answers: queue.SimpleQueue[tuple[JobProcess, str]]) -> None:
         """Tell it what the run is, which waits until it listens, and hear its answers."""
-        send_line(self.process, assigned.model_dump_json())
+        send_line(self.process, self.assignment.model_dump_json())
         assert self.process.stdout is not None
         with self.process.stdout:
             for line in self.process.stdout:
@@ -105,49 +106,46 @@ class JobProcess:
 
 
 def execute_by_jobs(
-    assigned: Sequence[Assignment], run: RunFolder, worker: Worker, tell: Notify
+    assignments: Sequence[Assignment], run: RunFolder, worker: Worker, tell: Notify
 ) -> None:
     """Execute the steps of a plan as `execute` does, in several processes of this machine.
 
     The results are the same to the byte.
 
     Args:
-        assigned: what each process is told; no more are started than there are steps to do.
+        assignments: what each process is told; no more are started than there are steps to do.
         run, tell: as in `execute`.
         worker: does what is short and needs the others, such as the scores.
     """
-    plan, lasting = assigned[0].plan, select_lasting(assigned[0].plan)
+    plan, lasting = assignments[0].plan, select_lasting(assignments[0].plan)
     short = {step.id for step in plan.steps} - lasting
     notes: dict[str, str] = {}
     followed = FollowedSchedule(plan, run, tell, lambda step: notes.get(step.id, ""))
     answers: queue.SimpleQueue[tuple[JobProcess, str]] = queue.SimpleQueue()
-    jobs: dict[JobProcess, Assignment] = {}
-    ready: set[JobProcess] = set()
+    jobs: list[JobProcess] = []
     try:
         while any(step.id in lasting for step in followed.waiting):
             begun = {step for job in jobs for step in job.doing}
             idle = sum(not job.doing for job in jobs)
             free = followed.free(begun | short)
-            places = list(assigned)
-            for place in jobs.values():
-                places.remove(place)
-            for place in places[: max(free - idle, 0)]:
-                jobs[JobProcess(place, answers)] = place
+            places = list(assignments)
+            for job in jobs:
+                places.remove(job.assignment)
+            jobs += [JobProcess(place, answers) for place in places[: max(free - idle, 0)]]
             if not jobs:
                 followed.check_finished()
             job, line = answers.get()
             match JobMessage.validate_json(line) if line else None:
                 case None:
-                    if job.doing or job not in ready:  # an idle one is not needed
+                    if job.doing or not job.is_ready:  # an idle one is not needed
                         job.check_end()
                     job.end()
-                    del jobs[job]
+                    jobs.remove(job)
                     followed.look(len(begun))
                 case Failure() as failed:
-                    raise failed.error(job.work)
+                    raise failed.to_exception(job.work)
                 case StepsBegun(steps=steps):
-                    job.doing = steps
-                    ready.add(job)
+                    job.doing, job.is_ready = steps, True
                 case StepEvent(event=event) if event.finished is None:
                     tell(event)
                 case StepEvent(event=event):
@@ -163,23 +161,21 @@ def execute_by_jobs(
 
 def select_lasting(plan: Plan) -> set[str]:
     """The ids of the steps that jobs do: those that take long, and all that they need."""
-    found = set[str]()
+    lasting = set[str]()
     for step in reversed(plan.steps):
-        if not step.disposable or step.id in found:
-            found |= {step.id, *step.needs}
-    return found
+        if not step.disposable or step.id in lasting:
+            lasting |= {step.id, *step.needs}
+    return lasting
 
-
-# ---------------------------------------------------------------- a process that claims steps and d
 
 LOOK_INTERVAL = 0.1  # seconds between two looks at what the other jobs have done
 
 
 def main() -> None:
     """Read from standard input what the run is, and work in its folder until all is done."""
-    output = children.take_stdout()
-    assigned = Assignment.model_validate_json(children.read_first_line())
-    cv2.setNumThreads(assigned.plan.steps[0].threads)  # jobs share the cores
+    output = take_stdout()
+    assignment = Assignment.model_validate_json(read_first_line())
+    cv2.setNumThreads(assignment.threads)  # jobs share the cores
 
     def answer(message: StepsBegun | StepEvent | Failure) -> None:
         output.write(message.model_dump_json() + "\n")
@@ -193,20 +189,20 @@ def main() -> None:
         if event.finished is not None:
             answer(StepEvent(event=event))
 
-    run = RunFolder(Path(assigned.folder))
+    run = RunFolder(Path(assignment.folder))
     try:
-        with closing(assigned.worker()) as worker, open_claims(run.file, None) as claims:
+        with closing(assignment.worker()) as worker, open_claims(run.file, None) as claims:
             execute_shared(
-                assigned.plan,
+                assignment.plan,
                 SharedRun(run, claims),
                 worker,
                 finished,
                 perform=perform,
-                only=select_lasting(assigned.plan),
+                only=select_lasting(assignment.plan),
                 looks=LOOK_INTERVAL,
             )
     except Exception as error:  # raised again in the parent
-        answer(Failure.of(error))
+        answer(Failure.from_error(error))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,7 @@ from fairweather.runs.folder import RunFolder
 from fairweather.steps.plan import Step
 from fairweather.steps.worker import Worker
 from fairweather.types.record import FrozenRecord
-from fairweather.workers.schedule import StepsOutcome, perform_locally
-from fairweather.workers.shared import Perform
-
-# ---------------------------------------------------------------- the error of a process that did s
+from fairweather.workers.schedule import Perform, StepsOutcome, perform_locally
 
 
 class JobFailedError(RuntimeError):
@@ -42,7 +39,7 @@ class Failure(FrozenRecord):
     system: tuple[int, str | None] | None = None
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
+    def from_error(cls, error: Exception) -> Failure:
         """Pack an error that is being handled."""
         system = None
         if isinstance(error, OSError) and error.errno is not None:
@@ -55,7 +52,7 @@ class Failure(FrozenRecord):
             system=system,
         )
 
-    def error(self, doing: str) -> Exception:
+    def to_exception(self, doing: str) -> Exception:
         """The error again: an `InputError` as it was, any other as `JobFailedError`."""
         known = getattr(errors, self.type, None)
         if isinstance(known, type) and issubclass(known, InputError):
@@ -65,8 +62,6 @@ class Failure(FrozenRecord):
             return OSError(number, os.strerror(number), name)
         return JobFailedError(f"{doing} failed:\n{self.traceback}")
 
-
-# ---------------------------------------------------------------- a log for each step, for those wh
 
 STEP_LOGS = "logs/steps"  # folder in the run folder
 LINE_INTERVAL = 10.0  # seconds between two lines about how far a step is

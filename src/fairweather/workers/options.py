@@ -21,8 +21,7 @@ _COMMON_OPTIONS = frozenset({"executor", "jobs", "workers", "networks"})
 _SLURM_OPTIONS = frozenset({"partition", "gpus", "time", "setup"})
 
 
-# The options that each executor accepts; what it does stands in
-# `fairweather.workers.executors.EXECUTE`.
+# The options that each executor accepts.
 EXECUTORS: Mapping[str, frozenset[str]] = {
     LOCAL: _COMMON_OPTIONS | {"worker", "devices", "nodes"},
     SLURM: _COMMON_OPTIONS | _SLURM_OPTIONS,
@@ -96,7 +95,7 @@ class Sharing:
     )
 
     @classmethod
-    def of(cls, options: object) -> Sharing:
+    def from_options(cls, options: object) -> Sharing:
         """Those of other options that say who does the steps."""
         known = [each.name for each in fields(cls)]
         return cls(**{name: getattr(options, name) for name in known if hasattr(options, name)})
@@ -110,6 +109,26 @@ class Sharing:
     def address(self) -> str | None:
         """Of a Ray cluster, such as `head:10001`; None for one on this machine."""
         return self.executor.partition("://")[2] or None
+
+    @property
+    def is_slurm(self) -> bool:
+        """Whether jobs of SLURM do the steps, or the same jobs on this machine."""
+        return self.kind in (SLURM, SLURM_LOCAL)
+
+    @property
+    def is_slurm_local(self) -> bool:
+        """Whether these jobs are processes of this machine."""
+        return self.kind == SLURM_LOCAL
+
+    @property
+    def gpu(self) -> str:
+        """The GPU of each job of SLURM, `1` or `TYPE:1`; empty for none."""
+        return _parse_gpu(self.gpus or "0")
+
+    @property
+    def minutes(self) -> int:
+        """After so many minutes a job of SLURM is ended, submitted again, and goes on."""
+        return parse_minutes(DEFAULT_TIME if self.time is None else self.time)
 
     @property
     def is_divided(self) -> bool:
@@ -141,27 +160,46 @@ class Sharing:
             "://" in self.executor and not (self.kind == RAY and self.address)
         ):
             raise unknown_name("executor", self.executor, [*EXECUTORS, "ray://ADDRESS"])
-        for each in fields(self):
-            if getattr(self, each.name) != each.default:
-                self._check_accepts(each.name)
+        for name, default in ((field.name, field.default) for field in fields(self)):
+            if getattr(self, name) == default or name in EXECUTORS[self.kind]:
+                continue
+            if name in _SLURM_OPTIONS:
+                raise InputError(f"{name} is for the jobs of SLURM: it needs executor slurm")
+            raise InputError(
+                f"{name} and executor {self.executor} are different ways to share the work: "
+                "choose one"
+            )
         ways = {"worker": self.worker, "jobs": (self.jobs or 1) > 1, "devices": self.devices > 1}
         if self.kind == LOCAL and sum(ways.values()) > 1:
-            found = " and ".join(name for name, is_asked in ways.items() if is_asked)
-            raise InputError(f"{found} are different ways to share the work: choose one")
+            names = " and ".join(name for name, is_asked in ways.items() if is_asked)
+            raise InputError(f"{names} are different ways to share the work: choose one")
         if self.kind == RAY and importlib.util.find_spec("ray") is None:
             raise missing_extra("ray", "ray", "runs on a Ray cluster")
-        if self.kind in (SLURM, SLURM_LOCAL):
-            make_job_request(self)
+        if self.is_slurm:
+            self._check_jobs()
 
-    def _check_accepts(self, option: str) -> None:
-        if option in EXECUTORS[self.kind]:
-            return
-        if option in _SLURM_OPTIONS:
-            raise InputError(f"{option} is for the jobs of SLURM: it needs executor slurm")
-        raise InputError(
-            f"{option} and executor {self.executor} are different ways to share the work: choose "
-            "one"
-        )
+    def _check_jobs(self) -> None:
+        """Raise `InputError` for what SLURM would refuse, and where it or the extra is missing."""
+        if self.partition is not None and not re.fullmatch(rf"{_NAME}(,{_NAME})*", self.partition):
+            raise InputError(
+                "partition must be a name, or several with commas, such as gpu, found "
+                f"{self.partition!r}"
+            )
+        if self.gpus is not None:
+            _parse_gpu(self.gpus)
+        parse_minutes(DEFAULT_TIME if self.time is None else self.time)
+        for command in self.setup:
+            if not command.strip() or "\n" in command or "\0" in command:
+                raise InputError(f"setup must be one line, a shell command, found {command!r}")
+        if importlib.util.find_spec("submitit") is None:
+            raise missing_extra("submitit", "slurm", f"jobs of the executor {self.executor}")
+        missing = [name for name in PROGRAMS if shutil.which(name) is None]
+        if missing and self.kind == SLURM:
+            raise InputError(
+                f"this machine has no {missing[0]}: --executor slurm needs a machine from which "
+                f"SLURM jobs can be submitted; --executor {SLURM_LOCAL} tries the same out on this "
+                "one"
+            )
 
 
 def read_sharing(given: Mapping[str, Any]) -> Sharing:
@@ -179,56 +217,6 @@ def read_sharing(given: Mapping[str, Any]) -> Sharing:
     return read_options(Sharing, {name: v for name, v in given.items() if v is not None})
 
 
-@dataclass(frozen=True)
-class JobRequest:
-    """What each job of a cluster asks for.
-
-    Attributes:
-        executor: `slurm` or `slurm-local`.
-        partition: its partition, or several with commas; empty for the default one.
-        gpu: its GPU as SLURM writes it, `1` or `TYPE:1`; empty for none.
-        minutes: after so many minutes it is ended, submitted again, and goes on.
-        setup: shell commands that come before it.
-    """
-
-    executor: str
-    partition: str
-    gpu: str
-    minutes: int
-    setup: tuple[str, ...]
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the jobs are processes of this machine."""
-        return self.executor == SLURM_LOCAL
-
-
-def make_job_request(sharing: Sharing) -> JobRequest:
-    """What each job of SLURM asks for.
-
-    Raises `InputError` for values that SLURM would refuse, and where SLURM or the extra is missing.
-
-    >>> make_job_request(Sharing(executor="slurm-local", gpus="1", time="1-12")).minutes
-    2160
-    """
-    request = JobRequest(
-        sharing.executor,
-        "" if sharing.partition is None else _check_partition(sharing.partition),
-        "" if sharing.gpus is None else _check_gpu(sharing.gpus),
-        parse_minutes(DEFAULT_TIME if sharing.time is None else sharing.time),
-        tuple(map(_check_command, sharing.setup)),
-    )
-    if importlib.util.find_spec("submitit") is None:
-        raise missing_extra("submitit", "slurm", f"jobs of the executor {sharing.executor}")
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
-    if missing and not request.is_here:
-        raise InputError(
-            f"this machine has no {missing[0]}: --executor slurm needs a machine from which SLURM "
-            f"jobs can be submitted; --executor {SLURM_LOCAL} tries the same out on this one"
-        )
-    return request
-
-
 def parse_minutes(time: str) -> int:
     """Read a time limit as sbatch writes it; a minute that has begun counts.
 
@@ -241,14 +229,14 @@ def parse_minutes(time: str) -> int:
     fairweather.errors.InputError: time must be at least 5 minutes, found '2:00', which is 2 minutes
     for SLURM; two hours are 2:00:00
     """
-    found = re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,6})(?::(\d{1,2}))?(?::(\d{1,2}))?", time)
-    if found is None:
+    match = re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,6})(?::(\d{1,2}))?(?::(\d{1,2}))?", time)
+    if match is None:
         raise InputError(
             "time must be minutes, hours:minutes:seconds or days-hours, such as 90, 2:00:00 or "
             f"1-12, found {time!r}"
         )
-    days, *rest = found.groups()
-    numbers = [int(each) for each in rest if each is not None]
+    days, *rest = match.groups()
+    numbers = [int(number) for number in rest if number is not None]
     if days is not None or len(numbers) == 3:
         hours, minutes, seconds = (*numbers, 0, 0)[:3]
     else:
@@ -262,28 +250,14 @@ def parse_minutes(time: str) -> int:
     return total
 
 
-def _check_partition(text: str) -> str:
-    if not re.fullmatch(rf"{_NAME}(,{_NAME})*", text):
-        raise InputError(
-            f"partition must be a name, or several with commas, such as gpu, found {text!r}"
-        )
-    return text
-
-
-def _check_gpu(text: str) -> str:
-    found = re.fullmatch(rf"(?:({_NAME}):)?(\d{{1,4}})", text)
-    if found is None:
+def _parse_gpu(text: str) -> str:
+    match = re.fullmatch(rf"(?:({_NAME}):)?(\d{{1,4}})", text)
+    if match is None:
         raise InputError(f"gpus must be 0, 1 or TYPE:1, such as a100:1, found {text!r}")
-    kind, number = found.groups()
+    kind, number = match.groups()
     if int(number) > 1:
         raise InputError(
             f"a job uses one GPU, found gpus {text!r}: ask for {number} jobs at a time with "
             f"--jobs {number}, and for one GPU each with --gpus {kind + ':1' if kind else '1'}"
         )
     return text if int(number) else ""
-
-
-def _check_command(text: str) -> str:
-    if not text.strip() or "\n" in text or "\0" in text:
-        raise InputError(f"setup must be one line, a shell command, found {text!r}")
-    return text

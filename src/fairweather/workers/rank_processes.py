@@ -6,10 +6,9 @@ others which one comes next; between trainings they wait.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import subprocess  # nosec B404 # for its types: children.start_module starts them
+import subprocess  # nosec B404 # for its types: processes.start_module starts them
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,9 +21,9 @@ from fairweather.errors import InputError
 from fairweather.processes import describe_exit, read_first_line, send_line, start_module
 from fairweather.progress import Notify, silent
 from fairweather.runs.claims import open_run
-from fairweather.runs.folder import RunFolder, fingerprint
+from fairweather.runs.folder import RunFolder
 from fairweather.steps.dispatch import perform
-from fairweather.steps.plan import Plan, Step, TrainingStep
+from fairweather.steps.plan import Plan, TrainingStep
 from fairweather.steps.worker import Worker
 from fairweather.training.ranks import (
     LocalEnvironment,
@@ -37,8 +36,6 @@ from fairweather.types.record import FrozenRecord
 from fairweather.workers.options import Sharing
 from fairweather.workers.schedule import Schedule, perform_locally
 from fairweather.workers.work import Work
-
-# ---------------------------------------------------------------- executes a plan whose networks ar
 
 END_TIMEOUT = 5.0  # seconds after which a process has ended that has closed its connections
 
@@ -77,20 +74,20 @@ def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notif
     if environment is None:
         with open_run(work.path) as opened:
             work.prepare(opened, others=False)
-            with start_ranks(plan, opened, worker, size) as worker.group:
+            with start_ranks(plan, opened, worker, size) as worker.ranks:
                 execute_as_first(plan, opened, worker, tell)
         return
     # First they join, so that the others hear of it if the folder cannot be opened.
     places, nodes = size // sharing.nodes, sharing.nodes
     with (
-        join_ranks(environment, places, nodes, worker.device) as worker.group,
+        join_ranks(environment, places, nodes, worker.device) as worker.ranks,
         ExitStack() as stack,
     ):
-        with worker.group.agreeing():
-            if worker.group.is_first:
+        with worker.ranks.agreeing():
+            if worker.ranks.is_first:
                 opened = stack.enter_context(open_run(work.path))
                 work.prepare(opened, others=False)
-        if worker.group.is_first:
+        if worker.ranks.is_first:
             execute_as_first(plan, opened, worker, tell)
         else:
             assist_first(plan, RunFolder(work.path), worker)
@@ -99,22 +96,22 @@ def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notif
 def execute_as_first(
     plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None = None
 ) -> None:
-    """Execute the steps of a plan as `execute` does; all processes of the group do its trainings.
+    """Execute the steps of a plan as `execute` does; all ranks do its trainings.
 
-    The others call `assist` meanwhile, in the same folder.
+    The others call `assist_first` meanwhile, in the same folder.
 
     Args:
         plan, run, progress: as in `execute`.
-        worker: that of the first process of its group.
+        worker: that of rank 0.
     """
-    tell, group = progress or silent, worker.group
+    tell, ranks = progress or silent, worker.ranks
     schedule = Schedule(plan, run, tell)
-    _check_plans(plan, group)
+    _check_plans(plan, ranks)
     waiting = True  # the others, for the name of a step
     try:
         while steps := schedule.take(worker):
-            if _is_shared_training(steps[0]):
-                group.from_first(steps[0].id)
+            if steps[0].is_shared:
+                ranks.from_first(steps[0].id)
                 waiting = False
             outcome = perform_locally(steps, worker, run, tell)
             waiting = True
@@ -126,12 +123,12 @@ def execute_as_first(
     finally:
         if waiting:
             # One that was killed since the last training does not matter any more.
-            with contextlib.suppress(RuntimeError):
-                group.from_first("")
+            with suppress(RuntimeError):
+                ranks.from_first("")
 
 
 def assist_first(plan: Plan, run: RunFolder, worker: Worker) -> None:
-    """Help the first process of a group with all trainings of a plan, until it says that it ends.
+    """Help rank 0 with all trainings of a plan, until it says that it ends.
 
     Args:
         plan: the same plan.
@@ -139,15 +136,15 @@ def assist_first(plan: Plan, run: RunFolder, worker: Worker) -> None:
         worker: that of this process.
     """
     steps = {step.id: step for step in plan.steps}
-    _check_plans(plan, worker.group)
-    while name := worker.group.from_first(""):
-        with contextlib.suppress(InputError):  # the first one tells of it
+    _check_plans(plan, worker.ranks)
+    while name := worker.ranks.from_first(""):
+        with suppress(InputError):  # the first one tells of it
             perform(steps[name], worker, run, silent)
 
 
-@contextlib.contextmanager
+@contextmanager
 def start_ranks(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterator[Ranks]:
-    """Start further processes of this machine; give the group as this one, the first, sees it.
+    """Start further processes of this machine; give the ranks as this one, rank 0, sees them.
 
     They end when this process ends, whatever ended it.
 
@@ -177,14 +174,14 @@ def start_ranks(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterat
             assert child.stdout is not None
             if not child.stdout.readline():  # it would be waited for
                 raise RuntimeError("a process ended before it could join")
-        with join_ranks(LocalEnvironment(0, size, port), size, 1, worker.device) as group:
+        with join_ranks(LocalEnvironment(0, size, port), size, 1, worker.device) as ranks:
             try:
-                yield group
+                yield ranks
             finally:
                 _end_processes(children)
     except RuntimeError as error:  # torch's, of a connection that another process has closed
         for rank, child in enumerate(children, start=1):
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired):
                 how = describe_exit(child.wait(END_TIMEOUT / len(children)))
                 raise InputError(
                     f"process {rank} of {size}, which trained together, ended with {how}; the same "
@@ -198,26 +195,19 @@ def start_ranks(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterat
 def _end_processes(children: Sequence[subprocess.Popen[str]]) -> None:
     """End processes, whatever they do: their input ends."""
     for child in children:
-        with contextlib.suppress(BrokenPipeError), child:
+        with suppress(BrokenPipeError), child:
             pass
 
 
-def _is_shared_training(step: Step) -> bool:
-    return isinstance(step, TrainingStep) and step.is_shared
-
-
-def _check_plans(plan: Plan, group: Ranks) -> None:
+def _check_plans(plan: Plan, ranks: Ranks) -> None:
     """Raise `InputError` unless all processes have the same plan, such as of the same images."""
-    plans = group.gather(fingerprint({step.id: step.depends() for step in plan.steps}))
-    for rank, other in enumerate(plans):
-        if other != plans[0]:
+    digests = ranks.gather(plan.digest)
+    for rank, digest in enumerate(digests):
+        if digest != digests[0]:
             raise InputError(
-                f"process {rank} of {group.size} has another plan than the first: the command, "
+                f"process {rank} of {ranks.size} has another plan than the first: the command, "
                 "the data and the versions of all packages must be the same for all"
             )
-
-
-# ---------------------------------------------------------------- a process that trains together wi
 
 
 def main() -> None:
@@ -232,9 +222,9 @@ def main() -> None:
     with (
         suppress(InputError),
         _end_if_cut_off(),
-        join_ranks(environment, settings.size, 1, torch.device(numbered)) as group,
+        join_ranks(environment, settings.size, 1, torch.device(numbered)) as ranks,
     ):
-        worker = Worker(settings.plan, device=numbered, offline=settings.offline, group=group)
+        worker = Worker(settings.plan, device=numbered, offline=settings.offline, ranks=ranks)
         assist_first(settings.plan, RunFolder(Path(settings.folder)), worker)
 
 

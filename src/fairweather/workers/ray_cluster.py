@@ -10,6 +10,7 @@ state of its training.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,23 +32,13 @@ from fairweather.errors import InputError, missing_extra
 from fairweather.progress import Event, Notify
 from fairweather.runs.claims import open_run
 from fairweather.runs.folder import RunFolder
-from fairweather.steps.plan import Plan, Step
+from fairweather.steps.plan import Plan, Step, name_first
 from fairweather.steps.training import drop_state
 from fairweather.steps.worker import Worker
-from fairweather.types.record import Machine
-from fairweather.workers import sites as remote
+from fairweather.workers import sites
 from fairweather.workers.logs import Failure, JobFailedError, read_last_lines, step_log, write_log
 from fairweather.workers.options import Sharing
-from fairweather.workers.schedule import Schedule, StepsOutcome, perform_locally
-from fairweather.workers.sites import (
-    MissingData,
-    NewsItem,
-    PackedData,
-    Site,
-    SiteAnswer,
-    SiteSettings,
-    StateUpdate,
-)
+from fairweather.workers.schedule import Schedule, perform_locally
 from fairweather.workers.work import Work
 
 try:
@@ -70,17 +62,6 @@ MAX_CACHED_FILES = 16  # larger files that are kept for the next steps in Ray's 
 
 
 # ---------------------------------------------------------------- the far side
-
-
-class SeatReadiness(NamedTuple):
-    """What a seat says once it can do steps.
-
-    Attributes:
-        machine, room: of its worker: its machine, and bytes that networks may take.
-    """
-
-    machine: Machine
-    room: int
 
 
 class SeatGreeting(NamedTuple):
@@ -114,29 +95,29 @@ class Seat:
         """Say where this is, and with which versions."""
         node = ray.get_runtime_context().get_node_id()
         return SeatGreeting(
-            socket.gethostname(), node, os.getpid(), str(self.folder), remote.collect_versions()
+            socket.gethostname(), node, os.getpid(), str(self.folder), sites.collect_versions()
         )
 
-    def begin(self, settings: SiteSettings, working_folder: str) -> SeatReadiness | Failure:
-        """Get ready for steps."""
+    def begin(self, settings: sites.SiteSettings, working_folder: str) -> int | Failure:
+        """Get ready for steps; gives the bytes that networks may take."""
         try:
             with suppress(OSError):  # relative paths mean the same if the folder is there
                 os.chdir(working_folder)
             descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             for own in (1, 2):
                 os.dup2(descriptor, own)
-            self.site = Site(settings, self.folder / "run")
-            return SeatReadiness(self.site.machine, self.site.worker.room)
+            self.site = sites.Site(settings, self.folder / "run")
+            return self.site.worker.room
         except Exception as error:  # raised again where this was asked from
-            return Failure.of(error)
+            return Failure.from_error(error)
 
-    def news(self) -> list[NewsItem]:
+    def news(self) -> list[sites.NewsItem]:
         """Wait for what is new."""
         return self.site.news.take(NEWS_WAIT, NEWS_PAUSE)
 
     def do(
         self, steps: Sequence[Step], files: Mapping[str, tuple[str, bytes | Reference]]
-    ) -> tuple[SiteAnswer, list[NewsItem], str]:
+    ) -> tuple[sites.SiteAnswer, list[sites.NewsItem], str]:
         """Do steps together; gives the rest of the news too, and what was printed.
 
         Args:
@@ -153,9 +134,9 @@ class Seat:
         versions = {name: version for name, (version, _) in files.items()}
         answer = self.site.do(steps, versions, fetch)
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        return answer, self.site.news.take(), text[-remote.MAX_LOG :]
+        return answer, self.site.news.take(), text[-sites.MAX_LOG :]
 
-    def give(self, name: str, sent: PackedData) -> None:
+    def give(self, name: str, sent: sites.PackedData) -> None:
         """Take a data set, whose pixels all seats of a machine share."""
         self.site.worker.take_data(name, sent.dataset())
 
@@ -178,19 +159,15 @@ class RayCluster(NamedTuple):
     name: str
     folder: str | None = None
 
-    def places(self, threads: int, device: str) -> int:
-        """How many steps the nodes have room for, side by side."""
-        return sum(self.places_of_nodes(threads, device))
-
-    def places_of_nodes(self, threads: int, device: str) -> list[int]:
+    def places(self, threads: int, device: str) -> list[int]:
         """How many steps each node has room for; [0] if there is none."""
-        found = [0]
+        places = [0]
         for node in ray.nodes():
             if node["Alive"]:
                 most = int(node["Resources"].get("CPU", 0)) // threads
                 gpus = int(node["Resources"].get("GPU", 0))
-                found.append(min(most, gpus) if device == "cuda" else most)
-        return found
+                places.append(min(most, gpus) if device == "cuda" else most)
+        return places
 
     def without_package(self, reason: str) -> InputError:
         """Build the error for a node without this package, or with another version of it."""
@@ -201,9 +178,9 @@ class RayCluster(NamedTuple):
 
     def check(self, threads: int, device: str) -> None:
         """Raise `InputError` unless a node has the CPUs, and the GPU, that each step needs."""
-        if self.places(threads, device):
+        if any(self.places(threads, device)):
             return
-        if device == "cuda" and self.places(threads, "cpu"):
+        if device == "cuda" and any(self.places(threads, "cpu")):
             raise InputError(
                 f"the steps need a GPU, and no node of {self.name} has one: name another device "
                 "with --device, or start Ray on a machine with a GPU"
@@ -230,23 +207,22 @@ def connect_to_ray(address: str | None) -> Iterator[RayCluster]:
     if ray.is_initialized():
         yield RayCluster("the Ray cluster that this process has connected to")
         return
+    place = check_address(address)
     # Short, since a path of a socket has at most 107 characters.
     short = "/tmp" if Path("/tmp").is_dir() else None  # nosec B108 # mkdtemp makes it ours
     folder = tempfile.mkdtemp(prefix="fw-ray-", dir=short)
     try:
-        if address is None:
+        if place is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            here = "a Ray cluster on this machine"
-            _connect(here, folder, _temp_dir=folder, num_cpus=count_cores())
+            own = {"address": "local", "include_dashboard": False, "_temp_dir": folder}
+            _connect("a Ray cluster on this machine", folder, **own, num_cpus=count_cores())
             yield RayCluster("the Ray cluster on this machine", folder)
-        elif address == "auto":
-            _connect("the Ray cluster of this machine", folder, address="auto")
-            yield RayCluster("the Ray cluster of this machine")
         else:
-            place = check_address(address)
-            _connect(f"the Ray cluster at {place}", folder, address=f"ray://{place}")
-            yield RayCluster(f"the Ray cluster at {place}")
+            auto = place == "auto"
+            name = f"the Ray cluster {'of this machine' if auto else f'at {place}'}"
+            _connect(name, folder, address=place if auto else f"ray://{place}")
+            yield RayCluster(name)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,23 +246,20 @@ def check_address(address: str | None) -> str | None:
     return f"{host}:{port}"
 
 
-def _connect(name: str, folder: str, **arguments: str | int) -> None:
+def _connect(name: str, folder: str, **arguments: Any) -> None:  # noqa: ANN401 - of ray.init
     """Connect to Ray, and keep this process's own way to end.
 
     Ray's processes import first what lies in the folder in which this happens: an empty one.
     """
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", **arguments}
     with suppress(Exception):  # Ray would print a paragraph about each worker that ends
         logs = importlib.import_module("ray._private.ray_logging")
         logs.global_worker_stdstream_dispatcher.emit = lambda _: None
-    if "num_cpus" in arguments:
-        given |= {"address": "local", "include_dashboard": False}
     try:
         with warnings.catch_warnings(), chdir(folder):
             warnings.simplefilter("ignore")  # the error says it
-            ray.init(**given)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
     except (RayError, RuntimeError, ConnectionError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         hint = ""
@@ -301,25 +274,27 @@ def _connect(name: str, folder: str, **arguments: str | int) -> None:
             signal.signal(signal.SIGTERM, before)
 
 
+@dataclass(eq=False)
 class _SeatHandle:
     """A seat as this process sees it.
 
     Attributes:
         number: from 1.
         actor: Ray's handle.
-        hello, ready: what it has said.
+        hello: what it has said first.
+        is_ready: whether it can be given steps.
         steps: what it is doing.
         given: names of the data sets that were sent to it.
         begun: how often it was given steps.
     """
 
-    def __init__(self, number: int, actor: Any) -> None:  # noqa: ANN401 - of Ray
-        self.number, self.actor = number, actor
-        self.hello: SeatGreeting | None = None
-        self.ready: SeatReadiness | None = None
-        self.steps: Sequence[Step] = ()
-        self.given: set[str] = set()
-        self.begun = 0
+    number: int
+    actor: Any
+    hello: SeatGreeting | None = None
+    is_ready: bool = False
+    steps: Sequence[Step] = ()
+    given: set[str] = field(default_factory=set)
+    begun: int = 0
 
     @property
     def host(self) -> str:
@@ -327,7 +302,7 @@ class _SeatHandle:
 
 
 def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
-    """Do the steps of a run as `executors.local.execute` does, on a Ray cluster.
+    """Do the steps of a run as `workers.schedule.execute` does, on a Ray cluster.
 
     The results are the same to the byte on equal processors or GPUs with equal versions. Short
     steps are done by this process.
@@ -337,7 +312,7 @@ def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
         JobFailedError: a step failed, or the processes that did it died several times.
     """
     with (
-        closing(work.worker(sharing, tell, workers=0)) as worker,
+        closing(work.worker(work.settings(sharing, workers=0), tell)) as worker,
         connect_to_ray(sharing.address) as cluster,
         open_run(work.path) as run,
     ):
@@ -375,15 +350,15 @@ class _RayDriver:
         self.schedule = Schedule(plan, run, tell)
         self.device, self.threads = worker.device.type, plan.steps[0].threads
         cluster.check(self.threads, self.device)
-        self.settings = SiteSettings(
+        self.settings = sites.SiteSettings(
             plan=Plan.model_construct(data=plan.data, models=plan.models, steps=()),
             threads=self.threads,
             device=self.device,
             offline=worker.offline,
             workers=sharing.workers,
             networks=worker.most_networks,
-            jobs=max(cluster.places_of_nodes(self.threads, self.device)),
-            state_sent=remote.STATE_INTERVAL,
+            jobs=max(cluster.places(self.threads, self.device)),
+            state_sent=sites.STATE_INTERVAL,
         )
         self.ready = deque[Sequence[Step]]()
         self.seats: list[_SeatHandle] = []
@@ -406,7 +381,7 @@ class _RayDriver:
                 self.schedule.check_finished()
                 return
             for seat in self.seats:
-                if self.ready and seat.ready is not None and not seat.steps:
+                if self.ready and seat.is_ready and not seat.steps:
                     self._send(seat, self.ready.popleft())
             while len(self.seats) < min(self.places, len(busy) + len(self.ready)):
                 self._start_seat()
@@ -417,10 +392,10 @@ class _RayDriver:
 
     def _count_places(self) -> None:
         if time.monotonic() - self.counted > COUNT_INTERVAL:
-            there = self.cluster.places(self.threads, self.device)
+            there = sum(self.cluster.places(self.threads, self.device))
             self.places = there if self.most is None else min(self.most, there)
             self.counted = time.monotonic()
-        self.schedule.jobs = max(sum(seat.ready is not None for seat in self.seats), 1)
+        self.schedule.jobs = max(sum(seat.is_ready for seat in self.seats), 1)
 
     def _take_steps(self) -> None:
         """Take what can be done now, as far as there are places for it, and do what is short."""
@@ -428,7 +403,7 @@ class _RayDriver:
             steps = self.schedule.take(self.worker)
             if steps is None:
                 return
-            if all(remote.is_short(step) for step in steps):
+            if all(sites.is_short(step) for step in steps):
                 self.schedule.finish(
                     steps, perform_locally(steps, self.worker, self.run, self.tell)
                 )
@@ -440,15 +415,13 @@ class _RayDriver:
         seat.begun += 1
         files = {
             name: (version, self._content(name, version))
-            for name, version in remote.list_input_files(steps, self.run).items()
+            for name, version in sites.list_input_files(steps, self.run).items()
         }
         write_log(
             self.run, steps, f"begun on {seat.host} (process {seat.hello and seat.hello.process})"
         )
-        self._ask(seat, seat.actor.do.remote(steps, files), self._take_in)
-        self.tell(
-            Event(f"worker {seat.number} on {seat.host}", seat.begun, None, steps_title(steps))
-        )
+        self.awaited[seat.actor.do.remote(steps, files)] = (seat, self._take_in)
+        self.tell(Event(f"worker {seat.number} on {seat.host}", seat.begun, None, _title(steps)))
 
     def _content(self, name: str, version: str) -> bytes | Reference:
         """The content of a file of the run, or Ray's reference to it."""
@@ -471,12 +444,7 @@ class _RayDriver:
             raise self.cluster.without_package(str(error)) from None
         seat = _SeatHandle(self.started, actor)
         self.seats.append(seat)
-        self._ask(seat, actor.hello.remote(), self._greet)
-
-    def _ask(
-        self, seat: _SeatHandle, answer: Reference, then: Callable[[_SeatHandle, Any], None]
-    ) -> None:
-        self.awaited[answer] = (seat, then)
+        self.awaited[actor.hello.remote()] = (seat, self._greet)
 
     # ---- taking in
 
@@ -484,15 +452,14 @@ class _RayDriver:
         """Wait until a seat says something, and take it in."""
         busy = self._busy()
         own = self.cluster.folder is not None  # no other node will join
-        if own and not busy and not self.cluster.places(self.threads, self.device):
+        if own and not busy and not any(self.cluster.places(self.threads, self.device)):
             raise JobFailedError(
                 "Ray's processes on this machine have ended; the same command continues from what "
                 "is finished"
             )
         if not busy and time.monotonic() - self.reminded > REMINDER_INTERVAL:
             line = (
-                f"{'waiting':14} for {self.cluster.name} to have room for "
-                f"{steps_title(self.ready[0])}"
+                f"{'waiting':14} for {self.cluster.name} to have room for {_title(self.ready[0])}"
             )
             self.tell(Event("wait", 0, None, line=line))
             self.reminded = time.monotonic()
@@ -500,42 +467,42 @@ class _RayDriver:
             time.sleep(COUNT_INTERVAL)
             return
         ray.wait(list(self.awaited), num_returns=1, timeout=WAIT_TIMEOUT)
-        every = list(self.awaited)
-        found, _ = ray.wait(every, num_returns=len(every), timeout=0)
+        awaited = list(self.awaited)
+        answers, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
         # News first: they are older than the end of the steps.
-        for answer in sorted(found, key=lambda each: self.awaited[each][1] != self._hear_more):
+        for answer in sorted(answers, key=lambda ref: self.awaited[ref][1] != self._hear_more):
             if answer not in self.awaited:
                 continue  # of a seat that has died
-            seat, then = self.awaited.pop(answer)
+            seat, take = self.awaited.pop(answer)
             try:
-                said = ray.get(answer)
+                result = ray.get(answer)
             except RayError as error:
                 self._lose(seat, error)
-                continue
-            then(seat, said)
+            else:
+                take(seat, result)
 
     def _greet(self, seat: _SeatHandle, hello: SeatGreeting) -> None:
         seat.hello = hello
-        remote.check_versions(hello.versions, f"{hello.host}, of {self.cluster.name},")
-        self._ask(seat, seat.actor.begin.remote(self.settings, str(Path.cwd())), self._begin)
+        sites.check_versions(hello.versions, f"{hello.host}, of {self.cluster.name},")
+        self.awaited[seat.actor.begin.remote(self.settings, str(Path.cwd()))] = (seat, self._begin)
 
-    def _begin(self, seat: _SeatHandle, said: SeatReadiness | Failure) -> None:
-        if isinstance(said, Failure):
-            raise said.error(f"beginning on {seat.host}")
-        seat.ready = said
-        self.worker.room = min(self.worker.room, said.room)
+    def _begin(self, seat: _SeatHandle, room: int | Failure) -> None:
+        if isinstance(room, Failure):
+            raise room.to_exception(f"beginning on {seat.host}")
+        seat.is_ready = True
+        self.worker.room = min(self.worker.room, room)
         self._hear_more(seat, [])
 
-    def _hear_more(self, seat: _SeatHandle, news: Sequence[NewsItem]) -> None:
+    def _hear_more(self, seat: _SeatHandle, news: Sequence[sites.NewsItem]) -> None:
         self._hear(seat, news)
-        self._ask(seat, seat.actor.news.remote(), self._hear_more)
+        self.awaited[seat.actor.news.remote()] = (seat, self._hear_more)
 
-    def _hear(self, seat: _SeatHandle, news: Sequence[NewsItem]) -> None:
+    def _hear(self, seat: _SeatHandle, news: Sequence[sites.NewsItem]) -> None:
         for item in news:
             if not seat.steps:
                 return
-            if isinstance(item, StateUpdate):
-                if item.name in map(remote.training_state_file, seat.steps):
+            if isinstance(item, sites.StateUpdate):
+                if item.name in map(sites.training_state_file, seat.steps):
                     self.run.write(item.name, item.content)
                 continue
             if item.note and not item.part:
@@ -544,50 +511,51 @@ class _RayDriver:
             where = f"on {seat.host}"
             self.tell(item._replace(note=f"{where}; {item.note}" if item.note else where))
 
-    def _take_in(self, seat: _SeatHandle, said: tuple[SiteAnswer, list[NewsItem], str]) -> None:
-        answer, rest, printed = said
+    def _take_in(
+        self, seat: _SeatHandle, result: tuple[sites.SiteAnswer, list[sites.NewsItem], str]
+    ) -> None:
+        answer, rest, printed = result
         self._hear(seat, rest)
-        if isinstance(answer, MissingData):
+        if isinstance(answer, sites.MissingData):
             self._give(seat, answer)
             return
         steps, seat.steps = seat.steps, ()
         if isinstance(answer, Failure):
             write_log(self.run, steps, f"{printed}{answer.traceback}")
             log = self.run.file(step_log(steps[0].id))
-            raise answer.error(f"{steps_title(steps)} on {seat.host} (its log is {log})")
-        write_log(self.run, steps, f"{printed}done in {answer.seconds:.1f} s")
+            raise answer.to_exception(f"{_title(steps)} on {seat.host} (its log is {log})")
+        write_log(self.run, steps, f"{printed}done in {answer.outcome.seconds:.1f} s")
         for name, content in answer.files.items():
             self.run.write(name, content)
-        outcome = StepsOutcome(answer.done, answer.machine, answer.seconds, seat.host)
-        self.schedule.finish(steps, outcome)
+        self.schedule.finish(steps, replace(answer.outcome, where=seat.host))
         for step in steps:
             drop_state(step, self.run)
 
-    def _give(self, seat: _SeatHandle, lacking: MissingData) -> None:
+    def _give(self, seat: _SeatHandle, lacking: sites.MissingData) -> None:
         """Send a data set to a seat that can neither find nor fetch it."""
         assert seat.hello is not None
         name = lacking.data
         if name in seat.given:
             raise InputError(f"{seat.host}: {lacking.why}")
+        packed = sites.PackedData.pack(self.worker.dataset(name))
         if name not in self.sent:
-            self.sent[name] = (ray.put(PackedData.of(self.worker.dataset(name))), set())
+            self.sent[name] = (ray.put(packed), set())
         reference, nodes = self.sent[name]
         if seat.hello.node not in nodes:
             nodes.add(seat.hello.node)
-            dataset = self.worker.dataset(name)
-            size = f"{PackedData.of(dataset).bytes / 1e6:,.1f} MB of pixels"
-            line = f"{'note':14} {dataset.name} is not on {seat.host}: {size} are sent there"
+            size = f"{packed.bytes / 1e6:,.1f} MB of pixels"
+            line = f"{'note':14} {packed.name} is not on {seat.host}: {size} are sent there"
             self.tell(Event("send data", 1, 1, line=line))
         seat.given.add(name)
         again = seat.actor.give.remote(name, reference)
-        self._ask(seat, again, lambda seat, _: self._send(seat, seat.steps))
+        self.awaited[again] = (seat, lambda seat, _: self._send(seat, seat.steps))
 
     # ---- seats that end
 
     def _lose(self, seat: _SeatHandle, error: RayError) -> None:
         """Take leave of a seat that died; what it was doing is done again by another one."""
         self.seats.remove(seat)
-        self.awaited = {ref: each for ref, each in self.awaited.items() if each[0] is not seat}
+        self.awaited = {ref: asked for ref, asked in self.awaited.items() if asked[0] is not seat}
         self.counted = float("-inf")
         with suppress(Exception):
             ray.kill(seat.actor)
@@ -604,13 +572,13 @@ class _RayDriver:
         write_log(self.run, steps, f"{printed}the process ended: {reason}")
         if self.died[what] >= MAX_ATTEMPTS:
             log = step_log(what)
+            path = self.run.file(log)
             raise JobFailedError(
-                f"the process that did {steps_title(steps)} ended {MAX_ATTEMPTS} times, the last "
-                f"time on "
-                f"{seat.host}; the same command continues; the last lines of {self.run.file(log)}:"
+                f"the process that did {_title(steps)} ended {MAX_ATTEMPTS} times, the last time "
+                f"on {seat.host}; the same command continues; the last lines of {path}:"
                 f"\n{read_last_lines(self.run, log).rstrip()}"
             )
-        line = f"{'note':14} the process on {seat.host} ended that did {steps_title(steps)}: "
+        line = f"{'note':14} the process on {seat.host} ended that did {_title(steps)}: "
         self.tell(Event("lost", 1, 1, line=f"{line}it is done again"))
         self.ready.appendleft(steps)
 
@@ -634,7 +602,7 @@ class _RayDriver:
         with suppress(RayError):  # the whole node may be gone
             task = ray.remote(remains).options(**options)
             text: str = ray.get(
-                task.remote(seat.hello.folder, remote.MAX_LOG), timeout=CLEAR_TIMEOUT
+                task.remote(seat.hello.folder, sites.MAX_LOG), timeout=CLEAR_TIMEOUT
             )
             return text
         return ""
@@ -650,7 +618,6 @@ class _RayDriver:
                 ray.kill(seat.actor)
 
 
-def steps_title(steps: Sequence[Step]) -> str:
+def _title(steps: Sequence[Step]) -> str:
     """What steps do that are done together, in a few words."""
-    more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
-    return f"{steps[0].label}{more}"
+    return name_first([step.label for step in steps])

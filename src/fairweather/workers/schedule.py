@@ -1,17 +1,22 @@
-"""Which steps of a plan come next, and doing them in this process."""
+"""Which steps of a plan come next, and doing them, alone or with other processes."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from fairweather.progress import Event, Finished, Notify, silent
+import torch
+
+from fairweather.errors import InputError
+from fairweather.progress import Event, FinishedStep, Notify, silent
 from fairweather.report.vega import explain_missing_addresses
+from fairweather.runs.claims import PROCESSOR, Claims, SharedRun
 from fairweather.runs.folder import RunFolder
-from fairweather.runs.provenance import describe_machine
-from fairweather.steps.dispatch import perform, perform_together
+from fairweather.runs.provenance import describe_machine, package_versions
+from fairweather.steps.dispatch import perform
 from fairweather.steps.ledger import Ledger, Speeds, State, sum_work
 from fairweather.steps.plan import (
     AnyNetwork,
@@ -21,13 +26,16 @@ from fairweather.steps.plan import (
     ReportStep,
     Step,
     StepResult,
+    name_first,
 )
-from fairweather.steps.predictions import pixels_key
+from fairweather.steps.predictions import do_predictions, pixels_key
 from fairweather.steps.training import drop_state
 from fairweather.steps.worker import Worker, using_threads
-from fairweather.types.record import Machine, StepRecord
+from fairweather.types.record import RECORD, Machine, StepRecord, parse_record, step_file
 
-# ---------------------------------------------------------------- which steps of a plan come next:
+LOOK_INTERVAL = 1.0  # seconds between two looks at what other processes have done
+REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
+MAX_ATTEMPTS = 3  # how often files that others replace may be missing, one time after the other
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,9 @@ class StepsOutcome:
     where: str = ""
 
 
+Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], StepsOutcome]
+
+
 class Schedule:
     """Hands out the steps of a plan that are to be done now, and records them once they are.
 
@@ -56,7 +67,6 @@ class Schedule:
         run: a folder that is open for writing and contains its record.
         tell: called for every step.
         only: ids of the steps that are handed out, with those that they need; by default, all.
-        jobs: how many steps are done side by side, for the remaining time.
     """
 
     def __init__(
@@ -66,9 +76,8 @@ class Schedule:
         tell: Notify,
         *,
         only: Collection[str] | None = None,
-        jobs: int = 1,
     ) -> None:
-        self.jobs = jobs
+        self.jobs = 1  # how many steps are done in parallel, for the remaining time
         self.plan, self.run, self.tell = plan, run, tell
         self.ledger, own = Ledger(run), {step.id for step in plan.steps}
         self._states: dict[str, State] = {
@@ -81,8 +90,10 @@ class Schedule:
         self._remaining = self.ledger.remaining(plan)
         self._work = sum_work(self._remaining.values())
         records = (self.ledger.record(step.id) for step in plan.steps)
-        self._speeds = Speeds.of(record for record in records if record is not None)
-        self._alike = _group_by_pixels(self._waiting.values())
+        self._speeds = Speeds.from_records(record for record in records if record is not None)
+        self._alike = defaultdict[Hashable, list[Step]](list)
+        for step in self._waiting.values():
+            self._alike[pixels_key(step)].append(step)
         drawn = any(isinstance(step, ReportStep) for step in self._remaining.values())
         if drawn and (lack := explain_missing_addresses()):
             line = f"{lack}; fairweather report draws them where the limit is higher"
@@ -95,17 +106,17 @@ class Schedule:
             worker: tells how many networks fit into memory.
         """
         for step in list(self._waiting.values()):
-            if not self._is_ready(step) or self._is_done(step) or not self.is_free(step):
+            if not self._is_ready(step) or self._pass_if_done(step) or not self.claim(step):
                 continue
-            group = [step, *self._companions(step, worker)]
-            for each in group:
-                del self._waiting[each.id]
-                self.clear(each)
-            return group
+            steps = [step, *self._companions(step, worker)]
+            for taken in steps:
+                del self._waiting[taken.id]
+                self.clear(taken)
+            return steps
         return None
 
-    def is_free(self, step: Step) -> bool:
-        """Say whether a ready step that is not done is to be done here."""
+    def claim(self, step: Step) -> bool:
+        """Whether a ready step that is not done is to be done here."""
         return True
 
     @property
@@ -137,24 +148,22 @@ class Schedule:
                 halved_to=done.halved_to,
             )
             self.ledger.finish(record)
-            self._speeds.add(record)
             note = "" if step.tells_progress else done.note
-            self._pass(step, note)
-            self.tell(self._finished(step, record, note, outcome.where))
+            self._tell_finished(step, record, note, outcome.where)
 
     def _is_ready(self, step: Step) -> bool:
         return all(need in self._states for need in step.needs)
 
-    def _is_done(self, step: Step) -> bool:
+    def _pass_if_done(self, step: Step) -> bool:
         """Say whether a ready step was done before; if so, pass over it."""
         if self.ledger.standing(step, self._states).state != "done":
             return False
         del self._waiting[step.id]
         drop_state(step, self.run)  # left if the run was killed just after the training
-        self._find_done(step)
+        self._tell_done_before(step)
         return True
 
-    def _find_done(self, step: Step) -> None:
+    def _tell_done_before(self, step: Step) -> None:
         self._pass(step, "done before")
 
     def _companions(self, step: Step, worker: Worker) -> list[Step]:
@@ -165,26 +174,32 @@ class Schedule:
         pixels = pixels_key(step)
         if pixels is None:
             return []
-        group = [step]
-        for each in self._alike[pixels]:
-            other = each.id != step.id and each.id in self._waiting
-            if other and self._is_ready(each) and not self._is_done(each):
-                group.append(each)
-        networks = list(dict.fromkeys(step_network(each) for each in group))
-        fitting = set(networks[: worker.how_many_fit(networks, self.run)])
-        return [each for each in group[1:] if step_network(each) in fitting and self.is_free(each)]
+        companions = [
+            other
+            for other in self._alike[pixels]
+            if other.id != step.id
+            and other.id in self._waiting
+            and self._is_ready(other)
+            and not self._pass_if_done(other)
+        ]
+        networks = list(dict.fromkeys(map(_network, [step, *companions])))
+        fitting = networks[: worker.how_many_fit(networks, self.run)]
+        return [other for other in companions if _network(other) in fitting and self.claim(other)]
 
     def clear(self, step: Step) -> None:
         """Remove what a step left before, and what was made from it."""
         # First samples, scores and report that need this step: if the run is then interrupted,
         # its folder has no numbers rather than wrong ones.
-        for each in self._dependants[step.id]:
-            if self.ledger.record(each) is not None:
-                self.ledger.forget(each)
+        self._forget_dependants(step)
         self.ledger.forget(step.id)
         for name in (*step.leaves, *step.may_leave):  # of a step stopped before it was recorded
             if not name.endswith("/"):
                 self.run.file(name).unlink(missing_ok=True)
+
+    def _forget_dependants(self, step: Step) -> None:
+        for dependant in self._dependants[step.id]:
+            if self.ledger.record(dependant) is not None:
+                self.ledger.forget(dependant)
 
     def _pass(self, step: Step, note: str) -> None:
         self._states[step.id] = "done"
@@ -195,67 +210,48 @@ class Schedule:
             count, total = self._counts[step.task], self._totals[step.task]
             self.tell(Event(step.task, count, total, note, step=step.id))
 
-    def _finished(self, step: Step, record: StepRecord, note: str, where: str = "") -> Event:
-        steps = len(self.plan.steps)
-        left = self._speeds.seconds_of(self._work)
+    def _tell_finished(self, step: Step, record: StepRecord, note: str, where: str = "") -> None:
+        self._speeds.add(record)
+        self._pass(step, note)
+        left = self._speeds.estimate_seconds(self._work)
         label = f"{step.label} on {where}" if where else step.label
-        finished = Finished(label, record.seconds, None if left is None else left / self.jobs)
-        done = steps - len(self._remaining)
-        return Event("steps", done, steps, note, finished=finished, step=step.id)
+        finished = FinishedStep(label, record.seconds, None if left is None else left / self.jobs)
+        total = len(self.plan.steps)
+        done = total - len(self._remaining)
+        self.tell(Event("steps", done, total, note, finished=finished, step=step.id))
 
 
 def list_written(step: Step, done: StepResult, run: RunFolder) -> list[str]:
     """Name the files that a step wrote; raises `RuntimeError` if one is missing."""
-    always = [name for name in step.leaves if not name.endswith("/")]
+    folders = tuple(name for name in step.leaves if name.endswith("/"))
+    always = [name for name in step.leaves if name not in folders]
     some = [name for name in step.may_leave if run.file(name).is_file()]
-    inside = [name for name in done.files if name.startswith(_folders(step))]
+    inside = [name for name in done.files if name.startswith(folders)]
     for name in (*always, *inside):
         if not run.file(name).is_file():
             raise RuntimeError(f"{step.id} did not write {name}")
     return [*always, *some, *inside]
 
 
-def step_network(step: Step) -> AnyNetwork:
+def _network(step: Step) -> AnyNetwork:
     """The network that a prediction is made with."""
     assert isinstance(step, PredictStep)
     assert isinstance(step.how, ForwardPass)
     return step.how.network
 
 
-def _folders(step: Step) -> tuple[str, ...]:
-    return tuple(name for name in step.leaves if name.endswith("/"))
-
-
-def _group_by_pixels(steps: Iterable[Step]) -> Mapping[Hashable, list[Step]]:
-    found: dict[Hashable, list[Step]] = {}
-    for step in steps:
-        if (pixels := pixels_key(step)) is not None:
-            found.setdefault(pixels, []).append(step)
-    return found
-
-
 def _dependants(plan: Plan) -> Mapping[str, list[str]]:
     """The disposable steps (scores, report, ...) that need a step, directly or not, by its id."""
-    found: dict[str, list[str]] = {step.id: [] for step in plan.steps}
+    dependants: dict[str, list[str]] = {step.id: [] for step in plan.steps}
     for step in reversed(plan.steps):
-        own = [*found[step.id], *([step.id] if step.disposable else [])]
+        own = [*dependants[step.id], *([step.id] if step.disposable else [])]
         for need in step.needs:
-            before = found.setdefault(need, [])
-            before += [each for each in own if each not in before]
-    return found
+            known = dependants.setdefault(need, [])
+            known += [name for name in own if name not in known]
+    return dependants
 
 
-# ---------------------------------------------------------------- executes the steps of a plan on t
-
-
-def execute(
-    plan: Plan,
-    run: RunFolder,
-    worker: Worker,
-    progress: Notify | None = None,
-    *,
-    until: str | None = None,
-) -> None:
+def execute(plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None = None) -> None:
     """Execute the steps of a plan that are not done yet, one after the other, and record them.
 
     Predictions of the same shifted images are made together.
@@ -266,10 +262,8 @@ def execute(
         run: a folder that is open for writing and contains its record.
         worker: opens data and models.
         progress: called for every step, and for events within long ones.
-        until: id of a step; only this and the steps that it needs are executed.
     """
-    only = None if until is None else plan.needed_for(until)
-    finish_locally(Schedule(plan, run, progress or silent, only=only), worker)
+    finish_locally(Schedule(plan, run, progress or silent), worker)
 
 
 def finish_locally(schedule: Schedule, worker: Worker) -> None:
@@ -284,17 +278,14 @@ def perform_locally(
 ) -> StepsOutcome:
     """Do steps that a schedule has handed out, in this process."""
     began = time.perf_counter()
-    if len(steps) == 1:
-        done = [perform(steps[0], worker, run, tell)]
-    else:
-        predictions = [step for step in steps if isinstance(step, PredictStep)]
-        done = perform_together(predictions, worker, run, tell)
     with using_threads(steps[0].threads):
+        if len(steps) == 1:
+            done = [perform(steps[0], worker, run, tell)]
+        else:
+            predictions = [step for step in steps if isinstance(step, PredictStep)]
+            done = do_predictions(predictions, worker, run, tell)
         machine = describe_machine(worker.device)
     return StepsOutcome(done, machine, time.perf_counter() - began)
-
-
-# ---------------------------------------------------------------- what other processes do of a plan
 
 
 class FollowedSchedule(Schedule):
@@ -322,10 +313,10 @@ class FollowedSchedule(Schedule):
         """
         self.jobs = max(busy, 1)
         waiting = len(self._waiting)
-        self.ledger.look_again(self._waiting, set(self.run.step_ids()))
+        self.ledger.refresh(self._waiting, set(self.run.step_ids()))
         for step in self.waiting:  # in the order of the plan: what a step needs comes first
             if self._is_ready(step):
-                self._is_done(step)
+                self._pass_if_done(step)
         return waiting - len(self._waiting)
 
     def free(self, claimed: Collection[str]) -> int:
@@ -338,15 +329,201 @@ class FollowedSchedule(Schedule):
 
     def label(self, step: str) -> str:
         """What a step does, in words."""
-        found = self._waiting.get(step)
-        return step if found is None else found.label
+        return self._waiting[step].label if step in self._waiting else step
 
-    def _find_done(self, step: Step) -> None:
+    def _tell_done_before(self, step: Step) -> None:
         record = self.ledger.record(step.id)
         if self._before or record is None:
-            super()._find_done(step)
+            super()._tell_done_before(step)
+        else:
+            self._tell_finished(step, record, self._note(step))
+
+
+class SharedSchedule(Schedule):
+    """Hands out steps that this process could claim, and records them if the claim is still its.
+
+    Args:
+        plan, run, tell: as in `Schedule`.
+        claims: the claims of this process.
+        only: as in `Schedule`.
+        looks: seconds between two looks at what other processes have done.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: RunFolder,
+        tell: Notify,
+        claims: Claims,
+        *,
+        only: Collection[str] | None,
+        looks: float,
+    ) -> None:
+        super().__init__(plan, run, tell, only=only)
+        self.claims, self.looks = claims, looks
+        self._steps = {step.id: step for step in plan.steps}
+        self._begun: dict[str, str] = {}  # the fingerprint of each step that was handed out
+        self._looked = time.monotonic()
+        self._record = run.file(RECORD).read_bytes()
+        self.owners = claims.owners()
+
+    def take(self, worker: Worker) -> list[Step] | None:
+        """Give steps to be done together; None if others do all that could be done now."""
+        self._check_record()
+        if time.monotonic() - self._looked >= self.looks:
+            self.ledger.refresh(self._waiting, set(self.run.step_ids()))
+            self.owners = self.claims.owners()
+            self._looked = time.monotonic()
+        return super().take(worker)
+
+    def claim(self, step: Step) -> bool:
+        """Claim a ready step, unless another process is doing it."""
+        if step.id in self.owners or not self.claims.take(step.id):
+            return False
+        # Another process may have done it just before. Listing a folder makes NFS ask its server.
+        with suppress(FileNotFoundError):
+            list(self.run.file(step_file(step.id)).parent.iterdir())
+        self.ledger.refresh([step.id])
+        if self._pass_if_done(step):
+            self.claims.release(step.id)
+            return False
+        return True
+
+    def clear(self, step: Step) -> None:
+        """Remove what was made from a step.
+
+        What it left itself is replaced file by file: a process that was believed dead, or one that
+        sees files late, may read it just now.
+        """
+        self.ledger.refresh(self._dependants[step.id])
+        self._forget_dependants(step)
+        for name in step.may_leave:  # nothing replaces it, unless it is left this time too
+            self.run.file(name).unlink(missing_ok=True)
+        self._begun[step.id] = self.ledger.fingerprint(step)
+
+    def finish(self, steps: Sequence[Step], outcome: StepsOutcome) -> None:
+        """Record steps, or wait for others to do so if they have taken them over meanwhile."""
+        if self._are_still_mine(steps):
+            super().finish(steps, outcome)
+        else:
+            self.put_back(steps)
+        for step in steps:
+            self.claims.release(step.id)
+
+    def put_back(self, steps: Sequence[Step]) -> None:
+        """Let steps wait again, and what they need, as far as it is not done any more."""
+        for step in steps:
+            self.claims.release(step.id)
+            self._waiting[step.id] = self._steps[step.id]
+            self.ledger.refresh(step.needs)
+            for need in step.needs:
+                if self.ledger.record(need) is None and need in self._steps:
+                    self._states.pop(need, None)
+                    self._waiting[need] = self._steps[need]
+
+    def _check_record(self) -> None:
+        """Raise `InputError` if the run is another one now.
+
+        That can be where this process was stopped for so long that it was believed dead.
+        """
+        now = self.run.file(RECORD).read_bytes()
+        if now != self._record:
+            before, after = (parse_record(text.decode(), RECORD) for text in (self._record, now))
+            if before.lasting() != after.lasting():
+                raise InputError(
+                    f"the run in {self.run.path} was begun anew with other settings while this "
+                    "worker was in it; give the command again to join"
+                )
+            self._record = now
+
+    def _are_still_mine(self, steps: Sequence[Step]) -> bool:
+        self._check_record()
+        self.ledger.refresh({need for step in steps for need in step.needs})
+        return all(
+            # A claim that is gone, and that nobody else has, is taken again.
+            (self.claims.holds(step.id) or self.claims.take(step.id))
+            and all(self.ledger.record(need) is not None for need in step.needs)
+            and self.ledger.fingerprint(step) == self._begun[step.id]
+            for step in steps
+        )
+
+
+def make_worker_mark(plan: Plan, device: torch.device | None) -> dict[str, str]:
+    """What must be the same in all processes that work in one run folder, by its names.
+
+    Args:
+        plan: the plan that they do.
+        device: the device of this process, whose kind should be the same; None if it does no steps.
+    """
+    first = plan.steps[0]
+    mark = {
+        "device": first.device,
+        "number of threads": str(first.threads),
+        **{f"version of {name}": version for name, version in package_versions().items()},
+        "study or settings": plan.digest,
+    }
+    if device is not None:
+        machine = describe_machine(device)
+        mark[PROCESSOR] = f"{machine.model}, {machine.instructions}"
+    return mark
+
+
+def execute_shared(
+    plan: Plan,
+    shared: SharedRun,
+    worker: Worker,
+    progress: Notify | None = None,
+    *,
+    perform: Perform = perform_locally,
+    only: Collection[str] | None = None,
+    patience: float | None = None,
+    looks: float | None = None,
+) -> None:
+    """Execute the steps of a plan together with other processes that call this in the same folder.
+
+    Returns when all steps are done, by whichever process. Ready steps are claimed first; a claim
+    that nobody renews, because its process was killed, is given up after some minutes.
+
+    Args:
+        plan, worker, progress: as in `workers.schedule.execute`.
+        shared: the folder, which contains its record, and the claims of this process.
+        perform: does steps that were handed out.
+        only: ids of the steps that are done; by default, all.
+        patience: seconds after which to leave the rest to the others, if these do all that can be
+            done now; by default, wait until all is done.
+        looks: seconds between two looks at what the others have done; they become ten times longer
+            while nothing changes.
+    """
+    tell, looks = progress or silent, looks or LOOK_INTERVAL
+    run, claims, warnings = shared
+    for words in warnings:
+        tell(Event("wait", 0, None, line=f"{'warning':14} {words}"))
+    schedule = SharedSchedule(plan, run, tell, claims, only=only, looks=looks)
+    failed, wait, reminded, busy = 0, looks, float("-inf"), time.monotonic()
+    while schedule.waiting:
+        if steps := schedule.take(worker):
+            try:
+                schedule.finish(steps, perform(steps, worker, run, tell))
+                failed = 0
+            except FileNotFoundError:  # another process is replacing what was to be read
+                schedule.put_back(steps)
+                failed += 1
+                if failed == MAX_ATTEMPTS:
+                    raise
+                time.sleep(looks)
+            wait, busy = looks, time.monotonic()
+            continue
+        if patience is not None and schedule.owners and time.monotonic() - busy > patience:
             return
-        note = self._note(step)
-        self._pass(step, note)
-        self._speeds.add(record)
-        self.tell(self._finished(step, record, note))
+        if time.monotonic() - reminded > REMINDER_INTERVAL:
+            tell(Event("wait", 0, None, line=_describe_wait(schedule)))
+            reminded = time.monotonic()
+        time.sleep(wait)
+        wait = min(2 * wait, 10 * looks)
+
+
+def _describe_wait(schedule: SharedSchedule) -> str:
+    if not schedule.owners:
+        return f"{'waiting':14} for a process that has ended: its claims expire in some minutes"
+    claims = [f"{step}, by {owner}" for step, owner in schedule.owners.items()]
+    return f"{'waiting':14} for {name_first(claims)}"

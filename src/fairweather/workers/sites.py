@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import threading
+import queue
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from fairweather.devices import choose_workers, count_cores
 from fairweather.errors import InputError
 from fairweather.progress import Event
 from fairweather.runs.folder import RunFolder
-from fairweather.runs.provenance import describe_machine, package_versions
+from fairweather.runs.provenance import package_versions
 from fairweather.steps.plan import (
     FitStep,
     ForwardPass,
@@ -33,15 +33,14 @@ from fairweather.steps.plan import (
     PredictStep,
     PretrainStep,
     Step,
-    StepResult,
     TrainStep,
 )
 from fairweather.steps.training import STATE
-from fairweather.steps.worker import Worker, get_splits, using_threads
+from fairweather.steps.worker import Worker, get_splits
 from fairweather.types.measurement import Dataset, Images
-from fairweather.types.record import RECORD, Machine, step_file
+from fairweather.types.record import RECORD, step_file
 from fairweather.workers.logs import Failure
-from fairweather.workers.schedule import list_written, perform_locally
+from fairweather.workers.schedule import StepsOutcome, list_written, perform_locally
 
 STATE_INTERVAL = 180.0  # seconds between two states of a training that travel to the driver
 MAX_LOG = 2**20  # characters of what a step printed, the last ones
@@ -59,9 +58,9 @@ def collect_versions() -> dict[str, str]:
 def check_versions(theirs: Mapping[str, str], host: str) -> None:
     """Raise `InputError` if a site has another version of something that results depend on."""
     for name, ours in collect_versions().items():
-        if (found := theirs.get(name, "none")) != ours:
+        if (other := theirs.get(name, "none")) != ours:
             raise InputError(
-                f"{host} has another version of {name} than this machine: {found}, here {ours}; "
+                f"{host} has another version of {name} than this machine: {other}, here {ours}; "
                 "results depend on it, so install the same one"
             )
 
@@ -95,15 +94,12 @@ class SiteProduct(NamedTuple):
     """What came of steps that were done together.
 
     Attributes:
-        done: the result of each.
+        outcome: the results.
         files: what they wrote, by name.
-        machine, seconds: where they were done, and how long it took.
     """
 
-    done: tuple[StepResult, ...]
+    outcome: StepsOutcome
     files: dict[str, bytes]
-    machine: Machine
-    seconds: float
 
 
 class MissingData(NamedTuple):
@@ -141,11 +137,11 @@ class PackedData(NamedTuple):
     parts: Mapping[str, tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...]]]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> PackedData:
+    def pack(cls, dataset: Dataset) -> PackedData:
         """Pack a data set."""
         parts = {
-            name: (each.images.numpy(), each.labels, each.keys, each.classes)
-            for name, each in get_splits(dataset).items()
+            name: (images.images.numpy(), images.labels, images.keys, images.classes)
+            for name, images in get_splits(dataset).items()
         }
         notes = dict(dataset.notes)
         return cls(dataset.name, dataset.mean, dataset.std, notes, dataset.task, parts)
@@ -159,11 +155,11 @@ class PackedData(NamedTuple):
         """The data set again; its pixels are not copied, and nobody writes to them."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that they cannot be written to
-            found = {
+            splits = {
                 name: Images(torch.from_numpy(pixels), labels, keys, classes)
                 for name, (pixels, labels, keys, classes) in self.parts.items()
             }
-        train, val, test = found.get("train"), found.get("val"), found["test"]
+        train, val, test = splits.get("train"), splits.get("val"), splits["test"]
         return Dataset(self.name, train, val, test, self.mean, self.std, self.notes, self.task)
 
 
@@ -178,24 +174,18 @@ class News:
     """What happens while steps are done, from the thread that does them to the one that asks."""
 
     def __init__(self) -> None:
-        self._items: deque[NewsItem] = deque()
-        self._changed = threading.Condition()
+        self._items = queue.SimpleQueue[NewsItem]()
+        self.add = self._items.put
 
-    def add(self, item: NewsItem) -> None:
-        """Add the latest."""
-        with self._changed:
-            self._items.append(item)
-            self._changed.notify_all()
-
-    def take(self, timeout: float = 0.0, gathered: float = 0.0) -> list[NewsItem]:
+    def take(self, timeout: float = 0.0, pause: float = 0.0) -> list[NewsItem]:
         """Give all that is new; if there is nothing, wait for it, and then for more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._items, timeout)
-        time.sleep(gathered)
-        with self._changed:
-            found = list(self._items)
-            self._items.clear()
-            return found
+        items = []
+        with suppress(queue.Empty):
+            items.append(self._items.get(timeout=timeout))
+            time.sleep(pause)
+            while True:
+                items.append(self._items.get_nowait())
+        return items
 
 
 class ScratchFolder(RunFolder):
@@ -227,7 +217,7 @@ class ScratchFolder(RunFolder):
 
     def hold(self, versions: Mapping[str, str], fetch: Callable[[str], bytes]) -> None:
         """Hold files of these versions and no others; those that are not there are fetched."""
-        kept = {name for name, each in self._versions.items() if versions.get(name) == each}
+        kept = {name for name, version in self._versions.items() if versions.get(name) == version}
         for path in self.path.rglob("*"):
             if path.is_file() and path.relative_to(self.path).as_posix() not in kept:
                 path.unlink()
@@ -263,8 +253,6 @@ class Site:
             jobs=1 if settings.device == "cuda" else settings.jobs,
             workers=workers,
         )
-        with using_threads(settings.threads):
-            self.machine = describe_machine(self.worker.device)
 
     def do(
         self, steps: Sequence[Step], versions: Mapping[str, str], fetch: Callable[[str], bytes]
@@ -283,15 +271,15 @@ class Site:
                     self.worker.dataset(name)
                 except (ValueError, OSError) as error:
                     return MissingData(name, str(error))
-            found = perform_locally(steps, self.worker, self.scratch, self.news.add)
+            outcome = perform_locally(steps, self.worker, self.scratch, self.news.add)
             files = {
                 name: self.scratch.file(name).read_bytes()
-                for step, done in zip(steps, found.done, strict=True)
+                for step, done in zip(steps, outcome.done, strict=True)
                 for name in list_written(step, done, self.scratch)
             }
-            return SiteProduct(tuple(found.done), files, found.machine, found.seconds)
+            return SiteProduct(outcome, files)
         except Exception as error:  # raised again where the steps came from
-            return Failure.of(error)
+            return Failure.from_error(error)
 
     def _tell_loading(self, event: Event) -> None:
         if not event.line:  # what is to be said once was said by the driver
@@ -320,13 +308,13 @@ def list_input_files(steps: Sequence[Step], run: RunFolder) -> dict[str, str]:
         names += [*map(step_file, step.needs), *step.reads]
         if (state := training_state_file(step)) is not None:
             names.append(state)
-    found = {}
+    versions = {}
     for name in dict.fromkeys(names):
         path = run.file(name)
         if path.is_file():  # a training has a state only if it was interrupted, for example
             facts = path.stat()
-            found[name] = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
-    return found
+            versions[name] = f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}"
+    return versions
 
 
 def training_state_file(step: Step) -> str | None:

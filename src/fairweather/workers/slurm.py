@@ -16,13 +16,17 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import cv2
 import pydantic
 import torch
+from submitit import Executor, JobEnvironment, LocalExecutor, SlurmExecutor
+from submitit.core.utils import FailedJobError
+from submitit.helpers import Checkpointable
 
 from fairweather.devices import choose_workers, count_cores, resolve_device
 from fairweather.errors import InputError, NeedsMissingError, StoppedError, unknown_name
@@ -30,50 +34,33 @@ from fairweather.processes import safe_path
 from fairweather.progress import Event, Notify, format_duration
 from fairweather.runs import claims
 from fairweather.runs.claims import SharedRun, share_run
-from fairweather.runs.folder import RunFolder, fingerprint
-from fairweather.steps.plan import Plan
+from fairweather.runs.folder import RunFolder
+from fairweather.steps.plan import Plan, name_first
 from fairweather.types.record import RunRecord
+from fairweather.workers import slurm_jobs
 from fairweather.workers.logs import Failure, make_logged_perform, read_last_lines
-from fairweather.workers.options import JobRequest, Sharing, make_job_request
-from fairweather.workers.schedule import FollowedSchedule
-from fairweather.workers.shared import execute_shared, make_worker_mark
-from fairweather.workers.slurm_jobs import (
-    JOB_LOGS,
-    Place,
-    SubmittedJobs,
-    answer_file,
-    end_all,
-    end_jobs,
-    forget_jobs,
-    job_name,
-    make_place,
-    note_locked,
-    place_folder,
-    read_note,
-    require_states,
-    states,
-    write_note,
-)
+from fairweather.workers.options import Sharing
+from fairweather.workers.schedule import FollowedSchedule, execute_shared, make_worker_mark
 from fairweather.workers.work import Assignment, Work
-
-if TYPE_CHECKING:
-    from submitit import Executor
-    from submitit.helpers import DelayedSubmission
 
 MOST_JOBS = 8  # at a time, unless asked otherwise
 MOST_WORKERS = 8  # processes that shift images beside a GPU, unless asked otherwise
 MAX_LOST = 3  # so many jobs that ended before their work did are replaced
 MAX_RESUMED = 1000  # how often a job that meets its time limit is submitted again
-SIGNAL_DELAY = 90  # seconds before the time limit at which a job is told of it
-LOOKED, ASKED = 3.0, 30.0  # seconds between two looks at the folder, and two questions to SLURM
-SUBMIT_DELAY = (
-    60.0  # seconds that a step waits before another job is submitted for it, beside others
-)
-REMINDED = 60.0  # seconds between two times of saying which jobs do what
-SEEN = 90.0  # seconds after which a file of another machine is seen, on a slow file system too
-LISTED = 120.0  # seconds after which a job that does not stand in the note must have been cancelled
-EXTRA_PATIENCE = 60.0  # seconds that a job waits longer for others than a claim lasts
-END_TIMEOUT = 30.0  # seconds that jobs have to end once nothing is left to do
+# Seconds: before the time limit, a job is told of it;
+SIGNAL_DELAY = 90
+# between two looks at the folder, two questions to SLURM, and two lines on which jobs do what;
+LOOK_INTERVAL, QUERY_INTERVAL, REMINDER_INTERVAL = 3.0, 30.0, 60.0
+# a step waits before another job is submitted for it, beside others;
+SUBMIT_DELAY = 60.0
+# after which a file of another machine is seen, on a slow file system too;
+ANSWER_TIMEOUT = 90.0
+# after which a job that does not stand in the note must have been cancelled;
+LISTING_TIMEOUT = 120.0
+# a job waits longer for others than a claim lasts;
+EXTRA_PATIENCE = 60.0
+# jobs have to end once nothing is left to do.
+END_TIMEOUT = 30.0
 
 
 # What a job says at its end: why it failed; or nothing, since nothing was left to do, or others do
@@ -81,51 +68,42 @@ END_TIMEOUT = 30.0  # seconds that jobs have to end once nothing is left to do
 ArrayJobAnswer: pydantic.TypeAdapter[Failure | None] = pydantic.TypeAdapter(Failure | None)
 
 
-class ArrayJob:
+class ArrayJob(Checkpointable):
     """What a job does; submitit stores it, calls it, and submits it again if it is interrupted."""
 
-    def __init__(self, assigned: Assignment, place: Place) -> None:
-        self.assigned, self.place = assigned, place
+    def __init__(self, assignment: Assignment, place: slurm_jobs.Place) -> None:
+        self.assignment, self.place = assignment, place
 
     def __call__(self) -> None:
         """Work in the run folder until nothing is left to do, and write an answer."""
-        import submitit
-
-        job = submitit.JobEnvironment().job_id
-        run = RunFolder(Path(self.assigned.folder))
-        answer = answer_file(self.place, job)
+        job = JobEnvironment().job_id
+        run = RunFolder(Path(self.assignment.folder))
+        answer = slurm_jobs.answer_file(self.place, job)
         with _ended_if_cancelled(run, job):
             if not _wait_until_listed(run, job):
                 return
             try:
-                _work_as_job(self.assigned, job)
+                _work_as_job(self.assignment, job)
             except Exception as error:
-                run.write(answer, ArrayJobAnswer.dump_json(Failure.of(error)))
+                run.write(answer, ArrayJobAnswer.dump_json(Failure.from_error(error)))
                 raise
             run.write(answer, ArrayJobAnswer.dump_json(None))
-
-    def checkpoint(self) -> DelayedSubmission:
-        """Say what to submit again: the same, since all that is done is in the run folder."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
 
 
 def choose_slurm_device(
     sharing: Sharing, device: str, threads: int | None, precision: str, written: str
 ) -> torch.device:
-    """The device of every job, which this machine need not have; as `executors.device_of`."""
-    request = make_job_request(sharing)
+    """The device of every job, which this machine need not have; as `executors.choose_device`."""
     if device == "auto":
-        device = "cuda" if request.gpu else "cpu"
+        device = "cuda" if sharing.gpu else "cpu"
     if device not in ("cpu", "cuda"):
         raise unknown_name("device of a job", device, ["auto", "cpu", "cuda"])
-    if device == "cuda" and not request.gpu:
+    if device == "cuda" and not sharing.gpu:
         raise InputError("device cuda needs a GPU in each job: add --gpus 1")
-    if request.is_here:
+    if sharing.is_slurm_local:
         return resolve_device(device)
     free = {"threads": "8"} if threads is None else {}
-    free |= {"precision": "bf16"} if precision == "auto" and request.gpu else {}
+    free |= {"precision": "bf16"} if precision == "auto" and sharing.gpu else {}
     if free:
         fixes = " ".join(written.format(name=name, value=value) for name, value in free.items())
         raise InputError(
@@ -136,45 +114,35 @@ def choose_slurm_device(
     return torch.device(device)
 
 
-def _max_jobs(request: JobRequest, asked: int | None, threads: int) -> int:
-    """How many jobs there are at most: as asked, or as many as fit, on this machine its cores."""
-    if asked is not None:
-        return asked
-    return min(MOST_JOBS, max(count_cores() // threads, 1)) if request.is_here else MOST_JOBS
-
-
-def _count_workers(request: JobRequest, device: torch.device, asked: int | None, jobs: int) -> int:
-    """How many processes of a job shift images ahead; for each, a job asks for a core."""
-    if request.is_here:
-        return choose_workers(device, asked, jobs)
-    return asked if asked is not None else MOST_WORKERS * (device.type == "cuda")
-
-
 def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
     """Do the steps of a run by jobs, and return when all are done and the jobs have ended.
 
     At most so many jobs as `sharing` says are there at a time; no more than there are steps to do.
 
     Raises:
-        InputError: a job has raised it, more than `LOST` jobs were killed, or jobs for another plan
-            are there.
+        InputError: a job has raised it, more than `MAX_LOST` jobs were killed, or jobs for another
+            plan are there.
         JobFailedError: jobs failed otherwise.
         NeedsMissingError: `fairweather cancel` has ended the jobs.
     """
-    request, plan, path = make_job_request(sharing), work.plan, work.path.absolute()
-    most = _max_jobs(request, sharing.jobs, plan.steps[0].threads)
-    assigned = work.assigned(
-        sharing,
-        workers=_count_workers(request, work.device, sharing.workers, most),
-        jobs=most if request.is_here else 1,
-        device=work.device.type,
+    threads, device = work.plan.steps[0].threads, torch.device(work.device.type)
+    most, workers = sharing.jobs or MOST_JOBS, sharing.workers
+    if sharing.is_slurm_local:
+        most = sharing.jobs or min(MOST_JOBS, max(count_cores() // threads, 1))
+        workers = choose_workers(device, workers, most)
+    elif workers is None:
+        workers = MOST_WORKERS if device.type == "cuda" else 0
+    settings = replace(
+        work.settings(sharing, workers=workers, jobs=most if sharing.is_slurm_local else 1),
+        device=device.type,
     )
 
     def prepare(folder: RunFolder, others: bool) -> None:
-        work.prepare(folder, others or bool(_find_own_jobs(folder, plan, request)))
+        work.prepare(folder, others or _has_own_jobs(folder, work.plan, sharing))
 
-    with share_run(path, make_worker_mark(plan, None), prepare) as shared:
-        driver = _SlurmDriver(assigned, shared, request, tell, most)
+    mark = make_worker_mark(work.plan, None)
+    with share_run(work.path.absolute(), mark, prepare) as shared:
+        driver = _SlurmDriver(work.assign(settings), shared, sharing, tell, most)
         try:
             driver.follow()
         except KeyboardInterrupt:
@@ -182,23 +150,18 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
             raise
 
 
-def _find_own_jobs(run: RunFolder, plan: Plan, request: JobRequest) -> Mapping[str, bool]:
-    """As `alive`, of the jobs for a plan; raises `InputError` if they are for another one."""
-    note = read_note(run)
-    there = {} if note is None else require_states(run, note)
-    asked = request.executor, _plan_digest(plan)
-    if there and note is not None and (note.executor, note.study) != asked:
+def _has_own_jobs(run: RunFolder, plan: Plan, sharing: Sharing) -> bool:
+    """Whether jobs for a plan are there; raises `InputError` if they are for another one."""
+    note = slurm_jobs.read_note(run)
+    if note is None or not (there := slurm_jobs.require_states(run, note)):
+        return False
+    if (note.executor, note.study) != (sharing.executor, plan.digest):
         raise InputError(
             f"{_count_jobs(len(there))} of another study or other settings work in {run.path}, or "
-            f"wait "
-            f"to do so: end them with `fairweather cancel {run.path}`, or name another folder with "
-            "--out"
+            f"wait to do so: end them with `fairweather cancel {run.path}`, or name another folder "
+            "with --out"
         )
-    return there
-
-
-def _plan_digest(plan: Plan) -> str:
-    return fingerprint({step.id: step.depends() for step in plan.steps})
+    return True
 
 
 class _SlurmDriver:
@@ -210,11 +173,11 @@ class _SlurmDriver:
     """
 
     def __init__(
-        self, assigned: Assignment, shared: SharedRun, request: JobRequest, tell: Notify, most: int
+        self, assignment: Assignment, shared: SharedRun, sharing: Sharing, tell: Notify, most: int
     ) -> None:
-        self.assigned, self.request, self.tell, self.most = assigned, request, tell, most
+        self.assignment, self.sharing, self.tell, self.most = assignment, sharing, tell, most
         self.run, self.claims = shared.run, shared.claims
-        self.followed = FollowedSchedule(assigned.plan, shared.run, tell, lambda _: "done")
+        self.followed = FollowedSchedule(assignment.plan, shared.run, tell, lambda _: "done")
         self.ended: set[str] = set()
         self.missing: dict[str, float] = {}  # jobs that SLURM does not have: since when
         self.lost = 0
@@ -230,7 +193,9 @@ class _SlurmDriver:
             self._begin()
         while self.followed.waiting:
             owners = self.claims.owners()
-            note = read_note(self.run)  # before the look: who removes it may have done the rest
+            note = slurm_jobs.read_note(
+                self.run
+            )  # before the look: who removes it may have done the rest
             if self.followed.look(len(set(owners.values()))):
                 continue
             if note is None:
@@ -241,12 +206,12 @@ class _SlurmDriver:
             self._look_after_jobs(note)
             self._submit(note, owners)
             self._say_who_does_what(owners)
-            time.sleep(LOOKED)
+            time.sleep(LOOK_INTERVAL)
         self._end()
 
     def say_left(self) -> None:
         """Say that the jobs go on."""
-        note = read_note(self.run)
+        note = slurm_jobs.read_note(self.run)
         alive = [] if note is None else [job for job in note.jobs if job not in self.ended]
         if alive:
             go = "goes" if len(alive) == 1 else "go"
@@ -256,59 +221,59 @@ class _SlurmDriver:
 
     def _begin(self) -> None:
         """Begin a note, unless there is one with jobs for this plan."""
-        with note_locked(self.run):
-            note = read_note(self.run)
+        with slurm_jobs.lock_note(self.run):
+            note = slurm_jobs.read_note(self.run)
             if note is not None:
-                if there := require_states(self.run, note):
+                if there := slurm_jobs.require_states(self.run, note):
                     # What had failed before may have been mended since.
                     self.ended = {
                         job
                         for job in note.jobs
-                        if job not in there or self.run.file(note.answer_of(job)).is_file()
+                        if job not in there or self.run.file(note.answer_file(job)).is_file()
                     }
                     self._say(
                         "jobs", f"taking up {_count_jobs(len(there))} that were submitted before"
                     )
                     return
-                forget_jobs(self.run, note)
-            note = SubmittedJobs(
-                executor=self.request.executor,
+                slurm_jobs.forget_jobs(self.run, note)
+            note = slurm_jobs.SubmittedJobs(
+                executor=self.sharing.executor,
                 host=socket.gethostname(),
                 folder=str(self.run.path.resolve()),
-                study=_plan_digest(self.assigned.plan),
+                study=self.assignment.plan.digest,
             )
-            write_note(self.run, note)
+            slurm_jobs.write_note(self.run, note)
 
     def _say(self, what: str, words: str) -> None:
         self.tell(Event("jobs", 0, None, line=f"{what:14} {words}"))
 
-    def _look_after_jobs(self, note: SubmittedJobs) -> None:
+    def _look_after_jobs(self, note: slurm_jobs.SubmittedJobs) -> None:
         """Find out which jobs have ended, and why."""
         for place in {note.jobs[job] for job in self._alive(note)}:
             with suppress(FileNotFoundError):  # listing a folder makes NFS ask its server
-                list(self.run.file(place_folder(place)).iterdir())
+                list(self.run.file(slurm_jobs.place_folder(place)).iterdir())
         for job in self._alive(note):
             self._read_answer(note, job)
-        if time.monotonic() - self.asked < ASKED:
+        if time.monotonic() - self.asked < QUERY_INTERVAL:
             return
         self.asked = now = time.monotonic()
-        found = states(self.run, note)
-        if found is None:
+        running = slurm_jobs.states(self.run, note)
+        if running is None:
             return
-        self.running = found
+        self.running = running
         self.missing = {
-            job: self.missing.get(job, now) for job in self._alive(note) if job not in found
+            job: self.missing.get(job, now) for job in self._alive(note) if job not in running
         }
         for job, since in self.missing.items():
-            if now - since >= SEEN and not self._read_answer(note, job):
+            if now - since >= ANSWER_TIMEOUT and not self._read_answer(note, job):
                 self._lose(note, job, "ended without an answer, as a killed one does")
 
-    def _alive(self, note: SubmittedJobs) -> list[str]:
+    def _alive(self, note: slurm_jobs.SubmittedJobs) -> list[str]:
         return [job for job in note.jobs if job not in self.ended]
 
-    def _read_answer(self, note: SubmittedJobs, job: str) -> bool:
+    def _read_answer(self, note: slurm_jobs.SubmittedJobs, job: str) -> bool:
         """Read why a job has ended, if it has said so."""
-        path = self.run.file(note.answer_of(job))
+        path = self.run.file(note.answer_file(job))
         try:
             answer = ArrayJobAnswer.validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -317,21 +282,21 @@ class _SlurmDriver:
             raise InputError(f"{path} is not the answer of a job; remove it") from None
         self.ended.add(job)
         if answer is not None:
-            self.error = answer.error(f"job {job}")
+            self.error = answer.to_exception(f"job {job}")
             if isinstance(self.error, InputError):  # it would not help to try again
                 self._give_up()
             self._lose(note, job, f"failed ({answer.type}: {answer.text})")
         return True
 
-    def _lose(self, note: SubmittedJobs, job: str, how: str) -> None:
+    def _lose(self, note: slurm_jobs.SubmittedJobs, job: str, how: str) -> None:
         self.ended.add(job)
         self.lost += 1
-        log = note.log_of(job)
+        log = note.log_file(job)
         lines = read_last_lines(self.run, log)
         where = f"; the end of {self.run.path / log}:\n{lines}" if lines else ""
         self._say("failed", f"job {job} {how}{where}".rstrip())
 
-    def _submit(self, note: SubmittedJobs, owners: Mapping[str, str]) -> None:
+    def _submit(self, note: slurm_jobs.SubmittedJobs, owners: Mapping[str, str]) -> None:
         """Submit as many jobs as could begin a step now, beside those that are there."""
         there, busy = self._alive(note), set(owners.values())
         idle = max(len(there) - len(busy), 0)
@@ -341,21 +306,21 @@ class _SlurmDriver:
         if wanted <= 0:
             self.enough = now
         if wanted > 0 and not (there and now - self.enough < SUBMIT_DELAY):
-            with note_locked(self.run):
-                latest = read_note(self.run)
+            with slurm_jobs.lock_note(self.run):
+                latest = slurm_jobs.read_note(self.run)
                 if latest is None:  # the next look says why
                     return
-                place = make_place(self.run)
-                array = ArrayJob(self.assigned, place)
+                place = slurm_jobs.make_place(self.run)
+                array = ArrayJob(self.assignment, place)
                 try:
-                    new = _submit_array(self.request, self.run, array, wanted)
+                    new = _submit_array(self.sharing, self.run, array, wanted)
                 except InputError:
-                    shutil.rmtree(self.run.file(place_folder(place)))
+                    shutil.rmtree(self.run.file(slurm_jobs.place_folder(place)))
                     if not latest.jobs:
-                        forget_jobs(self.run, latest)
+                        slurm_jobs.forget_jobs(self.run, latest)
                     raise
                 jobs = {**latest.jobs, **dict.fromkeys(new, place)}
-                write_note(self.run, latest.model_copy(update={"jobs": jobs}))
+                slurm_jobs.write_note(self.run, latest.model_copy(update={"jobs": jobs}))
             # A process may have the number of one that ended before.
             self.ended.difference_update(new)
             self.asked = self.enough = time.monotonic()
@@ -366,57 +331,58 @@ class _SlurmDriver:
     def _give_up(self) -> NoReturn:
         """End all jobs, and raise what made that necessary."""
         try:
-            self._end_all()
+            self._end_all_jobs()
         except InputError as failed:
             self._say("note", str(failed))
         if self.error is not None:
             raise self.error
         raise InputError(
             f"{self.lost} jobs for {self.run.path} were killed before they had done their work: "
-            f"their logs in {self.run.path / JOB_LOGS} may say why; the same command goes on from "
-            "what is finished"
+            f"their logs in {self.run.path / slurm_jobs.JOB_LOGS} may say why; the same command "
+            "goes on from what is finished"
         )
 
     def _end(self) -> None:
         """Let the jobs end, now that all is done: those that wait in the queue at once."""
-        note, until = read_note(self.run), time.monotonic() + END_TIMEOUT
+        note, until = slurm_jobs.read_note(self.run), time.monotonic() + END_TIMEOUT
         if note is None:
             return
-        found = states(self.run, note)
-        if found is not None:
-            running = {job for job, runs in found.items() if runs}
-            end_jobs(self.run, note, found.keys() - running)
+        states = slurm_jobs.states(self.run, note)
+        if states is not None:
+            running = {job for job, runs in states.items() if runs}
+            slurm_jobs.end_jobs(self.run, note, states.keys() - running)
             self.ended.update(set(note.jobs) - running)
         while alive := self._alive(note):
-            self.ended.update(job for job in alive if self.run.file(note.answer_of(job)).is_file())
+            self.ended.update(
+                job for job in alive if self.run.file(note.answer_file(job)).is_file()
+            )
             if time.monotonic() > until:
                 break
-            time.sleep(min(LOOKED, 0.5))
-        self._end_all()
+            time.sleep(min(LOOK_INTERVAL, 0.5))
+        self._end_all_jobs()
 
-    def _end_all(self) -> None:
-        with note_locked(self.run):
-            note = read_note(self.run)
+    def _end_all_jobs(self) -> None:
+        with slurm_jobs.lock_note(self.run):
+            note = slurm_jobs.read_note(self.run)
             if note is not None:
                 left = set(self._alive(note))
-                end_all(
-                    self.run, note, left & require_states(self.run, note).keys() if left else ()
+                slurm_jobs.end_all_jobs(
+                    self.run,
+                    note,
+                    left & slurm_jobs.require_states(self.run, note).keys() if left else (),
                 )
 
     def _say_who_does_what(self, owners: Mapping[str, str]) -> None:
         """Say once a minute which steps are being done where, if that has changed."""
-        if time.monotonic() - self.reminded < REMINDED:
+        if time.monotonic() - self.reminded < REMINDER_INTERVAL:
             return
         by: dict[str, list[str]] = {}
         for step, owner in owners.items():
             by.setdefault(owner, []).append(step)
         lines = []
         for owner, steps in by.items():
-            more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
-            lines.append(
-                f"{'running':14} {self.followed.label(steps[0])}{more}, on "
-                f"{claims.parse_host(owner)}"
-            )
+            work = name_first(list(map(self.followed.label, steps)))
+            lines.append(f"{'running':14} {work}, on {claims.parse_host(owner)}")
         queued = sum(not runs for runs in self.running.values())
         if queued:
             lines.append(f"{'queued':14} {_count_jobs(queued)}")
@@ -430,60 +396,54 @@ def _count_jobs(jobs: int) -> str:
     return f"{jobs} job{'s' * (jobs != 1)}"
 
 
-def _submit_array(request: JobRequest, run: RunFolder, job: ArrayJob, number: int) -> list[str]:
+def _submit_array(sharing: Sharing, run: RunFolder, job: ArrayJob, number: int) -> list[str]:
     """Submit an array of jobs; returns their numbers."""
-    from submitit.core.utils import FailedJobError
-
-    folder = run.file(place_folder(job.place)).resolve()
-    if request.is_here:
-        executor = _executor_here(request, folder)
+    folder = run.file(slurm_jobs.place_folder(job.place)).resolve()
+    if sharing.is_slurm_local:
+        executor = _make_local_executor(sharing, folder)
     else:
-        needed = job.assigned.plan.steps[0].threads + job.assigned.workers
-        executor = _executor_on_slurm(request, folder, needed, job_name(run))
+        cores = job.assignment.threads + job.assignment.settings.workers
+        executor = _make_executor(sharing, folder, cores, slurm_jobs.job_name(run))
+    # Without SLURM, submitit starts a Python of its own.
+    safe = safe_path if sharing.is_slurm_local else nullcontext
     try:
-        # submitit starts a Python of its own, if not SLURM.
-        safe = safe_path() if request.is_here else nullcontext()
-        with _ignoring_signals(apart=request.is_here), safe:
+        with _ignoring_signals(apart=sharing.is_slurm_local), safe():
             submitted = executor.submit_array([job] * number)
     except FailedJobError as error:
         words = "; ".join(str(error).split("\n"))
         raise InputError(f"SLURM did not take the jobs: {words}") from None
     for link in folder.glob(".submission_file_*.sh"):  # nobody needs it once sbatch has read it
         link.unlink(missing_ok=True)
-    return [each.job_id for each in submitted]
+    return [job_handle.job_id for job_handle in submitted]
 
 
-def _executor_on_slurm(request: JobRequest, folder: Path, needed: int, name: str) -> Executor:
-    from submitit import SlurmExecutor
-
+def _make_executor(sharing: Sharing, folder: Path, cores: int, name: str) -> Executor:
     python = f"{shlex.quote(sys.executable)} -P"  # modules of the current folder are not ours
     executor = SlurmExecutor(folder, max_num_timeout=MAX_RESUMED, python=python)
-    asked = {"partition": request.partition, "gpus_per_node": request.gpu}
+    optional = {"partition": sharing.partition, "gpus_per_node": sharing.gpu}
     executor.update_parameters(
-        **{key: value for key, value in asked.items() if value},
+        **{name: value for name, value in optional.items() if value},
         job_name=name,
-        time=request.minutes,
-        cpus_per_task=needed,
-        setup=list(request.setup),
+        time=sharing.minutes,
+        cpus_per_task=cores,
+        setup=list(sharing.setup),
         signal_delay_s=SIGNAL_DELAY,
         stderr_to_stdout=True,
         # SLURM no longer passes the cores of a job on to what it runs.
-        srun_args=[f"--cpus-per-task={needed}"],
+        srun_args=[f"--cpus-per-task={cores}"],
         additional_parameters={"requeue": True},
     )
     return executor
 
 
-def _executor_here(request: JobRequest, folder: Path) -> Executor:
-    from submitit import LocalExecutor
-
+def _make_local_executor(sharing: Sharing, folder: Path) -> Executor:
     # submitit would put the commands before its own process, which then gets no signals.
-    script = "\n".join([*request.setup, 'exec "$0" "$@"'])
+    script = "\n".join([*sharing.setup, 'exec "$0" "$@"'])
     python = shlex.join(["bash", "-c", script, sys.executable, "-P"])
     executor = LocalExecutor(folder, max_num_timeout=MAX_RESUMED, python=python)
     executor.update_parameters(
-        timeout_min=request.minutes,
-        gpus_per_node=int(bool(request.gpu)),
+        timeout_min=sharing.minutes,
+        gpus_per_node=int(bool(sharing.gpu)),
         signal_delay_s=SIGNAL_DELAY,
         stderr_to_stdout=True,
     )
@@ -497,9 +457,9 @@ def _ignoring_signals(*, apart: bool) -> Iterator[None]:
     What is started meanwhile never notices them. If it is to be `apart`, it does not hold the
     terminal either, or a pipe, whose reader would wait for its end.
     """
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+    names = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     main = threading.current_thread() is threading.main_thread()  # only that may set handlers
-    before = {each: signal.signal(each, signal.SIG_IGN) for each in numbers} if main else {}
+    before = {name: signal.signal(name, signal.SIG_IGN) for name in names} if main else {}
     own = [os.dup(number) for number in (0, 1, 2)] if apart else []
     try:
         if apart:
@@ -512,8 +472,8 @@ def _ignoring_signals(*, apart: bool) -> Iterator[None]:
         for number, kept in enumerate(own):
             os.dup2(kept, number)
             os.close(kept)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 # ---- in a job
@@ -539,7 +499,7 @@ def _ended_if_cancelled(run: RunFolder, job: str) -> Iterator[None]:
 
 def _wait_until_listed(run: RunFolder, job: str) -> bool:
     """Wait until the job stands in the note; False if it was cancelled before."""
-    until = time.monotonic() + LISTED
+    until = time.monotonic() + LISTING_TIMEOUT
     while not _is_in_note(run, job):
         if time.monotonic() > until:
             return False
@@ -548,26 +508,25 @@ def _wait_until_listed(run: RunFolder, job: str) -> bool:
 
 
 def _is_in_note(run: RunFolder, job: str) -> bool:
-    note = read_note(run)
+    note = slurm_jobs.read_note(run)
     return note is not None and job in note.jobs
 
 
-def _work_as_job(assigned: Assignment, job: str) -> None:
+def _work_as_job(assignment: Assignment, job: str) -> None:
     """Work in the run folder together with other jobs."""
-    device = resolve_device(assigned.device)
-    plan, path = assigned.plan, Path(assigned.folder)
-    cv2.setNumThreads(plan.steps[0].threads)
+    device = resolve_device(assignment.settings.device)
+    plan, path = assignment.plan, Path(assignment.folder)
+    cv2.setNumThreads(assignment.threads)
 
     def check(folder: RunFolder, others: bool) -> None:
-        if not folder.has_record or _lasting_facts(folder.record) != _lasting_facts(
-            assigned.record
-        ):
+        expected = _lasting_facts(assignment.record)
+        if not folder.has_record or _lasting_facts(folder.record) != expected:
             raise InputError(
                 f"the run in {path} is not the one that job {job} was submitted for: it was begun "
                 "anew with other settings"
             )
 
-    worker = assigned.worker(_print_event)
+    worker = assignment.worker(_print_event)
     with closing(worker), share_run(path, make_worker_mark(plan, device), check) as shared:
         execute_shared(
             plan,

@@ -9,9 +9,8 @@ import signal
 import socket
 import subprocess  # nosec B404 # for the programs of SLURM, without a shell
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,10 +20,11 @@ from fairweather.errors import InputError
 from fairweather.runs.claims import lock_folder
 from fairweather.runs.folder import RunFolder
 from fairweather.types.record import FrozenRecord
-from fairweather.workers.options import EXECUTORS, SLURM
+from fairweather.workers.options import SLURM
 
 JOBS_FILE = "jobs.json"
 JOB_LOGS = "logs/jobs"  # folder in the run folder: the files of submitit
+ANSWER = "_answer.json"  # end of the name of the file in which a job says why it has ended
 LOCK_TIMEOUT = 60.0  # seconds that another process may take to submit jobs
 KILL_TIMEOUT = 10.0  # seconds within which jobs of this machine end once they are told to
 
@@ -46,17 +46,17 @@ class SubmittedJobs(FrozenRecord):
     """
 
     version: Literal[1] = 1
-    executor: str
+    executor: Annotated[str, pydantic.StringConstraints(pattern="^slurm(-local)?$")]
     host: str
     folder: str
     study: str
     jobs: dict[JobId, Place] = pydantic.Field(default_factory=dict)
 
-    def log_of(self, job: str) -> str:
+    def log_file(self, job: str) -> str:
         """The name of the log of a job in the run folder."""
         return f"{place_folder(self.jobs[job])}/{job}_0_log.out"
 
-    def answer_of(self, job: str) -> str:
+    def answer_file(self, job: str) -> str:
         """The name of the file in which a job says why it has ended."""
         return answer_file(self.jobs[job], job)
 
@@ -65,21 +65,16 @@ def read_note(run: RunFolder) -> SubmittedJobs | None:
     """What was submitted for a run and was not ended; raises `InputError` for a damaged file."""
     path = run.file(JOBS_FILE)
     try:
-        found = SubmittedJobs.model_validate_json(path.read_bytes())
+        return SubmittedJobs.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:
-        found = None
-    if found is None or found.executor not in EXECUTORS:
         raise InputError(f"{path} does not say which jobs were submitted; remove it") from None
-    return found
 
 
-@contextmanager
-def note_locked(run: RunFolder) -> Iterator[None]:
+def lock_note(run: RunFolder) -> AbstractContextManager[None]:
     """Let no other process submit jobs for a run, or end them, inside the `with` block."""
-    with lock_folder(run.file(JOB_LOGS), timeout=LOCK_TIMEOUT, needed=False):
-        yield
+    return lock_folder(run.file(JOB_LOGS), timeout=LOCK_TIMEOUT, needed=False)
 
 
 def write_note(run: RunFolder, note: SubmittedJobs) -> None:
@@ -91,12 +86,8 @@ def forget_jobs(run: RunFolder, note: SubmittedJobs) -> None:
     """Remove the note, and the files of its jobs but their logs."""
     run.file(JOBS_FILE).unlink(missing_ok=True)
     for job, place in note.jobs.items():
-        pickles = (f"{job}_submitted.pkl", f"{job}_0_result.pkl")
-        for name in (
-            *(f"{place_folder(place)}/{each}" for each in pickles),
-            answer_file(place, job),
-        ):
-            run.file(name).unlink(missing_ok=True)
+        for end in ("_submitted.pkl", "_0_result.pkl", ANSWER):
+            run.file(f"{place_folder(place)}/{job}{end}").unlink(missing_ok=True)
 
 
 def make_place(run: RunFolder) -> Place:
@@ -114,7 +105,7 @@ def place_folder(place: Place) -> str:
 
 def answer_file(place: Place, job: str) -> str:
     """The name of the file in which a job says why it has ended."""
-    return f"{place_folder(place)}/{job}_answer.json"
+    return f"{place_folder(place)}/{job}{ANSWER}"
 
 
 def job_name(run: RunFolder) -> str:
@@ -125,13 +116,12 @@ def job_name(run: RunFolder) -> str:
 
 def require_states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool]:
     """As `states`; raises `InputError` if SLURM does not answer."""
-    found = states(run, note)
-    if found is None:
+    if (running := states(run, note)) is None:
         raise InputError(
             f"SLURM does not answer (squeue), so the jobs of {run.path} are not known; give the "
             "command again later"
         )
-    return found
+    return running
 
 
 def states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool] | None:
@@ -142,8 +132,7 @@ def states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool] | None:
     if note.folder != (here := str(run.path.resolve())):
         raise InputError(
             f"the jobs in {run.file(JOBS_FILE)} work in {note.folder}, and this is {here}: if it "
-            f"is a "
-            "copy of that folder, remove this file; else give the command with that path"
+            "is a copy of that folder, remove this file; else give the command with that path"
         )
     if note.executor == SLURM:
         return _read_queue(run, note.jobs)
@@ -155,7 +144,7 @@ def states(run: RunFolder, note: SubmittedJobs) -> Mapping[str, bool] | None:
     return {job: True for job, place in note.jobs.items() if _is_process(run, place, job)}
 
 
-def end_all(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None:
+def end_all_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None:
     """End those jobs that are left, and remove the note; raises `InputError` as `end_jobs`.
 
     If they could not be ended, the note is there again.
@@ -178,19 +167,19 @@ def end_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None
     if note.executor == SLURM:
         # It also fails for jobs that have ended since squeue was asked.
         if jobs and _run_program("scancel", *jobs) is None:
-            found = _read_queue(run, jobs)
-            if found is None or found:
+            left = _read_queue(run, jobs)
+            if left is None or left:
                 raise InputError(
                     f"SLURM did not end all jobs of {run.path} (scancel failed): they may still "
                     f"hold their machines; give `fairweather cancel {run.path}` again later"
                 )
         return
-    is_process = {job: partial(_is_process, run, note.jobs[job], job) for job in jobs}
-    for job in [job for job, there in is_process.items() if there()]:
+    for job in jobs:
         with suppress(ProcessLookupError):
-            os.kill(int(job), signal.SIGTERM)  # passed on to the worker
+            if _is_process(run, note.jobs[job], job):
+                os.kill(int(job), signal.SIGTERM)  # passed on to the worker
     until = time.monotonic() + KILL_TIMEOUT
-    while time.monotonic() < until and any(there() for there in is_process.values()):
+    while time.monotonic() < until and any(_is_process(run, note.jobs[job], job) for job in jobs):
         time.sleep(0.1)
 
 
@@ -202,12 +191,12 @@ def cancel_jobs(path: Path) -> int:
     run = RunFolder(path)
     if read_note(run) is None:
         return 0
-    with note_locked(run):
+    with lock_note(run):
         note = read_note(run)
         if note is None:  # another process has just ended them
             return 0
         jobs = require_states(run, note)
-        end_all(run, note, jobs)
+        end_all_jobs(run, note, jobs)
     return len(jobs)
 
 
@@ -220,8 +209,8 @@ def _read_queue(run: RunFolder, jobs: Collection[str]) -> Mapping[str, bool] | N
         return None
     lines = [line.split() for line in answer.splitlines()]
     name = job_name(run)
-    found = {line[0]: line[1] for line in lines if len(line) == 3 and line[2] == name}
-    return {job: found[job] != "PENDING" for job in jobs if job in found}
+    queue = {line[0]: line[1] for line in lines if len(line) == 3 and line[2] == name}
+    return {job: queue[job] != "PENDING" for job in jobs if job in queue}
 
 
 def _run_program(*command: str) -> str | None:

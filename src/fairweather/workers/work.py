@@ -20,8 +20,6 @@ from fairweather.types.measurement import AnyPredictions, Dataset, Images
 from fairweather.types.record import NATURAL, TEST, VAL, FrozenRecord, RunRecord, image_list
 from fairweather.workers.options import Sharing
 
-# ---------------------------------------------------------------- the lists in a run folder that na
-
 
 def write_image_lists(folder: RunFolder, datasets: Mapping[str, Dataset]) -> None:
     """Write `images/PART.csv` for everything that is predicted and has files of its own.
@@ -41,51 +39,48 @@ def write_image_lists(folder: RunFolder, datasets: Mapping[str, Dataset]) -> Non
         elif name.startswith(NATURAL_DATA):
             parts = {f"{NATURAL}{name.removeprefix(NATURAL_DATA)}": dataset.test}
         for part, images in parts.items():
-            if images is not None and images.names is not None:
-                _write(folder, image_list(part), images)
+            if images is None or images.names is None:
+                continue
+            rows = zip(images.keys.tolist(), images.names, strict=True)
+            content = rows_to_csv([("keys", "file"), *rows]).encode()
+            path = folder.file(image_list(part))
+            if not path.is_file() or path.read_bytes() != content:
+                folder.write(image_list(part), content)
 
 
-def _write(folder: RunFolder, name: str, images: Images) -> None:
-    assert images.names is not None
-    rows = zip(images.keys.tolist(), images.names, strict=True)
-    content = rows_to_csv([("keys", "file"), *rows]).encode()
-    path = folder.file(name)
-    if not path.is_file() or path.read_bytes() != content:
-        folder.write(name, content)
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """The settings of a `Worker` that any process can be told."""
 
-
-# ---------------------------------------------------------------- a run that is to be done, as a fr
+    device: str
+    offline: bool
+    workers: int
+    networks: int | None
+    jobs: int = 1
 
 
 class Assignment(FrozenRecord):
-    """What another process that sees the run folder is told: the run, and the settings of a worker.
+    """What another process that sees the run folder is told.
 
     Attributes:
         plan, record: what is done, and the record that the run must have.
         folder: the run folder.
-        device, offline, workers, networks, jobs: as in `Worker`.
+        settings: those of its worker.
     """
 
     plan: Plan
     record: RunRecord
     folder: str
-    device: str
-    offline: bool
-    workers: int
-    networks: int | None
-    jobs: int
+    settings: WorkerSettings
+
+    @property
+    def threads(self) -> int:
+        """Threads of every step."""
+        return self.plan.steps[0].threads
 
     def worker(self, tell: Notify = silent) -> Worker:
-        """What does steps in that process; `tell` is called with what happens while data load."""
-        return Worker(
-            self.plan,
-            device=self.device,
-            offline=self.offline,
-            progress=tell,
-            workers=self.workers,
-            networks=self.networks,
-            jobs=self.jobs,
-        )
+        """The worker of that process; `tell` hears what happens while data are loaded."""
+        return Worker(self.plan, progress=tell, **vars(self.settings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,51 +113,50 @@ class Work:
 
     def prepare(self, folder: RunFolder, others: bool) -> None:
         """Begin the run in its folder; `others` says whether processes work in it already."""
-        kept, known = self.record, others and folder.has_record
-        if known:  # where and when the run was begun stays as it is
-            kept = kept.model_copy(update={"provenance": folder.record.provenance})
-            if kept == folder.record:
+        record = self.record
+        if others and folder.has_record:  # where and when the run was begun stays as it is
+            record = record.model_copy(update={"provenance": folder.record.provenance})
+            if record == folder.record:
                 return
         if not self.replace:
             self.check(folder)
-        begin_run(self.plan, folder, kept, replace=self.replace)
+        begin_run(self.plan, folder, record, replace=self.replace)
         for name, text in self.files.items():
             folder.write(name, text)
         write_image_lists(folder, self.datasets)
 
-    def worker(self, sharing: Sharing, tell: Notify, *, workers: int, jobs: int = 1) -> Worker:
-        """What does steps in this process.
+    def settings(self, sharing: Sharing, *, workers: int, jobs: int = 1) -> WorkerSettings:
+        """The settings of a worker.
 
         Args:
             sharing: has the number of networks.
-            tell: called with what happens while data are loaded.
             workers: processes that shift images ahead of it.
             jobs: how many such workers share the memory of this machine.
         """
-        return Worker(
-            self.plan,
+        return WorkerSettings(
             device=str(self.device),
             offline=self.offline,
-            progress=tell,
-            datasets=self.datasets,
-            models=self.models,
             workers=workers,
             networks=sharing.networks,
             jobs=jobs,
-            given=self.given,
         )
 
-    def assigned(
-        self, sharing: Sharing, *, workers: int, jobs: int = 1, device: str = ""
-    ) -> Assignment:
-        """What another process is told; its device may be another one of the same kind."""
+    def worker(self, settings: WorkerSettings, tell: Notify) -> Worker:
+        """The worker of this process; `tell` hears what happens while data are loaded."""
+        return Worker(
+            self.plan,
+            progress=tell,
+            datasets=self.datasets,
+            models=self.models,
+            given=self.given,
+            **vars(settings),
+        )
+
+    def assign(self, settings: WorkerSettings) -> Assignment:
+        """What another process is told."""
         return Assignment(
             plan=self.plan,
             record=self.record,
             folder=str(self.path.absolute()),
-            device=device or str(self.device),
-            offline=self.offline,
-            workers=workers,
-            networks=sharing.networks,
-            jobs=jobs,
+            settings=settings,
         )

@@ -111,7 +111,7 @@ class ModelRequest:
 
     def check(self) -> None:
         """Raise `InputError` for what does not fit together to share the work, or is not there."""
-        sharing = Sharing.of(self.options)
+        sharing = Sharing.from_options(self.options)
         sharing.check()
         if sharing.is_divided and (self.modules or isinstance(self.dataset, Dataset)):
             ways = {"worker": False, "devices": 1, "executor": "local", "jobs": None}

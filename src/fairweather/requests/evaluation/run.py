@@ -103,7 +103,7 @@ def evaluate(
     request, tell = make_request(model, dataset, shifts, predictions, options), to_notify(progress)
     if out is not None:
         return run_request(request, Path(out), replace=replace, progress=tell)
-    sharing = Sharing.of(request.options)
+    sharing = Sharing.from_options(request.options)
     if sharing.worker or sharing.kind in (SLURM, SLURM_LOCAL):
         way = "worker" if sharing.worker else f"executor {sharing.executor}"
         raise InputError(f"{way} needs out, the run folder that all workers share")
@@ -197,7 +197,7 @@ def run_request(
     device = _choose_device(request)
     check_run_folder(out)
     with restore_modules(request.modules):
-        inputs, sharing = request.make_inputs(device, tell), Sharing.of(options)
+        inputs, sharing = request.make_inputs(device, tell), Sharing.from_options(options)
         return execute_run(inputs, out, sharing, tell, offline=options.offline, replace=replace)
 
 
@@ -206,7 +206,7 @@ def _choose_device(request: Request) -> torch.device:
     options = request.options
     request.check()
     return choose_device(
-        Sharing.of(options),
+        Sharing.from_options(options),
         options.device,
         threads=options.threads,
         precision=options.precision,

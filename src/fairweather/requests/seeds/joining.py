@@ -35,7 +35,7 @@ from fairweather.runs.provenance import command_line
 from fairweather.shifts.table import CLEAN
 from fairweather.steps.measurement import DataFacts, MeasuredModel, Measurement, plan_conclusion
 from fairweather.steps.plan import Plan, SampleStep, TrainedNetwork
-from fairweather.steps.predictions import parse_shift
+from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
 from fairweather.types.measurement import Shift
 from fairweather.types.record import (

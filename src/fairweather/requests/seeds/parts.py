@@ -200,7 +200,7 @@ def _check_chosen(name: str, first: SeedsPart, second: SeedsPart) -> None:
         ]
         if difference := find_difference(*recipes):
             what = f"{difference.key} chosen by the sweep of {name}"
-            raise _difference_error(what, (first, difference.one), (second, difference.other))
+            raise _difference_error(what, (first, difference.first), (second, difference.second))
 
 
 def _check_same_settings(name: str, first: SeedsPart, second: SeedsPart) -> None:
@@ -208,9 +208,8 @@ def _check_same_settings(name: str, first: SeedsPart, second: SeedsPart) -> None
     ours, theirs = _seedless_settings(name, first), _seedless_settings(name, second)
     for step in ours:
         if step in theirs and (difference := find_difference(ours[step], theirs[step])):
-            raise _difference_error(
-                f"{difference.key} of {name}", (first, difference.one), (second, difference.other)
-            )
+            what = f"{difference.key} of {name}"
+            raise _difference_error(what, (first, difference.first), (second, difference.second))
 
 
 def _seedless_settings(name: str, part: SeedsPart) -> dict[str, dict[str, JsonValue]]:
