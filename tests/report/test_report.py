@@ -9,6 +9,7 @@ import hashlib
 import html.parser
 import io
 import json
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -55,6 +56,7 @@ from fairweather.report.page.cells import (
     keep_most_accurate,
     tabulate_panels,
 )
+from fairweather.report.page.rendering import pack_json
 from fairweather.report.pictures import draw_mixup, draw_shifts
 from fairweather.report.provenance import flatten_facts
 from fairweather.report.samples import read_samples
@@ -860,6 +862,33 @@ def test_only_the_training_part_is_dashed(run, what):
     dashes = chart.spec["encoding"]["strokeDash"]["scale"]
     parts = dict(zip(dashes["domain"], dashes["range"], strict=True))
     assert (parts["validation"] == parts["training"]) == (what == "rate")
+
+
+@pytest.mark.parametrize("column", ["val_loss", "learning_rate"])
+def test_an_epoch_whose_number_is_infinite_is_a_gap_in_its_line(run, tmp_path, column):
+    copy = copy_run(run, tmp_path / "copy")
+    path = copy.path / "models/basic/seed-0/history.csv"
+    history = pd.read_csv(path)
+    history.loc[2, column] = math.inf
+    history.to_csv(path, index=False)
+    charts = draw_training_charts(read_contents(copy))
+    pack_json({name: chart.spec for name, chart in charts.items()})
+    chart = charts["rate" if column == "learning_rate" else "loss"]
+    gaps = [row for row in chart.spec["datasets"]["rows"] if row["value"] is None]
+    assert [(row["epoch"], row["text"]) for row in gaps] == [(3, "inf")]
+    if column == "learning_rate":
+        assert chart.spec["encoding"]["y"]["scale"]["type"] == "log"
+
+
+def test_the_smallest_learning_rates_are_not_rounded_to_0(run, tmp_path):
+    copy = copy_run(run, tmp_path / "copy")
+    path = copy.path / "models/basic/seed-0/history.csv"
+    history = pd.read_csv(path)
+    history["learning_rate"] = 1e-3 * 10.0 ** -np.arange(len(history))
+    history.to_csv(path, index=False)
+    spec = draw_training_charts(read_contents(copy))["rate"].spec
+    assert min(row["value"] for row in spec["datasets"]["rows"]) == 1e-14
+    assert spec["encoding"]["y"]["scale"]["type"] == "log"
 
 
 def test_charts_of_training_are_followed_by_what_was_trained(partial, tmp_path, no_figures):

@@ -313,6 +313,7 @@ def test_an_accuracy_of_one_is_half_an_image_inside():
     ("arguments", "words"),
     [
         ((0.8, 0.6, [0.7], [0.5]), "at least two reference models"),
+        ((0.8, 0.6, [], []), "at least two reference models"),
         ((0.8, 0.6, [0.7, 0.8], [0.5]), r"found \[2\] and \[1\]"),
         ((0.8, 0.6, [0.7, 0.7, 0.7], [0.5, 0.6, 0.4]), "found 3 with the same"),
         ((80, 0.6, [0.7, 0.8], [0.5, 0.6]), "found 80 in clean"),

@@ -356,6 +356,16 @@ def test_the_rotation_task_reads_what_the_head_reads(toy_images):
         RotationTask(nn.ReLU())
 
 
+def test_the_rotation_task_reads_what_a_head_reads_last(toy_images):
+    head, images = nn.Linear(3, 3), toy_images.images[:8].float() / 255
+    task = RotationTask(head)
+    loss = task.loss(lambda x: head(head(x.mean((2, 3)))), images, np.random.default_rng(0))
+    turns = torch.from_numpy(np.random.default_rng(0).integers(4, size=8))
+    # A turn does not change a mean colour.
+    expected = F.cross_entropy(task.linear(head(images.mean((2, 3)))), turns)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 def test_the_second_head_learns_and_is_not_in_the_checkpoint(toy_images):
     recipe = RECIPES["rotation prediction"]
     epochs = trained(recipe, toy_images)

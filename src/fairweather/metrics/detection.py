@@ -137,8 +137,8 @@ class OodInputs(NamedTuple):
     """
 
     logits: ArrayLike
-    features: Weights = None
-    known: Weights = None
+    features: ArrayLike | None = None
+    known: ArrayLike | None = None
 
 
 class OodScore(NamedTuple):

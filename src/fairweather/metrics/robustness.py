@@ -181,8 +181,8 @@ def _mean_errors(errors: Errors) -> dict[str, FloatArray]:
     return means
 
 
-def _check_axis(what: str, column: ArrayLike, axis: str) -> None:
-    if np.ndim(column) not in (1, 2) or not np.size(column):
+def _check_axis(what: str, column: ArrayLike, axis: str, fewest: int = 1) -> None:
+    if np.ndim(column) not in (1, 2) or np.size(column) < fewest:
         raise InputError(f"{what} must be [{axis}] or [{axis}, B], found {list(np.shape(column))}")
 
 
@@ -265,8 +265,9 @@ def effective_robustness(
     >>> round(effective_robustness(0.8, 0.6, [0.7, 0.9], [0.3, 0.5]), 3)
     0.225
     """
-    _check_axis("reference_clean", reference_clean, "models")
-    _check_axis("reference_shifted", reference_shifted, "models")
+    # How many there must be is said below.
+    _check_axis("reference_clean", reference_clean, "models", fewest=0)
+    _check_axis("reference_shifted", reference_shifted, "models", fewest=0)
     x = _check_share("an accuracy", reference_clean, "in reference_clean")
     y = _check_share("an accuracy", reference_shifted, "in reference_shifted")
     if x.shape != y.shape or len(x) < 2:

@@ -480,7 +480,7 @@ def _trace_rows(
             "seed": seed,
             "epoch": int(epoch),
             "part": part,
-            "value": round(value, 10),
+            "value": float(f"{value:.10g}") if math.isfinite(value) else None,
             "text": f"{100 * value:.1f} %" if chart.name == "accuracy" else f"{value:.4g}",
         }
         for title, seed, epochs in histories
@@ -499,7 +499,7 @@ def _draw_training_chart(
     axis = alt.Axis(format=chart.form, tickCount=5)
     if chart is TRACE_CHARTS["accuracy"]:
         axis.tickMinStep = 0.01
-    log = is_rate and all(row["value"] > 0 for row in rows)
+    log = is_rate and all(row["value"] is None or row["value"] > 0 for row in rows)
     scale = alt.Scale(type="log") if log else alt.Scale(zero=is_rate)
     dash = SOLID if is_rate else DASHED
     line = (

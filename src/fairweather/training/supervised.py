@@ -116,7 +116,7 @@ class RotationTask(nn.Module):
         inputs: list[torch.Tensor] = []  # of the classifier's head
         with self._head[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
             forward(rotate_quarter(images, turns))
-        return F.cross_entropy(self.linear(inputs[0].float()), turns)
+        return F.cross_entropy(self.linear(inputs[-1].float()), turns)
 
 
 def check_square_images(images: Images, recipe: Recipe) -> None:
