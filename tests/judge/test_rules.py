@@ -270,7 +270,7 @@ def test_what_no_class_has_is_named(run, text, complaint):
     ("metric", "n", "value", "complaint"),
     [
         ("sensitivity", 0, np.nan, "sensitivity/a of basic .* not a number: there is no image of"),
-        ("ppv", 40, np.nan, "ppv/a of basic .* not a number: no image is called so"),
+        ("ppv", 40, np.nan, "ppv/a of basic .* not a number: the class is predicted for no image"),
         ("auc", 8, 0.9, "needs at least 30 images of the class .*, found 8 of"),
     ],
 )

@@ -317,7 +317,7 @@ def test_beyond_100_classes_the_adapted_network_predicts_again(tmp_path):
 @pytest.mark.parametrize(
     ("form", "words"),
     [
-        ("temperature: {of: isotonic}", "of of temperature must be a variant that adapts the"),
+        ("temperature: {of: isotonic}", "`of` in temperature must be a variant that adapts the"),
         ("temperature: {of: tentt}", "did you mean 'tent'"),
         ("batchnorm: {of: tent}", "batchnorm has no parameters"),
         ("tent: {optimiser: adm}", "'adm'; did you mean 'adam'"),

@@ -19,9 +19,10 @@ from fairweather.tasks.task import Strata, find_task
 from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, IntArray, TextArray
 from fairweather.types.options import SPLITS as SPLITS
 
-UNSPLIT = "all"  # instead of these: one set that is not split yet
-# The columns of a table that say which image a row is about, in any case.
+UNSPLIT = "all"  # the name of a set that is not split yet, in place of the names in `SPLITS`
+# The columns of a table that say which image a row is about, in upper or lower case.
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
+# How folders and tables call splits, and what they are called here.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -37,8 +38,8 @@ class Request(NamedTuple):
     """The arguments of a source function.
 
     Attributes:
-        path: the one in the specification (`folder:PATH`), or for a named set the folder with its
-            files; None if neither was given.
+        path: what follows the colon (`folder:PATH`), or for a named set the folder with its files;
+            None if neither was given.
         resolution: the number after an `@`, such as 64 in `pathmnist@64`; None without.
         offline: missing files are not downloaded.
         verify: files of a named set must have the published checksum.
@@ -58,7 +59,7 @@ class RawImage(NamedTuple):
     Attributes:
         name: for error messages.
         content: the path of an encoded image, its encoded bytes, or its pixels: uint8 `[H, W]` or
-            `[H, W, 3]`. Items are sent to other processes, so these are plain data.
+            `[H, W, 3]`. It is plain data, because it is sent to other processes.
     """
 
     name: str
@@ -70,17 +71,17 @@ class Listing(NamedTuple):
 
     Attributes:
         labels: int64 `[N]`, or `[N, L]` of a task with several labels an image.
-        read: yields the items with the given keys (int64, ascending), in their order.
+        read: yields the images with the given keys (int64, ascending), in this order.
         files: the files with all images, in the order of the listing: one file per image, or a few
             files with many images each. Their bytes determine all pixels.
-        stretch: says which images of the files these are, if another listing of the same files has
-            other images with the same keys.
-        file_per_image: whether `files` has one file per image, by key. Then few images need few
-            files.
+        stretch: which part of the files this is, such as `severity 3`, if other listings of the
+            same files have other images with the same keys; it goes into the digest.
+        file_per_image: whether `files` has one file per image, by key. Then a few images need only
+            a few files.
         names: the path of each image's file from the folder of the source on, by key; None if
             images have no files of their own.
-        table: reads columns of the source itself by their names, as texts, with a row for each key;
-            None if it has no columns. Raises `InputError` for an unknown one.
+        table: reads columns that the source stores beside its images, by their names: texts, with
+            a row for each key. Raises `InputError` for an unknown column. None without columns.
         groups: what a table says of each image, by key; None if there is none.
     """
 
@@ -95,7 +96,7 @@ class Listing(NamedTuple):
 
     @property
     def clusters(self) -> TextArray | None:
-        """Which images belong together, `[N]`; None if that is not known."""
+        """The name of each image's cluster, `[N]`; None if the clusters are unknown."""
         return None if self.groups is None else self.groups.clusters
 
 
@@ -129,17 +130,18 @@ def list_shards(
     """List the images of several files, one file after the other.
 
     Args:
-        files: with many images each.
-        labels: of the images of each file.
-        read: yields the images of a file with the given keys, of which the first is an offset.
+        files: the files, with many images each.
+        labels: for each file, the labels of its images.
+        read: yields images of a file, given the file, keys of images in it, and the key of its
+            first image, to be subtracted from them.
     """
     starts = np.cumsum([0, *map(len, labels)])
 
     def read_shards(keys: IntArray) -> Iterator[RawImage]:
         for file, (start, end) in zip(files, pairwise(starts), strict=True):
-            own = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)]
-            if len(own):
-                yield from read(file, own, int(start))
+            in_file = keys[np.searchsorted(keys, start) : np.searchsorted(keys, end)]
+            if len(in_file):
+                yield from read(file, in_file, int(start))
 
     return Listing(np.concatenate(labels), read_shards, tuple(files))
 
@@ -153,11 +155,11 @@ class Source(NamedTuple):
             `test`.
         name: the full name of a named set, such as `pathmnist@28` for `pathmnist`.
         notes: facts for the provenance, such as the checksum of a file. If test images are known to
-            have another origin than the others, `natural_shift` says which.
+            come from elsewhere than training images, `natural_shift` says from where.
         side: height and width of all images of a published set that is never resized, because its
             images were corrupted at this size.
-        parts: for each split, the end of the specification that names this split as a set: `val` if
-            it is `folder:PATH/val`.
+        parts: what must be added to the specification to name one split as a set, by split: `val`
+            if `folder:PATH/val` names it.
         task: what is told of each image; a name of `fairweather.tasks.task.TASKS`.
     """
 
@@ -183,7 +185,7 @@ def require_path(request: Request) -> Path:
 
 
 def relative_names(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
-    """Name files by their paths from a folder on, which tell nothing of the machine.
+    """Name files by their paths inside a folder, so that nothing of the machine is told.
 
     >>> relative_names(Path("/home/ann/pets"), [Path("/home/ann/pets/cat/1.jpg")])
     ('cat/1.jpg',)
@@ -207,7 +209,7 @@ def check_exists(path: Path) -> None:
 
 @contextmanager
 def explain_read_errors() -> Iterator[None]:
-    """Turn the system's error with a file of the user's into an `InputError` that names it."""
+    """Turn an `OSError` from reading a file of the user into an `InputError` that names it."""
     try:
         yield
     except OSError as error:
@@ -249,9 +251,12 @@ def check_no_empty_class(strata: Strata, split: str) -> None:
 
 
 def count_classes(labels: IntArray, place: str) -> int:
-    """The number of classes without names; raises `InputError` for labels that skip many."""
+    """Count classes that have no names: the largest label plus 1.
+
+    Raises `InputError` for more classes than images, because each class needs an image.
+    """
     largest = int(labels.max(initial=-1))
-    # Every class needs an image. Without this check, a column of large numbers would fill memory.
+    # Without this check, a column of large numbers would fill memory.
     if largest >= len(labels):
         raise InputError(
             f"{place} has labels up to {largest}, but there are {len(labels)} images: class "

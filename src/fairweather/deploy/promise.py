@@ -1,4 +1,4 @@
-"""What a guard promises, what that rests on, and what it keeps under each shift: `guard.json`."""
+"""The record of a guard, `guard.json`: its promise, its basis, and where the promise is kept."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from fairweather.types.measurement import MAX_SIDE
 from fairweather.types.options import Preparation
 from fairweather.types.record import CLEAN, FrozenRecord, ShownText
 
-VERSION: Literal[1] = 1
+VERSION: Literal[1] = 1  # of the format of guard.json
 VALIDATION = "validation"
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 OpenShare = Annotated[float, pydantic.Field(gt=0, lt=1)]
 ImageKind = Literal["clean", "shift", "attack"]
 Count = Annotated[int, pydantic.Field(ge=0)]
 Side = Annotated[int, pydantic.Field(ge=1, le=MAX_SIDE)]
-# What validation images chose of the model that they also judge, and what is said of it. Of a model
-# from elsewhere it is not known, and one that another run trained may have had the same images.
+# What the validation images had chosen of the model before the promise was fitted on them, and the
+# caveat that follows. It is unknown for a model from elsewhere. A model that another run trained
+# was perhaps chosen on the same images.
 ValidationChoice = Literal["nothing", "epoch", "recipe", "recipe and epoch", "perhaps", "unknown"]
 CHOICE_TEXTS: Mapping[ValidationChoice, str] = {
     "nothing": "",
@@ -36,14 +37,15 @@ ClassName = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text,
 
 
 class Promise(FrozenRecord):
-    """What is promised for images like the validation images.
+    """What is promised for images from the same distribution as the validation images.
 
     Attributes:
-        risk: the largest share of wrong answers.
+        risk: the largest error rate: the share of the answers that may be wrong.
         certainty: the share of draws of validation images in which the risk is kept.
-        coverage: the least share of images whose set holds the right class, on average over draws.
-        weigh: what counts alike where images belong together: `clusters`, such as patients, or
-            `images`, so that a patient with many images counts for more.
+        coverage: the smallest share of images whose prediction set contains the right class, on
+            average over draws of validation images.
+        weigh: what has equal weight where images belong together: `clusters`, such as patients, or
+            `images`, so that a patient with many images has more weight.
     """
 
     risk: OpenShare
@@ -57,17 +59,18 @@ class Fit(FrozenRecord):
 
     Attributes:
         temperature: logits are divided by it; 1 if the run stores no logits to fit it on.
-        others: the number of images that it was fitted on, which also proposed thresholds.
-        threshold: the smallest confidence that is answered.
-        quantile: a class is in the set where its probability is at least 1 minus this; where no
-            class is, the most probable one is the set.
+        others: the number of images on which the temperature was fitted and from which candidates
+            for the threshold came; none of them is among `images`.
+        threshold: the smallest confidence that is answered; below it, the guard abstains.
+        quantile: a class is in the prediction set if its probability is at least 1 minus this. If
+            no class is, the set is the most probable one.
         images: the number of images on which threshold and quantile were chosen.
         answered, wrong: how many of these are answered, and how many of the answers are wrong.
-        bound: the upper end of the one-sided interval of the risk; exact unless all images of
-            clusters count.
-        cluster: what images belong together by, such as `patient`; then one image of each counts,
-            or all if the promise weighs images.
-        chose: what the same images had chosen of the model.
+        bound: the upper end of the one-sided interval of the risk. It is exact, except if clusters
+            are known and the promise weighs images.
+        cluster: the column that says which images belong together, such as `patient`. Then one
+            image of each cluster counts, or all if the promise weighs images.
+        chose: what the validation images had chosen of the model before.
     """
 
     temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
@@ -83,7 +86,7 @@ class Fit(FrozenRecord):
 
 
 class Measured(FrozenRecord):
-    """A share with its 95 % interval; None for a share of no images."""
+    """A share with its 95 % interval; all three are None for a share of no images."""
 
     value: Share | None
     low: Share | None
@@ -94,13 +97,14 @@ class Kept(FrozenRecord):
     """What was kept of the promise on some images of the run.
 
     Attributes:
-        images: `validation` (those that the threshold was chosen on), `clean` (test images), the id
-            of a shift or an attack, or `natural/NAME`.
-        kind: what was done to test images, if anything: `shift` or `attack`.
-        n: how many images.
-        answered: the share of them that is answered; all shares are weighed as the promise says.
-        risk: the share of the answers that is wrong.
-        covered: the share of the images whose set holds the right class.
+        images: which ones: `validation` (those that the threshold was chosen on), `clean` (test
+            images), the id of a shift or an attack, or `natural/NAME`.
+        kind: what was done to the images: `shift`, `attack`, or nothing (`clean`).
+        n: the number of images.
+        answered: the share of the images that is answered; all shares are weighed as in the
+            promise.
+        risk: the error rate: the share of the answers that is wrong.
+        covered: the share of the images whose prediction set contains the right class.
         set_size: mean number of classes in a set; None if the run stores no logits.
     """
 
@@ -132,8 +136,8 @@ class GuardRecord(FrozenRecord):
         architecture: the network as the run names it, for people.
         classes: names in the order of the logits.
         size: height and width of the images in pixels.
-        preparation: how other images become squares of that size; None if that is not known.
-        scale: which gray values become black and white, if that was said.
+        preparation: how images from elsewhere become squares of this size; None if unknown.
+        scale: which gray values become black and white; None if the run does not say.
         promise, fit: what is promised, and what it rests on.
         kept: what was kept on validation and test images, clean and shifted.
         versions: of the packages that made it.
@@ -211,7 +215,7 @@ class GuardRecord(FrozenRecord):
             text += f", no answer at {silent} of them"
         if not risks:
             return text
-        _, _, worst = max(risks, key=lambda level: level[:2])
+        _, _, worst = max(risks, key=lambda risk_at: risk_at[:2])
         return f"{text}; worst, {worst.images}: {worst}"
 
 

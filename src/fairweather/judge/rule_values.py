@@ -54,7 +54,7 @@ from fairweather.types.record import (
     is_shifted,
 )
 
-ALL_CELLS = "*"  # the cell of a rule for all shifted images, and clean ones
+ALL_CELLS = "*"  # in a rule, each single cell of test images, shifted and clean
 # The scores of one model: by condition (shift and level), then by metric.
 ModelScores = Mapping[ShiftLevel, Mapping[str, Score]]
 CellEstimates = Mapping[ShiftLevel, Mapping[str, Estimate]]
@@ -63,13 +63,14 @@ _CLEAN_CELL = ShiftLevel(CLEAN, NO_LEVEL)
 
 @dataclass(frozen=True)
 class RuleCase:
-    """A rule for one model in one state of the images.
+    """A rule applied to one model under one condition.
 
     Attributes:
-        run, rule, model, condition: which.
+        run, rule, model: which run, rule and model.
+        condition: the shift and level.
         rows: the scores of the model.
         left_out: by variant, the cells of the rule that the variant does not have.
-        clusters: in how many clusters the images of the rule come, by the name of the images.
+        clusters: the number of clusters of the images of the rule, by the name of these images.
     """
 
     run: RunFolder
@@ -85,16 +86,16 @@ class RuleCase:
 
     @property
     def cell(self) -> str:
-        """The condition as in a rule."""
+        """The condition as a rule writes it."""
         return format_cell(self.condition)
 
     def has(self, metric: str) -> bool:
-        """Tell whether the model has a metric anywhere, of all classes or of one."""
+        """Say whether the model has a metric under any condition, of all classes or of one."""
         return _has_metric(metric, self.rows)
 
 
 def format_cell(condition: ShiftLevel) -> str:
-    """Write the shift and level of a row as in a rule.
+    """Write a shift and level as a rule does.
 
     >>> [format_cell(ShiftLevel("snow", level)) for level in ("3", "mean", "worst")]
     ['snow=3', 'snow', 'snow@worst']
@@ -119,9 +120,10 @@ def read_model_scores(run: RunFolder) -> dict[str, ModelScores]:
 
 
 def read_slice_scores(run: RunFolder, slice_: str) -> dict[str, ModelScores]:
-    """Read the rows of a slice in slices.csv as `read_rows` does.
+    """Read the rows of a slice in slices.csv, or of a unit of a task with units, by model.
 
-    Raises `InputError` with the closest name if there is no such slice.
+    With several seeds, they are means over seeds, as in `read_model_scores`. Raises `InputError`
+    with the closest name if there is no such slice or unit.
     """
     units = run.unit_scores if run.holds(SCORES) else pd.DataFrame()
     if "unit" in units:
@@ -165,6 +167,7 @@ def count_clusters(run: RunFolder, rule: Rule) -> dict[str, int]:
 
 
 def _group_by_model(scores: pd.DataFrame) -> dict[str, ModelScores]:
+    """Group rows by model, condition and metric; of several seeds, only their means."""
     if MEAN in set(scores["seed"]):
         scores = scores[scores["seed"] == MEAN]
     models: dict[str, dict[ShiftLevel, dict[str, Score]]] = {}
@@ -183,8 +186,8 @@ def select_models(rule: Rule, models: Mapping[str, ModelScores]) -> list[str]:
     """
     names = list(models)
     if rule.model is None:
-        having = [name for name, rows in models.items() if _has_metric(rule.metric, rows)]
-        return (having or names) if _is_set_metric(rule.metric) else names
+        with_metric = [name for name, rows in models.items() if _has_metric(rule.metric, rows)]
+        return (with_metric or names) if _is_set_metric(rule.metric) else names
     if rule.model not in names:
         raise unknown_name("model", rule.model, names)
     return [rule.model]
@@ -243,7 +246,7 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
 
 
 def find_score(case: RuleCase) -> Score:
-    """Find the row for a rule.
+    """Find the score that a rule is about.
 
     Raises `InputError` if it is missing, with the closest name or with the cells that have it.
     """
@@ -251,17 +254,17 @@ def find_score(case: RuleCase) -> Score:
     score = rows.get(case.condition, {}).get(rule.scored)
     if score is not None:
         return score
-    having = [format_cell(cell) for cell, scores in rows.items() if rule.scored in scores]
+    available = [format_cell(cell) for cell, scores in rows.items() if rule.scored in scores]
     if _is_set_metric(rule.metric) and not _has_metric(rule.metric, rows):
         raise InputError(
             f"{model} has no prediction sets, which {rule.metric} is about: measure a conformal "
             "variant (--variant conformal, or variants: [conformal] in a study)"
         )
-    if not having:
+    if not available:
         _check_class(rule, rows)
         known = dict.fromkeys(name for scores in rows.values() for name in scores)
         raise unknown_name("metric", rule.scored, known)
-    few = ", ".join(having[:8]) + (", ..." if len(having) > 8 else "")
+    few = ", ".join(available[:8]) + (", ..." if len(available) > 8 else "")
     raise InputError(f"{model} has no {rule.scored} for {case.cell}; it is available for {few}")
 
 
@@ -270,12 +273,12 @@ def _is_set_metric(metric: str) -> bool:
 
 
 def _has_metric(metric: str, rows: ModelScores) -> bool:
-    """Tell whether any row has a metric, of all classes or of one."""
+    """Say whether any row has a metric, of all classes or of one."""
     return any(metric in scores for scores in rows.values())
 
 
 def _check_class(rule: Rule, rows: ModelScores) -> None:
-    """Refuse a class that the run does not have, and a metric that no class has."""
+    """Raise `InputError` for a class that the run lacks, or a metric that classes do not have."""
     named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
     if not of_class and rule.metric in CLASS_METRICS and rule.metric not in METRICS:
         of = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
@@ -305,23 +308,24 @@ def explain_undefined(rule: Rule, score: Score) -> str:
         return ""
     if not score.n:
         return ": there is no image of the class"
-    return ": no image is called so, or none is not"
+    return ": the class is predicted for no image, or for every image"
 
 
 def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
     """Widen the interval of a share, if needed, to that of Clopper and Pearson.
 
-    Percentiles of resamples end a little too early: at the truth a rule would be passed by mistake
-    in more than 2.5 %, and scores of an earlier version may have narrower ends. The number of
-    images is the one that the width of the interval shows. A single cell has no more than n, and it
-    is n where few images are on the rarer side. Means over such cells are left as they are.
+    Percentiles of resamples are a little too narrow: a rule whose limit is the true value would be
+    passed by mistake in more than 2.5 % of cases. Scores of an earlier version may be narrower
+    still. The number of images is computed from the width of the interval. In a single cell it is
+    at most n, and it is n if few images are right or few are wrong. Means over cells with so few
+    are left as they are.
 
     >>> round(widen_to_exact(Score(0.9, 0.874, 0.926, 500), ShiftLevel("clean", "none")).low, 3)
     0.87
     """
     share, low, high, n = score
-    spread = share * (1 - share)
-    count = spread * (2 * Z95 / (high - low)) ** 2 if spread and high > low else 0.0
+    variance = share * (1 - share)
+    count = variance * (2 * Z95 / (high - low)) ** 2 if variance and high > low else 0.0
     few = count * min(share, 1 - share) < FEW_IMAGES
     if condition.level in SUMMARY_LEVELS:
         if few:
@@ -333,7 +337,7 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
 
 
 class FewErrors(NamedTuple):
-    """Too few errors behind a value: how many, of how many images, and in words."""
+    """The errors behind a value, if they are too few: their number, that of images, and a text."""
 
     errors: float
     n: int
@@ -341,12 +345,12 @@ class FewErrors(NamedTuple):
 
 
 def find_few_errors(case: RuleCase) -> FewErrors | None:
-    """Find why a value has no interval: the images that carry it, which are too few.
+    """Say why a value has no interval: how many images carry it, which are too few.
 
-    They are the wrong ones, or the rarer of right and wrong ones; see `Metric.carried_by`. For a
+    These are the wrong images, or the rarer of right and wrong ones; see `Metric.carried_by`. For a
     change, a mean or the worst of several levels, the cell with the fewest is used. With several
-    seeds, and where the rows do not contain the count, it comes from the predictions; None if these
-    are missing.
+    seeds, or if the rows do not contain the count, it comes from the predictions; None if they are
+    missing.
     """
     metric, rows, change = METRICS[case.rule.scored], case.rows, case.rule.change
     if metric.carried_by != "emptiest bin" and MEAN not in set(case.run.scores["seed"]):
@@ -383,8 +387,8 @@ def find_few_errors(case: RuleCase) -> FewErrors | None:
 def read_rarest_class(case: RuleCase) -> tuple[str, RarestClass] | None:
     """Find the rarest class of the images of a rule; None if their predictions are missing."""
     run, rule, shift = case.run, case.rule, case.condition.shift
-    cell, part = (shift, TEST) if shift.startswith(NATURAL) else (CLEAN, TEST)
-    part = VAL if shift == VALIDATION else part
+    cell = shift if shift.startswith(NATURAL) else CLEAN
+    part = VAL if shift == VALIDATION else TEST
     try:
         seed = next(seed for seed in read_contents(run).seeds_of(case.model) if seed != SPREAD)
         predictions = _read_predictions(run, run.predictions(case.model, seed, cell, part))
@@ -421,7 +425,7 @@ def select_known_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
 
 
 def _is_single(condition: ShiftLevel) -> bool:
-    """Tell whether this is a single cell of the test images: no mean, other images or priors."""
+    """Say whether a condition is a single cell of the test images: no mean, no other data set."""
     shift, level = condition
     images = shift == CLEAN or (is_shifted(shift) and shift != ALL)
     return images and level not in SUMMARY_LEVELS
@@ -445,10 +449,12 @@ def _match_level(shift: str, sign: str, level: str, levels: list[str]) -> str:
     known = ", ".join(numbers) or "none"
     if wanted is None or not numbers:
         raise InputError(f"{shift} has no level {level!r}; its levels are {known}")
-    near = min(numbers, key=lambda name: math.fabs(numbers[name] - wanted))
-    if numbers[near] == wanted:
-        return near
-    raise InputError(f"{shift} has no level {level}; did you mean {near}? its levels are {known}")
+    nearest = min(numbers, key=lambda name: math.fabs(numbers[name] - wanted))
+    if numbers[nearest] == wanted:
+        return nearest
+    raise InputError(
+        f"{shift} has no level {level}; did you mean {nearest}? its levels are {known}"
+    )
 
 
 def reestimate(
@@ -466,8 +472,8 @@ def reestimate(
     are of other images.
     """
     seeds = [seed for seed in contents.seeds_of(model) if seed != SPREAD]
-    first = run.predictions(model, seeds[0], CLEAN)
-    clean = _read_predictions(run, first)
+    clean_file = run.predictions(model, seeds[0], CLEAN)
+    clean = _read_predictions(run, clean_file)
 
     def read_cells() -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
         for seed in seeds:
@@ -478,7 +484,7 @@ def reestimate(
                 name = run.predictions(model, seed, shift)
                 predictions = _read_predictions(run, name)
                 if not np.array_equal(clean.keys, predictions.keys):
-                    raise InputError(f"{name} is of other images than {first}")
+                    raise InputError(f"{name} is of other images than {clean_file}")
                 yield (model, seed, *condition), predictions, fitted
 
     strata, clusters = clean.strata, read_clusters(run)
@@ -501,8 +507,8 @@ def reestimate(
         shared = Resamples.draw(strata, contents.bootstrap, clusters=clusters)
         table = dict(estimate_metrics(cells, shared, metrics))
     # As in scores.csv, attacks are not part of the mean over shifts.
-    apart = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
-    table = add_worst(add_means(table.items(), apart), apart)
+    attacks = [sweep.name for sweep in contents.sweeps if sweep.is_attack]
+    table = add_worst(add_means(table.items(), attacks), attacks)
     shown = MEAN if len(seeds) > 1 else seeds[0]
     return {
         ShiftLevel(*cell): estimates
@@ -514,9 +520,9 @@ def reestimate(
 def _select_unit(
     units: Mapping[str, Mapping[ScoreKey, Estimates]], name: str
 ) -> Mapping[ScoreKey, Estimates]:
-    """The estimates of one unit; without a name those of whole images and of means over units.
+    """The estimates of one unit; without a name, those of whole images and the means over units.
 
-    Raises `InputError` for the worst unit, which is another one for each number.
+    Raises `InputError` for the worst unit, which may be a different one for each number.
     """
     if name and name not in units:
         raise InputError(f"a drop or a rise is of one unit, and {name} is none: name one of them")
@@ -527,9 +533,9 @@ def _select_unit(
 
 
 def _slice_places(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
-    """The places of the images of a slice.
+    """The places of the images of a slice `COLUMN=VALUE` among the test images.
 
-    Raises `InputError` for the worst slice, which is another one for each number.
+    Raises `InputError` for the worst slice, which may be a different one for each number.
     """
     column, sign, value = slice_.partition("=")
     if not sign:
@@ -566,13 +572,14 @@ def _read_predictions(run: RunFolder, name: str) -> AnyPredictions:
 
 def _shift_ids(contents: Contents, wanted: Collection[ShiftLevel]) -> dict[ShiftLevel, str]:
     """The ids of the shifts behind the wanted conditions and means, clean first."""
-    summed = {condition.shift for condition in wanted if condition.level in SUMMARY_LEVELS}
+    summarised = {condition.shift for condition in wanted if condition.level in SUMMARY_LEVELS}
     return {
         _CLEAN_CELL: CLEAN,
         **{
             condition: shift
             for sweep in contents.sweeps
             for level, shift in sweep.cells.items()
-            if (condition := ShiftLevel(sweep.name, level)) in wanted or summed & {sweep.name, ALL}
+            if (condition := ShiftLevel(sweep.name, level)) in wanted
+            or summarised & {sweep.name, ALL}
         },
     }

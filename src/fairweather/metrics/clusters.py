@@ -29,14 +29,15 @@ from fairweather.metrics.columns import (
 )
 from fairweather.types.measurement import Groups, Score
 
-Weigh = Literal["clusters", "images"]  # what counts alike where images belong together
+Weigh = Literal["clusters", "images"]  # what has equal weight
 WEIGH: tuple[Weigh, ...] = get_args(Weigh)
 # With fewer clusters, 95 % intervals are marked: see benchmarks/clusters.py for what they cover.
 FEW_CLUSTERS = 20
-# Random choices behind a p-value, and fewer if there are many images.
-CHOICES, FEWEST_CHOICES, MOST_UNITS = 9_999, 999, 2 * 10**7
-MEMBERS_AT_ONCE = 10**5  # members of random groups that are looked at together
-NEGLIGIBLE = 1e-9  # what rounding may change of a distance
+# A p-value takes this many random groups. With many units (images or clusters) it takes fewer, so
+# that groups times units stay below `MOST_UNITS_DRAWN`, but never fewer than the second number.
+MOST_GROUPS, FEWEST_GROUPS, MOST_UNITS_DRAWN = 9_999, 999, 2 * 10**7
+MEMBERS_AT_ONCE = 10**5  # members of random groups that are in memory at once
+NEGLIGIBLE = 1e-9  # a difference this small may come from rounding
 NUMBERS_AT_ONCE = 2**20  # counts by cluster and by point of a curve that are in memory at once
 
 
@@ -103,11 +104,11 @@ class Clusters:
         return np.stack(list(totals), axis=1)
 
     def widening(self) -> float:
-        """How much farther replicates must spread for a 95 % interval that holds; infinite for one.
+        """The factor that widens replicates to a 95 % interval; infinite for one cluster.
 
         The variance of resampled clusters is too small by (count - 1) / count, and it has only
-        count - 1 degrees of freedom, so that Student's t takes the place of the normal
-        distribution. For a share this equals the effective number of images of Korn and Graubard.
+        count - 1 degrees of freedom, so Student's t replaces the normal distribution. For a share,
+        the result equals that of Korn and Graubard's effective number of images.
 
         Source: Cameron, Gelbach and Miller 2008, Bootstrap-Based Improvements for Inference with
         Clustered Errors, section 2, for both; Korn and Graubard 1998, Confidence Intervals for
@@ -123,8 +124,8 @@ class Clusters:
     def evenness(self, chosen: BoolArray) -> float:
         """Say how evenly some images are spread over the clusters, in (0, 1].
 
-        It is 1 if they are spread as by chance or more evenly, and about 1 / k if each cluster that
-        has any has k of them, among many clusters.
+        It is 1 if they are spread as by chance or more evenly. Among many clusters, it is about
+        1 / k if each cluster with any of the images has k of them.
 
         Args:
             chosen: bool `[n]`.
@@ -137,14 +138,14 @@ class Clusters:
         count = images.sum()
         if count < 2:
             return 1.0
-        # Of the sum of squares; two images are of one cluster with this probability.
-        together = float((self.sizes * (self.sizes - 1)).sum()) / (n * (n - 1))
-        expected = count + count * (count - 1) * together
-        return min(1.0, float(expected / np.square(images).sum()))
+        # The probability that two random images are of one cluster.
+        same_cluster = float((self.sizes * (self.sizes - 1)).sum()) / (n * (n - 1))
+        expected_squares = count + count * (count - 1) * same_cluster
+        return min(1.0, float(expected_squares / np.square(images).sum()))
 
     @property
     def effective(self) -> float:
-        """How many clusters of equal size say as much as these: (sum n)^2 / sum n^2.
+        """The effective number of clusters, as if all had one size: (sum n)^2 / sum n^2.
 
         Source: Kish 1965, Survey Sampling, section 11.7.
 
@@ -155,7 +156,7 @@ class Clusters:
 
     @property
     def alike(self) -> FloatArray:
-        """Weights of the images with which each cluster counts alike, `[n]`, with a mean of 1.
+        """Weights of the images that give each cluster the same total, `[n]`, with a mean of 1.
 
         >>> Clusters(np.array([0, 1, 1])).alike.tolist()
         [1.5, 0.75, 0.75]
@@ -163,12 +164,13 @@ class Clusters:
         return len(self.of) / (self.count * self.sizes[self.of])
 
     def influences(self, columns: FloatArray) -> FloatArray:
-        """Columns of clusters with the mean of the images, and the jackknife's variance of it.
+        """Turn columns of images into one row for each cluster, its jackknife pseudo-values.
 
-        A cluster with many of the images pulls the mean with it, so that it seems to differ little
-        from it. So each cluster's number is the mean plus what it moves the mean of the others,
-        times the number of others. Every method for independent images can then be used with
-        clusters in their place.
+        Their mean is the mean of the images, and their variance the one that the jackknife finds.
+        A large cluster pulls the mean of all images towards its own, and so seems to differ little.
+        So its pseudo-value is the mean of all, plus how far the cluster moves the mean of the other
+        images, times the number of other clusters. Methods for independent images then work on
+        clusters.
 
         Args:
             columns: float `[n, k]`.
@@ -191,33 +193,36 @@ class Clusters:
 
 
 class EffectiveSample(NamedTuple):
-    """As many independent images as some images of clusters are worth, and the hits among them."""
+    """How many independent images the images of clusters are worth, and how many are hits."""
 
     images: float
     hits: float
 
 
 def independent_images(hits: ArrayLike, clusters: Clusters) -> float:
-    """How many independent images have a share with the jackknife's variance; at most all images.
+    """How many independent images would give the share of hits as much variance as the clusters do.
 
-    If all images agree, it is the effective number of clusters.
+    The variance of the clusters is the jackknife's. The number is at most that of the images. If
+    all images are hits or none is, it is the effective number of clusters.
 
     >>> independent_images([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
     1.0
     """
     column = np.asarray(hits, dtype=np.float64)
-    own = float(column.var())
-    if not own or clusters.count < 2:
+    of_one_image = float(column.var())
+    if not of_one_image or clusters.count < 2:
         return clusters.effective
-    variance = float(clusters.influences(column[:, None]).var(ddof=1)) / clusters.count
-    return min(own / variance, len(column)) if variance > NEGLIGIBLE * own else float(len(column))
+    of_share = float(clusters.influences(column[:, None]).var(ddof=1)) / clusters.count
+    if of_share <= NEGLIGIBLE * of_one_image:
+        return float(len(column))
+    return min(of_one_image / of_share, len(column))
 
 
 def effective_sample(hits: ArrayLike, clusters: Clusters) -> EffectiveSample:
-    """How many independent images would tell as much of a share of images of clusters.
+    """How many independent images would give an interval of the share that is as wide.
 
-    It is the number of `independent_images`, made smaller since the variance has few degrees of
-    freedom, unless all images agree.
+    It is the number of `independent_images`, reduced because a variance from few clusters is itself
+    uncertain. If all images are hits or none is, nothing is reduced.
 
     Args:
         hits: bool `[n]`, which images count.
@@ -233,8 +238,8 @@ def effective_sample(hits: ArrayLike, clusters: Clusters) -> EffectiveSample:
     share = float(np.asarray(hits, dtype=np.float64).mean())
     images = independent_images(hits, clusters)
     if 0 < share < 1:
-        freedom = max(clusters.effective - 1, NEGLIGIBLE)
-        wider = float(scipy.special.stdtrit(freedom, 1 - TAIL)) / Z95
+        degrees_of_freedom = max(clusters.effective - 1, NEGLIGIBLE)
+        wider = float(scipy.special.stdtrit(degrees_of_freedom, 1 - TAIL)) / Z95
         images = max(images / wider**2, NEGLIGIBLE)
     return EffectiveSample(images, images * share)
 
@@ -248,18 +253,19 @@ def share_interval(
 ) -> tuple[FloatArray, FloatArray]:
     """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
-    Without clusters it is Clopper and Pearson's. With clusters it reaches to the outer one of two
-    ends: of their interval of as many images as these are worth, and of one that allows for the
-    skewness that there is if few clusters have hits, or few have misses. Of one cluster nothing is
-    known. If all images of a part agree, each cluster counts as one image (Korn and Graubard count
-    all images, which is bold for a few clusters).
+    Without clusters it is Clopper and Pearson's. With clusters, two intervals are computed, and
+    each end is the outer one of the two. The first is Clopper and Pearson's for the number of
+    independent images that the clusters are worth. The second allows for skewness, which arises if
+    few clusters have hits or few have misses. One cluster tells nothing. If all images of a part
+    are hits or none is, each cluster counts as one image (Korn and Graubard count all images, which
+    is too optimistic for a few clusters).
 
     Args:
         hits: bool `[n]`, which images count.
         parts: int `[n]`, the part of each image, from 0 to `count` - 1; other numbers are left out.
         count: the number of parts.
         clusters: which images belong together.
-        weights: of the images, if they belong together; by default each counts alike.
+        weights: of the images, used with clusters only; by default all are equal.
 
     Returns:
         The lower and the upper ends, float64 `[count]`, in [0, 1].
@@ -280,19 +286,20 @@ def share_interval(
     inside = (part >= 0) & (part < count)
     images = np.bincount(part[inside], minlength=count).astype(np.float64)
     if clusters is None:
-        hollow = np.where(images > 0, images, np.nan)
-        return clopper_pearson(np.bincount(part[inside], hit[inside], count) / hollow, hollow)
+        images_or_nan = np.where(images > 0, images, np.nan)
+        shares = np.bincount(part[inside], hit[inside], count) / images_or_nan
+        return clopper_pearson(shares, images_or_nan)
     pair_of_image = part[inside] * clusters.count + clusters.of[inside]
     pairs, pair = np.unique(pair_of_image, return_inverse=True)
-    heavy = np.ones(len(hit)) if weights is None else weights
-    # Floats if there are none, too.
-    own = np.bincount(pair, heavy[inside]).astype(np.float64)
-    own_hits = np.bincount(pair, (heavy * hit)[inside]).astype(np.float64)
+    image_weights = np.ones(len(hit)) if weights is None else weights
+    # Without any pair, `bincount` gives integers.
+    pair_images = np.bincount(pair, image_weights[inside]).astype(np.float64)
+    pair_hits = np.bincount(pair, (image_weights * hit)[inside]).astype(np.float64)
     pair_part = pairs // clusters.count
     with np.errstate(invalid="ignore", divide="ignore"):
-        whole = np.bincount(pair_part, own, count)
-        share = np.bincount(pair_part, own_hits, count) / whole
-        moments = _moments(own_hits, own, share[pair_part], whole[pair_part])
+        whole = np.bincount(pair_part, pair_images, count)
+        share = np.bincount(pair_part, pair_hits, count) / whole
+        moments = _moments(pair_hits, pair_images, share[pair_part], whole[pair_part])
     sums = np.stack([np.bincount(pair_part, m, count) for m in moments]).astype(np.float64)
     return _interval_from_moments(share, images, sums)
 
@@ -300,7 +307,7 @@ def share_interval(
 def running_share_interval(
     hits: ArrayLike, clusters: Clusters, ends: IntArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The `share_interval` of the first images, for some numbers of them.
+    """The `share_interval` of the first images, for each number of first images in `ends`.
 
     Args:
         hits: bool `[n]`, which images count.
@@ -321,29 +328,30 @@ def running_share_interval(
     sums = np.zeros((len(MOMENTS), len(ends)))
     block = min(clusters.count, max(1, NUMBERS_AT_ONCE // len(ends)))
     for first in range(0, clusters.count, block):
-        own_of = clusters.of[: len(hit)] - first
-        here = (own_of >= 0) & (own_of < block)
-        cell = segment[here] * block + own_of[here]
-        own, own_hits = (
+        place_in_block = clusters.of[: len(hit)] - first
+        here = (place_in_block >= 0) & (place_in_block < block)
+        cell = segment[here] * block + place_in_block[here]
+        images, image_hits = (
             np.bincount(cell, weights, len(ends) * block).reshape(-1, block).cumsum(axis=0)
             for weights in (None, hit[here])
         )
         with np.errstate(invalid="ignore", divide="ignore"):
             whole = ends[:, None].astype(np.float64)
-            moments = _moments(own_hits, own.astype(np.float64), share[:, None], whole)
+            moments = _moments(image_hits, images.astype(np.float64), share[:, None], whole)
         sums += np.stack([moment.sum(axis=1) for moment in moments])
     return _interval_from_moments(share, ends.astype(np.float64), sums)
 
 
-# What each cluster adds to: the number of clusters, and the second and third power of its excess of
-# hits over the share; and how far the share moves without it, squared.
+# What an interval needs of each cluster: 1 for the count of clusters; the square and the cube of
+# its excess, which is its hits minus those that the share leads one to expect; and the square of
+# how far the share moves without it.
 MOMENTS = ("clusters", "squares", "cubes", "moves")
 
 
 def _moments(
     hits: FloatArray, images: FloatArray, share: FloatArray, whole: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """The `MOMENTS` of clusters with so many hits and images, of a whole with this share."""
+    """The `MOMENTS` of clusters with these hits and images, given the whole with its share."""
     excess = hits - share * images
     moves = np.where(whole > images, excess / (whole - images), 0.0)
     return np.asarray(images > 0, dtype=np.float64), excess**2, excess**3, moves**2
@@ -352,18 +360,18 @@ def _moments(
 def _interval_from_moments(
     share: FloatArray, images: FloatArray, sums: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The intervals of shares of so many images, from the sums of `MOMENTS`, `[4, shares]`."""
+    """The intervals of shares, from numbers of images and sums of `MOMENTS` `[4, shares]`."""
     clusters, squares, cubes, moves = sums
-    alike = (share == 0) | (share == 1)
+    unanimous = (share == 0) | (share == 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        # The jackknife's: where a cluster has many of the images, it has pulled the share with it.
+        # The jackknife's: a large cluster pulls the share towards its own, which hides its excess.
         variance = moves * (clusters - 1) / clusters
-        independent = np.where(alike, clusters, share * (1 - share) / variance)
+        independent = np.where(unanimous, clusters, share * (1 - share) / variance)
         wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95
         worth = np.where(clusters < 2, NEGLIGIBLE, np.minimum(images, independent) / wider**2)
         low, high = clopper_pearson(share, np.where(images > 0, worth, np.nan))
-        spread = np.where(alike | (clusters < 2), 0.0, np.sqrt(variance) * wider)
-        # Of the sum of as many clusters, drawn at random.
+        spread = np.where(unanimous | (clusters < 2), 0.0, np.sqrt(variance) * wider)
+        # The skewness of a sum over as many clusters, drawn at random.
         skewness = np.where(spread > NEGLIGIBLE, cubes / squares**1.5, 0.0)
         bent = bent_interval(share, spread, skewness, Z95)
     return np.clip(np.fmin(low, bent[0]), 0, 1), np.clip(np.fmax(high, bent[1]), 0, 1)
@@ -372,18 +380,18 @@ def _interval_from_moments(
 def membership_p(
     columns: FloatArray, inside: BoolArray, clusters: Clusters | None, rng: np.random.Generator
 ) -> float:
-    """Test whether the mean of some images is that of the others: the two-sided p-value.
+    """Test whether a group of images has the same mean as the other images: two-sided p-value.
 
-    If the two do not differ, any other choice of as many images, or clusters, could as well have
-    been the group. Of images that are right or wrong all choices are counted (Fisher's exact test),
-    otherwise random ones, with the one that was found among them. The test needs no normal
-    distribution, and holds for a group of three images too.
+    It is a permutation test: if the means do not differ, any other group of as many images, or
+    clusters, could have been the group. For images that are right or wrong, all groups are counted
+    (Fisher's exact test). Otherwise groups are drawn at random, and the observed one counts as one
+    of them. The test assumes no normal distribution, and is valid even for a group of three images.
 
     Args:
         columns: float `[n, k]`; the mean over the columns is compared.
-        inside: bool `[n]`, with images on both sides.
-        clusters: of the images, each on one side only; None if each image is one of its own.
-        rng: of the random choices.
+        inside: bool `[n]`, which images are the group; not all and not none.
+        clusters: of the images, each wholly inside or outside; None if images are independent.
+        rng: draws the random groups.
 
     Source: Fisher 1935, The Design of Experiments; Phipson and Smyth 2010, Permutation P-values
     Should Never Be Zero.
@@ -404,24 +412,24 @@ def membership_p(
         sums, sizes = clusters.sums(values[:, None])[:, 0], clusters.sizes.astype(np.float64)
         chosen = np.bincount(clusters.of, inside, clusters.count) > 0
     count, group = len(sums), int(chosen.sum())
-    rounds = min(CHOICES, max(FEWEST_CHOICES, MOST_UNITS // count))
+    rounds = min(MOST_GROUPS, max(FEWEST_GROUPS, MOST_UNITS_DRAWN // count))
 
     def distance(places: IntArray) -> FloatArray:
-        """How far the means of groups `[rounds, group]` are from those of the others."""
+        """How far the means of groups `[rounds, group]` are from those of all others."""
         own, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
         return np.abs(own / images - (sums.sum() - own) / (sizes.sum() - images))
 
     observed = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEGLIGIBLE)
-    as_far, together = 0, max(1, MEMBERS_AT_ONCE // group)
-    for first in range(0, rounds, together):
-        drawn = range(first, min(first + together, rounds))
+    as_far, at_once = 0, max(1, MEMBERS_AT_ONCE // group)
+    for first in range(0, rounds, at_once):
+        drawn = range(first, min(first + at_once, rounds))
         groups = np.stack([rng.permutation(count)[:group] for _ in drawn])
         as_far += int((distance(groups) >= observed).sum())
     return (as_far + 1) / (rounds + 1)
 
 
 def zou_donner_interval(first: Score, second: Score) -> Ends:
-    """The 95 % interval of one value minus another of other images, from those of both.
+    """The 95 % interval of a difference of two values on different images, from both intervals.
 
     Source: Zou and Donner 2008, Construction of Confidence Limits About Effect Measures: A General
     Approach; for two shares with Wilson's intervals it is Newcombe's method 10.
@@ -437,21 +445,21 @@ def zou_donner_interval(first: Score, second: Score) -> Ends:
 
 
 def check_weigh(weigh: object) -> Weigh:
-    """Check what is to count alike where images belong together: `clusters` or `images`."""
+    """Check what has equal weight where images belong together: `clusters` or `images`."""
     if weigh in WEIGH:
         return weigh
     raise unknown_name("value of weigh", str(weigh), WEIGH)
 
 
 def number_clusters(groups: Groups | None) -> Clusters | None:
-    """Number the clusters of images in the order in which they first occur; None if unknown."""
+    """Make `Clusters` of the groups of a data set; None if its clusters are unknown."""
     if groups is None or groups.clusters is None:
         return None
     return Clusters.of_names(groups.clusters)
 
 
 def student_quantile(count: int, tests: int = 1) -> float:
-    """Student's quantile for a 95 % interval from so many clusters.
+    """Student's quantile for a 95 % interval from `count` clusters.
 
     Args:
         count: at least 2.

@@ -11,9 +11,9 @@ from torch import nn
 
 from fairweather.errors import InputError, unknown_name
 
-# The choices of the option; `auto` finds out.
+# The choices of the option `--outputs`; with `auto`, the numbers decide.
 OUTPUT_CHOICES = ("auto", "logits", "probabilities")
-GIVEN = "given"
+GIVEN = "given"  # the origin of an `OutputKind` that the user has named
 # Half-precision probabilities of a thousand classes add up to one no better than this.
 SUM_TOLERANCE = 0.01
 # A probability of zero counts as this, the smallest normal float32 (1.2e-38, logarithm -87.3).
@@ -21,13 +21,18 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class OutputKind(NamedTuple):
-    """What outputs are treated as, and why; logarithms of probabilities are logits too."""
+    """What outputs are treated as, and why; logarithms of probabilities are logits too.
+
+    Attributes:
+        kind: what they are treated as.
+        origin: who or what says so.
+    """
 
     kind: Literal["logits", "probabilities", "logarithms of probabilities"]
     origin: str
 
     def __str__(self) -> str:
-        """One line for people, on predictions: what they are, and what is done about it."""
+        """One line for people: what the outputs are, and what is done to them."""
         division = "; each row is divided by its sum" if self.kind == "probabilities" else ""
         return f"{self.kind} ({self.origin}){division}"
 
@@ -36,7 +41,7 @@ LOGITS = OutputKind("logits", "the network's own")
 
 
 class LogProbabilities(nn.Module):
-    """A classifier whose probabilities are turned into logits; see `logarithms`.
+    """A classifier whose probabilities are turned into logits; see `log_probabilities`.
 
     >>> model = LogProbabilities(nn.Sequential(nn.Flatten(), nn.Softmax(1)))
     >>> model(torch.rand(2, 3, 8, 8)).exp().sum(1).allclose(torch.ones(2))
@@ -55,8 +60,8 @@ class LogProbabilities(nn.Module):
 def log_probabilities(probabilities: torch.Tensor) -> torch.Tensor:
     """Turn probabilities into logits: float `[B, classes]` to float32 `[B, classes]`.
 
-    The softmax of the logarithms gives the probabilities again; a row that does not sum to one is
-    divided by its sum in this way. A probability below the smallest normal float32 is raised to it,
+    The softmax of the logarithms gives the probabilities again, and so divides a row that does not
+    sum to one by its sum. A probability below the smallest normal float32 is raised to that number,
     so that its logarithm is -87.3, and passes no gradient back.
 
     Raises:
@@ -76,7 +81,7 @@ def log_probabilities(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def parse_outputs(outputs: str) -> OutputKind | None:
-    """Say what the outputs are if the option says it; None for `auto`.
+    """Read what the option `--outputs` says of the outputs; None for `auto`.
 
     Raises `InputError` for another word.
 
@@ -91,11 +96,12 @@ def parse_outputs(outputs: str) -> OutputKind | None:
 
 
 def detect_kind(outputs: torch.Tensor) -> Literal["logits", "probabilities", "sigmoids"]:
-    """Say what outputs `[B, classes]` look like, for two or more classes.
+    """Say what a model's outputs `[B, classes]` look like, for two or more classes.
 
     `probabilities` are >= 0 and sum to one in every row. `sigmoids` are in [0, 1] and do not sum to
-    one: each is a yes or no of its own. Only zeros do not count as these, since a network with a
-    new head may give them. Everything else is `logits`, including logarithms of probabilities.
+    one: each is a yes or no of its own. Everything else is `logits`, including logarithms of
+    probabilities. Outputs that are all zero are logits too, since a network with a new head may
+    give them.
 
     >>> rows = torch.tensor([[1.0, 3.0, 0.0], [0.5, 0.2, 0.1]])
     >>> detect_kind(rows), detect_kind(rows.softmax(1)), detect_kind(rows.sigmoid())
@@ -131,13 +137,14 @@ def single_output_error(what: str) -> InputError:
 
 # ---------------------------------------------------------------- predictions of other programs
 
-# The sum of many rounded probabilities may miss one by more than `SUM_TOLERANCE`, not by more than
+# The sum of many rounded probabilities may miss one by more than `SUM_TOLERANCE`, but at most by
 # this.
-MOST_TOLERANCE = 0.1
-MOST_DECIMALS = 6
-LEAST_PROBABILITY = -1e-6  # a negative number that rounding errors explain counts as 0
-MOST_ROWS = 0.9  # of rows that are probabilities show that the others were meant to be
-ROWS_LOOKED_AT = 10_000  # rows that show to how many decimals probabilities are rounded
+MOST_SUM_TOLERANCE = 0.1
+MOST_DECIMALS = 6  # numbers with more are not called rounded
+LEAST_ROUNDED_ZERO = -1e-6  # a negative number from here on is a rounding error, and counts as 0
+# If this share of the rows are probabilities, the other rows were meant to be, and are a mistake.
+MOST_ROWS = 0.9
+ROWS_LOOKED_AT = 10_000  # the first rows show to how many decimals probabilities are rounded
 
 # What settles whether outputs are probabilities.
 REMEDY = (
@@ -147,21 +154,21 @@ REMEDY = (
 
 
 def detect_prediction_kind(outputs: npt.NDArray[np.float64], asked: str, place: str) -> OutputKind:
-    """Say what outputs are.
+    """Say what the outputs of another program are.
 
     `probabilities` are >= 0 and sum to one, or to 100, in every row; rounding may make them miss it
     by half a unit of the last decimal for each class, and at most by 0.1. A number from -1e-6 on
     counts as 0. `logarithms of probabilities` are <= 0, and their exponentials sum to one. All
-    others are `logits`, unless they look like something else.
+    other outputs are `logits`, unless they are so close to probabilities that it may be a mistake.
 
     Args:
         outputs: float64 `[N, C]`, at least two columns.
-        asked: `auto`, `logits` or `probabilities`.
-        place: what messages call them.
+        asked: the option: `auto`, `logits` or `probabilities`.
+        place: what messages call the outputs, such as the name of a file.
 
     Raises:
-        InputError: they are in [0, 1] or have one sum, in all rows or in nine of ten, but are no
-            probabilities; or they cannot be what is asked for.
+        InputError: in nine of ten rows or all, the numbers are in [0, 1] or have the same sum, and
+            yet they are not probabilities; or they cannot be what the option says.
 
     >>> rows = np.array([[0.33, 0.33, 0.33], [0.8, 0.1, 0.1]])
     >>> detect_prediction_kind(rows, "auto", "the table").origin
@@ -203,7 +210,7 @@ def to_logits(outputs: npt.NDArray[np.float64], kind: OutputKind) -> npt.NDArray
 
 
 def count_decimals(values: npt.NDArray[np.float64]) -> int | None:
-    """The decimals that all values are rounded to; None for more than six.
+    """The number of decimals that all values are rounded to; None for more than six.
 
     >>> count_decimals(np.array([[0.25, 0.5]])), count_decimals(np.array([[1 / 3]]))
     (2, None)
@@ -216,67 +223,71 @@ def count_decimals(values: npt.NDArray[np.float64]) -> int | None:
 
 
 def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> OutputKind | None:
-    """Say whether rows are probabilities; None if neither their signs nor their sums look so."""
-    positive = (outputs >= LEAST_PROBABILITY).all(1) & np.isfinite(outputs).all(1)
-    own = outputs if positive.all() else outputs[positive]
-    if positive.mean() < MOST_ROWS or not (own > 0).any():
+    """Recognise probabilities; None if neither signs nor sums of the rows look like them."""
+    positive = (outputs >= LEAST_ROUNDED_ZERO).all(1) & np.isfinite(outputs).all(1)
+    non_negative = outputs if positive.all() else outputs[positive]
+    if positive.mean() < MOST_ROWS or not (non_negative > 0).any():
         return None
-    with np.errstate(invalid="ignore"):  # of infinite numbers with both signs
+    with np.errstate(invalid="ignore"):  # inf - inf
         sums = outputs.sum(1)
-    for whole in (1.0, 100.0):
-        decimals = count_decimals(own[:ROWS_LOOKED_AT] / whole)
+    for total in (1.0, 100.0):
+        decimals = count_decimals(non_negative[:ROWS_LOOKED_AT] / total)
         rounding = 0.0 if not decimals else outputs.shape[1] / 2 * 10.0**-decimals
-        tolerance = min(max(SUM_TOLERANCE, rounding), MOST_TOLERANCE) * (1 + 1e-9)
-        fits = positive & (np.abs(sums / whole - 1) <= tolerance)
+        tolerance = min(max(SUM_TOLERANCE, rounding), MOST_SUM_TOLERANCE) * (1 + 1e-9)
+        fits = positive & (np.abs(sums / total - 1) <= tolerance)
         if fits.all():
-            off = np.abs(sums - whole).max()
-            within = "" if off < 1e-6 * whole else f" within {_round_up(off)}"
+            deviation = np.abs(sums - total).max()
+            within = "" if deviation < 1e-6 * total else f" within {_round_up(deviation)}"
             rounded = f"; rounded to {decimals} decimals" if decimals and within else ""
-            percent = "percentages, " if whole > 1 else ""
+            percent = "percentages, " if total > 1 else ""
             least = outputs.min()
-            zero = "" if least >= 0 else f" ({least:.2g} counts as 0)"
-            origin = f"{percent}>= 0{zero}, and each row sums to {whole:g}{within}{rounded}"
+            rounded_zero = "" if least >= 0 else f" ({least:.2g} counts as 0)"
+            origin = f"{percent}>= 0{rounded_zero}, and each row sums to {total:g}{within}{rounded}"
             return OutputKind("probabilities", origin)
-        _check_exceptions(outputs, fits, whole, place)
+        _check_exceptions(outputs, fits, total, place)
     span = f"{sums.min():.4g} to {sums.max():.4g}"
     if positive.all() and outputs.max() <= 1:
         raise InputError(
             f"{place} has numbers in [0, 1] whose rows sum to {span}, so they are no probabilities "
             f"of classes that exclude each other, or not all classes are there: {REMEDY}"
         )
-    middle = float(np.median(sums[positive]))
+    median_sum = float(np.median(sums[positive]))
     rounding = 0.0
-    if (own == np.round(own)).all():  # as bytes are
-        rounding = min(outputs.shape[1] / 2, MOST_TOLERANCE * middle)
-    fits = positive & (np.abs(sums - middle) <= max(1e-6 * middle, rounding))
+    if (non_negative == np.round(non_negative)).all():  # as bytes are
+        rounding = min(outputs.shape[1] / 2, MOST_SUM_TOLERANCE * median_sum)
+    fits = positive & (np.abs(sums - median_sum) <= max(1e-6 * median_sum, rounding))
     if len(sums) > 1 and fits.all():
-        off = np.abs(sums - middle).max()
-        hint = "as votes do" if off <= 1e-6 * middle else f"within {_round_up(off)}, as bytes do"
-        raise InputError(
-            f"{place} has rows that are >= 0 and all sum to {middle:.4g}, {hint}: {REMEDY}"
+        deviation = np.abs(sums - median_sum).max()
+        hint = (
+            "as votes do"
+            if deviation <= 1e-6 * median_sum
+            else f"within {_round_up(deviation)}, as bytes do"
         )
-    _check_exceptions(outputs, fits, middle, place)
+        raise InputError(
+            f"{place} has rows that are >= 0 and all sum to {median_sum:.4g}, {hint}: {REMEDY}"
+        )
+    _check_exceptions(outputs, fits, median_sum, place)
     return None
 
 
 def _check_exceptions(
-    outputs: npt.NDArray[np.float64], fits: npt.NDArray[np.bool_], whole: float, place: str
+    outputs: npt.NDArray[np.float64], fits: npt.NDArray[np.bool_], total: float, place: str
 ) -> None:
-    """Raise `InputError` if most rows are probabilities, and name the first that is not."""
+    """Raise `InputError` if most but not all rows fit, and name the first that does not."""
     if fits.mean() < MOST_ROWS or fits.all():
         return
-    at = int((~fits).argmax())
-    odd, least = outputs[at].sum(), outputs[at].min()
-    what = f"sums to {odd:.4g}" if least >= LEAST_PROBABILITY else f"has {least:.4g}"
+    row = int((~fits).argmax())
+    own_sum, least = outputs[row].sum(), outputs[row].min()
+    what = f"sums to {own_sum:.4g}" if least >= LEAST_ROUNDED_ZERO else f"has {least:.4g}"
     raise InputError(
-        f"{int(fits.sum()):,} of {len(fits):,} rows of {place} are >= 0 and sum to {whole:.4g}, "
-        f"and row {at + 1} {what}: {REMEDY}"
+        f"{int(fits.sum()):,} of {len(fits):,} rows of {place} are >= 0 and sum to {total:.4g}, "
+        f"and row {row + 1} {what}: {REMEDY}"
     )
 
 
 def _check_probabilities(outputs: npt.NDArray[np.float64], place: str) -> None:
-    if (outputs < LEAST_PROBABILITY).any():
-        row = int((outputs < LEAST_PROBABILITY).any(1).argmax())
+    if (outputs < LEAST_ROUNDED_ZERO).any():
+        row = int((outputs < LEAST_ROUNDED_ZERO).any(1).argmax())
         raise InputError(
             f"{place} has {outputs[row].min():.4g} in row {row + 1}, and probabilities are >= 0; "
             "set outputs (--outputs) to logits, also for logarithms of probabilities"
@@ -293,7 +304,7 @@ def _check_finite(outputs: npt.NDArray[np.float64], place: str) -> None:
 
 
 def _round_up(value: float) -> str:
-    """A number with two digits that is not smaller.
+    """Round up to two significant digits.
 
     >>> _round_up(0.0101), _round_up(0.02)
     ('0.011', '0.02')

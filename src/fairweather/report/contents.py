@@ -64,15 +64,15 @@ LEVEL_PHRASES = {
 
 @dataclass(frozen=True)
 class Sweep:
-    """One shift or attack at its levels, as a report shows it; of several runs, put together.
+    """One shift or attack with all its levels, as a report shows it, of one run or several joined.
 
     Attributes:
         name: as scores.csv writes it.
         title, level_title: for table heads and axes.
         neutral: the level that changes nothing; clean images are drawn there.
         note: what a reader must know about the levels; may be empty.
-        cells: the id of each shifted test set by its level as scores.csv writes it, ascending.
-        constants: what a level stands for in numbers, where it is a mere rank.
+        cells: the id of each shifted test set, by its level as scores.csv writes it, ascending.
+        constants: where a level is only a rank, such as a severity: the numbers behind it.
         kind: shift or attack.
     """
 
@@ -87,7 +87,7 @@ class Sweep:
 
     @property
     def notes(self) -> list[str]:
-        """The note, one statement after the other, each ready to be a sentence.
+        """The statements of the note, each with a capital, ready to be a sentence.
 
         >>> Sweep("", "", "", 0.0, "0.3: weak; not a blur", {}).notes
         ['0.3: weak', 'Not a blur']
@@ -112,9 +112,9 @@ class Sweep:
 
     @property
     def in_sentence(self) -> str:
-        """The title as inside a sentence: names and abbreviations keep their capitals.
+        """The title as it stands inside a sentence; names and abbreviations keep their capitals.
 
-        Attacks are all named by names.
+        The titles of attacks are all proper names.
 
         >>> titles = ("Fog", "JPEG", "Gaussian blur")
         >>> [Sweep("", title, "", 0.0, "", {}).in_sentence for title in titles]
@@ -137,7 +137,7 @@ class Sweep:
         >>> attack.at("0.03137254901960784")
         'PGD at ε = 8/255'
         """
-        return f"{self.in_sentence} at {self._read(level)}"
+        return f"{self.in_sentence} at {self._level_in_words(level)}"
 
     def heading(self, level: str) -> str:
         """Write a level the way a paper does: with the letter that the level's title ends in.
@@ -175,7 +175,7 @@ class Sweep:
         steps = format_255ths(level) if self.is_attack else ""
         return steps or format_number(float(f"{float(level):.4g}"))
 
-    def _read(self, level: str) -> str:
+    def _level_in_words(self, level: str) -> str:
         heading, title = self.heading(level), self.level_title
         if "=" in heading:
             return heading
@@ -185,7 +185,7 @@ class Sweep:
 
 
 def make_sweep(record: SweepRecord) -> Sweep:
-    """Make it from the record of a shift or an attack."""
+    """Make a sweep from the record of a shift or an attack."""
     levels = cells_by_level(record)
     return Sweep(
         name=record.name,
@@ -201,14 +201,14 @@ def make_sweep(record: SweepRecord) -> Sweep:
 
 # ---------------------------------------------------------------- scores of runs
 
-# The step that scores, and the first version of it whose means over seeds cover other seeds.
-SCORING_STEP, FIRST_OVER_SEEDS = "scores", 4
+SCORING_STEP = "scores"  # the id of the step that scores
+FIRST_OVER_SEEDS = 4  # from this version of the step on, intervals of means cover other seeds
 T = TypeVar("T")
 SCORE_KEYS = ["metric", "model", "shift", "level", "seed"]
 
 
 class ModelHome(NamedTuple):
-    """Where the files of a model or of a pre-training are: the run, and its name in that run."""
+    """Where the files of a model or a pre-training are: the run, and its name in that run."""
 
     run: RunFolder
     name: str
@@ -219,14 +219,14 @@ class Contents:
     """Everything that tables, figures and page are made from.
 
     Attributes:
-        records: the description of each run, by what stands before the colon in the names of its
-            models: of a single run that is nothing, and there is no colon.
+        records: the description of each run, by its label. Model names here are `LABEL:MODEL`; a
+            single run has an empty label, and its models keep their names.
         titles: the title of each model and variant that has scores, in the study's order.
         sweeps: the shifts and attacks, in the study's order.
         scores: scores.csv, its level and seed as text.
-        runs: the folders, by the same.
-        caution: what a reader of means must know besides; mostly nothing.
-        samples: the pictures, where they were read and there are some.
+        runs: the folder of each run, by its label.
+        caution: a warning for readers of means; usually empty.
+        samples: pictures of shifted images; None if there are none, or they were not read.
     """
 
     records: Mapping[str, RunRecord]
@@ -241,7 +241,7 @@ class Contents:
     )
 
     def once(self, find: Callable[[Contents], T]) -> T:
-        """What a function finds here: it is called once, however many sections ask."""
+        """The result of a function of these contents, computed once for all sections that ask."""
         if find not in self._found:
             self._found[find] = find(self)
         return cast("T", self._found[find])
@@ -255,24 +255,24 @@ class Contents:
 
     @property
     def title(self) -> str:
-        """Its title, or the name where it has none."""
+        """The title of the run, or its name if it has no title; of several runs, all of them."""
         return " and ".join(record.title or record.name for record in self.records.values())
 
     @property
     def description(self) -> str:
-        """What it is about; of several runs, which they are."""
+        """What the run is about; of several runs, their names."""
         if len(self.records) == 1:
             return self._first.description
         return f"The models of {len(self.records)} runs on the same test images: {self.name}."
 
     @property
     def data(self) -> DataRecord:
-        """The data, of several runs those of the first."""
+        """The data of the run; of several runs, that of the first."""
         return self._first.data
 
     @property
     def kinds(self) -> tuple[TaskKind, ...]:
-        """What was predicted, as the parts of sections say what they accept."""
+        """The kinds of the predictions, to be compared with what parts of sections accept."""
         return find_task(self.data.task).kinds
 
     @property
@@ -302,12 +302,12 @@ class Contents:
 
     @cached_property
     def clusters(self) -> Clusters | None:
-        """Which test images belong together; None if unknown. Runs are only joined where alike."""
+        """Which test images belong together; None if unknown. Joined runs have the same."""
         return next((read_clusters(run) for run in self.runs.values()), None)
 
     @property
     def shift_seed(self) -> int:
-        """The seed of stochastic shifts; runs are only joined where it is the same."""
+        """The seed of stochastic shifts; joined runs have the same."""
         return self._first.settings.shift_seed
 
     @property
@@ -322,19 +322,19 @@ class Contents:
 
     @cached_property
     def mixed_machines(self) -> dict[str, list[Machine]]:
-        """The machines of each run whose steps were done on several, by the run's label."""
+        """The machines of each run that was done on several machines, by the label of the run."""
         by_run = {label: list_machines(run) for label, run in self.runs.items()}
         return {label: machines for label, machines in by_run.items() if len(machines) > 1}
 
     @property
     def hardware(self) -> str:
-        """What trained and measured, in words."""
-        begun = (_describe_hardware(record.provenance.hardware) for record in self.records.values())
-        return "; ".join([*dict.fromkeys(begun), *self.mixtures])
+        """The hardware that trained and measured, in words."""
+        used = (_describe_hardware(record.provenance.hardware) for record in self.records.values())
+        return "; ".join([*dict.fromkeys(used), *self.mixtures])
 
     @property
     def mixtures(self) -> list[str]:
-        """Say of each run whose steps were done on several machines which these are."""
+        """A warning for each run that was done on several machines, with their names."""
         return [
             f"{f'run {label}' if label else 'this run'} mixes {len(machines)} machines, and its "
             f"numbers may differ a little from those of one: {'; '.join(map(str, machines))}"
@@ -370,7 +370,7 @@ class Contents:
     def read_columns(
         self, model: str, seed: str, cell: str, columns: Sequence[str], part: str = TEST
     ) -> list[npt.NDArray[Any]] | None:
-        """Read some columns of them, `[N]` each, of whatever type each has."""
+        """Read some columns of the predictions of a cell, `[N]` each; None where there are none."""
         run, file = self._file(model, seed, cell, part)
         try:
             return run.read_columns(file, columns)
@@ -396,7 +396,7 @@ class Contents:
         return self._record_of(model).settings.fit_on
 
     def variant(self, model: str) -> Variant | None:
-        """The variant that a name here is of; None for a model itself."""
+        """The variant in the name of a model, as in `MODEL+VARIANT`; None for a model itself."""
         written = self._record_of(model).settings.variants
         return find_variant(model.removesuffix(ENSEMBLE_SUFFIX), read_variants(written))
 
@@ -406,7 +406,9 @@ class Contents:
 
     def seeds_of(self, model: str) -> tuple[str, ...]:
         """The seeds that a model was trained with; an ensemble is one model of all of them."""
-        return (ENSEMBLE,) if model.endswith(ENSEMBLE_SUFFIX) else self._trained.get(model, ())
+        return (
+            (ENSEMBLE,) if model.endswith(ENSEMBLE_SUFFIX) else self._seeds_by_model.get(model, ())
+        )
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -446,11 +448,11 @@ class Contents:
     def score(
         self, metric: str, model: str, shift: str, level: str, seed: str | None = None
     ) -> Score | None:
-        """Return a number, of the shown seed by default, or None where there is none."""
+        """The score of a cell, by default of the shown seed; None where there is none."""
         return self._scores.get((metric, model, shift, level, seed or self.shown_seed))
 
     @cached_property
-    def _trained(self) -> Mapping[str, tuple[str, ...]]:
+    def _seeds_by_model(self) -> Mapping[str, tuple[str, ...]]:
         """The seeds of each model, as scores.csv orders them."""
         rows = self.scores[~self.scores["seed"].isin(SUMMARY_SEEDS)]
         seeds = rows.groupby("model", sort=False)["seed"].unique()
@@ -470,9 +472,9 @@ class Contents:
 
     @cached_property
     def of_recipes(self) -> list[str]:
-        """The models whose numbers are about recipes: means over seeds, with intervals for both."""
-        before = {label for label, run in self.runs.items() if _ignores_seeds(run)}
-        return [name for name in self._of_several_seeds if name.rpartition(":")[0] not in before]
+        """The models whose numbers are about recipes: intervals cover other seeds and images."""
+        outdated = {label for label, run in self.runs.items() if _ignores_seeds(run)}
+        return [name for name in self._of_several_seeds if name.rpartition(":")[0] not in outdated]
 
     @cached_property
     def _of_several_seeds(self) -> list[str]:
@@ -480,7 +482,7 @@ class Contents:
 
     @property
     def intervals(self) -> str:
-        """Name the 95 % intervals by what they cover."""
+        """Say in a phrase what the 95 % intervals cover."""
         units = "images" if self.clusters is None else "clusters of images"
         if not self.of_recipes:
             return f"95 % bootstrap intervals over {units}"
@@ -561,14 +563,14 @@ class Contents:
 
 
 def _ignores_seeds(run: RunFolder) -> bool:
-    """Say whether a run was scored by a version whose intervals are over images alone."""
+    """Say whether a run was scored by an old version, whose intervals cover other images alone."""
     scored = run.step(SCORING_STEP)
     version = scored.depends.get("version") if scored else None
     return isinstance(version, int) and version < FIRST_OVER_SEEDS
 
 
 def describe_clusters(clusters: Clusters | None) -> str:
-    """Say in how many clusters images come; "" if that is not known.
+    """Say in how many clusters images come, to be added to their number; "" if that is unknown.
 
     >>> import numpy as np
     >>> describe_clusters(Clusters(np.array([0, 0, 1])))
@@ -587,7 +589,7 @@ def join_name(label: str, name: str) -> str:
 
 
 def join_models(of_runs: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
-    """Put what is known of the models of each run together, each by its name here."""
+    """Join mappings by model name, one for each run by its label, into one by `LABEL:MODEL`."""
     return {
         join_name(label, name): value
         for label, known in of_runs.items()
@@ -596,7 +598,7 @@ def join_models(of_runs: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
 
 
 def read_contents(run: RunFolder) -> Contents:
-    """Read the record and the scores; raises `InputError` when one of them is not there."""
+    """Read the record and the scores of a run; raises `InputError` if either is missing."""
     record = run.record
     if not run.file(SCORES).is_file():
         raise InputError(f"{run.path} has no {SCORES}: the run has not been scored yet")
@@ -615,13 +617,13 @@ def ensembles_as_models(scores: pd.DataFrame) -> pd.DataFrame:
     >>> ensembles_as_models(rows).to_numpy().tolist()
     [['a', 'mean'], ['a+ensemble', 'mean']]
     """
-    together = scores["seed"] == ENSEMBLE
-    models = scores["model"].where(~together, scores["model"] + ENSEMBLE_SUFFIX)
-    return scores.assign(model=models, seed=scores["seed"].where(~together, MEAN))
+    is_ensemble = scores["seed"] == ENSEMBLE
+    models = scores["model"].where(~is_ensemble, scores["model"] + ENSEMBLE_SUFFIX)
+    return scores.assign(model=models, seed=scores["seed"].where(~is_ensemble, MEAN))
 
 
 def _title_models(record: RunRecord, scored: set[str]) -> dict[str, str]:
-    """Title what was scored: the record's models in its order, each before its variants."""
+    """The title of each scored model, in the order of the record, and of its variants after it."""
     variants = _title_variants(record)
     titles: dict[str, str] = {}
     for name, model in record.models.items():
@@ -634,7 +636,7 @@ def _title_models(record: RunRecord, scored: set[str]) -> dict[str, str]:
 
 
 def distinguish_titles(titles: Mapping[str, str], marks: Mapping[str, str]) -> dict[str, str]:
-    """Add marks to titles that are there twice: two models under one title are drawn as one.
+    """Add marks to titles that occur twice, because models with one title would be drawn as one.
 
     >>> distinguish_titles({"a": "A", "b": "A", "c": "C"}, {"a": "1", "b": "2", "c": "3"})
     {'a': 'A (1)', 'b': 'A (2)', 'c': 'C'}
@@ -647,7 +649,7 @@ def distinguish_titles(titles: Mapping[str, str], marks: Mapping[str, str]) -> d
 
 
 def _title_variants(record: RunRecord) -> dict[str, str]:
-    """Titles of what stands beside the models, with an ensemble of each where there are some."""
+    """The titles of variants, and of the ensembles of models and variants if the run has them."""
     variants = dict(record.variants)
     if record.ensemble:
         single = {name: model.title for name, model in record.models.items()}
@@ -657,12 +659,12 @@ def _title_variants(record: RunRecord) -> dict[str, str]:
 
 
 def _distinguish_sweeps(sweeps: Iterable[Sweep]) -> tuple[Sweep, ...]:
-    """Add the name to a title that two shifts share."""
-    every = {sweep.name: sweep for sweep in sweeps}
+    """Add its name to a title that two shifts share."""
+    by_name = {sweep.name: sweep for sweep in sweeps}
     titles = distinguish_titles(
-        {name: sweep.title for name, sweep in every.items()}, dict(zip(every, every, strict=True))
+        {name: sweep.title for name, sweep in by_name.items()}, {name: name for name in by_name}
     )
-    return tuple(replace(sweep, title=titles[name]) for name, sweep in every.items())
+    return tuple(replace(sweep, title=titles[name]) for name, sweep in by_name.items())
 
 
 def _describe_hardware(hardware: Mapping[str, object]) -> str:

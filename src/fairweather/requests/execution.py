@@ -201,7 +201,7 @@ def clean_accuracy_lines(
         folder: the run.
         file: the predictions of clean images.
         advice: what is probably wrong, and how to settle it.
-        of: which model they are of, if there are several.
+        model: the model that made them, if there are several.
         clusters: which images belong together, if that is known.
     """
     if folder.task.name != CLASSIFICATION:

@@ -1,4 +1,4 @@
-"""What a run measures, whatever asked for it, its trial on one image, and the plan of it."""
+"""What every kind of request becomes, a trial of it on one image, and its plan."""
 
 from __future__ import annotations
 
@@ -42,16 +42,15 @@ from fairweather.types.measurement import AnyPredictions, Attack, Dataset, Image
 from fairweather.types.record import NATURAL, ModelRecord
 from fairweather.variants.variant import Variant
 
-# ---------------------------------------------------------------- classes
+# ---------------------------------------------------------------- priors and operating points
 
-WORST = "worst"  # the row for the worst of a set of priors has this name
-PartialPriors = Mapping[
-    str, Mapping[str, float]
-]  # the probabilities of some classes, by a name for them
+WORST = "worst"  # in scores, the name of the row for the worst of a set of priors; reserved
+# For the name of each set of priors, the probabilities of some or all classes.
+PartialPriors = Mapping[str, Mapping[str, float]]
 
 
 def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
-    """Read priors, mostly from a YAML file: under any name, the probabilities of some classes.
+    """Read priors from a YAML file or a mapping: for each name, the probabilities of some classes.
 
     Raises `InputError` if the file is missing or has another form.
     """
@@ -63,7 +62,7 @@ def read_priors(asked: Path | Mapping[str, object] | None) -> PartialPriors:
 
 
 def check_operating_points(points: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
-    """Check operating points, the probability from which on a class is called, by class.
+    """Check operating points: for some classes, the least probability to predict them.
 
     Raises `InputError` for an unknown class, a number that is no probability, or too many classes
     to have their probabilities stored.
@@ -93,18 +92,18 @@ def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
     if not isinstance(raw, Mapping) or not raw:
         raise InputError(f"{form}, found {raw!r}")
     checked: dict[str, dict[str, float]] = {}
-    for name, some in raw.items():
-        if not isinstance(some, Mapping) or not some:
-            raise InputError(f"{form}, found {some!r} for {name!r}")
-        for known, prior in some.items():
+    for name, of_classes in raw.items():
+        if not isinstance(of_classes, Mapping) or not of_classes:
+            raise InputError(f"{form}, found {of_classes!r} for {name!r}")
+        for class_name, prior in of_classes.items():
             if isinstance(prior, bool) or not isinstance(prior, int | float):
-                raise InputError(f"{form}, found {prior!r} for {known!r} in {name!r}")
+                raise InputError(f"{form}, found {prior!r} for {class_name!r} in {name!r}")
         if str(name) == WORST:
             raise InputError(
                 f"{place}: the name {WORST!r} is reserved for the worst of a set; choose another"
             )
         checked[check_name(str(name), f"{place}: the name")] = {
-            str(known): float(prior) for known, prior in some.items()
+            str(class_name): float(prior) for class_name, prior in of_classes.items()
         }
     return checked
 
@@ -112,7 +111,7 @@ def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
 def complete_priors(
     asked: PartialPriors, labels: npt.NDArray[np.int64], classes: tuple[str, ...]
 ) -> dict[str, tuple[float, ...]]:
-    """Give every class a probability; classes that were not named share the rest.
+    """Give every class a probability; classes that are not named share the rest.
 
     They share it in proportion to their numbers of images.
 
@@ -129,17 +128,17 @@ def complete_priors(
     {'foxes': (0.2, 0.1, 0.7)}
     """
     counts, complete = np.bincount(labels, minlength=len(classes)), {}
-    for name, some in asked.items():
-        for known in some:
-            if known not in classes:
-                raise unknown_name(f"class in the priors {name!r}", known, classes)
-        is_named = np.array([known in some for known in classes])
-        priors = np.array([some.get(known, 0.0) for known in classes], dtype=np.float64)
+    for name, of_classes in asked.items():
+        for class_name in of_classes:
+            if class_name not in classes:
+                raise unknown_name(f"class in the priors {name!r}", class_name, classes)
+        is_named = np.array([class_name in of_classes for class_name in classes])
+        priors = np.array([of_classes.get(class_name, 0.0) for class_name in classes], np.float64)
         total = priors.sum()
-        is_whole = np.isclose(total, 1)
-        if not np.isfinite(priors).all() or (priors < 0).any() or (total > 1 and not is_whole):
+        sums_to_one = np.isclose(total, 1)
+        if not np.isfinite(priors).all() or (priors < 0).any() or (total > 1 and not sums_to_one):
             raise InputError(f"the priors {name!r} must be probabilities that add up to at most 1")
-        if is_named.all() and not is_whole:
+        if is_named.all() and not sums_to_one:
             raise InputError(f"the priors {name!r} name every class and add up to {total:g}, not 1")
         rest = np.where(is_named, 0, counts)
         if rest.any():
@@ -160,9 +159,9 @@ class Settings:
         fit_on: the shifts of the validation images that some variants are fitted on.
         threads, device: of every step.
         arithmetic: how networks are computed.
-        ordered: whether the classes are in an order, whatever the data say.
-        priors: other probabilities of all classes in label order, by a name for them.
-        operating_points: the probability from which on a class is called, by class.
+        ordered: whether the classes are in an order, even if the data set does not say so.
+        priors: for the name of each set of priors, the probability of each class in label order.
+        operating_points: for some classes, the least probability to predict them.
     """
 
     shifts: tuple[Shift | Attack, ...]
@@ -185,7 +184,7 @@ class Trainings:
 
     Attributes:
         steps: pre-trainings and trainings, each after those that it needs.
-        reports: the files of them that the report reads.
+        reports: the files of these steps that the report reads.
         mixup: whether MixUp is used; then the samples show an example.
         pretraining: the record of each pre-training.
         seen_shifts: the test shifts that each model is trained with, and what makes them.
@@ -202,26 +201,28 @@ class Trainings:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run measures, whatever asked for it.
+    """What a run measures: the form that studies, evaluations and joined seeds all become.
 
     Attributes:
         kind, name, title, description: of the run.
         sources: how each data set is loaded, by its name in the plan.
-        facts: of the same data sets; `data` is there without a source where predictions came with
-            their labels.
-        datasets: those that are open; none if the run is only planned.
+        facts: what is known of each data set, by the same name. If predictions came with labels
+            and without images, `data` has facts and no source.
+        datasets: the data sets that are open; empty if the run is only planned.
         models: in the order of the request; an ensemble comes after its members.
-        records: that of each model, by name.
+        records: the record of each model, by name.
         seeds: of all models.
-        trainings: what is done first.
-        networks: of the models from elsewhere, which give logits, and how another process opens
-            each.
-        read_predictions: reads those that were made elsewhere, by the file that stores them.
-        pictured: as in `Measurement`.
-        lines: what a person reads about them, one fact a line.
-        advice: what is probably wrong where a model is no better than chance; without one, the
-            accuracy on clean images is not told.
-        files: further files of the run folder.
+        settings: how everything is measured.
+        trainings: what is done before anything is measured.
+        networks: for each model from elsewhere, how another process opens it, and its network here,
+            which gives logits.
+        read_predictions: reads predictions that other programs made, given the name of the file
+            that the run stores them in.
+        pictured: the shifts whose images the report shows; None for all.
+        lines: what is told about the inputs, one fact a line.
+        advice: what to check if a model is no better than chance. If it is empty, the accuracy on
+            clean images is not told.
+        files: texts of further files of the run folder, by name.
     """
 
     kind: Literal["study", "evaluation"]
@@ -245,7 +246,7 @@ class Inputs:
 
 
 def make_measurement(inputs: Inputs) -> Measurement:
-    """What all models are measured on, and how."""
+    """Put together what all models are measured on, and how."""
     settings, facts, trainings = inputs.settings, inputs.facts, inputs.trainings
     own = facts[DATA]
     return Measurement(
@@ -270,15 +271,15 @@ def make_measurement(inputs: Inputs) -> Measurement:
 
 
 def _select_facts(
-    prefix: str, facts: Mapping[str, DataFacts], instead: str = ""
+    prefix: str, facts: Mapping[str, DataFacts], new_prefix: str = ""
 ) -> dict[str, DataFacts]:
-    """The data sets whose names in the plan begin so, with something else instead of the prefix."""
+    """The data sets whose names in the plan have a prefix, which is replaced."""
     selected = {name: fact for name, fact in facts.items() if name.startswith(prefix)}
-    return {f"{instead}{name.removeprefix(prefix)}": fact for name, fact in selected.items()}
+    return {f"{new_prefix}{name.removeprefix(prefix)}": fact for name, fact in selected.items()}
 
 
 def make_plan(inputs: Inputs) -> Plan:
-    """Plan everything: trainings, predictions, and what is made of these."""
+    """Plan all steps of a run: trainings, predictions, scores and report."""
     measurement = make_measurement(inputs)
     sources = {
         name: replace(source, digests=dict(inputs.facts[name].digests))
@@ -307,7 +308,7 @@ def open_datasets(
     }
 
 
-# ---------------------------------------------------------------- trial
+# ---------------------------------------------------------------- checks and trial on one image
 
 SPLIT_HINT = "set some aside with validation_fraction (--validation-fraction), such as 0.2"
 
@@ -322,7 +323,7 @@ def check_has_validation(variants: Iterable[Variant], name: str, *, has_validati
 
 
 def check_task(dataset: Dataset, settings: Settings) -> None:
-    """Raise `InputError` for labels that the task refuses, and for what does not accept it."""
+    """Raise `InputError` for labels, attacks or variants that do not fit the task of the data."""
     task = find_task(dataset.task)
     for images in get_splits(dataset).values():
         task.check(images.labels.numpy(), images.classes)
@@ -344,9 +345,9 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
     """Raise `InputError` for what would fail later with any model: classes, variants, shifts.
 
     Args:
-        dataset: the run's own.
+        dataset: the data set that is measured on.
         settings: how it is measured.
-        purpose: what needs it, for the message.
+        purpose: what needs two classes, for the message.
     """
     if len(dataset.classes) < 2:
         raise InputError(
@@ -355,14 +356,11 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
         )
     check_task(dataset, settings)
     check_has_validation(settings.variants, dataset.name, has_validation=dataset.val is not None)
-    if (known := dataset.val) is not None:
-        keys, labels, clusters = (
-            known.keys.numpy(),
-            known.labels.numpy(),
-            number_clusters(known.groups),
-        )
+    if (val := dataset.val) is not None:
+        keys, labels = val.keys.numpy(), val.labels.numpy()
+        clusters = number_clusters(val.groups)
         for variant in settings.variants:
-            variant.check_images(keys, labels, known.classes, clusters)
+            variant.check_images(keys, labels, val.classes, clusters)
     image = dataset.test[:1]
     try_shifts([*settings.shifts, *settings.fit_on], image, settings.shift_seed)
 
@@ -375,20 +373,21 @@ def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> No
 
 
 def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
-    """Adapt a model and attack an image that it gets wrong, if either is asked for.
+    """Try the variants and attacks on a model; raises `InputError` for one that does not work.
 
-    An attack then checks its settings and does not search. Raises `InputError` for one that does
-    not work, also if the model gives no gradients.
+    The labels for the attacks are classes that the model does not predict: where the answer is
+    wrong from the beginning, an attack checks its settings and does not search.
     """
     for variant in settings.variants:
         variant.check_network(model)
     attacks = [shift for shift in settings.shifts if isinstance(shift, Attack)]
     if not attacks:
         return
-    inputs = image.images.float() / 255
+    pixels = image.images.float() / 255
     with torch.no_grad():
-        wrong = (model(inputs).argmax(1) + 1) % len(image.classes)
+        wrong_labels = (model(pixels).argmax(1) + 1) % len(image.classes)
     for attack in attacks:
-        attack(model, inputs, wrong, image.keys, settings.shift_seed)
+        attack(model, pixels, wrong_labels, image.keys, settings.shift_seed)
+    # All other attacks need gradients, and a model may refuse to give them.
     if any(attack.name != "square" for attack in attacks):
-        model(inputs.requires_grad_())
+        model(pixels.requires_grad_())

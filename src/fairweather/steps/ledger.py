@@ -30,13 +30,13 @@ State = Literal["done", "stale", "missing"]
 
 
 class Standing(NamedTuple):
-    """The state of a step.
+    """A step, and how its record in the run folder compares with it.
 
     Attributes:
-        step: the step.
+        step: the step, as it is planned now.
         state: `done`; `stale`: done with other settings, or from files that were made with other
-            settings; `missing`: never done, its files are gone or damaged, or the files that it
-            read have changed since.
+            settings; `missing`: never done, or done, but its files are gone or damaged, or the
+            files that it read have changed since.
         record: its record, if it was ever done, with whatever settings.
     """
 
@@ -61,8 +61,10 @@ class Ledger:
     def refresh(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
         """Read the records of steps again, since other processes do steps too.
 
-        `there` has the ids of all steps with a record, if they have just been listed: then nothing
-        is read of the others.
+        Args:
+            steps: ids of the steps.
+            there: ids of all steps with a record, if the folder was just listed. The records of
+                other steps are then known to be missing, without a look at the folder.
         """
         for step in steps:
             if there is None or step in there:
@@ -108,14 +110,14 @@ class Ledger:
         if record is None or not step.is_known:
             return Standing(step, "missing", record)
         changed = record.depends != step.depends()
-        waits_for = {before[need] for need in step.needs} - {"done"}
-        if waits_for:
-            stale = changed or "stale" in waits_for
+        unfinished = {before[need] for need in step.needs} - {"done"}
+        if unfinished:
+            stale = changed or "stale" in unfinished
             return Standing(step, "stale" if stale else "missing", record)
         if record.fingerprint != self.fingerprint(step):
-            # With the same settings, only the files that it read differ: the old result is useless.
+            # If the settings are the same, the files that it read differ: its result is outdated.
             return Standing(step, "stale" if changed else "missing", record)
-        # The fingerprint is of these settings, so a record with others was damaged.
+        # A record with the right fingerprint and other settings is damaged.
         done = not changed and self.run.has_left(record)
         return Standing(step, "done" if done else "missing", record)
 
@@ -125,9 +127,10 @@ def standings(plan: Plan, run: RunFolder) -> Iterator[Standing]:
     ledger, states = Ledger(run), dict[str, State]()
     for step in plan.steps:
         standing = ledger.standing(step, states)
-        # Another sweep may choose the same recipe; then the trainings with it need not change.
-        hidden = isinstance(step, ChooseStep) and standing.state == "stale"
-        states[step.id] = "missing" if hidden else standing.state
+        # A changed choice of the recipe may end with the same recipe. So the trainings that need
+        # the choice are not called stale before it is made again.
+        may_stay_the_same = isinstance(step, ChooseStep) and standing.state == "stale"
+        states[step.id] = "missing" if may_stay_the_same else standing.state
         yield standing
 
 
@@ -161,7 +164,7 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
 
 
 class _ScoredParts(pydantic.BaseModel):
-    """The models, shifts and data of scores, read from what their step depends on."""
+    """The models, shifts and data that scores cover, read from the settings of their step."""
 
     rows: tuple[ScoredModel, ...]
     others: tuple[str, ...]
@@ -192,14 +195,14 @@ def check_replaced(plan: Plan, run: RunFolder) -> None:
 
 
 def _find_rescored(stale: Sequence[Standing]) -> set[str]:
-    """The steps that only get or lose scores of other data sets, and those made from them.
+    """The steps in which only `ood_scores` were added or removed, and those made from these steps.
 
-    Their predictions stay the same, so that nothing is lost when they are made again. If scores are
-    lost with them, `find_dropped` tells.
+    Their predictions stay the same, so that nothing is lost when they are made again. Scores that
+    would be lost are found by `find_dropped`.
     """
     rescored: set[str] = set()
     for step, _, record in stale:
-        assert record is not None
+        assert record is not None  # a stale step was done before
         before, now = dict(record.depends), step.depends()
         changed = before.pop("ood_scores", None) != now.pop("ood_scores", None)
         if before == now and (changed or rescored & {*step.needs}):
@@ -261,10 +264,10 @@ def find_difference(first: Mapping[str, object], second: Mapping[str, object]) -
     >>> find_difference({"recipe": {"epochs": 2}}, {"recipe": {"epochs": 3}})
     Difference(key='recipe.epochs', first='2', second='3')
     """
-    ours, theirs = dict(_flatten(first)), dict(_flatten(second))
-    for key in {**ours, **theirs}:
-        if ours.get(key) != theirs.get(key):
-            return Difference(key, _shorten(ours.get(key)), _shorten(theirs.get(key)))
+    firsts, seconds = dict(_flatten(first)), dict(_flatten(second))
+    for key in {**firsts, **seconds}:
+        if firsts.get(key) != seconds.get(key):
+            return Difference(key, _shorten(firsts.get(key)), _shorten(seconds.get(key)))
     return None
 
 
@@ -290,7 +293,7 @@ def _list_few(words: Sequence[str], most: int = 3) -> str:
 
 @dataclass
 class Speeds:
-    """Seconds and work of finished steps, by kind and similar steps, and by kind alone.
+    """Seconds and work of finished steps, summed over similar steps, and over all of a kind.
 
     >>> Speeds.from_records([]).estimate_seconds({}) is None
     True
@@ -315,10 +318,10 @@ class Speeds:
                 self.work[key] += record.work
 
     def estimate_seconds(self, work: Mapping[tuple[str, str], int]) -> float | None:
-        """How long the work of steps will take; None if no similar step was ever done to one."""
+        """How long this work will take; None if for some of it no step of its kind was done yet."""
         total = 0.0
-        for (kind, name), amount in work.items():
-            key = (kind, name if (kind, name) in self.work else "")
+        for (kind, similar), amount in work.items():
+            key = (kind, similar if (kind, similar) in self.work else "")
             if key not in self.work:
                 return None
             total += amount * self.seconds[key] / self.work[key]
@@ -326,7 +329,7 @@ class Speeds:
 
 
 def sum_work(steps: Iterable[Step]) -> Counter[tuple[str, str]]:
-    """The work of steps that have some, summed over similar ones."""
+    """The work of steps, summed over similar ones; steps without work are left out."""
     work = Counter[tuple[str, str]]()
     for step in steps:
         if step.work:
@@ -335,18 +338,18 @@ def sum_work(steps: Iterable[Step]) -> Counter[tuple[str, str]]:
 
 
 def _similarity_key(kind: str, step: str) -> tuple[str, str]:
-    """The group of a step: predictions under one shift at all levels, trainings of one model."""
+    """The kind and group of similar steps: predictions of one shift, or trainings of one model."""
     name = step.rpartition("/")[2].partition(",")[0] if kind == "predict" else step.split("/")[1]
     return kind, name
 
 
-# The words in the table for the state of a step, beside the number of done steps.
-_WORDS = {"done": "", "missing": "", "stale": "done with other settings"}
+# What the lines of tasks say of a state, beside the number of done steps.
+_STATE_WORDS = {"done": "", "missing": "", "stale": "done with other settings"}
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """A plan and its progress.
+    """A plan and how much of it is done, as `fairweather plan` shows it.
 
     Attributes:
         name: name of the run.
@@ -383,6 +386,7 @@ class Outlook:
     def _state(self, standing: Standing) -> str:
         if standing.state == "done" or standing.step.is_known:
             return standing.state
+        # As in `Step.is_known`: what is missing are weights (None), or else decoded images.
         fetched = getattr(standing.step, "weights", "") is not None
         return "unknown until decoded" if fetched else "unknown until fetched"
 
@@ -403,7 +407,7 @@ class Outlook:
         return json.dumps(facts, indent=1)
 
     def __str__(self) -> str:
-        """One line per task: done and all steps, and the remaining work."""
+        """One line per task: how many steps are done, of how many, and the remaining work."""
         tasks: dict[str, list[Standing]] = {}
         for standing in self.standings:
             tasks.setdefault(standing.step.task, []).append(standing)
@@ -412,7 +416,7 @@ class Outlook:
         for task, members in tasks.items():
             done = sum(state == "done" for _, state, _ in members)
             left = sum(step.work for step, state, _ in members if state != "done")
-            words = {_WORDS.get(state := self._state(s), state) for s in members} - {""}
+            words = {_STATE_WORDS.get(state := self._state(s), state) for s in members} - {""}
             work = f"{left:,}" if left else ""
             line = f"{task:<{width}}  {done:>4}/{len(members):<4}  {work:>15}"
             lines.append(f"{line}  {', '.join(sorted(words))}".rstrip())

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from fairweather.variants.fitted import FittedParameters
 
 
-FIT_ON = "-fit_on"  # suffix of the names of variants that are fitted on what `fit_on` lists
+# The suffix of names of variants that are fitted on the images that `fit_on` lists.
+FIT_ON = "-fit_on"
 FITTED_UNDER_SHIFTS = "fitted under shifts"
 
 
@@ -42,9 +43,9 @@ class Variant:
     Attributes:
         kind: how studies and the command line call it.
         described: the title of the kind.
-        fitted: the type of what is fitted, in a file of its own; None for nothing.
+        fitted: the type of what is fitted, which is stored in a file; None if nothing is.
         makes_sets: whether its predictions have prediction sets.
-        differs: what reports say of it where its answers are those of its model.
+        differs: what reports say of it if it gives the same answers as its model.
         accepts: the kind of predictions that it changes.
     """
 
@@ -57,7 +58,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What stands behind `MODEL+`, also in the names of folders."""
+        """What follows `MODEL+`, also in the names of folders."""
         return self.kind
 
     @property
@@ -66,15 +67,15 @@ class Variant:
         return self.described
 
     def phrase(self, images: int, batch_size: int) -> str:
-        """The title with what a result depends on besides, given images and those in a batch."""
+        """The title, with what else a result depends on, such as the size of batches."""
         raise NotImplementedError
 
     @property
     def text(self) -> str:
-        """How the record of a run writes it; `read_variant` reads it back.
+        """The written form, as in the record of a run; `read_variant` reads it back.
 
-        Parameters at their defaults are left out, so that the text of a kind stays the same where
-        it gets a new parameter.
+        Parameters at their defaults are left out, so that the text stays the same if the kind gets
+        a new parameter.
         """
         values = ((p.name, getattr(self, p.name), p.default) for p in fields(self))
         changed = {name: value for name, value, default in values if value != default}
@@ -83,15 +84,15 @@ class Variant:
 
     @property
     def adapting(self) -> Adapting | None:
-        """What changes the network; None where it is that of the model.
+        """The part that changes the network; None if the network is the model's own.
 
-        Attacks are made for the model, so that their images are not for what is adapted.
+        Attacks search with the model's own network, so that a network that adapts is not attacked.
         """
         return None
 
     @property
     def post_hoc(self) -> PostHoc | None:
-        """What changes the predictions of the network; None where they are its own."""
+        """The part that changes the predictions of the network; None if they stay as they are."""
         return None
 
     @property
@@ -100,15 +101,15 @@ class Variant:
         return False
 
     def with_fit_on(self) -> Sequence[Variant]:
-        """The variant, and the one that is fitted on what `fit_on` lists instead, if it has one."""
+        """The variant, and if it has one, its counterpart that is fitted on what `fit_on` lists."""
         return [self]
 
     def file(self, model: str, seed: int | str) -> str | None:
-        """The file of a run with what is fitted for a model; None if nothing is."""
+        """The file of a run that stores what is fitted for a model; None if nothing is fitted."""
         return None
 
     def check_network(self, network: nn.Module) -> None:
-        """Raise `InputError` for a network that the variant cannot be of."""
+        """Raise `InputError` for a network that the variant does not work with."""
 
     def check_images(
         self, keys: IntArray, labels: LabelArray, classes: Sequence[str], clusters: Clusters | None
@@ -118,13 +119,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class PostHoc(Variant):
-    """It reads the predictions of a model, or of one that is adapted, and changes them.
+    """A variant that changes stored predictions, of the model or of an adapted copy of it.
 
-    What it does is fitted once, on validation images, and stored as `FittedParameters`. Under
+    Its parameters are fitted once, on validation images, and stored as `FittedParameters`. Under
     attack, the images are those of the attack on the model itself.
 
     Attributes:
-        of: what the model is adapted by before.
+        of: the variant whose predictions it changes; None for those of the model.
     """
 
     of: Adapting | None = field(default=None, kw_only=True)
@@ -133,7 +134,7 @@ class PostHoc(Variant):
         """Raise `InputError` for a value that is not allowed."""
         if self.of is not None and not isinstance(self.of, Adapting):
             raise InputError(
-                f"variants: of of {self.kind} must be a variant that adapts the network, such as "
+                f"variants: `of` in {self.kind} must be a variant that adapts the network, such as "
                 f"batchnorm, found {getattr(self.of, 'text', self.of)}"
             )
 
@@ -143,7 +144,7 @@ class PostHoc(Variant):
 
     @property
     def own_name(self) -> str:
-        """Its name without that of what it is fitted on."""
+        """Its name without that of the variant in `of`."""
         return self.kind
 
     def phrase(self, images: int, batch_size: int) -> str:
@@ -159,10 +160,10 @@ class PostHoc(Variant):
         return self
 
     def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> FittedParameters:
-        """Fit it on validation images.
+        """Fit the parameters on validation images.
 
         Args:
-            predictions: of these images, with logits for any number of classes.
+            predictions: of the validation images, with logits for any number of classes.
             clusters: which images belong together, if that is known.
         """
         raise NotImplementedError
@@ -170,13 +171,14 @@ class PostHoc(Variant):
 
 @dataclass(frozen=True)
 class Adapting(Variant):
-    """It changes a copy of the network by the test images that this sees, without labels.
+    """A variant that changes a copy of the network while it predicts test images, without labels.
 
     The copy sees the images of a cell in an order that is shuffled once, by a fixed seed: a data
     set that is sorted by class would give batches of one class. Batches are of nearly equal size.
-    They are never halved where memory runs out, since smaller ones would give other results. What
-    is predicted for an image depends on others, so that attacks, which treat each alone, are not
-    for it. Each cell begins with a new copy, and one process predicts it whole.
+    They are not halved if memory runs out, since smaller ones would give other results. The
+    prediction for an image depends on the images before it and beside it, while an attack treats
+    each image alone, so adapting networks are not attacked. Each cell begins with a new copy, and
+    one process predicts the whole cell.
     """
 
     def adapt(self, network: nn.Module) -> nn.Module:
@@ -186,8 +188,8 @@ class Adapting(Variant):
             network: float images `[B, 3, H, W]` in [0, 1] to logits `[B, classes]`.
 
         Returns:
-            The same. It is called in evaluation mode and without gradients, with one batch after
-            the other.
+            A module with the same inputs and outputs. It is called in evaluation mode and without
+            gradients, with one batch after the other.
 
         Raises:
             InputError: the network has nothing to adapt.
@@ -219,9 +221,9 @@ def even_batches(images: int, batch_size: int) -> int:
 
 @dataclass(frozen=True)
 class Thresholds(PostHoc):
-    """The model as it is, with the thresholds of deferral and ATC from what `fit_on` lists.
+    """The model as it is, but thresholds of deferral and ATC are fitted on what `fit_on` lists.
 
-    Scores fit these, so that there is no file of them, and predictions stay what they are.
+    The step that scores fits them, so that no file stores them. Predictions stay the same.
     """
 
     kind: ClassVar[str] = f"thresholds{FIT_ON}"
@@ -236,8 +238,8 @@ class Thresholds(PostHoc):
 # --- How variants are written and read ---
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
-# Each kind, and the class that it is. It is imported when one is asked for: they need SciPy, which
-# `--help` should not wait for.
+# The class of each kind, imported when it is asked for: most need SciPy, which `--help` should not
+# wait for.
 VARIANTS = {
     "temperature": "fairweather.variants.scaling:Temperature",
     "batchnorm": "fairweather.variants.batchnorm:BatchNorm",
@@ -264,9 +266,9 @@ def read_variant(written: object) -> Variant:
 
     Args:
         written: a kind such as `temperature`; a kind with its parameters, as a mapping or as text
-            (`conformal: {method: aps, coverage: 0.95}`); or a `Variant`. What is fitted on
-            predictions takes `of`, a variant that adapts the network (`temperature: {of:
-            batchnorm}`).
+            (`conformal: {method: aps, coverage: 0.95}`); or a `Variant`. Kinds that are fitted on
+            predictions take the parameter `of`, a variant that adapts the network (`temperature:
+            {of: batchnorm}`).
 
     Raises:
         InputError: the kind or a parameter is unknown, or a value is not allowed.
@@ -322,17 +324,17 @@ def _check_names(variants: Iterable[Variant], problem: str) -> None:
 
 
 def complete_variants(written: Iterable[object], *, fit_on: bool) -> tuple[Variant, ...]:
-    """Make variants of their written forms, with those that they need, and that `fit_on` adds.
+    """Make variants of their written forms, and add those that they need or that `fit_on` adds.
 
-    What is fitted on an adapted network stands after this. What is fitted on the images that
-    `fit_on` lists stands beside what is fitted on clean ones.
+    A variant with `of` comes after the variant that it names. A variant that is fitted on the
+    images that `fit_on` lists comes after its counterpart that is fitted on clean ones.
 
     Args:
         written: as in `read_variants`.
-        fit_on: whether images are listed there.
+        fit_on: whether the study or the command has a list `fit_on`.
 
     Raises:
-        InputError: as `read_variants`, and if a variant needs `fit_on` and nothing is listed there.
+        InputError: as `read_variants`, and if a variant needs `fit_on` and there is none.
 
     >>> [v.name for v in complete_variants(["temperature"], fit_on=True)]
     ['temperature', 'temperature-fit_on', 'thresholds-fit_on']
@@ -346,16 +348,18 @@ def complete_variants(written: Iterable[object], *, fit_on: bool) -> tuple[Varia
                 f"variants: {variant.name} is fitted on the images that fit_on lists, and there is "
                 "no fit_on"
             )
-        variants += [] if variant.adapting is None else [variant.adapting]
+        if variant.adapting is not None:
+            variants.append(variant.adapting)
         variants += variant.with_fit_on() if fit_on else [variant]
-    variants += [Thresholds()] if fit_on else []
+    if fit_on:
+        variants.append(Thresholds())
     unique = tuple(dict.fromkeys(variants))
     _check_names(unique, "is asked for with different parameters")
     return unique
 
 
 def find_variant(name: str, variants: Iterable[Variant]) -> Variant | None:
-    """The variant whose name stands behind `MODEL+`; None for a model itself.
+    """The variant whose name follows `MODEL+`; None for a model itself.
 
     >>> listed = read_variants(["temperature", "temperature: {of: batchnorm}"])
     >>> find_variant("basic+batchnorm+temperature", listed).text
@@ -366,7 +370,9 @@ def find_variant(name: str, variants: Iterable[Variant]) -> Variant | None:
 
 
 def keeps_network(added: str) -> bool:
-    """Say whether what stands behind `MODEL+` is a variant that an attack sees as the model itself.
+    """Say whether a variant has the model's own network, given what follows `MODEL+` in its name.
+
+    An attack on the model is then an attack on the variant.
 
     >>> [keeps_network(name) for name in ("isotonic-fit_on", "batchnorm", "interpolated-0.5")]
     [True, False, False]

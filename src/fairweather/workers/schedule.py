@@ -1,4 +1,4 @@
-"""Which steps of a plan come next, and doing them, alone or with other processes."""
+"""Say which steps of a plan come next, and do them, alone or with other processes."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from fairweather.types.record import RECORD, Machine, StepRecord, parse_record, 
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at what other processes have done
 REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
-MAX_ATTEMPTS = 3  # how often files that others replace may be missing, one time after the other
+MAX_ATTEMPTS = 3  # how often in a row a file may be missing because another process replaces it
 
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """What came of steps that were done together.
+    """The results of steps that were done together.
 
     Attributes:
-        done: the result of each.
+        done: the result of each step.
         machine: where they were done.
         seconds: how long all of them took.
         where: name of the other computer that did them; empty for this one.
@@ -66,7 +66,7 @@ class Schedule:
             the plan must be done, with its record in the folder.
         run: a folder that is open for writing and contains its record.
         tell: called for every step.
-        only: ids of the steps that are handed out, with those that they need; by default, all.
+        only: ids of the steps that are handed out, including what they need; by default, all.
     """
 
     def __init__(
@@ -91,19 +91,20 @@ class Schedule:
         self._work = sum_work(self._remaining.values())
         records = (self.ledger.record(step.id) for step in plan.steps)
         self._speeds = Speeds.from_records(record for record in records if record is not None)
-        self._alike = defaultdict[Hashable, list[Step]](list)
+        self._by_pixels = defaultdict[Hashable, list[Step]](list)
         for step in self._waiting.values():
-            self._alike[pixels_key(step)].append(step)
-        drawn = any(isinstance(step, ReportStep) for step in self._remaining.values())
-        if drawn and (lack := explain_missing_addresses()):
-            line = f"{lack}; fairweather report draws them where the limit is higher"
+            self._by_pixels[pixels_key(step)].append(step)
+        # The report comes last; that it will lack figures is told before hours of other steps.
+        draws_figures = any(isinstance(step, ReportStep) for step in self._remaining.values())
+        if draws_figures and (problem := explain_missing_addresses()):
+            line = f"{problem}; fairweather report draws them where the limit is higher"
             tell(Event("report", 0, None, line=line))
 
     def take(self, worker: Worker) -> list[Step] | None:
-        """Give steps to be done together, or None if all others wait for steps on their way.
+        """Hand out steps to be done together; None if all that are left wait for steps in progress.
 
         Args:
-            worker: tells how many networks fit into memory.
+            worker: knows how many networks fit into memory.
         """
         for step in list(self._waiting.values()):
             if not self._is_ready(step) or self._pass_if_done(step) or not self.claim(step):
@@ -116,7 +117,7 @@ class Schedule:
         return None
 
     def claim(self, step: Step) -> bool:
-        """Whether a ready step that is not done is to be done here."""
+        """Whether a ready step may be done in this process; `SharedSchedule` claims it first."""
         return True
 
     @property
@@ -125,7 +126,7 @@ class Schedule:
         return list(self._waiting.values())
 
     def check_finished(self) -> None:
-        """Raise `RuntimeError` if a step was never handed out: its plan is not in order."""
+        """Raise `RuntimeError` if a step was never handed out: the plan is not sorted by needs."""
         if self._waiting:
             raise RuntimeError(f"{next(iter(self._waiting))} waits for a step that is never done")
 
@@ -155,7 +156,7 @@ class Schedule:
         return all(need in self._states for need in step.needs)
 
     def _pass_if_done(self, step: Step) -> bool:
-        """Say whether a ready step was done before; if so, pass over it."""
+        """Say whether a ready step was done before; if so, it is counted and no longer waits."""
         if self.ledger.standing(step, self._states).state != "done":
             return False
         del self._waiting[step.id]
@@ -167,16 +168,17 @@ class Schedule:
         self._pass(step, "done before")
 
     def _companions(self, step: Step, worker: Worker) -> list[Step]:
-        """Other steps that predict the same shifted images and can be done now.
+        """Other steps that predict the same shifted images and can be done with this one.
 
-        As many as their networks fit into memory; the others come later, together.
+        Only as many are taken as have networks that fit into memory together. The rest is handed
+        out later.
         """
         pixels = pixels_key(step)
         if pixels is None:
             return []
         companions = [
             other
-            for other in self._alike[pixels]
+            for other in self._by_pixels[pixels]
             if other.id != step.id
             and other.id in self._waiting
             and self._is_ready(other)
@@ -192,7 +194,8 @@ class Schedule:
         # its folder has no numbers rather than wrong ones.
         self._forget_dependants(step)
         self.ledger.forget(step.id)
-        for name in (*step.leaves, *step.may_leave):  # of a step stopped before it was recorded
+        # Files of a step that was stopped before it was recorded.
+        for name in (*step.leaves, *step.may_leave):
             if not name.endswith("/"):
                 self.run.file(name).unlink(missing_ok=True)
 
@@ -289,11 +292,11 @@ def perform_locally(
 
 
 class FollowedSchedule(Schedule):
-    """The steps of a plan that other processes do.
+    """Follows the steps of a plan that other processes do, and hands out none.
 
     Args:
         plan, run, tell: as in `Schedule`.
-        note: gives the note on a step that another process has done.
+        note: returns the note that is told with a step that another process has done.
     """
 
     def __init__(
@@ -301,9 +304,9 @@ class FollowedSchedule(Schedule):
     ) -> None:
         super().__init__(plan, run, tell)
         self._note = note
-        self._before = True  # steps that are done now were done before
+        self._at_start = True  # what the first look finds was done before this run began
         self.look(busy=1)
-        self._before = False
+        self._at_start = False
 
     def look(self, busy: int) -> int:
         """Tell of the steps that were finished meanwhile, and return how many.
@@ -320,27 +323,27 @@ class FollowedSchedule(Schedule):
         return waiting - len(self._waiting)
 
     def free(self, claimed: Collection[str]) -> int:
-        """How many processes could begin something now, if these steps are being done already.
+        """How many more processes would find work now, apart from steps that are claimed already.
 
-        Steps that see the same shifted images are done by one process.
+        Steps that see the same shifted images are work for one process.
         """
         ready = [step for step in self.waiting if self._is_ready(step) and step.id not in claimed]
         return len({pixels_key(step) or step.id for step in ready})
 
     def label(self, step: str) -> str:
-        """What a step does, in words."""
+        """What a waiting step does, in words; the id of any other."""
         return self._waiting[step].label if step in self._waiting else step
 
     def _tell_done_before(self, step: Step) -> None:
         record = self.ledger.record(step.id)
-        if self._before or record is None:
+        if self._at_start or record is None:
             super()._tell_done_before(step)
         else:
             self._tell_finished(step, record, self._note(step))
 
 
 class SharedSchedule(Schedule):
-    """Hands out steps that this process could claim, and records them if the claim is still its.
+    """Hands out steps that this process could claim, and records those that it still holds.
 
     Args:
         plan, run, tell: as in `Schedule`.
@@ -368,7 +371,7 @@ class SharedSchedule(Schedule):
         self.owners = claims.owners()
 
     def take(self, worker: Worker) -> list[Step] | None:
-        """Give steps to be done together; None if others do all that could be done now."""
+        """Hand out steps to be done together; None if other processes do all that could be done."""
         self._check_record()
         if time.monotonic() - self._looked >= self.looks:
             self.ledger.refresh(self._waiting, set(self.run.step_ids()))
@@ -402,7 +405,7 @@ class SharedSchedule(Schedule):
         self._begun[step.id] = self.ledger.fingerprint(step)
 
     def finish(self, steps: Sequence[Step], outcome: StepsOutcome) -> None:
-        """Record steps, or wait for others to do so if they have taken them over meanwhile."""
+        """Record steps, or let them wait again if other processes have taken them over."""
         if self._are_still_mine(steps):
             super().finish(steps, outcome)
         else:
@@ -411,7 +414,7 @@ class SharedSchedule(Schedule):
             self.claims.release(step.id)
 
     def put_back(self, steps: Sequence[Step]) -> None:
-        """Let steps wait again, and what they need, as far as it is not done any more."""
+        """Let steps wait again, and those that they need and that are no longer done."""
         for step in steps:
             self.claims.release(step.id)
             self._waiting[step.id] = self._steps[step.id]
@@ -422,9 +425,9 @@ class SharedSchedule(Schedule):
                     self._waiting[need] = self._steps[need]
 
     def _check_record(self) -> None:
-        """Raise `InputError` if the run is another one now.
+        """Raise `InputError` if another run was begun in the folder.
 
-        That can be where this process was stopped for so long that it was believed dead.
+        This can happen if this process was suspended for so long that it was believed dead.
         """
         now = self.run.file(RECORD).read_bytes()
         if now != self._record:
@@ -449,11 +452,11 @@ class SharedSchedule(Schedule):
 
 
 def make_worker_mark(plan: Plan, device: torch.device | None) -> dict[str, str]:
-    """What must be the same in all processes that work in one run folder, by its names.
+    """What must be equal in all processes that work in one run folder, each by a name for people.
 
     Args:
         plan: the plan that they do.
-        device: the device of this process, whose kind should be the same; None if it does no steps.
+        device: the device of this process, whose processor is added; None if it does no steps.
     """
     first = plan.steps[0]
     mark = {
@@ -499,7 +502,7 @@ def execute_shared(
     for words in warnings:
         tell(Event("wait", 0, None, line=f"{'warning':14} {words}"))
     schedule = SharedSchedule(plan, run, tell, claims, only=only, looks=looks)
-    failed, wait, reminded, busy = 0, looks, float("-inf"), time.monotonic()
+    failed, wait, reminded, worked = 0, looks, float("-inf"), time.monotonic()
     while schedule.waiting:
         if steps := schedule.take(worker):
             try:
@@ -511,9 +514,9 @@ def execute_shared(
                 if failed == MAX_ATTEMPTS:
                     raise
                 time.sleep(looks)
-            wait, busy = looks, time.monotonic()
+            wait, worked = looks, time.monotonic()
             continue
-        if patience is not None and schedule.owners and time.monotonic() - busy > patience:
+        if patience is not None and schedule.owners and time.monotonic() - worked > patience:
             return
         if time.monotonic() - reminded > REMINDER_INTERVAL:
             tell(Event("wait", 0, None, line=_describe_wait(schedule)))
