@@ -165,6 +165,10 @@ LEVELS = {
 }
 
 
+def test_each_plain_shift_has_an_example():
+    assert {name for name in SHIFTS if "/" not in name} == {shift.name for shift in EXAMPLES[:-1]}
+
+
 @pytest.mark.parametrize("name", [name for name in SHIFTS if "/" not in name])
 def test_entries_can_be_swept_and_have_a_neutral_level(name):
     kind = SHIFTS[name]
