@@ -173,7 +173,7 @@ def _build_study(
     return PublishedStudy(name=name, shifts=dict(shifts), numbers=own, **described)
 
 
-# ---------------------------------------------------------------- compare a run with published numb
+# ---------------------------------------------------------------- a run beside published numbers
 
 NOT_MEASURED = "not measured"
 UNMEASURED = (math.nan, math.nan, math.nan, pd.NA)

@@ -39,7 +39,7 @@ from fairweather.runs.folder import RunFolder, read_json
 from fairweather.types.measurement import Score
 from fairweather.types.record import ABSENT_METRICS, ShiftLevel
 
-# ---------------------------------------------------------------- check the rules on a run: one ver
+# ---------------------------------------------------------------- checking the rules
 
 Basis = Literal["interval", "value"]
 
@@ -271,7 +271,7 @@ def _refuse_one_cluster(case: RuleCase) -> None:
         )
 
 
-# ---------------------------------------------------------------- write verdicts as text: a table f
+# ---------------------------------------------------------------- verdicts as text
 
 LAYOUT = TableLayout(("", "rule", "value", "low", "high", "n", "margin"), words=2)
 # The text in the columns low and high if there are too few errors for an interval.
@@ -373,6 +373,3 @@ def _failure_message(verdict: Verdict) -> str:
 
 def _format_number(number: float) -> str:
     return f"{number:z.4f}"
-
-
-# ---------------------------------------------------------------- rules for the scores of a run, su
