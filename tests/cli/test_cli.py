@@ -1,19 +1,24 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
+import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import pytest
+import typer.main
 
 import fairweather as fw
 from fairweather.attacks.shift_lists import expand_with_clean
-from fairweather.cli.app import main
-from fairweather.cli.options import progress
+from fairweather.cli.app import COMMANDS, FIRST, MORE, app, main
+from fairweather.cli.deploy import read_share
+from fairweather.cli.help import PANELS, shows_colour
+from fairweather.cli.options import SHIFT_HELP, progress
 from fairweather.cli.runs import evaluate, run
 from fairweather.errors import InputError, check_writable
 from fairweather.judge.rules import read_rules
@@ -29,7 +34,7 @@ from tests.started import started
     [
         (["run", "quickstrat"], "unknown study 'quickstrat'; did you mean 'quickstart'?"),
         (["run", "no/such.yaml"], "there is no study file no/such.yaml"),
-        (["run", "quickstart", "--only", "basik"], "did you mean 'basic'?"),
+        (["run", "quickstart", "--model", "basik"], "did you mean 'basic'?"),
         (["run", "quickstart", "--set", "recipe.epoch=2"], "did you mean 'epochs'?"),
         (["run", "quickstart", "--set", "epochs"], "--set takes KEY=VALUE"),
         (
@@ -116,25 +121,117 @@ def test_what_a_terminal_cannot_show_is_replaced(tmp_path):
     command = [sys.executable, "-m", "fairweather", "list"]
     latin = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=latin)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr[:8]) == (0, b"next    ")
     assert b"Gaussian blur: standard deviation ? (pixels)" in done.stdout
 
 
-def helped(command):
-    """The help of a command, its boxes taken off and its lines joined."""
-    done = fairweather(command, "--help", env={"COLUMNS": "160"})
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stdout).split())
+PROGRAM = typer.main.get_command(app)
+HELPS = {name: fairweather(name, "-h").stdout for name in COMMANDS} | {"": fairweather("-h").stdout}
+EXAMPLES = [line for command in PROGRAM.commands.values() for line in command.examples]
 
 
-def test_every_example_in_the_help_is_accepted():
-    (rule,) = re.findall(r"'(.*?)'", helped("check").split("such as")[1])
-    assert [str(each) for each in read_rules([rule])] == [rule]
-    (shift,) = re.findall(r"are written '(.*?)'", helped("evaluate"))
+def options():
+    """Every option of every command as `COMMAND --OPTION`, with what it is."""
+    for name, command in PROGRAM.commands.items():
+        with command.make_context(name, [], resilient_parsing=True) as context:
+            for option in command.get_params(context):
+                if option.param_type_name == "option":
+                    yield pytest.param(
+                        max(option.opts, key=len), option, id=f"{name} {option.name}"
+                    )
+
+
+@pytest.mark.parametrize(("flag", "option"), list(options()))
+def test_every_option_stands_in_one_panel_under_a_plain_name(flag, option):
+    (metavar,) = [panel[flag] for panel in PANELS.values() if flag in panel]
+    assert bool(metavar) != option.is_flag
+    assert re.fullmatch(r"[A-Z.,=|]*", metavar)
+    assert len(flag) > 1
+
+
+def test_a_panel_has_no_option_that_no_command_has():
+    known = {row.values[0] for row in options()} | {"--version"}
+    assert {flag for panel in PANELS.values() for flag in panel} == known
+
+
+@pytest.mark.parametrize("name", HELPS)
+def test_the_help_has_examples_first_plain_names_and_short_sentences(name):
+    text = HELPS[name]
+    assert text == fairweather(name, "--help").stdout if name else fairweather("--help").stdout
+    assert "\x1b" not in text
+    assert not re.search(r"<\w+>|\{\w+\}|: \(", text.replace("NAME: {CLASS", ""))
+    if name:
+        order = ["\nExamples:\n", "\nOutput:\n", "--help"]
+        assert [text.index(each) for each in order] == sorted(text.index(each) for each in order)
+        assert text.startswith(f"fairweather {name} ")
+        assert text.index("Examples") < text.index("Arguments")
+
+
+def sentences():
+    for name, command in PROGRAM.commands.items():
+        texts = [(command.help or "").replace("\n\n", " ")]
+        texts += [parameter.help for parameter in command.params]
+        for text in texts:
+            for sentence in re.split(r"(?<=[.?]) (?=[A-Z])", " ".join(text.split())):
+                yield pytest.param(sentence, id=f"{name}: {sentence[:40]}")
+
+
+@pytest.mark.parametrize("sentence", list(sentences()))
+def test_a_sentence_of_the_help_has_at_most_20_words(sentence):
+    assert sentence
+    assert sentence[-1] in ".?"
+    assert len(sentence.split()) <= 20
+
+
+def test_the_commands_to_begin_with_come_first_and_each_has_a_line():
+    first, more = (HELPS[""].index(title) for title in (FIRST, MORE))
+    assert first < more
+    for name, row in COMMANDS.items():
+        at = re.search(rf"^  {name} ", HELPS[""], flags=re.MULTILINE).start()
+        assert (first < at < more) == (row.panel == FIRST)
+
+
+def test_a_call_without_a_command_shows_the_help_with_status_2():
+    assert fairweather() == (2, HELPS[""], "")
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_every_example_in_the_help_is_accepted(line):
+    program, name, *words = shlex.split(line)
+    assert program == "fairweather"
+    with PROGRAM.commands[name].make_context(name, words) as context:  # parses, and runs nothing
+        given = context.params
+    if name == "check" and not given["rules"][0].endswith(".yaml"):
+        assert [str(rule) for rule in read_rules(given["rules"])] == given["rules"]
+    assert expand_with_clean(given.get("shift") or ())
+    if given.get("set_"):
+        study = load_study("quickstart", given["set_"], given["models"])
+        assert study.models["basic"].recipe.epochs == 2
+    if given.get("risk"):
+        assert read_share(given["risk"], "--risk") == 0.05
+
+
+def test_what_the_help_of_options_says_is_accepted():
+    (shift,) = re.findall(r"'(gamma.*?)'", SHIFT_HELP)
     assert len(expand_with_clean(shift)) == 3
-    overrides = re.findall(r"\S+=\S+?(?=[. ]+(?:or|Repeatable))", helped("run"))
-    assert len(overrides) == 2
+    assert len(expand_with_clean("imagenet_c/fog,severity=3")) == 2
+    text = " ".join(HELPS["run"].split())
+    overrides = re.search(r"of the study: (\S+), (\S+)\. Repeatable", text).groups()
     assert load_study("quickstart", overrides).models["basic"].recipe.epochs == 2
-    assert "[,parameter=value...]" in helped("preview")
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_has_colours_unless_no_color_is_set(variables, coloured, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    assert shows_colour(Terminal()) == coloured
+    assert not shows_colour(io.StringIO())
 
 
 def test_missing_data_leaves_no_run_behind(tmp_path):
@@ -155,7 +252,7 @@ def test_missing_data_leaves_no_run_behind(tmp_path):
     ],
 )
 def test_the_command_line_says_how_many_seeds_or_which(options, seeds, tmp_path):
-    done = fairweather("plan", "quickstart", "--only", "basic", "--json", *options, cwd=tmp_path)
+    done = fairweather("plan", "quickstart", "--model", "basic", "--json", *options, cwd=tmp_path)
     trainings = [each for each in json.loads(done.stdout)["steps"] if each["kind"] == "train"]
     assert [each["id"] for each in trainings] == [f"models/basic/seed-{seed}" for seed in seeds]
 
@@ -283,10 +380,12 @@ TOLD = [
     Event("evaluate", 0, None, line="clean          accuracy 97.0%"),
     Event("steps", 3, 24, finished=FinishedStep("train Basic, seed 0", 41.3)),
     Event("steps", 4, 24, finished=FinishedStep("predict Basic, seed 0, test/clean", 0.42, 725.0)),
+    Event("steps", 5, 24, finished=FinishedStep("train Basic, seed 1", 41.3)),
+    Event("steps", 6, 24, finished=FinishedStep("predict Basic, seed 1, test/clean", 0.42, 720.0)),
 ]
 
 
-def test_where_there_is_no_terminal_lines_for_people_and_finished_steps_are_said(capsys):
+def test_where_there_is_no_terminal_a_line_is_printed_for_each_stage(capsys):
     with progress() as show:
         for event in TOLD:
             show(event)

@@ -168,5 +168,5 @@ def test_the_command_writes_one_file_and_says_which(command, tmp_path):
     status, out, error = command(*arguments, "--out", "sheet.jpg")
     assert (status, out) == (2, "")
     assert "must end with .png, found sheet.jpg" in error
-    assert "--suite NAME" in command("preview")[2]
+    assert "--shift NAME" in command("preview")[2]
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["digits.png", "preview.png"]

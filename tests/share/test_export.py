@@ -412,7 +412,7 @@ def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):
 
 def test_the_command_takes_suites_parts_sizes_and_formats(command, colour_folder, tmp_path):
     root = ["--data-root", str(colour_folder.parent), "--out", "out", "--format", "npz"]
-    shifts = ["--suite", "paper_pathmnist", "--shift", "clean", "--part", "val", "--size", "8"]
+    shifts = ["--shift", "paper_pathmnist", "--shift", "clean", "--part", "val", "--size", "8"]
     assert command("export", f"folder:{colour_folder.name}", *root, *shifts, "--seed", "5")[0] == 0
     manifest = manifest_of(tmp_path / "out")
     assert len(manifest["shifts"]) == 9

@@ -334,7 +334,7 @@ def test_the_command_prints_the_plan_as_a_table_and_for_programs(study, finished
 
 def test_a_dry_run_of_an_evaluation_prints_its_plan_and_writes_nothing(colour_folder, tmp_path):
     model = write_model(tmp_path)
-    words = ["evaluate", model, f"folder:{colour_folder}", "--shifts", "gamma: [2]"]
+    words = ["evaluate", model, f"folder:{colour_folder}", "--shift", "gamma: [2]"]
     words += ["--out", tmp_path / "run", "--bootstrap", "100", "--device", "cpu"]
     printed = invoke(*words, "--dry-run")
     assert printed.splitlines()[-1] == f"0 of 5 steps done in {tmp_path / 'run'}"
@@ -381,7 +381,7 @@ def test_quiet_commands_say_nothing_of_their_steps(study, colour_folder, tmp_pat
     words = ["run", study, "--out", tmp_path / "run", "--device", "cpu", "--quiet"]
     assert said(*words, "--set", "recipe.epochs=1") == []
     evaluation = ["evaluate", write_model(tmp_path), f"folder:{colour_folder}", "--device", "cpu"]
-    evaluation += ["--shifts", "gamma: [2]", "--bootstrap", "100", "--out"]
+    evaluation += ["--shift", "gamma: [2]", "--bootstrap", "100", "--out"]
     lines = said(*evaluation, tmp_path / "one")
     numbers = [re.search(r"\((\d+) of (\d+)", line).groups() for line in lines]
     total = len(lines)

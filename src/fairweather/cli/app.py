@@ -6,17 +6,18 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
 from fairweather.cli.deploy import guard, predict
+from fairweather.cli.help import DocumentedCommand, DocumentedGroup
 from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
-from fairweather.cli.options import Command, check_file, go_offline
+from fairweather.cli.options import Command, check_file, go_offline, suggest
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
 from fairweather.errors import InputError, check_writable, describe_os_error, one_line, unknown_name
 from fairweather.files.folders import cache_folder
@@ -31,12 +32,12 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="studies, shifts, attacks, suites, metrics, models, data or pretraining; all by "
-            "default."
+            metavar="WHAT",
+            help="studies, shifts, attacks, suites, metrics, models, data, pretraining or all.",
         ),
     ] = "all",
 ) -> None:
-    """List all that is taken by name: studies, shifts, metrics, sources of models and data."""
+    """List known names: studies, shifts, metrics, sources of models and data."""
     if what not in ("all", *SECTIONS):
         raise unknown_name("list", what, ["all", *SECTIONS])
     for title, entries in SECTIONS.items():
@@ -44,6 +45,7 @@ def list_names(
             typer.echo(f"{title}:")
             for name, description in entries():
                 typer.echo(f"  {name:<41} {description}")
+    suggest("fairweather preview --shift NAME, or: fairweather evaluate MODEL DATA --shift NAME")
 
 
 def _list_shifts() -> Entries:
@@ -117,22 +119,121 @@ SECTIONS: Mapping[str, Callable[[], Entries]] = {
 
 # ---------------------------------------------------------------- commands
 
-COMMANDS: Mapping[str, Callable[..., None]] = {
-    "run": run,
-    "plan": plan,
-    "evaluate": evaluate,
-    "estimate": estimate,
-    "predict": predict,
-    "guard": guard,
-    "compare": compare,
-    "check": check,
-    "report": report,
-    "preview": preview,
-    "export": export,
-    "cancel": cancel,
-    "clean": clean,
-    "pack": pack,
-    "list": list_names,
+FIRST, MORE = "Commands to begin with", "More commands"
+
+
+class CommandRow(NamedTuple):
+    """A command: what it does, its panel in the help, and examples for its own help."""
+
+    function: Command
+    panel: str
+    examples: Sequence[str]
+
+
+COMMANDS: Mapping[str, CommandRow] = {
+    "evaluate": CommandRow(
+        evaluate,
+        FIRST,
+        (
+            "fairweather evaluate torchvision:resnet18 folder:photos",
+            "fairweather evaluate model.pt folder:photos --architecture timm:resnet18",
+            "fairweather evaluate onnx:model.onnx folder:photos --shift imagenet_c",
+            "fairweather evaluate predictions:answers.csv",
+        ),
+    ),
+    "check": CommandRow(
+        check,
+        FIRST,
+        (
+            "fairweather check runs/mine 'accuracy[clean] >= 90%'",
+            "fairweather check runs/mine 'accuracy[imagenet_c/fog] drop <= 5%' --junit checks.xml",
+            "fairweather check runs/mine rules.yaml",
+        ),
+    ),
+    "predict": CommandRow(
+        predict,
+        FIRST,
+        (
+            "fairweather predict runs/mine images:new --risk 5%",
+            "fairweather predict guards/mine images:new --out answers.csv",
+        ),
+    ),
+    "estimate": CommandRow(
+        estimate,
+        MORE,
+        (
+            "fairweather estimate runs/mine images:new",
+            "fairweather estimate runs/mine:basic:0 folder:new --with-labels",
+        ),
+    ),
+    "compare": CommandRow(
+        compare,
+        MORE,
+        (
+            "fairweather compare runs/new runs/old",
+            "fairweather compare runs/new:augmix runs/old:basic",
+            "fairweather compare runs/pathmnist paper",
+        ),
+    ),
+    "report": CommandRow(
+        report,
+        MORE,
+        (
+            "fairweather report runs/mine",
+            "fairweather report runs/new runs/old --out reports/both",
+            "fairweather report runs/seed-0 runs/seed-1 --join-seeds",
+        ),
+    ),
+    "guard": CommandRow(
+        guard,
+        MORE,
+        (
+            "fairweather guard runs/mine guards/mine --risk 5%",
+            "fairweather guard runs/mine guards/mine --risk 5% --onnx guard.onnx",
+        ),
+    ),
+    "run": CommandRow(
+        run,
+        MORE,
+        (
+            "fairweather run quickstart",
+            "fairweather run study.yaml --model basic --seeds 1 --set recipe.epochs=2",
+            "fairweather run study.yaml --executor slurm --gpus 1",
+        ),
+    ),
+    "plan": CommandRow(
+        plan,
+        MORE,
+        ("fairweather plan quickstart", "fairweather plan study.yaml --json"),
+    ),
+    "preview": CommandRow(
+        preview,
+        MORE,
+        (
+            "fairweather preview --shift imagenet_c/fog",
+            "fairweather preview folder:photos --shift quick --images 3 --out sheet.png",
+        ),
+    ),
+    "export": CommandRow(
+        export,
+        MORE,
+        ("fairweather export folder:photos --shift imagenet_c/fog,severity=3 --out foggy",),
+    ),
+    "pack": CommandRow(
+        pack,
+        MORE,
+        (
+            "fairweather pack runs/mine --out small",
+            "fairweather pack runs/mine --out small --model basic",
+        ),
+    ),
+    "clean": CommandRow(
+        clean,
+        MORE,
+        ("fairweather clean runs/mine", "fairweather clean runs/mine --remove predictions"),
+    ),
+    "cancel": CommandRow(cancel, MORE, ("fairweather cancel runs/mine",)),
+    "list": CommandRow(list_names, MORE, ("fairweather list shifts", "fairweather list")),
 }
 
 # What is checked of the arguments before torch is imported, so that a typo is reported at once.
@@ -149,29 +250,35 @@ FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "pack": {"out": check_writable},
 }
 
+SUMMARY = "Find out whether an image classifier still works when its images change."
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
 # What Typer raises for arguments that it cannot read; its module depends on Typer's version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="fairweather",
-    help="Train image classifiers, and measure their accuracy and calibration under shifts.",
-    no_args_is_help=True,
+    cls=DocumentedGroup,
+    help=SUMMARY,
     add_completion=False,
-    rich_markup_mode="markdown",  # in the default one, [clean] would be a style and not be shown
+    rich_markup_mode=None,  # `DocumentedCommand` writes the help
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
 @app.callback(invoke_without_command=True)
 def _print_version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         import fairweather
 
         typer.echo(fairweather.__version__)
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(2)
 
 
 def _with_first_checks(name: str, command: Command) -> Command:
@@ -186,8 +293,13 @@ def _with_first_checks(name: str, command: Command) -> Command:
     return checked
 
 
-for _name, _command in COMMANDS.items():
-    app.command(name=_name)(_with_first_checks(_name, _command))
+for _name, _row in COMMANDS.items():
+    app.command(
+        _name,
+        cls=DocumentedCommand,
+        rich_help_panel=_row.panel,
+        epilog="\n".join(_row.examples),
+    )(_with_first_checks(_name, _row.function))
 
 
 def _cache_hint(error: OSError) -> str:
@@ -225,12 +337,11 @@ def main() -> None:
 
 
 def _exit_with(sentence: str) -> NoReturn:
-    if sentence:
-        typer.echo(f"fairweather: {one_line(sentence)}", err=True)
+    typer.echo(f"fairweather: {one_line(sentence)}", err=True)
     sys.exit(2)
 
 
 def _usage_sentence(error: Any) -> str:  # noqa: ANN401 - a `UsageError`
-    """Say what Typer cannot read, and where it is explained; nothing where the help was shown."""
+    """Say what Typer cannot read, and where it is explained."""
     said = error.format_message().strip().removesuffix(".")
-    return said and f"{said}; see: {error.ctx.command_path if error.ctx else 'fairweather'} --help"
+    return f"{said}; see: {error.ctx.command_path if error.ctx else 'fairweather'} --help"

@@ -238,7 +238,7 @@ def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
         raise InputError(
             f"the model names no classes and has {outputs:,} outputs, but the data has "
             f"{len(data_classes):,} classes ({quote_names(data_classes)}): say which output each "
-            "one is with --labels FILE"
+            "one is with --class-map FILE"
         )
     numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers
@@ -323,7 +323,7 @@ def _unmatched_error(
     return InputError(
         f"the model has no class for {len(missing):,} of the data's {len(data_classes):,}: "
         f"{quote_names(missing)}{hint}; the data has {quote_names(data_classes)}, and the model "
-        f"has {quote_names(names.names)}; map them with --labels FILE"
+        f"has {quote_names(names.names)}; map them with --class-map FILE"
     )
 
 
