@@ -90,6 +90,7 @@ class CommandLine(Sections):
     def _command(self, name: str, command: DocumentedCommand) -> nodes.section:
         with command.make_context(f"fairweather {name}", [], resilient_parsing=True) as context:
             usage, panels = command.usage(context), command.panels(context)
+        made = self.section(f"fairweather {name}", f"fairweather-{name}", code=True)
         made += [paragraph(" ".join(part.split())) for part in (command.help or "").split("\n\n")]
         for text in ("\n".join(command.examples), f"fairweather {name} {usage}"):
             made += nodes.literal_block(text=text, language="text", classes=["highlight"])
