@@ -132,8 +132,11 @@ def test_mistakes_are_one_sentence(written, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["preview"], "--shift NAME, or --shift NAME"),
-        (["preview", "--shift", "quik"], "unknown suite 'quik'; did you mean 'quick'"),
+        (["preview"], "name at least one shift, such as --shift quick"),
+        (
+            ["preview", "--shift", "quik"],
+            "unknown suite, shift or attack 'quik'; did you mean 'quick'",
+        ),
         (["export", "mnist5k", "--out", "x", "--shift", PGD], "pgd is an attack"),
         (["evaluate", "timm:test_resnet", "mnist5k", "--shift", "quick,x=1"], "no parameters"),
     ],

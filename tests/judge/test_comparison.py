@@ -535,7 +535,7 @@ def test_names_cannot_break_out_of_the_tables(copy):
 
 def test_the_command_prints_the_table_and_writes_it_into_the_run(copy, tmp_path):
     done = fairweather("compare", "copy", "paper", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "next    open copy/tables/compare_paper.md\n")
     first = done.stdout.splitlines()[1]
     assert re.fullmatch(
         r"basic +Clean +– +Accuracy +82\.3 \[8\d\.\d, 8\d\.\d\] +82\.3 +\+0\.0 +yes", first

@@ -278,7 +278,9 @@ def test_more_jobs_than_cores_are_refused_with_a_way_out(study, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("option", "value"), [("jobs", 0), ("workers", -1), ("networks", 0)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("jobs", 0), ("shift_processes", -1), ("models_in_memory", 0)]
+)
 def test_impossible_numbers_are_refused(study, tmp_path, option, value):
     with pytest.raises(InputError, match=f"{option} must be at least"):
         fw.run(study, out=tmp_path / "run", device="cpu", **{option: value})

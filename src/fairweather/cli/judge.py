@@ -84,7 +84,7 @@ def _read_published_rows(asked: list[str]) -> dict[str, str]:
         if not (published and equals and model):
             raise InputError(f"--match takes PUBLISHED=MODEL, found {text}")
         if published in models:
-            raise InputError(f"--as {published}=... is given twice")
+            raise InputError(f"--match {published}=... is given twice")
         models[published] = model
     return models
 
@@ -159,12 +159,12 @@ COLOURS = {"failed": "red", "passed": "green"}  # of the lines that begin with t
 
 def _print_table(table: str) -> None:
     """Print; a reader that closes the pipe early changes nothing about the verdict."""
-    if shows_colour(sys.stdout):
+    if coloured := shows_colour(sys.stdout):
         lines = table.splitlines()
         colours = [COLOURS.get(line.partition(" ")[0]) for line in lines]
         table = "\n".join(map(typer.style, lines, colours))
     try:
-        typer.echo(table)
+        typer.echo(table, color=coloured)
     except BrokenPipeError:
         # What is still in the buffer would be written once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
