@@ -91,8 +91,9 @@ class CommandLine(Sections):
         with command.make_context(f"fairweather {name}", [], resilient_parsing=True) as context:
             usage, panels = command.usage(context), command.panels(context)
         made = self.section(f"fairweather {name}", f"fairweather-{name}", code=True)
-        made += [paragraph(" ".join(part.split())) for part in (command.help or "").split("\n\n")]
-        for text in ("\n".join(command.examples), f"fairweather {name} {usage}"):
+        paragraphs, examples = command.explained()
+        made += map(paragraph, paragraphs)
+        for text in ("\n".join(examples), f"fairweather {name} {usage}"):
             made += nodes.literal_block(text=text, language="text", classes=["highlight"])
         for title, rows in panels.items():
             cells = [[[nodes.literal(text=names)], text_with_code(said)] for names, said in rows]

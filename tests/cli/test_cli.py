@@ -15,7 +15,7 @@ import typer.main
 
 import fairweather as fw
 from fairweather.attacks.shift_lists import expand_with_clean
-from fairweather.cli.app import COMMANDS, FIRST, MORE, app, main
+from fairweather.cli.app import COMMANDS, app, main
 from fairweather.cli.deploy import read_share
 from fairweather.cli.help import PANELS, shows_colour
 from fairweather.cli.options import SHIFT_HELP, progress
@@ -126,8 +126,9 @@ def test_what_a_terminal_cannot_show_is_replaced(tmp_path):
 
 
 PROGRAM = typer.main.get_command(app)
-HELPS = {name: fairweather(name, "-h").stdout for name in COMMANDS} | {"": fairweather("-h").stdout}
-EXAMPLES = [line for command in PROGRAM.commands.values() for line in command.examples]
+HELPS = {name: fairweather(name, "-h").stdout for name in PROGRAM.commands}
+HELPS[""] = fairweather("-h").stdout
+EXAMPLES = [line for command in PROGRAM.commands.values() for line in command.explained()[1]]
 
 
 def options():
@@ -169,8 +170,7 @@ def test_the_help_has_examples_first_plain_names_and_short_sentences(name):
 
 def sentences():
     for name, command in PROGRAM.commands.items():
-        texts = [(command.help or "").replace("\n\n", " ")]
-        texts += [parameter.help for parameter in command.params]
+        texts = [*command.explained()[0], *(parameter.help for parameter in command.params)]
         for text in texts:
             for sentence in re.split(r"(?<=[.?]) (?=[A-Z])", " ".join(text.split())):
                 yield pytest.param(sentence, id=f"{name}: {sentence[:40]}")
@@ -184,11 +184,13 @@ def test_a_sentence_of_the_help_has_at_most_20_words(sentence):
 
 
 def test_the_commands_to_begin_with_come_first_and_each_has_a_line():
-    first, more = (HELPS[""].index(title) for title in (FIRST, MORE))
-    assert first < more
-    for name, row in COMMANDS.items():
-        at = re.search(rf"^  {name} ", HELPS[""], flags=re.MULTILINE).start()
-        assert (first < at < more) == (row.panel == FIRST)
+    shown = [line.split()[0] for line in HELPS[""].splitlines() if re.match("  [a-z]", line)]
+    assert shown == [name for panel in COMMANDS.values() for name in panel]
+    places = [
+        HELPS[""].index(f"\n{panel}:\n  {next(iter(row))}") for panel, row in COMMANDS.items()
+    ]
+    assert places == sorted(places)
+    assert {"evaluate", "check", "predict"} <= {*next(iter(COMMANDS.values()))}
 
 
 def test_a_call_without_a_command_shows_the_help_with_status_2():

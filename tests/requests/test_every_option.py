@@ -66,7 +66,7 @@ def cases(folder):
         "std": Case((0.7, 0.6, 0.5), SCORES, ones),
         "input_size": Case(24, SCORES),
         "outputs": Case("probabilities", SCORES),
-        "labels": Case({"blue": 2, "green": 0, "red": 1}, SCORES),
+        "class_map": Case({"blue": 2, "green": 0, "red": 1}, SCORES),
         "label_column": Case("second", IMAGES),
         "key_column": Case("place", SCORES),
         "classes": Case(("red", "green", "blue"), SCORES),
@@ -97,8 +97,8 @@ def cases(folder):
         "executor": Case("ray://127.0.0.1:1", WORKER),
         "worker": Case(True, WORKER),
         "jobs": Case(2, WORKER),
-        "workers": Case(1, WORKER),
-        "networks": Case(1, WORKER),
+        "shift_processes": Case(1, WORKER),
+        "models_in_memory": Case(1, WORKER),
         "devices": Case(2, WORKER),
         "partition": Case("gpu", WORKER),
         "gpus": Case("1", WORKER),
@@ -401,7 +401,10 @@ def functions():
     public = {
         name: getattr(fw, name) for name in fw.__all__ if inspect.isroutine(getattr(fw, name))
     }
-    return {**public, **{f"command {name}": each for name, each in COMMANDS.items()}}
+    return {
+        **public,
+        **{f"command {n}": each for row in COMMANDS.values() for n, each in row.items()},
+    }
 
 
 @pytest.mark.parametrize("name", functions())

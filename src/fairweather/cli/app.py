@@ -6,10 +6,10 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -37,7 +37,12 @@ def list_names(
         ),
     ] = "all",
 ) -> None:
-    """List known names: studies, shifts, metrics, sources of models and data."""
+    """List known names: studies, shifts, metrics, sources of models and data.
+
+    Examples:
+        fairweather list shifts
+        fairweather list
+    """
     if what not in ("all", *SECTIONS):
         raise unknown_name("list", what, ["all", *SECTIONS])
     for title, entries in SECTIONS.items():
@@ -119,121 +124,23 @@ SECTIONS: Mapping[str, Callable[[], Entries]] = {
 
 # ---------------------------------------------------------------- commands
 
-FIRST, MORE = "Commands to begin with", "More commands"
-
-
-class CommandRow(NamedTuple):
-    """A command: what it does, its panel in the help, and examples for its own help."""
-
-    function: Command
-    panel: str
-    examples: Sequence[str]
-
-
-COMMANDS: Mapping[str, CommandRow] = {
-    "evaluate": CommandRow(
-        evaluate,
-        FIRST,
-        (
-            "fairweather evaluate torchvision:resnet18 folder:photos",
-            "fairweather evaluate model.pt folder:photos --architecture timm:resnet18",
-            "fairweather evaluate onnx:model.onnx folder:photos --shift imagenet_c",
-            "fairweather evaluate predictions:answers.csv",
-        ),
-    ),
-    "check": CommandRow(
-        check,
-        FIRST,
-        (
-            "fairweather check runs/mine 'accuracy[clean] >= 90%'",
-            "fairweather check runs/mine 'accuracy[imagenet_c/fog] drop <= 5%' --junit checks.xml",
-            "fairweather check runs/mine rules.yaml",
-        ),
-    ),
-    "predict": CommandRow(
-        predict,
-        FIRST,
-        (
-            "fairweather predict runs/mine images:new --risk 5%",
-            "fairweather predict guards/mine images:new --out answers.csv",
-        ),
-    ),
-    "estimate": CommandRow(
-        estimate,
-        MORE,
-        (
-            "fairweather estimate runs/mine images:new",
-            "fairweather estimate runs/mine:basic:0 folder:new --with-labels",
-        ),
-    ),
-    "compare": CommandRow(
-        compare,
-        MORE,
-        (
-            "fairweather compare runs/new runs/old",
-            "fairweather compare runs/new:augmix runs/old:basic",
-            "fairweather compare runs/pathmnist paper",
-        ),
-    ),
-    "report": CommandRow(
-        report,
-        MORE,
-        (
-            "fairweather report runs/mine",
-            "fairweather report runs/new runs/old --out reports/both",
-            "fairweather report runs/seed-0 runs/seed-1 --join-seeds",
-        ),
-    ),
-    "guard": CommandRow(
-        guard,
-        MORE,
-        (
-            "fairweather guard runs/mine guards/mine --risk 5%",
-            "fairweather guard runs/mine guards/mine --risk 5% --onnx guard.onnx",
-        ),
-    ),
-    "run": CommandRow(
-        run,
-        MORE,
-        (
-            "fairweather run quickstart",
-            "fairweather run study.yaml --model basic --seeds 1 --set recipe.epochs=2",
-            "fairweather run study.yaml --executor slurm --gpus 1",
-        ),
-    ),
-    "plan": CommandRow(
-        plan,
-        MORE,
-        ("fairweather plan quickstart", "fairweather plan study.yaml --json"),
-    ),
-    "preview": CommandRow(
-        preview,
-        MORE,
-        (
-            "fairweather preview --shift imagenet_c/fog",
-            "fairweather preview folder:photos --shift quick --images 3 --out sheet.png",
-        ),
-    ),
-    "export": CommandRow(
-        export,
-        MORE,
-        ("fairweather export folder:photos --shift imagenet_c/fog,severity=3 --out foggy",),
-    ),
-    "pack": CommandRow(
-        pack,
-        MORE,
-        (
-            "fairweather pack runs/mine --out small",
-            "fairweather pack runs/mine --out small --model basic",
-        ),
-    ),
-    "clean": CommandRow(
-        clean,
-        MORE,
-        ("fairweather clean runs/mine", "fairweather clean runs/mine --remove predictions"),
-    ),
-    "cancel": CommandRow(cancel, MORE, ("fairweather cancel runs/mine",)),
-    "list": CommandRow(list_names, MORE, ("fairweather list shifts", "fairweather list")),
+# By their panel in the help, in the order that they have there.
+COMMANDS: Mapping[str, Mapping[str, Command]] = {
+    "Commands to begin with": {"evaluate": evaluate, "check": check, "predict": predict},
+    "More commands": {
+        "estimate": estimate,
+        "compare": compare,
+        "report": report,
+        "guard": guard,
+        "run": run,
+        "plan": plan,
+        "preview": preview,
+        "export": export,
+        "pack": pack,
+        "clean": clean,
+        "cancel": cancel,
+        "list": list_names,
+    },
 }
 
 # What is checked of the arguments before torch is imported, so that a typo is reported at once.
@@ -293,13 +200,11 @@ def _with_first_checks(name: str, command: Command) -> Command:
     return checked
 
 
-for _name, _row in COMMANDS.items():
-    app.command(
-        _name,
-        cls=DocumentedCommand,
-        rich_help_panel=_row.panel,
-        epilog="\n".join(_row.examples),
-    )(_with_first_checks(_name, _row.function))
+for _panel, _commands in COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=DocumentedCommand, rich_help_panel=_panel)(
+            _with_first_checks(_name, _command)
+        )
 
 
 def _cache_hint(error: OSError) -> str:

@@ -80,6 +80,10 @@ def predict(
 
     The table has a row for each image: class, confidence, answer or defer, and possible classes. A
     warning says if the images differ from the validation set.
+
+    Examples:
+        fairweather predict runs/mine images:new --risk 5%
+        fairweather predict guards/mine images:new --out answers.csv
     """
     shares = _read_shares(risk, confidence, coverage)
     check_limits(asked := ImageOptions(**options))
@@ -134,6 +138,10 @@ def guard(
     """Save a model with its error limit as a folder that a service can load.
 
     The folder has weights and JSON, no code. In Python, `fairweather.load_guard` opens it.
+
+    Examples:
+        fairweather guard runs/mine guards/mine --risk 5%
+        fairweather guard runs/mine guards/mine --risk 5% --onnx guard.onnx
     """
     shares = _read_shares(risk, confidence, coverage)
     if "risk" not in shares:

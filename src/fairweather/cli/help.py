@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -121,18 +123,19 @@ class DocumentedCommand(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - of Click
         """Write usage, what the command does, examples, arguments, and each panel of options."""
         formatter.write_usage(_bold(ctx.command_path), self.usage(ctx), prefix="")
-        for paragraph in (self.help or "").split("\n\n"):
-            formatter.write_paragraph()
-            formatter.write_text(" ".join(paragraph.split()))
+        paragraphs, examples = self.explained()
+        for paragraph in paragraphs:
+            formatter.write(f"\n{textwrap.fill(paragraph, formatter.width)}\n")
         with formatter.section(_bold("Examples")):
-            formatter.write("".join(f"  {line}\n" for line in self.examples))
+            formatter.write("".join(f"  {line}\n" for line in examples))
         for title, rows in self.panels(ctx).items():
             _write_panel(formatter, title, rows)
 
-    @property
-    def examples(self) -> list[str]:
-        """Command lines that show what it is for."""
-        return (self.epilog or "").splitlines()
+    def explained(self) -> tuple[list[str], list[str]]:
+        """What the command does, in paragraphs, and its examples: the parts of its docstring."""
+        said, _, examples = inspect.cleandoc(self.help or "").partition("\n\nExamples:\n")
+        paragraphs = [" ".join(paragraph.split()) for paragraph in said.split("\n\n")]
+        return paragraphs, inspect.cleandoc(examples).splitlines()
 
     def usage(self, ctx: Any) -> str:  # noqa: ANN401 - of Click
         """What follows the name of the command: its arguments, then its options."""
@@ -160,13 +163,12 @@ class DocumentedGroup(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - of Click
         """Write usage, what the program does, its commands, and its options."""
         formatter.write_usage(_bold(ctx.command_path), "COMMAND [OPTIONS]", prefix="")
-        formatter.write_paragraph()
-        formatter.write_text(self.help)
+        formatter.write(f"\n{self.help}\n")
         shown: dict[str, list[tuple[str, str]]] = {}
         for command in self.commands.values():
-            said = (command.help or "").partition("\n\n")[0]
-            rows = shown.setdefault(str(getattr(command, "rich_help_panel", "")), [])
-            rows.append((command.name or "", " ".join(said.split())))
+            if isinstance(command, DocumentedCommand):
+                rows = shown.setdefault(command.rich_help_panel or "", [])
+                rows.append((command.name or "", command.explained()[0][0]))
         shown["Options"] = [_describe_option(each, "", ctx) for each in self.get_params(ctx)]
         for title, rows in shown.items():
             _write_panel(formatter, title, rows)

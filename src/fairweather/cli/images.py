@@ -42,7 +42,12 @@ def preview(
     offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw test images under shifts: one row per shift, one column per level."""
+    """Draw test images under shifts: one row per shift, one column per level.
+
+    Examples:
+        fairweather preview --shift imagenet_c/fog
+        fairweather preview folder:photos --shift quick --images 3 --out sheet.png
+    """
     from fairweather.data.loading import load_data
     from fairweather.report import contact_sheet
     from fairweather.runs.folder import write_atomically
@@ -93,6 +98,9 @@ def export(
     """Write a shifted copy of a data set, without loss.
 
     The same command continues an interrupted export.
+
+    Examples:
+        fairweather export folder:photos --shift imagenet_c/fog,severity=3 --out foggy
     """
     from fairweather.data.loading import TEST_FRACTION, list_source, load_data, tested_share
     from fairweather.data.sources import UNSPLIT

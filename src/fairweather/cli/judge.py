@@ -51,7 +51,13 @@ def compare(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two runs, or a run with published numbers: which differences are significant?"""
+    """Compare two runs, or a run with published numbers: which differences are significant?
+
+    Examples:
+        fairweather compare runs/new runs/old
+        fairweather compare runs/new:augmix runs/old:basic
+        fairweather compare runs/pathmnist paper
+    """
     from fairweather.judge.comparison import REFERENCES, read_run_comparison
     from fairweather.judge.published import read_published_comparison
     from fairweather.runs.folder import open_finished_run
@@ -136,6 +142,11 @@ def check(
     """Check a run against rules, and end with status 1 if one is broken.
 
     Status 2 means that a rule cannot be judged, and 70 that the program failed.
+
+    Examples:
+        fairweather check runs/mine 'accuracy[clean] >= 90%'
+        fairweather check runs/mine 'accuracy[imagenet_c/fog] drop <= 5%' --junit checks.xml
+        fairweather check runs/mine rules.yaml
     """
     from fairweather.judge.rules import read_rules
     from fairweather.judge.verdicts import format_junit, format_verdicts, judge
@@ -189,6 +200,10 @@ def estimate(
     """Estimate a model's accuracy on images without labels.
 
     It prints a likely range, a test for distribution shift, and the most similar tested shift.
+
+    Examples:
+        fairweather estimate runs/mine images:new
+        fairweather estimate runs/mine:basic:0 folder:new --with-labels
     """
     from fairweather.judge import estimation
     from fairweather.runs.folder import write_atomically

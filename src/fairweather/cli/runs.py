@@ -89,6 +89,11 @@ def run(
     """Run a study: train, predict under every shift, score and report.
 
     The same command continues an interrupted run.
+
+    Examples:
+        fairweather run quickstart
+        fairweather run study.yaml --model basic --seeds 1 --set recipe.epochs=2
+        fairweather run study.yaml --executor slurm --gpus 1
     """
     asked = read_sharing(sharing)
     dataclasses.replace(asked, devices=1).check()
@@ -126,7 +131,12 @@ def plan(
     json: JSON = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show the steps of a study, which are done, and how long the rest may take."""
+    """Show the steps of a study, which are done, and how long the rest may take.
+
+    Examples:
+        fairweather plan quickstart
+        fairweather plan study.yaml --json
+    """
     from fairweather.requests.study import run as studies
 
     checked = _read_study(study, set_, seeds, models, data_root, offline)
@@ -137,7 +147,11 @@ def plan(
 
 
 def cancel(run: RunArgument) -> None:
-    """Cancel the SLURM jobs of a run; finished steps stay."""
+    """Cancel the SLURM jobs of a run; finished steps stay.
+
+    Examples:
+        fairweather cancel runs/mine
+    """
     from fairweather.runs.folder import open_finished_run
     from fairweather.workers import slurm_jobs as submitted
 
@@ -163,6 +177,10 @@ def clean(
     """Show the disk space of a run, and remove files that can be made again.
 
     Left-over files are those of interrupted steps, and of models that left the study.
+
+    Examples:
+        fairweather clean runs/mine
+        fairweather clean runs/mine --remove predictions
     """
     from fairweather.runs import cleaning
     from fairweather.runs.folder import open_finished_run
@@ -219,7 +237,13 @@ def report(
     track: Track = None,
     quiet: Quiet = False,
 ) -> None:
-    """Rebuild tables, figures and page of one or several runs."""
+    """Rebuild tables, figures and page of one or several runs.
+
+    Examples:
+        fairweather report runs/mine
+        fairweather report runs/new runs/old --out reports/both
+        fairweather report runs/seed-0 runs/seed-1 --join-seeds
+    """
     if join_seeds:
         check_tracking(track)
         place = join_runs(runs, out, quiet=quiet)
@@ -267,7 +291,12 @@ def pack(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a small copy of a run that can still be joined with other seeds."""
+    """Export a small copy of a run that can still be joined with other seeds.
+
+    Examples:
+        fairweather pack runs/mine --out small
+        fairweather pack runs/mine --out small --model basic
+    """
     from fairweather.requests.seeds.joining import pack_run
 
     with resumable(), progress(quiet=quiet) as show:
@@ -358,6 +387,12 @@ def evaluate(
     """Measure a model on your images, clean and under shifts.
 
     The same command continues an interrupted evaluation.
+
+    Examples:
+        fairweather evaluate torchvision:resnet18 folder:photos
+        fairweather evaluate model.pt folder:photos --architecture timm:resnet18
+        fairweather evaluate onnx:model.onnx folder:photos --shift imagenet_c
+        fairweather evaluate predictions:answers.csv
     """
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("mean", "std"):
