@@ -122,11 +122,11 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     unknown suite 'set'; did you mean 'set9'? closest of 60: set9, set8, set7, set6, set5; all of
     them: fairweather list suites
     >>> print(unknown_name("option", "cluster", ["group", "slices"]))
-    cluster is now called group
+    the option 'cluster' is now called 'group'
     """
     names = sorted({str(known) for known in allowed})
-    if RENAMED.get(str(name)) in names:
-        return InputError(f"{name} is now called {RENAMED[str(name)]}")
+    if (new := RENAMED.get(str(name))) in names:
+        return InputError(f"the {kind} {name!r} is now called {new!r}")
     same_end = [known for known in names if known.rpartition("/")[2] == str(name)]
     near = same_end or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"

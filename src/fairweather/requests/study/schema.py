@@ -741,6 +741,7 @@ def _allowed_keys(location: list[str]) -> list[str]:
     known = {
         "recipe": list(PRETRAINING_KEYS if before else RECIPE_KEYS),
         **{name: [field.name for field in fields(kind)] for name, kind in _NESTED_TYPES.items()},
+        "groups": list(GroupsEntry.model_fields),
         "": [*Study.model_fields, "defaults"],
     }
     entry = PretrainingEntry if before else ModelEntry
