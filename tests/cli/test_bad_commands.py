@@ -466,7 +466,7 @@ def table(text, words, name="bad.csv"):
     return f"{MODEL} csv:{name} --shift clean --quiet", words, {name: text}
 
 
-def facts(text, words, more="--cluster patient", name="facts.csv"):
+def facts(text, words, more="--group patient", name="facts.csv"):
     return f"{MODEL} {ON} --metadata {name} {more}", words, {name: text}
 
 
@@ -518,7 +518,7 @@ ROWS = {
         ("run study.yaml --executor magic", "magic", {}),
         ("run study.yaml --gpus 2", "needs executor slurm", {}),
         ("run study.yaml --executor slurm --time soon", "found 'soon'", {}),
-        ("run study.yaml --steps 2/3", "--steps is gone: give the command with --worker", {}),
+        ("run study.yaml --steps 2/3", "--steps is now called --worker", {}),
         ("run study.yaml --strategy magic", "magic", {}),
         ("run study.yaml --track nowhere", "nowhere", {}),
     ],
@@ -600,7 +600,7 @@ ROWS = {
         study(STUDY.replace("folder:data", "{source: folder:data, label_noise: 2}"), "label_noise"),
         study(
             STUDY.replace(
-                "folder:data", "{source: folder:data, groups: {metadata: no.csv, cluster: p}}"
+                "folder:data", "{source: folder:data, groups: {metadata: no.csv, group: p}}"
             ),
             "no.csv",
         ),
@@ -763,7 +763,7 @@ ROWS = {
         option("--class-map bad.txt", "'.txt'", bad_txt="a: 0"),
         option("--class-map bad.yaml", "bad.yaml", bad_yaml=""),
         option("--class-map bad.yaml", "bad.yaml", bad_yaml="- a"),
-        option("--class-map bad.yaml", "in the labels, 'd'", bad_yaml="{a: 0, b: 1, d: 2}"),
+        option("--class-map bad.yaml", "in class_map, 'd'", bad_yaml="{a: 0, b: 1, d: 2}"),
         option("--class-map bad.yaml", "without one are 'c'", bad_yaml="{a: 0, b: 1}"),
         option("--class-map bad.yaml", "output 9", bad_yaml="{a: 0, b: 1, c: 9}"),
         option(
@@ -785,13 +785,13 @@ ROWS = {
         option("--priors bad.yaml", "probab", bad_yaml="x: {a: 2}"),
         option("--priors bad.yaml", "'worst'", bad_yaml="worst: {a: 0.5}"),
         option("--priors bad.yaml", "the priors 'x'", bad_yaml="x: {a: .nan}"),
-        option("--metadata no.csv --cluster patient", "no.csv"),
-        option("--cluster patient", "metadata"),
-        option("--metadata study.yaml --cluster patient", "study.yaml"),
-        facts(PATIENTS, "cluster", ""),
-        facts(PATIENTS, "'patiant'", "--cluster patiant"),
+        option("--metadata no.csv --group patient", "no.csv"),
+        option("--group patient", "metadata"),
+        option("--metadata study.yaml --group patient", "study.yaml"),
+        facts(PATIENTS, "group", ""),
+        facts(PATIENTS, "'patiant'", "--group patiant"),
         facts(PATIENTS, "'patient'", "--slice patiant"),
-        facts(PATIENTS, "patient", "--cluster patient --slice patient"),
+        facts(PATIENTS, "patient", "--group patient --slice patient"),
         facts(PATIENTS, "twice", "--slice site --slice site"),
         facts("", "facts.csv"),
         facts("a,b\n1,2\n", "patient"),

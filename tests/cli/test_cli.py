@@ -20,7 +20,7 @@ from fairweather.cli.deploy import read_share
 from fairweather.cli.help import PANELS, shows_colour
 from fairweather.cli.options import SHIFT_HELP, progress
 from fairweather.cli.runs import evaluate, run
-from fairweather.errors import InputError, check_writable
+from fairweather.errors import RENAMED, InputError, check_writable
 from fairweather.judge.rules import read_rules
 from fairweather.progress import Event, FinishedStep
 from fairweather.requests.study.schema import load_study
@@ -220,6 +220,45 @@ def test_what_the_help_of_options_says_is_accepted():
     text = " ".join(HELPS["run"].split())
     overrides = re.search(r"of the study: (\S+), (\S+)\. Repeatable", text).groups()
     assert load_study("quickstart", overrides).models["basic"].recipe.epochs == 2
+
+
+OLD = {old: new for old, new in RENAMED.items() if old.startswith("--")}
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_the_old_name_of_an_option_gives_a_sentence_with_the_new_one(old, tmp_path):
+    takers = {row.id.split()[0] for row in options() if row.values[0] == OLD[old]}
+    assert takers
+    for name in PROGRAM.commands:
+        done = fairweather(name, "a", "b", old, "c", cwd=tmp_path)
+        assert done.returncode == 2
+        assert (f"{old} is now called {OLD[old]}; see: fairweather {name}" in done.stderr) == (
+            name in takers
+        )
+
+
+def test_no_new_name_is_an_old_one_and_no_old_one_is_left():
+    assert not OLD.keys() & {*OLD.values(), *(row.values[0] for row in options())}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"only": ["basic"]}, "only is now called models"),
+        ({"workers": 2}, "the option .workers. is now called .shift_processes."),
+        ({"networks": 2}, "the option .networks. is now called .models_in_memory."),
+    ],
+)
+def test_the_old_name_of_an_option_of_python_gives_such_a_sentence_too(given, words):
+    with pytest.raises(InputError, match=words):
+        fw.run("quickstart", **given)
+
+
+def test_labels_are_those_of_predictions_and_no_mapping_of_classes():
+    with pytest.raises(InputError, match="a mapping of classes is class_map"):
+        fw.evaluate("timm:test_resnet", "mnist5k", labels={"0": 0})
+    with pytest.raises(InputError, match="a mapping of classes is class_map"):
+        fw.evaluate(predictions=[[0.1, 0.9]], labels={"0": 0})
 
 
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])

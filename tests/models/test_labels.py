@@ -226,7 +226,7 @@ def test_given_labels_may_be_names_wnids_synonyms_numbers_and_lists():
     ("given", "words"),
     [
         ({"a": 0}, "must have all 2 classes of the data; without one are 'b'"),
-        ({"a": 0, "b": 1, "bb": 2}, "unknown class of the data in the labels, 'bb'; .* mean 'b'"),
+        ({"a": 0, "b": 1, "bb": 2}, "unknown class of the data in class_map, 'bb'; .* mean 'b'"),
         ({"a": 0, "b": [1, 0]}, "output 0 .* 'a' and 'b'"),
         ({"a": 0, "b": [1, "cart", 1]}, "unknown class .* 'cart'; did you mean 'cat'"),
         ({"a": 0, "b": [1, 1]}, "output 1 .*twice for 'b'"),

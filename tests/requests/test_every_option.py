@@ -76,9 +76,9 @@ def cases(folder):
         "validation_fraction": Case(0.3, IMAGES),
         "skip_unreadable": Case(True, WORKER),
         "metadata": Case(table, IMAGES, {"slices": ("site",)}),
-        "cluster": Case("patient", IMAGES, {"metadata": table}),
+        "group": Case("patient", IMAGES, {"metadata": table}),
         "slices": Case(("site",), IMAGES, {"metadata": table}),
-        "allow_shared_clusters": Case(True, WORKER, {"metadata": table, "cluster": "patient"}),
+        "allow_shared_groups": Case(True, WORKER, {"metadata": table, "group": "patient"}),
         "allow_duplicates": Case(True, WORKER),
         "scale": Case("0..100", IMAGES),
         "variants": Case(("temperature",), STEPS),
@@ -215,7 +215,7 @@ MODELS = {
     "a checkpoint": lambda folder: (checkpoint(folder), {"architecture": TINY_RESNET, "size": 16}),
     "timm:": lambda folder: (
         TINY_RESNET,
-        {"weights": "none", "size": 16, "labels": {"blue": 0, "green": 1, "red": 2}},
+        {"weights": "none", "size": 16, "class_map": {"blue": 0, "green": 1, "red": 2}},
     ),
     "onnx:": lambda folder: (onnx_file(folder), {}),
     "hf:": lambda folder: (hugging_face(folder), {}),
@@ -370,7 +370,9 @@ def on_the_line(name, value):
         return [written, ",".join(map(str, value))], tuple(value)
     if isinstance(value, list | tuple):
         return [written, *value], tuple(value)
-    given = {"labels": Path, "priors": Path, "metadata": Path}.get(name, lambda each: each)(value)
+    given = {"class_map": Path, "priors": Path, "metadata": Path}.get(name, lambda each: each)(
+        value
+    )
     return [written, str(value)], (given,) if name == "title" else given
 
 

@@ -19,7 +19,14 @@ from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
 from fairweather.cli.options import Command, check_file, go_offline, suggest
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
-from fairweather.errors import InputError, check_writable, describe_os_error, one_line, unknown_name
+from fairweather.errors import (
+    RENAMED,
+    InputError,
+    check_writable,
+    describe_os_error,
+    one_line,
+    unknown_name,
+)
 from fairweather.files.folders import cache_folder
 from fairweather.requests.study.packaged import check_study_name, packaged_studies, study_facts
 
@@ -248,5 +255,10 @@ def _exit_with(sentence: str) -> NoReturn:
 
 def _usage_sentence(error: Any) -> str:  # noqa: ANN401 - a `UsageError`
     """Say what Typer cannot read, and where it is explained."""
-    said = error.format_message().strip().removesuffix(".")
-    return f"{said}; see: {error.ctx.command_path if error.ctx else 'fairweather'} --help"
+    said, asked = error.format_message().strip().removesuffix("."), error.ctx
+    command = asked.command_path if asked else "fairweather"
+    written = getattr(error, "option_name", "")
+    new = RENAMED.get(written)
+    if new and new in {name for option in asked.command.params for name in option.opts}:
+        said = f"{written} is now called {new}"
+    return f"{said}; see: {command} --help"

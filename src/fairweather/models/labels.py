@@ -265,7 +265,7 @@ def _match_given(
     labels = check_labels(given, "the labels")
     for name in labels:
         if name not in data_classes:
-            raise unknown_name("class of the data in the labels,", name, data_classes)
+            raise unknown_name("class of the data in class_map,", name, data_classes)
     missing = [name for name in data_classes if name not in labels]
     if missing:
         raise InputError(
@@ -294,7 +294,7 @@ def _find_output(wanted: str | int, names: OutputNames | None, outputs: int) -> 
                     f"the model names no classes: the labels must give a number from 0 to "
                     f"{outputs - 1:,} in place of {wanted!r}"
                 )
-            raise unknown_name("class of the model in the labels,", wanted, names.known())
+            raise unknown_name("class of the model in class_map,", wanted, names.known())
     number = int(wanted)
     if not 0 <= number < outputs:
         raise InputError(

@@ -50,10 +50,8 @@ class EvaluationOptions(ModelOptions):
     metadata: Path | None = option(
         None, "CSV or parquet table with a row for each image: file (or key), patient, site, ..."
     )
-    cluster: str | None = option(
-        None,
-        "The column of the metadata that says which images belong together, such as patient: "
-        "intervals then cover other patients.",
+    group: str | None = option(
+        None, "Metadata column of what belongs together, such as patient; intervals allow for it."
     )
     slices: tuple[str, ...] = option(
         (),
@@ -61,8 +59,8 @@ class EvaluationOptions(ModelOptions):
         "Repeatable.",
         flag="--slice",
     )
-    allow_shared_clusters: bool = option(
-        False, "Allow images of one cluster among the validation and the test images."
+    allow_shared_groups: bool = option(
+        False, "Allow a group to have both validation and test images."
     )
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
     scale: str | None = shared_option(DataOptions, "scale", shown="as in the model's own run")
