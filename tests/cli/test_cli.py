@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import cv2
 import pytest
 import typer.main
+from scipy.stats import binomtest
 
 import fairweather as fw
 from fairweather.attacks.shift_lists import expand_with_clean
@@ -25,7 +27,9 @@ from fairweather.judge.rules import read_rules
 from fairweather.progress import Event, FinishedStep
 from fairweather.requests.study.schema import load_study
 from tests.commands import fairweather
+from tests.conftest import write_pictures
 from tests.forking import Program
+from tests.run_folders import copy_run, outcomes, run_record, sweep_record, write_run
 from tests.started import started
 
 
@@ -275,6 +279,95 @@ def test_a_terminal_has_colours_unless_no_color_is_set(variables, coloured, monk
     assert not shows_colour(io.StringIO())
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with two runs of one model, predictions, and a few images."""
+    place = tmp_path_factory.mktemp("place")
+    fog = sweep_record("imagenet_c/fog", {1: "imagenet_c/fog,severity=1"})
+    rows = [
+        ("a", "0", "clean", "none", "accuracy", 0.7, 0.6, 0.8, 20),
+        ("a", "0", "imagenet_c/fog", "1", "accuracy", 0.5, 0.4, 0.6, 20),
+    ]
+    predictions = {
+        ("a", 0, "clean"): outcomes([True, False] * 10),
+        ("a", 0, "imagenet_c/fog,severity=1"): outcomes([False, False] * 10),
+    }
+    run = write_run(place / "run", run_record({"a": "Model A"}, [fog]), rows, predictions)
+    copy_run(run, place / "other")
+    write_pictures(place / "photos", test=2)
+    (place / "right.csv").write_text("label,x,y\n" + "x,0.9,0.1\ny,0.2,0.8\n" * 10)
+    return place
+
+
+ENDS = {
+    "evaluate predictions:right.csv --bootstrap 100": "open runs/right/report.html, or: ",
+    "check run 'accuracy[clean] >= 10%'": "open run/report.html",
+    "check run 'accuracy[clean] >= 90%'": "open run/report.html",
+    "compare run other": "open run/tables/",
+    "report run": "open run/report.html, or: fairweather check run",
+    "plan quickstart --model basic": "fairweather run quickstart",
+    "preview folder:photos --shift gamma,exponent=2": "open preview.png",
+    "export folder:photos --out out --shift clean": "fairweather evaluate MODEL folder:out/clean",
+    "pack run --out small": "fairweather report small OTHER --join-seeds",
+    "clean run": "fairweather clean run --remove left-over",
+    "cancel run": "fairweather clean run",
+    "list suites": "fairweather preview --shift NAME",
+}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("line", ENDS)
+def test_a_command_ends_with_what_to_open_or_run_next(line, runs, tmp_path, monkeypatch):
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    words = shlex.split(line)
+    done = fairweather(*words, cwd=tmp_path)
+    assert done.returncode == ("90%" in line)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"next    {ENDS[line]}")
+    opened = re.match("next +open ([^, ]+)", last)
+    assert not opened or (tmp_path / opened[1]).exists() or words[0] == "check"
+    if "--quiet" in HELPS[words[0]]:
+        again = ("--replace",) if "--replace" in HELPS[words[0]] else ()
+        quiet = fairweather(*words, *again, "--quiet", cwd=tmp_path)
+        assert (quiet.returncode, quiet.stderr) == (done.returncode, "")
+
+
+def test_every_command_has_such_an_end():
+    # Those with a network: tests/deploy/test_guard.py, tests/judge/test_estimation.py and, for run,
+    # tests/requests/test_study.py.
+    assert {line.split()[0] for line in ENDS} == {*HELPS} - {
+        "",
+        "predict",
+        "guard",
+        "estimate",
+        "run",
+    }
+
+
+def test_json_has_no_such_end(tmp_path):
+    done = fairweather("plan", "quickstart", "--model", "basic", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)
+    assert "next" not in done.stderr
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_check_has_words_per_cent_and_colours_on_a_terminal(coloured, runs, monkeypatch):
+    monkeypatch.setattr("fairweather.cli.judge.shows_colour", lambda _: coloured)
+    rules = ("accuracy[clean] >= 90%", "accuracy[clean] >= 50%")
+    lines = fairweather("check", "run", *rules, "--on", "value", cwd=runs).stdout.splitlines()
+    assert (
+        lines[1].startswith("\x1b[31mfailed  a: ")
+        == lines[2].startswith("\x1b[32mpass")
+        == coloured
+    )
+    assert ("\x1b" in "".join(lines)) == coloured
+    plain = [re.sub(r"\x1b\[\d+m", "", line).split() for line in lines]
+    assert plain[1][0] == "failed"
+    ends = [f"{end:.2%}" for end in binomtest(14, 20).proportion_ci()]  # Clopper and Pearson's
+    assert plain[1][-5:] == ["70.00%", *ends, "20", "-20.00%"]
+    assert plain[2][0] == "passed"
+
+
 def test_missing_data_leaves_no_run_behind(tmp_path):
     done = fairweather("run", "quickstart", "--set", "data.source=folder:nowhere", cwd=tmp_path)
     assert done.returncode == 2
@@ -435,6 +528,25 @@ def test_where_there_is_no_terminal_a_line_is_printed_for_each_stage(capsys):
     assert said.err.splitlines() == [
         "done  train Basic, seed 0  41 s  (3 of 24)",
         "done  predict Basic, seed 0, test/clean  0.4 s  (4 of 24, about 12 min to go)",
+    ]
+
+
+def test_a_run_of_a_hundred_steps_is_a_line_for_each_stage_and_minute(monkeypatch, capsys):
+    seconds = [0.0]
+    monkeypatch.setattr("fairweather.progress.time.monotonic", lambda: seconds[0])
+    with progress() as show:
+        for number in range(100):
+            seconds[0] += 3.0
+            stage = ("train", "predict", "score")[number // 40]
+            show(Event("steps", number + 1, 100, finished=FinishedStep(f"{stage} {number}", 3.0)))
+    told = [line.split()[1:3] for line in capsys.readouterr().err.splitlines()]
+    # 300 s: a line for each of the three stages, and others a minute after the one before.
+    assert told == [
+        ["train", "0"],
+        ["train", "20"],
+        ["predict", "40"],
+        ["predict", "60"],
+        ["score", "80"],
     ]
 
 

@@ -107,7 +107,7 @@ def predict(
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
     suggest(
-        f"fairweather estimate {model} {data}   # how accurate is it on these images?"
+        f"fairweather estimate {model if shares else 'RUN'} {data}   # how accurate is it here?"
         if likeness.unlike
         else f"open {out}: the rows with defer need a person",
         quiet=quiet,
