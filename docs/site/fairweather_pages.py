@@ -96,8 +96,12 @@ class CommandLine(Sections):
         for text in ("\n".join(examples), f"fairweather {name} {usage}"):
             made += nodes.literal_block(text=text, language="text", classes=["highlight"])
         for title, rows in panels.items():
-            cells = [[[nodes.literal(text=names)], text_with_code(said)] for names, said in rows]
-            made += table([title, "meaning"], cells)
+            cells = [
+                [[nodes.literal(text=names)], text_with_code(said)]
+                for names, said in rows
+                if "--help" not in names
+            ]
+            made += [table([title, "meaning"], cells)] * bool(cells)
         return made
 
 
