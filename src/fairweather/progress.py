@@ -126,7 +126,7 @@ def _show_when_slow() -> Iterator[Notify]:
 
         def tell(event: Event) -> None:
             if not shown and time.monotonic() - began >= SOON:
-                bars = _notebook_bars(say) if notebook else display(say)
+                bars = _notebook_bars(say) if notebook else display(say, every_stage=False)
                 shown.append(stack.enter_context(bars))
             if shown:
                 shown[0](event)
@@ -143,17 +143,19 @@ def _is_notebook() -> bool:
 
 
 @contextmanager
-def display(say: Say) -> Iterator[Notify]:
+def display(say: Say, *, every_stage: bool) -> Iterator[Notify]:
     """Show a bar for every task on a terminal; elsewhere print plain lines; both on stderr.
 
-    `say` is called with the lines that a person should read.
+    Args:
+        say: called with the lines that a person should read.
+        every_stage: print a line for every stage of a run too, where there is no terminal.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _PlainLines(say)
+        yield _PlainLines(say, every_stage=every_stage)
         return
     with Progress(*_progress_columns(console.width), console=console, expand=True) as bars:
         yield _ProgressBars(bars, say)
@@ -234,10 +236,10 @@ def _progress_columns(width: int) -> list[ProgressColumn]:
 
 
 class _PlainLines:
-    """Print a line when the first step of a stage is finished, and one a minute."""
+    """Print a line a minute, and maybe one when the first step of a stage is finished."""
 
-    def __init__(self, say: Say) -> None:
-        self.say = say
+    def __init__(self, say: Say, *, every_stage: bool) -> None:
+        self.say, self.every_stage = say, every_stage
         self.stages: set[str] = set()
         self.printed = time.monotonic()
         self.began: dict[str, tuple[float, float]] = {}  # by task: when, and what was done then
@@ -249,7 +251,7 @@ class _PlainLines:
         soon = now - self.printed < BETWEEN_LINES
         if event.finished is not None:
             stage = event.finished.label.partition(" ")[0]  # train, predict, fit, score, ...
-            if soon and stage in self.stages:
+            if soon and (stage in self.stages or not self.every_stage):
                 return
             self.stages.add(stage)
             line = finished_line(event.finished, event.done, event.total)

@@ -982,7 +982,9 @@ def test_the_command_line_from_model_to_check_and_comparison(model, colour_folde
     else:
         code, said, told = fairweather(*command, cwd=tmp_path)
     assert code == 0, told
-    assert all(line.startswith("done  ") for line in told.splitlines())
+    *steps, end = told.splitlines()
+    assert all(line.startswith("done  ") for line in steps)
+    assert end.startswith("next    open runs/")
     assert "clean          accuracy" in said
     folder = said.split("page    ")[1].strip().removesuffix("/report.html")
     assert (tmp_path / folder / "report.html").is_file()

@@ -493,9 +493,10 @@ def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp
     assert not (out / "scores.csv").exists()
     done = fairweather(*command)
     assert done.returncode == 0, done.stderr
-    said = done.stderr.splitlines()  # only finished steps, to the end
+    *said, end = done.stderr.splitlines()  # only finished steps, to the end
     assert all(line.startswith("done  ") for line in said)
     assert said[-1].startswith("done  report")
+    assert end.startswith(f"next    open {out}/report.html, or: fairweather check {out} ")
     assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
 
 

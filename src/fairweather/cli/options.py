@@ -90,7 +90,7 @@ def progress(*, quiet: bool = False) -> Iterator[Notify]:
     if quiet:
         yield lambda event: typer.echo(event.line) if event.line else None
         return
-    with display(typer.echo) as show:
+    with display(typer.echo, every_stage=True) as show:
         yield show
 
 
