@@ -160,7 +160,8 @@ def check(
     if junit is not None:
         write_atomically(junit, format_junit(verdicts))
     _print_table(format_verdicts(verdicts))
-    suggest(f"open {folder / PAGE}", quiet=quiet)
+    page = folder / PAGE
+    suggest(f"open {page}" if page.is_file() else f"fairweather report {folder}", quiet=quiet)
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
 
