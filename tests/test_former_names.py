@@ -47,5 +47,5 @@ def test_an_old_value_is_answered_with_the_new_one(tmp_path):
 def test_an_old_class_is_answered_with_the_new_one():
     with pytest.raises(AttributeError, match="'Clusters'; it is now called Grouping"):
         metrics.Clusters  # noqa: B018
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'$"):
+    with pytest.raises(AttributeError, match=r"no attribute 'Nothing'$"):
         metrics.Nothing  # noqa: B018
