@@ -24,8 +24,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "fairweather_pages"]
 root_doc = "docs/index"
 include_patterns = [
     "docs/**.md",
-    "benchmarks/*.md",
+    "benchmarks/**.md",
     "results/*/README.md",
+    "results/*/details.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -78,3 +79,14 @@ html_copy_source = False
 html_show_sourcelink = False
 html_show_search_summary = False  # it fetches pages, which a browser refuses to pages on a disk
 html_permalinks_icon = "#"
+
+
+def setup(app):
+    """Keep notes and details out of menus and search: the pages beside them lead to them."""
+    app.connect("env-updated", hide_details)
+
+
+def hide_details(app, env):
+    for name in env.found_docs:
+        if name.startswith("benchmarks/notes/") or name.endswith("/details"):
+            env.metadata[name].update(orphan="", nosearch="")
