@@ -1,5 +1,7 @@
 """What the README shows is what happens."""
 
+import html
+import itertools
 import pathlib
 import re
 import subprocess
@@ -7,6 +9,7 @@ import sys
 
 import pandas as pd
 import pytest
+from results import pages
 
 from .conftest import write_pictures
 
@@ -73,7 +76,52 @@ def test_links_of_the_other_pages_exist(page):
             assert (each.parent / link).exists(), f"{each} links to {link}"
 
 
-# ---- results/pathmnist/README.md: its tables beside the paper's are those that were measured
+# ---- results/NAME/README.md: a finding, whose table and figure come from the stored numbers
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_a_finding_has_one_figure_one_short_table_and_the_stored_numbers(name):
+    folder, page = ROOT / "results" / name, pages.PAGES[name]
+    text = (folder / "README.md").read_text()
+    rows = re.findall(r"^\|.*$", text, flags=re.MULTILINE)
+    assert "\n".join(rows) == pages.table(folder, page)
+    assert len(rows) <= 2 + 8
+    assert re.findall(r"!\[.+\]\((.*)\)", text) == ["finding.svg"]
+    assert re.findall(r"^- \*\*(.*)\.\*\*", text, flags=re.MULTILINE) == [
+        "Found",
+        "Not shown",
+        "Largest caveat",
+    ]
+    (command,) = re.findall(r"^```sh\n(.*)\n```$", text, flags=re.MULTILINE)
+    assert command.startswith("fairweather run ")
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_the_figure_of_a_finding_shows_the_stored_numbers(name):
+    folder, page = ROOT / "results" / name, pages.PAGES[name]
+    drawn = html.unescape((folder / "finding.svg").read_text())
+    cells = pages.numbers(folder, page).set_index(["row", "column"])
+    rows = [page.rows[place].title for place in page.figure_rows or range(len(page.rows))]
+    columns = [column.title for column in page.columns[:3]]
+    assert len(rows) <= 6
+    for row, column in itertools.product(rows, columns):
+        cell = cells.loc[row, column]
+        where = re.escape(f"row: {row}; column: {column}")
+        (value,) = re.findall(rf": ([\d.]+); {where}\"", drawn)
+        assert float(value) == pytest.approx(cell["value"])
+        where = rf"row: {re.escape(row)}; high: ([\d.]+); column: {re.escape(column)}"
+        ends = re.findall(rf"low: ([\d.]+); {where}\"", drawn)
+        expected = [] if cell["published"] else [(cell["low"], cell["high"])]
+        assert [tuple(map(float, pair)) for pair in ends] == [pytest.approx(e) for e in expected]
+
+
+def test_pages_with_one_seed_say_so_first():
+    for name in pages.PAGES:
+        text = (ROOT / "results" / name / "README.md").read_text()
+        assert text.startswith("# One seed") == (name != "pathmnist")
+
+
+# ---- results/pathmnist/details.md: its tables beside the paper's are those that were measured
 
 PATHMNIST = ROOT / "results/pathmnist"
 ROWS = {"Basic": "basic", "MixUp + Aug": "mixup_aug"}
@@ -90,7 +138,7 @@ def compared():
 
 @pytest.fixture(scope="module")
 def lines():
-    return (PATHMNIST / "README.md").read_text().splitlines()
+    return (PATHMNIST / "details.md").read_text().splitlines()
 
 
 def cells_of(line):
@@ -185,7 +233,7 @@ def test_the_levels_of_the_robust_row_are_those_of_its_comparison(lines, sign):
         assert [measured[column], published[column]] == told(row)[:2]
 
 
-# ---- results/oxford-pets/README.md, likewise
+# ---- results/oxford-pets/details.md, likewise
 
 PETS = ROOT / "results/oxford-pets"
 PETS_ROWS = {
@@ -203,7 +251,7 @@ def pets():
 
 @pytest.fixture(scope="module")
 def pets_lines():
-    return (PETS / "README.md").read_text().splitlines()
+    return (PETS / "details.md").read_text().splitlines()
 
 
 def test_the_means_of_the_pets_are_those_of_the_comparison(pets, pets_lines):
