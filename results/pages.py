@@ -20,6 +20,12 @@ HERE = Path(__file__).parent
 COLOURS = ("#1f2328", "#c2410c", "#0969a8")  # told apart without colours by their shapes
 SHAPES = ("circle", "square", "triangle-up")
 FONT = "Helvetica, Arial, sans-serif"
+PADDING = {
+    "left": 48,
+    "right": 16,
+    "top": 12,
+    "bottom": 12,
+}  # for fonts wider than the measured one
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ PAGES: dict[str, Page] = {
     "design-choices": Page(
         (
             Row("ResNet-18, half width", "middle"),
-            Row("the same, temperature scaled", "middle+temperature"),
+            Row("The same, temperature scaled", "middle+temperature"),
             Row("ResNet-34", "deeper"),
             Row("Quarter width", "thinner"),
             Row("Eighth width", "thinnest"),
@@ -243,12 +249,12 @@ def figure(folder: Path, page: Page) -> alt.LayerChart:
         layers.append(hollow.encode(x=x, y=y, yOffset=offset, color=colour, shape=shape))
     return (
         alt.layer(*layers)
-        .properties(width=560, height=alt.Step(16), background="white", padding=12)
+        .properties(width=560, height=alt.Step(16), background="white", padding=PADDING)
         .configure(font=FONT)
         .configure_axis(
             labelFontSize=13, titleFontSize=12, titleFontWeight="normal", gridColor="#e4e7eb"
         )
-        .configure_legend(labelFontSize=13, symbolSize=90)
+        .configure_legend(labelFontSize=13, symbolSize=90, columnPadding=28)
         .configure_view(stroke=None)
     )
 
