@@ -76,6 +76,39 @@ def test_links_of_the_other_pages_exist(page):
             assert (each.parent / link).exists(), f"{each} links to {link}"
 
 
+# ---- benchmarks/README.md: each number of a finding is one of its notes, rounded
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("finding", "notes"),
+    re.findall(
+        r"^\| `\w+\.py` \| (.*?) \|.*\((.*\.md)\) \|$",
+        (BENCHMARKS / "README.md").read_text(),
+        flags=re.MULTILINE,
+    ),
+)
+def test_the_numbers_of_a_benchmark_stand_in_its_notes(finding, notes):
+    def numbers(text):
+        return [found.replace(",", "") for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
+
+    measured = list(map(float, numbers((BENCHMARKS / notes).read_text())))
+    for said in numbers(finding):
+        digits = len(said.partition(".")[2])
+        assert any(f"{number:.{digits}f}" == said for number in measured), (said, notes)
+
+
+def test_each_benchmark_has_a_line_and_each_note_is_linked():
+    text = (BENCHMARKS / "README.md").read_text()
+    scripts = {path.name for path in BENCHMARKS.glob("*.py")} - {"imagecorruptions_today.py"}
+    assert scripts == set(re.findall(r"^\| `(\w+\.py)` \|", text, flags=re.MULTILINE))
+    assert {f"notes/{path.name}" for path in BENCHMARKS.glob("notes/*.md")} == set(
+        re.findall(r"\((notes/.*?\.md)\)", text)
+    )
+    assert len(text.split()) <= 900
+
+
 # ---- results/NAME/README.md: a finding, whose table and figure come from the stored numbers
 
 
