@@ -61,6 +61,7 @@ RENAMED: Mapping[str, str] = {
     "clusters": "groups",  # of `weigh`
     "networks": "models_in_memory",
     "workers": "shift_processes",
+    "Clusters": "Grouping",
 }
 
 
