@@ -17,6 +17,7 @@ from fairweather.requests.evaluation.run import make_request, run_request
 from fairweather.share.export import write_png_tree
 from fairweather.shifts.table import make_shift
 from fairweather.types.measurement import Images, Score
+from fairweather.types.record import CLEAN, NO_LEVEL
 
 # How the network was trained stands in study.yaml beside it, with the same split of the digits.
 NETWORK = Path(str(resources.files("fairweather") / "demo_network"))
@@ -112,21 +113,19 @@ def _write_foggy(folder: Path, validation: Images) -> None:
 
 def read_finding(run: Run) -> Finding:
     """Read the finding from the scores of a run of the demonstration."""
-    scores = run.scores
-
-    def score(shift: str, level: str, metric: str) -> Score:
-        asked = {"shift": shift, "level": level, "metric": metric}
-        ((value, low, high, n),) = scores.loc[
-            np.all([scores[name] == wanted for name, wanted in asked.items()], axis=0),
-            ["value", "low", "high", "n"],
-        ].to_numpy()
-        return Score(value, low, high, int(n))
-
     return Finding(
-        score("clean", "none", "accuracy"),
-        score(FOG, WORST_LEVEL, "accuracy"),
-        score(FOG, WORST_LEVEL, "average_confidence"),
+        read_score(run, CLEAN, NO_LEVEL, "accuracy"),
+        read_score(run, FOG, WORST_LEVEL, "accuracy"),
+        read_score(run, FOG, WORST_LEVEL, "average_confidence"),
     )
+
+
+def read_score(run: Run, shift: str, level: str, metric: str) -> Score:
+    """Read one score of a run of the demonstration, which has one model and one seed."""
+    scores, asked = run.scores, {"shift": shift, "level": level, "metric": metric}
+    is_asked = np.all([scores[name] == wanted for name, wanted in asked.items()], axis=0)
+    ((value, low, high, n),) = scores.loc[is_asked, ["value", "low", "high", "n"]].to_numpy()
+    return Score(value, low, high, int(n))
 
 
 def next_commands(run: Run) -> dict[str, str]:
