@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from fairweather.cli.demo import demo
 from fairweather.cli.deploy import guard, predict
 from fairweather.cli.help import DocumentedCommand, DocumentedGroup
 from fairweather.cli.images import export, preview
@@ -133,7 +134,12 @@ SECTIONS: Mapping[str, Callable[[], Entries]] = {
 
 # By their panel in the help, in the order that they have there.
 COMMANDS: Mapping[str, Mapping[str, Command]] = {
-    "Commands to begin with": {"evaluate": evaluate, "check": check, "predict": predict},
+    "Commands to begin with": {
+        "demo": demo,
+        "evaluate": evaluate,
+        "check": check,
+        "predict": predict,
+    },
     "More commands": {
         "estimate": estimate,
         "compare": compare,
@@ -152,6 +158,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
 
 # What is checked of the arguments before torch is imported, so that a typo is reported at once.
 FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
+    "demo": {"out": check_writable},
     "run": {"study": check_study_name, "out": check_writable},
     "plan": {"study": check_study_name},
     "estimate": {"out": partial(check_file, "--out", (".json",), in_present_folder=True)},
