@@ -18,6 +18,7 @@ from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
 from fairweather.cli.options import Command, check_file, go_offline
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
+from fairweather.cli.view import view
 from fairweather.errors import InputError, check_writable, describe_os_error, one_line, unknown_name
 from fairweather.files.folders import cache_folder
 from fairweather.requests.study.packaged import check_study_name, packaged_studies, study_facts
@@ -127,6 +128,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "compare": compare,
     "check": check,
     "report": report,
+    "view": view,
     "preview": preview,
     "export": export,
     "cancel": cancel,
