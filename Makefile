@@ -53,9 +53,9 @@ $(DIST):
 	$(PYTHON) -m venv build/dist-tools
 	$(DIST) -m pip install --quiet --disable-pip-version-check twine uv
 dist: $(DIST)
-	$(DIST) .ci/dist.py $(ON)
-lowest: $(DIST)
-	$(DIST) .ci/dist.py 3.11:lowest
+	REFERENCES='$(REFERENCES)' $(DIST) .ci/dist.py $(ON)
+lowest:
+	$(MAKE) dist ON=3.11:lowest
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -92,7 +92,7 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/every_metric.py
 	$(BIN)/python benchmarks/good_models.py
 	$(BIN)/python benchmarks/recipes.py
-	$(BIN)/python benchmarks/clusters.py
+	$(BIN)/python benchmarks/groups.py
 	$(BIN)/python benchmarks/guarantee.py
 	$(BIN)/python benchmarks/conformal.py
 	$(BIN)/python benchmarks/classes.py
