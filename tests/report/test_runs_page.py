@@ -11,7 +11,7 @@ import fairweather as fw
 from fairweather.cli.app import app
 from fairweather.errors import InputError
 from fairweather.report.runs_page import find_runs, read_run
-from fairweather.types.record import DataRecord
+from fairweather.types.record import VERSION, DataRecord
 from tests.browser import browser, missing, opened
 from tests.run_folders import change_record, copy_run, run_record, sweep_record, write_run
 
@@ -73,7 +73,7 @@ def folder(tmp_path):
     (root / "damaged/record.json").write_text("{")
     with (root / "changed/scores.csv").open("a") as file:
         file.write("plain,0,clean,none,accuracy,1,1,1,100\n")
-    change_record(fw.Run(root / "newer").folder, lambda facts: facts.update(version=3))
+    change_record(fw.Run(root / "newer").folder, lambda facts: facts.update(version=VERSION + 1))
     (root / "oldest").mkdir()
     (root / "oldest/provenance.json").write_text("{}")
     return root
@@ -109,7 +109,7 @@ def test_one_seed_is_shown_as_it_is(tmp_path):
         ("going", "Not finished. To continue: fairweather run synthetic"),
         ("damaged", "is not the record of a fairweather run"),
         ("changed", "was changed after the run wrote it"),
-        ("newer", "was written by a newer fairweather (version 3)"),
+        ("newer", f"was written by a newer fairweather (version {VERSION + 1})"),
         ("oldest", "version 1"),
     ],
 )
