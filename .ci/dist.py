@@ -56,7 +56,7 @@ def main() -> None:
     asked = parser.parse_args()
     if not asked.no_build:
         shutil.rmtree(DIST, ignore_errors=True)
-        run(tool("uv"), "build", "--quiet", "--system-certs", "--out-dir", DIST)
+        run(tool("uv"), "build", "--quiet", "--system-certs", "--out-dir", DIST, timeout=600)
     [wheel], [sdist] = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     check_wheel(wheel)
     check_sdist(sdist)
@@ -133,15 +133,22 @@ def fail_unless_same(names: set[str], expected: set[str], what: Path) -> None:
 
 def try_out(wheel: Path, sdist: Path, python: str, versions: str) -> bool:
     """Install the wheel with the oldest or newest versions, and use it; False: no such Python."""
-    uv = tool("uv")
-    asked = [str(uv), "python", "find", "--no-python-downloads", "--no-project", python]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    if not found:
+    found = find_python(python)
+    if found is None:
         print(f"left out: there is no Python {python} here")
         return False
     with tempfile.TemporaryDirectory(prefix="fairweather-dist-") as name:
         place = Path(name)
-        run(uv, "venv", "--quiet", "--seed", "--system-certs", "--python", found, place / "env")
+        run(
+            tool("uv"),
+            "venv",
+            "--quiet",
+            "--seed",
+            "--system-certs",
+            "--python",
+            found,
+            place / "env",
+        )
         own = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         own |= {"PATH": f"{place / 'env/bin'}:{own['PATH']}", "OMP_NUM_THREADS": "1"}
         own |= {"VIRTUAL_ENV": str(place / "env"), "FAIRWEATHER_CACHE": str(place / "cache")}
@@ -155,6 +162,19 @@ def try_out(wheel: Path, sdist: Path, python: str, versions: str) -> bool:
             install(place, ["--no-deps", *REFERENCES], "newest")
         run_tests(place, sdist, own)
     return True
+
+
+def find_python(version: str) -> Path | None:
+    """An interpreter on the PATH, or of pyenv, whose stand-ins on the PATH may start none."""
+    pyenv = Path.home() / ".pyenv/versions"
+    folders = [*os.environ["PATH"].split(os.pathsep), *sorted(pyenv.glob(f"{version}.*/bin"))]
+    for python in (Path(folder, f"python{version}") for folder in folders):
+        if python.exists():
+            asked = [python, "-c", "import sys; print(sys.executable)"]
+            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return Path(done.stdout.strip())
+    return None
 
 
 def install(place: Path, requirements: Sequence[str], versions: str) -> None:

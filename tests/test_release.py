@@ -116,12 +116,15 @@ def test_a_file_too_much_or_too_few_is_named():
 
 
 def test_a_python_that_is_not_here_is_left_out(monkeypatch, tmp_path, capsys):
-    finds_none = tmp_path / "uv"
-    finds_none.write_text("#!/bin/sh\nexit 2\n")
-    finds_none.chmod(0o755)
-    monkeypatch.setattr(dist, "tool", lambda _: finds_none)
+    for name, status in (("stand-in", 127), ("real", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "python3.99").write_text(f"#!/bin/sh\necho $0\nexit {status}\n")
+        (tmp_path / name / "python3.99").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/stand-in")
     assert not dist.try_out(Path("a.whl"), Path("a.tar.gz"), "3.99", "newest")
     assert "no Python 3.99" in capsys.readouterr().out
+    monkeypatch.setenv("PATH", f"{tmp_path}/stand-in:{tmp_path}/real")
+    assert dist.find_python("3.99") == tmp_path / "real/python3.99"
 
 
 def test_released_links_lead_to_the_files_of_the_tag(monkeypatch):
