@@ -141,6 +141,12 @@ def test_scores_that_are_no_table_are_one_sentence(tmp_path, scores):
     assert "one" in fw.view(tmp_path / "runs").read_text()
 
 
+def test_numbers_that_are_not_finite_do_no_harm(tmp_path):
+    rows = [("plain", "0", "clean", "none", "accuracy", 1e999, float("nan"), 1e999, 9)]
+    write_run(tmp_path / "runs/one", run_record({"plain": "Plain"}), rows)
+    assert "Plain" in fw.view(tmp_path / "runs").read_text()
+
+
 def test_links_lead_from_the_page_to_the_reports(folder, tmp_path):
     import re
     from urllib.parse import unquote, urljoin, urlparse

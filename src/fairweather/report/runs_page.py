@@ -7,7 +7,7 @@ import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -79,7 +79,6 @@ class ListedRun:
 
     Attributes:
         path: its folder.
-        title: of the run, or its folder where the record cannot be read.
         trouble: one sentence where it has no numbers to show; otherwise empty.
         record: None where it cannot be read.
         shifts: titles of its shifts.
@@ -87,11 +86,15 @@ class ListedRun:
     """
 
     path: Path
-    title: str
     trouble: str = ""
     record: RunRecord | None = None
     shifts: Sequence[str] = ()
-    rows: Sequence[ModelRow] = field(default=())
+    rows: Sequence[ModelRow] = ()
+
+    @property
+    def title(self) -> str:
+        """Its title, or its folder where the record cannot be read."""
+        return (self.record.title or self.record.name) if self.record else self.path.name
 
     @property
     def time(self) -> str:
@@ -123,13 +126,10 @@ def read_run(path: Path) -> ListedRun:
         sweeps = [make_sweep(sweep) for sweep in record.sweeps]
         rows = tuple(_make_rows(record, sweeps, _read_scores(run)))
     except InputError as error:
-        return ListedRun(
-            path, record.title or record.name if record else path.name, str(error), record
-        )
+        return ListedRun(path, str(error), record)
     except OSError as error:
-        return ListedRun(path, path.name, describe_os_error(error))
-    shifts = tuple(sweep.title for sweep in sweeps)
-    return ListedRun(path, record.title or record.name, "", record, shifts, rows)
+        return ListedRun(path, describe_os_error(error))
+    return ListedRun(path, "", record, tuple(sweep.title for sweep in sweeps), rows)
 
 
 # Metric, model, shift, level and seed.
@@ -226,7 +226,7 @@ def view(folder: str | Path = "runs", out: str | Path | None = None) -> Path:
         )
     place = folder / INDEX if out is None else Path(out)
     check_writable(place.parent)
-    if place.is_dir() or (place.exists() and MARK not in _read_start(place)):
+    if place.exists() and not (place.is_file() and MARK.encode() in place.read_bytes()[:1000]):
         raise InputError(
             f"{place} is there and was not written by {MARK}; name another file: --out"
         )
@@ -235,11 +235,6 @@ def view(folder: str | Path = "runs", out: str | Path | None = None) -> Path:
         raise InputError(f"there are no runs below {folder}; fairweather demo makes one")
     write_atomically(place, render_runs(runs, folder, place).encode(errors="backslashreplace"))
     return place
-
-
-def _read_start(path: Path) -> str:
-    with path.open("rb") as file:
-        return file.read(1000).decode(errors="replace")
 
 
 def render_runs(runs: Sequence[ListedRun], folder: Path, place: Path) -> str:
@@ -256,8 +251,10 @@ def render_runs(runs: Sequence[ListedRun], folder: Path, place: Path) -> str:
         .render(
             folder=_show_path(folder),
             mark=MARK,
-            runs=[(run, _find_link(run, place), _name_place(run, folder)) for run in runs],
-            rows=len(carried["rows"]),
+            runs=[
+                (run, _find_link(run, place), _show_path(run.path.relative_to(folder)))
+                for run in runs
+            ],
             data=sorted({run.record.data.name for run in runs if run.record}),
             shifts=sorted({title for run in runs for title in run.shifts}),
             variants=any(row.is_variant for run in runs for row in run.rows),
@@ -276,10 +273,6 @@ def _find_link(run: ListedRun, place: Path) -> str:
         return ""
     # A colon would be the end of a scheme, such as `javascript:`.
     return quote(os.fsencode(os.path.relpath(page, place.parent).replace(os.sep, "/")))
-
-
-def _name_place(run: ListedRun, folder: Path) -> str:
-    return _show_path(run.path.relative_to(folder))
 
 
 def _show_path(path: Path) -> str:
@@ -325,6 +318,4 @@ def _describe_row(run: ListedRun, at: int, row: ModelRow) -> dict[str, Any]:
 
 
 def _list_numbers(score: Score | None) -> list[float | None] | None:
-    if score is None:
-        return None
-    return [None if math.isnan(number) else number for number in score[:3]]
+    return score and [number if math.isfinite(number) else None for number in score[:3]]
