@@ -48,12 +48,12 @@ nightly: $(VENV)/.installed-dev
 # What users install: the wheel and the sdist, and whether the README, the demo and the faster half of
 # the tests work with the oldest and the newest versions that pyproject.toml allows, on each Python that
 # is here. Each environment takes 6 GB with PyPI's torch. ON="3.13:newest" tries one of them.
-DIST := build/dist-tools/bin/python
-$(DIST):
+DIST := build/dist-tools/bin
+$(DIST)/twine:
 	$(PYTHON) -m venv build/dist-tools
-	$(DIST) -m pip install --quiet --disable-pip-version-check twine uv
-dist: $(DIST)
-	REFERENCES='$(REFERENCES)' $(DIST) .ci/dist.py $(ON)
+	$(DIST)/python -m pip install --quiet --disable-pip-version-check twine uv
+dist: $(DIST)/twine
+	REFERENCES='$(REFERENCES)' $(DIST)/python .ci/dist.py $(ON)
 lowest:
 	$(MAKE) dist ON=3.11:lowest
 

@@ -29,13 +29,14 @@ ENVIRONMENTS = [
     for python in ("3.11", "3.12", "3.13")
     for versions in ("lowest", "newest")
 ]
+QUIETLY = ("--quiet", "--system-certs")
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
-EXTRAS = "demo,dicom,hf,onnx,ray,slurm,ssl,track"
+EXTRAS = ("demo", "dicom", "hf", "onnx", "ray", "slurm", "ssl", "track")
 TEST_TOOLS = ("hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "scikit-learn")
 # Of the Makefile: pictures and second opinions; what these packages pin is not installed.
 REFERENCES = os.environ.get("REFERENCES", "").split()
 # What shows, in minutes, that the installed package works.
-FIRST_MINUTE = "fairweather run quickstart --seeds 1 --set recipe.epochs=1"
+FIRST_MINUTE = "fairweather demo"
 # Slow tests, those of MLflow's server, which is of one version with its client, and those of the
 # files of the repository rather than of the package.
 LEFT_OUT = re.compile(
@@ -152,14 +153,15 @@ def try_out(wheel: Path, sdist: Path, python: str, versions: str) -> bool:
         own = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         own |= {"PATH": f"{place / 'env/bin'}:{own['PATH']}", "OMP_NUM_THREADS": "1"}
         own |= {"VIRTUAL_ENV": str(place / "env"), "FAIRWEATHER_CACHE": str(place / "cache")}
-        install(place, [f"{wheel}[demo]"], versions)
+        install(place, wheel, ["demo"], versions)
         (place / "empty").mkdir()
         for script in (f"set -x\n{read_first_block(wheel)}", f"set -x\n{FIRST_MINUTE}"):
             run("bash", "-euo", "pipefail", "-c", script, cwd=place / "empty", env=own)
-        install(place, [f"{wheel}[{EXTRAS}]"], versions)
-        install(place, TEST_TOOLS, "newest")
+        install(place, wheel, EXTRAS, versions)
+        python_of = ("--python", place / "env/bin/python")
+        run(tool("uv"), "pip", "install", *QUIETLY, *python_of, *TEST_TOOLS)
         if REFERENCES:
-            install(place, ["--no-deps", *REFERENCES], "newest")
+            run(tool("uv"), "pip", "install", *QUIETLY, *python_of, "--no-deps", *REFERENCES)
         run_tests(place, sdist, own)
     return True
 
@@ -177,11 +179,23 @@ def find_python(version: str) -> Path | None:
     return None
 
 
-def install(place: Path, requirements: Sequence[str], versions: str) -> None:
-    """Install from wheels alone: the oldest versions of some packages no longer build."""
+def install(place: Path, wheel: Path, extras: Sequence[str], versions: str) -> None:
+    """Install the wheel; what pyproject.toml names is of the oldest or newest versions.
+
+    Of wheels alone: the oldest versions of some packages no longer build.
+    """
     python = place / "env/bin/python"
-    how = ("--quiet", "--system-certs", "--only-binary", ":all:", "--python", python)
-    run(tool("uv"), "pip", "install", *how, "--resolution", RESOLUTIONS[versions], *requirements)
+    how = (*QUIETLY, "--only-binary", ":all:", "--python", python)
+    how += ("--resolution", RESOLUTIONS[versions], "--requirements", ROOT / "pyproject.toml")
+    named = [part for extra in extras for part in ("--extra", extra)]
+    run(tool("uv"), "pip", "install", *how, *named, f"{wheel}[{','.join(extras)}]")
+    if versions == "lowest":
+        code = "from importlib.metadata import version; print(version('torch'), version('typer'))"
+        shown = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        oldest = [re.findall(rf'"{name}>=([\d.]+)"', text)[0] for name in ("torch", "typer")]
+        found = shown.stdout.split()
+        assert all(map(str.startswith, found, oldest)), f"found {found} in place of {oldest}"
 
 
 def read_first_block(wheel: Path) -> str:
