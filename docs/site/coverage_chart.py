@@ -52,7 +52,11 @@ def draw(coverage: pd.DataFrame) -> str:
         .mark_rule(strokeDash=[4, 3])
         .encode(x="coverage")
     )
-    chart = (due + points).properties(width=420, height=alt.Step(14)).configure(background="white")
+    chart = (
+        (due + points)
+        .properties(width=420, height=alt.Step(14))
+        .configure(background="white", padding={"left": 60, "right": 30, "top": 5, "bottom": 5})
+    )
     return vl_convert.vegalite_to_svg(chart.to_dict())
 
 

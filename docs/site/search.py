@@ -20,13 +20,15 @@ ANSWERS = {
     "docs/faq": ["FAQ"],
     "docs/glossary": ["glossary"],
     "docs/guard": ["selective prediction", "abstain"],
-    "docs/intervals": ["confidence interval"],
+    "docs/intervals": ["confidence interval", "interval"],
     "docs/metrics": ["ROC", "AUROC", "sensitivity"],
     "docs/other-images": ["OOD"],
     "docs/patients": ["patients", "subgroups"],
     "docs/predictions": ["black box"],
+    "docs/recipes": ["seed"],
     "docs/report": ["confusion matrix", "reliability diagram"],
-    "docs/shifts": ["distribution shift", "corruptions"],
+    "docs/serve": ["guard"],
+    "docs/shifts": ["distribution shift", "shift", "corruptions"],
     "docs/troubleshooting": ["error message"],
 }
 
