@@ -81,7 +81,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Speed as ratios, on an otherwise idle machine: minutes. The table stands in benchmarks/README.md.
+# Speed as ratios, on an otherwise idle machine: minutes. What is printed stands in benchmarks/notes.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/augmentation.py
@@ -91,7 +91,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/reporting.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py
 
-# How often the 95 % intervals hold the truth: about an hour.
+# How often the 95 % intervals contain the truth: about an hour. What is printed stands in benchmarks/notes.
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/every_metric.py
