@@ -34,7 +34,6 @@ NOT_YET = {
     "docs/extend.md",
     "docs/formats.md",
     "docs/medical.md",
-    "docs/patients.md",
     "docs/pretraining.md",
     "docs/recipes.md",
     "docs/reliability.md",
@@ -69,7 +68,6 @@ NOT_YET = {
 GUIDES_TOO_LONG = {
     "cluster",
     "extend",
-    "patients",
     "pretraining",
     "recipes",
     "reliability",

@@ -185,7 +185,7 @@ def test_a_guard_says_what_it_is(saved, trained):
     assert repr(guard) == "Guard('Basic', risk <= 30 %)"
     lines = guard.record.lines()
     assert list(lines) == ["promised", "sets", "tested", "shifted"]
-    assert "they also chose the epoch" in lines["promised"]
+    assert "They also chose the epoch" in lines["promised"]
     assert lines["sets"].endswith("on average over draws of validation images")
     assert [each.images for each in guard.record.kept] == [
         "validation", "clean", "brightness_factor,factor=0.5",
@@ -208,7 +208,7 @@ def test_a_model_from_elsewhere_is_guarded_too(pictures, tmp_path):
     assert guard.record.fit.chose == "unknown"
     promised = guard.record.lines()["promised"]
     assert "epoch" not in promised
-    assert promised.endswith("this is valid only if the model was not trained on them")
+    assert promised.endswith("Valid only if the model was not trained on these images")
     opened = [Image.open(path) for path in sorted((pictures / "test").rglob("*.png"))]
     assert len(guard(opened).classes) == 24
 
@@ -782,7 +782,7 @@ def test_a_model_that_another_run_trained_may_have_had_the_same_images(trained, 
     )  # fmt: skip
     guard = fw.load_guard(run.path, risk=0.3, confidence=0.8, coverage=0.8, device="cpu")
     assert guard.record.fit.chose == "perhaps"
-    assert "they may also have chosen" in guard.record.lines()["promised"]
+    assert "neither trained nor tuned on these images" in guard.record.lines()["promised"]
 
 
 def test_levels_of_shifts_are_counted_and_those_without_an_answer_told():
