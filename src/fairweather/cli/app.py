@@ -173,7 +173,7 @@ FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "pack": {"out": check_writable},
 }
 
-SUMMARY = "Find out whether an image classifier still works when its images change."
+SUMMARY = "Will your image classifier still work, and know when it doesn't, once the images change?"
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
 # What Typer raises for arguments that it cannot read; its module depends on Typer's version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
