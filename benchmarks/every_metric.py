@@ -23,7 +23,7 @@ import numpy as np
 from fairweather import metrics
 from fairweather.metrics import (
     METRICS,
-    Fitted,
+    FittedThresholds,
     Resamples,
     conformal,
     evaluate_resamples,
@@ -78,9 +78,11 @@ def take(predictions: Predictions, rows: np.ndarray) -> Predictions:
     return dataclasses.replace(predictions, **columns)
 
 
-def true_values(predictions: Predictions, fitted: Fitted, n: int) -> dict[str, float]:
+def true_values(predictions: Predictions, fitted: FittedThresholds, n: int) -> dict[str, float]:
     """What each metric of n images is an estimate of."""
-    once = Resamples.of(predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8))
+    once = Resamples.from_weights(
+        predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8)
+    )
     found = evaluate_resamples(predictions, once, fitted)
     # So many bins as n images make; the population would make more.
     bins = metrics.rms_calibration_error(
@@ -112,7 +114,7 @@ def group_means(group: np.ndarray, column: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    predictions: Predictions, fitted: Fitted, n: int, trials: int
+    predictions: Predictions, fitted: FittedThresholds, n: int, trials: int
 ) -> Iterator[tuple[dict[str, Score], dict[str, float]]]:
     """Score so many draws of n images; with the true values of a largest or lowest part.
 

@@ -264,7 +264,7 @@ def test_the_metric_of_the_manual_is_one():
     labels = np.zeros(4, dtype=int)
     cell = outcomes(correct, labels, confidence)
     assert isinstance(cell, Predictions)
-    sample = metrics.Resamples.of(labels, weights).prepare(cell)
+    sample = metrics.Resamples.from_weights(labels, weights).prepare(cell)
     assert names["row"].evaluate(
         metrics.Sample(sample, sample.order, weights)
     ).tolist() == pytest.approx(repeated)

@@ -60,7 +60,7 @@ def write_run(path, models=("basic", "basic+temperature"), seeds=(0,), validatio
             for (shift, level), (strength, cell) in strengths.items():
                 found = predictions(strength - 0.2 * len(model) / 5, seed)
                 stored[model, seed, cell] = found
-                shared = metrics.Resamples.of(found.labels, weights)
+                shared = metrics.Resamples.from_weights(found.labels, weights)
                 key = (model, str(seed), shift, level)
                 cells[key] = metrics.evaluate_metrics(found, weights)
                 cells[key] |= metrics.evaluate_resamples(found, shared, None, OF_CLASSES)

@@ -21,7 +21,7 @@ from fairweather.errors import InputError
 from fairweather.inference.prediction import Predictor, make_predictions, predict_batches
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
-from fairweather.metrics import Fitted, Resamples, evaluate_resamples, softmax, to_score
+from fairweather.metrics import FittedThresholds, Resamples, evaluate_resamples, softmax, to_score
 from fairweather.metrics.clusters import Clusters, share_interval
 from fairweather.metrics.conformal import (
     FREE_RANKS,
@@ -440,7 +440,9 @@ def interval_of(covered, draws):
     columns = columns_of(logits, np.zeros(n, dtype=np.int64))
     sets = with_columns(columns, covered)
     shared = Resamples.draw(sets.labels, 200)
-    found = evaluate_resamples(sets, shared, Fitted(0.5, 0.5, draws), {"conformal_coverage"})
+    found = evaluate_resamples(
+        sets, shared, FittedThresholds(0.5, 0.5, draws), {"conformal_coverage"}
+    )
     return to_score(found["conformal_coverage"], (0.0, 1.0))
 
 

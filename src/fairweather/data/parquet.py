@@ -19,8 +19,8 @@ from fairweather.data.sources import (
     UNSPLIT,
     Listing,
     RawImage,
-    Request,
     Source,
+    SourceRequest,
     check_same_classes,
     count_classes,
     list_shards,
@@ -47,7 +47,7 @@ class ParquetTable(NamedTuple):
     classes: tuple[str, ...] | None
 
 
-def list_parquet(request: Request) -> Source:
+def list_parquet(request: SourceRequest) -> Source:
     """Images in the Hugging Face layout: one parquet file, or a folder with one file per split.
 
     In a folder, or in `data/` below it, a split is one file or several numbered shards

@@ -129,13 +129,13 @@ class Copies(NamedTuple):
 
     Attributes:
         same: images with the same pixels.
-        alike: other images with nearly the same difference hash and gray values.
+        similar: other images with nearly the same difference hash and gray values.
         contrary: for each split, int64 `[K, 2]`, places of images with the same pixels and
             different labels; each image at most once as the second.
     """
 
     same: list[CopyPairs]
-    alike: list[CopyPairs]
+    similar: list[CopyPairs]
     contrary: dict[str, Places]
 
 
@@ -156,7 +156,7 @@ def find_copies(splits: Mapping[str, Images]) -> Copies:
     """
     hashes = {name: difference_hashes(images.images) for name, images in splits.items()}
     exact = _digest_repeated(splits, hashes)
-    same, alike = [], []
+    same, similar = [], []
     for first, second in combinations(splits, 2):
         equal = _first_places(exact[first], exact[second])
         if len(equal):
@@ -165,9 +165,9 @@ def find_copies(splits: Mapping[str, Images]) -> Copies:
         near = near[~np.isin(near[:, 1], equal[:, 1])]
         near = near[_correlated(splits[first], splits[second], near)]
         if len(near):
-            alike.append(CopyPairs(first, second, near))
+            similar.append(CopyPairs(first, second, near))
     contrary = {name: _conflicting_labels(exact[name], images) for name, images in splits.items()}
-    return Copies(same, alike, {name: places for name, places in contrary.items() if len(places)})
+    return Copies(same, similar, {name: places for name, places in contrary.items() if len(places)})
 
 
 def difference_hashes(images: torch.Tensor) -> Hashes:

@@ -17,9 +17,8 @@ from fairweather.errors import InputError, join_names
 from fairweather.progress import Notify
 from fairweather.tasks.task import Strata, find_task
 from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, IntArray, TextArray
-from fairweather.types.options import SPLITS as SPLITS
 
-UNSPLIT = "all"  # the name of a set that is not split yet, in place of the names in `SPLITS`
+UNSPLIT = "all"  # the name of a set that is not split yet, in place of `options.SPLITS`
 # The columns of a table that say which image a row is about, in upper or lower case.
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
 # How folders and tables call splits, and what they are called here.
@@ -34,7 +33,7 @@ SPLIT_NAMES = {
 }
 
 
-class Request(NamedTuple):
+class SourceRequest(NamedTuple):
     """The arguments of a source function.
 
     Attributes:
@@ -176,7 +175,7 @@ class Source(NamedTuple):
         return find_task(self.task).strata(labels, self.classes)
 
 
-def require_path(request: Request) -> Path:
+def require_path(request: SourceRequest) -> Path:
     """The path of a request; raises `InputError` if there is no such file or folder."""
     if request.path is None:
         raise InputError("this data source needs a path")

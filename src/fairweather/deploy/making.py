@@ -17,9 +17,9 @@ from fairweather.deploy.promise import (
     Fit,
     GuardRecord,
     ImageKind,
-    Kept,
-    Measured,
     Promise,
+    PromiseCheck,
+    ShareInterval,
     ValidationChoice,
     format_percent,
 )
@@ -164,7 +164,7 @@ def apply_temperature(predictions: Predictions, temperature: float) -> Predictio
     return LogitDivisor(value=temperature).apply(predictions)
 
 
-def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[Kept]:
+def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterator[PromiseCheck]:
     """Measure how the promise holds on the images of the run, from its stored predictions.
 
     Args:
@@ -196,11 +196,11 @@ def measure_images(
     fit: Fit,
     clusters: Clusters | None,
     weigh: Weigh = "clusters",
-) -> Kept:
+) -> PromiseCheck:
     """Measure how the promise holds on some images, with intervals over images or clusters.
 
     Args:
-        images, kind: as in `Kept`.
+        images, kind: as in `PromiseCheck`.
         predictions: after temperature scaling.
         fit: threshold and quantile.
         clusters: which images belong together.
@@ -218,7 +218,7 @@ def measure_images(
         sets = set_columns(softmax(predictions.logits), predictions.labels, fit.quantile)
         size, covered = float((alike * sets.set_size).mean()), sets.covered
     everywhere = np.ones(len(predictions), dtype=bool)
-    return Kept(
+    return PromiseCheck(
         images=images,
         kind=kind,
         n=len(predictions),
@@ -239,12 +239,12 @@ def _measure_share(
     among: npt.NDArray[np.bool_],
     clusters: Clusters | None,
     alike: npt.NDArray[np.float64],
-) -> Measured:
+) -> ShareInterval:
     if not among.any():
-        return Measured(value=None, low=None, high=None)
+        return ShareInterval(value=None, low=None, high=None)
     [low], [high] = share_interval(hits, np.where(among, 0, -1), 1, clusters, alike)
     value = float(np.average(hits[among], weights=alike[among]))
-    return Measured(value=value, low=float(low), high=float(high))
+    return ShareInterval(value=value, low=float(low), high=float(high))
 
 
 UNKNOWN = "unknown"

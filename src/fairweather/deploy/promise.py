@@ -85,7 +85,7 @@ class Fit(FrozenRecord):
     chose: ValidationChoice
 
 
-class Measured(FrozenRecord):
+class ShareInterval(FrozenRecord):
     """A share with its 95 % interval; all three are None for a share of no images."""
 
     value: Share | None
@@ -93,7 +93,7 @@ class Measured(FrozenRecord):
     high: Share | None
 
 
-class Kept(FrozenRecord):
+class PromiseCheck(FrozenRecord):
     """What was kept of the promise on some images of the run.
 
     Attributes:
@@ -112,8 +112,8 @@ class Kept(FrozenRecord):
     kind: ImageKind
     n: Count
     answered: Share
-    risk: Measured
-    covered: Measured
+    risk: ShareInterval
+    covered: ShareInterval
     set_size: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)] | None
 
     def __str__(self) -> str:
@@ -156,7 +156,7 @@ class GuardRecord(FrozenRecord):
     scale: ShownText | None
     promise: Promise
     fit: Fit
-    kept: tuple[Kept, ...]
+    kept: tuple[PromiseCheck, ...]
     versions: dict[ShownText, ShownText]
     time: ShownText
 
@@ -201,7 +201,7 @@ class GuardRecord(FrozenRecord):
             lines["shifted"] = self._under_shifts(shifted)
         return lines
 
-    def _under_shifts(self, levels: Sequence[Kept]) -> str:
+    def _under_shifts(self, levels: Sequence[PromiseCheck]) -> str:
         """Say where the risk is too high; the worst level is the one with the highest lower end."""
         risks = [
             (low, value, level)

@@ -39,17 +39,27 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 - PyYAML's own protocol
 
     yaml_constructors = {  # noqa: RUF012 - likewise
-        tag: each for tag, each in yaml.SafeLoader.yaml_constructors.items() if tag in _KNOWN
+        tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in _KNOWN
     }
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._flat: set[int] = set()  # the mappings that have been here
+        self._flat: set[int] = set()  # ids of the mappings that are flattened
 
     def construct_document(self, node: yaml.Node) -> object:
         """Construct all at once: PyYAML then refuses a value that contains itself."""
         _count_values(node, {})
         return self.construct_object(node, deep=True)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """Construct a value; one that does not fit its tag is an error at its place."""
+        try:
+            return super().construct_object(node, deep)
+        except InputError:
+            raise
+        except (KeyError, ValueError):
+            problem = f"the value does not fit its tag {node.tag.replace(_TAGS, '!!')}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         """Give the text of a scalar; raises `InputError` if it cannot be shown."""
@@ -112,8 +122,8 @@ def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
     if id(node) not in counted:
         counted[id(node)] = 0  # one that contains itself is refused as it is constructed
         inner = [] if isinstance(node, yaml.ScalarNode) else node.value
-        each = (one for pair in inner for one in (pair if isinstance(pair, tuple) else (pair,)))
-        counted[id(node)] = 1 + sum(_count_values(one, counted) for one in each)
+        children = (child for item in inner for child in (item if type(item) is tuple else [item]))
+        counted[id(node)] = 1 + sum(_count_values(child, counted) for child in children)
         if counted[id(node)] > MAX_VALUES:
             raise InputError(f"it has more than {MAX_VALUES:,} values{_position(node.start_mark)}")
     return counted[id(node)]
@@ -145,8 +155,8 @@ def parse_yaml(text: str, name: str = "the study") -> Any:  # noqa: ANN401 - any
         raise InputError(f"{name} is not YAML: {one_line(str(error))}") from None
     except RecursionError:
         raise InputError(f"{name} is nested too deeply") from None
-    except (KeyError, ValueError):
-        raise InputError(f"{name} is not YAML: a value does not fit its tag") from None
+    except (OverflowError, ValueError):  # from PyYAML's `chr`
+        raise InputError(f"{name} is not YAML: it names a character that does not exist") from None
 
 
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - any YAML value

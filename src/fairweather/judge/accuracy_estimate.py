@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fairweather.metrics.accuracy_estimation import Held
+from fairweather.metrics.accuracy_estimation import RangeCheck
 from fairweather.report.tables import format_p_value
 from fairweather.types.measurement import Score
 
@@ -88,7 +88,7 @@ class AccuracyEstimate:
     method: str = ""
     shifts: int = 0
     cells: int = 0
-    held: Held | None = None
+    held: RangeCheck | None = None
     natural: int
     unlike_p: float
     outputs_p: float

@@ -126,8 +126,8 @@ def estimate(
         # Of each patient one image.
         clusters = read_clusters(model.run, VAL)
         independent = np.arange(len(validation)) if clusters is None else one_of_each(clusters)
-        reference = UnlabelledPredictions.of(validation).rows[independent]
-        around = Cloud.of(reference) if len(reference) > 1 else None
+        reference = UnlabelledPredictions.from_predictions(validation).rows[independent]
+        around = Cloud.from_rows(reference) if len(reference) > 1 else None
         answers = outputs_differ_p(reference, images.rows)
         # A root is that of the new images; the run's own may lie there too.
         is_own = data == model.record.data.source
@@ -152,7 +152,7 @@ def estimate(
     reason = _reason_against(new, around, past)
     if around is None or past is None or len(images) < FEWEST_IMAGES:
         return replace(estimate, reason=reason)
-    batch = Cloud.of(images.rows)
+    batch = Cloud.from_rows(images.rows)
     distances = [energy_distance(batch, cloud) for cloud in (around, *(c.cloud for c in known))]
     like = _find_nearest_cell(batch, around, known, past, distances)
     estimate = replace(estimate, like=like, reason=reason)

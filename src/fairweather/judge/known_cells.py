@@ -51,7 +51,7 @@ class UnlabelledPredictions:
         return len(self.predicted)
 
     @staticmethod
-    def of(
+    def from_predictions(
         predictions: Predictions, others: npt.NDArray[np.int64] | None = None
     ) -> UnlabelledPredictions:
         """Take the columns of stored predictions."""
@@ -97,7 +97,9 @@ def fit_methods(validation: Predictions | None, *, seeds: bool) -> dict[str, Met
         methods["difference_of_confidences"] = lambda images: images.confidence - gap
         if validation.logits is not None:
             temperature = fit_temperature(validation.logits, validation.labels).value
-            tempered = UnlabelledPredictions.of(validation).tempered_confidence(temperature)
+            tempered = UnlabelledPredictions.from_predictions(validation).tempered_confidence(
+                temperature
+            )
             tempered_threshold = atc_threshold(tempered, correct)
             methods["average_confidence+temperature"] = lambda images: images.tempered_confidence(
                 temperature
@@ -197,7 +199,9 @@ def read_known_cells(
         others = [read.predicted for read in of_seeds if read is not None]
         if len(others) < len(seeds):
             continue
-        images = UnlabelledPredictions.of(predictions, np.stack(others) if others else None)
+        images = UnlabelledPredictions.from_predictions(
+            predictions, np.stack(others) if others else None
+        )
         estimates = apply_methods(methods, images)
         known.append(
             KnownCell(
@@ -208,7 +212,7 @@ def read_known_cells(
                 len(predictions),
                 estimates.mean(axis=0),
                 (estimates - predictions.correct[:, None]).std(axis=0),
-                Cloud.of(images.rows),
+                Cloud.from_rows(images.rows),
                 digest,
             )
         )
@@ -264,7 +268,7 @@ def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
     """
     import scipy.spatial
 
-    stored = UnlabelledPredictions.of(predictions)
+    stored = UnlabelledPredictions.from_predictions(predictions)
     new, old = own.logits, stored.logits
     if new is None or old is None:
         new, old = _identifying_columns(own), _identifying_columns(stored)

@@ -273,7 +273,7 @@ class PublishedPair:
         return self.measured.value - self.published.value if self.measured else math.nan
 
     @property
-    def inside(self) -> bool:
+    def is_inside(self) -> bool:
         """Say whether the published number is in the run's interval, ends included."""
         measured = self.measured
         return measured is not None and measured.low <= self.published.value <= measured.high
@@ -388,7 +388,7 @@ def pairs_to_frame(pairs: Sequence[PublishedPair]) -> pd.DataFrame:
             *(pair.model, *pair.published[1:4], pair.published.model),
             *(pair.measured or UNMEASURED),
             *(pair.published.value, pair.standard_error, pair.published.source, pair.difference),
-            pair.inside if pair.measured else pd.NA,
+            pair.is_inside if pair.measured else pd.NA,
         )
         for pair in pairs
     ]
@@ -435,7 +435,7 @@ def _format_numbers(pair: PublishedPair) -> list[str]:
     published = f"{scale * pair.published.value:.{digits}f}"
     if pair.measured is None:
         return [NOT_MEASURED, published, ABSENT, ABSENT]
-    inside = "yes" if pair.inside else "no"
+    inside = "yes" if pair.is_inside else "no"
     difference = format_signed(pair.difference, percent)
     return [str(ScoreEntry(pair.measured, percent)), published, difference, inside]
 
@@ -460,9 +460,9 @@ def notes(matched: MatchedStudy) -> list[str]:
 def _count_inside(matched: MatchedStudy) -> str:
     measured, parts = matched.measured, []
     for metric in dict.fromkeys(pair.published.metric for pair in measured):
-        inside = [pair.inside for pair in measured if pair.published.metric == metric]
+        inside = [pair.is_inside for pair in measured if pair.published.metric == metric]
         parts.append(f"{sum(inside)} of {len(inside)} for {describe_metric(metric)}")
-    total, missing = sum(pair.inside for pair in measured), len(matched.pairs) - len(measured)
+    total, missing = sum(pair.is_inside for pair in measured), len(matched.pairs) - len(measured)
     return (
         f"{total} of the {len(measured)} published numbers that the run measured are in its 95 % "
         f"intervals: {', '.join(parts)}. {missing} were not measured."

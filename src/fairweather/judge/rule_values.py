@@ -13,7 +13,14 @@ import pandas as pd
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.judge.rules import CLASS, SUBJECTS, WORST_SLICE, Rule, parse_level
-from fairweather.metrics import METRICS, Estimate, Fitted, Resamples, fit_on, paired_change
+from fairweather.metrics import (
+    METRICS,
+    Estimate,
+    FittedThresholds,
+    Resamples,
+    fit_on,
+    paired_change,
+)
 from fairweather.metrics.columns import Z95
 from fairweather.metrics.intervals import FEW_IMAGES, exact_interval
 from fairweather.metrics.metric import (
@@ -475,7 +482,7 @@ def reestimate(
     clean_file = run.predictions(model, seeds[0], CLEAN)
     clean = _read_predictions(run, clean_file)
 
-    def read_cells() -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
+    def read_cells() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for seed in seeds:
             validation, fitted = run.predictions(model, seed, CLEAN, VAL), None
             if run.task.name == CLASSIFICATION and run.holds(validation):
@@ -499,7 +506,7 @@ def reestimate(
         )
         table = dict(_select_unit(units, slice_))
     else:
-        cells: Iterable[tuple[ScoreKey, AnyPredictions, Fitted | None]] = read_cells()
+        cells: Iterable[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]] = read_cells()
         if slice_:
             places = _slice_places(run, slice_)
             strata, clusters = strata[places], clusters.select(places) if clusters else None
@@ -556,7 +563,7 @@ def compute_change(case: RuleCase, estimated: CellEstimates) -> Score:
     )
     if clean is None or shifted is None:
         raise InputError(
-            f"{rule.what} for {case.cell} cannot be computed for {case.model}: it is not a "
+            f"{rule.measured} for {case.cell} cannot be computed for {case.model}: it is not a "
             "metric of a single cell"
         )
     if rule.change == "drop":

@@ -53,7 +53,7 @@ class Verdict:
         model, cell: the model and the cell that the rule was checked for.
         value, low, high, n: the metric, or its drop or rise, with the 95 % interval and the number
             of images.
-        on: what was compared with the limit: the worse end of the interval, or the value.
+        basis: what was compared with the limit: the worse end of the interval, or the value.
         left_out: by variant, the cells of the rule that the variant does not have; the rule was not
             checked there.
         clusters: where images belong together, how many clusters the images of the rule come in,
@@ -67,7 +67,7 @@ class Verdict:
     low: float
     high: float
     n: int
-    on: Basis
+    basis: Basis
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     clusters: Mapping[str, int] = field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class Verdict:
     @property
     def judged(self) -> float:
         """The number that was compared with the limit: low for >= and >, high for <= and <."""
-        if self.on == "value":
+        if self.basis == "value":
             return self.value
         return self.low if self.rule.operator.startswith(">") else self.high
 
@@ -187,7 +187,8 @@ def _check_limit(rule: Rule) -> None:
     if not low <= rule.limit <= high:
         hint = "; a share may be written as 5%" if rule.limit > high else ""
         raise InputError(
-            f"{rule.what} is always in [{low:g}, {high:g}], but the limit is {rule.number}{hint}"
+            f"{rule.measured} is always in [{low:g}, {high:g}], but the limit is {rule.number}"
+            f"{hint}"
         )
 
 
@@ -230,7 +231,7 @@ def _refuse_few(case: RuleCase) -> None:
     metric = METRICS.get(rule.scored)
     if metric is None or not metric.fewest:
         return
-    begin = f"{rule.what} of {case.model} for {case.cell} cannot be judged on its interval"
+    begin = f"{rule.measured} of {case.model} for {case.cell} cannot be judged on its interval"
     end = "or judge the value with --on value"
     rarest = None if metric.column is None else read_rarest_class(case)
     if rarest is not None and rarest[1].pairs < rarest[1].fewest:
@@ -301,7 +302,7 @@ def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     Where images belong together, it also says in how many clusters.
     """
     failed = sum(not verdict.passed for verdict in verdicts)
-    judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.on] for verdict in verdicts))
+    judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.basis] for verdict in verdicts))
     rest = f"{_describe_left_out(verdicts)}{_describe_clusters(verdicts)}"
     return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
 
@@ -367,7 +368,8 @@ def _failure_message(verdict: Verdict) -> str:
     interval = TOO_FEW if verdict.too_few else ", ".join(ends)
     return (
         f"{_format_number(verdict.judged)} is not {verdict.rule.operator} {verdict.rule.number}: "
-        f"{_format_number(verdict.value)} [{interval}], n = {verdict.n}, {BASIS_TEXTS[verdict.on]}"
+        f"{_format_number(verdict.value)} [{interval}], n = {verdict.n}, "
+        f"{BASIS_TEXTS[verdict.basis]}"
     )
 
 

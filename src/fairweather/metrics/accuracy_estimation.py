@@ -97,7 +97,7 @@ def agreement_shares(predicted: ArrayLike, others: ArrayLike) -> FloatArray:
     return np.asarray((theirs == own).mean(axis=0))
 
 
-class Held(NamedTuple):
+class RangeCheck(NamedTuple):
     """How often ranges held the truth under shifts that they were made without.
 
     Attributes:
@@ -303,7 +303,7 @@ class PastErrors:
         images: IntArray,
         *,
         one_sided: bool = False,
-    ) -> Held:
+    ) -> RangeCheck:
         """How often the range of a cell, made from the other shifts alone, held its accuracy.
 
         The cells of clean images are not asked about, since they are of no shift.
@@ -329,4 +329,4 @@ class PastErrors:
             bounds = others.judge(estimates[place], count, distance, known, of_others)
             if bounds is not None and not bounds.is_too_wide:
                 held.append(bounds.holds(float(accuracy[place])))
-        return Held(sum(held), len(held), len(places) - len(held))
+        return RangeCheck(sum(held), len(held), len(places) - len(held))

@@ -146,13 +146,13 @@ class OodScore(NamedTuple):
 
     Attributes:
         label: what it is called in tables.
-        of: gives the score of each image; None where it needs features and there are none.
+        compute: gives the score of each image; None where it needs features and there are none.
         larger_if_known: whether it is larger for known images.
         of_raw_logits: whether it says nothing of logits that are the logarithms of probabilities.
     """
 
     label: str
-    of: Callable[[OodInputs], FloatArray | None]
+    compute: Callable[[OodInputs], FloatArray | None]
     larger_if_known: bool
     of_raw_logits: bool
 
@@ -182,7 +182,7 @@ def compute_ood_scores(inputs: OodInputs) -> dict[str, NDArray[np.float32]]:
     >>> list(compute_ood_scores(OodInputs([[2.0, 0.0]])))
     ['max_logit', 'energy', 'entropy']
     """
-    scores = {name: row.of(inputs) for name, row in OOD_SCORES.items()}
+    scores = {name: row.compute(inputs) for name, row in OOD_SCORES.items()}
     return {name: score.astype(np.float32) for name, score in scores.items() if score is not None}
 
 

@@ -33,7 +33,7 @@ from fairweather.metrics.seeds import (
     stretch_near_bounds,
     widen_for_seeds,
 )
-from fairweather.metrics.selective import Fitted
+from fairweather.metrics.selective import FittedThresholds
 from fairweather.metrics.table import METRICS
 from fairweather.types.measurement import AnyPredictions, Predictions, Score, Scores
 
@@ -158,7 +158,7 @@ class ImageInterval(NamedTuple):
 
 
 def evaluate_metrics(
-    predictions: Predictions, weights: ArrayLike, fitted: Fitted | None = None
+    predictions: Predictions, weights: ArrayLike, fitted: FittedThresholds | None = None
 ) -> dict[str, Estimate]:
     """Compute every metric that applies, on the original images and on each resample.
 
@@ -178,13 +178,15 @@ def evaluate_metrics(
         use 2,000 groups of confidences; they are then shifted by the difference that the groups
         make to the value.
     """
-    return evaluate_resamples(predictions, Resamples.of(predictions.strata, weights), fitted)
+    return evaluate_resamples(
+        predictions, Resamples.from_weights(predictions.strata, weights), fitted
+    )
 
 
 def evaluate_resamples(
     cell: AnyPredictions,
     resamples: Resamples,
-    fitted: Fitted | None = None,
+    fitted: FittedThresholds | None = None,
     names: Collection[str] | None = None,
 ) -> dict[str, Estimate]:
     """Do the same as `evaluate_metrics` with resamples that many cells share.
@@ -222,8 +224,8 @@ def evaluate_resamples(
     ]
     replicates = {name: np.concatenate([part[name] for part in parts]) for name in moved}
     for metric in drawn:
-        if metric.varies is not None:
-            replicates[metric.name] += metric.varies(prepared, len(resamples.counts))
+        if metric.extra_deviations is not None:
+            replicates[metric.name] += metric.extra_deviations(prepared, len(resamples.counts))
     estimates = {}
     for metric in computed:
         value = values[metric.name]
@@ -694,7 +696,7 @@ def score(
     predictions: Predictions,
     resamples: int = 1000,
     seed: int = 0,
-    fitted: Fitted | None = None,
+    fitted: FittedThresholds | None = None,
     clusters: Clusters | None = None,
 ) -> Scores:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.

@@ -225,7 +225,9 @@ def worst_prior(
         raise InputError("priors must have at least one entry, found none")
     for one_set in priors.values():
         _check_shape(predictions, one_set)
-    once = Resamples.of(predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8))
+    once = Resamples.from_weights(
+        predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8)
+    )
     prepared = once.prepare(predictions)
     weights = [prior_weights(prepared.predictions.labels, given) for given in priors.values()]
     values = evaluate_sample([row], Sample(prepared, prepared.order, np.stack(weights)))[metric]

@@ -35,7 +35,7 @@ from fairweather.metrics.hidden_error import (
     Observation,
 )
 from fairweather.metrics.sample import PreparedCell, Sample, is_called
-from fairweather.metrics.selective import Fitted
+from fairweather.metrics.selective import FittedThresholds
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Predictions, format_number
 
@@ -87,7 +87,9 @@ class Accepts:
     fitted: bool = False
     fractions: bool = False
 
-    def absence(self, predictions: Predictions, fitted: Fitted | None = None) -> str | None:
+    def absence(
+        self, predictions: Predictions, fitted: FittedThresholds | None = None
+    ) -> str | None:
         """Return why a metric cannot be computed from these predictions; None if it can."""
         if predictions.kind != self.kind:
             return f"it needs predictions of {self.kind}, found {predictions.kind}"
@@ -122,7 +124,7 @@ class MetricRow:
             are still 0 and 1.
         interval: the kind of its 95 % interval; see `to_score`.
         accepts: what it can be computed from.
-        described: what it is called where its label does not say enough, down to bins and norm.
+        long_label: what it is called where its label does not say enough, down to bins and norm.
     """
 
     name: str
@@ -134,12 +136,12 @@ class MetricRow:
     unit: str = ""
     interval: IntervalKind = "percentile"
     accepts: Accepts = Accepts()
-    described: str = ""
+    long_label: str = ""
 
     @property
     def title(self) -> str:
-        """The label with the unit, or `described`."""
-        return self.described or (f"{self.label} ({self.unit})" if self.unit else self.label)
+        """The label with the unit, or `long_label`."""
+        return self.long_label or (f"{self.label} ({self.unit})" if self.unit else self.label)
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,11 @@ class Metric(MetricRow):
         carried_by: which images determine how precise the value is: the wrong ones, the rarer of
             right and wrong ones, or those in the non-empty bin with the fewest images.
         fewest: with fewer such images there is no interval; see `Estimate`.
-        varies: what else the interval covers beside other images: deviations `[B]` that are added
-            to the values of resamples; None for nothing.
+        extra_deviations: deviations `[B]` that are added to the values of resamples, for what the
+            interval covers beside other images; None for nothing.
         column: of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric
             that is computed on resamples.
-        hides: how far the truth may lie beside what resamples show.
+        hidden_error: how far the truth may lie beside what resamples show.
         bias: of an area, how much too high it is on average.
         search: the interval of a cell over images, from predictions, clusters and weights, if the
             value is found by a search, which resamples would repeat; NaN for the other metrics.
@@ -170,15 +172,15 @@ class Metric(MetricRow):
     shown: Literal[0, 1, 2] = 0
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     fewest: int = 0
-    varies: Callable[[PreparedCell, int], FloatArray] | None = None
+    extra_deviations: Callable[[PreparedCell, int], FloatArray] | None = None
     column: Callable[[PreparedCell], FloatArray] | None = None
-    hides: HiddenErrorFunction = lambda _: NOTHING_HIDDEN
+    hidden_error: HiddenErrorFunction = lambda _: NOTHING_HIDDEN
     bias: Callable[[PreparedCell], float] = lambda _: 0.0
     search: Search = lambda *_: (np.nan, np.nan)
 
     def hidden(self, observation: Observation) -> HiddenError:
         """How far the truth may lie beside what resamples show; see `metrics.hidden_error`."""
-        return NOTHING_HIDDEN if np.isnan(observation.value) else self.hides(observation)
+        return NOTHING_HIDDEN if np.isnan(observation.value) else self.hidden_error(observation)
 
     def images(self, predictions: Predictions) -> int:
         """Count the images that are given as n in scores.csv."""
@@ -212,7 +214,7 @@ class Metric(MetricRow):
         rarest = find_rarest_class(predictions, clusters)
         return len(np.unique(predictions.labels)) * rarest.pairs / 2
 
-    def applies(self, predictions: Predictions, fitted: Fitted | None = None) -> bool:
+    def applies(self, predictions: Predictions, fitted: FittedThresholds | None = None) -> bool:
         """Tell whether the metric can be computed from these predictions."""
         return self.accepts.absence(predictions, fitted) is None
 
@@ -261,8 +263,8 @@ class ClassMetricRow(MetricRow):
         values: the share of images that it is, which depends on the probability from which on the
             class is called; or what does not depend on it, from a `Sample` to `[B, classes
             present]`.
-        counted: of what is no such share, how many images make it more or less precise: those of
-            the class by default.
+        image_count: for a value that is not a share, how many images determine its precision;
+            those of the class by default.
         fewest: with fewer such images there is no interval.
         column, bias: of an area, what each image adds to it, and how much too high it is, of each
             class present; see `Metric`.
@@ -270,7 +272,7 @@ class ClassMetricRow(MetricRow):
 
     values: CallShare | Callable[[Sample], FloatArray]
     _: KW_ONLY
-    counted: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
+    image_count: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
     higher_is_better: bool | None = True
     interval: IntervalKind = "conditional"
     accepts: Accepts = NEEDS_LOGITS
@@ -283,7 +285,7 @@ class ClassMetricRow(MetricRow):
         return (
             self.values.whole(counts)
             if isinstance(self.values, CallShare)
-            else self.counted(counts)
+            else self.image_count(counts)
         )
 
     @property
@@ -333,7 +335,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "probability that an image of the class has a higher probability of it than one of another "
         "class; ties count half",
         lambda s: s.areas,
-        counted=lambda c: np.minimum(c.images, c.total - c.images),
+        image_count=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared: prepared.auc_columns,
@@ -344,7 +346,7 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
         "average precision: the mean over the images of the class of the precision among all "
         "images with at least their probability",
         lambda s: s.precisions,
-        counted=lambda c: np.minimum(c.images, c.total - c.images),
+        image_count=lambda c: np.minimum(c.images, c.total - c.images),
         interval="area",
         fewest=FEWEST_OF_AREAS,
         column=lambda prepared: prepared.precision_columns,

@@ -48,7 +48,7 @@ from fairweather.metrics.columns import (
     sums_below,
 )
 from fairweather.metrics.conformal import stratum_columns
-from fairweather.metrics.selective import Fitted, is_answered
+from fairweather.metrics.selective import FittedThresholds, is_answered
 from fairweather.types.measurement import AnyPredictions, Predictions
 
 # Bins and images per bin of the calibration errors that are computed for every cell.
@@ -132,10 +132,12 @@ class Resamples:
     clusters: Clusters | None = None
 
     @staticmethod
-    def of(strata: LabelArray, weights: ArrayLike, clusters: Clusters | None = None) -> Resamples:
+    def from_weights(
+        strata: LabelArray, weights: ArrayLike, clusters: Clusters | None = None
+    ) -> Resamples:
         """Sort weights `[B, n]` by stratum; raise `InputError` if they are not valid counts.
 
-        >>> Resamples.of(np.array([1, 0, 1]), [[5, 6, 7]]).counts
+        >>> Resamples.from_weights(np.array([1, 0, 1]), [[5, 6, 7]]).counts
         array([[6, 5, 7]])
         """
         rows, n = np.asarray(weights), len(strata)
@@ -158,7 +160,7 @@ class Resamples:
         [3, 3]
         """
         weights = draw_counts(len(strata), resamples, seed, clusters)
-        return Resamples.of(strata, weights, clusters)
+        return Resamples.from_weights(strata, weights, clusters)
 
     @staticmethod
     def draw_part(
@@ -176,9 +178,11 @@ class Resamples:
         """
         weights = draw_counts(among, resamples, clusters=clusters)[:, places]
         weights[~weights.any(axis=1)] = 1  # as hardly happens with five images: none was drawn
-        return Resamples.of(strata, weights, clusters and clusters.select(places))
+        return Resamples.from_weights(strata, weights, clusters and clusters.select(places))
 
-    def prepare(self, predictions: AnyPredictions, fitted: Fitted | None = None) -> PreparedCell:
+    def prepare(
+        self, predictions: AnyPredictions, fitted: FittedThresholds | None = None
+    ) -> PreparedCell:
         """Sort one cell's columns in the same order.
 
         Raises `InputError` if the labels are not those of the resamples.
@@ -206,7 +210,7 @@ class ColumnMatrix(NamedTuple):
     places: dict[str, slice]
 
     @staticmethod
-    def of(columns: Mapping[str, NDArray[Any]]) -> ColumnMatrix:
+    def from_columns(columns: Mapping[str, NDArray[Any]]) -> ColumnMatrix:
         """Join the columns into one matrix, in float64."""
         blocks = [column.reshape(len(column), -1) for column in columns.values()]
         ends = np.cumsum([0, *(block.shape[1] for block in blocks)]).tolist()
@@ -227,7 +231,7 @@ class PreparedCell:
 
     predictions: Predictions
     bounds: IntArray
-    fitted: Fitted | None
+    fitted: FittedThresholds | None
     clusters: IntArray | None = None
 
     def __post_init__(self) -> None:
@@ -307,13 +311,13 @@ class PreparedCell:
             columns["answered"] = answered
             columns["answered_wrong"] = answered & ~p.correct
             columns["above_atc"] = is_answered(p.confidence, self.fitted.atc_threshold)
-        return ColumnMatrix.of(columns)
+        return ColumnMatrix.from_columns(columns)
 
     @cached_property
     def by_class(self) -> ColumnMatrix:
         """Columns with one number per image and class, or bin; only if there are logits."""
         lowest, own = excess_columns(self.probabilities, self.predictions.labels, BINS)
-        return ColumnMatrix.of({"lowest_excess": lowest, "own_excess": own})
+        return ColumnMatrix.from_columns({"lowest_excess": lowest, "own_excess": own})
 
     @cached_property
     def strata(self) -> FloatArray:

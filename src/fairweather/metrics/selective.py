@@ -401,7 +401,7 @@ def coverage_above(confidence: ArrayLike, threshold: float, weights: Weights = N
     return weighted_mean(is_answered(confidence, threshold), weights)
 
 
-class Guaranteed(NamedTuple):
+class GuaranteedThreshold(NamedTuple):
     """A threshold that keeps a risk with a stated certainty; see `guaranteed_threshold`.
 
     Attributes:
@@ -427,7 +427,7 @@ def guaranteed_threshold(
     risk: float = 0.05,
     certainty: float = 0.95,
     clusters: Clusters | None = None,
-) -> Guaranteed:
+) -> GuaranteedThreshold:
     """The last of some thresholds, in a fixed order, up to which the risk is shown to be kept.
 
     Each candidate is tested: were its risk above `risk`, so few wrong answers would be this rare.
@@ -482,12 +482,12 @@ def guaranteed_threshold(
     passed = _binomial_tail(hits, worth, risk) <= 1 - certainty
     count = len(tried) if passed.all() else int(passed.argmin())  # up to the first that fails
     if not count:
-        return Guaranteed(np.inf, images, 0, 0, np.nan)
+        return GuaranteedThreshold(np.inf, images, 0, 0, np.nan)
     last = count - 1
     # Where all answers are wrong, no test of a risk below 1 is passed.
     bound = scipy.special.betaincinv(hits[last] + 1, worth[last] - hits[last], certainty)
     counts = int(answered[last]), int(wrong[last])
-    return Guaranteed(float(tried[last]), images, *counts, float(bound))
+    return GuaranteedThreshold(float(tried[last]), images, *counts, float(bound))
 
 
 def thresholds_to_try(
@@ -717,7 +717,7 @@ def atc_accuracy(confidence: ArrayLike, threshold: float, weights: Weights = Non
     return coverage_above(confidence, threshold, weights)
 
 
-class Fitted(NamedTuple):
+class FittedThresholds(NamedTuple):
     """Thresholds of one model and seed; see `fit_on`.
 
     Attributes:
@@ -734,7 +734,7 @@ class Fitted(NamedTuple):
     draws: tuple[CalibrationDraw, ...] = ()
 
 
-def fit_on(predictions: Predictions) -> Fitted:
+def fit_on(predictions: Predictions) -> FittedThresholds:
     """Fit the thresholds on the clean validation predictions of a model and seed.
 
     Raises `InputError` without predictions.
@@ -751,4 +751,4 @@ def fit_on(predictions: Predictions) -> Fitted:
         raise InputError("thresholds need validation predictions, found none")
     confidence, correct = predictions.confidence, predictions.correct
     threshold = threshold_at_risk(confidence, correct, risk=RISK)
-    return Fitted(threshold, atc_threshold(confidence, correct))
+    return FittedThresholds(threshold, atc_threshold(confidence, correct))

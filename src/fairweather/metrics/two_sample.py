@@ -44,14 +44,14 @@ class Cloud:
 
     Attributes:
         rows: float64 `[n, k]`, such as probabilities.
-        own: float64 `[n]`, the mean distance of each row from the other rows.
+        mean_distances: float64 `[n]`, the mean distance of each row from the other rows.
     """
 
     rows: FloatArray
-    own: FloatArray
+    mean_distances: FloatArray
 
     @staticmethod
-    def of(rows: ArrayLike, seed: int = 0) -> Cloud:
+    def from_rows(rows: ArrayLike, seed: int = 0) -> Cloud:
         """Make it from rows `[n, k]`, n at least 2; of more than 500, 500 are drawn."""
         points = np.asarray(rows, dtype=np.float64)
         if points.ndim != 2 or len(points) < 2:
@@ -70,12 +70,15 @@ def energy_distance(first: Cloud, second: Cloud) -> EnergyDistance:
     a U-statistic; its standard error is that of its first-order terms.
 
     >>> there, here = np.zeros((3, 1)), np.ones((4, 1))
-    >>> energy_distance(Cloud.of(there), Cloud.of(here))
+    >>> energy_distance(Cloud.from_rows(there), Cloud.from_rows(here))
     EnergyDistance(value=2.0, error=0.0)
     """
     between = euclidean_distances(first.rows, second.rows)
-    terms = [2 * (between.mean(axis=1) - first.own), 2 * (between.mean(axis=0) - second.own)]
-    value = 2 * between.mean() - first.own.mean() - second.own.mean()
+    terms = [
+        2 * (between.mean(axis=1) - first.mean_distances),
+        2 * (between.mean(axis=0) - second.mean_distances),
+    ]
+    value = 2 * between.mean() - first.mean_distances.mean() - second.mean_distances.mean()
     return EnergyDistance(float(value), _standard_error(*terms))
 
 
@@ -88,8 +91,9 @@ def is_nearest(batch: Cloud, nearest: Cloud, others: Sequence[Cloud], among: int
         others: sets that it must be nearer than.
         among: of how many sets it is the nearest; the test holds for all (Bonferroni).
 
-    >>> near, far = (Cloud.of(np.random.default_rng(k).normal(k, 1, (100, 1))) for k in (0, 1))
-    >>> batch = Cloud.of(np.random.default_rng(7).normal(0, 1, (100, 1)))
+    >>> draw = lambda k: np.random.default_rng(k).normal(k, 1, (100, 1))
+    >>> near, far = Cloud.from_rows(draw(0)), Cloud.from_rows(draw(1))
+    >>> batch = Cloud.from_rows(np.random.default_rng(7).normal(0, 1, (100, 1)))
     >>> is_nearest(batch, near, [far], 2), is_nearest(batch, near, [near], 2)
     (True, False)
     """
@@ -101,18 +105,22 @@ def is_nearest(batch: Cloud, nearest: Cloud, others: Sequence[Cloud], among: int
 def nearness_difference(batch: Cloud, first: Cloud, second: Cloud) -> EnergyDistance:
     """The energy distance of a batch from the second set minus that from the first.
 
-    >>> there, here = Cloud.of(np.zeros((3, 1))), Cloud.of(np.ones((4, 1)))
+    >>> there, here = Cloud.from_rows(np.zeros((3, 1))), Cloud.from_rows(np.ones((4, 1)))
     >>> nearness_difference(there, there, here).value
     2.0
     """
     to_first, to_second = (euclidean_distances(batch.rows, c.rows) for c in (first, second))
-    value = 2 * (to_second.mean() - to_first.mean()) - second.own.mean() + first.own.mean()
+    value = (
+        2 * (to_second.mean() - to_first.mean())
+        - second.mean_distances.mean()
+        + first.mean_distances.mean()
+    )
     return EnergyDistance(
         float(value),
         _standard_error(
             2 * (to_second.mean(axis=1) - to_first.mean(axis=1)),
-            2 * (to_first.mean(axis=0) - first.own),
-            2 * (to_second.mean(axis=0) - second.own),
+            2 * (to_first.mean(axis=0) - first.mean_distances),
+            2 * (to_second.mean(axis=0) - second.mean_distances),
         ),
     )
 

@@ -123,10 +123,11 @@ def _index_places(names: Iterable[Iterable[str]]) -> dict[str, list[int]]:
 
 
 class OutputMatch(NamedTuple):
-    """The output for a name, and how it was found: by `name`, `synonym`, `wnid`, ..."""
+    """The output for a name."""
 
     output: int
-    by: str
+    matched_by: str
+    """How it was found: `name`, `synonym`, `wnid` or `ImageNet's names`."""
 
 
 class OutputNames:
@@ -160,9 +161,9 @@ class OutputNames:
             (self._normalised.get(normalise_name(name), []), "name"),
             (self._synonyms.get(normalise_name(name), []), "synonym"),
         )
-        for places, by in stages:
+        for places, matched_by in stages:
             if len(places) == 1:
-                return OutputMatch(places[0], by)
+                return OutputMatch(places[0], matched_by)
         places = sorted({place for wnid in wnids for place in self._by_wnid.get(wnid, [])})
         meant = wnids.union(*(self.wnids[place] for place in places))
         if len(places) == 1 and len(meant) == 1:

@@ -220,7 +220,7 @@ def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
     found = [match for match in matches if match is not None]
     columns = tuple((match.output,) for match in found)
     _check_disjoint(columns, data_classes)
-    return _describe_match(columns, outputs, [match.by for match in found])
+    return _describe_match(columns, outputs, [match.matched_by for match in found])
 
 
 def _describe_match(columns: Columns, outputs: int, by: Sequence[str]) -> LabelMap:

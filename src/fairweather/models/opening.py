@@ -28,7 +28,7 @@ from fairweather.models.user_modules import PYTHON
 from fairweather.types.options import ModelOptions, takes
 
 # By the kind before the colon; `file` has none.
-SOURCES: dict[str, SourceKind] = {
+MODEL_SOURCES: dict[str, SourceKind] = {
     "torchvision": TORCHVISION,
     "timm": TIMM,
     "hf": HF,
@@ -143,21 +143,21 @@ def find_source(text: str) -> tuple[SourceKind, str]:
         Path(text.rpartition(":")[2]).expanduser()
     except RuntimeError:
         raise InputError(f"the model {text!r} names a user without a home folder") from None
-    if colon and kind in SOURCES and SOURCES[kind].takes is None:
-        return SOURCES[kind], place
+    if colon and kind in MODEL_SOURCES and MODEL_SOURCES[kind].takes is None:
+        return MODEL_SOURCES[kind], place
     refuse_foreign(Path(text))
     near = None
     if not colon or Path(text).expanduser().exists():
-        near = next(filter(None, (source.guess(text) for source in SOURCES.values())), None)
+        near = next(filter(None, (source.guess(text) for source in MODEL_SOURCES.values())), None)
     if near is None:
-        for source in SOURCES.values():
+        for source in MODEL_SOURCES.values():
             if source.takes is not None and source.takes(text):
                 return source, text
-        kinds = [name for name, source in SOURCES.items() if source.takes is None]
+        kinds = [name for name, source in MODEL_SOURCES.items() if source.takes is None]
         close = difflib.get_close_matches(kind.lower(), kinds if colon else [], n=1)
         near = f"{close[0]}:{place}" if close else None
     hint = f"; did you mean {near!r}?" if near else ";"
-    known = ", ".join(source.form for source in SOURCES.values())
+    known = ", ".join(source.form for source in MODEL_SOURCES.values())
     raise InputError(f"unknown model source {text!r}{hint} known: {known}")
 
 

@@ -71,7 +71,7 @@ class Setup(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceKind:
-    """Where models come from: one row of `SOURCES`.
+    """Where models come from: one row of `models.opening.MODEL_SOURCES`.
 
     Attributes:
         form: how it is written: `KIND:PLACE`, or words for a source without a kind.

@@ -20,8 +20,8 @@ from fairweather.runs.claims import check_run_path
 from fairweather.runs.fingerprints import effective_facts
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import current_provenance
-from fairweather.steps.ledger import Outlook
 from fairweather.steps.measurement import Measurement
+from fairweather.steps.outlook import Outlook
 from fairweather.steps.plan import DATA, NATURAL_DATA
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.types.measurement import CLASSIFICATION, Groups, Score
@@ -342,7 +342,7 @@ def make_outlook(inputs: Inputs, out: Path | None) -> Outlook:
     path = out or Path("runs") / inputs.name
     if RunFolder(path).is_read_only:
         check_run_path(path)
-    return Outlook.of(inputs.name, path, make_plan(inputs))
+    return Outlook.from_plan(inputs.name, path, make_plan(inputs))
 
 
 def _check_same_inputs(folder: RunFolder, record: RunRecord) -> None:

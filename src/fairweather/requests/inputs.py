@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from fairweather.attacks.table import ATTACKS
-from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import read_yaml
 from fairweather.metrics.clusters import number_clusters
@@ -23,6 +22,7 @@ from fairweather.steps.measurement import (
     DataFacts,
     MeasuredModel,
     Measurement,
+    Settings,
     plan_conclusion,
     plan_models,
 )
@@ -151,34 +151,6 @@ def complete_priors(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How everything is measured.
-
-    Attributes:
-        shifts: clean first, then every shift and attack at every level.
-        fit_on: the shifts of the validation images that some variants are fitted on.
-        threads, device: of every step.
-        arithmetic: how networks are computed.
-        ordered: whether the classes are in an order, even if the data set does not say so.
-        priors: for the name of each set of priors, the probability of each class in label order.
-        operating_points: for some classes, the least probability to predict them.
-    """
-
-    shifts: tuple[Shift | Attack, ...]
-    threads: int
-    device: torch.device
-    variants: tuple[Variant, ...] = ()
-    fit_on: tuple[Shift, ...] = ()
-    shift_seed: int = 0
-    batch_size: int = 256
-    arithmetic: Arithmetic = FP32
-    bootstrap: int = 1000
-    ordered: bool = False
-    priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    operating_points: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trainings:
     """What a study does before it measures.
 
@@ -247,25 +219,14 @@ class Inputs:
 
 def make_measurement(inputs: Inputs) -> Measurement:
     """Put together what all models are measured on, and how."""
-    settings, facts, trainings = inputs.settings, inputs.facts, inputs.trainings
-    own = facts[DATA]
+    facts = inputs.facts
     return Measurement(
-        data=replace(own, ordered=own.ordered or settings.ordered),
-        shifts=settings.shifts,
-        threads=settings.threads,
-        device=settings.device.type,
-        shift_seed=settings.shift_seed,
-        batch_size=settings.batch_size,
-        arithmetic=settings.arithmetic,
-        bootstrap=settings.bootstrap,
-        variants=settings.variants,
+        **vars(inputs.settings),
+        data=facts[DATA],
         others=_select_facts(OOD_DATA, facts),
         natural=_select_facts(NATURAL_DATA, facts, NATURAL),
-        priors=settings.priors,
-        operating_points=settings.operating_points,
-        fit_on=settings.fit_on,
-        reports=trainings.reports,
-        mixup=trainings.mixup,
+        reports=inputs.trainings.reports,
+        mixup=inputs.trainings.mixup,
         pictured=inputs.pictured,
     )
 

@@ -16,7 +16,7 @@ from fairweather.errors import InputError
 from fairweather.files.tables import frame_to_csv
 from fairweather.metrics import (
     Estimate,
-    Fitted,
+    FittedThresholds,
     Resamples,
     evaluate_resamples,
     mean_estimate,
@@ -69,7 +69,7 @@ def estimate_cells(
     read: Callable[[Cell], AnyPredictions],
     resamples: int,
     seed: int = 0,
-    fitted: Callable[[Cell], Fitted | None] = lambda _: None,
+    fitted: Callable[[Cell], FittedThresholds | None] = lambda _: None,
     clusters: Clusters | None = None,
     metrics: Sequence[str] | None = None,
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
@@ -93,7 +93,7 @@ def estimate_cells(
         return
     first = read(cells[0])
 
-    def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, Fitted | None]]:
+    def sets() -> Iterator[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]]:
         for number, cell in enumerate(cells):
             predictions = read(cell) if number else first
             if not _has_same_images(first, predictions):
@@ -105,7 +105,7 @@ def estimate_cells(
 
 
 def estimate_metrics(
-    sets: Iterable[tuple[ScoreKey, AnyPredictions, Fitted | None]],
+    sets: Iterable[tuple[ScoreKey, AnyPredictions, FittedThresholds | None]],
     shared: Resamples,
     metrics: Collection[str] | None = None,
     *,

@@ -62,7 +62,7 @@ class Corruption(NamedTuple):
     title: str
 
     @property
-    def random(self) -> bool:
+    def is_random(self) -> bool:
         """Whether it needs random numbers."""
         return "generators" in inspect.signature(self.function).parameters
 
@@ -108,7 +108,7 @@ def make_corruption_shift(
             return images.clone()
         # On the CPU, so that every device sees the same shifted images.
         pixels = np.ascontiguousarray(images.cpu().numpy())
-        drawn = (image_generators(keys, seed, stream),) if row.random else ()
+        drawn = (image_generators(keys, seed, stream),) if row.is_random else ()
         parameters = {**published_at(min(height, width)), **constants}
         changed = row.function(pixels, *drawn, **parameters)
         return torch.from_numpy(finish(changed)).to(images.device)

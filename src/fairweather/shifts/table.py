@@ -36,26 +36,26 @@ def operation_name(shift: str) -> str:
     return _OPERATIONS.get(last, last)
 
 
-Sweep = Sequence[float] | Mapping[str, object]
+SweepLevels = Sequence[float] | Mapping[str, object]
 
 _SEVERITIES = (1, 2, 3, 4, 5)
 # The benchmark averages the first fifteen; the others are for validation.
 _BENCHMARK, _EXTRA = tuple(CORRUPTIONS)[:15], tuple(CORRUPTIONS)[15:]
 _QUICK = ("gaussian_noise", "motion_blur", "fog", "contrast", "jpeg_compression")
 
-_PATHMNIST_SUITE: Mapping[str, Sweep] = {
+_PATHMNIST_SUITE: Mapping[str, SweepLevels] = {
     f"medmnist_c/{name}": _SEVERITIES for name in FAMILIES[DEFAULT_DATASET]
 }
 
 
-def _medmnist_suite(dataset: str) -> Mapping[str, Sweep]:
+def _medmnist_suite(dataset: str) -> Mapping[str, SweepLevels]:
     return {
         f"medmnist_c/{name}": {"severity": _SEVERITIES, "dataset": dataset}
         for name in FAMILIES[dataset]
     }
 
 
-SUITES: Mapping[str, Mapping[str, Sweep]] = {
+SUITES: Mapping[str, Mapping[str, SweepLevels]] = {
     # The levels of the report "Evaluating the Robustness of Deep Learning Models", section 7.
     "paper_pathmnist": {
         "brightness_factor": (0.8, 0.9, 1.1, 1.2),
@@ -196,7 +196,7 @@ def _check_parameter(kind: ShiftKind, title: str, key: str, value: Parameter) ->
         raise InputError(f"{title} must be a finite number, found {value!r:.60}")
 
 
-def sweep(name: str, levels: Sweep) -> list[Shift]:
+def sweep(name: str, levels: SweepLevels) -> list[Shift]:
     """Make one shift at several levels, from a list of levels or a mapping of parameters.
 
     >>> [shift.id for shift in sweep("gaussian_blur", {"sigma": [0.3, 0.9], "kernel_size": 5})]

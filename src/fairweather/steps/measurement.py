@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from fairweather.data.loading import plan_loading
 from fairweather.data.pixel_scans import digest
 from fairweather.devices import FP32, Arithmetic
@@ -165,44 +167,50 @@ class MeasuredModel:
         return plan.ForwardPass(network=self.network)
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The data, shifts and settings that all models of a run are measured with.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the models of a run are measured."""
 
-    Attributes:
-        data: the run's own data set.
-        others: other data sets that confidence should separate from it, by their sources.
-        natural: other images of the same classes, by what is in the column shift.
-        shifts: clean first, then every shift and attack at every level.
-        threads, device: threads and device of every step.
-        arithmetic: how networks are computed.
-        operating_points: the probability from which on a class is called, by class.
-        fit_on: the shifts of the validation images that some variants are fitted on.
-        reports: further files that the report reads, which trainings wrote.
-        mixup: whether MixUp was used; then the samples show an example.
-        pictured: the shifts whose images are shown; None for all, and none without images.
-    """
-
-    data: DataFacts
     shifts: tuple[Shift | Attack, ...]
+    """Clean first, then every shift and attack at every level."""
     threads: int
-    device: str
+    """Threads of every step."""
+    device: torch.device
+    variants: tuple[Variant, ...] = ()
+    fit_on: tuple[Shift, ...] = ()
+    """The shifts of the validation images that some variants are fitted on."""
     shift_seed: int = 0
     batch_size: int = 256
     arithmetic: Arithmetic = FP32
+    """How networks are computed."""
     bootstrap: int = 1000
-    variants: tuple[Variant, ...] = ()
-    others: Mapping[str, DataFacts] = field(default_factory=dict)
-    natural: Mapping[str, DataFacts] = field(default_factory=dict)
+    ordered: bool = False
+    """Whether the classes are in an order, even if the data set does not say so."""
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """For the name of each set of priors, the probability of each class in label order."""
     operating_points: Mapping[str, float] = field(default_factory=dict)
-    fit_on: tuple[Shift, ...] = ()
+    """For some classes, the least probability to predict them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Settings):
+    """The settings, and the data that all models of a run are measured on."""
+
+    data: DataFacts
+    """The run's own data set."""
+    others: Mapping[str, DataFacts] = field(default_factory=dict)
+    """Other data sets that confidence should separate from it, by their sources."""
+    natural: Mapping[str, DataFacts] = field(default_factory=dict)
+    """Other images of the same classes, by their value in the column `shift`."""
     reports: tuple[str, ...] = ()
+    """Further files that the report reads, which trainings wrote."""
     mixup: bool = False
+    """Whether MixUp was used; then the samples show an example."""
     pictured: tuple[Shift, ...] | None = None
+    """The shifts whose images are shown; None for all, and none without images."""
 
     @property
-    def stored(self) -> bool:
+    def stores_logits(self) -> bool:
         """Whether the logits of labelled images are stored."""
         return len(self.data.classes) <= find_task(self.data.task).most_stored
 
@@ -321,7 +329,7 @@ def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Ite
         how: plan.ForwardPass | plan.GivenPredictions | plan.EnsembleAverage = model.way(
             predictions_file(model.name, model.seed, shift.id, part)
         )
-        stored = measurement.stored and part not in measurement.others
+        stored = measurement.stores_logits and part not in measurement.others
         if model.members and stored and not isinstance(shift, Attack):
             files = (predictions_file(m.name, m.seed, shift.id, part) for m in model.members)
             how = plan.EnsembleAverage(members=tuple(files))
@@ -344,7 +352,7 @@ def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[p
         batch_size=measurement.batch_size,
         arithmetic=measurement.arithmetic,
         threads=measurement.threads,
-        device=measurement.device,
+        device=measurement.device.type,
         work=min(MOST_FEATURES, measurement.data.images[part]),
         memory=measurement.data.bytes_of(part),
     )
@@ -380,7 +388,7 @@ def _plan_variant(
             variant=variant.text,
             fitted=file,
         )
-        stored = measurement.stored and part not in measurement.others
+        stored = measurement.stores_logits and part not in measurement.others
         if variant.post_hoc is None or (file is not None and not stored):
             assert model.network is not None, "of given predictions, there is no network"
             how = plan.ForwardPass(network=model.network, variant=variant.text, fitted=file)
@@ -400,7 +408,7 @@ def _plan_fit(
     validation = [predictions_file(source, model.seed, text, VAL) for text in shifts]
     groups = groups_file(VAL) if variant.makes_sets and VAL in measurement.groups else None
     reads = [*validation, *([groups] if groups else [])]
-    if model.network is not None and not measurement.stored:
+    if model.network is not None and not measurement.stores_logits:
         reads += plan.network_files(model.network)
     return plan.FitStep(
         id=file.removesuffix(".json"),
@@ -415,12 +423,12 @@ def _plan_fit(
         shift_seed=measurement.shift_seed,
         network=model.network,
         val=measurement.data.reference(VAL),
-        stored=measurement.stored,
+        stored=measurement.stores_logits,
         batch_size=measurement.batch_size,
         arithmetic=measurement.arithmetic,
         groups=groups,
         threads=measurement.threads,
-        device=measurement.device,
+        device=measurement.device.type,
         work=measurement.data.images.get(VAL, 0) * len(shifts),
     )
 
@@ -460,7 +468,7 @@ def _plan_prediction(
         arithmetic=measurement.arithmetic,
         how=how,
         threads=measurement.threads,
-        device=measurement.device,
+        device=measurement.device.type,
         work=images * _count_passes(shift, how),
         memory=facts.bytes_of(own) if isinstance(how, plan.ForwardPass) else 0,
         ood_scores=scored,
@@ -524,7 +532,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
         titles={model.name: model.title for model in models},
         validation=VAL in data.images,
         natural_shift=data.natural_shift,
-        ordered=data.ordered,
+        ordered=data.ordered or measurement.ordered,
         task_name=data.task,
         others=tuple(measurement.others),
         natural=tuple(measurement.natural),
@@ -567,7 +575,7 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
         may_leave=(MIXUP, ATTACKED),
         attacks=tuple(attack.id for attack in attacks),
         networks=networks,
-        device=measurement.device if attacks else "cpu",
+        device=measurement.device.type if attacks else "cpu",
         images=measurement.data.reference(TEST),
         train=measurement.data.reference("train") if measurement.mixup else None,
         models=shown,

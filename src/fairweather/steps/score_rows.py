@@ -15,7 +15,7 @@ from fairweather.attacks.table import ATTACKS
 from fairweather.metrics import (
     METRICS,
     Estimate,
-    Fitted,
+    FittedThresholds,
     detection_score,
     estimate_means,
     mce_alexnet,
@@ -59,7 +59,7 @@ def estimate_with_classes(
     read: Callable[[Cell], Predictions],
     bootstrap: int,
     points: Mapping[str, float],
-    fitted: Callable[[Cell], Fitted | None] = lambda _: None,
+    fitted: Callable[[Cell], FittedThresholds | None] = lambda _: None,
     clusters: Clusters | None = None,
     tell: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[ScoreKey, Estimates], pd.DataFrame]:

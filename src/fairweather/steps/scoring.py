@@ -15,7 +15,7 @@ from fairweather.attacks.masking import masking_warning
 from fairweather.attacks.table import ATTACKS
 from fairweather.errors import InputError
 from fairweather.inference.prediction import join_predictions
-from fairweather.metrics import Fitted, absent_metrics, fit_on, under_priors, worst_prior
+from fairweather.metrics import FittedThresholds, absent_metrics, fit_on, under_priors, worst_prior
 from fairweather.metrics.clusters import Clusters
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
@@ -270,7 +270,7 @@ def _slice_rows(
     step: ScoreStep,
     folder: RunFolder,
     cells: Sequence[Cell],
-    fitted: Mapping[tuple[str, int | str], Fitted],
+    fitted: Mapping[tuple[str, int | str], FittedThresholds],
     progress: Notify,
 ) -> pd.DataFrame:
     """The rows of slices.csv: each slice of a column alone, the worst of them, single classes."""
@@ -320,8 +320,8 @@ def _validation_files(step: ScoreStep, row: ScoredModel) -> list[str]:
 
 
 def _add_draws(
-    step: ScoreStep, folder: RunFolder, fitted: Mapping[tuple[str, int | str], Fitted]
-) -> dict[tuple[str, int | str], Fitted]:
+    step: ScoreStep, folder: RunFolder, fitted: Mapping[tuple[str, int | str], FittedThresholds]
+) -> dict[tuple[str, int | str], FittedThresholds]:
     """Add the calibration images behind prediction sets, for clean test images.
 
     Others are not exchangeable with these, and the distribution of the coverage is not known. Nor

@@ -35,7 +35,7 @@ TextArray = npt.NDArray[np.object_]
 ShiftFunction: TypeAlias = "Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]"
 Tell: TypeAlias = "Callable[[float], None] | None"
 AttackFunction: TypeAlias = (
-    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str, Tell], Attacked]"
+    "Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor, str, Tell], AttackResult]"
 )
 Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
 
@@ -270,7 +270,7 @@ class Shift:
         return shifted
 
 
-class Attacked(NamedTuple):
+class AttackResult(NamedTuple):
     """The result of an attack on a batch: the attacked images, and which of them were broken.
 
     Attributes:
@@ -299,10 +299,11 @@ class Attack:
         name: the name in the table of attacks.
         level: epsilon, the largest norm of a perturbation of pixels in [0, 1].
         parameters: the parameters that were given, in the order of the function's signature.
-        apply: `(model, images, labels, keys, stream, tell) -> Attacked`; it may call `tell` with
-            the share of its runs that are done.
+        apply: `(model, images, labels, keys, stream, tell) -> AttackResult`; it may call `tell`
+            with the share of its runs that are done.
 
-    >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, lambda *batch: Attacked(batch[1], {})).id
+    >>> unchanged = lambda *batch: AttackResult(batch[1], {})
+    >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, unchanged).id
     'pgd,epsilon=0.1,steps=5'
     """
 
@@ -332,7 +333,7 @@ class Attack:
         keys: torch.Tensor,
         seed: int = 0,
         tell: Callable[[float], None] | None = None,
-    ) -> Attacked:
+    ) -> AttackResult:
         """Attack a batch, and tell which part of the attack broke which image.
 
         Args:

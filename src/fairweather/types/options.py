@@ -271,7 +271,7 @@ class ImageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """How a model is opened; its row of `models.opening.SOURCES` says which a source takes."""
+    """How a model is opened; `models.opening.MODEL_SOURCES` says which options a source takes."""
 
     architecture: str | None = option(
         None, "The architecture of a checkpoint: timm:NAME or torchvision:NAME."

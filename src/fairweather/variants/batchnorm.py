@@ -28,7 +28,7 @@ class BatchNorm(Adapting):
     """
 
     kind: ClassVar[str] = "batchnorm"
-    described: ClassVar[str] = "batch norm of the test batch"
+    kind_title: ClassVar[str] = "batch norm of the test batch"
 
     def adapt(self, network: nn.Module) -> nn.Module:
         from torch import nn

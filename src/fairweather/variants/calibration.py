@@ -53,7 +53,7 @@ class Calibration(PostHoc):
         fit_on: whether these are the images that `fit_on` lists, not clean ones alone.
     """
 
-    fitted: ClassVar[type[FittedParameters]]
+    fitted_type: ClassVar[type[FittedParameters]]
     fit_on: bool = False
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Calibration(PostHoc):
         rows, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels)
         before = mean_nll(rows, truth)  # checks both
         effect = {"images": len(rows), "nll_before": before, "nll_after": before}
-        fitted = self.fitted.model_validate({**effect, **self.fit_fields(rows, truth)})
+        fitted = self.fitted_type.model_validate({**effect, **self.fit_fields(rows, truth)})
         return fitted.model_copy(update={"nll_after": mean_nll(fitted.change(rows), truth)})
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:

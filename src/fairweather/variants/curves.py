@@ -125,8 +125,8 @@ class Isotonic(Calibration):
     """
 
     kind: ClassVar[str] = "isotonic"
-    described: ClassVar[str] = "isotonic regression"
-    fitted: ClassVar[type[FittedParameters]] = FittedIsotonic
+    kind_title: ClassVar[str] = "isotonic regression"
+    fitted_type: ClassVar[type[FittedParameters]] = FittedIsotonic
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         columns = enumerate(scipy.special.softmax(rows, axis=1).T)
@@ -209,8 +209,8 @@ class TopVersusAll(Calibration):
     """
 
     kind: ClassVar[str] = "top_versus_all"
-    described: ClassVar[str] = "top-versus-all"
-    fitted: ClassVar[type[FittedParameters]] = FittedTopVersusAll
+    kind_title: ClassVar[str] = "top-versus-all"
+    fitted_type: ClassVar[type[FittedParameters]] = FittedTopVersusAll
     method: Literal["isotonic", "logistic"] = "isotonic"
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ class TopVersusAll(Calibration):
 
     @property
     def title(self) -> str:
-        return super().title.replace(self.described, f"{self.described} ({self.method})")
+        return super().title.replace(self.kind_title, f"{self.kind_title} ({self.method})")
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         logs = scipy.special.log_softmax(rows, axis=1)

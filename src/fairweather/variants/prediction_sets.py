@@ -118,9 +118,9 @@ class Conformal(PostHoc):
     """
 
     kind: ClassVar[str] = "conformal"
-    fitted: ClassVar[type[FittedSets]] = FittedSets
+    fitted_type: ClassVar[type[FittedSets]] = FittedSets
     makes_sets: ClassVar[bool] = True
-    differs: ClassVar[str] = "its confidence differs, and it has prediction sets"
+    difference: ClassVar[str] = "its confidence differs, and it has prediction sets"
     method: Method = "lac"
     coverage: float = 0.9
     classwise: bool = False

@@ -51,8 +51,8 @@ class Temperature(Calibration):
     """The logits are divided by one number."""
 
     kind: ClassVar[str] = "temperature"
-    described: ClassVar[str] = "temperature scaling"
-    fitted: ClassVar[type[FittedParameters]] = FittedTemperature
+    kind_title: ClassVar[str] = "temperature scaling"
+    fitted_type: ClassVar[type[FittedParameters]] = FittedTemperature
 
     def fit_logits(self, logits: ArrayLike, labels: ArrayLike) -> FittedTemperature:
         return fit_temperature(logits, labels)
@@ -144,8 +144,8 @@ class VectorScaling(Calibration):
     """
 
     kind: ClassVar[str] = "vector_scaling"
-    described: ClassVar[str] = "vector scaling"
-    fitted: ClassVar[type[FittedParameters]] = FittedVectorScaling
+    kind_title: ClassVar[str] = "vector scaling"
+    fitted_type: ClassVar[type[FittedParameters]] = FittedVectorScaling
 
     def fit_fields(self, rows: FloatArray, truth: LabelArray) -> dict[str, Any]:
         warm = fit_temperature(rows, truth)

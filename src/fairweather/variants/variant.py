@@ -42,18 +42,18 @@ class Variant:
 
     Attributes:
         kind: how studies and the command line call it.
-        described: the title of the kind.
-        fitted: the type of what is fitted, which is stored in a file; None if nothing is.
+        kind_title: the title of the kind.
+        fitted_type: the type of what is fitted, which is stored in a file; None if nothing is.
         makes_sets: whether its predictions have prediction sets.
-        differs: what reports say of it if it gives the same answers as its model.
+        difference: what reports say of it if it gives the same answers as its model.
         accepts: the kind of predictions that it changes.
     """
 
     kind: ClassVar[str]
-    described: ClassVar[str]
-    fitted: ClassVar[type[FittedParameters] | None] = None
+    kind_title: ClassVar[str]
+    fitted_type: ClassVar[type[FittedParameters] | None] = None
     makes_sets: ClassVar[bool] = False
-    differs: ClassVar[str] = "only its confidence differs"
+    difference: ClassVar[str] = "only its confidence differs"
     accepts: ClassVar[TaskKind] = TaskKind()
 
     @property
@@ -64,7 +64,7 @@ class Variant:
     @property
     def title(self) -> str:
         """What reports add to the title of the model."""
-        return self.described
+        return self.kind_title
 
     def phrase(self, images: int, batch_size: int) -> str:
         """The title, with what else a result depends on, such as the size of batches."""
@@ -227,8 +227,8 @@ class Thresholds(PostHoc):
     """
 
     kind: ClassVar[str] = f"thresholds{FIT_ON}"
-    described: ClassVar[str] = f"thresholds {FITTED_UNDER_SHIFTS}"
-    differs: ClassVar[str] = "only the threshold of its confidence differs"
+    kind_title: ClassVar[str] = f"thresholds {FITTED_UNDER_SHIFTS}"
+    difference: ClassVar[str] = "only the threshold of its confidence differs"
 
     @property
     def uses_fit_on(self) -> bool:

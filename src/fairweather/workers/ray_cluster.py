@@ -527,7 +527,7 @@ class _RayDriver:
         write_log(self.run, steps, f"{printed}done in {answer.outcome.seconds:.1f} s")
         for name, content in answer.files.items():
             self.run.write(name, content)
-        self.schedule.finish(steps, replace(answer.outcome, where=seat.host))
+        self.schedule.finish(steps, replace(answer.outcome, host=seat.host))
         for step in steps:
             drop_state(step, self.run)
 
@@ -536,7 +536,7 @@ class _RayDriver:
         assert seat.hello is not None
         name = lacking.data
         if name in seat.given:
-            raise InputError(f"{seat.host}: {lacking.why}")
+            raise InputError(f"{seat.host}: {lacking.reason}")
         packed = sites.PackedData.pack(self.worker.dataset(name))
         if name not in self.sent:
             self.sent[name] = (ray.put(packed), set())

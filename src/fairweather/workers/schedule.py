@@ -17,7 +17,8 @@ from fairweather.runs.claims import PROCESSOR, Claims, SharedRun
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import describe_machine, package_versions
 from fairweather.steps.dispatch import perform
-from fairweather.steps.ledger import Ledger, Speeds, State, sum_work
+from fairweather.steps.ledger import Ledger, State
+from fairweather.steps.outlook import Speeds, sum_work
 from fairweather.steps.plan import (
     AnyNetwork,
     ForwardPass,
@@ -46,13 +47,13 @@ class StepsOutcome:
         done: the result of each step.
         machine: where they were done.
         seconds: how long all of them took.
-        where: name of the other computer that did them; empty for this one.
+        host: name of the other computer that did them; empty for this one.
     """
 
     done: Sequence[StepResult]
     machine: Machine
     seconds: float
-    where: str = ""
+    host: str = ""
 
 
 Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], StepsOutcome]
@@ -150,7 +151,7 @@ class Schedule:
             )
             self.ledger.finish(record)
             note = "" if step.tells_progress else done.note
-            self._tell_finished(step, record, note, outcome.where)
+            self._tell_finished(step, record, note, outcome.host)
 
     def _is_ready(self, step: Step) -> bool:
         return all(need in self._states for need in step.needs)
@@ -213,11 +214,11 @@ class Schedule:
             count, total = self._counts[step.task], self._totals[step.task]
             self.tell(Event(step.task, count, total, note, step=step.id))
 
-    def _tell_finished(self, step: Step, record: StepRecord, note: str, where: str = "") -> None:
+    def _tell_finished(self, step: Step, record: StepRecord, note: str, host: str = "") -> None:
         self._speeds.add(record)
         self._pass(step, note)
         left = self._speeds.estimate_seconds(self._work)
-        label = f"{step.label} on {where}" if where else step.label
+        label = f"{step.label} on {host}" if host else step.label
         finished = FinishedStep(label, record.seconds, None if left is None else left / self.jobs)
         total = len(self.plan.steps)
         done = total - len(self._remaining)

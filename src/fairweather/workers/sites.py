@@ -107,11 +107,11 @@ class MissingData(NamedTuple):
 
     Attributes:
         data: its name in the plan.
-        why: a sentence.
+        reason: a sentence.
     """
 
     data: str
-    why: str
+    reason: str
 
 
 class StateUpdate(NamedTuple):

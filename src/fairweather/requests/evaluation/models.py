@@ -15,7 +15,7 @@ from torch import nn
 
 from fairweather.data.groups import natural_columns
 from fairweather.data.image_folders import UNLABELLED
-from fairweather.data.loading import SOURCES, list_source, tested_share
+from fairweather.data.loading import DATA_SOURCES, list_source, tested_share
 from fairweather.data.named_sets import describe_verification
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, one_line
@@ -56,7 +56,6 @@ from fairweather.requests.evaluation_options import EvaluationOptions, read_natu
 from fairweather.requests.execution import describe_groups
 from fairweather.requests.inputs import (
     Inputs,
-    Settings,
     check_has_validation,
     model_label,
     open_datasets,
@@ -65,7 +64,7 @@ from fairweather.requests.inputs import (
     try_settings,
 )
 from fairweather.runs.folder import fingerprint, open_finished_run
-from fairweather.steps.measurement import OOD_DATA, MeasuredModel, collect_facts
+from fairweather.steps.measurement import OOD_DATA, MeasuredModel, Settings, collect_facts
 from fairweather.steps.plan import DATA, NATURAL_DATA, OpenedNetwork, PlannedDataset, PlannedModel
 from fairweather.steps.worker import as_logits, check_natural, model_digest, open_data
 from fairweather.types.measurement import Attack, Dataset, Images, Preparation, Shift
@@ -133,7 +132,9 @@ class ModelRequest:
         runs = [read_training_data(model) for model in self.models]
         label_map = read_label_map(options)
         for name in (*options.ood, *read_natural_sources(options.natural).values()):
-            if name.partition("@")[0] not in SOURCES:  # a path; a named set may be a long download
+            if (
+                name.partition("@")[0] not in DATA_SOURCES
+            ):  # a path; a named set may be a long download
                 list_source(name, offline=True)
         fractions = _split_data(self, runs[0], settings, tell)
         priors = read_priors(options.priors)

@@ -29,7 +29,7 @@ from fairweather.requests.evaluation.predictions import (
 )
 from fairweather.requests.evaluation_options import EvaluationOptions, check_options
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
-from fairweather.steps.ledger import Outlook
+from fairweather.steps.outlook import Outlook
 from fairweather.types.measurement import Dataset
 from fairweather.types.options import takes
 from fairweather.workers.executors import choose_device
@@ -37,7 +37,7 @@ from fairweather.workers.options import SLURM, SLURM_LOCAL, Sharing
 
 QUICK = "quick"
 Model = str | nn.Module
-Request = ModelRequest | PredictionsRequest
+EvaluationRequest = ModelRequest | PredictionsRequest
 Models = Model | Sequence[Model] | Mapping[str, Model]
 
 
@@ -124,7 +124,7 @@ def make_request(
     shifts: ShiftLike | Iterable[ShiftLike],
     predictions: object,
     options: Mapping[str, object],
-) -> Request:
+) -> EvaluationRequest:
     """Make the request of an evaluation; raises `InputError` for what does not go together."""
     is_file = _is_predictions(model)
     if (
@@ -187,7 +187,7 @@ def _list_models(model: Models | None) -> list[Model]:
 
 @no_exit()
 def run_request(
-    request: Request,
+    request: EvaluationRequest,
     out: Path | None,
     *,
     replace: bool = False,
@@ -202,7 +202,7 @@ def run_request(
         return execute_run(inputs, out, sharing, tell, offline=options.offline, replace=replace)
 
 
-def _choose_device(request: Request) -> torch.device:
+def _choose_device(request: EvaluationRequest) -> torch.device:
     """Check the request, and choose its device."""
     options = request.options
     request.check()
@@ -215,7 +215,9 @@ def _choose_device(request: Request) -> torch.device:
     )
 
 
-def plan_evaluation(request: Request, out: Path | None, progress: Notify | None = None) -> Outlook:
+def plan_evaluation(
+    request: EvaluationRequest, out: Path | None, progress: Notify | None = None
+) -> Outlook:
     """Plan an evaluation and say how far it is; nothing is written.
 
     The model is opened and the data are loaded, since each depends on the other.

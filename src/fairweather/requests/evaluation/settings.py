@@ -18,10 +18,10 @@ from fairweather.models.labels import read_label_file
 from fairweather.requests.evaluation_options import EvaluationOptions
 from fairweather.requests.inputs import (
     PartialPriors,
-    Settings,
     check_operating_points,
     complete_priors,
 )
+from fairweather.steps.measurement import Settings
 from fairweather.types.measurement import Attack, Shift
 from fairweather.types.options import GroupColumns, slice_name
 

@@ -169,7 +169,7 @@ def _make_measurement(record: RunRecord, copied: Mapping[str, CopiedStep]) -> Me
         ),
         shifts=(CLEAN, *(parse_shift(cell.id) for cell in record.cells())),
         threads=settings.threads or torch.get_num_threads(),
-        device="cpu",
+        device=torch.device("cpu"),
         shift_seed=settings.shift_seed,
         batch_size=settings.batch_size,
         bootstrap=settings.bootstrap,

@@ -30,7 +30,6 @@ from fairweather.report.finished_run import Run
 from fairweather.requests.execution import check_run_folder, execute_run, make_outlook
 from fairweather.requests.inputs import (
     Inputs,
-    Settings,
     Trainings,
     check_accepted,
     check_operating_points,
@@ -49,8 +48,14 @@ from fairweather.requests.study.schema import (
     Study,
     load_study,
 )
-from fairweather.steps.ledger import Outlook
-from fairweather.steps.measurement import DataFacts, MeasuredModel, collect_facts, survey_sources
+from fairweather.steps.measurement import (
+    DataFacts,
+    MeasuredModel,
+    Settings,
+    collect_facts,
+    survey_sources,
+)
+from fairweather.steps.outlook import Outlook
 from fairweather.steps.plan import (
     DATA,
     NATURAL_DATA,
