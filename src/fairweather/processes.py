@@ -84,9 +84,9 @@ def read_first_line() -> str:
 
 def take_stdout() -> TextIO:
     """In such a process: its output; whatever else is printed goes to standard error."""
-    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return own
+    return output
 
 
 def describe_exit(status: int) -> str:

@@ -155,7 +155,7 @@ def test_levels_that_change_nothing_are_the_clean_images(run, found):
         fit_methods(validation, seeds=False),
         UnlabelledPredictions.from_predictions(validation),
     )
-    cells, _ = read_known_cells(of, methods, [], own=seen, tell=lambda _: None)
+    cells, _ = read_known_cells(of, methods, [], new_images=seen, tell=lambda _: None)
     assert len(cells) == 10
     past = compute_past_errors(cells, Cloud.from_rows(seen.rows), lambda _: None)
     assert len(past.shifts) == 5

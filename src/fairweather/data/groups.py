@@ -212,7 +212,7 @@ def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, 
     """
     written = [str(PurePosixPath(name.strip().replace("\\", "/"))) for name in column]
     paths = {split: _file_paths(listing) for split, listing in splits.items()}
-    every = [path for own in paths.values() for path in own]
+    every = [path for split_paths in paths.values() for path in split_paths]
     lost: list[str] = []
     for short in (str, _without_suffix):
         row_of = {short(name): row for row, name in enumerate(written)}
@@ -235,8 +235,8 @@ def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, 
         )
     _check_once({str(name) for name in shared}, map(short, written), place)
     return {
-        split: np.array([row_of[str(name_of[path])] for path in own], dtype=np.int64)
-        for split, own in paths.items()
+        split: np.array([row_of[str(name_of[path])] for path in split_paths], dtype=np.int64)
+        for split, split_paths in paths.items()
     }
 
 
@@ -375,9 +375,9 @@ class SourceClusters(NamedTuple):
                 "--allow-shared-clusters of other commands)"
             )
         # A part that is not loaded may have been read all the same: others are split off it.
-        for other, theirs in {**self.others, **clusters}.items():
-            for name, ours in loaded.items() if other not in parts else ():
-                shared += describe_shared_clusters({other: theirs, name: ours}, column)
+        for part, theirs in {**self.others, **clusters}.items():
+            for name, ours in loaded.items() if part not in parts else ():
+                shared += describe_shared_clusters({part: theirs, name: ours}, column)
         return shared
 
     def why_unknown(self, every: Mapping[str, Subset]) -> str:
@@ -417,9 +417,9 @@ def read_source_groups(
         groups, unknown = read_groups(splits, columns, specification), str(error)
     known = {name: listing._replace(groups=groups[name]) for name, listing in splits.items()}
     clusters = {
-        name: own
+        name: texts
         for name in others
-        if name in groups and (own := groups[name].clusters) is not None
+        if name in groups and (texts := groups[name].clusters) is not None
     }
     loaded = source._replace(splits={**source.splits, **known})
     return loaded, SourceClusters(columns, clusters, unknown)

@@ -218,7 +218,7 @@ def load(
 
 
 def check_no_copies(
-    own: Mapping[str, Images],
+    own_splits: Mapping[str, Images],
     others: Mapping[str, Images],
     *,
     allowed: bool,
@@ -236,9 +236,9 @@ def check_no_copies(
     """
     if not others:
         return
-    splits = {**own, **others}
+    splits = {**own_splits, **others}
     pairs = find_copies(splits).same
-    same = [pair for pair in pairs if pair.first in own and pair.second in others]
+    same = [pair for pair in pairs if pair.first in own_splits and pair.second in others]
     _check_copies(Copies(same, [], {}), splits, allowed, to_notify(progress))
 
 

@@ -215,8 +215,8 @@ def _read_rows(path: Path, column: str, rows: IntArray) -> Iterator[RawImage]:
     start = 0
     for batch in read_parquet_batches(path, [column], ROWS_PER_BATCH):
         end = start + len(batch)
-        own = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
-        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(own - start))
-        for row, content in zip(own, images.to_pylist(), strict=True):
+        batch_rows = rows[np.searchsorted(rows, start) : np.searchsorted(rows, end)]
+        images = pc.struct_field(batch.column(0), "bytes").take(pa.array(batch_rows - start))
+        for row, content in zip(batch_rows, images.to_pylist(), strict=True):
             yield RawImage(f"row {row} of {path}", content or b"")
         start = end

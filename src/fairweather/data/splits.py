@@ -176,12 +176,12 @@ def check_has_test(source: Source, specification: str) -> None:
     """Raise `InputError` unless a source has test images, or is one set that can be split."""
     if source.splits.keys() & {UNSPLIT, "test"}:
         return
-    own = {split: f"{specification.rstrip('/')}/{name}" for split, name in source.parts.items()}
+    sources = {split: f"{specification.rstrip('/')}/{name}" for split, name in source.parts.items()}
     advice = "use one set without splits"
-    if "val" in own:
-        advice = f"use {own['val']} to evaluate on it"
-    elif "train" in own:
-        advice = f"use {own['train']} to have it split"
+    if "val" in sources:
+        advice = f"use {sources['val']} to evaluate on it"
+    elif "train" in sources:
+        advice = f"use {sources['train']} to have it split"
     raise InputError(
         f"there are images for {' and '.join(source.splits)} but none for test, and a model cannot "
         f"be tested on images that it was trained or chosen with: add test images, or {advice}"

@@ -395,9 +395,9 @@ def predict_batches(
         for batch in shifted_batches(
             images, shift, seed, batches, makers=makers, pinned=pinned, keep=keep
         ):
-            for predictor, features, own in zip(predictors, getters, parts, strict=True):
-                own.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
-    return [join_predictions(own) for own in parts]
+            for predictor, features, finished in zip(predictors, getters, parts, strict=True):
+                finished.extend(batcher.parts(batch, partial(predict_part, predictor, features)))
+    return [join_predictions(finished) for finished in parts]
 
 
 def make_predictions(
@@ -481,8 +481,8 @@ def compute_outputs(
     with evaluation_mode(model, device), watch_last_layer(model) as last_features:
 
         def compute(part: Images) -> NetworkOutputs:
-            own = compute_logits(model, part, None, device, arithmetic, 0)
-            return NetworkOutputs(own.numpy(), last_features())
+            part_logits = compute_logits(model, part, None, device, arithmetic, 0)
+            return NetworkOutputs(part_logits.numpy(), last_features())
 
         count = 0
         for outputs in Batcher(batch_size, when_halved).parts(images, compute):
@@ -549,10 +549,10 @@ def predict_shared(
     predictions: dict[bool, Iterator[AnyPredictions]] = {}
     if plain:
         batches = batch_slices(len(images), fitting or batch_size)
-        own = predict_some(
+        part = predict_some(
             plain, images, shift, batches=batches, keep=keep, when_halved=when_halved, tell=tell
         )
-        predictions[False] = iter(own)
+        predictions[False] = iter(part)
     if adapted:
         if len(images) < 2 or batch_size < 2:
             raise InputError("a model that adapts needs at least two images in a batch")
@@ -565,7 +565,7 @@ def predict_shared(
             batches=[torch.from_numpy(chunk) for chunk in chunks],
             when_halved=_refuse_smaller,
         )
-        predictions[True] = (own.take(np.argsort(order)) for own in shuffled)
+        predictions[True] = (part.take(np.argsort(order)) for part in shuffled)
     return [next(predictions[model.adapts]) for model in predictors]
 
 

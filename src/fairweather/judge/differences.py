@@ -303,8 +303,8 @@ def _class_rows(runs: RunPair, pair: ModelPair, images: ResampledImages) -> Iter
         of_class = images.labels == label
         if of_class.any() and all(side.has(UNSHIFTED, name) for side in sides):
             right = [side.correct[UNSHIFTED][of_class].astype(float) for side in sides]
-            own = None if clusters is None else clusters.select(np.flatnonzero(of_class))
-            yield estimates.tested(estimates.row(UNSHIFTED, name), right, own)
+            class_clusters = None if clusters is None else clusters.select(np.flatnonzero(of_class))
+            yield estimates.tested(estimates.row(UNSHIFTED, name), right, class_clusters)
 
 
 def _class_line(row: ComparisonRow) -> list[str]:
@@ -423,8 +423,8 @@ def _robustness_rows(
         ]
 
     trained = [model for model in b.every_model if base_model(model) == model]
-    own = a.models if runs.is_one_run else {}
-    reference = [seed for model in trained if model not in own for seed in by_seed(b, model)[1]]
+    known = a.models if runs.is_one_run else {}
+    reference = [seed for model in trained if model not in known for seed in by_seed(b, model)[1]]
     clean = {accuracies[UNSHIFTED].value for accuracies in reference}
     if len(clean) < FEWEST_MODELS or not shared.means:
         return [], 0
@@ -446,14 +446,14 @@ def _robustness_rows(
 
 
 def _effective_robustness(
-    own: AccuracyByCell, reference: Sequence[AccuracyByCell], mean: ShiftLevel
+    accuracies: AccuracyByCell, reference: Sequence[AccuracyByCell], mean: ShiftLevel
 ) -> Estimate:
-    clean = own[UNSHIFTED]
+    clean = accuracies[UNSHIFTED]
 
     def effective(of: Callable[[Estimate], Any]) -> Any:  # noqa: ANN401 - a number, or replicates
         return effective_robustness(
             of(clean),
-            of(own[mean]),
+            of(accuracies[mean]),
             [of(model[UNSHIFTED]) for model in reference],
             [of(model[mean]) for model in reference],
             images=clean.n,

@@ -107,8 +107,10 @@ def estimate(
     # With an absolute path of the images, a root is that of the run's own alone.
     image_options = ImageOptions(**options)
     place = None if Path(data.partition(":")[2]).is_absolute() else image_options.root
-    own = replace(image_options, root=place, scale=image_options.scale or model.scale)
-    new = open_images(data, model.classes, model.preparation, own, offline=offline, progress=tell)
+    loading = replace(image_options, root=place, scale=image_options.scale or model.scale)
+    new = open_images(
+        data, model.classes, model.preparation, loading, offline=offline, progress=tell
+    )
     if with_labels and not new.labelled:
         raise InputError(f"{new.name} has no labels that are each a class of the run by name")
     notes: list[str] = []
@@ -117,7 +119,7 @@ def estimate(
     images, outputs = _predict_unlabelled(model, others, new.images, look, tell)
     validation = _read_validation(model)
     methods = fit_methods(validation, seeds=images.others is not None)
-    known, left_out = read_known_cells(model, methods, seeds, own=images, tell=tell)
+    known, left_out = read_known_cells(model, methods, seeds, new_images=images, tell=tell)
     notes += [OWN_TEST if shift == CLEAN else OWN_OTHER.format(shift) for shift in left_out]
     answers, features, around = np.nan, np.nan, None
     if validation is not None:
@@ -255,8 +257,8 @@ def _predict_unlabelled(
             tell(Event("look at the images", before + count, total))
 
         outputs.append(look(network, images, done=done))
-    own = [output.logits for output in outputs[: len(model.networks)]]
-    logits = own[0] if len(own) == 1 else mean_log_probability(own)
+    own_logits = [output.logits for output in outputs[: len(model.networks)]]
+    logits = own_logits[0] if len(own_logits) == 1 else mean_log_probability(own_logits)
     of_others = outputs if model.seed == ENSEMBLE else outputs[1:]
     classes = np.stack([o.logits.argmax(axis=1) for o in of_others]) if others else None
     stored = logits if logits.shape[1] <= MOST_STORED_CLASSES else None

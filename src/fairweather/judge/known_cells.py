@@ -162,7 +162,7 @@ def read_known_cells(
     methods: Mapping[str, Method],
     seeds: Sequence[int],
     *,
-    own: UnlabelledPredictions,
+    new_images: UnlabelledPredictions,
     tell: Notify,
 ) -> tuple[list[KnownCell], list[str]]:
     """Read the cells that a model was measured on, and name those with the new images.
@@ -192,7 +192,7 @@ def read_known_cells(
             clean = digest
         elif digest == clean:
             continue
-        if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(own, predictions):
+        if (shift == CLEAN or shift.startswith(NATURAL)) and is_among(new_images, predictions):
             left_out.append(shift)
             continue
         of_seeds = [_read_predictions(model, seed, cell, part) for seed in seeds]

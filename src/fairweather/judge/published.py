@@ -168,9 +168,9 @@ def _build_study(
         key: model.model_copy(update={"training": {**facts.training, **model.training}})
         for key, model in facts.models.items()
     }
-    own = numbers[numbers["study"] == name].drop(columns="study")
+    study_numbers = numbers[numbers["study"] == name].drop(columns="study")
     described = {**dict(facts), "models": models}
-    return PublishedStudy(name=name, shifts=dict(shifts), numbers=own, **described)
+    return PublishedStudy(name=name, shifts=dict(shifts), numbers=study_numbers, **described)
 
 
 # ---------------------------------------------------------------- a run beside published numbers

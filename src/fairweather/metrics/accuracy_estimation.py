@@ -88,13 +88,13 @@ def agreement_shares(predicted: ArrayLike, others: ArrayLike) -> FloatArray:
     >>> agreement_shares([0, 1], [[0, 0], [0, 1]]).tolist()
     [1.0, 0.5]
     """
-    own, theirs = np.asarray(predicted), np.asarray(others)
-    if own.ndim != 1 or theirs.ndim != 2 or theirs.shape[1:] != own.shape or not len(theirs):
+    ours, theirs = np.asarray(predicted), np.asarray(others)
+    if ours.ndim != 1 or theirs.ndim != 2 or theirs.shape[1:] != ours.shape or not len(theirs):
         raise InputError(
             "agreement needs predicted classes [n] and those of at least one other model [k, n], "
-            f"found {list(own.shape)} and {list(theirs.shape)}"
+            f"found {list(ours.shape)} and {list(theirs.shape)}"
         )
-    return np.asarray((theirs == own).mean(axis=0))
+    return np.asarray((theirs == ours).mean(axis=0))
 
 
 class RangeCheck(NamedTuple):

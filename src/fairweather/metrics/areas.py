@@ -58,9 +58,10 @@ def auc_column(
     shares = placements(scores, positive)
     column = np.empty(len(scores))
     for side in (positive, ~positive):
-        own = shares[side]
+        part = shares[side]
         # Sorted, so that the order of the images cannot change the last digit.
-        column[side] = (own - np.sort(own).mean()) / len(own) * _small_sample_factor(clusters, side)
+        factor = _small_sample_factor(clusters, side)
+        column[side] = (part - np.sort(part).mean()) / len(part) * factor
     return column
 
 

@@ -560,10 +560,10 @@ def excess_columns(
     ([[0.0, 0.25]], [[-0.25]])
     """
     is_label = np.arange(probabilities.shape[1]) == labels[:, None]
-    own = probabilities[is_label]
-    is_in = _bins_above_lowest(own, bins)[:, None] == np.arange(bins - 1)
+    label_probability = probabilities[is_label]
+    is_in = _bins_above_lowest(label_probability, bins)[:, None] == np.arange(bins - 1)
     lowest = np.where(probabilities <= 1 / bins, probabilities - is_label, 0)
-    return lowest, is_in * (own - 1)[:, None]
+    return lowest, is_in * (label_probability - 1)[:, None]
 
 
 def class_bins(probabilities: FloatArray, labels: LabelArray, bins: int) -> ClassBins:

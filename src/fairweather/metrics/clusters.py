@@ -416,8 +416,8 @@ def membership_p(
 
     def distance(places: IntArray) -> FloatArray:
         """How far the means of groups `[rounds, group]` are from those of all others."""
-        own, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
-        return np.abs(own / images - (sums.sum() - own) / (sizes.sum() - images))
+        totals, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
+        return np.abs(totals / images - (sums.sum() - totals) / (sizes.sum() - images))
 
     observed = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEGLIGIBLE)
     as_far, at_once = 0, max(1, MEMBERS_AT_ONCE // group)

@@ -114,8 +114,8 @@ def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenErr
     ]
     weight = images / counts.total if how == "weighted" else there / there.sum()
     below, above = (float((weight**2 * side).sum()) for side in squares)
-    own = images * seen.worth * _units_per_image(SENSITIVITY, seen)
-    absent = min(int((~there).sum()), int((there & (own < RARE)).sum()))
+    class_sizes = images * seen.worth * _units_per_image(SENSITIVITY, seen)
+    absent = min(int((~there).sum()), int((there & (class_sizes < RARE)).sum()))
     if how == "weighted" or not absent:
         return HiddenError(below, above)
     classes = int(there.sum()) + absent

@@ -687,9 +687,9 @@ def percentiles(replicates: FloatArray) -> Ends:
 
 def _images_worth(value: float, replicates: FloatArray, n: float) -> float:
     """The number of independent images whose share would have the variance of the replicates."""
-    own = value * (1 - value)
+    one = value * (1 - value)  # the variance of one image
     # If all images agree, value and replicates differ from 0 or 1 only by rounding.
-    return own / float(replicates.var()) if own > ROUNDING and np.ptp(replicates) > 0 else float(n)
+    return one / float(replicates.var()) if one > ROUNDING and np.ptp(replicates) > 0 else float(n)
 
 
 def score(

@@ -158,10 +158,10 @@ class CrossedMean(NamedTuple):
             return 0.0, 0.0
         below = above = reach**2
         for _, between, _, mean, bounds in self.recipes:
-            own = reach * (between / self.variance) ** 0.5
-            low, high = stretch_near_bounds((mean - own, mean + own), mean, bounds)
-            below += max((mean - low) ** 2 - own**2, 0.0)
-            above += max((high - mean) ** 2 - own**2, 0.0)
+            spread = reach * (between / self.variance) ** 0.5
+            low, high = stretch_near_bounds((mean - spread, mean + spread), mean, bounds)
+            below += max((mean - low) ** 2 - spread**2, 0.0)
+            above += max((high - mean) ** 2 - spread**2, 0.0)
         return below**0.5, above**0.5
 
     def _reach_to_zero(self) -> float:
@@ -185,11 +185,11 @@ class CrossedMean(NamedTuple):
         the trainings of only one recipe differ. It counts only where no trainings differ.
         """
         for noise in (1, 0):
-            own = [max(recipe.between - noise * recipe.shared, 0.0) for recipe in self.recipes]
-            pairs = zip(own, self.recipes, strict=True)
+            parts = [max(recipe.between - noise * recipe.shared, 0.0) for recipe in self.recipes]
+            pairs = zip(parts, self.recipes, strict=True)
             pieces = sum(part**2 / (recipe.seeds - 1) for part, recipe in pairs)
             if pieces > 0:
-                return sum(own) ** 2 / pieces
+                return sum(parts) ** 2 / pieces
         return np.inf
 
 
@@ -213,10 +213,10 @@ def seed_variance(values: ArrayLike, replicates: ArrayLike) -> SeedVariance:
     seeds = len(numbers)
     rows = rows[:, ~np.isnan(rows).any(axis=0)]
     deviations = rows - rows.mean(axis=0)
-    own = float(deviations.var(axis=1).sum()) / (seeds - 1) if rows.shape[1] else 0.0
+    shared = float(deviations.var(axis=1).sum()) / (seeds - 1) if rows.shape[1] else 0.0
     between = float(numbers.var(ddof=1))
     mean = float(numbers.mean())
-    return SeedVariance(seeds, _significant(between) / seeds, _significant(own) / seeds, mean)
+    return SeedVariance(seeds, _significant(between) / seeds, _significant(shared) / seeds, mean)
 
 
 def crossed_mean(columns: FloatArray, clusters: Clusters | None = None) -> CrossedMean:

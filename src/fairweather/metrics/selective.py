@@ -195,28 +195,28 @@ def _estimate_share(hits: BoolArray, units: IntArray | None, counts: FloatArray)
     """The share of hits of some images, which are independent or belong to units."""
     if units is None:
         return EstimatedShares(*np.array([[hits.mean()], [len(hits)], [NORMAL_FREEDOM]]))
-    own, squares = np.bincount(units, counts), np.bincount(units, np.square(counts))
+    sizes, squares = np.bincount(units, counts), np.bincount(units, np.square(counts))
     hit, hit_squares = np.bincount(units, counts * hits), np.bincount(units, counts**2 * hits)
-    whole = own.sum()
+    whole = sizes.sum()
     if not whole:
         return EstimatedShares(*np.array([[0.0], [0.0], [TINY]]))
     share = hit.sum() / whole
     # Of as many units of one size are these worth (Kish 1965, Survey Sampling, section 11.7).
-    even = whole**2 / np.square(own).sum()
-    present = np.count_nonzero(own)
+    even = whole**2 / np.square(sizes).sum()
+    present = np.count_nonzero(sizes)
     worth = even
     if 0 < share < 1 and present > 1:
         spread = share * (1 - share)
-        excess = hit - share * own
+        excess = hit - share * sizes
         # The jackknife's variance, as of `share_interval`.
-        moves = np.square(excess / np.maximum(whole - own, TINY)).sum() * (present - 1) / present
+        moves = np.square(excess / np.maximum(whole - sizes, TINY)).sum() * (present - 1) / present
         # A few large units that are alike by chance make it too small. So a variance counts too in
         # which all units have one correlation within, the mean over images of what each unit shows.
         within = (1 - share) ** 2 * hit_squares + share**2 * (squares - hit_squares)
-        pairs = np.square(own) - squares
+        pairs = np.square(sizes) - squares
         several = pairs > TINY
-        shown = (np.square(excess) - within)[several] / pairs[several] * own[several]
-        alike = max(shown.sum() / max(own[several].sum(), TINY) / spread, 0.0)
+        shown = (np.square(excess) - within)[several] / pairs[several] * sizes[several]
+        alike = max(shown.sum() / max(sizes[several].sum(), TINY) / spread, 0.0)
         common = whole**2 / (squares.sum() + alike * pairs.sum())
         worth = min(spread / max(moves, TINY**2), common, len(hits))
     return EstimatedShares(*np.array([[share], [worth], [max(even - 1, TINY)]]))

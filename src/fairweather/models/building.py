@@ -190,20 +190,20 @@ def load_state(
 
     Raises `InputError` with the keys if anything else is missing, unexpected or of another shape.
     """
-    own = network.state_dict()
-    optional = {key for key in own if head is not None and key.startswith(f"{head}.")}
-    if all(key in state and state[key].shape == own[key].shape for key in optional):
+    expected = network.state_dict()
+    optional = {key for key in expected if head is not None and key.startswith(f"{head}.")}
+    if all(key in state and state[key].shape == expected[key].shape for key in optional):
         optional = set()
-    wanted = [key for key in own if key not in optional]
+    wanted = [key for key in expected if key not in optional]
     # Batch norm counts its batches since torch 0.4.1; what it predicts does not depend on it.
     missing = [
         key for key in wanted if key not in state and not key.endswith("num_batches_tracked")
     ]
-    unexpected = [key for key in state if key not in own]
+    unexpected = [key for key in state if key not in expected]
     misshapen = [
-        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        f"{key} {list(state[key].shape)} instead of {list(expected[key].shape)}"
         for key in wanted
-        if key in state and state[key].shape != own[key].shape
+        if key in state and state[key].shape != expected[key].shape
     ]
     misfits = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(misfits.values()):
@@ -397,10 +397,10 @@ def load_checkpoint(folder: Path) -> Classifier:
 
 def _is_headless(model: Classifier, state: Mapping[str, torch.Tensor]) -> bool:
     """Say whether only a layer at the end is missing, as in a pre-training."""
-    own = model.state_dict()
-    missing = own.keys() - state.keys()
+    expected = model.state_dict()
+    missing = expected.keys() - state.keys()
     kinds = {key.rpartition(".")[2] for key in missing}
-    return state.keys() <= own.keys() and 0 < len(missing) <= 2 and kinds <= {"weight", "bias"}
+    return state.keys() <= expected.keys() and 0 < len(missing) <= 2 and kinds <= {"weight", "bias"}
 
 
 def read_pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
@@ -414,8 +414,8 @@ def read_pretrained(spec: ModelSpec, offline: bool) -> Checkpoint:
     file = find_weights_file(spec.weights, sha256=spec.weights_sha256, offline=offline)
     checkpoint = read_checkpoint(file)
     if spec.weights == "lite0":
-        own = library.build(name, None).state_dict()
-        return Checkpoint(rename_in_order(checkpoint.state, own), None, "", ())
+        expected = library.build(name, None).state_dict()
+        return Checkpoint(rename_in_order(checkpoint.state, expected), None, "", ())
     return checkpoint
 
 

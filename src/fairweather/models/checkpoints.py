@@ -336,17 +336,19 @@ def match_state(state: State, network: nn.Module, head: str | None) -> NetworkSt
     strangers = {
         key: _first_part(key).rpartition(".")[2] for key in matched.state if key not in names
     }
-    own = {key for key, part in strangers.items() if part in SSL_HEADS or MOMENTUM.search(part)}
-    if not own:
+    pretraining = {
+        key for key, part in strangers.items() if part in SSL_HEADS or MOMENTUM.search(part)
+    }
+    if not pretraining:
         return matched
-    own |= {key for key, part in strangers.items() if part in SSL_PARTS}
-    beside = not all(key.startswith(matched.prefix) for key in own)
+    pretraining |= {key for key, part in strangers.items() if part in SSL_PARTS}
+    beside = not all(key.startswith(matched.prefix) for key in pretraining)
     if head and beside:
         places = (f"{head}.", f"{matched.prefix}{head}.")
-        own |= {key for key in matched.state if key.startswith(places)}
-    kept = {key: tensor for key, tensor in matched.state.items() if key not in own}
+        pretraining |= {key for key in matched.state if key.startswith(places)}
+    kept = {key: tensor for key, tensor in matched.state.items() if key not in pretraining}
     return matched._replace(
-        state=kept, pretraining=tuple(key for key in matched.state if key in own)
+        state=kept, pretraining=tuple(key for key in matched.state if key in pretraining)
     )
 
 

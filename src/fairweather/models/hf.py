@@ -378,13 +378,13 @@ def open_hf(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:
 
 
 def _find_in_folder(folder: Path) -> FileFinder:
-    own = folder.resolve()
-    blobs = own.parent.parent / "blobs"  # where the cache of a hub has what is linked in snapshots
+    home = folder.resolve()
+    blobs = home.parent.parent / "blobs"  # where the cache of a hub has what is linked in snapshots
 
     def find(name: str) -> Path | None:
         path = folder / name
         file = path.resolve()
-        if path.is_file() and not file.is_relative_to(own) and file.parent != blobs:
+        if path.is_file() and not file.is_relative_to(home) and file.parent != blobs:
             raise InputError(f"hf:{folder}: {name} is a link that leads out of the folder")
         return path if path.is_file() else None
 

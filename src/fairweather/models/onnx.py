@@ -290,7 +290,7 @@ def _read_affine(
     one, zero = np.ones(1), np.zeros(1)
     if node.op_type in PASSING | REQUANTISING and node.input[0] == name:
         return one, zero
-    others = [constants.get(other) for other in node.input if other != name]
+    others = [constants.get(operand) for operand in node.input if operand != name]
     known = [values for values in others if values is not None]
     if len(known) != len(others) or not known:
         return None
@@ -460,12 +460,12 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     sessions.open()  # raises for a damaged graph, before its nodes are looked at
     outputs = parse_outputs(options.outputs)
     outputs = outputs or _read_output_kind(find_last_operator(model, output), path)
-    own, scale = trace_normalisation(model, path, images)
+    inner, scale = trace_normalisation(model, path, images)
     given = check_normalisation(options.mean, options.std)
-    if given and own:
+    if given and inner:
         raise InputError(
-            f"onnx:{path} contains its own normalisation (mean {format_numbers(own.mean)}, std "
-            f"{format_numbers(own.std)}): leave mean and std out"
+            f"onnx:{path} contains its own normalisation (mean {format_numbers(inner.mean)}, std "
+            f"{format_numbers(inner.std)}): leave mean and std out"
         )
     if given and images.dtype is np.uint8:
         raise InputError(f"onnx:{path} takes 8-bit images as they are: leave mean and std out")
@@ -492,7 +492,7 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
         "input": {**described, "dtype": images.dtype.__name__, "fed_in": [0, scale]},
         "output": output,
         "class_names": None if names is None else f"{len(names)} for {width} outputs",
-        "normalisation": _describe_own_or_given(own, given, scale),
+        "normalisation": _describe_own_or_given(inner, given, scale),
         "preparation": preparation and describe_preparation(preparation, origin),
     }
     if images.channels == 1:
@@ -537,10 +537,10 @@ def _run_on_noise(network: OnnxNetwork, given: Normalisation, size: int | None) 
 
 
 def _describe_own_or_given(
-    own: Normalisation | None, given: Normalisation | None, scale: int
+    inner: Normalisation | None, given: Normalisation | None, scale: int
 ) -> dict[str, object]:
-    if own:
-        return describe_normalisation(own, "the graph itself")
+    if inner:
+        return describe_normalisation(inner, "the graph itself")
     if given not in (None, NO_NORMALISATION):
         return describe_normalisation(given, "given")
     origin = (

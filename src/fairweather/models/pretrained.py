@@ -63,9 +63,9 @@ def open_named(
     preparation, prepared_by = published.preparation, published.origin
     if options.input_size is not None:
         # How much is cropped away is known for published weights only, not for a file.
-        own = preparation if weights in ("none", "imagenet", "lite0") else None
-        preparation = scale_preparation(own, options.input_size)
-        prepared_by = "the size given" + (f", otherwise {prepared_by}" if own else "")
+        usual = preparation if weights in ("none", "imagenet", "lite0") else None
+        preparation = scale_preparation(usual, options.input_size)
+        prepared_by = "the size given" + (f", otherwise {prepared_by}" if usual else "")
     gray = has_one_channel(network)
     if gray and len({*normalisation.mean}) + len({*normalisation.std}) > 2:
         raise InputError(

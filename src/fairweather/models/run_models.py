@@ -24,11 +24,11 @@ def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
     model is not what the run wrote.
     """
     folder = Path(place).expanduser()
-    own = folder.resolve()
-    _check_unchanged(own)
+    home = folder.resolve()
+    _check_unchanged(home)
     model = load_checkpoint(folder)
     written = read_json(folder / DESCRIPTION)
-    preparation, origin = _read_preparation(own)
+    preparation, origin = _read_preparation(home)
     facts = {
         "source": f"run:{folder}",
         "architecture": written["spec"]["backbone"],
@@ -46,7 +46,7 @@ def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
         facts["outputs"], classes = len(names), tuple(map(str, names))
     digest = file_digest(folder / WEIGHTS, "sha256")
     name = folder_name(
-        f"{own.parent.name}-{own.name}" if own.name.startswith("seed-") else own.name
+        f"{home.parent.name}-{home.name}" if home.name.startswith("seed-") else home.name
     )
     return OpenedModel(model, name, digest, classes, preparation, facts)
 

@@ -56,10 +56,10 @@ def open_module(
             mode or tensors cannot be had.
     """
     given, outputs = check_normalisation(options.mean, options.std), parse_outputs(options.outputs)
-    size, own = options.input_size, find_normalisation(module)
-    if given and own:
+    size, inner = options.input_size, find_normalisation(module)
+    if given and inner:
         raise InputError(
-            f"{what} already contains its own normalisation: {own}; leave mean and std out, or "
+            f"{what} already contains its own normalisation: {inner}; leave mean and std out, or "
             "remove it from the model"
         )
     framed = None
@@ -74,8 +74,8 @@ def open_module(
             "quantized, or an ONNX file; call a lazy module once before"
         ) from error
     origin = "given" if given else "no normalisation: the model gets images in [0, 1]"
-    if own:
-        origin = f"the model's own normalisation: {own}"
+    if inner:
+        origin = f"the model's own normalisation: {inner}"
     facts: dict[str, object] = {
         "source": source,
         "architecture": type(module).__name__,
@@ -194,8 +194,9 @@ def _error_line(file: str, error: BaseException) -> int | None:
 
 def _list_names(module: ModuleType) -> Iterator[str]:
     for name, value in vars(module).items():
-        own = isinstance(value, nn.Module) or getattr(value, "__module__", None) == module.__name__
-        if own and not name.startswith("_"):
+        home = getattr(value, "__module__", None)
+        is_own = isinstance(value, nn.Module) or home == module.__name__
+        if is_own and not name.startswith("_"):
             yield name
 
 

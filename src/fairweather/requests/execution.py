@@ -87,26 +87,26 @@ def describe_run(inputs: Inputs) -> RunRecord:
 
 def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
     """Describe the data, with the digests of everything that is predicted."""
-    own, dataset = measurement.data, inputs.datasets.get(DATA)
+    facts, dataset = measurement.data, inputs.datasets.get(DATA)
     others = {**measurement.others, **measurement.natural}
-    digests = {**own.digests, **{name: facts.digests[TEST] for name, facts in others.items()}}
-    ordered = {ORDERED_CLASSES: True} if own.ordered else {}
+    digests = {**facts.digests, **{name: facts.digests[TEST] for name, facts in others.items()}}
+    ordered = {ORDERED_CLASSES: True} if facts.ordered else {}
     if dataset is None:
         return DataRecord(
-            name=own.name,
-            classes=own.classes,
+            name=facts.name,
+            classes=facts.classes,
             digests=digests,
-            notes={"images": dict(own.images), NO_IMAGES: True, **ordered},
+            notes={"images": dict(facts.images), NO_IMAGES: True, **ordered},
         )
     return DataRecord(
-        name=own.name,
-        classes=own.classes,
+        name=facts.name,
+        classes=facts.classes,
         digests=digests,
         mean=dataset.mean,
         std=dataset.std,
         arguments=effective_facts(inputs.sources[DATA]),
         notes=json.loads(json.dumps({**dataset.notes, **ordered})),
-        task=own.task,
+        task=facts.task,
     )
 
 

@@ -393,11 +393,11 @@ def _check_mark(ours: Mapping[str, str], mark: str, name: str, path: Path) -> st
                 f"{theirs.get(fact)}, here {ours[fact]}; all workers in a folder must have the "
                 "same, or name another folder with --out"
             )
-    own, another = ours.get(PROCESSOR), theirs.get(PROCESSOR)
-    if own is None or another is None or own == another:
+    here, another = ours.get(PROCESSOR), theirs.get(PROCESSOR)
+    if here is None or another is None or here == another:
         return ""
     return (
-        f"the worker {name} has another {PROCESSOR} ({another}) than this one ({own}): "
+        f"the worker {name} has another {PROCESSOR} ({another}) than this one ({here}): "
         "results may differ in their last digits from those of one machine"
     )
 

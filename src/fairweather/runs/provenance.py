@@ -108,9 +108,9 @@ def _git_revision(folder: Path) -> JsonValue:
         closed = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1"}
         # A filter may have any name, also one that `-c NAME=VALUE` cannot say. The user may have
         # settings there too.
-        own = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
-        closed["GIT_CONFIG_COUNT"] = str(own + len(filters))
-        for number, key in enumerate(filters, start=own):
+        present = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+        closed["GIT_CONFIG_COUNT"] = str(present + len(filters))
+        for number, key in enumerate(filters, start=present):
             closed |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": ""}
         done = subprocess.run(  # nosec B603 # no shell
             command, capture_output=True, check=True, env=os.environ | closed

@@ -227,16 +227,16 @@ def _model_rows(run: RunFolder) -> Iterator[TrackerRow]:
             raise InputError(
                 f"{run.path / SCORES} has rows of {model}, but {run.path} has no such model"
             )
-        own: dict[str, JsonValue] = {"model": model, "seed": seed}
+        ids: dict[str, JsonValue] = {"model": model, "seed": seed}
         if variant:
-            own["variant"] = variant
+            ids["variant"] = variant
         # The rows for all seeds together have the recipe of the first seed, as in the report.
         trained = model_folder(base, seed if seed.isdigit() else record.seeds[0])
-        entry = _model_settings(record.models[base]) | _trained_recipe(run, trained) | own
+        entry = _model_settings(record.models[base]) | _trained_recipe(run, trained) | ids
         epochs = () if variant else _epoch_values(run, model_folder(base, seed))
         scored = map(TrackedValue, rows["key"], rows["value"], [0] * len(rows))
         facts = record.models[base].facts
-        tags = {**own, "title": record.models[base].title, **({"facts": facts} if facts else {})}
+        tags = {**ids, "title": record.models[base].title, **({"facts": facts} if facts else {})}
         yield TrackerRow(
             f"{model}/seed-{seed}", _to_texts(entry), _to_texts(tags), (*epochs, *scored)
         )
@@ -248,9 +248,9 @@ def _pretraining_rows(run: RunFolder) -> Iterator[TrackerRow]:
         for seed in run.record.seeds if not isinstance(fixed, int) else [fixed]:
             place = pretraining_folder(name, seed)
             if epochs := _epoch_values(run, place):
-                own: dict[str, JsonValue] = {"pretraining": name, "seed": seed}
-                tags = _to_texts({**own, "title": entry.title})
-                yield TrackerRow(place, _to_texts(_model_settings(entry) | own), tags, epochs)
+                ids: dict[str, JsonValue] = {"pretraining": name, "seed": seed}
+                tags = _to_texts({**ids, "title": entry.title})
+                yield TrackerRow(place, _to_texts(_model_settings(entry) | ids), tags, epochs)
 
 
 def _model_settings(model: ModelRecord) -> dict[str, JsonValue]:

@@ -112,9 +112,9 @@ def send_run(tracked: TrackedRun, folder: RunFolder) -> str:
         known = _sent_before(client, experiment, tracked.id)
 
         def open_run(row: TrackerRow, tags: Mapping[str, str]) -> Run:
-            own = {ID: tracked.id, NAME: row.name, **_SOURCE, **tags}
+            all_tags = {ID: tracked.id, NAME: row.name, **_SOURCE, **tags}
             return known.get(row.name) or client.create_run(
-                experiment, tracked.started, own, row.name
+                experiment, tracked.started, all_tags, row.name
             )
 
         study = open_run(tracked.study, {})

@@ -147,8 +147,8 @@ def find_dropped(plan: Plan, run: RunFolder) -> list[str]:
             lost.append(f"seed {row.seed} of {row.model}")
         kept = shifts.get((row.model, row.seed), set(row.shifts))
         lost += [f"shift {shift}" for shift in row.shifts if shift not in kept]
-    lost += [f"ood {other}" for other in old.others if other not in now.others]
-    lost += [other for other in old.natural if other not in now.natural]
+    lost += [f"ood {name}" for name in old.others if name not in now.others]
+    lost += [name for name in old.natural if name not in now.natural]
     for word, before, after in (
         ("priors", old.priors, now.priors),
         ("operating point", old.operating_points, now.operating_points),

@@ -510,8 +510,8 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
     rows = tuple(_scored_models(measurement, models))
     data = measurement.data
     reads = [row.file(shift) for row in rows for shift in row.shifts]
-    own = [VAL] if VAL in data.images else []
-    for part in [*own, *measurement.others, *measurement.natural]:
+    validation = [VAL] if VAL in data.images else []
+    for part in [*validation, *measurement.others, *measurement.natural]:
         reads += [row.file(CLEAN, part) for row in rows]
     reads += [row.file(shift, VAL) for row in rows for shift in row.fitted_on if shift != CLEAN]
     reads += [groups_file(part) for part in measurement.groups]

@@ -245,8 +245,8 @@ class Step(FrozenRecord):
     def references(self) -> list[ImagesReference]:
         """The splits whose images it reads."""
         values = [getattr(self, name) for name in type(self).model_fields]
-        each = [v if isinstance(v, tuple) else (v,) for v in values]
-        return [v for several in each for v in several if isinstance(v, ImagesReference)]
+        tuples = [v if isinstance(v, tuple) else (v,) for v in values]
+        return [v for several in tuples for v in several if isinstance(v, ImagesReference)]
 
     @property
     def data(self) -> list[str]:

@@ -301,8 +301,8 @@ def _load_reader(
     """A network, or its copy that adapts to the images."""
     adapting = None if variant is None else read_variant(variant).adapting
     model = worker.network(network, folder)
-    own = model if adapting is None else adapting.adapt(model)
-    return Predictor(own, adapts=adapting is not None, task=folder.task)
+    network_copy = model if adapting is None else adapting.adapt(model)
+    return Predictor(network_copy, adapts=adapting is not None, task=folder.task)
 
 
 def _make_halver(worker: Worker, progress: Notify) -> Callable[[int], None]:

@@ -133,14 +133,14 @@ def class_slice_rows(
         names = class_metric_names(read(members[0]).classes, points)
 
         def estimate(
-            own: Places,
+            subset: Places,
             own_clusters: Clusters | None,
             members: Sequence[Cell] = members,
             names: Sequence[str] = names,
         ) -> dict[ScoreKey, Estimates]:
             estimates = estimate_cells(
                 members,
-                lambda cell: read(cell).take(own),
+                lambda cell: read(cell).take(subset),
                 bootstrap,
                 clusters=own_clusters,
                 metrics=names,

@@ -314,23 +314,23 @@ def check_natural(
         datasets: the data sets of a run, by their names in its plan.
         allow_duplicates: images with the same pixels are only told to `progress`.
     """
-    own = datasets[DATA]
+    dataset = datasets[DATA]
     others = {
         f"{NATURAL}{name.removeprefix(NATURAL_DATA)}": other
         for name, other in datasets.items()
         if name.startswith(NATURAL_DATA)
     }
     for other in others.values():
-        match_labels_by_name(other.test[:1], own.classes, other.name)
-        sides = [" x ".join(map(str, dataset.test.images.shape[2:])) for dataset in (other, own)]
+        match_labels_by_name(other.test[:1], dataset.classes, other.name)
+        sides = [" x ".join(map(str, shown.test.images.shape[2:])) for shown in (other, dataset)]
         if sides[0] != sides[1]:
             raise InputError(
-                f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
+                f"the images of {other.name} have {sides[0]} pixels and those of {dataset.name} "
                 f"{sides[1]}: give both one size"
             )
-    _tell_shared_clusters(own, others, progress or silent)
+    _tell_shared_clusters(dataset, others, progress or silent)
     check_no_copies(
-        get_splits(own),
+        get_splits(dataset),
         {name: other.test for name, other in others.items()},
         allowed=allow_duplicates,
         progress=progress,

@@ -56,10 +56,10 @@ def takes(kind: type) -> Callable[[F], F]:
     """Name the options of a type in the signature of a function, in place of its `**options`."""
 
     def naming(function: F) -> F:
-        own = inspect.signature(function)
-        *given, _ = own.parameters.values()  # the last is `**options`
+        declared = inspect.signature(function)
+        *given, _ = declared.parameters.values()  # the last is `**options`
         named = inspect.signature(kind).parameters.values()
-        signature = own.replace(parameters=[*given, *named])
+        signature = declared.replace(parameters=[*given, *named])
         function.__signature__ = signature  # type: ignore[attr-defined]
         return function
 

@@ -97,7 +97,7 @@ class Sharing:
     @classmethod
     def from_options(cls, options: object) -> Sharing:
         """Those of other options that say who does the steps."""
-        known = [each.name for each in fields(cls)]
+        known = [option.name for option in fields(cls)]
         return cls(**{name: getattr(options, name) for name in known if hasattr(options, name)})
 
     @property

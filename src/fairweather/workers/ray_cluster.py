@@ -104,8 +104,8 @@ class Seat:
             with suppress(OSError):  # relative paths mean the same if the folder is there
                 os.chdir(working_folder)
             descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-            for own in (1, 2):
-                os.dup2(descriptor, own)
+            for number in (1, 2):
+                os.dup2(descriptor, number)
             self.site = sites.Site(settings, self.folder / "run")
             return self.site.worker.room
         except Exception as error:  # raised again where this was asked from
@@ -215,8 +215,8 @@ def connect_to_ray(address: str | None) -> Iterator[RayCluster]:
         if place is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-            own = {"address": "local", "include_dashboard": False, "_temp_dir": folder}
-            _connect("a Ray cluster on this machine", folder, **own, num_cpus=count_cores())
+            options = {"address": "local", "include_dashboard": False, "_temp_dir": folder}
+            _connect("a Ray cluster on this machine", folder, **options, num_cpus=count_cores())
             yield RayCluster("the Ray cluster on this machine", folder)
         else:
             auto = place == "auto"
@@ -451,8 +451,8 @@ class _RayDriver:
     def _wait(self) -> None:
         """Wait until a seat says something, and take it in."""
         busy = self._busy()
-        own = self.cluster.folder is not None  # no other node will join
-        if own and not busy and not any(self.cluster.places(self.threads, self.device)):
+        is_local = self.cluster.folder is not None  # no other node will join
+        if is_local and not busy and not any(self.cluster.places(self.threads, self.device)):
             raise JobFailedError(
                 "Ray's processes on this machine have ended; the same command continues from what "
                 "is finished"

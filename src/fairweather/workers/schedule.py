@@ -80,11 +80,11 @@ class Schedule:
     ) -> None:
         self.jobs = 1  # how many steps are done in parallel, for the remaining time
         self.plan, self.run, self.tell = plan, run, tell
-        self.ledger, own = Ledger(run), {step.id for step in plan.steps}
+        self.ledger, ids = Ledger(run), {step.id for step in plan.steps}
         self._states: dict[str, State] = {
-            need: "done" for step in plan.steps for need in step.needs if need not in own
+            need: "done" for step in plan.steps for need in step.needs if need not in ids
         }
-        wanted = own if only is None else only
+        wanted = ids if only is None else only
         self._waiting = {step.id: step for step in plan.steps if step.id in wanted}
         self._totals, self._counts = Counter(step.task for step in plan.steps), Counter[str]()
         self._dependants = _dependants(plan)
@@ -248,10 +248,10 @@ def _dependants(plan: Plan) -> Mapping[str, list[str]]:
     """The disposable steps (scores, report, ...) that need a step, directly or not, by its id."""
     dependants: dict[str, list[str]] = {step.id: [] for step in plan.steps}
     for step in reversed(plan.steps):
-        own = [*dependants[step.id], *([step.id] if step.disposable else [])]
+        disposable = [*dependants[step.id], *([step.id] if step.disposable else [])]
         for need in step.needs:
             known = dependants.setdefault(need, [])
-            known += [name for name in own if name not in known]
+            known += [name for name in disposable if name not in known]
     return dependants
 
 

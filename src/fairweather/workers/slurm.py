@@ -460,7 +460,7 @@ def _ignoring_signals(*, apart: bool) -> Iterator[None]:
     names = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     main = threading.current_thread() is threading.main_thread()  # only that may set handlers
     before = {name: signal.signal(name, signal.SIG_IGN) for name in names} if main else {}
-    own = [os.dup(number) for number in (0, 1, 2)] if apart else []
+    saved = [os.dup(number) for number in (0, 1, 2)] if apart else []
     try:
         if apart:
             nothing = os.open(os.devnull, os.O_RDWR)
@@ -469,7 +469,7 @@ def _ignoring_signals(*, apart: bool) -> Iterator[None]:
             os.close(nothing)
         yield
     finally:
-        for number, kept in enumerate(own):
+        for number, kept in enumerate(saved):
             os.dup2(kept, number)
             os.close(kept)
         for name, handler in before.items():

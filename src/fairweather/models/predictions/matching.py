@@ -250,7 +250,7 @@ def _join_columns(
 ) -> npt.NDArray[np.float64]:
     """The outputs of each class; the probabilities of several columns of a class are added."""
     add = np.add if kind.kind == "probabilities" else np.logaddexp
-    return np.stack([add.reduce(outputs[:, list(own)], axis=1) for own in mapped.columns], axis=1)
+    return np.stack([add.reduce(outputs[:, list(at)], axis=1) for at in mapped.columns], axis=1)
 
 
 def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[np.int64], str]:
@@ -324,12 +324,12 @@ def _choose_scheme(keys: Sequence[str], rows: PredictionRows, images: KnownImage
     best, most = schemes[0], -1
     complete = list[_NamingScheme]()
     for scheme in schemes:
-        known, own = set(map(scheme.of_image, scheme.images)), set(map(scheme.of_key, keys))
-        if len(known) < len(scheme.images) or len(own) < len(keys):
+        known, written = set(map(scheme.of_image, scheme.images)), set(map(scheme.of_key, keys))
+        if len(known) < len(scheme.images) or len(written) < len(keys):
             continue  # two images, or two rows, would have one name
-        if len(known & own) > most:
-            best, most = scheme, len(known & own)
-        if known == own:
+        if len(known & written) > most:
+            best, most = scheme, len(known & written)
+        if known == written:
             complete.append(scheme)
     if rows.places and by_place in complete:
         return by_place

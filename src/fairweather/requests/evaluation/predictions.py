@@ -481,8 +481,8 @@ def _images_of_labels(
     images, counts, digests, described = {}, {}, {}, ""
     classes: tuple[str, ...] = ()
     for part in sorted(parts):  # test first: its columns name the classes
-        own = [file for file, cell in cells.items() if _part(cell) == part]
-        file = next((file for file in own if cells[file].shift in (CLEAN, VALIDATION)), own[0])
+        files = [file for file, cell in cells.items() if _part(cell) == part]
+        file = next((file for file in files if cells[file].shift in (CLEAN, VALIDATION)), files[0])
         rows = reader.rows(file)
         classes = classes or name_classes(rows, reader.asked)
         labels, meaning = number_labels(rows, classes)

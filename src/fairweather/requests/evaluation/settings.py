@@ -36,26 +36,26 @@ def model_titles(
     >>> model_titles({"plain": "Plain training"}, ["plain", "mixup"])
     {'plain': 'Plain training', 'mixup': 'mixup'}
     """
-    own = {name: name for name in names}
+    default = {name: name for name in names}
     if asked is None:
-        return own
+        return default
     if isinstance(asked, Mapping):
         pairs = dict(asked)
     else:
         texts = (asked,) if isinstance(asked, str) else asked
         parted = [text.partition("=") for text in texts]
         pairs = {name: title for name, _, title in parted}
-        if len(own) == 1 == len(texts) and not pairs.keys() <= own.keys():
-            return dict.fromkeys(own, texts[0])
+        if len(default) == 1 == len(texts) and not pairs.keys() <= default.keys():
+            return dict.fromkeys(default, texts[0])
         if not all(separator for _, separator, _ in parted):
             raise InputError(
-                f"title names one model, and there are {len(own)}: give each its own, as "
-                f"{next(iter(own))}=TITLE, or in Python a dict of titles by name"
+                f"title names one model, and there are {len(default)}: give each its own, as "
+                f"{next(iter(default))}=TITLE, or in Python a dict of titles by name"
             )
     for name in pairs:
-        if name not in own:
-            raise unknown_name("model in title:", name, own)
-    titles = {**own, **pairs}
+        if name not in default:
+            raise unknown_name("model in title:", name, default)
+    titles = {**default, **pairs}
     named: dict[str, str] = {}
     for name, title in titles.items():
         if (first := named.setdefault(title, name)) != name:

@@ -133,12 +133,12 @@ def _check_shared_values(parts: Sequence[SeedsPart]) -> None:
             if value != earlier:
                 raise _difference_error(what, (first, earlier), (part, value))
     for part in parts[1:]:
-        for one, other in ((parts[0], part), (part, parts[0])):
-            others = {cell.id for cell in other.record.cells()}
-            if missing := [cell.id for cell in one.record.cells() if cell.id not in others]:
+        for first, second in ((parts[0], part), (part, parts[0])):
+            others = {cell.id for cell in second.record.cells()}
+            if missing := [cell.id for cell in first.record.cells() if cell.id not in others]:
                 raise InputError(
-                    f"{one.name} and {other.name} cannot be joined: {missing[0]} is tested in "
-                    f"{one.name} and not in {other.name}"
+                    f"{first.name} and {second.name} cannot be joined: {missing[0]} is tested in "
+                    f"{first.name} and not in {second.name}"
                 )
 
 
@@ -339,12 +339,12 @@ def _list_pictures(planned: SampleStep, parts: Sequence[SeedsPart]) -> Iterator[
         if step is None or not isinstance(models, dict):
             continue
         copy = _copy_of_step(step, part.run)
-        own = [name for name in wanted if models.get(name) == wanted[name]]
-        if own and set(planned.leaves) <= set(copy.files):
+        drawn = [name for name in wanted if models.get(name) == wanted[name]]
+        if drawn and set(planned.leaves) <= set(copy.files):
             samples = read_samples(part.run)
             if samples is not None:
                 yield _PartPictures(
-                    copy, samples, own, read_json(part.run.file(INDEX)).get("mixup")
+                    copy, samples, drawn, read_json(part.run.file(INDEX)).get("mixup")
                 )
 
 

@@ -281,8 +281,8 @@ class _StudyPlanner:
                     yield from (f"{folder}/{DESCRIPTION}", f"{folder}/{DIVERGED}")
 
     def _pretraining_seeds(self, name: str) -> list[int]:
-        own = self.study.pretraining[name].seed
-        return self.study.seeds if own is None else [own]
+        fixed = self.study.pretraining[name].seed
+        return self.study.seeds if fixed is None else [fixed]
 
     def _pretrainings(self, name: str) -> Iterator[Step]:
         entry, seeds = self.study.pretraining[name], self._pretraining_seeds(name)
@@ -368,8 +368,8 @@ class _StudyPlanner:
         spec = make_model_spec(entry, len(self.data.classes))
         start, reads = None, list[str]()
         if entry.pretraining is not None:
-            own = self.study.pretraining[entry.pretraining].seed
-            made = pretraining_folder(entry.pretraining, seed if own is None else own)
+            fixed = self.study.pretraining[entry.pretraining].seed
+            made = pretraining_folder(entry.pretraining, seed if fixed is None else fixed)
             reads = [start := f"{made}/{WEIGHTS}", f"{made}/{DESCRIPTION}"]
         is_probed = recipe is not None and 0 < recipe.probe_epochs < recipe.epochs
         title = model_label(entry.title, seed, self.study.seeds)
@@ -694,11 +694,11 @@ def open_study(study: Study, device: torch.device, offline: bool, tell: Notify) 
     """Load the data of a study, and try everything on one image."""
     tell(Event("load data", 0, 1))
     datasets = open_datasets(data_sources(study), offline=offline, progress=tell)
-    own = datasets[DATA]
-    starts = {name: datasets.get(f"{PRETRAINING}{name}", own) for name in study.pretraining}
-    try_study(study, make_study_settings(study, device), own, starts, offline)
+    dataset = datasets[DATA]
+    starts = {name: datasets.get(f"{PRETRAINING}{name}", dataset) for name in study.pretraining}
+    try_study(study, make_study_settings(study, device), dataset, starts, offline)
     check_natural(datasets, allow_duplicates=study.data.allow_duplicates, progress=tell)
-    tell(Event("load data", 1, 1, f"{len(own.test)} test images"))
+    tell(Event("load data", 1, 1, f"{len(dataset.test)} test images"))
     facts = {name: collect_facts(dataset) for name, dataset in datasets.items()}
     return make_study_inputs(study, facts, device, datasets=datasets, offline=offline)
 

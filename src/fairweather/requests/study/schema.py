@@ -483,10 +483,10 @@ class Study(StrictEntry):
                 raise InputError(f"models.{name}: {error}")
             start = self.pretraining[entry.pretraining]
             for key in _DESIGN_KEYS:
-                own, expected = getattr(entry, key), getattr(start, key)
-                if own != expected:
+                value, expected = getattr(entry, key), getattr(start, key)
+                if value != expected:
                     raise InputError(
-                        f"models.{name}: its {key} is {own}, but that of "
+                        f"models.{name}: its {key} is {value}, but that of "
                         f"pretraining.{entry.pretraining} is {expected}"
                     )
         titles = [start.title for start in self.pretraining.values()]
@@ -498,8 +498,8 @@ class Study(StrictEntry):
 
     def _check_labels(self) -> None:
         for name, start in self.pretraining.items():
-            own, other = self.data, start.data
-            if other is not None and (other.source, other.root) == (own.source, own.root):
+            ours, theirs = self.data, start.data
+            if theirs is not None and (theirs.source, theirs.root) == (ours.source, ours.root):
                 raise InputError(
                     f"pretraining.{name}: its data is that of the study, so it might train on test "
                     "images of the study; leave data out to use the study's training images"

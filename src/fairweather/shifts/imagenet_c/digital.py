@@ -54,11 +54,11 @@ def brightness(images: Pixels, *, amount: SignedShare) -> Pixels:
 @lru_cache(maxsize=8)
 def _brightness_table(amount: float) -> npt.NDArray[np.uint8]:
     """Table of a channel's new value, by the pixel's largest channel and its own, `[256 * 256]`."""
-    own = np.arange(256) / 255.0
-    largest = own[:, None]
+    channel = np.arange(256) / 255.0
+    largest = channel[:, None]
     value = np.clip(largest + amount, 0, 1)
-    saturation = (largest - own) / np.maximum(largest, own[1])
-    grown = np.where(largest == own, value, value * (1 - saturation))
+    saturation = (largest - channel) / np.maximum(largest, channel[1])
+    grown = np.where(largest == channel, value, value * (1 - saturation))
     return (np.clip(grown, 0, 1) * 255).astype(np.uint8).ravel()
 
 
