@@ -380,7 +380,7 @@ class SourceClusters(NamedTuple):
                 shared += describe_shared_clusters({part: theirs, name: ours}, column)
         return shared
 
-    def why_unknown(self, every: Mapping[str, Subset]) -> str:
+    def explain_unknown(self, every: Mapping[str, Subset]) -> str:
         """Say why clusters were not compared with those of training images; "" if they were."""
         if self.columns.cluster is None or self.columns.natural is not None:
             return ""

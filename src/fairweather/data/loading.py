@@ -300,7 +300,7 @@ def plan_loading(
     if clusters is not None:
         shared = clusters.compare(every, parts)
         lines = [f"warning        {line}" for line in shared]
-        if why := clusters.why_unknown(every):
+        if why := clusters.explain_unknown(every):
             lines.append(
                 f"note           {why}; so nothing says whether a model was trained on images of "
                 "the same clusters"

@@ -1,4 +1,8 @@
-"""Accuracy, scoring rules, ROC and precision-recall areas, counts of each class, and kappas."""
+"""Accuracy, scoring rules, ROC and precision-recall areas, counts of each class, and kappas.
+
+In the formulas, there are n images and C classes, y is the label of an image, and p_c is its
+probability of class c.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,8 @@ def top5_accuracy(top5_correct: ArrayLike, weights: Weights = None) -> Result:
 def balanced_accuracy(correct: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean of the accuracy of each class that has images, in [0, 1].
 
+    `1 / C Σ_c (correct images of c / images of c)`
+
     A resample without images of a class is averaged over its other classes.
 
     Args:
@@ -86,6 +92,8 @@ def mean_recall(right: FloatArray, images: FloatArray) -> FloatArray:
 def negative_log_likelihood(nll: ArrayLike, weights: Weights = None) -> Result:
     """Mean of minus the log of the label's probability, in nats, in [0, inf).
 
+    `1 / n Σ -ln p_y`
+
     Args:
         nll: float `[n]`, per image; see `per_image`.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
@@ -100,6 +108,8 @@ def negative_log_likelihood(nll: ArrayLike, weights: Weights = None) -> Result:
 
 def brier_score(brier: ArrayLike, weights: Weights = None) -> Result:
     """Mean squared distance of the probabilities to the one-hot label, in [0, 2].
+
+    `1 / n Σ Σ_c (p_c - [c = y])²`
 
     This is the form of Brier (1950), a sum over all classes; for two classes it is twice the common
     form.
@@ -116,6 +126,8 @@ def brier_score(brier: ArrayLike, weights: Weights = None) -> Result:
 
 def macro_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean over classes of the one-vs-rest area under the ROC curve, in [0, 1]; ties count half.
+
+    `1 / C Σ_c P(p_c of an image of c > p_c of an image of another class)`
 
     Only classes with both positive and negative images count; the value is NaN if there are none.
 
@@ -269,32 +281,32 @@ class ClassCounts(NamedTuple):
 
     @property
     def sensitivity(self) -> FloatArray:
-        """Share of the images of the class that are called so (recall), `[classes, B]`."""
+        """Recall, `hits / images`: the share of the class that is called so, `[classes, B]`."""
         return ratio(self.hits, self.images)
 
     @property
     def specificity(self) -> FloatArray:
-        """Share of the images of other classes that are not called so, `[classes, B]`."""
+        """The share of the other classes that is not called so, `[classes, B]`."""
         return ratio(self._neither, self.total - self.images)
 
     @property
     def ppv(self) -> FloatArray:
-        """Share of the images that are called so that are of the class (precision)."""
+        """Precision, `hits / called`: the share of the calls that is right."""
         return ratio(self.hits, self.called)
 
     @property
     def npv(self) -> FloatArray:
-        """Share of the images that are not called so that are of other classes."""
+        """The share of the images not called so that is of other classes."""
         return ratio(self._neither, self.total - self.called)
 
     @property
     def f1(self) -> FloatArray:
-        """Harmonic mean of sensitivity and PPV; NaN if the class has no images and no calls."""
+        """Harmonic mean of both, `2 hits / (images + called)`; NaN without images and calls."""
         return ratio(2 * self.hits, self.images + self.called)
 
     @property
     def kappa(self) -> FloatArray:
-        """Cohen's kappa, `[B]`; NaN if chance alone would agree everywhere."""
+        """Cohen's kappa, `1 - wrong share / wrong share by chance`, `[B]`; NaN if that is 0."""
         chance = np.square(self.total) - (self.images * self.called).sum(axis=0)
         return chance_corrected_agreement((self.total - self.hits.sum(axis=0)) * self.total, chance)
 
@@ -308,7 +320,7 @@ class ClassCounts(NamedTuple):
         return ClassCounts(self.hits[row], self.images[row], self.called[row], self.total)
 
     def macro(self, values: FloatArray) -> FloatArray:
-        """Mean over the classes that have images or are called, without NaN: `[B]`."""
+        """The mean over the classes that have images or are called, without NaN: `[B]`."""
         there = self.images + self.called > 0
         return nanmean(np.where(there, values, np.nan).T)
 
@@ -373,6 +385,8 @@ def class_counts(
 def quadratic_kappa(predicted: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Cohen's kappa of ordered classes with quadratic weights, in [-1, 1].
 
+    `1 - mean of (predicted - y)² / its mean if predicted and y were independent`
+
     A prediction that is k classes away from the label counts k² times as much as one that is next
     to it. The value is NaN if all labels and predictions are the same class.
 
@@ -420,6 +434,9 @@ def chance_corrected_agreement(observed: FloatArray, chance: FloatArray) -> Floa
 
 def macro_pr_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean over classes of their one-vs-rest average precision, in [0, 1].
+
+    `1 / C Σ_c 1 / n_c Σ_i precision_c(p_ci)`: over the n_c images i of class c, the precision of c
+    among all images with at least the probability p_ci.
 
     Only classes with both positive and negative images count; the value is NaN if there are none.
 

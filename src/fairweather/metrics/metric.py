@@ -87,7 +87,7 @@ class Accepts:
     fitted: bool = False
     fractions: bool = False
 
-    def absence(
+    def explain_absence(
         self, predictions: Predictions, fitted: FittedThresholds | None = None
     ) -> str | None:
         """Return why a metric cannot be computed from these predictions; None if it can."""
@@ -216,7 +216,7 @@ class Metric(MetricRow):
 
     def applies(self, predictions: Predictions, fitted: FittedThresholds | None = None) -> bool:
         """Tell whether the metric can be computed from these predictions."""
-        return self.accepts.absence(predictions, fitted) is None
+        return self.accepts.explain_absence(predictions, fitted) is None
 
 
 class RarestClass(NamedTuple):

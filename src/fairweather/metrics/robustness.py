@@ -158,7 +158,7 @@ def mce_alexnet(errors: Errors) -> Result:
     extra = [name for name, short in zip(errors, bare, strict=True) if short not in ALEXNET]
     wrong = ""
     if missing or extra:
-        wrong = f"missing: {_listed(missing)}; not in the mCE: {_listed(extra)}"
+        wrong = f"missing: {_join_names(missing)}; not in the mCE: {_join_names(extra)}"
     elif len(set(bare)) < len(bare):
         wrong = "some are given twice, with and without imagenet_c/"
     if wrong:
@@ -186,7 +186,7 @@ def _check_axis(what: str, column: ArrayLike, axis: str, fewest: int = 1) -> Non
         raise InputError(f"{what} must be [{axis}] or [{axis}, B], found {list(np.shape(column))}")
 
 
-def _listed(names: list[str]) -> str:
+def _join_names(names: list[str]) -> str:
     return ", ".join(names) or "none"
 
 
@@ -205,7 +205,7 @@ def _check_same_corruptions(errors: Errors, reference: Errors) -> None:
         extra = [name for name in reference if name not in errors]
         raise InputError(
             "model and reference must have the same corruptions: only the model has "
-            f"{_listed(missing)}, only the reference {_listed(extra)}"
+            f"{_join_names(missing)}, only the reference {_join_names(extra)}"
         )
     for name in errors:
         ours, theirs = (np.shape(column)[0] for column in (errors[name], reference[name]))

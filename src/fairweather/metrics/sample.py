@@ -470,4 +470,4 @@ class Sample:
         below = sums_below(order, self.weights, totals, columns, places, np.concatenate(cuts, 1))
         ends = np.cumsum([len(order.groups), BINS + 1, cuts[0].shape[1]])
         levels, *bins = np.split(below, ends, axis=2)
-        return OrderedSums(LevelSums(*levels[:2]), *map(BinSums.between, bins))
+        return OrderedSums(LevelSums(*levels[:2]), *map(BinSums.from_sums_below, bins))

@@ -77,7 +77,7 @@ def absent_metrics(
         (name, reason)
         for name, metric in METRICS.items()
         if not metric.accepts.sets and metric.accepts.kind == predictions.kind
-        if (reason := metric.accepts.absence(predictions, fitted)) is not None
+        if (reason := metric.accepts.explain_absence(predictions, fitted)) is not None
     ]
 
 

@@ -322,7 +322,7 @@ def execute_run(
     work = Work(
         path=path,
         # It shows within moments whether a model is used correctly.
-        plan=make_plan(inputs).beginning_with(clean_steps(inputs)),
+        plan=make_plan(inputs).put_first(clean_steps(inputs)),
         record=record,
         device=inputs.settings.device,
         offline=offline,

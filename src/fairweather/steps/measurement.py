@@ -78,7 +78,7 @@ class DataFacts:
     ordered: bool = False
     task: str = CLASSIFICATION
 
-    def bytes_of(self, part: str) -> int:
+    def count_bytes(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
         height, width = self.side or (0, 0)
         return self.images.get(part, 0) * 3 * height * width
@@ -354,7 +354,7 @@ def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[p
         threads=measurement.threads,
         device=measurement.device.type,
         work=min(MOST_FEATURES, measurement.data.images[part]),
-        memory=measurement.data.bytes_of(part),
+        memory=measurement.data.count_bytes(part),
     )
 
 
@@ -470,7 +470,7 @@ def _plan_prediction(
         threads=measurement.threads,
         device=measurement.device.type,
         work=images * _count_passes(shift, how),
-        memory=facts.bytes_of(own) if isinstance(how, plan.ForwardPass) else 0,
+        memory=facts.count_bytes(own) if isinstance(how, plan.ForwardPass) else 0,
         ood_scores=scored,
         known=known,
     )

@@ -730,7 +730,7 @@ class Plan(FrozenRecord):
                 wanted.update(step.needs)
         return wanted
 
-    def beginning_with(self, steps: Iterable[str]) -> Plan:
+    def put_first(self, steps: Iterable[str]) -> Plan:
         """The same plan with these steps, and all that they need, before the others."""
         first = set[str]().union(*map(self.needed_for, steps))
         ordered = sorted(self.steps, key=lambda step: step.id not in first)

@@ -173,7 +173,7 @@ class Worker:
             raise InputError(f"the predictions for {file} have changed since the plan was made")
         return predictions
 
-    def how_many_fit(self, networks: Sequence[AnyNetwork], folder: RunFolder) -> int:
+    def count_fitting(self, networks: Sequence[AnyNetwork], folder: RunFolder) -> int:
         """How many of these networks, from the first on, can be in memory together; at least 1."""
         sizes: list[int] = []
         for network in networks:

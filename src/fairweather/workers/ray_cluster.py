@@ -91,7 +91,7 @@ class Seat:
         self.folder = Path(tempfile.mkdtemp(prefix="fairweather-", dir=parent))
         self.log = self.folder / "log"
 
-    def hello(self) -> SeatGreeting:
+    def greet(self) -> SeatGreeting:
         """Say where this is, and with which versions."""
         node = ray.get_runtime_context().get_node_id()
         return SeatGreeting(
@@ -281,7 +281,7 @@ class _SeatHandle:
     Attributes:
         number: from 1.
         actor: Ray's handle.
-        hello: what it has said first.
+        greeting: what it has said first.
         is_ready: whether it can be given steps.
         steps: what it is doing.
         given: names of the data sets that were sent to it.
@@ -290,7 +290,7 @@ class _SeatHandle:
 
     number: int
     actor: Any
-    hello: SeatGreeting | None = None
+    greeting: SeatGreeting | None = None
     is_ready: bool = False
     steps: Sequence[Step] = ()
     given: set[str] = field(default_factory=set)
@@ -298,7 +298,7 @@ class _SeatHandle:
 
     @property
     def host(self) -> str:
-        return self.hello.host if self.hello is not None else "a node"
+        return self.greeting.host if self.greeting is not None else "a node"
 
 
 def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
@@ -418,7 +418,9 @@ class _RayDriver:
             for name, version in sites.list_input_files(steps, self.run).items()
         }
         write_log(
-            self.run, steps, f"begun on {seat.host} (process {seat.hello and seat.hello.process})"
+            self.run,
+            steps,
+            f"begun on {seat.host} (process {seat.greeting and seat.greeting.process})",
         )
         self.awaited[seat.actor.do.remote(steps, files)] = (seat, self._take_in)
         self.tell(Event(f"worker {seat.number} on {seat.host}", seat.begun, None, _title(steps)))
@@ -444,7 +446,7 @@ class _RayDriver:
             raise self.cluster.without_package(str(error)) from None
         seat = _SeatHandle(self.started, actor)
         self.seats.append(seat)
-        self.awaited[actor.hello.remote()] = (seat, self._greet)
+        self.awaited[actor.greet.remote()] = (seat, self._greet)
 
     # ---- taking in
 
@@ -481,9 +483,9 @@ class _RayDriver:
             else:
                 take(seat, result)
 
-    def _greet(self, seat: _SeatHandle, hello: SeatGreeting) -> None:
-        seat.hello = hello
-        sites.check_versions(hello.versions, f"{hello.host}, of {self.cluster.name},")
+    def _greet(self, seat: _SeatHandle, greeting: SeatGreeting) -> None:
+        seat.greeting = greeting
+        sites.check_versions(greeting.versions, f"{greeting.host}, of {self.cluster.name},")
         self.awaited[seat.actor.begin.remote(self.settings, str(Path.cwd()))] = (seat, self._begin)
 
     def _begin(self, seat: _SeatHandle, room: int | Failure) -> None:
@@ -533,7 +535,7 @@ class _RayDriver:
 
     def _give(self, seat: _SeatHandle, lacking: sites.MissingData) -> None:
         """Send a data set to a seat that can neither find nor fetch it."""
-        assert seat.hello is not None
+        assert seat.greeting is not None
         name = lacking.data
         if name in seat.given:
             raise InputError(f"{seat.host}: {lacking.reason}")
@@ -541,8 +543,8 @@ class _RayDriver:
         if name not in self.sent:
             self.sent[name] = (ray.put(packed), set())
         reference, nodes = self.sent[name]
-        if seat.hello.node not in nodes:
-            nodes.add(seat.hello.node)
+        if seat.greeting.node not in nodes:
+            nodes.add(seat.greeting.node)
             size = f"{packed.bytes / 1e6:,.1f} MB of pixels"
             line = f"{'note':14} {packed.name} is not on {seat.host}: {size} are sent there"
             self.tell(Event("send data", 1, 1, line=line))
@@ -584,7 +586,7 @@ class _RayDriver:
 
     def _remains(self, seat: _SeatHandle) -> str:
         """What the process of a seat that died had printed; its folder is removed."""
-        if seat.hello is None:
+        if seat.greeting is None:
             return ""
 
         # Inside, so that it travels as it is: a fresh process need not import this package.
@@ -597,19 +599,19 @@ class _RayDriver:
             shutil.rmtree(folder, ignore_errors=True)
             return text[-most:]
 
-        there = NodeAffinitySchedulingStrategy(seat.hello.node, soft=False)
+        there = NodeAffinitySchedulingStrategy(seat.greeting.node, soft=False)
         options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
         with suppress(RayError):  # the whole node may be gone
             task = ray.remote(remains).options(**options)
             text: str = ray.get(
-                task.remote(seat.hello.folder, sites.MAX_LOG), timeout=CLEAR_TIMEOUT
+                task.remote(seat.greeting.folder, sites.MAX_LOG), timeout=CLEAR_TIMEOUT
             )
             return text
         return ""
 
     def end(self) -> None:
         """End all seats, whatever they do."""
-        clearing = [seat.actor.clear.remote() for seat in self.seats if seat.hello is not None]
+        clearing = [seat.actor.clear.remote() for seat in self.seats if seat.greeting is not None]
         with suppress(Exception):
             if clearing and self.cluster.folder is None:
                 ray.wait(clearing, num_returns=len(clearing), timeout=CLEAR_TIMEOUT)

@@ -186,7 +186,7 @@ class Schedule:
             and not self._pass_if_done(other)
         ]
         networks = list(dict.fromkeys(map(_network, [step, *companions])))
-        fitting = networks[: worker.how_many_fit(networks, self.run)]
+        fitting = networks[: worker.count_fitting(networks, self.run)]
         return [other for other in companions if _network(other) in fitting and self.claim(other)]
 
     def clear(self, step: Step) -> None:

@@ -146,7 +146,7 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
         try:
             driver.follow()
         except KeyboardInterrupt:
-            driver.say_left()
+            driver.tell_left()
             raise
 
 
@@ -205,11 +205,11 @@ class _SlurmDriver:
                 )
             self._look_after_jobs(note)
             self._submit(note, owners)
-            self._say_who_does_what(owners)
+            self._tell_owners(owners)
             time.sleep(LOOK_INTERVAL)
         self._end()
 
-    def say_left(self) -> None:
+    def tell_left(self) -> None:
         """Say that the jobs go on."""
         note = slurm_jobs.read_note(self.run)
         alive = [] if note is None else [job for job in note.jobs if job not in self.ended]
@@ -372,7 +372,7 @@ class _SlurmDriver:
                     left & slurm_jobs.require_states(self.run, note).keys() if left else (),
                 )
 
-    def _say_who_does_what(self, owners: Mapping[str, str]) -> None:
+    def _tell_owners(self, owners: Mapping[str, str]) -> None:
         """Say once a minute which steps are being done where, if that has changed."""
         if time.monotonic() - self.reminded < REMINDER_INTERVAL:
             return
