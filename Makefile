@@ -1,9 +1,11 @@
-# `make demo` shows what fairweather does; `make test`, `make check` and `make docs` keep it right.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-avx2 lowest nightly check docs format bench coverage clean
+.PHONY: help demo test test-avx2 lowest nightly check docs format bench coverage clean
+
+help: ## This list.
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
 REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
@@ -16,7 +18,7 @@ $(VENV)/.installed-%: pyproject.toml
 	test '$*' != dev || $(BIN)/python -m pip install --quiet --no-deps $(REFERENCES)
 	touch $@
 
-demo: $(VENV)/.installed-demo
+demo: $(VENV)/.installed-demo ## Run the quickstart study: train on 5,000 digits and report.
 	$(BIN)/fairweather run quickstart
 
 # Small tensors need one thread, and a module is compiled once for the processes that tests start.
@@ -27,19 +29,19 @@ QUICKLY := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 BY_DAY := --numprocesses=auto --dist=loadscope --no-loadscope-reorder --max-worker-restart=0 \
 	-o faulthandler_timeout=360
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev ## Run all tests of a day, in parallel (minutes).
 	$(QUICKLY) $(BIN)/python -m pytest $(BY_DAY)
 
 # Tests that compute with networks, with the kernels of processors without AVX-512: sums in another
 # order, so that no test may rest on the last digits of one machine.
-test-avx2: $(VENV)/.installed-dev
+test-avx2: $(VENV)/.installed-dev ## Run the tests that use networks with the kernels of older processors.
 	$(QUICKLY) ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest $(BY_DAY) \
 		$$(grep -lE 'torch|golden|TINY_|fw\.(run|evaluate)\(' $$(find tests -name 'test_*.py'))
 
 # What `make test` leaves out since it takes an hour: the whole attack (docs/reliability.md), a study in
 # every order, and the audit of what is installed, which asks PyPI; then examples that no day has tried,
 # and tests of networks on other kernels.
-nightly: $(VENV)/.installed-dev
+nightly: $(VENV)/.installed-dev ## Run what `make test` leaves out, on new random examples (hours).
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 --hypothesis-profile=new_examples -m nightly
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --hypothesis-profile=new_examples -m "hypothesis and not nightly"
 	$(MAKE) test-avx2
@@ -53,7 +55,7 @@ LOWEST := build/lowest/bin/python
 LEFT_OUT := attack.*|autom.*|bad_.*|browser|claims|clusters|compare_runs|coverage|crashes|damaged_files|docs|evaluate|$\
 	fuzzed_files|good_models|guard|hostile_.*|intervals|jobs|page|ray|report|resumption|security|seed_intervals|$\
 	selfsupervised_processes|sharing|signals|slurm|studies|study|tracking|workers
-lowest:
+lowest: ## Run the faster tests with the oldest allowed versions of what users install.
 	test -x $(LOWEST) || $(PYTHON) -m venv build/lowest
 	$(LOWEST) -m pip install --quiet --disable-pip-version-check uv
 	$(LOWEST) -m uv pip install --quiet --system-certs --resolution lowest-direct --editable '.[demo,dicom,hf,onnx,ray,slurm,ssl,track]'
@@ -62,7 +64,7 @@ lowest:
 	$(QUICKLY) $(LOWEST) -m pytest $(BY_DAY) -W default \
 		$$(find tests -name 'test_*.py' | grep -vE '/test_($(LEFT_OUT))\.py$$')
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-dev ## Check format, style, types, security and the allowed imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	# Files are read and written in UTF-8 under every locale.
@@ -72,17 +74,17 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --quiet tests/test_architecture.py
 
 # The site, from an empty folder so that nothing old remains; a warning is an error. It runs the notebooks.
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-docs ## Build the manual into build/docs; a warning is an error.
 	rm -rf build/docs build/doctrees
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx --quiet --fail-on-warning --nitpicky -c docs -b html -d build/doctrees . build/docs
 	@echo 'open build/docs/index.html'
 
-format: $(VENV)/.installed-dev
+format: $(VENV)/.installed-dev ## Format the code, and correct what ruff can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # Speed as ratios, on an otherwise idle machine: minutes. The table stands in benchmarks/README.md.
-bench: $(VENV)/.installed-dev
+bench: $(VENV)/.installed-dev ## Measure speed on an idle machine (minutes).
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/augmentation.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sharing.py
@@ -92,7 +94,7 @@ bench: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py
 
 # How often the 95 % intervals hold the truth: about an hour.
-coverage: $(VENV)/.installed-dev
+coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold the truth (an hour).
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/every_metric.py
 	$(BIN)/python benchmarks/good_models.py
@@ -104,5 +106,5 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/areas.py
 	$(BIN)/python benchmarks/two_sample.py
 
-clean:
+clean: ## Remove the environment, build results and caches.
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,8 +22,7 @@ from fairweather.runs.folder import open_finished_run, write_atomically
 from fairweather.runs.provenance import command_line
 from fairweather.training.recipe import AugMix, GaussianNoise, RandomErasing, Recipe
 from fairweather.types.record import RECORD
-
-from .run_folders import run_record, write_run
+from tests.helpers.run_folders import run_record, write_run
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{depth}: &a{depth} [{', '.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 10)

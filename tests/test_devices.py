@@ -19,8 +19,7 @@ from fairweather.steps.worker import Worker, count_bytes
 from fairweather.training.loop_parts import seeded
 from fairweather.training.ranks import ALONE
 from fairweather.training.selfsupervised.pretraining import NeighbourProbe, knn_accuracy
-
-from .memory_habits import Plain
+from tests.helpers.memory_habits import Plain
 
 CPU = torch.device("cpu")
 NEWER = hasattr(torch.backends, "fp32_precision")  # torch 2.9 and later

@@ -35,9 +35,8 @@ from fairweather.types.measurement import Predictions
 from fairweather.variants.variant import VARIANTS, variant_class
 from tests import test_artefacts, test_fuzzed_files, test_hostile_names
 from tests.cli import test_bad_commands
+from tests.helpers.run_folders import outcomes, run_record, write_run
 from tests.workers import test_signals
-
-from .run_folders import outcomes, run_record, write_run
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -21,8 +21,7 @@ from fairweather.metrics.rows import find_row
 from fairweather.models.opening import MODEL_SOURCES
 from fairweather.models.sources import OpenedModel, SourceKind
 from fairweather.shifts.table import SHIFTS, ShiftKind
-
-from .conftest import COLOURS, figures_left_out
+from tests.conftest import COLOURS, figures_left_out
 
 SITE = Path(__file__).parents[1] / "docs" / "site"
 NAME, LABEL = "mean_square_confidence", "Mean square of the confidence"

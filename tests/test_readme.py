@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from .conftest import write_pictures
+from tests.conftest import write_pictures
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from fairweather.processes import safe_path
+from tests.conftest import TINY_RESNET, write_pictures
 from tests.requests.test_evaluate import write_model
-
-from .conftest import TINY_RESNET, write_pictures
 
 SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
 NAMES = {each for each in sys.stdlib_module_names if not each.startswith("_")}

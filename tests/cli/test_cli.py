@@ -19,9 +19,9 @@ from fairweather.errors import InputError, check_writable
 from fairweather.judge.rules import read_rules
 from fairweather.progress import Event, FinishedStep
 from fairweather.requests.study.schema import load_study
-from tests.commands import fairweather
-from tests.forking import Program
-from tests.started import started
+from tests.helpers.commands import fairweather
+from tests.helpers.forking import Program
+from tests.helpers.started import started
 
 
 @pytest.mark.parametrize(

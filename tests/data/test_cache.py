@@ -28,8 +28,8 @@ from fairweather.errors import InputError
 from fairweather.processes import submit
 from fairweather.progress import Event
 from tests.conftest import keep_lines
-from tests.forking import Program
-from tests.started import started
+from tests.helpers.forking import Program
+from tests.helpers.started import started
 
 
 @pytest.fixture(autouse=True)

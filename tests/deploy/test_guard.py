@@ -41,11 +41,11 @@ from fairweather.types.record import CLEAN, VAL, ModelRecord, predictions_file
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.prediction_sets import split_halves
 from fairweather.variants.scaling import fit_temperature
-from tests.chance import most
-from tests.commands import fairweather
 from tests.conftest import TINY_EFFICIENTNET, TINY_RESNET, write_pictures
+from tests.helpers.chance import most
+from tests.helpers.commands import fairweather
+from tests.helpers.run_folders import finish, outcomes, run_record, write_run
 from tests.requests.test_evaluate import write_model
-from tests.run_folders import finish, outcomes, run_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -24,8 +24,8 @@ from fairweather.shifts.table import CLEAN, suite
 from fairweather.steps.sweeps import describe_shifts
 from fairweather.types.measurement import Cell, Score
 from fairweather.types.record import DataRecord, ModelRecord, RunSettings
-from tests.commands import fairweather
-from tests.run_folders import (
+from tests.helpers.commands import fairweather
+from tests.helpers.run_folders import (
     change_record,
     copy_run,
     outcomes,

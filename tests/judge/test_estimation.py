@@ -34,7 +34,7 @@ from fairweather.runs.folder import RunFolder, StoredGroups
 from fairweather.steps.run_model import open_run_model, open_validation_images
 from fairweather.types.record import CLEAN, VAL, predictions_file
 from tests.conftest import TINY_RESNET, write_pictures
-from tests.run_folders import outcomes
+from tests.helpers.run_folders import outcomes
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -21,7 +21,7 @@ from fairweather.metrics.two_sample import (
     is_nearest,
     nearness_difference,
 )
-from tests.chance import FALSE_ALARM, distribution_p, mean_p, most
+from tests.helpers.chance import FALSE_ALARM, distribution_p, mean_p, most
 
 
 def past(generator, shifts=5, levels=3, methods=4):

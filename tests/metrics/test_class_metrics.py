@@ -15,7 +15,7 @@ from fairweather.metrics.metric import CLASS_METRICS, class_metric_names, find_c
 from fairweather.runs.scores import add_means, estimate_cells, scores_frame
 from fairweather.steps.score_rows import estimate_with_classes
 from fairweather.types.measurement import Cell, Predictions, Shift
-from tests.chance import most
+from tests.helpers.chance import most
 
 NAMES = ("benign/a", "malignant", "none of these", "never called")
 POINT = 0.3

@@ -53,11 +53,11 @@ from fairweather.types.record import CLEAN, RunSettings, predictions_file, sets_
 from fairweather.variants.prediction_sets import Conformal, FittedSets, split_halves
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import read_variant, read_variants
-from tests import reference
-from tests.chance import FALSE_ALARM
 from tests.conftest import TINY_RESNET
+from tests.helpers import reference
+from tests.helpers.chance import FALSE_ALARM
+from tests.helpers.run_folders import finish, outcomes, run_record, sweep_record, write_run
 from tests.report.test_report import Sentences, crowded
-from tests.run_folders import finish, outcomes, run_record, sweep_record, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

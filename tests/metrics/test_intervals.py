@@ -21,7 +21,7 @@ from fairweather.metrics import (
 from fairweather.metrics.hidden_error import HiddenError
 from fairweather.runs.scores import add_means
 from fairweather.types.measurement import Predictions
-from tests.chance import FALSE_ALARM, counts_p, deviations, fewest, mean_p
+from tests.helpers.chance import FALSE_ALARM, counts_p, deviations, fewest, mean_p
 
 NAMES = [metric.name for metric in METRICS.values()]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS.values()}

@@ -44,8 +44,8 @@ from fairweather.types.measurement import Images
 from fairweather.types.record import predictions_file
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.variant import read_variants
-from tests import reference
-from tests.run_folders import outcomes
+from tests.helpers import reference
+from tests.helpers.run_folders import outcomes
 
 AUROC = "detection_auroc"
 FPR = "false_positive_rate_at_recall/0.95"

@@ -23,7 +23,7 @@ from fairweather.runs.scores import (
 )
 from fairweather.shifts.table import CLEAN, sweep
 from fairweather.types.measurement import Cell, Predictions
-from tests import reference
+from tests.helpers import reference
 
 NAMES = [metric.name for metric in METRICS.values() if metric.alias_of is None]
 BOUNDS = {metric.name: metric.bounds for metric in METRICS.values()}

@@ -40,8 +40,8 @@ from fairweather.runs.scores import add_means, add_worst, estimate_cells, scores
 from fairweather.shifts.table import SHIFTS
 from fairweather.types.measurement import Cell, Score, Shift
 from fairweather.types.record import COLUMNS, StepRecord
-from tests.chance import deviations, most
-from tests.run_folders import outcomes, run_record, sweep_record, write_run
+from tests.helpers.chance import deviations, most
+from tests.helpers.run_folders import outcomes, run_record, sweep_record, write_run
 
 RMS, GAP = "rms_calibration_error", "confidence_gap"
 # What findings are about; a run has many more metrics.

@@ -9,10 +9,11 @@ from scipy import stats
 from fairweather.shifts.imagenet_c import noise
 from fairweather.shifts.imagenet_c.blur import disk, motion_filter
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS, published_constants
-from tests import golden, reference_corruptions
-from tests.chance import FALSE_ALARM, deviations
 from tests.golden import measure
 from tests.golden.images import IMAGES, scene
+from tests import golden
+from tests.helpers import reference_corruptions
+from tests.helpers.chance import FALSE_ALARM, deviations
 
 NOISES = ["gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"]
 SETS = {"cifar10_c": 32, "tiny_imagenet_c": 64, "imagenet_c": 224}

@@ -49,7 +49,7 @@ from fairweather.steps.worker import Worker
 from fairweather.types.measurement import Attack, AttackResult, Dataset, Images
 from fairweather.variants.scaling import Temperature
 from fairweather.workers.schedule import execute
-from tests.run_folders import copy_run, finish, outcomes
+from tests.helpers.run_folders import copy_run, finish, outcomes
 
 SHIFTS = (
     CLEAN,

@@ -38,7 +38,7 @@ from fairweather.variants.variant import (
     variant_class,
 )
 from tests.conftest import TINY_RESNET
-from tests.same_bytes import same
+from tests.helpers.same_bytes import same
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

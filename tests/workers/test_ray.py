@@ -35,9 +35,9 @@ from fairweather.workers.sites import (
     list_input_files,
 )
 from tests.conftest import TINY_RESNET
-from tests.named_evaluation import named_evaluation
-from tests.same_bytes import same
-from tests.started import started
+from tests.helpers.named_evaluation import named_evaluation
+from tests.helpers.same_bytes import same
+from tests.helpers.started import started
 
 ray = pytest.importorskip("ray")
 from fairweather.workers import ray_cluster  # noqa: E402 - it needs Ray

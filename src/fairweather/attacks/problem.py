@@ -76,7 +76,7 @@ def likely_other_classes(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
 def compute_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return the model's float32 logits `[B, classes]`, without gradients.
 
-    The model gets a copy of the images, and its logits are copied: it may reuse either's memory.
+    The model gets a copy of the images, and its logits are copied: it may write into either.
     """
     logits = model(images.clone())
     if not isinstance(logits, torch.Tensor):
@@ -210,8 +210,8 @@ def project_on_hyperplane(
     missing = offsets - (w * flat).sum(1)
     towards = w.sign() * missing.sign()[:, None]
     room = torch.where(towards > 0, 1 - flat, flat)
-    # Without this, squares of small gradients would be zero: beside larger ones of pixels that
-    # cannot move, too.
+    # Without this, squares of small gradients would be zero, also beside the larger gradients of
+    # pixels that cannot move.
     free = torch.where(room > 0, w.abs(), 0.0)
     scale = free.amax(1, keepdim=True).clamp_min(_LEAST)
     size, short = free / scale, missing.abs()[:, None] / scale
@@ -241,7 +241,7 @@ def _running_sum(shares: torch.Tensor) -> torch.Tensor:
 
 # --- The plan of an attack
 
-# What is larger was not meant: no two images are further apart, and no attack ends.
+# Larger values are mistakes: no two images are further apart, and no attack would end.
 LARGEST_EPSILON, LARGEST_COUNT = 3 * MAX_SIDE, 1_000_000
 _WHOLE_NUMBER = Range(
     "a whole number >= 1",

@@ -77,7 +77,7 @@ def expand_fit_shifts(
     """The shifts of the validation images that thresholds and calibrations are fitted on.
 
     Args:
-        asked: `clean`, and shifts and suites as in a study; nothing if nothing is fitted so.
+        asked: `clean`, and shifts and suites as in a study; nothing if no variant needs them.
         tested: what the models are tested under.
 
     Raises:
@@ -108,7 +108,7 @@ def expand_fit_shifts(
 
 
 def expand_only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:
-    """Return the shifts that are asked for, without duplicates, where no model is at hand.
+    """Return the requested shifts, without duplicates, for use without a model.
 
     Arguments as in `expand_shifts`.
 
@@ -127,7 +127,7 @@ def expand_only_shifts(asked: ShiftLike | Iterable[ShiftLike]) -> list[Shift]:
 
 
 def make_external_shift(name: str, level: float) -> Shift:
-    """Return the shift of images that were shifted elsewhere: it has a name and cannot be applied.
+    """Return a shift that was applied elsewhere: it has a name, but cannot be applied here.
 
     A name in the table of shifts, such as `imagenet_c/fog`, is that shift at that level. Any other
     name is a shift of its own, with the parameter `level`, where 0 would be the clean images.

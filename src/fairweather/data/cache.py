@@ -53,8 +53,7 @@ from fairweather.types.measurement import BoolArray
 
 # The pixels come first, so that the memory map starts with them. Then come a JSON object (the
 # shape, which images could not be read, and the SHA-256 of the pixels), its length, and a mark. A
-# file without the mark at its very end is not used, nor is a file of another size than its record
-# implies, or with other pixels.
+# file is used only if it ends with the mark, and if its size and pixels fit its record.
 
 
 RECORD_END = struct.Struct("<Q8s")
@@ -79,7 +78,7 @@ class PixelFile(NamedTuple):
 
 @contextmanager
 def explain_cache_errors(folder: Path) -> Iterator[None]:
-    """Turn the system's errors with the cache folder into an `InputError` with a way out."""
+    """Turn system errors about the cache folder into an `InputError` with advice."""
     try:
         yield
     except OSError as error:
@@ -87,7 +86,7 @@ def explain_cache_errors(folder: Path) -> Iterator[None]:
 
 
 def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
-    """Reserve `needed` bytes of disk for a file, so that a full disk is found before the work.
+    """Reserve `needed` bytes of disk for a file, so that a full disk is noticed before the work.
 
     Raises:
         InputError: there is not enough space; says how much is needed and how much there is.
@@ -100,7 +99,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
             os.posix_fallocate(file.fileno(), 0, needed)
     except OSError as error:
         if error.errno in CANNOT_RESERVE:
-            return  # some network file systems cannot; writing reports a full disk too, but later
+            return  # some network file systems cannot; writing reports a full disk later
         if error.errno not in DISK_FULL:
             raise
         raise InputError(
@@ -140,7 +139,7 @@ def open_sealed(path: Path, count: int) -> PixelFile | None:
         expected = record.pop("sha256")
         writable = mmap.PROT_READ | mmap.PROT_WRITE
         pixels = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE | NO_RESERVE, writable)
-    # Without this, a disk that changed one bit would change scores, and nobody would know.
+    # Without this, one flipped bit on a disk would change scores unnoticed.
     hasher = hashlib.sha256()
     with memoryview(pixels) as view:
         for chunk in range(0, math.prod(record["shape"]), HASHED_BYTES):
@@ -181,7 +180,7 @@ def _format_bytes(count: int) -> str:
 # ---------------------------------------------------------------- decoding
 
 IMAGES_PER_TASK = 16  # decoding one small image costs less than sending it to a process
-SECONDS_ALONE = 1.0  # before other processes help: they need half a second to start
+SECONDS_ALONE = 1.0  # before other processes help, which need half a second to start
 # A numerical library may start one thread per core when it is imported; decoding needs none.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -241,7 +240,7 @@ def decode_images(
 
 @contextmanager
 def _open_for_writing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing; closing it writes too, so that it may find the disk full."""
+    """Open a file for writing; closing it writes too, and so may find the disk full."""
     file = path.open("r+b")
     try:
         yield file
@@ -514,7 +513,7 @@ def _digest_file(path: Path) -> bytes:
 
 def _describe_square(square: Square | None) -> int | list[object] | None:
     if square is None or square == Square(square.size, resize=square.size):
-        return square and square.size  # as keys were made before there were preparations
+        return square and square.size  # keeps the keys from before there were preparations
     return list(square)
 
 

@@ -41,13 +41,13 @@ MISSING = "missing"  # the slice of images whose row has no value
 def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[str, Groups]:
     """Read what columns say of every image of some splits of a source, by the names of the splits.
 
-    They are columns of a table, or of the source itself. A row of a table is about the image that
-    its column `file` names (or `filename`, `path`, `image`, ...; see `FILE_COLUMNS`): by the path
-    from the folder of the source on, or only by the file's name, with or without its ending, if no
-    two images share it. Without such a column, it is about the image with the number in the column
-    `key`: its place in its split, from 0 on; the column `split` names the split if there are
-    several. Rows about other images are ignored. Rows with `natural/NAME` in the column `split` are
-    about a set of other images of the same classes, and about no other.
+    They are columns of a table, or of the source itself. The column `file` (or `filename`, `path`,
+    `image`, ...; see `FILE_COLUMNS`) of a table names the image of each row: by its path inside the
+    folder of the source, or by the file's name alone if no two images share it, with or without its
+    ending. Without such a column, the column `key` has the place of the image in its split, from 0
+    on. The column `split` names the split if there are several. Rows about other images are
+    ignored. Rows with `natural/NAME` in the column `split` are about a set of other images of the
+    same classes, and about no other.
 
     Raises:
         InputError: the source has no columns; the file is no table; a column is missing; an image
@@ -206,7 +206,7 @@ def _check_columns(columns: GroupColumns, place: str) -> None:
 
 
 def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, IntArray]:
-    """The row of each image: the one whose name is the longest end of the path of its file.
+    """Find the row of each image: the one whose name is the longest end of its file's path.
 
     If an image has none, names are compared without their endings.
     """
@@ -241,14 +241,14 @@ def _rows_by_file(splits: Listings, column: pd.Series, place: str) -> dict[str, 
 
 
 def _file_paths(listing: Listing) -> list[str]:
-    """The whole paths of the files of images, or as much of them as is known."""
+    """The paths of the files of images, as far as they are known."""
     if listing.file_per_image:
         return [Path(file).absolute().as_posix() for file in listing.files]
     return list(listing.names or ())
 
 
 def _longest_known_end(path: str, known: Collection[str]) -> str | None:
-    """The longest of the ends of a path that is known: all of it, without its first folder, ...
+    """Find the longest known end of a path: all of it, then without its first folder, ...
 
     >>> _longest_known_end("/data/clinic/test/a/1.png", {"a/1.png", "1.png"})
     'a/1.png'
@@ -260,7 +260,7 @@ def _longest_known_end(path: str, known: Collection[str]) -> str | None:
 
 def _without_suffix(name: str) -> str:
     path = PurePosixPath(name)
-    return str(path.with_suffix("") if path.name else path)  # an empty field names no file
+    return str(path.with_suffix("") if path.name else path)  # an empty field names none
 
 
 def _check_once(images: Collection[str], written: Iterable[str], place: str) -> None:

@@ -83,8 +83,8 @@ def _split_folders(path: Path) -> dict[str, Path]:
     folders = _visible_folders(path)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
     if len(named) < len(folders):
-        # A class may be called "train": beside class folders, only a folder that has folders itself
-        # is a split.
+        # A class may be called "train". Beside class folders, a folder is a split only if it
+        # contains folders.
         named = [folder for folder in named if _visible_folders(folder)]
     splits: dict[str, Path] = {}
     for folder in named:
@@ -151,7 +151,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
 # ---------------------------------------------------------------- csv:PATH
 
-# The names of columns that are understood, in any case.
+# The accepted names of columns, in any case.
 TABLE_COLUMNS: Mapping[str, tuple[str, ...]] = {
     "file": FILE_COLUMNS,
     "label": ("label", "class", "target", "diagnosis", "dx"),
@@ -277,7 +277,7 @@ def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:
             by_stem.setdefault(entry.stem, []).append(entry.name)
         return by_stem
 
-    lines: dict[str, str] = {}  # by file: where it is named
+    lines: dict[str, str] = {}  # by file: the row that names it
     for row in rows:
         path = Path(row.file)
         if path.is_absolute() or ".." in path.parts:

@@ -224,7 +224,7 @@ def check_no_copies(
     allowed: bool,
     progress: Notify | None = None,
 ) -> None:
-    """Refuse images of other sets that have the same pixels as one of a data set's own.
+    """Refuse images of other sets that have the same pixels as an image of the data set.
 
     Args:
         own: the splits of the data set, those that are trained on first.
@@ -378,9 +378,9 @@ def list_source(
 
 
 def tested_share(source: str) -> float:
-    """The share of a set without splits that is tested: all of a PATH that somebody gives.
+    """The tested share of a set without splits: all of it, if it is given as a PATH.
 
-    A set by its name is divided as by `load_data`, so that it means the same images everywhere.
+    A named set is divided as by `load_data`, so that its name means the same images everywhere.
 
     >>> tested_share("folder:photos"), tested_share("mnist5k")
     (1.0, 0.2)

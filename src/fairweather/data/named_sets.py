@@ -84,7 +84,7 @@ def read_file(name: str, file: str, folder: Path) -> bytes:
 
 
 def missing_file(name: str, file: str, folder: Path) -> InputError:
-    """Build the error for a set of which a file is missing."""
+    """Build the error for a set with a missing file."""
     return InputError(
         f"{name} needs {file}, which is not in {str(folder)!r}; {describe_contents(folder)}"
     )
@@ -165,7 +165,7 @@ def obtain_unpacked(
 def unpack(archive: Path, top: str) -> None:
     """Unpack the folder `top` of a tar.gz beside the archive, completely or not at all.
 
-    A call removes what an interrupted call before it has unpacked. Devices and members that would
+    A call first removes what an interrupted call has left. Devices and members that would
     be written outside the folder are refused (the `data` filter of PEP 706).
 
     Raises:
@@ -436,7 +436,7 @@ def _check_cifar_pixels(array: object, path: Path) -> ByteArray:
             state=(_, (int(count), width), _Inert(arguments=("u1" | "|u1", *_)), by_column, raw)
         ):
             if isinstance(raw, str):  # the strings of Python 2, which wrote the official files
-                raw = raw.encode("latin1", "ignore")  # the length shows if something did not fit
+                raw = raw.encode("latin1", "ignore")  # the length shows if a character did not fit
             if isinstance(raw, bytes) and width == CIFAR_BYTES and len(raw) == count * width:
                 rows = np.frombuffer(raw, np.uint8)
                 return rows.reshape(-1, CIFAR_BYTES, order="F" if by_column else "C")

@@ -1,4 +1,5 @@
-"""Images in NumPy archives: `npz:PATH`, and the sets of MedMNIST, which are published as such."""
+"""Images in NumPy archives: `npz:PATH`, and the sets of MedMNIST, which are published as
+archives."""
 
 from __future__ import annotations
 

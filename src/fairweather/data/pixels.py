@@ -1,4 +1,4 @@
-"""One image to 8-bit pixels, without torch, so that processes that only decode start fast."""
+"""One image to 8-bit pixels, without torch, so that decoding processes start fast."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ SCALE_FORM = re.compile(
 SCALE_FORMS = (
     "LOW..HIGH, such as 0..4095 or -1000..400, or percentile:LOW..HIGH, such as percentile:1..99"
 )
-# Of a 16-bit file: up to this value, its pixels have at most 14 bits, as cameras and scanners give.
+# Of a 16-bit file: up to this value, its pixels have at most 14 bits, like those of cameras and
+# scanners.
 MAX_14_BITS = 2**14 - 1
 
 
@@ -40,7 +41,7 @@ class Scale(NamedTuple):
     """Which gray values become 0 and 255; those between are linear, those outside are cut off.
 
     Attributes:
-        low, high: values as they are stored, of a DICOM file after its rescale slope and intercept.
+        low, high: stored values; for a DICOM file, those after its rescale slope and intercept.
         percentile: low and high are percentiles of the values of each image by itself, in [0, 100].
     """
 
@@ -146,10 +147,10 @@ def read_dicom(content: Path | bytes, scale: Scale | None) -> Image.Image:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder, pixel_array
 
     encoded = content if isinstance(content, bytes) else content.read_bytes()
-    if DEFLATED_SYNTAX in encoded:  # reading it would inflate it, to whatever size
+    if DEFLATED_SYNTAX in encoded:  # reading it would inflate it to any size
         raise UnreadableImageError("it is a deflated DICOM file: store it without compression")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values that are not as the standard says
+        warnings.simplefilter("ignore")  # about values that break the standard
         data: DicomFile = dcmread(io.BytesIO(encoded))
         syntax = data.file_meta.TransferSyntaxUID
         _check_dicom(data)
@@ -263,7 +264,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 # The formats that are decoded, whatever a file is called, and those that the user has registered
-# with Pillow. Pillow knows more, and for some of them it starts other programs.
+# with Pillow. Pillow knows more formats, and starts other programs for some of them.
 FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "SGI", "TGA"),
     *("TIFF", "WEBP"),
@@ -312,9 +313,9 @@ def decode_image(content: Content, square: Square | None, scale: Scale | None = 
     * Every mode is converted to RGB. Transparency is dropped, as in torchvision's `ImageFolder`, so
       transparent pixels show their stored colour. Gray values become 8 bits by `scale`. Without it,
       16-bit grayscale is scaled as `round(v / 257)`: over the whole 16-bit range and not over the
-      range of one image, so that brightness stays comparable between images. Values of at most 14
-      bits in 16, and floating-point values, are refused then, because their range is unknown.
-      DICOM files have a range of their own (`read_dicom`).
+      range of one image, so that brightness stays comparable between images. Without `scale`,
+      values of at most 14 bits in 16 and floating-point values are refused, because their range is
+      unknown. DICOM files have a range of their own (`read_dicom`).
     * The shorter side is resized to `square.resize` with Pillow's antialiased filter, and the
       aspect ratio is kept; with `squash`, both sides are resized to it. Then the center is cropped
       to `square.size`, as with torchvision's `Resize` and `CenterCrop`. An image whose sides
@@ -467,7 +468,7 @@ def _to_rgb(image: Image.Image, scale: Scale | None, stored: str, most: int | No
             )
         gray = image if deep else image.convert("L")
         values = np.asarray(gray)
-        if most is not None:  # the values of the file again: Pillow rounded none to the same
+        if most is not None:  # back to the values of the file, which Pillow scaled without loss
             values = np.rint(values / (65535 if deep else 255) * most)
         return Image.fromarray(scale.apply(values)).convert("RGB")
     if image.mode == "F":

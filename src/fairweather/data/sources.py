@@ -21,7 +21,7 @@ from fairweather.types.measurement import CLASSIFICATION, ByteArray, Groups, Int
 UNSPLIT = "all"  # the name of a set that is not split yet, in place of `options.SPLITS`
 # The columns of a table that say which image a row is about, in upper or lower case.
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_id")
-# How folders and tables call splits, and what they are called here.
+# The names of splits in folders and tables, and ours.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -184,7 +184,7 @@ def require_path(request: SourceRequest) -> Path:
 
 
 def relative_names(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
-    """Name files by their paths inside a folder, so that nothing of the machine is told.
+    """Name files by their paths inside a folder, which reveal nothing about the machine.
 
     >>> relative_names(Path("/home/ann/pets"), [Path("/home/ann/pets/cat/1.jpg")])
     ('cat/1.jpg',)

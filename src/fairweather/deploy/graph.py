@@ -1,9 +1,9 @@
-"""A network as a list of torch's own operations: plain data, which no code has to be trusted for.
+"""A network as a list of torch's own operations: plain data, so that no code must be trusted.
 
 `torch.export` traces a network to operations of torch (`aten`). Stored as JSON, they need neither
-the library that the network comes from nor its code, and a foreign file can only ask for operations
-in `OPERATIONS`: all compute tensors from tensors, and none reads or writes a file, draws random
-numbers or changes a tensor, so that the same images have the same answer again.
+the network's library nor its code. A file from elsewhere can only use operations in `OPERATIONS`.
+All of these compute tensors from tensors; none reads or writes a file, draws random numbers or
+changes a tensor. So the same images always have the same answer.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ zeros_like.default
 OPERATIONS = frozenset(_OPERATION_NAMES.split())
 # Arguments that decide whether an operation draws or changes tensors, with the value that it needs.
 PURE: Mapping[str, object] = {"train": False, "training": False, "dropout_p": 0.0}
-LARGEST_SIZE = 2**62  # no size of a tensor is larger; Python's own numbers have no end
+LARGEST_SIZE = 2**62  # no size of a tensor is larger; Python's own numbers have no limit
 
 
 def _check_whole(value: object) -> int:
@@ -65,7 +65,7 @@ def _check_whole(value: object) -> int:
 
 
 def _on_sizes(calculate: Callable[[int, int], int]) -> Callable[[object, object], int]:
-    """Let a function take, and give, nothing but whole numbers up to `LARGEST_SIZE`.
+    """Make a function take and return only whole numbers up to `LARGEST_SIZE`.
 
     >>> _on_sizes(operator.mul)(3, 4)
     12
@@ -87,7 +87,7 @@ ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "mul": _on_sizes(operator.mul),
     "sub": _on_sizes(operator.sub),
 }
-# What arguments may be besides numbers, texts, lists and other values, by the key that says so.
+# Special arguments, besides numbers, texts, lists and other values, by the key that marks them.
 ARGUMENT_TYPES: Mapping[str, type] = {
     "dtype": torch.dtype,
     "layout": torch.layout,
@@ -124,18 +124,19 @@ class Operation:
     options: Mapping[str, Any]
 
     def names(self, kind: type[ResultName | WeightName]) -> set[str]:
-        """The names of the results, or of the stored tensors, that it takes."""
+        """The names of the results or stored tensors that it uses."""
         return _argument_names([*self.arguments, *self.options.values()], kind)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A network: operations in order, and the names of what it gives.
+    """A network: operations in order, and the names of its outputs.
 
     Attributes:
         operations: each uses images, weights and results of earlier ones.
         logits: the name of the result that is float `[B, classes]`.
-        features: of that which the last layer sees, float `[B, D]`; None if that is not linear.
+        features: the name of the input of the last layer, float `[B, D]`; None if that layer is not
+            linear.
     """
 
     operations: tuple[Operation, ...]
@@ -200,7 +201,7 @@ class Graph:
 
 
 class GraphNetwork:
-    """A graph with its weights on a device, which looks at images.
+    """A graph with its weights on a device.
 
     >>> double = Operation("logits", "add.Tensor", (ResultName("images"), WeightName("more")), {})
     >>> network = GraphNetwork(Graph((double,), "logits", None), {"more": torch.ones(2)})

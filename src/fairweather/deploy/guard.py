@@ -36,7 +36,7 @@ from fairweather.metrics.two_sample import (
 )
 from fairweather.types.measurement import check_images
 
-# The share of batches of images like the validation images that are warned of all the same.
+# The share of batches like the validation images that cause a false warning.
 FALSE_ALARMS = 0.05
 Batch: TypeAlias = "torch.Tensor | npt.NDArray[np.uint8] | Sequence[PIL.Image.Image]"
 
@@ -46,7 +46,7 @@ class GuardOutputs(NamedTuple):
 
     Attributes:
         logits: float32 `[B, classes]`.
-        features: float32 `[B, D]`, what its last layer sees; None if that is not linear.
+        features: float32 `[B, D]`, the input of its last layer; None if that layer is not linear.
     """
 
     logits: npt.NDArray[np.float32]
@@ -60,8 +60,8 @@ class Answers(NamedTuple):
         classes: the name of the most probable class of each image.
         confidence: float64 `[B]`, its probability after temperature scaling.
         answered: bool `[B]`; where it is false, a person should decide.
-        sets: for each image the names of the classes that it may be, the most probable first, and
-            at least that one.
+        sets: for each image the names of the classes that it may be, at least one, the most
+            probable first.
         probabilities: float64 `[B, classes]`, in the order of `Guard.record.classes`.
     """
 
@@ -73,12 +73,12 @@ class Answers(NamedTuple):
 
 
 class Likeness(NamedTuple):
-    """Whether images are like the validation images, as far as the model sees.
+    """Whether images look like the validation images to the model.
 
     Attributes:
         images: how many were compared.
-        p: chance of a difference as large as this one, or larger, if they were drawn like the
-            validation images; NaN if they are too few to be compared.
+        p: probability of a difference at least this large if they were drawn like the validation
+            images; NaN if they are too few to compare.
         features: whether the features were compared too, and not only the probabilities.
     """
 
@@ -117,9 +117,9 @@ class Guard:
     tensor, or a list of Pillow's images, which are prepared as the model's own were.
 
     Attributes:
-        record: what is promised, what that rests on, and what was kept under each shift.
+        record: the promise, its basis, and what was kept of it under each shift.
         see: 8-bit images `[B, 3, H, W]` to what the network says of them.
-        reference: what it says of validation images; the features are of some of them.
+        reference: its outputs for validation images; features only for some of them.
     """
 
     record: GuardRecord
@@ -135,9 +135,9 @@ class Guard:
         return self.answers(self.see(self.prepared(batch)))
 
     def check(self, batch: Batch) -> Likeness:
-        """Say whether a batch of images is like the validation images; many images show more.
+        """Say whether a batch of images looks like the validation images; more images show more.
 
-        The images must be independent: of a video or of one patient, give one image.
+        The images must be independent: give one image of each video or patient.
 
         Raises:
             InputError: they are no images of the right size.
@@ -224,7 +224,7 @@ MOST_BYTES = 2**26  # of a JSON file; that of a network with 10,000 operations h
 
 
 def is_guard(path: Path) -> bool:
-    """Say whether a folder is that of a guard."""
+    """Say whether a folder holds a guard."""
     return (path / RECORD).is_file() and not (path / RECORD).is_symlink()
 
 
@@ -248,7 +248,7 @@ def encode_guard(
 
 
 def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
-    """Open a guard that was saved; nothing in its folder is executed, and no link is followed.
+    """Open a saved guard; nothing in its folder is executed, and no link is followed.
 
     Raises:
         InputError: there is no guard, or a file is missing, damaged, changed or wrong.
@@ -277,7 +277,7 @@ def open_guard(folder: str | Path, *, device: str = "auto") -> Guard:
     def see(images: torch.Tensor) -> GuardOutputs:
         try:
             logits, features = network(images.to(network.device).float() / 255)
-        except Exception as error:  # the graph may come from anybody, and ask for anything
+        except Exception as error:  # the graph may come from anybody and contain anything
             reason = str(error).strip().partition("\n")[0] or "its numbers are too large"
             raise InputError(f"the network of {path} cannot look at images: {reason}") from None
         return _check_outputs(logits, features, record, path / GRAPH)

@@ -50,7 +50,7 @@ from fairweather.variants.scaling import fit_temperature
 
 
 class FittedPromise(NamedTuple):
-    """A fitted promise, and the validation predictions that chose its threshold, not scaled yet.
+    """A fitted promise, and the validation predictions that chose its threshold, not yet scaled.
 
     Attributes:
         fit: the promise.
@@ -75,11 +75,11 @@ def check_weighing(model: RunModel, weigh: str | None) -> None:
 def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
     """Fit temperature, threshold and quantile on the validation images of a run.
 
-    Half of the images are for the temperature, and propose thresholds. The other half, of which the
-    first says nothing, chooses among these and gives the quantile. All images of a cluster are in
-    one half. If the promise weighs clusters, one image of each chooses: then images are
+    Half of the images fit the temperature and propose thresholds. The other half, which is
+    independent of the first, chooses among these and gives the quantile. All images of a cluster
+    are in one half. If the promise weighs clusters, one image of each chooses: then images are
     independent, as the bounds ask, and the promise is about an image of a new patient. If it weighs
-    images, all of them choose, and count as the independent images that they are worth.
+    images, all of them choose, and count as fewer, independent images (`effective_sample`).
 
     Raises:
         InputError: there are no validation images, too few, or no threshold that keeps the risk.
@@ -135,7 +135,7 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
 
 
 def _find_choice(model: RunModel) -> ValidationChoice:
-    """Say what the validation images had chosen before: the epoch, and in a sweep the recipe."""
+    """Say what the validation images had already chosen: the epoch, and in a sweep the recipe."""
     settings = model.record.models[model.name].settings
     if model.record.kind != "study":
         return "perhaps" if str(settings.get("source")).startswith("run:") else "unknown"
@@ -211,8 +211,8 @@ def measure_images(
         alike = clusters.alike
     answered = predictions.confidence >= fit.threshold
     if predictions.logits is None:
-        # A label whose score is too large is in a set only where that would be empty, and so is the
-        # most probable class. Of several that are equally probable, the first counts as that.
+        # The most probable class is always in its set, even if its score is too large. Of several
+        # equally probable classes, the first counts as that.
         size, covered = None, (_label_scores(predictions) <= fit.quantile) | predictions.correct
     else:
         sets = set_columns(softmax(predictions.logits), predictions.labels, fit.quantile)
@@ -230,7 +230,7 @@ def measure_images(
 
 
 def _label_scores(predictions: Predictions) -> npt.NDArray[np.float64]:
-    """1 minus the probability of each label; the smaller, the sooner it enters the set."""
+    """1 minus the probability of each label; labels with smaller scores enter the set first."""
     return 1 - np.exp(-predictions.nll)
 
 
@@ -303,7 +303,7 @@ def make_guard(
     try:
         images = open_validation_images(model, root=root, offline=offline)
     except (InputError, OSError):
-        images = None  # then features are not compared; `Likeness` says so
+        images = None  # then features are not compared, as `Likeness` says
     return Guard(record, see, _reference(fitted.chosen_on, images, see, model))
 
 
@@ -320,8 +320,8 @@ def _reference(
 ) -> GuardOutputs:
     """The network's outputs for the validation images that chose the threshold.
 
-    Logits are those that the run stored; without them, and for features, the network looks at the
-    images again, at most `MOST_IMAGES` of them.
+    Logits come from the run if it stored them. Otherwise, and for features, the network predicts at
+    most `MOST_IMAGES` of the images again.
     """
     again = None
     if images is not None:
@@ -350,7 +350,7 @@ def save_guard(guard: Guard, model: RunModel, folder: Path, *, replace: bool = F
     check_new_folder(folder, replace=replace)
     traced = trace(model.networks, guard.record.size)
     files = encode_guard(guard.record, traced.graph, traced.weights, guard.reference)
-    for name, content in files.items():  # checksums last: without them nothing is opened
+    for name, content in files.items():  # checksums last, because a folder without them cannot be opened
         write_atomically(folder / name, content)
 
 

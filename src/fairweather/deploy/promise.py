@@ -20,9 +20,9 @@ OpenShare = Annotated[float, pydantic.Field(gt=0, lt=1)]
 ImageKind = Literal["clean", "shift", "attack"]
 Count = Annotated[int, pydantic.Field(ge=0)]
 Side = Annotated[int, pydantic.Field(ge=1, le=MAX_SIDE)]
-# What the validation images had chosen of the model before the promise was fitted on them, and the
+# What the validation images had already chosen before the promise was fitted on them, and the
 # caveat that follows. It is unknown for a model from elsewhere. A model that another run trained
-# was perhaps chosen on the same images.
+# may have been chosen on the same images.
 ValidationChoice = Literal["nothing", "epoch", "recipe", "recipe and epoch", "perhaps", "unknown"]
 CHOICE_TEXTS: Mapping[ValidationChoice, str] = {
     "nothing": "",
@@ -70,7 +70,7 @@ class Fit(FrozenRecord):
             are known and the promise weighs images.
         cluster: the column that says which images belong together, such as `patient`. Then one
             image of each cluster counts, or all if the promise weighs images.
-        chose: what the validation images had chosen of the model before.
+        chose: what the validation images had already chosen of the model.
     """
 
     temperature: Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
@@ -94,7 +94,7 @@ class ShareInterval(FrozenRecord):
 
 
 class PromiseCheck(FrozenRecord):
-    """What was kept of the promise on some images of the run.
+    """How well the promise held on some images of the run.
 
     Attributes:
         images: which ones: `validation` (those that the threshold was chosen on), `clean` (test
@@ -138,7 +138,7 @@ class GuardRecord(FrozenRecord):
         size: height and width of the images in pixels.
         preparation: how images from elsewhere become squares of this size; None if unknown.
         scale: which gray values become black and white; None if the run does not say.
-        promise, fit: what is promised, and what it rests on.
+        promise, fit: the promise and its basis.
         kept: what was kept on validation and test images, clean and shifted.
         versions: of the packages that made it.
         time: in UTC, ISO 8601.
@@ -177,7 +177,7 @@ class GuardRecord(FrozenRecord):
         return preparation
 
     def lines(self) -> dict[str, str]:
-        """What is promised, what it rests on, and what test images kept of it, for people."""
+        """The promise, its basis, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
         chosen_on, weighed = "validation images", ""
         if fit.cluster:
@@ -220,7 +220,7 @@ class GuardRecord(FrozenRecord):
 
 
 def _format_exact(share: float) -> str:
-    """Write a share as it was asked for: 99.99 % is not 100 %."""
+    """Write a share exactly: 99.99 % is not 100 %."""
     return f"{100 * share:.10g} %"
 
 
