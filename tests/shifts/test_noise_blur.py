@@ -9,9 +9,9 @@ from scipy import stats
 from fairweather.shifts.imagenet_c import noise
 from fairweather.shifts.imagenet_c.blur import disk, motion_filter
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS, published_constants
+from tests import golden
 from tests.golden import measure
 from tests.golden.images import IMAGES, scene
-from tests import golden
 from tests.helpers import reference_corruptions
 from tests.helpers.chance import FALSE_ALARM, deviations
 

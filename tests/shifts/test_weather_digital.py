@@ -14,9 +14,9 @@ from fairweather.errors import InputError
 from fairweather.shifts.imagenet_c import digital, weather
 from fairweather.shifts.imagenet_c.corruptions import CORRUPTIONS, published_constants
 from fairweather.shifts.table import make_shift
+from tests import golden
 from tests.golden.images import IMAGES
 from tests.golden.measure import windows
-from tests import golden
 from tests.helpers import reference_corruptions
 
 FIXED = ("brightness", "contrast", "saturate", "pixelate", "jpeg_compression")

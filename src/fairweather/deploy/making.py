@@ -350,7 +350,7 @@ def save_guard(guard: Guard, model: RunModel, folder: Path, *, replace: bool = F
     check_new_folder(folder, replace=replace)
     traced = trace(model.networks, guard.record.size)
     files = encode_guard(guard.record, traced.graph, traced.weights, guard.reference)
-    for name, content in files.items():  # checksums last, because a folder without them cannot be opened
+    for name, content in files.items():  # checksums last: nothing opens without them
         write_atomically(folder / name, content)
 
 

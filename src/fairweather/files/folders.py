@@ -16,7 +16,7 @@ from fairweather.errors import InputError
 def cache_folder() -> Path:
     """`$FAIRWEATHER_CACHE`, or `fairweather` in the user's cache folder; it may not exist yet.
 
-    Everything below it may be deleted at any time: it is made or downloaded again when needed.
+    Everything in it may be deleted at any time, and is made or downloaded again when needed.
     """
     if chosen := os.environ.get("FAIRWEATHER_CACHE"):
         return Path(chosen).expanduser()

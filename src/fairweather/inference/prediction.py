@@ -42,19 +42,19 @@ from fairweather.types.measurement import (
 from fairweather.variants.calibration import LogitDivisor
 from fairweather.variants.fitted import NOTHING_FITTED, FittedParameters
 
-SLOW_SECONDS = 1.0  # seconds; a prediction that takes longer tells how far it is
+SLOW_SECONDS = 1.0  # seconds; longer predictions show their progress
 T = TypeVar("T")
 WhenHalved = Callable[[int], None]
-FeatureGetter = Callable[[], npt.NDArray[np.float32] | None]  # gives those of the last batch
+FeatureGetter = Callable[[], npt.NDArray[np.float32] | None]  # returns those of the last batch
 
 # ---------------------------------------------------------------- networks while they predict
 
 
 @contextmanager
 def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Give modules their tensors, devices, memory formats and modes back in the end.
+    """Restore the tensors, devices, memory formats and modes of modules after the block.
 
-    Their own tensors are kept meanwhile, so that nothing is converted back.
+    The original tensors are kept during the block, so that nothing is converted back.
 
     >>> module = nn.Conv2d(3, 8, 3)
     >>> with restore_modules([module]):
@@ -81,7 +81,7 @@ def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Bring a model to a device and into evaluation mode; `restore_modules` undoes both.
+    """Move a model to a device, in evaluation mode; `restore_modules` undoes both.
 
     Raises `InputError` inside if the model calls `sys.exit`.
     """
@@ -92,7 +92,7 @@ def evaluation_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
-    """Give a function that returns what the last layer with parameters saw in the last pass.
+    """Return a function that returns the input of the last layer with parameters in the last pass.
 
     It returns None if that layer is not linear or its input is not `[B, D]`.
     """
@@ -119,7 +119,7 @@ def watch_last_layer(model: nn.Module) -> Iterator[FeatureGetter]:
 
 
 class Batcher:
-    """Cuts images into parts that fit into memory: at most `size` images, halved when it runs out.
+    """Cuts images into parts that fit into memory: `size` images, halved when memory runs out.
 
     Args:
         size: images in a part as long as memory is sufficient.
@@ -130,7 +130,7 @@ class Batcher:
         self.size, self.when_halved = size, when_halved
 
     def parts(self, images: Images, compute: Callable[[Images], T]) -> Iterator[T]:
-        """Compute something of every part, in order.
+        """Apply a function to every part, in order.
 
         Raises `InputError` if a single image does not fit.
         """
@@ -158,7 +158,7 @@ class Batcher:
             self.when_halved(self.size)
 
 
-@torch.no_grad()  # not inference mode: what a model keeps of this must serve attacks too
+@torch.no_grad()  # not inference mode: attacks need the tensors that a model keeps
 def compute_logits(
     model: nn.Module,
     batch: Images,
@@ -170,10 +170,10 @@ def compute_logits(
 ) -> torch.Tensor:
     """Return the logits of one batch of 8-bit images, float32 `[B, classes]` on the CPU.
 
-    An attack changes the images after they became a float tensor, on the device. Images and logits
+    An attack changes the images as a float tensor on the device. Images and logits
     are copies: a model may change its input, and reuse the memory of its output.
     """
-    # Without waiting only from page-locked memory, which is that of the batches for CUDA devices.
+    # Only page-locked memory, which batches for CUDA devices have, is copied without waiting.
     images = batch.images.to(device, non_blocking=device.type == "cuda")
     inputs = images.to(memory_format=torch.channels_last).float().div_(255)
     if attack is not None:
@@ -216,7 +216,7 @@ def _start(images: Images, device: str | torch.device, arithmetic: Arithmetic) -
 
 
 class KnownFeatures(NamedTuple):
-    """What images are compared with to tell whether they are like known ones.
+    """Known images that new images are compared with.
 
     Attributes:
         features: float32 `[M, D]` of known images; None if there are none to compare with.
@@ -247,7 +247,7 @@ class Predictor(NamedTuple):
     def make_columns(
         self, images: Images, outputs: np.ndarray, features: npt.NDArray[np.float32] | None
     ) -> AnyPredictions:
-        """What is stored of the logits that the model gives for images."""
+        """The predictions to store, from the model's logits for images."""
         logits = self.fitted.change(outputs)
         labels, keys = images.labels.numpy(), images.keys.numpy()
         columns = make_predictions(logits, labels, keys, images.classes, self.fitted, self.task)
@@ -325,7 +325,7 @@ def predict(
 def make_image_notifier(
     task: str, total: int, progress: Notify | bool | None
 ) -> Callable[[float], None]:
-    """Make what tells how many images of a task are done, also parts of them, if it takes long."""
+    """Make a callback that shows how many images of a task are done, if it takes long."""
     notify, began = to_notify(progress), time.monotonic()
 
     def tell(done: float) -> None:
@@ -349,9 +349,9 @@ def predict_batches(
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> list[AnyPredictions]:
-    """Predict with several models, each as `predict` does; every batch is shifted once for all.
+    """Predict with several models as `predict` does, but shift every batch only once for all.
 
-    Under attack, every model sees the images that were made for it.
+    Under attack, every model sees its own attacked images.
 
     Args:
         predictors: the models.
@@ -498,8 +498,8 @@ def compute_outputs(
 
 # ---------------------------------------------------------------- plain and adapted models together
 
-# Bytes. Plain and adapted models need different batches of the same shifted images, so these are
-# kept, if they are not larger than this; else they are made once for each of the two.
+# Bytes. Plain and adapted models need different batches of the same shifted images. These are kept
+# if they are not larger than this; otherwise they are made twice.
 MOST_KEPT_BYTES = 2**29
 
 
@@ -517,11 +517,10 @@ def predict_shared(
     when_halved: WhenHalved | None = None,
     tell: Callable[[float], None] | None = None,
 ) -> list[AnyPredictions]:
-    """Predict with several models, as one by one; models that adapt have batches of their own.
+    """Predict with several models as if one by one; models that adapt have their own batches.
 
-    These see the images in an order that is shuffled by a fixed seed, because a data set sorted by
-    class would give batches of one class, with other statistics than the data; and in batches of
-    nearly equal size.
+    These see the images in batches of nearly equal size, in an order that a fixed seed shuffles: a
+    data set sorted by class would give batches of one class, with other statistics than the data.
 
     Args:
         predictors: the models.

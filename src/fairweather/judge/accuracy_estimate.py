@@ -12,11 +12,11 @@ from fairweather.metrics.accuracy_estimation import RangeCheck
 from fairweather.report.tables import format_p_value
 from fairweather.types.measurement import Score
 
-ALARM_LEVEL = 0.05  # a p-value below this says that images are unlike
+ALARM_LEVEL = 0.05  # a smaller p-value means that images differ
 
 
 class MethodEstimate(NamedTuple):
-    """What one method says of the images, and how wrong it was before.
+    """The estimate of one method, and its past errors.
 
     Attributes:
         name, title: of the method.
@@ -64,15 +64,15 @@ class AccuracyEstimate:
         reason: why it cannot be told; empty if it can.
         method: the name of the method that the estimate comes from; empty if it cannot be told.
         shifts, cells: how many shifts, and levels of these, the range comes from.
-        held: how often such ranges held the accuracy under shifts that they were made without; None
-            without a range.
+        held: how often such ranges contained the accuracy under shifts that were not used to make
+            them; None without a range.
         natural: how many known sets are other images (`natural/NAME`) and not changes of the run's
             own test images.
         unlike_p: p-value of the test whether the model sees the images as it sees validation
             images; NaN if it cannot be told.
         outputs_p, features_p: of its two parts, uncorrected; NaN for one that was not made.
         like: what the images look most like; None if nothing is nearer than the validation images.
-        methods: what each method says.
+        methods: the estimate of each method.
         truth: the true accuracy, if it was asked for.
         notes: sentences that a reader should know.
     """
@@ -99,7 +99,7 @@ class AccuracyEstimate:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Write it as JSON; what is not known is null."""
+        """Write it as JSON; unknown values are null."""
         return json.dumps(_to_json(self), indent=1, allow_nan=False) + "\n"
 
     def __str__(self) -> str:

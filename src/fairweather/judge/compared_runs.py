@@ -68,7 +68,7 @@ class ComparedRun:
         return self.run.record
 
     def read(self, model: str, seed: int | str, shift: str) -> AnyPredictions:
-        """Read the predictions of a model under a shift, which is given by its id.
+        """Read the predictions of a model under the shift with this id.
 
         `natural/NAME` stands for other images of the same classes, which are clean too. Raises
         `InputError` if they are missing or not those that the run wrote.
@@ -85,7 +85,7 @@ class ComparedRun:
 
 
 class ModelPair(NamedTuple):
-    """A model of one side and a model of the other."""
+    """A model of each side, which are compared."""
 
     a: str
     b: str
@@ -116,7 +116,7 @@ class RunPair(NamedTuple):
         """
         ours, theirs = (run.record.data for run in self)
         if ours.digests.get(TEST) == theirs.digests.get(TEST):
-            return False  # the pixels are the same, whatever their descriptions say
+            return False  # the pixels are the same, even if their descriptions differ
         one_source = ours.source is not None and ours.source == theirs.source
         prepared = [(data.side, data.notes.get("preparation")) for data in (ours, theirs)]
         return one_source and ours.classes == theirs.classes and prepared[0] != prepared[1]
@@ -211,7 +211,8 @@ def pair_models(runs: RunPair) -> list[ModelPair]:
 
 
 def check_same_data(runs: RunPair) -> None:
-    """Raise `InputError` unless both runs have the same test images, perhaps preprocessed apart."""
+    """Raise `InputError` unless both runs have the same test images, whatever their
+    preprocessing."""
     a, b = runs
     digests = [run.record.data.digests.get(TEST) for run in runs]
     if digests[0] == digests[1] or runs.is_prepared_otherwise:
@@ -279,8 +280,9 @@ def _describe_data(data: DataRecord) -> str:
 class ResampledImages:
     """The test images of both runs, and how often each counts in each resample.
 
-    If a run knows which images belong together, whole clusters are resampled. Of a task with units,
-    one of these is of whole images, and one of each unit, for the images where it is known.
+    If a run knows which images belong together, whole clusters are resampled. For a task with
+    units, there is one set of resamples for whole images, and one for each unit, of the images
+    where it is known.
     """
 
     def __init__(
@@ -299,7 +301,7 @@ class ResampledImages:
         self.shared = draw_unit_resamples(unit, first, resamples, clusters)
 
     def check(self, predictions: AnyPredictions, name: str) -> None:
-        """Raise `InputError` unless these are predictions of the same images, in their order."""
+        """Raise `InputError` unless these predictions are of the same images in the same order."""
         for what, ours, theirs in (
             ("images", self.keys, predictions.keys),
             ("labels", self.labels, predictions.labels),

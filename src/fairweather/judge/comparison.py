@@ -1,4 +1,4 @@
-"""Compare two runs on the same images: which of their differences are real, or may be."""
+"""Compare two runs on the same images: which differences are real."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Comparison:
 
     @property
     def name(self) -> str:
-        """Of its files, without the suffix."""
+        """The name of its files, without the suffix."""
         return self.main.name
 
     @property
@@ -389,7 +389,7 @@ def _outlying_seeds(rows: Sequence[ComparisonRow], titles: Mapping[str, str]) ->
 
 def _count_differences(rows: Sequence[ComparisonRow], decided: str) -> Iterator[str]:
     """Count the cells that differ in accuracy, with a test and with only an interval."""
-    # Only pairs with the same predictions on all sets of images.
+    # Only pairs whose predictions are the same on all sets of images.
     classes = {row.pair.title for row in rows} - {r.pair.title for r in rows if not r.same_classes}
     titles = [title for title in dict.fromkeys(row.pair.title for row in rows) if title in classes]
     others = {row.pair.title for row in rows if not row.same_confidences}

@@ -47,10 +47,10 @@ from fairweather.runs.scores import read_clusters
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, IMAGE, MEAN, NO_LEVEL, ShiftLevel, base_model
 
-SIGNIFICANCE = 0.05  # of the tests, and what the 95 % intervals leave out
-# A difference is called real only if a test says so that is corrected for the number of tests. An
-# interval cannot be corrected like this: 1,000 resamples give no p-value below 0.002, which Holm's
-# correction over the dozens of rows of a usual table would always undo.
+SIGNIFICANCE = 0.05  # of the tests; 95 % intervals leave out as much
+# A difference is called real only if a test shows it after correction for the number of tests.
+# Intervals cannot be corrected: 1,000 resamples give no p-value below 0.002, which Holm's
+# correction over the dozens of rows of a usual table would always raise above 0.05.
 REAL, CANNOT_TELL = "real", "cannot tell"
 EXCLUDES = "interval excludes 0 (uncorrected)"
 # The same network in another program differs by this much: its sums are rounded differently.
@@ -94,7 +94,7 @@ class ComparisonRow:
 
     @property
     def is_tested(self) -> bool:
-        """Say whether it has a p-value: only a share of the images in one cell has."""
+        """Say whether it has a p-value, which only a share of the images in one cell has."""
         return self.is_cell and bool(self.test or self.crossed)
 
     @property
@@ -217,7 +217,7 @@ def _cross_shares(
 
 
 def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
-    """A difference of shares with the interval of its test, so that both say the same of 0.
+    """A difference of shares with the interval of its test, so that both agree about 0.
 
     If nothing varies, that interval has no width, and the difference keeps its own.
     """
@@ -331,7 +331,7 @@ def _class_caption(count: int, differing: int, images: ResampledImages) -> str:
 
 
 AccuracyByCell = Mapping[ShiftLevel, Estimate]
-FEWEST_MODELS = 3  # reference models with different clean accuracies: a line fits any two
+FEWEST_MODELS = 3  # with different clean accuracies: a line through two fits exactly
 ROBUSTNESS_LAYOUT = TableLayout(
     ("Model", "Shift", "Clean", "Shifted", "Expected", "Effective robustness"), words=2
 )

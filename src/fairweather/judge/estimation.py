@@ -82,8 +82,8 @@ def estimate(
 ) -> AccuracyEstimate:
     """Estimate how accurate a model of a finished run is on images, without using their labels.
 
-    The run needs validation images, and test images under at least three shifts: from what each
-    method was off by there, the method and the range are chosen.
+    The run needs validation images, and test images under at least three shifts. The errors of each
+    method there decide the method and the range.
 
     Args:
         run: `RUN[:MODEL[:SEED]]`, a run folder and which of its models.
@@ -99,12 +99,12 @@ def estimate(
         progress: show how far it is (`Event` says how).
 
     Raises:
-        InputError: there is no such run, model or seed, or images cannot be read, or labels are
-            asked for that there are not.
+        InputError: there is no such run, model or seed; images cannot be read; or labels are
+            requested and missing.
     """
     tell = to_notify(progress)
     model = open_run_model(str(run), offline=offline)
-    # With an absolute path of the images, a root is that of the run's own alone.
+    # If the images have an absolute path, the root is only for the run's own images.
     image_options = ImageOptions(**options)
     place = None if Path(data.partition(":")[2]).is_absolute() else image_options.root
     loading = replace(image_options, root=place, scale=image_options.scale or model.scale)
@@ -131,7 +131,7 @@ def estimate(
         reference = UnlabelledPredictions.from_predictions(validation).rows[independent]
         around = Cloud.from_rows(reference) if len(reference) > 1 else None
         answers = outputs_differ_p(reference, images.rows)
-        # A root is that of the new images; the run's own may lie there too.
+        # The root is for the new images; the run's own may be there too.
         is_own = data == model.record.data.source
         roots = [place] if is_own else list(dict.fromkeys([None, image_options.root]))
         features = _compare_features(model, outputs, independent, roots, look, offline, notes, tell)
@@ -326,7 +326,7 @@ def _find_nearest_cell(
 def _estimate_by_method(
     names: Sequence[str], estimates: FloatArray, past: PastErrors | None
 ) -> tuple[MethodEstimate, ...]:
-    """What each method says, and how wrong it was before."""
+    """The estimate of each method, and its past errors."""
     mean = least = largest = np.full(len(names), np.nan)
     if past is not None:
         mean, least, largest = (

@@ -1,4 +1,4 @@
-"""Methods that estimate accuracy without labels, and their errors in the cells that a run knows."""
+"""Methods that estimate accuracy without labels, and their errors in the cells of a run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class UnlabelledPredictions:
         predicted: int `[n]`.
         confidence: float `[n]`.
         logits: float32 `[n, classes]`; None where they are not stored.
-        others: int `[k, n]`, what the other seeds of the model say; None if there is none.
+        others: int `[k, n]`, the predictions of the model's other seeds; None without other seeds.
     """
 
     predicted: npt.NDArray[np.int64]
@@ -60,7 +60,7 @@ class UnlabelledPredictions:
 
     @property
     def rows(self) -> npt.NDArray[np.float64]:
-        """What two sets of images are compared by: probabilities, else the confidence, `[n, k]`."""
+        """The rows for comparing sets of images: probabilities, else the confidence, `[n, k]`."""
         return self.confidence[:, None] if self.logits is None else softmax(self.logits)
 
     def tempered_confidence(self, temperature: float) -> npt.NDArray[np.float64]:
@@ -119,9 +119,9 @@ def apply_methods(
     return np.stack([method(images) for method in methods.values()], axis=1)
 
 
-# Two rows of logits this near are of one image: what another machine rounds otherwise.
+# Rows of logits this close are of one image: other machines round differently.
 SAME_IMAGE = 1e-3
-# Confidences above this do not tell images apart.
+# Confidences above this are too similar to identify images.
 CERTAIN = 1 - 1e-6
 
 
@@ -136,7 +136,7 @@ class KnownCell:
         estimates: float64 `[methods]`, what each method says.
         spreads: float64 `[methods]`; see `PastErrors`.
         cloud: what the model says of them.
-        digest: of the confidences, by which two names of the same change are known.
+        digest: of the confidences; it shows that two names mean the same change.
     """
 
     shift: str
@@ -151,7 +151,8 @@ class KnownCell:
 
     @property
     def kind(self) -> str:
-        """What its shift does, the same in all families; other images are a kind of their own."""
+        """The operation of its shift, the same in all families; other images are a kind of their
+        own."""
         if self.shift.startswith(NATURAL):
             return self.shift
         return operation_name(self.shift)
@@ -167,15 +168,15 @@ def read_known_cells(
 ) -> tuple[list[KnownCell], list[str]]:
     """Read the cells that a model was measured on, and name those with the new images.
 
-    Attacks are left out: they are made to deceive. So are levels that change nothing, such as a
-    factor of 1: two sweeps with such levels would otherwise share a cell, and count as one shift.
-    So are the clean cell and other images of the same classes, if the new ones are among them.
+    Left out are attacks, which are made to deceive, and levels that change nothing, such as a
+    factor of 1: two sweeps with such levels would share a cell and count as one shift. The clean
+    cell and other images of the same classes are left out if the new images are among them.
 
     Args:
         model: the model.
         methods: fitted.
         seeds: the other seeds that are asked.
-        own: what the model says of the images that are asked about.
+        own: the model's predictions for the new images.
         tell: told of progress.
     """
     known: list[KnownCell] = []
@@ -225,8 +226,8 @@ def compute_past_errors(
 ) -> PastErrors:
     """The errors of each method in each cell, and how far the cell is from validation images.
 
-    Shifts of one operation, such as the brightness of two families, count as one; so do those that
-    share a cell, under whatever names.
+    Shifts of one operation, such as brightness in two families, count as one. So do shifts that
+    share a cell.
 
     Args:
         known: cells.
@@ -264,7 +265,7 @@ def compute_past_errors(
 def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
     """Say whether more than half of the images are among those with these predictions.
 
-    Their logits tell them apart, or where these are not stored, their classes and confidences.
+    Images are identified by their logits or, if these are not stored, by class and confidence.
     """
     import scipy.spatial
 
@@ -279,9 +280,9 @@ def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
 
 
 def _identifying_columns(seen: UnlabelledPredictions) -> npt.NDArray[np.float32]:
-    """Tell images apart without logits, by class and log-odds of the confidence.
+    """Identify images without logits, by class and log-odds of the confidence.
 
-    Images of which the model is all but certain have no mark: their confidences are alike.
+    Images with nearly certain predictions are left out, because their confidences are too similar.
     """
     unsure = (seen.confidence > 0) & (seen.confidence < CERTAIN)
     odds = scipy.special.logit(seen.confidence[unsure])

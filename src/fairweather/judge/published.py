@@ -242,7 +242,7 @@ def read_published_comparison(
     """Compare a run as `compare_with_published` does, and add the text of the table and notes."""
     studies = read_published(reference)
     folder = open_finished_run(Path(run))
-    folder.holds(SCORES)  # raises if they are not those that the run wrote
+    folder.holds(SCORES)  # raises if the run did not write them
     contents = read_contents(folder)
     study = match_study(contents, studies)
     matched = MatchedStudy(contents, study, match_models(contents, study, rows or {}))
@@ -492,7 +492,7 @@ def _uncertainty(matched: MatchedStudy) -> str:
 
 
 def _model_notes(matched: MatchedStudy) -> list[str]:
-    """Other names, what a reader has to know of a model, and how else the run trained it."""
+    """Other names, the notes on models, and how the run's training differed."""
     names, remarks, others, later = list[str](), list[str](), list[str](), list[str]()
     for key, name in matched.names.items():
         published, model = matched.study.models[key], matched.contents.models[name]

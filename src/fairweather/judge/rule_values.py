@@ -1,4 +1,4 @@
-"""Find the values for a rule: rows of scores.csv, and changes from clean images."""
+"""Find the values for a rule: rows of scores.csv, and differences from clean images."""
 
 from __future__ import annotations
 
@@ -324,8 +324,8 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
     Percentiles of resamples are a little too narrow: a rule whose limit is the true value would be
     passed by mistake in more than 2.5 % of cases. Scores of an earlier version may be narrower
     still. The number of images is computed from the width of the interval. In a single cell it is
-    at most n, and it is n if few images are right or few are wrong. Means over cells with so few
-    are left as they are.
+    at most n, and it is n if few images are right or few are wrong. Means over cells with few are
+    left as they are.
 
     >>> round(widen_to_exact(Score(0.9, 0.874, 0.926, 500), ShiftLevel("clean", "none")).low, 3)
     0.87
@@ -344,7 +344,8 @@ def widen_to_exact(score: Score, condition: ShiftLevel) -> Score:
 
 
 class FewErrors(NamedTuple):
-    """The errors behind a value, if they are too few: their number, that of images, and a text."""
+    """The errors behind a value, if they are too few: their number, the number of images, and a
+    text."""
 
     errors: float
     n: int
@@ -352,7 +353,7 @@ class FewErrors(NamedTuple):
 
 
 def find_few_errors(case: RuleCase) -> FewErrors | None:
-    """Say why a value has no interval: how many images carry it, which are too few.
+    """Say why a value has no interval: too few images determine it.
 
     These are the wrong images, or the rarer of right and wrong ones; see `Metric.carried_by`. For a
     change, a mean or the worst of several levels, the cell with the fewest is used. With several
@@ -551,7 +552,7 @@ def _slice_places(run: RunFolder, slice_: str) -> npt.NDArray[np.int64]:
             "than clean: name one slice"
         )
     groups = run.groups()
-    assert groups is not None  # slices.csv was made with it
+    assert groups is not None  # slices.csv was made from them
     return np.flatnonzero(groups.slices[column] == value)
 
 

@@ -18,8 +18,8 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
 }
 CHANGES = ("drop", "rise")
-# What may be said behind the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class
-# in a slice.
+# What may follow the bar of METRIC[CELL|OF]: a class, a slice, the worst slice, or a class in a
+# slice.
 CLASS, WORST_SLICE = "class=", "worst "
 SUBJECTS = (
     "class=NAME",
@@ -208,7 +208,7 @@ def _parse_rule(text: str) -> Rule:
 
 
 def _check_subject(rule: Rule) -> None:
-    """Refuse a text behind the bar that is not of a known kind, or has no name or value."""
+    """Refuse a text behind the bar that is of no known kind, or has no name or value."""
     if rule.subject.startswith(CLASS):
         is_known = bool(rule.subject.removeprefix(CLASS).partition("|")[0].strip())
     else:

@@ -285,7 +285,7 @@ BASIS_TEXTS = {
 
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """Write one line per verdict, failures first, and a sentence that sums up.
+    """Write one line per verdict, failures first, and a summary.
 
     Every rule in the table can be copied. `margin` is the distance of the judged number to the
     limit; it is negative on the wrong side.
@@ -299,7 +299,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     """Write how many checks failed, which number was judged, and which variants were left out.
 
-    Where images belong together, it also says in how many clusters.
+    Where images belong together, it also gives the number of clusters.
     """
     failed = sum(not verdict.passed for verdict in verdicts)
     judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.basis] for verdict in verdicts))

@@ -1,4 +1,4 @@
-"""The disk use of a run, and the removal of files that the same command can make again."""
+"""The disk use of a run, and removing files that the same command can make again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REMOVABLE: Mapping[str, str] = {
 _STEPS: Mapping[str, Sequence[StepKind]] = {
     "models": ("pretrain", "train", "choose"),
     "predictions": ("fit", "features", "conform", "predict"),
-    "scores": ("group", "score"),  # only from groups can intervals over clusters be made again
+    "scores": ("group", "score"),  # intervals over clusters need the groups
     "samples": ("sample",),
     "report": ("report",),
     "left-over": (),

@@ -56,7 +56,7 @@ LOCK = ".lock"
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # a file that is being written
 ABANDONED_AFTER = 3600.0  # seconds without a write, after which one of several processes has died
 _OOD = "ood/"  # prefix of the columns with scores that may tell other data sets
-DOUBT = "one_minus_confidence"  # what small copies store in place of the confidence
+DOUBT = "one_minus_confidence"  # what small copies store instead of the confidence
 _UNLABELLED_COLUMNS = ("keys", "predicted", "confidence")
 
 
@@ -114,7 +114,7 @@ def is_relative_name(name: str) -> bool:
 
 
 def _has_links(folder: Path, name: str) -> bool:
-    """Whether a plain name may pass through a link; only then need whole paths be resolved."""
+    """Whether a plain name may pass through a link; only then must the whole path be resolved."""
     steps = accumulate([os.fspath(folder), *name.split("/")], os.path.join)
     return any(map(os.path.islink, islice(steps, 1, None)))
 
@@ -134,7 +134,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     try:
         _write_and_rename(path, content)
     except FileNotFoundError:
-        # A process that began to work in the folder took the partial file for that of a dead one.
+        # Another process took this partial file for that of a dead process.
         _write_and_rename(path, content)
 
 
@@ -470,7 +470,7 @@ class RunFolder:
     def ood_scores(self, name: str) -> dict[str, npt.NDArray[np.float32]]:
         """Read the scores of a file of predictions that may tell other data sets, by their names.
 
-        There are none where they were not asked for, nor in files of earlier versions.
+        Files without such scores, also of earlier versions, have none.
         """
         with _open_parquet(self.file(name)) as file:
             names = [column for column in file.schema_arrow.names if column.startswith(_OOD)]
@@ -530,31 +530,31 @@ class RunFolder:
 
 
 def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a table of scores; raises `InputError` if it has not these columns."""
+    """Read a table of scores; raises `InputError` if a column is missing."""
     # A model may be called NA, and numbers must be read back exactly as written.
     numbers = dict.fromkeys(("value", "low", "high"), _parse_number)
     names = {name: str for name in columns if name not in (*numbers, "n")}
     try:
         table = pd.read_csv(path, dtype=names, converters=numbers, keep_default_na=False)
-    except ValueError as error:  # also for what is no text
+    except ValueError as error:  # also if it is not text
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is not a table of scores: {reason}") from None
     if missing := [name for name in columns if name not in table]:
         raise InputError(f"{path} is not a table of scores: it has no column {missing[0]}")
     if len(table) and not pd.api.types.is_integer_dtype(table["n"]):
         raise InputError(f"{path} is not a table of scores: a row has no whole number in n")
-    if "clusters" in table:  # of the worst slice there is none
+    if "clusters" in table:  # empty for the worst slice
         table["clusters"] = pd.to_numeric(table["clusters"], errors="coerce").astype("Int64")
     return table
 
 
 @contextlib.contextmanager
 def _open_parquet(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
-    """Open a file of predictions; what its content makes fail is an `InputError`.
+    """Open a file of predictions; problems with its content become an `InputError`.
 
-    Reading ahead takes longer than what it speeds up, as threads do: a page reads few columns of
-    thousands of files. pyarrow's `read_table` also looks for folders of files: of a small file,
-    three quarters of its time.
+    Reading ahead and threads would cost more than they save: a page reads few columns of thousands
+    of files. pyarrow's `read_table` would also look for folders, which takes three quarters of the
+    time for a small file.
     """
     try:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
@@ -651,7 +651,7 @@ def open_finished_run(path: Path) -> RunFolder:
 
 def remove_partial(folder: Path, age: float = 0) -> None:
     """Remove partial files without a write for `age` seconds: of processes that were killed."""
-    # Others may remove files and folders meanwhile: `walk` passes over what is gone.
+    # Others may remove files and folders meanwhile; `walk` skips what is gone.
     files = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
     for path in files:
         with contextlib.suppress(FileNotFoundError):
