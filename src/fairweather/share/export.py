@@ -61,7 +61,7 @@ class ExportFormat(NamedTuple):
     Attributes:
         suffix: ending of the name of a shift's file or folder.
         write: `(path, all images, batches)`: writes the batches to a new path.
-        checksum: of what was written at a path; another one, or "", if it has changed or is gone.
+        checksum: of the files at a path; different, or "", if they have changed or are gone.
     """
 
     suffix: str
@@ -258,7 +258,8 @@ class Manifest:
 
     @contextmanager
     def replacing(self, shift: str, name: str) -> Iterator[Path]:
-        """Yield a temporary path for a shift's files; without an error they get their real name."""
+        """Yield a temporary path for a shift's files, which get their real name if all goes
+        well."""
         path, partial = self._folder / name, self._folder / f".{secrets.token_hex(8)}.partial"
         try:
             with add_file_name(partial):

@@ -1,6 +1,6 @@
 """A finished run as rows for a tracker: parameters, epochs and scores.
 
-Names and values are such that trackers accept them: dotted keys of plain characters, and text.
+Names and values have forms that trackers accept: dotted keys of plain characters, and text.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ from fairweather.types.record import (
 NEEDED = (PAGE, SCORES)
 FILES = (PAGE, RECORD, JOINED, STUDY, SCORES, SUMMARY, WARNINGS, ABSENT_METRICS)
 FOLDERS = (FIGURES, TABLES)
-# The metrics that the report shows over levels. A tracker's table has one column per name, so of
-# all other metrics it gets only means over shifts; all of them are in scores.csv, which is sent as
-# a file.
+# The metrics that the report shows over levels. A tracker's table has one column per name, so it
+# gets only the means over shifts of other metrics. scores.csv, which is sent too, has all of them.
 _BOUNDS = ("low", "high")
 # MLflow's rule for names (mlflow.utils.validation), without colons, which servers on Windows
 # refuse, and without spaces, which only separate ` low`, ` high` and ` sd`.
@@ -106,7 +105,7 @@ class TrackedRun(NamedTuple):
 
 
 def read_tracked_run(run: RunFolder) -> TrackedRun:
-    """Read what a tracker is sent of a run folder; the same files give the same rows.
+    """Read the rows for a tracker from a run folder; the same files give the same rows.
 
     Raises:
         InputError: the run is not finished, or one of its files is damaged.
@@ -161,8 +160,7 @@ def _run_circumstances(run: RunFolder) -> dict[str, object]:
 def _identity(record: RunRecord, rows: Sequence[TrackerRow]) -> str:
     """Make the fingerprint of settings, data and models, without titles of shifts.
 
-    Those may change between versions. All parameters belong to it, since trackers do not allow to
-    change them once they are sent.
+    Titles may change between versions. All parameters count, since trackers never let them change.
     """
     return fingerprint(
         {
@@ -309,7 +307,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 def allowed_names(names: Iterable[str]) -> dict[str, str]:
     """Write each name with letters, digits and `_ - . /` only.
 
-    If two would become the same, the one that was changed gets six digits of its own.
+    If two would become equal, the changed one gets six digits of its own.
 
     >>> allowed_names(["accuracy/clean", "accuracy/priors/a,b", "accuracy//clean"])
     {'accuracy/clean': 'accuracy/clean', 'accuracy/priors/a,b': 'accuracy/priors/a_b',

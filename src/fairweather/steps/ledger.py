@@ -57,8 +57,8 @@ class Ledger:
 
         Args:
             steps: ids of the steps.
-            there: ids of all steps with a record, if the folder was just listed. The records of
-                other steps are then known to be missing, without a look at the folder.
+            there: ids of all steps with a record, if the folder was just listed. Other steps then
+                have no record, which needs no check of the folder.
         """
         for step in steps:
             if there is None or step in there:
@@ -234,7 +234,7 @@ def begin_run(plan: Plan, run: RunFolder, record: RunRecord, *, replace: bool) -
 
 
 def describe_difference(standing: Standing) -> str:
-    """Say how the settings of a step differ from those it was done with: the first key and values.
+    """Describe the first difference between the settings of a step and those it was done with.
 
     Empty if only the files that it reads differ.
     """

@@ -60,8 +60,7 @@ class DataFacts:
         digests: digest of each split, if known.
         side: height and width in pixels, if known.
         natural_shift: whether the test images have a different origin from the other images.
-        groups: the splits of which is known which images belong together, or their subgroups, with
-            a digest of that if known.
+        groups: the splits with known groups or subgroups of images, and a digest of these if known.
         slices: the names of the columns of subgroups.
         ordered: whether the classes are in an order.
         task: what is told of each image.
@@ -161,7 +160,7 @@ class MeasuredModel:
     given: Mapping[str, str] = field(default_factory=dict)
 
     def way(self, file: str) -> plan.ForwardPass | plan.GivenPredictions:
-        """How the predictions of the model itself that are stored in a file are made."""
+        """How the model's own predictions in a file are made."""
         if self.network is None:
             return plan.GivenPredictions(digest=self.given[file])
         return plan.ForwardPass(network=self.network)
@@ -221,7 +220,7 @@ class Measurement(Settings):
         return tuple(shift.id for shift in self.fit_on)
 
     def fits_under_shifts(self, variant: Variant) -> bool:
-        """Whether validation images under the shifts of `fit_on` are predicted with a variant."""
+        """Whether the variant also predicts validation images under the shifts of `fit_on`."""
         return variant.uses_fit_on or any(
             other.uses_fit_on and other.adapting == variant for other in self.variants
         )
@@ -246,13 +245,13 @@ class Measurement(Settings):
 
     @property
     def known_part(self) -> str | None:
-        """The split that other data sets are told from, where there are other data sets."""
+        """The split that other data sets are compared with, if there are any."""
         parts = (TRAIN, VAL) if self.others else ()
         return next((part for part in parts if part in self.data.images), None)
 
     @property
     def groups(self) -> dict[str, str | None]:
-        """The digests of what is known of groups, by split or by other images of the classes."""
+        """The digests of known groups, by split or by other images of the classes."""
         natural = {part: facts.groups for part, facts in self.natural.items() if facts.groups}
         return {**self.data.groups, **{part: digests[TEST] for part, digests in natural.items()}}
 
@@ -293,8 +292,8 @@ def plan_conclusion(measurement: Measurement, models: Sequence[MeasuredModel]) -
 def plan_models(measurement: Measurement, models: Sequence[MeasuredModel]) -> list[plan.Step]:
     """Plan the groups of images, and the predictions of all models.
 
-    What calibrations and sets are fitted on, and these, come first: with all networks and what is
-    fitted at hand, models that see the same shifted images can predict them together.
+    Fits, and the predictions that they need, come first. Then models that see the same shifted
+    images can predict them together.
     """
     steps = [step for model in models for step in plan_model(measurement, model)]
     fits = [step for step in steps if isinstance(step, plan.FitStep)]
@@ -337,7 +336,7 @@ def _plan_own_predictions(measurement: Measurement, model: MeasuredModel) -> Ite
 
 
 def _plan_features(measurement: Measurement, model: MeasuredModel) -> Iterator[plan.FeaturesStep]:
-    """Keep features of known images where there are other data sets to tell from them."""
+    """Keep features of known images, if there are other data sets to compare with them."""
     part, file = measurement.known_part, _features_file(measurement, model)
     if part is None or file is None or model.network is None:
         return
@@ -368,9 +367,9 @@ def _features_file(measurement: Measurement, model: MeasuredModel) -> str | None
 def _plan_variant(
     measurement: Measurement, model: MeasuredModel, variant: Variant
 ) -> Iterator[plan.Step]:
-    """Plan what is fitted for a variant, and its predictions.
+    """Plan the fit and the predictions of a variant.
 
-    They are made of stored ones where the variant only changes these, and else by the network.
+    Predictions come from stored ones if the variant only changes these, else from the network.
     """
     name, file = variant_name(model.name, variant.name), variant.file(model.name, model.seed)
     source = model.name
@@ -443,10 +442,10 @@ def _plan_prediction(
     how: plan.AnyPredictionWay,
 ) -> plan.PredictStep:
     file = predictions_file(name, model.seed, shift.id, part)
-    # Clean test images are what other data sets are told from.
+    # Other data sets are compared with clean test images.
     told_apart = part in measurement.others or (part, shift.id) == (TEST, CLEAN)
     scored = bool(measurement.others) and told_apart
-    # What an adapted network sees depends on the batch, and cannot be compared.
+    # Features of an adapted network depend on the batch, and cannot be compared.
     unadapted = isinstance(how, plan.ForwardPass) and how.adapting is None
     known = _features_file(measurement, model) if scored and unadapted else None
     elsewhere = {**measurement.others, **measurement.natural}

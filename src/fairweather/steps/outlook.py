@@ -69,7 +69,7 @@ def _similarity_key(kind: str, step: str) -> tuple[str, str]:
     return kind, name
 
 
-# What the lines of tasks say of a state, beside the number of done steps.
+# The words for each state in the lines of tasks, besides the number of done steps.
 _STATE_WORDS = {"done": "", "missing": "", "stale": "done with other settings"}
 
 
@@ -112,7 +112,7 @@ class Outlook:
     def _state(self, standing: Standing) -> str:
         if standing.state == "done" or standing.step.is_known:
             return standing.state
-        # As in `Step.is_known`: what is missing are weights (None), or else decoded images.
+        # As in `Step.is_known`: either weights (None) or decoded images are missing.
         fetched = getattr(standing.step, "weights", "") is not None
         return "unknown until decoded" if fetched else "unknown until fetched"
 

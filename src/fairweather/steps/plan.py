@@ -1,9 +1,9 @@
 """A plan: all steps of a run, as plain data.
 
-A step says what it needs, what it depends on, which files it writes and what it needs of a machine.
-It contains no closure, so that it can be written as JSON and run in another process. It reads only
-`record.json` and the files and records of the steps that it needs; its folder may contain nothing
-else. It records nothing: the executor of the plan does this.
+A step says which steps it needs, what it depends on, which files it writes, and which resources it
+needs. It contains no closure, so that it can be written as JSON and run in another process. It
+reads only `record.json` and the files and records of the steps that it needs; its folder may
+contain nothing else. It records nothing: the executor of the plan does this.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from fairweather.variants.variant import Adapting, read_variant
 
 DATA = "data"  # the run's own data set; others are called `pretraining:NAME` and `ood:SOURCE`
 NATURAL_DATA = "natural:"  # prefix of other images of the same classes
-# To be raised when a step of this kind gives another result for the same inputs.
+# Raise a version when a step of this kind gives another result for the same inputs.
 VERSIONS = {
     "pretrain": 1,
     "train": 1,
@@ -67,11 +67,11 @@ VERSIONS = {
     "sample": 3,
     "report": 11,
 }
-# The fields that change the result of a network; of other steps they do not.
+# Fields that change results only if a step uses a network.
 MACHINE_FIELDS = ("device", "threads")
 # With other versions of these, shifts may change the same images differently.
 LIBRARY_VERSIONS: dict[str, JsonValue] = {
-    "opencv": cv2.__version__,  # of whichever distribution is installed
+    "opencv": cv2.__version__,  # of any installed distribution
     **{
         name: importlib.metadata.version(name)
         for name in ("numpy", "pillow", "torch", "torchvision")
@@ -124,7 +124,7 @@ class ImagesReference(FrozenRecord):
 
     @property
     def fact(self) -> str | None:
-        """What of it matters: the images themselves."""
+        """The part that matters: the images themselves."""
         return self.digest
 
 
@@ -151,7 +151,7 @@ class EnsembleNetwork(FrozenRecord):
 
     @property
     def fact(self) -> object:
-        """Its kind, and how far each member is interpolated; its files tell the rest."""
+        """Its kind, and how far each member is interpolated; its files show the rest."""
         shares = [getattr(member, "share", 1.0) for member in self.members]
         return self.kind if set(shares) <= {1.0} else (self.kind, shares)
 
@@ -187,7 +187,7 @@ class StepResult(NamedTuple):
     """The result of a step, besides its files.
 
     Attributes:
-        note: a short text on the result.
+        note: a short text about the result.
         files: files that it wrote into a folder of `leaves`, where it chooses the names.
         share: share of its work that was done now; the rest was done before an interruption.
         halved_to: the batch size at which it went on after memory ran out; None if it did not.
@@ -229,7 +229,7 @@ class Step(FrozenRecord):
 
     kind: StepKind
     tells_progress: ClassVar[bool] = False  # it sends events while it runs
-    disposable: ClassVar[bool] = False  # quick to make again, and wrong once its needs change
+    disposable: ClassVar[bool] = False  # quick to make again, and wrong when its inputs change
 
     @property
     def is_shared(self) -> bool:
@@ -264,15 +264,15 @@ class Step(FrozenRecord):
 
     def inputs(self) -> dict[str, JsonValue]:
         """The part of `depends` that is special to each kind of step."""
-        # Its kind stands in the fingerprint itself.
+        # The fingerprint itself has the kind.
         return {**effective_facts(self, ["kind", *self.idle()]), **self.made_with()}
 
     def idle(self) -> Collection[str]:
-        """The fields that have no effect beside the values of the others."""
+        """The fields that have no effect given the others."""
         return MACHINE_FIELDS
 
     def made_with(self) -> dict[str, JsonValue]:
-        """What its result is made with besides its fields: metrics, and versions of libraries."""
+        """What else its result depends on: metrics, and versions of libraries."""
         return {}
 
     @property
@@ -283,7 +283,7 @@ class Step(FrozenRecord):
 
 
 class TrainingStep(Step):
-    """What all steps that train have in common: several processes may do them together.
+    """The base of steps that train, which several processes may do together.
 
     Attributes:
         processes: how many processes train the network, each with its part of every batch.
@@ -427,13 +427,14 @@ class FitStep(Step):
 
 
 class FeaturesStep(Step):
-    """Keep what the last layer of a network sees of known images, to tell others from them.
+    """Keep features of known images, the inputs of a network's last layer, to compare others with
+    them.
 
     Attributes:
         network: the network.
         images: the known images: those that it was trained on, or validation images.
-        most: how many of them are drawn at most.
-        seed: by which they are drawn.
+        most: the largest number of them that is drawn.
+        seed: the seed of the draw.
     """
 
     kind: Literal["features"] = "features"
@@ -484,7 +485,7 @@ class ForwardPass(PredictionWay):
 
 
 class AppliedVariant(PredictionWay):
-    """Change stored predictions by what is fitted for a variant; keep them if nothing is."""
+    """Change stored predictions by the fit of a variant, if it has one."""
 
     way: Literal["applied"] = "applied"
     of: NoEffect[str]
@@ -527,7 +528,7 @@ class PredictStep(Step):
         shift: id of the shift or attack.
         labelled: False for another data set: only predicted classes and confidences are kept.
         arithmetic: how the network is computed.
-        how: the way to predict, with the network, the stored logits, or what is given.
+        how: how to predict: with a network, stored logits, or given predictions.
         ood_scores: compute the scores of `OOD_SCORES` too.
         known: the file with features of known images, for the k-NN distance among these.
     """
@@ -619,8 +620,8 @@ class ScoreStep(Step):
         operating_points: the probability from which on a class is called, by class.
         in_units_of_alexnet: whether the images are those of the published mCE.
         slices: subgroups of the test images that are scored alone, by the name of the column.
-        sets: files with what prediction sets are made with, by the file of the predictions of clean
-            validation images that have these sets.
+        sets: files with the fits of prediction sets, by the file with the predictions of clean
+            validation images.
     """
 
     kind: Literal["score"] = "score"
@@ -642,7 +643,8 @@ class ScoreStep(Step):
     sets: NoEffect[dict[str, str]] = pydantic.Field(default_factory=dict)
 
     def made_with(self) -> dict[str, JsonValue]:
-        # Those of prediction sets only where there are some, so that other scores stay finished.
+        # Metrics of prediction sets count only if there are sets, so that other scores stay
+        # finished.
         kinds = find_task(self.task_name).kinds
         metrics = (*METRICS.values(), *CLASS_METRICS.values())
         rows = [row for row in metrics if row.accepts.kind in kinds]
@@ -749,7 +751,7 @@ def link_steps(
     linked = []
     for step in steps:
         try:
-            # In the order of the files, each once.
+            # In the order of the files, without duplicates.
             needs = tuple(dict.fromkeys(makers[file] for file in step.reads if file != RECORD))
         except KeyError as error:
             raise ValueError(f"no step before {step.id} writes {error.args[0]}") from None

@@ -1,4 +1,4 @@
-"""The step that scores: from the stored predictions of a run to scores.csv, without a model."""
+"""The scoring step: from the stored predictions of a run to scores.csv, without a model."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
 
 
 def _make_counter(task: str, total: int, progress: Notify) -> Callable[[int], None]:
-    """A function that is told of cells that were scored, and tells how many there are so far."""
+    """Make a callback that counts scored cells and reports the progress."""
     done = 0
 
     def count(cells: int) -> None:
@@ -189,7 +189,7 @@ def _unit_rows(
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], int | None]]:
     """Make the rows of whole images and of each unit, of the mean over units, and of the worst.
 
-    With the number of clusters whose label is known, by unit and shift; of the worst there is none.
+    Also return the number of clusters with known labels, by unit and shift, except for the worst.
     """
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
     for cells, clusters in parts:
@@ -234,9 +234,9 @@ def cell_file(cell: Cell) -> str:
 
 
 def _forget_changed(files: Iterable[str], folder: RunFolder) -> NoReturn:
-    """Forget the steps that stored logits which a model has changed since, of which one was found.
+    """Forget the steps whose stored logits a model has overwritten.
 
-    It raises `InputError`; then the command that made the run makes them again.
+    It raises `InputError`; the command that made the run then predicts them again.
     """
     changed = [file for file in files if has_changed_logits(folder.read_predictions(file))]
     what = (
@@ -275,13 +275,15 @@ def _slice_rows(
 ) -> pd.DataFrame:
     """The rows of slices.csv: each slice of a column alone, the worst of them, single classes."""
     groups = folder.groups()
-    assert groups is not None  # the step that wrote it comes first
+    assert groups is not None  # an earlier step wrote them
     clusters = None if groups.clusters is None else Clusters(groups.clusters)
 
     def read(cell: Cell) -> Predictions:
         return folder.read_predictions(cell_file(cell))
 
-    clean = sum(cell.shift.name == CLEAN for cell in cells)  # of these, single classes too
+    clean = sum(
+        cell.shift.name == CLEAN for cell in cells
+    )  # single classes are scored for these too
     values = sum(len(set(groups.slices[column])) for column in step.slices)
     tell = _make_counter("score slices", values * (len(cells) + clean), progress)
 
@@ -324,8 +326,8 @@ def _add_draws(
 ) -> dict[tuple[str, int | str], FittedThresholds]:
     """Add the calibration images behind prediction sets, for clean test images.
 
-    Others are not exchangeable with these, and the distribution of the coverage is not known. Nor
-    are test images that have a different origin from the validation images.
+    Other images are not exchangeable with these, so the distribution of their coverage is unknown.
+    The same holds for test images with another origin than the validation images.
     """
     with_draws = dict(fitted)
     for row in step.rows if not step.natural_shift else ():

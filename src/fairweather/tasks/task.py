@@ -1,4 +1,4 @@
-"""What a task says of labels, outputs and units; classification, the only task of the package."""
+"""Tasks define labels, outputs and units; classification is the only task of the package."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Logits = NDArray[np.float32]
 
 
 class Strata(NamedTuple):
-    """Groups of images of which each split gets its share.
+    """Groups of images that are divided among the splits in proportion.
 
     Attributes:
         numbers: int64 `[N]`, the stratum of each image.
@@ -33,12 +33,12 @@ class Strata(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What is judged by itself in each image, such as one finding.
+    """A part of each image that is judged by itself, such as one finding.
 
     Attributes:
         name: as in the column `unit` of scores.csv, such as `finding=Effusion`.
         places: int64 `[n]`, the images whose label is known.
-        select: gives the predictions of the unit for these images, from those of all images.
+        select: returns the predictions of the unit for these images, from those of all images.
     """
 
     name: str
@@ -48,15 +48,15 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be told of each image. One row of `TASKS`.
+    """What models predict for each image: one row of `TASKS`.
 
     Attributes:
         name: as in record.json.
-        predictions: the type of what is stored, a frozen dataclass like `AnyPredictions`.
+        predictions: the type of stored predictions, a frozen dataclass like `AnyPredictions`.
         columns: makes its columns from logits `[N, C]` and labels.
         strata: groups images by their labels and the names of classes.
         kinds: what its predictions and those of its units are; metrics accept one of them.
-        combine: gives the logits of an ensemble, from those of each member.
+        combine: returns the logits of an ensemble, from those of each member.
         decision_metric: the share of right decisions, whose differences are tested.
         check: raises `InputError` for labels that are none, given the names of classes; `Images`
             check single ones.

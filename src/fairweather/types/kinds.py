@@ -1,4 +1,4 @@
-"""What predictions are of. It imports nothing, so that help does not load numpy."""
+"""Kinds of predictions. This module imports nothing, so that help does not load numpy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class TaskKind(NamedTuple):
-    """What predictions are of; metrics, calibrations and sections say which of them they accept.
+    """A kind of predictions; metrics, calibrations and sections say which kind they accept.
 
     Attributes:
         labels: what a label is: `single`, one class of each image.

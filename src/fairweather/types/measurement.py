@@ -44,7 +44,7 @@ Change = TypeVar("Change", "Shift", "Attack")
 
 
 def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
-    """Return class names as a file has them; whole numbers become text.
+    """Return class names from a file; whole numbers become text.
 
     Args:
         names: the names in label order.
@@ -66,7 +66,7 @@ def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
 
 
 def special_kind(tensor: torch.Tensor) -> str | None:
-    """Say what makes a tensor other than plain real numbers in memory; None if nothing does.
+    """Say in what way a tensor is not plain real numbers in memory; None if it is.
 
     >>> import torch
     >>> special_kind(torch.eye(2)), special_kind(torch.eye(2).to_sparse())
@@ -156,7 +156,7 @@ class Images:
             if column.dtype != torch.int64 or tuple(column.shape) not in shapes[name]:
                 found = f"{column.dtype} {list(column.shape)}"
                 raise InputError(f"{name} must be int64 [{n}], found {found}")
-        if self.labels.ndim > 1 or not n:  # labels of another task, which checks them
+        if self.labels.ndim > 1 or not n:  # labels of another task, which that task checks
             return
         if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             span = f"{int(self.labels.min())} to {int(self.labels.max())}"
@@ -436,7 +436,7 @@ class AnyPredictions:
 
     @property
     def correct(self) -> BoolArray:
-        """bool `[N]`: is what is decided right."""
+        """bool `[N]`: is the decision right."""
         raise NotImplementedError
 
     def take(self, places: npt.NDArray[np.integer]) -> Self:
@@ -454,7 +454,7 @@ P = TypeVar("P", bound=AnyPredictions)
 def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], Any]) -> P:
     """Make predictions whose columns are those of several, joined column by column.
 
-    What is no column, such as the names of classes, is that of the first.
+    Everything else, such as the names of classes, comes from the first.
     """
     changed: dict[str, Any] = {}
     for name, first in vars(parts[0]).items():
@@ -493,7 +493,7 @@ class Predictions(AnyPredictions):
         "top5_correct": np.bool_,
         "nll": np.float64,
         "brier": np.float64,
-        # Only of variants that make prediction sets.
+        # Only for variants that make prediction sets.
         "set_size": np.int64,
         "covered": np.bool_,
     }

@@ -47,7 +47,7 @@ def option(
 
 
 def shared_option(kind: type, name: str, **changed: object) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """Declare an option as another type has it; what is named here is different."""
+    """Declare an option as in another type, with some changes."""
     declared = next(declaration for declaration in fields(kind) if declaration.name == name)
     return option(**{"default": declared.default, **declared.metadata, **changed})
 
@@ -102,7 +102,7 @@ def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
 
 
 def describe_invalid(error: ErrorDetails) -> str:
-    """Say where a value is that pydantic refuses, why, and what it is."""
+    """Say where the value is that pydantic refuses, why, and what it is."""
     place, reason = ".".join(map(str, error["loc"])), error["msg"][:1].lower() + error["msg"][1:]
     value = "" if error["type"] == "missing" else f", found {error['input']!r}"
     return f"{place}: {reason}{value}"
@@ -152,8 +152,9 @@ class GroupColumns(NamedTuple):
         cluster: the column that says which images belong together, such as `patient`.
         slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
         allow_shared: allow images of one cluster in several splits.
-        natural: the name of a set of other images of the same classes, if the columns are about it:
-            then only rows with `natural/NAME` in the column `split` count, which otherwise do not.
+        natural: the name of a set of other images of the same classes, if the columns are about it.
+            Then only rows with `natural/NAME` in the column `split` count; otherwise these rows do
+            not.
 
     >>> GroupColumns("patients.csv", cluster="patient", slices=("site", "site*sex")).columns
     ['patient', 'site', 'sex']
@@ -211,7 +212,7 @@ class Preparation(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """How a data set is loaded, as a study's `data` says it too; see `fairweather.load_data`."""
+    """How a data set is loaded, as in a study's `data`; see `fairweather.load_data`."""
 
     size: int | None = option(None, "Resize and crop the images to this many pixels.")
     root: str | None = option(
@@ -258,7 +259,7 @@ class LoadOptions(DataOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """How images are loaded that a model of a finished run is asked about."""
+    """How images are loaded for a model of a finished run."""
 
     limit: int | None = shared_option(LoadOptions, "limit", description="At most this many images.")
     root: str | None = shared_option(DataOptions, "root")

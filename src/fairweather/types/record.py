@@ -187,7 +187,7 @@ def pretraining_folder(name: str, seed: int) -> str:
 
 
 def fitted_file(model: str, seed: int | str, variant: str) -> str:
-    """The file with what was fitted for a variant, given by what stands behind `MODEL+`.
+    """The file with the fit of a variant, which is named as after `MODEL+`.
 
     >>> fitted_file("basic", 0, "isotonic")
     'variants/basic+isotonic/seed-0/isotonic.json'
@@ -196,7 +196,7 @@ def fitted_file(model: str, seed: int | str, variant: str) -> str:
 
 
 def sets_file(model: str, variant: str, seed: int | str) -> str:
-    """The file with what the prediction sets of a variant of a model are made with.
+    """The file with the fit of a variant's prediction sets.
 
     >>> sets_file("basic", "conformal-lac-0.9", 0)
     'variants/basic+conformal-lac-0.9/seed-0/sets.json'
@@ -228,7 +228,7 @@ def groups_file(part: str) -> str:
 
 
 def features_file(model: str, seed: int | str) -> str:
-    """The file with the features of known images, by which a model's k-NN distances are measured.
+    """The file with the features of known images, for a model's k-NN distances.
 
     >>> features_file("basic", 0)
     'features/basic/seed-0.safetensors'
@@ -237,7 +237,7 @@ def features_file(model: str, seed: int | str) -> str:
 
 
 def image_list(part: str) -> str:
-    """The file that names the file of each image of a part; only if images have files of their own.
+    """The file with the name of each image's file, if images have their own files.
 
     >>> image_list("test")
     'images/test.csv'
@@ -291,8 +291,8 @@ class FrozenRecord(pydantic.BaseModel):
 
 
 RecordType = TypeVar("RecordType", bound=FrozenRecord)
-# A text that is shown. A record may come from anybody: what draws figures aborts the whole process
-# at a control character.
+# A text that is shown. A record may come from anybody, and control characters would abort the
+# process that draws figures.
 ShownText = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
 
 
@@ -312,7 +312,7 @@ class DataRecord(FrozenRecord):
         arguments: arguments of `load_data` that load it again; a small copy cuts absolute paths.
         notes: further facts from the source, such as `source`, `size` and `skipped_files`; a new
             source may have other keys, so they are not listed here.
-        task: what is told of each image; records of earlier versions name none.
+        task: the task; records of earlier versions name none.
     """
 
     name: ShownText
@@ -554,7 +554,7 @@ StepKind: TypeAlias = Literal[
     "train",
     "choose",
     "fit",
-    "conform",  # what fits prediction sets in folders of earlier versions
+    "conform",  # fits prediction sets in folders of earlier versions
     "features",
     "predict",
     "group",
@@ -570,7 +570,7 @@ class StepRecord(FrozenRecord):
     Attributes:
         id, kind: id and kind of the step.
         fingerprint: fingerprint of everything that it depended on.
-        depends: the settings among these, so that a change can be named.
+        depends: the settings among these, so that messages can name a change.
         files: the files that it wrote, with the SHA-256 of each.
         machine: the machine that it ran on.
         seconds: its duration.

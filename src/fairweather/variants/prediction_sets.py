@@ -37,7 +37,7 @@ from fairweather.variants.fitted import FittedParameters
 from fairweather.variants.scaling import fit_temperature
 from fairweather.variants.variant import PostHoc
 
-# How many probabilities are in memory at once; it limits what many classes need.
+# Probabilities in memory at once, which limits the memory for many classes.
 PROBABILITIES_AT_ONCE = 4_000_000
 
 
@@ -49,7 +49,7 @@ class Halves(NamedTuple):
 
 
 class FittedSets(FittedParameters):
-    """What prediction sets are made with.
+    """The fit of prediction sets.
 
     Attributes:
         method, coverage, classwise: of the variant; see `Conformal`.
@@ -75,7 +75,7 @@ class FittedSets(FittedParameters):
 
     @property
     def draws(self) -> tuple[CalibrationDraw, ...]:
-        """What the coverage of exchangeable images varies with."""
+        """The calibration images behind each threshold, on which the coverage depends."""
         return tuple(
             CalibrationDraw(images, covered, label if self.classwise else None)
             for label, (images, covered) in enumerate(zip(self.images, self.covered, strict=True))
@@ -104,7 +104,7 @@ class FittedSets(FittedParameters):
 
 @dataclass(frozen=True)
 class Conformal(PostHoc):
-    """A set of classes for each image, which contains the label as often as promised.
+    """A set of classes for each image that contains the label as often as promised.
 
     Attributes:
         method: the score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`.
@@ -174,11 +174,10 @@ class Conformal(PostHoc):
     ) -> Halves:
         """Split validation images into halves, which must be large enough for the promise.
 
-        If images belong together and the variant weighs clusters, one of each is left for the
-        thresholds (and with thresholds for each class, one of each cluster and class): a quantile
-        is exact for images that are drawn independently, and the promise is about an image of a
-        new patient. If it weighs images, all are left, and count as their effective number of
-        clusters.
+        If images belong together and the variant weighs clusters, the thresholds use one image of
+        each (with thresholds for each class, one of each cluster and class). A quantile is exact
+        for independent images, and the promise is about an image of a new patient. If it weighs
+        images, all are used, and count as their effective number of clusters.
 
         Args:
             keys, labels: int64 `[n]`, of the clean validation images.
@@ -272,7 +271,7 @@ class Conformal(PostHoc):
         return [np.ones(len(labels), dtype=bool)]
 
     def _worth(self, places: IntArray, clusters: Clusters | None) -> int:
-        """As how many independent images some validation images count."""
+        """How many independent images some validation images are worth."""
         if clusters is None or self.weigh == "clusters" or not len(places):
             return len(places)
         return int(clusters.select(places).effective)
@@ -284,8 +283,8 @@ def split_halves(keys: IntArray, clusters: Clusters | None = None) -> Halves:
     Args:
         keys: int64 `[n]`, the key of each image.
         clusters: which images belong together, such as those of a patient; they are then in one
-            half, and the first half has half of the clusters. Their sizes must not matter: if large
-            ones were more often in one half, its images would be none of all patients.
+            half, and the first half has half of the clusters. The halves ignore their sizes: with
+            more large ones in one half, its images would not represent all patients.
 
     >>> parts = split_halves(np.arange(5))
     >>> len(parts.temperature), len(parts.thresholds)
@@ -316,7 +315,7 @@ def _mixed_order(keys: IntArray) -> IntArray:
 
 
 def _mix_bits(numbers: IntArray) -> NDArray[np.uint64]:
-    """Mix the bits of each number, so that the order says nothing of the images.
+    """Mix the bits of each number, so that the order is unrelated to the images.
 
     Source: Steele, Lea and Flood 2014, Fast Splittable Pseudorandom Number Generators, figure 17.
     """

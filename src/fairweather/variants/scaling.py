@@ -102,8 +102,8 @@ class FittedVectorScaling(Calibrator):
     """Logits times a scale of each class, plus a bias of each class.
 
     Attributes:
-        scales: by which the logits of each class are multiplied.
-        biases: what is then added to them; their mean is 0, since a common one changes nothing.
+        scales: factors of the logits of each class.
+        biases: added to the scaled logits; their mean is 0, since a common bias changes nothing.
     """
 
     kind: Literal["vector_scaling"] = "vector_scaling"
@@ -127,9 +127,9 @@ class VectorScaling(Calibration):
 
     They make the labels most likely. The negative log-likelihood is convex in both. The search
     begins at the best temperature, so the result is never worse than that. Predicted classes may
-    change. Scales are between 1/32 and 32 and biases between ±16, before their mean is subtracted:
-    with a class that has no images, or with answers that are all right, the likelihood would grow
-    for ever. So a class without images is hardly ever the answer any more.
+    change. Scales are between 1/32 and 32 and biases between ±16, before their mean is subtracted.
+    Without limits, the likelihood would grow for ever for a class without images, or if all answers
+    are right. A class without images is then hardly ever predicted.
 
     Unlike a softmax, it depends on the logits themselves: a number that is added to all logits of
     one image changes the result where scales differ.
@@ -151,7 +151,7 @@ class VectorScaling(Calibration):
         warm = fit_temperature(rows, truth)
         n, classes = rows.shape
         images = np.arange(n)
-        # In units in which the scales of logits and biases have gradients of about the same size.
+        # In units that give scales and biases gradients of about the same size.
         unit = float(rows.std()) or 1.0
         units = rows / unit
 

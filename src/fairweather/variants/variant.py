@@ -2,8 +2,8 @@
 
 A variant is a model plus something that is fitted or changed when it is tested. It has its own
 predictions but no checkpoint, and its name is `MODEL+VARIANT`. `PostHoc` variants change stored
-predictions, `Adapting` ones the network. A class of these answers everything that the rest of the
-package asks about a variant: no other part knows one by its name or its type.
+predictions, `Adapting` ones the network. Its class answers everything that other parts ask about a
+variant; no other part knows variants by name or type.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Variant:
         kind_title: the title of the kind.
         fitted_type: the type of what is fitted, which is stored in a file; None if nothing is.
         makes_sets: whether its predictions have prediction sets.
-        difference: what reports say of it if it gives the same answers as its model.
+        difference: the words of reports if it gives the same answers as its model.
         accepts: the kind of predictions that it changes.
     """
 
@@ -67,7 +67,7 @@ class Variant:
         return self.kind_title
 
     def phrase(self, images: int, batch_size: int) -> str:
-        """The title, with what else a result depends on, such as the size of batches."""
+        """The title, with further facts that results depend on, such as the size of batches."""
         raise NotImplementedError
 
     @property
@@ -176,9 +176,9 @@ class Adapting(Variant):
     The copy sees the images of a cell in an order that is shuffled once, by a fixed seed: a data
     set that is sorted by class would give batches of one class. Batches are of nearly equal size.
     They are not halved if memory runs out, since smaller ones would give other results. The
-    prediction for an image depends on the images before it and beside it, while an attack treats
-    each image alone, so adapting networks are not attacked. Each cell begins with a new copy, and
-    one process predicts the whole cell.
+    prediction for an image depends on the images before it and beside it. An attack treats each
+    image alone, so adapting networks are not attacked. Each cell begins with a new copy, and one
+    process predicts the whole cell.
     """
 
     def adapt(self, network: nn.Module) -> nn.Module:
@@ -238,8 +238,7 @@ class Thresholds(PostHoc):
 # --- How variants are written and read ---
 
 FORM = "KIND, or KIND: {PARAMETER: VALUE}"
-# The class of each kind, imported when it is asked for: most need SciPy, which `--help` should not
-# wait for.
+# The class of each kind, imported on demand: most need SciPy, which `--help` should not load.
 VARIANTS = {
     "temperature": "fairweather.variants.scaling:Temperature",
     "batchnorm": "fairweather.variants.batchnorm:BatchNorm",

@@ -1,4 +1,4 @@
-"""What is kept of a step that another process does: its log, and its error."""
+"""Logs and errors of steps that other processes do."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def write_log(run: RunFolder, steps: Sequence[Step], text: str) -> None:
 
 
 def make_logged_perform(by: str) -> Perform:
-    """Do steps, and write how far they are to `logs/steps/ID.log` in the run folder.
+    """Do steps, and write their progress to `logs/steps/ID.log` in the run folder.
 
     Args:
-        by: what does them, such as the number of a job and the name of its machine.
+        by: who does them, such as the number of a job and the name of its machine.
     """
 
     def perform(

@@ -1,10 +1,9 @@
-"""Does the steps of a run on a Ray cluster; what travels is in `fairweather.workers.sites`.
+"""Do the steps of a run on a Ray cluster; `fairweather.workers.sites` has the messages.
 
 A seat is an actor of Ray, a process with the CPUs or the GPU of one step. It gets steps with the
-files that they read, gives back the files that they wrote, and keeps data and networks open. A
-second thread of it tells what is new meanwhile. Only this process writes the run folder. Ray
-repeats nothing by itself: what a seat that died was doing is given to another one, with the last
-state of its training.
+files that they read, returns the files that they wrote, and keeps data and networks open. Its
+second thread reports news. Only this process writes the run folder. Ray repeats nothing by itself:
+if a seat dies, another one gets its steps, with the last state of their training.
 """
 
 from __future__ import annotations
@@ -48,29 +47,29 @@ try:
 except ImportError:
     raise missing_extra("ray", "ray", "runs on a Ray cluster") from None
 
-Reference = Any  # Ray's handle of a result; of another class where a client is connected
+Reference = Any  # Ray's handle of a result; clients have another class
 PORT = 10001  # of Ray's clients on the head of a cluster
 CONNECT_TIMEOUT = 10.0  # seconds within which a cluster must answer
-MAX_ATTEMPTS = 3  # how often steps are given to a seat if seats die
-WAIT_TIMEOUT = 10.0  # seconds, the longest time without a look at the cluster
-COUNT_INTERVAL = 5.0  # seconds between two looks at what the cluster has
-REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
+MAX_ATTEMPTS = 3  # how often steps are handed out if seats die
+WAIT_TIMEOUT = 10.0  # seconds, the longest time without a check of the cluster
+COUNT_INTERVAL = 5.0  # seconds between two checks of the cluster's resources
+REMINDER_INTERVAL = 60.0  # seconds between two lines that say what the driver waits for
 NEWS_WAIT, NEWS_PAUSE = 20.0, 0.2  # seconds until a seat answers that nothing is new; after news
-CLEAR_TIMEOUT = 10.0  # seconds for what seats leave behind to be removed or read
+CLEAR_TIMEOUT = 10.0  # seconds to remove or read what seats leave behind
 SMALL_FILE = 2**16  # bytes; smaller files travel with the steps
-MAX_CACHED_FILES = 16  # larger files that are kept for the next steps in Ray's memory
+MAX_CACHED_FILES = 16  # larger files that stay in Ray's memory for the next steps
 
 
 # ---------------------------------------------------------------- the far side
 
 
 class SeatGreeting(NamedTuple):
-    """What a seat says first.
+    """The first message of a seat.
 
     Attributes:
         host, node, process: where it is: name of the machine, Ray's id of the node, process.
         folder: its own folder there.
-        versions: of what results depend on.
+        versions: of packages that results depend on.
     """
 
     host: str
@@ -81,7 +80,7 @@ class SeatGreeting(NamedTuple):
 
 
 class Seat:
-    """A process of Ray that does steps; its methods are called from far away.
+    """A Ray process that does steps; the driver calls its methods.
 
     Args:
         parent: the folder that its own folder is made in; None for that of temporary files.
@@ -92,33 +91,33 @@ class Seat:
         self.log = self.folder / "log"
 
     def greet(self) -> SeatGreeting:
-        """Say where this is, and with which versions."""
+        """Return the place and the versions of this process."""
         node = ray.get_runtime_context().get_node_id()
         return SeatGreeting(
             socket.gethostname(), node, os.getpid(), str(self.folder), sites.collect_versions()
         )
 
     def begin(self, settings: sites.SiteSettings, working_folder: str) -> int | Failure:
-        """Get ready for steps; gives the bytes that networks may take."""
+        """Get ready for steps; returns the bytes that networks may take."""
         try:
-            with suppress(OSError):  # relative paths mean the same if the folder is there
+            with suppress(OSError):  # relative paths keep their meaning if the folder exists
                 os.chdir(working_folder)
             descriptor = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             for number in (1, 2):
                 os.dup2(descriptor, number)
             self.site = sites.Site(settings, self.folder / "run")
             return self.site.worker.room
-        except Exception as error:  # raised again where this was asked from
+        except Exception as error:  # raised again in the driver
             return Failure.from_error(error)
 
     def news(self) -> list[sites.NewsItem]:
-        """Wait for what is new."""
+        """Wait for news."""
         return self.site.news.take(NEWS_WAIT, NEWS_PAUSE)
 
     def do(
         self, steps: Sequence[Step], files: Mapping[str, tuple[str, bytes | Reference]]
     ) -> tuple[sites.SiteAnswer, list[sites.NewsItem], str]:
-        """Do steps together; gives the rest of the news too, and what was printed.
+        """Do steps together; returns also the rest of the news, and what was printed.
 
         Args:
             steps: what to do.
@@ -153,7 +152,7 @@ class RayCluster(NamedTuple):
 
     Attributes:
         name: what it is called in a sentence.
-        folder: for what seats write, if all of it is on this machine and removed at the end.
+        folder: for the files of seats, if all are on this machine and removed at the end.
     """
 
     name: str
@@ -196,7 +195,7 @@ class RayCluster(NamedTuple):
 def connect_to_ray(address: str | None) -> Iterator[RayCluster]:
     """Connect to a Ray cluster, or start one on this machine that ends with the `with` block.
 
-    If this process is connected to a cluster already, that one is used and goes on.
+    If this process is already connected to a cluster, that one is used and stays.
 
     Args:
         address: `HOST:PORT` of the cluster's head, where Ray's clients connect; `auto` for the
@@ -247,9 +246,9 @@ def check_address(address: str | None) -> str | None:
 
 
 def _connect(name: str, folder: str, **arguments: Any) -> None:  # noqa: ANN401 - of ray.init
-    """Connect to Ray, and keep this process's own way to end.
+    """Connect to Ray, and restore this process's own signal handlers.
 
-    Ray's processes import first what lies in the folder in which this happens: an empty one.
+    Ray's processes import from the current folder first, so this happens in an empty one.
     """
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
@@ -258,7 +257,7 @@ def _connect(name: str, folder: str, **arguments: Any) -> None:  # noqa: ANN401 
         logs.global_worker_stdstream_dispatcher.emit = lambda _: None
     try:
         with warnings.catch_warnings(), chdir(folder):
-            warnings.simplefilter("ignore")  # the error says it
+            warnings.simplefilter("ignore")  # the error says the same
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
     except (RayError, RuntimeError, ConnectionError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
@@ -270,13 +269,13 @@ def _connect(name: str, folder: str, **arguments: Any) -> None:  # noqa: ANN401 
             )
         raise InputError(f"cannot connect to {name}: {reason}{hint}") from error
     finally:
-        if main:  # Ray has set its own handler, which would end this process at once
+        if main:  # Ray's own handler would end this process at once
             signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(eq=False)
 class _SeatHandle:
-    """A seat as this process sees it.
+    """A seat, as the driver sees it.
 
     Attributes:
         number: from 1.
@@ -325,14 +324,14 @@ def execute_on_ray(work: Work, sharing: Sharing, tell: Notify) -> None:
 
 
 class _RayDriver:
-    """Hands out steps to seats, and takes in what comes of them.
+    """Hands out steps to seats, and takes in their results.
 
     Attributes:
         ready: steps that wait for a seat.
-        awaited: what seats have been asked, with what takes in the answer.
-        died: how often seats have died that did a step, by its id, or while they started.
+        awaited: calls to seats, each with the function for its answer.
+        died: how often seats died during a step, by its id, or while they started.
         files: references to files that were sent, by version; the latest last.
-        sent: data sets that were sent, and on which nodes this was told.
+        sent: data sets that were sent, and the nodes for which this was reported.
         places: how many steps the cluster has room for, as far as they were asked for.
     """
 
@@ -398,7 +397,7 @@ class _RayDriver:
         self.schedule.jobs = max(sum(seat.is_ready for seat in self.seats), 1)
 
     def _take_steps(self) -> None:
-        """Take what can be done now, as far as there are places for it, and do what is short."""
+        """Hand out what can be done now, as far as there are places, and do short steps here."""
         while len(self.ready) < max(self.places - len(self._busy()), 1):
             steps = self.schedule.take(self.worker)
             if steps is None:
@@ -451,7 +450,7 @@ class _RayDriver:
     # ---- taking in
 
     def _wait(self) -> None:
-        """Wait until a seat says something, and take it in."""
+        """Wait for a message of a seat, and handle it."""
         busy = self._busy()
         is_local = self.cluster.folder is not None  # no other node will join
         if is_local and not busy and not any(self.cluster.places(self.threads, self.device)):
@@ -471,10 +470,10 @@ class _RayDriver:
         ray.wait(list(self.awaited), num_returns=1, timeout=WAIT_TIMEOUT)
         awaited = list(self.awaited)
         answers, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
-        # News first: they are older than the end of the steps.
+        # News first, because they are older than the result of the steps.
         for answer in sorted(answers, key=lambda ref: self.awaited[ref][1] != self._hear_more):
             if answer not in self.awaited:
-                continue  # of a seat that has died
+                continue  # the seat has died
             seat, take = self.awaited.pop(answer)
             try:
                 result = ray.get(answer)
@@ -555,7 +554,7 @@ class _RayDriver:
     # ---- seats that end
 
     def _lose(self, seat: _SeatHandle, error: RayError) -> None:
-        """Take leave of a seat that died; what it was doing is done again by another one."""
+        """Remove a seat that died; another one does its steps again."""
         self.seats.remove(seat)
         self.awaited = {ref: asked for ref, asked in self.awaited.items() if asked[0] is not seat}
         self.counted = float("-inf")
@@ -585,11 +584,11 @@ class _RayDriver:
         self.ready.appendleft(steps)
 
     def _remains(self, seat: _SeatHandle) -> str:
-        """What the process of a seat that died had printed; its folder is removed."""
+        """Return what a dead seat had printed, and remove its folder."""
         if seat.greeting is None:
             return ""
 
-        # Inside, so that it travels as it is: a fresh process need not import this package.
+        # An inner function, so that Ray sends its code: a new process need not import this package.
         def remains(folder: str, most: int) -> str:
             import pathlib
             import shutil
@@ -610,7 +609,7 @@ class _RayDriver:
         return ""
 
     def end(self) -> None:
-        """End all seats, whatever they do."""
+        """End all seats, whatever they are doing."""
         clearing = [seat.actor.clear.remote() for seat in self.seats if seat.greeting is not None]
         with suppress(Exception):
             if clearing and self.cluster.folder is None:
@@ -621,5 +620,5 @@ class _RayDriver:
 
 
 def _title(steps: Sequence[Step]) -> str:
-    """What steps do that are done together, in a few words."""
+    """Describe steps that are done together, in a few words."""
     return name_first([step.label for step in steps])

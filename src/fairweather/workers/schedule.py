@@ -1,4 +1,4 @@
-"""Say which steps of a plan come next, and do them, alone or with other processes."""
+"""Choose the next steps of a plan, and do them, alone or with other processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from fairweather.types.record import RECORD, Machine, StepRecord, parse_record, 
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at what other processes have done
 REMINDER_INTERVAL = 60.0  # seconds between two lines that say what is waited for
-MAX_ATTEMPTS = 3  # how often in a row a file may be missing because another process replaces it
+MAX_ATTEMPTS = 3  # how often in a row a file may be missing while another process replaces it
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], StepsOutcome]
 
 
 class Schedule:
-    """Hands out the steps of a plan that are to be done now, and records them once they are.
+    """Hands out the steps of a plan that can be done now, and records them when they are done.
 
     Args:
         plan: a plan whose steps come after the steps that they need. A needed step that is not in
@@ -95,14 +95,14 @@ class Schedule:
         self._by_pixels = defaultdict[Hashable, list[Step]](list)
         for step in self._waiting.values():
             self._by_pixels[pixels_key(step)].append(step)
-        # The report comes last; that it will lack figures is told before hours of other steps.
+        # The report comes last, so missing figures are reported before hours of other steps.
         draws_figures = any(isinstance(step, ReportStep) for step in self._remaining.values())
         if draws_figures and (problem := explain_missing_addresses()):
             line = f"{problem}; fairweather report draws them where the limit is higher"
             tell(Event("report", 0, None, line=line))
 
     def take(self, worker: Worker) -> list[Step] | None:
-        """Hand out steps to be done together; None if all that are left wait for steps in progress.
+        """Hand out steps to do together; None if the rest must wait for steps in progress.
 
         Args:
             worker: knows how many networks fit into memory.
@@ -127,12 +127,12 @@ class Schedule:
         return list(self._waiting.values())
 
     def check_finished(self) -> None:
-        """Raise `RuntimeError` if a step was never handed out: the plan is not sorted by needs."""
+        """Raise `RuntimeError` if a step was never handed out because the plan is out of order."""
         if self._waiting:
             raise RuntimeError(f"{next(iter(self._waiting))} waits for a step that is never done")
 
     def finish(self, steps: Sequence[Step], outcome: StepsOutcome) -> None:
-        """Record steps that were handed out, and tell of them."""
+        """Record finished steps that were handed out, and report them."""
         work = sum(step.work for step in steps)
         for step, done in zip(steps, outcome.done, strict=True):
             share = step.work / work if work else 1 / len(steps)
@@ -161,7 +161,7 @@ class Schedule:
         if self.ledger.standing(step, self._states).state != "done":
             return False
         del self._waiting[step.id]
-        drop_state(step, self.run)  # left if the run was killed just after the training
+        drop_state(step, self.run)  # left behind if the run was killed just after the training
         self._tell_done_before(step)
         return True
 
@@ -190,7 +190,7 @@ class Schedule:
         return [other for other in companions if _network(other) in fitting and self.claim(other)]
 
     def clear(self, step: Step) -> None:
-        """Remove what a step left before, and what was made from it."""
+        """Remove earlier files of a step, and what was made from them."""
         # First samples, scores and report that need this step: if the run is then interrupted,
         # its folder has no numbers rather than wrong ones.
         self._forget_dependants(step)
@@ -271,7 +271,7 @@ def execute(plan: Plan, run: RunFolder, worker: Worker, progress: Notify | None 
 
 
 def finish_locally(schedule: Schedule, worker: Worker) -> None:
-    """Do in this process what is left of a schedule."""
+    """Do the rest of a schedule in this process."""
     while steps := schedule.take(worker):
         schedule.finish(steps, perform_locally(steps, worker, schedule.run, schedule.tell))
     schedule.check_finished()
@@ -293,11 +293,11 @@ def perform_locally(
 
 
 class FollowedSchedule(Schedule):
-    """Follows the steps of a plan that other processes do, and hands out none.
+    """Follows steps that other processes do, and hands out none.
 
     Args:
         plan, run, tell: as in `Schedule`.
-        note: returns the note that is told with a step that another process has done.
+        note: returns the note to report with a step that another process has done.
     """
 
     def __init__(
@@ -305,12 +305,12 @@ class FollowedSchedule(Schedule):
     ) -> None:
         super().__init__(plan, run, tell)
         self._note = note
-        self._at_start = True  # what the first look finds was done before this run began
+        self._at_start = True  # steps found by the first check were done before this run began
         self.look(busy=1)
         self._at_start = False
 
     def look(self, busy: int) -> int:
-        """Tell of the steps that were finished meanwhile, and return how many.
+        """Report the steps that were finished meanwhile, and return how many.
 
         Args:
             busy: how many processes do steps now, for the remaining time.
@@ -324,7 +324,7 @@ class FollowedSchedule(Schedule):
         return waiting - len(self._waiting)
 
     def free(self, claimed: Collection[str]) -> int:
-        """How many more processes would find work now, apart from steps that are claimed already.
+        """How many more processes would find work now, besides steps that are already claimed.
 
         Steps that see the same shifted images are work for one process.
         """
@@ -344,7 +344,7 @@ class FollowedSchedule(Schedule):
 
 
 class SharedSchedule(Schedule):
-    """Hands out steps that this process could claim, and records those that it still holds.
+    """Hands out steps that this process can claim, and records those that it still holds.
 
     Args:
         plan, run, tell: as in `Schedule`.
@@ -372,7 +372,7 @@ class SharedSchedule(Schedule):
         self.owners = claims.owners()
 
     def take(self, worker: Worker) -> list[Step] | None:
-        """Hand out steps to be done together; None if other processes do all that could be done."""
+        """Hand out steps to do together; None if other processes are doing all that can be done."""
         self._check_record()
         if time.monotonic() - self._looked >= self.looks:
             self.ledger.refresh(self._waiting, set(self.run.step_ids()))
@@ -396,12 +396,12 @@ class SharedSchedule(Schedule):
     def clear(self, step: Step) -> None:
         """Remove what was made from a step.
 
-        What it left itself is replaced file by file: a process that was believed dead, or one that
-        sees files late, may read it just now.
+        The step's own files are replaced one by one: a process that was believed dead, or that sees
+        files late, may be reading them.
         """
         self.ledger.refresh(self._dependants[step.id])
         self._forget_dependants(step)
-        for name in step.may_leave:  # nothing replaces it, unless it is left this time too
+        for name in step.may_leave:  # nothing else replaces these
             self.run.file(name).unlink(missing_ok=True)
         self._begun[step.id] = self.ledger.fingerprint(step)
 
@@ -444,7 +444,7 @@ class SharedSchedule(Schedule):
         self._check_record()
         self.ledger.refresh({need for step in steps for need in step.needs})
         return all(
-            # A claim that is gone, and that nobody else has, is taken again.
+            # A lost claim that nobody else holds is taken again.
             (self.claims.holds(step.id) or self.claims.take(step.id))
             and all(self.ledger.record(need) is not None for need in step.needs)
             and self.ledger.fingerprint(step) == self._begun[step.id]
@@ -453,7 +453,7 @@ class SharedSchedule(Schedule):
 
 
 def make_worker_mark(plan: Plan, device: torch.device | None) -> dict[str, str]:
-    """What must be equal in all processes that work in one run folder, each by a name for people.
+    """Facts that must be equal in all processes that work in one run folder, by name for people.
 
     Args:
         plan: the plan that they do.
@@ -493,10 +493,10 @@ def execute_shared(
         shared: the folder, which contains its record, and the claims of this process.
         perform: does steps that were handed out.
         only: ids of the steps that are done; by default, all.
-        patience: seconds after which to leave the rest to the others, if these do all that can be
-            done now; by default, wait until all is done.
-        looks: seconds between two looks at what the others have done; they become ten times longer
-            while nothing changes.
+        patience: seconds to wait while the others do all that can be done now, before leaving them
+            the rest; by default, wait until everything is done.
+        looks: seconds between two checks of what the others have done; up to ten times longer while
+            nothing changes.
     """
     tell, looks = progress or silent, looks or LOOK_INTERVAL
     run, claims, warnings = shared
@@ -509,7 +509,7 @@ def execute_shared(
             try:
                 schedule.finish(steps, perform(steps, worker, run, tell))
                 failed = 0
-            except FileNotFoundError:  # another process is replacing what was to be read
+            except FileNotFoundError:  # another process is replacing a file that was to be read
                 schedule.put_back(steps)
                 failed += 1
                 if failed == MAX_ATTEMPTS:
