@@ -1,4 +1,4 @@
-"""Begins and executes a run, whatever asked for it: its record, its plan, and what is read."""
+"""Begin and execute a run for any kind of request: its record, its plan, and clean accuracy."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _describe_data(inputs: Inputs, measurement: Measurement) -> DataRecord:
 
 
 def _variant_titles(inputs: Inputs, measurement: Measurement) -> dict[str, str]:
-    """The titles of variants, and before those of an interpolation its own."""
+    """The titles of variants, and of interpolations before those of their variants."""
     titles = {model.name: model.title for model in inputs.models}
     images, all_titles = measurement.data.images[TEST], dict[str, str]()
     for name in sorted(titles, key=lambda model: model not in inputs.records):
@@ -130,9 +130,9 @@ CHANCE_AUC = 0.5  # the AUC of a model that knows nothing
 
 
 def clean_steps(inputs: Inputs) -> dict[str, str]:
-    """The step that predicts clean images with each model, and the model's label.
+    """Find the step that predicts clean images with each model, and the model's label.
 
-    Empty if the accuracy on clean images is not told.
+    Empty if the accuracy on clean images is not reported.
     """
     return {
         predictions_file(model.name, model.seed, CLEAN).removesuffix(".parquet"): model.label
@@ -141,7 +141,7 @@ def clean_steps(inputs: Inputs) -> dict[str, str]:
 
 
 def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notify:
-    """Tell how accurate each model is on clean images too, as soon as they are predicted."""
+    """Also report the accuracy of each model on clean images, as soon as they are predicted."""
     waiting, dataset = clean_steps(inputs), inputs.datasets.get(DATA)
     several = len(waiting) > 1
     clusters = None if dataset is None else number_clusters(dataset.test.groups)
@@ -236,10 +236,10 @@ def clean_accuracy_lines(
 
 
 def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
-    """Say what is probably wrong with an accuracy that is not above chance.
+    """Say what is probably wrong if accuracy is not above chance.
 
-    A model whose AUC is above 0.5 tells the classes apart: then neither the order of its rows nor
-    its preprocessing is to blame, but where one class ends and another begins.
+    A model with an AUC above 0.5 separates the classes. Then the thresholds between classes are to
+    blame, not the order of rows or the preprocessing.
 
     Args:
         auc: the mean over classes of the area under the ROC curve; None where it is not known.
@@ -281,11 +281,11 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
 
 
 def check_run_folder(out: Path | None) -> None:
-    """Raise `InputError` if the run folder cannot be written or is not one to work in."""
+    """Raise `InputError` if the run folder cannot be written or holds something else."""
     if out is not None:
         check_writable(out)
         check_run_path(out)
-    elif not Path("runs").exists():  # a folder in it may be writable where it is not
+    elif not Path("runs").exists():  # a folder in it may be writable even if `runs` is not
         check_writable(Path("runs"))
 
 
@@ -301,9 +301,9 @@ def execute_run(
     """Begin or continue a run, by default in `runs/NAME`, and do all steps that are not done.
 
     Args:
-        inputs: what is measured; the data sets are open.
+        inputs: what is measured, with open data sets.
         out: the run folder.
-        sharing: who does the steps; it was checked.
+        sharing: who does the steps; already checked.
         tell: called for every step, and for events within long ones.
         offline: never use the network.
         replace: replace finished work that was made with other settings.
@@ -321,7 +321,7 @@ def execute_run(
     record = describe_run(inputs)
     work = Work(
         path=path,
-        # It shows within moments whether a model is used correctly.
+        # This shows within moments whether a model is used correctly.
         plan=make_plan(inputs).put_first(clean_steps(inputs)),
         record=record,
         device=inputs.settings.device,
@@ -346,9 +346,9 @@ def make_outlook(inputs: Inputs, out: Path | None) -> Outlook:
 
 
 def _check_same_inputs(folder: RunFolder, record: RunRecord) -> None:
-    """Refuse a folder with results of another model or other data of the same name."""
+    """Refuse a folder with results of another model or data set of the same name."""
     if not (folder.path / RECORD).is_file() or folder.record.name != record.name:
-        return  # a run of another name is refused before it would be overwritten
+        return  # a run of another name is refused later, before any overwriting
     before = folder.record.models
     changed = [
         name

@@ -1,4 +1,4 @@
-"""What every kind of request becomes, a trial of it on one image, and its plan."""
+"""The common form of all requests, a trial of it on one image, and its plan."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _check_priors(raw: object, place: str) -> dict[str, dict[str, float]]:
 def complete_priors(
     asked: PartialPriors, labels: npt.NDArray[np.int64], classes: tuple[str, ...]
 ) -> dict[str, tuple[float, ...]]:
-    """Give every class a probability; classes that are not named share the rest.
+    """Give every class a probability; unnamed classes share the rest.
 
     They share it in proportion to their numbers of images.
 
@@ -152,7 +152,7 @@ def complete_priors(
 
 @dataclass(frozen=True, kw_only=True)
 class Trainings:
-    """What a study does before it measures.
+    """The trainings of a study, before it measures.
 
     Attributes:
         steps: pre-trainings and trainings, each after those that it needs.
@@ -185,15 +185,14 @@ class Inputs:
         records: the record of each model, by name.
         seeds: of all models.
         settings: how everything is measured.
-        trainings: what is done before anything is measured.
-        networks: for each model from elsewhere, how another process opens it, and its network here,
-            which gives logits.
-        read_predictions: reads predictions that other programs made, given the name of the file
-            that the run stores them in.
+        trainings: the trainings before the measurements.
+        networks: for each model from elsewhere, how other processes open it, and its open network,
+            which returns logits.
+        read_predictions: reads predictions of other programs, by the name of the file in the run.
         pictured: the shifts whose images the report shows; None for all.
-        lines: what is told about the inputs, one fact a line.
+        lines: facts about the inputs for people, one per line.
         advice: what to check if a model is no better than chance. If it is empty, the accuracy on
-            clean images is not told.
+            clean images is not reported.
         files: texts of further files of the run folder, by name.
     """
 
@@ -218,7 +217,7 @@ class Inputs:
 
 
 def make_measurement(inputs: Inputs) -> Measurement:
-    """Put together what all models are measured on, and how."""
+    """Combine the data and settings that all models are measured with."""
     facts = inputs.facts
     return Measurement(
         **vars(inputs.settings),
@@ -255,7 +254,7 @@ def make_plan(inputs: Inputs) -> Plan:
 
 
 def model_label(title: str, seed: int, seeds: Sequence[int]) -> str:
-    """What a model is called in messages: its title, with the seed if there are several."""
+    """The name of a model in messages: its title, with the seed if there are several."""
     return f"{title}, seed {seed}" if len(seeds) > 1 else title
 
 
@@ -303,7 +302,7 @@ def check_accepted(dataset: Dataset, declared: Iterable[tuple[str, TaskKind]]) -
 
 
 def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
-    """Raise `InputError` for what would fail later with any model: classes, variants, shifts.
+    """Raise `InputError` for classes, variants or shifts that would fail later with any model.
 
     Args:
         dataset: the data set that is measured on.
@@ -336,8 +335,8 @@ def try_shifts(shifts: Sequence[Shift | Attack], image: Images, seed: int) -> No
 def try_model(model: nn.Module, settings: Settings, image: Images) -> None:
     """Try the variants and attacks on a model; raises `InputError` for one that does not work.
 
-    The labels for the attacks are classes that the model does not predict: where the answer is
-    wrong from the beginning, an attack checks its settings and does not search.
+    The labels for the attacks are classes that the model does not predict: an attack on a wrong
+    answer checks its settings and does not search.
     """
     for variant in settings.variants:
         variant.check_network(model)

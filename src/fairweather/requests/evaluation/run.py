@@ -1,4 +1,4 @@
-"""Any model on any images, without training anything."""
+"""Evaluate any model on any images, without training."""
 
 from __future__ import annotations
 
@@ -125,7 +125,8 @@ def make_request(
     predictions: object,
     options: Mapping[str, object],
 ) -> EvaluationRequest:
-    """Make the request of an evaluation; raises `InputError` for what does not go together."""
+    """Make the request of an evaluation; raises `InputError` for arguments that do not fit
+    together."""
     is_file = _is_predictions(model)
     if (
         predictions is None
@@ -174,7 +175,7 @@ def _list_models(model: Models | None) -> list[Model]:
         models = list(model.values())
     elif isinstance(model, Iterable) and not isinstance(model, Model):
         models = list(model)
-    else:  # some modules are sequences of their parts
+    else:  # some modules are themselves sequences
         models = [] if model is None else [model]
     for source in models:
         if not isinstance(source, Model):
@@ -193,7 +194,7 @@ def run_request(
     replace: bool = False,
     progress: Notify | None = None,
 ) -> Run:
-    """Run the rest of an evaluation; without `out`, in `runs/MODEL-on-DATA`."""
+    """Run an evaluation, by default in `runs/MODEL-on-DATA`."""
     tell, options = progress or silent, request.options
     device = _choose_device(request)
     check_run_folder(out)
@@ -203,7 +204,7 @@ def run_request(
 
 
 def _choose_device(request: EvaluationRequest) -> torch.device:
-    """Check the request, and choose its device."""
+    """Check a request, and choose its device."""
     options = request.options
     request.check()
     return choose_device(
@@ -220,7 +221,7 @@ def plan_evaluation(
 ) -> Outlook:
     """Plan an evaluation and say how far it is; nothing is written.
 
-    The model is opened and the data are loaded, since each depends on the other.
+    The model is opened and the data are loaded, because each depends on the other.
     """
     inputs = request.make_inputs(_choose_device(request), progress or silent)
     return make_outlook(inputs, out)

@@ -1,4 +1,4 @@
-"""Joins runs with different seeds into one run, and makes small copies of runs to join."""
+"""Join runs with different seeds into one run, and make small copies of runs to join."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def describe_joined_run(parts: Sequence[SeedsPart]) -> RunRecord:
 
 
 def _unite_provenance(every: Sequence[Provenance]) -> Provenance:
-    """The first run's, with this command, the latest time, and git revisions if all agree."""
+    """The provenance of the first run, with this command, the latest time, and git revisions if all
+    agree."""
     git = {
         name: revision
         for name, revision in every[0].git.items()
@@ -270,8 +271,8 @@ def write_joined_run(
 ) -> Run:
     """Write the record of the joined run, copy the steps of its parts, and do those of the plan.
 
-    First, its steps that differ from those of the runs are removed, of them scores and report
-    before all: if joining is then interrupted, the folder has no numbers rather than wrong ones.
+    First it removes steps that differ from those of the runs, beginning with scores and report: an
+    interrupted joining leaves no numbers rather than wrong ones.
     """
     with lock_run(place) as folder:
         joined = JoinedRecord(runs=tuple(map(_describe_part, parts)))
@@ -296,7 +297,7 @@ def write_joined_run(
 
 
 def _write_study(folder: RunFolder, record: RunRecord, first: SeedsPart) -> None:
-    """Write the study that would train all of it: the first one, with all models and seeds."""
+    """Write the study that would train everything: the first one, with all models and seeds."""
     study = first.run.file(STUDY)
     if study.is_file() and isinstance(written := read_yaml(study), dict):
         entries = {
@@ -339,7 +340,7 @@ def pack_run(
     and no ensembles, and it has no numbers that need logits, such as classwise errors. `join_seeds`
     and `fairweather compare` take it like any run; it cannot be continued. Absolute paths in the
     commands and in the description of the data are cut to their last part. Those in recipes stay,
-    such as that of a file of weights: they are part of what a result depends on.
+    such as the path of a file of weights, because results depend on them.
 
     Args:
         run: the run folder of a study.
@@ -408,7 +409,7 @@ def _select_record(
 
 
 def _select_names(kind: str, asked: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """The known names that were asked for, in their own order."""
+    """The requested names, in the order of the known ones."""
     for name in asked or ():
         if name not in known:
             raise unknown_name(kind, name, known)
@@ -420,7 +421,7 @@ def _hide_folders(record: RunRecord) -> RunRecord:
     data, provenance = record.data, record.provenance
     try:
         command = shlex.join(map(_cut_paths, shlex.split(provenance.command)))
-    except ValueError:  # not written by a shell: a quotation mark is missing
+    except ValueError:  # a quotation mark is missing, so no shell wrote it
         command = " ".join(map(_cut_paths, provenance.command.split()))
     return record.model_copy(
         update={
@@ -449,7 +450,7 @@ def _cut_nested_paths(value: JsonValue) -> JsonValue:
 
 
 def _cut_paths(word: str) -> str:
-    """The word, with only the last part of each absolute path in it.
+    """Keep only the last part of each absolute path in a word.
 
     >>> _cut_paths("/home/ann/my data/"), _cut_paths("--out=/home/ann/a"), _cut_paths(
     ...     "folder:/home/ann/pets@64"
@@ -513,7 +514,7 @@ def join_seeds(
     paths = [Path(run) for run in runs]
     names = shorten_names(paths)  # raises if one is named twice
     place = Path(out) if out is not None else Path("runs") / "+".join(names)
-    # In order of their first seeds, since the first is shown where only one seed can be.
+    # In order of their first seeds, because some parts of the page show only the first.
     parts = sorted((open_part(path) for path in paths), key=lambda part: min(part.record.seeds))
     check_joined_folder(place, paths, parts)
     holders, record = check_parts(parts), describe_joined_run(parts)

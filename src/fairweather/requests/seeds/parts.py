@@ -1,4 +1,4 @@
-"""The runs that are joined as seeds: whether they fit together, and the steps copied from them."""
+"""The runs to join as seeds: whether they fit together, and the steps to copy."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SeedsPart:
     Attributes:
         name: its folder, as it was given.
         run: the folder.
-        record: what the run is, or what is taken of it.
+        record: the record of the run, or of the part that is used.
     """
 
     name: str
@@ -78,7 +78,7 @@ class SeedsPart:
 
 
 def open_part(path: str | Path) -> SeedsPart:
-    """Open a run whose seeds are to be joined with those of others.
+    """Open a run whose seeds will be joined with those of others.
 
     Raises `InputError` if there is no run, or one without training.
     """
@@ -95,8 +95,8 @@ def open_part(path: str | Path) -> SeedsPart:
 def check_parts(parts: Sequence[SeedsPart]) -> dict[tuple[str, int], SeedsPart]:
     """Say which of the runs has each model with each seed.
 
-    Raises `InputError` with the first difference in data, shifts, settings, versions or recipes; if
-    two runs contain the same seed of a model; and if not every model has every seed.
+    Raises `InputError` with the first difference in data, shifts, settings, versions or recipes. It
+    also does so if two runs contain the same seed of a model, or a model lacks a seed.
     """
     _check_shared_values(parts)
     holders: dict[tuple[str, int], SeedsPart] = {}
@@ -163,7 +163,7 @@ def _shared_values(part: SeedsPart) -> Iterator[tuple[str, JsonValue]]:
     libraries = [record.provenance.versions, *(s.depends.get("libraries") for s in every)]
     for versions in libraries:
         for name, version in versions.items() if isinstance(versions, dict) else ():
-            # After a plus sign is the kind of machine that it was built for: 2.6.0+cpu.
+            # A plus sign precedes the kind of machine that it was built for: 2.6.0+cpu.
             yield f"version of {name}", str(version).partition("+")[0]
     for step in every:
         yield f"version of the steps that {step.kind}", step.depends.get("version")
@@ -274,7 +274,7 @@ class CopiedStep(NamedTuple):
     Attributes:
         step: its record.
         files: the files to copy: all that exist, except weights.
-        read: gives the content of each of these.
+        read: returns the content of each of these.
     """
 
     step: StepRecord
@@ -406,7 +406,7 @@ def _encode_pictures(planned: SampleStep, parts: Sequence[_PartPictures]) -> byt
 
 
 def _encode_attacked(parts: Sequence[_PartPictures]) -> dict[str, bytes]:
-    """The file with what each model saw under attack; none where no run has such pictures."""
+    """Combine the files with attacked pictures of each model; none if no run has such pictures."""
     strip = parts[0].samples.strip
     kept = [
         (*at, image)

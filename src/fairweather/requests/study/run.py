@@ -1,4 +1,4 @@
-"""Plans and runs studies: train models with recipes, and measure them under shifts."""
+"""Plan and run studies: train models with recipes, and measure them under shifts."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def make_study_inputs(
     datasets: Mapping[str, Dataset] | None = None,
     offline: bool = False,
 ) -> Inputs:
-    """What a study measures, after the trainings that it puts first.
+    """Make the inputs of a study: its trainings, and what it measures afterwards.
 
     Args:
         study: a checked study.
@@ -238,7 +238,7 @@ def interpolated_name(name: str, share: float | None) -> str:
 
 
 class _StudyPlanner:
-    """Makes the steps of one study."""
+    """Plans the trainings of one study."""
 
     def __init__(
         self, study: Study, facts: Mapping[str, DataFacts], settings: Settings, offline: bool
@@ -265,7 +265,7 @@ class _StudyPlanner:
         )
 
     def _reported(self) -> Iterator[str]:
-        """The files of trainings that the report needs; tries only tell which machines ran them."""
+        """The files of trainings that the report needs; tries only show which machines ran them."""
         for name, start in self.study.pretraining.items():
             for seed in self._pretraining_seeds(name):
                 files = pretraining_files(pretraining_folder(name, seed), start.recipe)
@@ -453,7 +453,7 @@ class _StudyPlanner:
 
 
 def is_helper(study: Study, devices: int, nodes: int) -> bool:
-    """Say whether this process only helps the first of several to train; it has nothing to show."""
+    """Say whether this process only helps rank 0 to train, and shows nothing."""
     if max(study.processes, devices * nodes) == 1:
         return False
     environment = find_launcher()
@@ -461,7 +461,7 @@ def is_helper(study: Study, devices: int, nodes: int) -> bool:
 
 
 def set_processes(study: Study, devices: int, nodes: int, strategy: str) -> tuple[Study, int]:
-    """The study with so many processes, and how many are on each machine."""
+    """The study with its number of processes, and how many are on each machine."""
     if strategy != "ddp":
         raise unknown_name("strategy", strategy, ["ddp"])
     asked = devices * nodes
@@ -480,7 +480,7 @@ def set_processes(study: Study, devices: int, nodes: int, strategy: str) -> tupl
 def select_device(
     device: torch.device, devices: int, threads: int, sync_batchnorm: bool
 ) -> torch.device:
-    """The device of this one of several processes that train together."""
+    """The device of this process, among several that train together."""
     if device.type == "cuda":
         environment = find_launcher()
         resolve_device(f"cuda:{devices - 1}")  # this machine must have all of them
@@ -592,7 +592,7 @@ def _explain_errors(place: str, backbone: str, images: Images) -> Iterator[None]
         yield
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
-    # Networks fail in different ways with images that they were not made for: transformers with an
+    # Networks fail in different ways on images that they were not made for: transformers with an
     # assertion, many poolings with an empty feature map.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         height, width = images.images.shape[2:]
@@ -633,14 +633,14 @@ def run(
         offline: never use the network.
         replace: redo finished steps that were made with other settings; without it, these raise an
             error.
-        jobs: how many processes do independent steps side by side, by default 1; the results do
-            not depend on it. There must be a core for each thread of each job. Of a cluster, at
-            most so many jobs or places at a time: by default one for each step that can be done
-            now, of SLURM at most 8, of Ray as many as it has room for.
+        jobs: how many processes do independent steps in parallel, by default 1; the results do not
+            depend on it. There must be a core for each thread of each job. On a cluster, it is the
+            maximum number of concurrent jobs. The default is one for each step that can be done now
+            (SLURM: at most 8; Ray: as many as fit).
         workers: processes that shift images ahead of the networks; by default none on a CPU, and
             up to 8 beside a GPU. The results do not depend on it.
-        networks: at most so many networks are kept in memory to predict the same shifted images;
-            by default as many as fit.
+        networks: the maximum number of networks in memory that predict the same shifted images; by
+            default as many as fit.
         worker: work in the folder together with other processes, on this or on other machines that
             see the folder, each started with `worker`.
         devices: how many processes of each machine train a network together, each with a device of
@@ -651,9 +651,9 @@ def run(
         executor: `local`; `slurm`, which submits array jobs and follows them; `slurm-local`, the
             same jobs on this machine; `ray` for a Ray cluster on this machine, or the one that this
             process is connected to; or `ray://HOST:PORT` for another one.
-        partition, gpus, time, setup: what each job of SLURM asks for: a partition; a GPU as `1` or
-            `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours, after
-            which a job is submitted again and goes on; shell commands that come first.
+        partition, gpus, time, setup: the requests of each SLURM job: a partition; a GPU as `1` or
+            `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours; and shell
+            commands that run first. At its time limit, a job is submitted again and continues.
         progress: show how far it is (`Event` says how).
 
     Raises:
@@ -663,7 +663,7 @@ def run(
         NeedsMissingError: jobs of a cluster were cancelled.
     """
     asked = read_sharing(sharing)
-    shared = dataclasses.replace(asked, devices=1)  # these train together, and divide nothing
+    shared = dataclasses.replace(asked, devices=1)  # these train together instead of dividing steps
     shared.check()
     checked = study if isinstance(study, Study) else load_study(study, overrides, only)
     checked, devices = set_processes(checked, asked.devices, asked.nodes, strategy)

@@ -1,4 +1,4 @@
-"""The schema of a study, what must fit together in one, and how it is read from a file."""
+"""The schema of a study, its consistency checks, and reading it from a file."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def _recipe_operations(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _tested_operations(operations: Iterable[str]) -> list[str]:
-    """The names of the test shifts' operations that do the same as these."""
+    """The names of test operations that do the same as these."""
     return [operation_name(shift) for name in operations for shift in TESTED_AS.get(name, ())]
 
 
 def weights_operations(weights: str) -> Mapping[str, str]:
     """The operations of test shifts in the pre-training of published weights or of a run's file.
 
-    None are known for supervised weights, nor for a file without a run's model.json next to it.
+    None are known for supervised weights, nor for a file without a model.json of a run beside it.
     """
     if weights in PUBLISHED_WEIGHTS:
         return pretraining_operations(Pretraining("barlow_twins"))  # VICReg's views are the same
@@ -92,7 +92,7 @@ def weights_operations(weights: str) -> Mapping[str, str]:
     try:
         recipe = json.dumps(json.loads(described.read_text(encoding="utf-8"))["recipe"])
         return pretraining_operations(pydantic.TypeAdapter(Pretraining).validate_json(recipe))
-    # It describes a classifier, or is no file of a run.
+    # It describes a classifier, or does not come from a run.
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
 
@@ -147,7 +147,7 @@ class DataEntry(DataOptions):
     """The data of a study; the keys are those of `fairweather.load_data`.
 
     With the `size`, `fit: crop` cuts the longer side of an image, and `fit: squash` resizes both
-    sides, so that no image tells by its shape where it comes from.
+    sides, so that shapes do not reveal where an image comes from.
     """
 
     source: str = option(
@@ -329,10 +329,10 @@ class ModelEntry(NetworkEntry):
 
 
 _RECIPE = pydantic.TypeAdapter(Recipe)
-# Names are those of folders and files, which systems limit to 255 bytes with all that is added.
+# Names become parts of file names, which systems limit to 255 bytes.
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
 _ALLOWED = "at most 100 letters, digits, '_', '-' and '.', and begin with a letter or digit"
-# The largest number of seeds; a larger number was probably meant as a seed.
+# The largest number of seeds; a larger one was probably meant as a seed.
 _MOST_SEEDS = 100
 # The keys that a model and the pre-training that it starts from must have in common.
 _DESIGN_KEYS = ("backbone", "stem", "norm", "pooling", "width", "input_size")
@@ -578,7 +578,7 @@ def _fixed_parameters(shift: Shift | Attack) -> list[tuple[str, object]]:
 
 # Pydantic's names for an unknown key, of a model and of a dataclass.
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-# A pre-training takes only the keys of its network from `defaults`, and of those not these.
+# A pre-training takes only the keys of its network from `defaults`, except these.
 _UNSHARED_KEYS = ("title", "weights", "weights_sha256", "mean", "std")
 _SHARED_KEYS = tuple(key for key in NetworkEntry.model_fields if key not in _UNSHARED_KEYS)
 _NESTED_TYPES = {
@@ -612,7 +612,7 @@ def load_study(study: str | Path, overrides: Sequence[str] = (), only: Sequence[
             if name not in models:
                 raise unknown_name("model", name, models)
         raw["models"] = {name: entry for name, entry in models.items() if name in only}
-        if isinstance(starts, Mapping):  # without those that no model starts from
+        if isinstance(starts, Mapping):  # without pre-trainings that no model starts from
             entries = [entry for entry in raw["models"].values() if isinstance(entry, Mapping)]
             used = {str(entry.get("weights")) for entry in entries}
             kept = {name: start for name, start in starts.items() if f"{PRETRAINING}{name}" in used}
@@ -716,7 +716,7 @@ def _apply_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
 
 
 def _explain_error(error: pydantic.ValidationError) -> InputError:
-    """Tell one of the errors: first an unknown key, which may be why another key is missing."""
+    """Report one error, preferably an unknown key, which may be why another key is missing."""
     errors = error.errors()
     unknown = [problem for problem in errors if problem["type"] in _UNKNOWN_KEY]
     first = (unknown or errors)[0]
@@ -729,13 +729,13 @@ def _explain_error(error: pydantic.ValidationError) -> InputError:
         above = ".".join(location[:-1])
         sentence = str(unknown_name("key", location[-1], _allowed_keys(location)))
         return InputError(f"{above}: {sentence}" if above else sentence)
-    if first["type"] == "json_invalid":  # nothing else is wrong with what Python has written
+    if first["type"] == "json_invalid":  # JSON from Python fails only for this
         return InputError("a study may contain only text in UTF-8")
     return InputError(describe_invalid(first))
 
 
 def _allowed_keys(location: list[str]) -> list[str]:
-    """The keys that are allowed where an unknown one was found."""
+    """The allowed keys at the place of an unknown one."""
     parent = location[-2] if len(location) > 1 else ""
     before = location[0] == "pretraining"
     known = {
