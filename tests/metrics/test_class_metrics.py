@@ -207,7 +207,7 @@ def test_one_pass_gives_what_two_would_in_the_order_of_the_cells():
     fitted = {
         cell: metrics.FittedThresholds(0.4 + number / 50, 0.5) for number, cell in enumerate(cells)
     }
-    given = {"clusters": metrics.Clusters(np.arange(500) // 5)}
+    given = {"grouping": metrics.Grouping(np.arange(500) // 5)}
     expected = dict(estimate_cells(cells, read, 50, fitted=fitted.get, **given))
     told, points = [], {"malignant": POINT}
     estimated, rows = estimate_with_classes(

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from fairweather.cli.app import app
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import Clusters, share_interval
+from fairweather.metrics.grouping import Grouping, share_interval
 from fairweather.metrics.selective import coverage_at_risk, coverage_interval, deferral_shares
 from fairweather.report.building import (
     JOINT_LISTING,
@@ -162,17 +162,17 @@ def test_the_order_of_the_images_does_not_matter(columns, described):
     assert describe_cell(shuffled, 7, [0.25, 0.5, 0.75, 0.9, 2.0]) == described
 
 
-def test_images_take_their_clusters_with_them(columns):
+def test_images_take_their_groups_with_them(columns):
     """Neither the order of images nor their confidence mixes up which of them belong together."""
     generator = np.random.default_rng(4)
-    clusters = Clusters.of_names(generator.integers(0, 30, len(columns.labels)))
-    together = describe_cell(columns, 7, [0.5], clusters)
+    grouping = Grouping.from_names(generator.integers(0, 30, len(columns.labels)))
+    together = describe_cell(columns, 7, [0.5], grouping)
     alone = describe_cell(columns, 7, [0.5])
     assert together["curve"] != alone["curve"]
     places = generator.permutation(len(columns.labels))
     shuffled = CellColumns(*(column[places] for column in columns))
-    assert describe_cell(shuffled, 7, [0.5], clusters.select(places)) == together
-    low, high = share_interval(~columns.correct, np.zeros_like(columns.labels), 1, clusters)
+    assert describe_cell(shuffled, 7, [0.5], grouping.select(places)) == together
+    low, high = share_interval(~columns.correct, np.zeros_like(columns.labels), 1, grouping)
     assert together["curve"][-1][2:] == pytest.approx([low[0], high[0]], abs=1e-6)
 
 
@@ -188,11 +188,11 @@ def test_a_single_image_is_described():
 
 
 def test_what_is_needed_is_the_rest_of_the_coverage(columns):
-    known = Clusters(np.arange(400) // 4)
-    for clusters in (None, known):
-        found = deferral_shares(columns.confidence, columns.correct, RISKS, clusters)
+    known = Grouping(np.arange(400) // 4)
+    for grouping in (None, known):
+        found = deferral_shares(columns.confidence, columns.correct, RISKS, grouping)
         for risk, score in zip(RISKS, found, strict=True):
-            asked = {"risk": risk, "clusters": clusters}
+            asked = {"risk": risk, "grouping": grouping}
             kept = coverage_at_risk(columns.confidence, columns.correct, risk=risk)
             low, high = coverage_interval(columns.confidence, columns.correct, **asked)
             assert score == pytest.approx((1 - kept, 1 - high, 1 - low, 400))

@@ -12,7 +12,7 @@ import altair as alt
 import numpy as np
 
 from fairweather.metrics import mcnemar_exact, paired_change
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.seeds import crossed_mean
 from fairweather.report import sentences as words
@@ -611,23 +611,23 @@ def _pair_changes(
     # One call, since all share the resamples: of each model four columns.
     kinds: Sequence[IntervalKind] = ("share", "percentile", "share", "percentile")
     every = [column for of_model in columns.values() for column in of_model]
-    clusters = contents.clusters
-    estimates = iter(estimate_seed_means(every, contents.bootstrap, clusters, cycle(kinds)))
+    grouping = contents.grouping
+    estimates = iter(estimate_seed_means(every, contents.bootstrap, grouping, cycle(kinds)))
     changes = {}
     for model, (right, _, right_there, _) in columns.items():
         accuracy, gap, accuracy_there, gap_there = islice(estimates, 4)
         changes[model] = PairedChange(
             paired_change(accuracy, accuracy_there),
             paired_change(gap, gap_there),
-            min(1.0, _test_change(right, right_there, clusters) * worst[model].searched),
+            min(1.0, _test_change(right, right_there, grouping) * worst[model].searched),
         )
     return changes
 
 
-def _test_change(clean: FloatArray, there: FloatArray, clusters: Clusters | None) -> float:
+def _test_change(clean: FloatArray, there: FloatArray, grouping: Grouping | None) -> float:
     """Test whether the same trained networks are as often right here and there, `[n, S]` each."""
-    if clean.shape[1] > 1 or clusters is not None:
-        return crossed_mean(there - clean, clusters).p
+    if clean.shape[1] > 1 or grouping is not None:
+        return crossed_mean(there - clean, grouping).p
     return mcnemar_exact(clean[:, 0] > 0, there[:, 0] > 0).p
 
 

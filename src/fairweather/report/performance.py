@@ -12,8 +12,8 @@ import numpy.typing as npt
 import scipy.special  # scipy.stats takes half a second to import
 
 from fairweather.metrics import Estimate, estimate_means, mcnemar_exact, recipe_estimate
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import Z95, softmax
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.seeds import crossed_mean
 from fairweather.metrics.table import FEWEST
@@ -130,17 +130,17 @@ def find_shared_cells(contents: Contents, models: Iterable[str]) -> dict[str, fl
 def estimate_seed_means(
     columns: Sequence[FloatArray],
     resamples: int,
-    clusters: Clusters | None,
+    grouping: Grouping | None,
     kinds: Iterable[IntervalKind] = repeat("share"),
 ) -> list[Estimate]:
-    """Estimate the mean of each of some columns, `[n, S]`, over images (or clusters) and seeds.
+    """Estimate the mean of each of some columns, `[n, S]`, over images (or groups) and seeds.
 
     All are estimated on the same resamples, so that they can be compared.
     """
     every = np.concatenate(columns, axis=1)
     of_each = zip(columns, kinds, strict=False)
     intervals = [kind for column, kind in of_each for _ in range(column.shape[1])]
-    by_seed = iter(estimate_means(every, intervals, resamples, clusters=clusters))
+    by_seed = iter(estimate_means(every, intervals, resamples, grouping=grouping))
     return [recipe_estimate(list(islice(by_seed, column.shape[1]))) for column in columns]
 
 
@@ -269,7 +269,7 @@ class Performance(NamedTuple):
         coverage, risk: above the threshold for 5 % errors on validation images.
         auc: the mean over classes of the area under the ROC curve.
         seeds: how many trainings these are means over.
-        clusters: whether images belong together in clusters.
+        grouped: whether images belong together in groups.
     """
 
     accuracy: Score
@@ -279,7 +279,7 @@ class Performance(NamedTuple):
     risk: Score | None = None
     auc: Score | None = None
     seeds: int = 1
-    clusters: bool = False
+    grouped: bool = False
 
     @property
     def evidence(self) -> str:
@@ -290,7 +290,7 @@ class Performance(NamedTuple):
         """
         if self.seeds > 1:
             return f"{_COUNT_WORDS.get(self.seeds, self.seeds)} seeds"
-        return "these clusters of images" if self.clusters else "these images"
+        return "these groups of images" if self.grouped else "these images"
 
     @property
     def calibration(self) -> CalibrationSummary | None:
@@ -373,8 +373,8 @@ def read_performance(
         contents.score(name, model, shift, level, seed) for name in names
     )
     seeds = len(contents.seeds_of(model)) if seed is None else 1
-    clustered = contents.clusters is not None
-    return Performance(accuracy, gap, rms, coverage, risk, auc, seeds, clustered)
+    grouped = contents.grouping is not None
+    return Performance(accuracy, gap, rms, coverage, risk, auc, seeds, grouped)
 
 
 class PairedChange(NamedTuple):
@@ -561,7 +561,7 @@ def find_miscalibrated_class(
     off = []
     for at in np.flatnonzero(np.minimum(counts, len(labels) - counts) >= FEWEST):
         gaps = probabilities[:, at] - (labels == at)[:, None]
-        mean_gap = crossed_mean(gaps, contents.clusters)
+        mean_gap = crossed_mean(gaps, contents.grouping)
         if abs(mean_gap.value) > LEAST_DIFFERENCE and mean_gap.p * tests < SIGNIFICANCE:
             share = counts[at] / len(labels)
             # Of two classes, both are as far off, and the rarer one is told.

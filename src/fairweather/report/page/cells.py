@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.metrics import reliability_bins
-from fairweather.metrics.clusters import Clusters, running_share_interval, share_interval
 from fairweather.metrics.columns import clopper_pearson
+from fairweather.metrics.grouping import Grouping, running_share_interval, share_interval
 from fairweather.metrics.selective import (
     RiskCoverage,
     coverage_above,
@@ -94,7 +94,7 @@ def draw_reliability(contents: Contents) -> Figure | None:
     several, every = len(contents.seeds) > 1, len(contents.sweeps)
     ensembles = " (ensembles: all)" if any(n.endswith(ENSEMBLE_SUFFIX) for n in kept) else ""
     seed = f", seed {contents.seeds[0]}{ensembles}" if several else ""
-    kind = "exact intervals" if contents.clusters is None else "intervals over clusters"
+    kind = "exact intervals" if contents.grouping is None else "intervals over groups"
     few = len(conditions) - 1 < every
     chosen = f", of the {len(conditions) - 1} shifts of {every} where it is lowest" if few else ""
     subtitle = [
@@ -130,8 +130,8 @@ def tabulate_panels(
         seed = contents.seeds_of(name)[0]
         frame = pd.DataFrame({"confidence": [math.nan], "note": [NOT_MEASURED]})
         if cell := read_cell(contents, name, seed, condition.cell):
-            clusters = contents.clusters
-            bins = reliability_bins(cell.confidence, cell.correct, bins=BINS, clusters=clusters)
+            grouping = contents.grouping
+            bins = reliability_bins(cell.confidence, cell.correct, bins=BINS, grouping=grouping)
             frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
             scored = None if name.endswith(ENSEMBLE_SUFFIX) else seed
             notes = [
@@ -258,7 +258,7 @@ def _make_layers(titles: list[str], positions: Sequence[int], bins: pd.DataFrame
 
 HISTOGRAM_BARS = 20  # of the histogram of confidence
 CURVE_POINTS = 60  # of the risk-coverage curve
-FINE_POINTS = 400  # of those whose intervals over clusters are computed
+FINE_POINTS = 400  # of those whose intervals over groups are computed
 FIRST_POINT = 10  # images of its first point: the risk of fewer images is mostly chance
 # Up to so many classes a confusion matrix can be read; beyond, the page lists the worst.
 MOST_CLASSES = 40
@@ -321,7 +321,7 @@ def read_cell(
 
 
 def describe_cell(
-    cell: CellColumns, classes: int, thresholds: Sequence[float], clusters: Clusters | None = None
+    cell: CellColumns, classes: int, thresholds: Sequence[float], grouping: Grouping | None = None
 ) -> CellNumbers:
     """Work out what the charts of a cell draw.
 
@@ -329,14 +329,14 @@ def describe_cell(
         cell: what is read of it.
         classes: how many there are.
         thresholds: the confidence that keeps each of `RISKS` on validation images; may be empty.
-        clusters: which images belong together; then intervals are about other clusters.
+        grouping: which images belong together; then intervals are about other groups.
     """
     confidence, correct = cell.confidence, cell.correct
     curve = risk_coverage_curve(confidence, correct)
-    risk = _estimate_risk_interval(curve, cell, clusters)
+    risk = _estimate_risk_interval(curve, cell, grouping)
     return {
         "n": len(correct),
-        "bins": _tabulate_bins(confidence, correct, clusters),
+        "bins": _tabulate_bins(confidence, correct, grouping),
         "bars": [
             np.histogram(confidence[answers], HISTOGRAM_BARS, (0, 1))[0].tolist()
             for answers in (correct, ~correct)
@@ -344,12 +344,12 @@ def describe_cell(
         "curve": _thin_curve(curve, risk, len(correct)),
         "hand": [
             round_numbers(score[:3])
-            for score in deferral_shares(confidence, correct, RISKS, clusters)
+            for score in deferral_shares(confidence, correct, RISKS, grouping)
         ],
         "kept": [
-            _apply_threshold(confidence, correct, threshold, clusters) for threshold in thresholds
+            _apply_threshold(confidence, correct, threshold, grouping) for threshold in thresholds
         ],
-        "classes": _tabulate_classes(cell, classes, clusters),
+        "classes": _tabulate_classes(cell, classes, grouping),
         "confused": _count_confusions(cell, classes, all_of_them=classes <= MOST_CLASSES),
     }
 
@@ -364,31 +364,31 @@ def round_numbers(numbers: Sequence[float] | FloatArray) -> RoundedRow:
 
 
 def _estimate_risk_interval(
-    curve: RiskCoverage, cell: CellColumns, clusters: Clusters | None
+    curve: RiskCoverage, cell: CellColumns, grouping: Grouping | None
 ) -> IntervalEnds:
     """The 95 % interval of the risk at each point of a risk-coverage curve.
 
-    With clusters it is computed at even points and at those that are drawn; others take the next.
+    With groups it is computed at even points and at those that are drawn; others take the next.
     """
     images = np.round(curve.coverage * len(cell.confidence)).astype(np.int64)
-    if clusters is None:
+    if grouping is None:
         return clopper_pearson(curve.risk, images)
     order = np.argsort(-cell.confidence, kind="stable")
     even = np.searchsorted(curve.coverage, np.linspace(0, 1, FINE_POINTS))
     last = len(images) - 1
     at = np.union1d(np.minimum(even, last), _find_drawn(curve, len(order)))
     low, high = running_share_interval(
-        ~cell.correct[order], Clusters(clusters.of[order]), images[at]
+        ~cell.correct[order], Grouping(grouping.numbers[order]), images[at]
     )
     following = np.searchsorted(at, np.arange(len(images)))
     return low[following], high[following]
 
 
 def _tabulate_bins(
-    confidence: FloatArray, correct: npt.NDArray[np.bool_], clusters: Clusters | None
+    confidence: FloatArray, correct: npt.NDArray[np.bool_], grouping: Grouping | None
 ) -> list[RoundedRow]:
     """Bins that hold images: which, mean confidence, accuracy, its interval, images."""
-    bins = reliability_bins(confidence, correct, bins=BINS, clusters=clusters)
+    bins = reliability_bins(confidence, correct, bins=BINS, grouping=grouping)
     columns = (bins.confidence, bins.accuracy, bins.accuracy_low, bins.accuracy_high)
     table = np.stack(columns, axis=1)
     return [
@@ -418,27 +418,27 @@ def _apply_threshold(
     confidence: FloatArray,
     correct: npt.NDArray[np.bool_],
     threshold: float,
-    clusters: Clusters | None,
+    grouping: Grouping | None,
 ) -> RoundedRow:
     """What a threshold defers and how wrong the answers are, each with its interval."""
     answered = is_answered(confidence, threshold)
     everything = np.zeros(len(confidence), dtype=np.int64)
     over = 1 - float(coverage_above(confidence, threshold))
     risk = float(risk_above(confidence, correct, threshold))
-    over_ends = share_interval(~answered, everything, 1, clusters)
-    risk_ends = share_interval(~correct, np.where(answered, 0, -1), 1, clusters)
+    over_ends = share_interval(~answered, everything, 1, grouping)
+    risk_ends = share_interval(~correct, np.where(answered, 0, -1), 1, grouping)
     return round_numbers([over, *np.ravel(over_ends), risk, *np.ravel(risk_ends)])
 
 
 def _tabulate_classes(
-    cell: CellColumns, classes: int, clusters: Clusters | None
+    cell: CellColumns, classes: int, grouping: Grouping | None
 ) -> list[RoundedRow]:
     """Class, images, accuracy and its interval; of many classes only the least accurate."""
     images = np.bincount(cell.labels, minlength=classes)
     right = np.bincount(cell.labels[cell.correct], minlength=classes)
     present = np.flatnonzero(images)
     accuracy = right[present] / images[present]
-    low, high = share_interval(cell.correct, cell.labels, classes, clusters)
+    low, high = share_interval(cell.correct, cell.labels, classes, grouping)
     rows = np.stack([present, images[present], accuracy, low[present], high[present]], axis=1)
     if classes > MOST_CLASSES:
         rows = rows[np.argsort(accuracy, kind="stable")[:WORST_CLASSES]]

@@ -429,7 +429,7 @@ def _look_closer(contents: Contents) -> _CloserLook:
     predictions: dict[CellImage, dict[str, ShownPrediction]] = {}
     for model, cell, columns, shown_closer in read_cells(contents, pictures):
         if shown_closer:
-            numbers = describe_cell(columns, classes, thresholds[model], contents.clusters)
+            numbers = describe_cell(columns, classes, thresholds[model], contents.grouping)
             cells[model][cell] = _use_stored_intervals(contents, model, levels[cell], numbers)
         for shown, prediction in find_predictions(columns, cell, pictures.get(cell, ())).items():
             predictions.setdefault(shown, {})[model] = prediction
