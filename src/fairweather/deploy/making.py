@@ -204,7 +204,7 @@ def measure_images(
         predictions: after temperature scaling.
         fit: threshold and quantile.
         grouping: which images belong together.
-        weigh: what counts weights, as in the promise.
+        weigh: what counts alike, as in the promise.
     """
     weights = np.ones(len(predictions))
     if grouping is not None and weigh == "groups":
