@@ -111,17 +111,14 @@ def has_room_for(device: torch.device, size: int) -> bool:
 
 
 class Arithmetic(NamedTuple):
-    """How predictions are computed; other arithmetic gives slightly other numbers.
-
-    Attributes:
-        precision: `fp32`; `tf32`, in which a GPU rounds the factors of products to 10 bits; or
-            `bf16`, autocast to 16 bits.
-        cudnn_benchmark: let cuDNN try several kernels and take the fastest, which may differ from
-            run to run.
-    """
+    """How predictions are computed; other arithmetic gives slightly other numbers."""
 
     precision: str = "fp32"
+    """`fp32`; `tf32`, in which a GPU rounds the factors of products to 10 bits; or `bf16`, autocast
+    to 16 bits."""
+
     cudnn_benchmark: bool = False
+    """Let cuDNN try several kernels and take the fastest, which may differ from run to run."""
 
     def check(self, device: torch.device) -> None:
         """Raise `InputError` for an unknown precision, or one that the device does not have."""

@@ -18,17 +18,16 @@ if TYPE_CHECKING:
 
 
 class FinishedStep(NamedTuple):
-    """A step of a run that has just finished.
-
-    Attributes:
-        label: what was done.
-        seconds: how long that took.
-        left: seconds that the remaining steps may take; None where that is not known.
-    """
+    """A step of a run that has just finished."""
 
     label: str
+    """What was done."""
+
     seconds: float
+    """How long that took."""
+
     left: float | None = None
+    """Seconds that the remaining steps may take; None where that is not known."""
 
 
 class Event(NamedTuple):
@@ -37,26 +36,31 @@ class Event(NamedTuple):
     Functions that take long have an argument `progress`. True, the default, shows bars on a
     terminal and in a notebook, and lines elsewhere; False shows nothing; a function is called with
     every event.
-
-    Attributes:
-        task: what is being done; events of the same task belong together.
-        done: how much of it is done: images, cells, epochs, or megabytes of a download.
-        total: how much there is to do; None where that is not known.
-        note: such as the accuracy so far.
-        line: text for a person, printed on its own line even where no progress is shown.
-        finished: the step that has just been done; `done` and `total` then count the run's steps.
-        part: share of the next unit that is done, in [0, 1), such as of a long epoch.
-        step: id of the step of the run that is done now, whether just now or before.
     """
 
     task: str
+    """What is being done; events of the same task belong together."""
+
     done: int
+    """How much of it is done: images, cells, epochs, or megabytes of a download."""
+
     total: int | None
+    """How much there is to do; None where that is not known."""
+
     note: str = ""
+    """Such as the accuracy so far."""
+
     line: str = ""
+    """Text for a person, printed on its own line even where no progress is shown."""
+
     finished: FinishedStep | None = None
+    """The step that has just been done; `done` and `total` then count the run's steps."""
+
     part: float = 0.0
+    """Share of the next unit that is done, in [0, 1), such as of a long epoch."""
+
     step: str = ""
+    """Id of the step of the run that is done now, whether just now or before."""
 
 
 Notify = Callable[[Event], None]

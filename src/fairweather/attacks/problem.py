@@ -107,25 +107,27 @@ _FINE = 2**37  # rows of 3 x 4096 x 4096 numbers in [0, 1] still fit into 64 bit
 
 
 class Norm(NamedTuple):
-    """The functions of a norm that attacks need; perturbations are float32 `[B, 3, H, W]`.
-
-    Attributes:
-        length: the norm of each perturbation, `[B, 1, 1, 1]`.
-        steepest: the perturbation of length 1 with the largest product with a gradient.
-        fit: the nearest perturbation whose length is at most a radius.
-        noise: numbers `[B, count]` with a uniform direction on the sphere, from the states of
-            sequences and a count.
-        weight: how much each pixel moves on the shortest way to a hyperplane, from the absolute
-            values of its normal.
-        most: the largest distance of two images with this many numbers.
-    """
+    """The functions of a norm that attacks need; perturbations are float32 `[B, 3, H, W]`."""
 
     length: Callable[[torch.Tensor], torch.Tensor]
+    """The norm of each perturbation, `[B, 1, 1, 1]`."""
+
     steepest: Callable[[torch.Tensor], torch.Tensor]
+    """The perturbation of length 1 with the largest product with a gradient."""
+
     fit: Callable[[torch.Tensor, float], torch.Tensor]
+    """The nearest perturbation whose length is at most a radius."""
+
     noise: Callable[[torch.Tensor, int], torch.Tensor]
+    """Numbers `[B, count]` with a uniform direction on the sphere, from the states of sequences and
+    a count."""
+
     weight: Callable[[torch.Tensor], torch.Tensor]
+    """How much each pixel moves on the shortest way to a hyperplane, from the absolute values of
+    its normal."""
+
     most: Callable[[int], float]
+    """The largest distance of two images with this many numbers."""
 
 
 def _max_length(perturbation: torch.Tensor) -> torch.Tensor:
@@ -280,26 +282,29 @@ class AttackSettings:
 
 @dataclass(frozen=True)
 class Problem:
-    """Images that a model gets right, and the budget of an attack on them.
-
-    Attributes:
-        model: in evaluation mode.
-        images: float32 `[B, 3, H, W]` in [0, 1].
-        labels, keys: int64 `[B]`.
-        logits: float32 `[B, classes]` on the unchanged images.
-        epsilon: the largest length of a perturbation, in units of [0, 1] pixels.
-        norm: the norm that measures length.
-        stream: the name of this run's random sequences.
-    """
+    """Images that a model gets right, and the budget of an attack on them."""
 
     model: nn.Module
+    """In evaluation mode."""
+
     images: torch.Tensor
+    """float32 `[B, 3, H, W]` in [0, 1]."""
+
     labels: torch.Tensor
     keys: torch.Tensor
+    """`labels`, `keys`: int64 `[B]`."""
+
     logits: torch.Tensor
+    """float32 `[B, classes]` on the unchanged images."""
+
     epsilon: float
+    """The largest length of a perturbation, in units of [0, 1] pixels."""
+
     norm: Norm
+    """The norm that measures length."""
+
     stream: str
+    """The name of this run's random sequences."""
 
     def take(self, index: torch.Tensor) -> Problem:
         """Keep some of the images."""
@@ -359,34 +364,32 @@ class Problem:
 
 
 class AttackRun(NamedTuple):
-    """One pass of one attack.
-
-    Attributes:
-        name: the attack that is reported for the images that this run breaks.
-        purpose: the name of this run's random sequences; no other run has the same.
-        attack: returns a point within the budget for each image, `[B, 3, H, W]`: one that the model
-            gets wrong, if it found one.
-    """
+    """One pass of one attack."""
 
     name: str
+    """The attack that is reported for the images that this run breaks."""
+
     purpose: str
+    """The name of this run's random sequences; no other run has the same."""
+
     attack: Callable[[Problem], torch.Tensor]
+    """Returns a point within the budget for each image, `[B, 3, H, W]`: one that the model gets
+    wrong, if it found one."""
 
 
 class AttackPlan(NamedTuple):
-    """Runs in order; each attacks only the images that no earlier one has broken.
-
-    Attributes:
-        epsilon, norm: the budget; `norm` is a name in NORMS.
-        runs: returns the runs for a number of classes.
-        least_classes, instead: as in `AttackKind`.
-    """
+    """Runs in order; each attacks only the images that no earlier one has broken."""
 
     epsilon: float
     norm: str
+    """`epsilon`, `norm`: the budget; `norm` is a name in NORMS."""
+
     runs: Callable[[int], Sequence[AttackRun]]
+    """Returns the runs for a number of classes."""
+
     least_classes: int = 2
     instead: str = ""
+    """`least_classes`, `instead`: as in `AttackKind`."""
 
     @property
     def ball(self) -> Norm:

@@ -16,13 +16,10 @@ from fairweather.types.measurement import Images, Index, Shift
 
 
 class BatchShifter(Protocol):
-    """Shifts batches in other processes while earlier ones are predicted.
-
-    Attributes:
-        most: how many batches may be in progress.
-    """
+    """Shifts batches in other processes while earlier ones are predicted."""
 
     most: int
+    """How many batches may be in progress."""
 
     def start(self, batch: Images, shift: Shift, seed: int) -> Callable[[], Images]:
         """Begin to shift a batch; call the results in the same order, and each waits for its

@@ -65,15 +65,13 @@ NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" el
 
 
 class PixelFile(NamedTuple):
-    """The content of a sealed file.
-
-    Attributes:
-        images: uint8 `[readable, 3, H, W]`, a memory map; writing to it changes memory alone.
-        unreadable: the place of each image that could not be read, and the reason.
-    """
+    """The content of a sealed file."""
 
     images: torch.Tensor
+    """uint8 `[readable, 3, H, W]`, a memory map; writing to it changes memory alone."""
+
     unreadable: dict[int, str]
+    """The place of each image that could not be read, and the reason."""
 
 
 @contextmanager
@@ -188,15 +186,13 @@ NumberedImage = tuple[int, RawImage]
 
 
 class DecodingResult(NamedTuple):
-    """The result of decoding a number of items.
-
-    Attributes:
-        shape: `(readable, 3, H, W)` of the pixels in the file.
-        unreadable: the place of each item that is not in the file, and the reason.
-    """
+    """The result of decoding a number of items."""
 
     shape: tuple[int, ...]
+    """`(readable, 3, H, W)` of the pixels in the file."""
+
     unreadable: dict[int, str]
+    """The place of each item that is not in the file, and the reason."""
 
 
 def decode_images(
@@ -394,37 +390,37 @@ STRIDE = 256  # images between two reports of progress
 
 
 class CachedImages(NamedTuple):
-    """The images of a split.
-
-    Attributes:
-        images: uint8 `[readable, 3, H, W]`, memory-mapped; writing to it does not change the cache.
-        readable: bool `[N]`, which keys of the split these images have.
-        skipped: names of the other images, from the folder of the source on if they have files.
-        reason: why the first of these cannot be read.
-    """
+    """The images of a split."""
 
     images: torch.Tensor
+    """uint8 `[readable, 3, H, W]`, memory-mapped; writing to it does not change the cache."""
+
     readable: BoolArray
+    """Bool `[N]`, which keys of the split these images have."""
+
     skipped: list[str]
+    """Names of the other images, from the folder of the source on if they have files."""
+
     reason: str = ""
+    """Why the first of these cannot be read."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The images of a split and how they are decoded, which determine their file in the cache.
-
-    Attributes:
-        part: a listing and keys into it.
-        name: of the split. Splits of one file share its content, and may share their keys.
-        content: digest of the listing's files (`content_digests`).
-        square, scale: see `decode_image`.
-    """
+    """The images of a split and how they are decoded, which determine their file in the cache."""
 
     part: Subset
+    """A listing and keys into it."""
+
     name: str
+    """Of the split. Splits of one file share its content, and may share their keys."""
+
     content: str
+    """Digest of the listing's files (`content_digests`)."""
+
     square: Square | None = None
     scale: Scale | None = None
+    """`square`, `scale`: see `decode_image`."""
 
     @property
     def path(self) -> Path:

@@ -337,17 +337,16 @@ def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Grou
 
 
 class SourceGroups(NamedTuple):
-    """The groups of images that are not loaded, though a model may be trained or chosen on them.
-
-    Attributes:
-        columns: which columns say what belongs together.
-        others: the group names of training and validation images that are not needed, by split.
-        unknown: why these are not known, if they are not.
-    """
+    """The groups of images that are not loaded, though a model may be trained or chosen on them."""
 
     columns: GroupColumns
+    """Which columns say what belongs together."""
+
     others: Mapping[str, TextArray]
+    """The group names of training and validation images that are not needed, by split."""
+
     unknown: str
+    """Why these are not known, if they are not."""
 
     def compare(self, every: Mapping[str, Subset], parts: Mapping[str, Subset]) -> list[str]:
         """Say which splits share groups, those that are not loaded included.

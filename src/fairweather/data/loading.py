@@ -243,23 +243,25 @@ def check_no_copies(
 
 
 class LoadPlan(NamedTuple):
-    """What is to be loaded, known before images are decoded.
-
-    Attributes:
-        source: the images, their classes and the facts that the source gives for the provenance.
-        name: the specification of the data set, and its size if images are resized.
-        square: how images become squares.
-        entries: the images of each split in the cache, decoded or not.
-        test_images: how many there are without a limit.
-        shared_groups: sentences about groups in several splits.
-    """
+    """What is to be loaded, known before images are decoded."""
 
     source: Source
+    """The images, their classes and the facts that the source gives for the provenance."""
+
     name: str
+    """The specification of the data set, and its size if images are resized."""
+
     square: Square | None
+    """How images become squares."""
+
     entries: dict[str, Entry]
+    """The images of each split in the cache, decoded or not."""
+
     test_images: int
+    """How many there are without a limit."""
+
     shared_groups: list[str]
+    """Sentences about groups in several splits."""
 
     @property
     def images(self) -> dict[str, int]:

@@ -291,26 +291,29 @@ MEDMNIST_URL = "https://zenodo.org/records/10519652/files/{file}?download=1"
 
 
 class MedMNISTSet(NamedTuple):
-    """The facts of one set.
-
-    Attributes:
-        shows: what its images show.
-        task: as MedMNIST calls it. Each image has one class in all of these; an ordinal regression
-            is treated as a classification, as its authors do.
-        channels: 1 for gray images, 3 for RGB.
-        images: how many each split has.
-        classes: names in label order.
-        md5: by resolution, of the published file.
-        classes_are: what the classes stand for.
-    """
+    """The facts of one set."""
 
     shows: str
+    """What its images show."""
+
     task: str
+    """As MedMNIST calls it. Each image has one class in all of these; an ordinal regression is
+    treated as a classification, as its authors do."""
+
     channels: int
+    """1 for gray images, 3 for RGB."""
+
     images: Mapping[str, int]
+    """How many each split has."""
+
     classes: tuple[str, ...]
+    """Names in label order."""
+
     md5: Mapping[int, str]
+    """By resolution, of the published file."""
+
     classes_are: str
+    """What the classes stand for."""
 
     @property
     def title(self) -> str:

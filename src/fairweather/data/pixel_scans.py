@@ -91,16 +91,14 @@ Places = IntArray
 
 
 class CopyPairs(NamedTuple):
-    """Images of one split with an image of another split that is the same or looks the same.
-
-    Attributes:
-        first, second: the names of the splits.
-        places: int64 `[K, 2]`, places in the two splits; each image of `second` at most once.
-    """
+    """Images of one split with an image of another split that is the same or looks the same."""
 
     first: str
     second: str
+    """`first`, `second`: the names of the splits."""
+
     places: Places
+    """int64 `[K, 2]`, places in the two splits; each image of `second` at most once."""
 
     def line(self, splits: Mapping[str, Images], what: str) -> str:
         """Say how many images there are, and name the first pairs; `what` links the two splits."""
@@ -125,18 +123,17 @@ def image_name(images: Images, place: int) -> str:
 
 
 class Copies(NamedTuple):
-    """What `find_copies` found; only pairs of splits that share images are listed.
-
-    Attributes:
-        same: images with the same pixels.
-        similar: other images with nearly the same difference hash and gray values.
-        contrary: for each split, int64 `[K, 2]`, places of images with the same pixels and
-            different labels; each image at most once as the second.
-    """
+    """What `find_copies` found; only pairs of splits that share images are listed."""
 
     same: list[CopyPairs]
+    """Images with the same pixels."""
+
     similar: list[CopyPairs]
+    """Other images with nearly the same difference hash and gray values."""
+
     contrary: dict[str, Places]
+    """For each split, int64 `[K, 2]`, places of images with the same pixels and different labels;
+    each image at most once as the second."""
 
 
 def find_copies(splits: Mapping[str, Images]) -> Copies:

@@ -38,16 +38,15 @@ class UnreadableImageError(InputError):
 
 
 class Scale(NamedTuple):
-    """Which gray values become 0 and 255; those between are linear, those outside are cut off.
-
-    Attributes:
-        low, high: stored values; for a DICOM file, those after its rescale slope and intercept.
-        percentile: low and high are percentiles of the values of each image by itself, in [0, 100].
-    """
+    """Which gray values become 0 and 255; those between are linear, those outside are cut off."""
 
     low: float
     high: float
+    """`low`, `high`: stored values; for a DICOM file, those after its rescale slope and intercept.
+    """
+
     percentile: bool = False
+    """Low and high are percentiles of the values of each image by itself, in [0, 100]."""
 
     @classmethod
     def parse(cls, text: str) -> Scale:
@@ -274,35 +273,34 @@ Content = Path | bytes | Pixels | Image.Image
 
 
 class Square(NamedTuple):
-    """A `types.Preparation` without defaults, for processes that do not load torch.
-
-    Attributes:
-        size, resize: in pixels, `size <= resize`.
-        interpolation, fit: as in `types.Preparation`.
-    """
+    """A `types.Preparation` without defaults, for processes that do not load torch."""
 
     size: int
     resize: int
+    """`size`, `resize`: in pixels, `size <= resize`."""
+
     interpolation: str = "bilinear"
     fit: str = "crop"
+    """`interpolation`, `fit`: as in `types.Preparation`."""
 
 
 class Target(NamedTuple):
-    """The file for decoded images, and what shape they must have.
-
-    Attributes:
-        path: the file. Image number `i` starts at byte `i * bytes per image`.
-        shape: `(3, H, W)` of every image.
-        square: the argument of `decode_image`.
-        most_pixels: Pillow's `MAX_IMAGE_PIXELS` in the main process.
-        scale: the argument of `decode_image`.
-    """
+    """The file for decoded images, and what shape they must have."""
 
     path: Path
+    """The file. Image number `i` starts at byte `i * bytes per image`."""
+
     shape: tuple[int, ...]
+    """`(3, H, W)` of every image."""
+
     square: Square | None
+    """The argument of `decode_image`."""
+
     most_pixels: int | None
+    """Pillow's `MAX_IMAGE_PIXELS` in the main process."""
+
     scale: Scale | None = None
+    """The argument of `decode_image`."""
 
 
 def decode_image(content: Content, square: Square | None, scale: Scale | None = None) -> Pixels:

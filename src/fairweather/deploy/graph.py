@@ -110,18 +110,18 @@ class WeightName(NamedTuple):
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a graph.
-
-    Attributes:
-        name: of its result.
-        kind: in `OPERATIONS` or `ARITHMETIC`.
-        arguments, options: positional and by name, with `ResultName` and `WeightName` for tensors.
-    """
+    """One operation of a graph."""
 
     name: str
+    """Of its result."""
+
     kind: str
+    """In `OPERATIONS` or `ARITHMETIC`."""
+
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
+    """`arguments`, `options`: positional and by name, with `ResultName` and `WeightName` for
+    tensors."""
 
     def names(self, kind: type[ResultName | WeightName]) -> set[str]:
         """The names of the results or stored tensors that it uses."""
@@ -130,18 +130,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network: operations in order, and the names of its outputs.
-
-    Attributes:
-        operations: each uses images, weights and results of earlier ones.
-        logits: the name of the result that is float `[B, classes]`.
-        features: the name of the input of the last layer, float `[B, D]`; None if that layer is not
-            linear.
-    """
+    """A network: operations in order, and the names of its outputs."""
 
     operations: tuple[Operation, ...]
+    """Each uses images, weights and results of earlier ones."""
+
     logits: str
+    """The name of the result that is float `[B, classes]`."""
+
     features: str | None
+    """The name of the input of the last layer, float `[B, D]`; None if that layer is not linear."""
 
     def as_json(self) -> dict[str, object]:
         """The graph for a JSON file."""

@@ -43,49 +43,47 @@ Batch: TypeAlias = "torch.Tensor | npt.NDArray[np.uint8] | Sequence[PIL.Image.Im
 
 
 class GuardOutputs(NamedTuple):
-    """A network's outputs for a batch of images.
-
-    Attributes:
-        logits: float32 `[B, classes]`.
-        features: float32 `[B, D]`, the input of its last layer; None if that layer is not linear.
-    """
+    """A network's outputs for a batch of images."""
 
     logits: npt.NDArray[np.float32]
+    """float32 `[B, classes]`."""
+
     features: npt.NDArray[np.float32] | None
+    """float32 `[B, D]`, the input of its last layer; None if that layer is not linear."""
 
 
 class Answers(NamedTuple):
-    """The answers of a guard to a batch of images.
-
-    Attributes:
-        classes: the name of the most probable class of each image.
-        confidence: float64 `[B]`, its probability after temperature scaling.
-        answered: bool `[B]`; where it is false, a person should decide.
-        sets: for each image the names of the classes that it may be, at least one, the most
-            probable first.
-        probabilities: float64 `[B, classes]`, in the order of `Guard.record.classes`.
-    """
+    """The answers of a guard to a batch of images."""
 
     classes: tuple[str, ...]
+    """The name of the most probable class of each image."""
+
     confidence: npt.NDArray[np.float64]
+    """float64 `[B]`, its probability after temperature scaling."""
+
     answered: npt.NDArray[np.bool_]
+    """Bool `[B]`; where it is false, a person should decide."""
+
     sets: tuple[tuple[str, ...], ...]
+    """For each image the names of the classes that it may be, at least one, the most probable
+    first."""
+
     probabilities: npt.NDArray[np.float64]
+    """float64 `[B, classes]`, in the order of `Guard.record.classes`."""
 
 
 class Likeness(NamedTuple):
-    """Whether images look like the validation images to the model.
-
-    Attributes:
-        images: how many were compared.
-        p: probability of a difference at least this large if they were drawn like the validation
-            images; NaN if they are too few to compare.
-        features: whether the features were compared too, and not only the probabilities.
-    """
+    """Whether images look like the validation images to the model."""
 
     images: int
+    """How many were compared."""
+
     p: float
+    """Probability of a difference at least this large if they were drawn like the validation
+    images; NaN if they are too few to compare."""
+
     features: bool
+    """Whether the features were compared too, and not only the probabilities."""
 
     @property
     def unlike(self) -> bool:
@@ -116,16 +114,16 @@ class Guard:
 
     Call it with a batch: 8-bit images `[B, 3, H, W]` of the size `record.size`, as an array or a
     tensor, or a list of Pillow's images, which are prepared as the model's own were.
-
-    Attributes:
-        record: the promise, its basis, and what was kept of it under each shift.
-        see: 8-bit images `[B, 3, H, W]` to what the network says of them.
-        reference: its outputs for validation images; features only for some of them.
     """
 
     record: GuardRecord
+    """The promise, its basis, and what was kept of it under each shift."""
+
     see: Callable[[torch.Tensor], GuardOutputs]
+    """8-bit images `[B, 3, H, W]` to what the network says of them."""
+
     reference: GuardOutputs
+    """Its outputs for validation images; features only for some of them."""
 
     def __call__(self, batch: Batch) -> Answers:
         """Answer a batch of images, or defer them.

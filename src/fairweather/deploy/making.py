@@ -50,17 +50,16 @@ from fairweather.variants.scaling import fit_temperature
 
 
 class FittedPromise(NamedTuple):
-    """A fitted promise, and the validation predictions that chose its threshold, not yet scaled.
-
-    Attributes:
-        fit: the promise.
-        chosen_on: the predictions.
-        grouping: of these, if several images of one group are among them.
-    """
+    """A fitted promise, and the validation predictions that chose its threshold, not yet scaled."""
 
     fit: Fit
+    """The promise."""
+
     chosen_on: Predictions
+    """The predictions."""
+
     grouping: Grouping | None
+    """Of these, if several images of one group are among them."""
 
 
 def check_weighing(model: RunModel, weigh: str | None) -> None:

@@ -216,33 +216,32 @@ def _start(images: Images, device: str | torch.device, arithmetic: Arithmetic) -
 
 
 class KnownFeatures(NamedTuple):
-    """Known images that new images are compared with.
-
-    Attributes:
-        features: float32 `[M, D]` of known images; None if there are none to compare with.
-    """
+    """Known images that new images are compared with."""
 
     features: npt.NDArray[np.float32] | None = None
+    """float32 `[M, D]` of known images; None if there are none to compare with."""
 
 
 class Predictor(NamedTuple):
-    """A model that predicts, and what is done with its logits.
-
-    Attributes:
-        model: float images in [0, 1] to logits.
-        fitted: how its logits are changed.
-        known: if given, the scores of `OOD_SCORES` are computed too, from the changed logits.
-        adapts: whether it adapts to the images, so that it has an order and batches of its own.
-        keeps_logits: keep the logits of any number of classes.
-        task: what is stored of the changed logits.
-    """
+    """A model that predicts, and what is done with its logits."""
 
     model: nn.Module
+    """Float images in [0, 1] to logits."""
+
     fitted: FittedParameters = NOTHING_FITTED
+    """How its logits are changed."""
+
     known: KnownFeatures | None = None
+    """If given, the scores of `OOD_SCORES` are computed too, from the changed logits."""
+
     adapts: bool = False
+    """Whether it adapts to the images, so that it has an order and batches of its own."""
+
     keeps_logits: bool = False
+    """Keep the logits of any number of classes."""
+
     task: Task = CLASSIFICATION_TASK
+    """What is stored of the changed logits."""
 
     def make_columns(
         self, images: Images, outputs: np.ndarray, features: npt.NDArray[np.float32] | None
@@ -433,16 +432,14 @@ def join_predictions(parts: Sequence[P]) -> P:
 
 
 class NetworkOutputs(NamedTuple):
-    """What a network says about images.
-
-    Attributes:
-        logits: float32 `[N, classes]`.
-        features: float32 `[N, D]`, what its last layer sees; None if that is not a linear layer, as
-            in a network that ends with a convolution, or in an ONNX graph.
-    """
+    """What a network says about images."""
 
     logits: npt.NDArray[np.float32]
+    """float32 `[N, classes]`."""
+
     features: npt.NDArray[np.float32] | None
+    """float32 `[N, D]`, what its last layer sees; None if that is not a linear layer, as in a
+    network that ends with a convolution, or in an ONNX graph."""
 
 
 def compute_outputs(

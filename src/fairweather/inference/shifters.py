@@ -33,21 +33,22 @@ SLOTS = 2  # batches of each shifter: one in progress, and one that waits
 
 
 class ShiftOrder(FrozenRecord):
-    """A batch to be shifted.
-
-    Attributes:
-        offset: where its pixels are in the shared memory, in bytes.
-        shape: of the pixels, `[B, 3, H, W]`.
-        keys: key of each image.
-        shift: id of the shift.
-        seed: seed of random shifts.
-    """
+    """A batch to be shifted."""
 
     offset: int
+    """Where its pixels are in the shared memory, in bytes."""
+
     shape: tuple[int, int, int, int]
+    """Of the pixels, `[B, 3, H, W]`."""
+
     keys: tuple[int, ...]
+    """Key of each image."""
+
     shift: str
+    """Id of the shift."""
+
     seed: int
+    """Seed of random shifts."""
 
     @property
     def size(self) -> int:

@@ -47,20 +47,20 @@ from fairweather.types.record import (
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One of the two runs of a comparison, or some of its models.
-
-    Attributes:
-        name: the folder or FOLDER:MODEL, as the user wrote it.
-        run: the folder.
-        models: the ascending seeds of each compared model, in the order of the record. An ensemble
-            is a model of its own, `NAME+ensemble`, with the one seed `ensemble`.
-        every_model: the same for all models of the run.
-    """
+    """One of the two runs of a comparison, or some of its models."""
 
     name: str
+    """The folder or FOLDER:MODEL, as the user wrote it."""
+
     run: RunFolder
+    """The folder."""
+
     models: Mapping[str, tuple[int | str, ...]]
+    """The ascending seeds of each compared model, in the order of the record. An ensemble is a
+    model of its own, `NAME+ensemble`, with the one seed `ensemble`."""
+
     every_model: Mapping[str, tuple[int | str, ...]]
+    """The same for all models of the run."""
 
     @property
     def record(self) -> RunRecord:
@@ -123,18 +123,17 @@ class RunPair(NamedTuple):
 
 
 class SharedShifts(NamedTuple):
-    """The shifts that both runs have.
-
-    Attributes:
-        sweeps: each shift and attack, at the levels that both have.
-        only_a, only_b: ids of the cells (shifted test images) that only one run has.
-        images: `clean` for the test images; `natural/NAME` for other images, which have no shifts.
-    """
+    """The shifts that both runs have."""
 
     sweeps: tuple[SweepRecord, ...] = ()
+    """Each shift and attack, at the levels that both have."""
+
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
+    """`only_a`, `only_b`: ids of the cells (shifted test images) that only one run has."""
+
     images: str = CLEAN
+    """`clean` for the test images; `natural/NAME` for other images, which have no shifts."""
 
     @property
     def conditions(self) -> dict[ShiftLevel, str]:
@@ -314,21 +313,21 @@ class ResampledImages:
 
 
 class ModelEstimates(NamedTuple):
-    """A model's estimates, and which images it classifies correctly.
-
-    Attributes:
-        table: estimates by model, seed, shift and level.
-        correct: bool `[n, S]` by condition, in the order of `seeds`.
-        classes: a digest of the predicted classes of every seed and condition.
-        confidences: likewise, of the confidences and the losses.
-    """
+    """A model's estimates, and which images it classifies correctly."""
 
     model: str
     seeds: tuple[int | str, ...]
     table: Mapping[ScoreKey, Estimates]
+    """Estimates by model, seed, shift and level."""
+
     correct: Mapping[ShiftLevel, npt.NDArray[np.bool_]]
+    """Bool `[n, S]` by condition, in the order of `seeds`."""
+
     classes: str
+    """A digest of the predicted classes of every seed and condition."""
+
     confidences: str
+    """Likewise, of the confidences and the losses."""
 
     def shown(self, condition: ShiftLevel, metric: str) -> Estimate:
         """The estimate of the only seed, or of the mean over seeds."""

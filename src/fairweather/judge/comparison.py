@@ -75,21 +75,22 @@ LAYOUT = TableLayout(
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of a run with another run, or with published numbers.
-
-    Attributes:
-        main: a row for each number that is compared; below it, what the numbers are.
-        notes: what they do and do not show, at most a few sentences each.
-        scope: whether it is about recipes or only about trained networks; "" where a note says so.
-        robustness: effective robustness of A's models relative to B's; None if B has too few.
-        classes: the sensitivity of each class; None where logits are not stored.
-    """
+    """The comparison of a run with another run, or with published numbers."""
 
     main: TextTable
+    """A row for each number that is compared; below it, what the numbers are."""
+
     notes: Sequence[str]
+    """What they do and do not show, at most a few sentences each."""
+
     scope: str = ""
+    """Whether it is about recipes or only about trained networks; "" where a note says so."""
+
     robustness: TextTable | None = None
+    """Effective robustness of A's models relative to B's; None if B has too few."""
+
     classes: TextTable | None = None
+    """The sensitivity of each class; None where logits are not stored."""
 
     @property
     def name(self) -> str:

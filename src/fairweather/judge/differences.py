@@ -59,38 +59,44 @@ ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One metric of two models under one shift, and whether they differ.
-
-    Attributes:
-        pair: the models.
-        shift, level, metric, unit: as in scores.csv.
-        a, b: the value of each side, over its seeds.
-        difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
-        crossed: only for accuracy, with several seeds or groups of images: b − a over images and
-            seeds, with its variances; the interval is then its interval, unless nothing varies.
-        test: McNemar's exact test, for the accuracy in one cell with one seed on each side; None if
-            images come in groups.
-        p: for the accuracy in one cell, from that test or from the t-test of `crossed`, after
-            Holm's correction over all tests of the comparison; else NaN.
-        far_out: of each side with a seed far from the others a sentence, else "".
-        same_classes: the models predict the same class for every image, in every cell and seed.
-        same_confidences: likewise, with the same confidence and loss.
-    """
+    """One metric of two models under one shift, and whether they differ."""
 
     pair: ModelPair
+    """The models."""
+
     shift: str
     level: str
     metric: str
     a: SeedSummary
     b: SeedSummary
+    """`a`, `b`: the value of each side, over its seeds."""
+
     difference: Score
+    """B − a, with its 95 % interval; it also covers the seeds of a side with several."""
+
     crossed: CrossedMean | None = None
+    """Only for accuracy, with several seeds or groups of images: b − a over images and seeds, with
+    its variances; the interval is then its interval, unless nothing varies."""
+
     test: McNemar | None = None
+    """McNemar's exact test, for the accuracy in one cell with one seed on each side; None if images
+    come in groups."""
+
     p: float = math.nan
+    """For the accuracy in one cell, from that test or from the t-test of `crossed`, after Holm's
+    correction over all tests of the comparison; else NaN."""
+
     far_out: tuple[str, ...] = ()
+    """Of each side with a seed far from the others a sentence, else ""."""
+
     same_classes: bool = False
+    """The models predict the same class for every image, in every cell and seed."""
+
     same_confidences: bool = False
+    """Likewise, with the same confidence and loss."""
+
     unit: str = IMAGE
+    """`shift`, `level`, `metric`, `unit`: as in scores.csv."""
 
     @property
     def is_tested(self) -> bool:
@@ -125,18 +131,17 @@ class ComparisonRow:
 
 
 class PairEstimates(NamedTuple):
-    """Two models whose estimates are compared.
-
-    Attributes:
-        pair: the models.
-        first, second: their estimates.
-        same: whether both are variants of the same trained networks, which are paired by seed.
-    """
+    """Two models whose estimates are compared."""
 
     pair: ModelPair
+    """The models."""
+
     first: ModelEstimates
     second: ModelEstimates
+    """`first`, `second`: their estimates."""
+
     same: bool
+    """Whether both are variants of the same trained networks, which are paired by seed."""
 
     def row(self, condition: ShiftLevel, metric: str) -> ComparisonRow:
         """Compare a metric of the two."""
@@ -338,20 +343,20 @@ ROBUSTNESS_LAYOUT = TableLayout(
 
 
 class RobustnessRow(NamedTuple):
-    """A model's accuracy under a shift, and the accuracy that its clean accuracy predicts.
-
-    Attributes:
-        model: of the first side.
-        shift: as in scores.csv; the accuracy is the mean over its levels.
-        clean, shifted: accuracies, the mean over seeds.
-        effective: shifted minus expected, with its interval, which covers seeds if A has several.
-    """
+    """A model's accuracy under a shift, and the accuracy that its clean accuracy predicts."""
 
     model: str
+    """Of the first side."""
+
     shift: str
+    """As in scores.csv; the accuracy is the mean over its levels."""
+
     clean: float
     shifted: float
+    """`clean`, `shifted`: accuracies, the mean over seeds."""
+
     effective: Score
+    """Shifted minus expected, with its interval, which covers seeds if A has several."""
 
     @property
     def expected(self) -> float:

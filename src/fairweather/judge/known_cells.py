@@ -33,19 +33,19 @@ METHOD_TITLES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class UnlabelledPredictions:
-    """A model's predictions for images without labels.
-
-    Attributes:
-        predicted: int `[n]`.
-        confidence: float `[n]`.
-        logits: float32 `[n, classes]`; None where they are not stored.
-        others: int `[k, n]`, the predictions of the model's other seeds; None without other seeds.
-    """
+    """A model's predictions for images without labels."""
 
     predicted: npt.NDArray[np.int64]
+    """Int `[n]`."""
+
     confidence: npt.NDArray[np.float64]
+    """Float `[n]`."""
+
     logits: npt.NDArray[np.float32] | None
+    """float32 `[n, classes]`; None where they are not stored."""
+
     others: npt.NDArray[np.int64] | None = None
+    """Int `[k, n]`, the predictions of the model's other seeds; None without other seeds."""
 
     def __len__(self) -> int:
         return len(self.predicted)
@@ -127,27 +127,30 @@ CERTAIN = 1 - 1e-6
 
 @dataclass(frozen=True)
 class KnownCell:
-    """Images with labels: a shift at a level.
-
-    Attributes:
-        shift, level: as in scores.csv.
-        title: for people.
-        accuracy, images: of the model.
-        estimates: float64 `[methods]`, what each method says.
-        spreads: float64 `[methods]`; see `PastErrors`.
-        cloud: what the model says of them.
-        digest: of the confidences; it shows that two names mean the same change.
-    """
+    """Images with labels: a shift at a level."""
 
     shift: str
     level: str
+    """`shift`, `level`: as in scores.csv."""
+
     title: str
+    """For people."""
+
     accuracy: float
     images: int
+    """`accuracy`, `images`: of the model."""
+
     estimates: FloatArray
+    """float64 `[methods]`, what each method says."""
+
     spreads: FloatArray
+    """float64 `[methods]`; see `PastErrors`."""
+
     cloud: Cloud
+    """What the model says of them."""
+
     digest: bytes
+    """Of the confidences; it shows that two names mean the same change."""
 
     @property
     def kind(self) -> str:

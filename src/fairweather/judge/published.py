@@ -36,43 +36,47 @@ from fairweather.types.record import CLEAN, MEAN, NO_LEVEL, SCORES, FrozenRecord
 
 
 class PublishedModel(FrozenRecord):
-    """A published model.
-
-    Attributes:
-        title: as published.
-        run: its run file, without the suffix, if there is one.
-        note: what a reader has to know about it; may be empty.
-        training: the published settings, with the keys of a study's model and its recipe.
-    """
+    """A published model."""
 
     title: str
+    """As published."""
+
     run: str | None = None
+    """Its run file, without the suffix, if there is one."""
+
     note: str = ""
+    """What a reader has to know about it; may be empty."""
+
     training: dict[str, JsonValue]
+    """The published settings, with the keys of a study's model and its recipe."""
 
 
 class PublishedFacts(FrozenRecord):
-    """What NAME.yaml says about a study.
-
-    Attributes:
-        title: of the study.
-        data: the data set's name, without resolution.
-        classes: how many classes it has.
-        size: height and width of the images; None if they were not published.
-        test_images: their number; None if it was not published.
-        note: what a reader has to know.
-        training: the settings of every model.
-        models: by their keys in this package's study.
-    """
+    """What NAME.yaml says about a study."""
 
     title: str
+    """Of the study."""
+
     data: str
+    """The data set's name, without resolution."""
+
     classes: int
+    """How many classes it has."""
+
     size: tuple[int, int] | None
+    """Height and width of the images; None if they were not published."""
+
     test_images: int | None
+    """Their number; None if it was not published."""
+
     note: str
+    """What a reader has to know."""
+
     training: dict[str, JsonValue]
+    """The settings of every model."""
+
     models: dict[str, PublishedModel]
+    """By their keys in this package's study."""
 
 
 class _ReferenceFacts(FrozenRecord):
@@ -95,20 +99,19 @@ class PublishedNumber(NamedTuple):
 
 
 class PublishedStudy(PublishedFacts):
-    """What was published about one data set.
-
-    Attributes:
-        name: of the study.
-        shifts: the title of each shift, clean first.
-        numbers: model, shift, level, cell, metric, value, decimals, source; several rows for a
-            number that is both in a run file and in a table.
-    """
+    """What was published about one data set."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     name: str
+    """Of the study."""
+
     shifts: dict[str, str]
+    """The title of each shift, clean first."""
+
     numbers: pd.DataFrame
+    """Model, shift, level, cell, metric, value, decimals, source; several rows for a number that is
+    both in a run file and in a table."""
 
     def cells(self, shift: str) -> dict[str, str]:
         """Give the id of each shifted test set of a shift by its level, ascending."""
@@ -253,19 +256,19 @@ def read_published_comparison(
 
 @dataclass(frozen=True)
 class PublishedPair:
-    """A published number and the number of the run.
-
-    Attributes:
-        published: the number, what was measured, and its source.
-        model: the run's name of the published model.
-        standard_error: binomial, for a published share of a known number of images; else NaN.
-        measured: None if the run did not measure it.
-    """
+    """A published number and the number of the run."""
 
     published: PublishedNumber
+    """The number, what was measured, and its source."""
+
     model: str
+    """The run's name of the published model."""
+
     standard_error: float
+    """Binomial, for a published share of a known number of images; else NaN."""
+
     measured: Score | None
+    """None if the run did not measure it."""
 
     @property
     def difference(self) -> float:
@@ -281,16 +284,14 @@ class PublishedPair:
 
 @dataclass(frozen=True)
 class MatchedStudy:
-    """A run beside a published study.
-
-    Attributes:
-        contents, study: the two.
-        names: the run's name of each published model that it has.
-    """
+    """A run beside a published study."""
 
     contents: Contents
     study: PublishedStudy
+    """`contents`, `study`: the two."""
+
     names: Mapping[str, str]
+    """The run's name of each published model that it has."""
 
     @cached_property
     def pairs(self) -> list[PublishedPair]:

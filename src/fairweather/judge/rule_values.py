@@ -70,23 +70,24 @@ _CLEAN_CELL = ShiftLevel(CLEAN, NO_LEVEL)
 
 @dataclass(frozen=True)
 class RuleCase:
-    """A rule applied to one model under one condition.
-
-    Attributes:
-        run, rule, model: which run, rule and model.
-        condition: the shift and level.
-        rows: the scores of the model.
-        left_out: by variant, the cells of the rule that the variant does not have.
-        groups: the number of groups of the images of the rule, by the name of these images.
-    """
+    """A rule applied to one model under one condition."""
 
     run: RunFolder
     rule: Rule
     model: str
+    """`run`, `rule`, `model`: which run, rule and model."""
+
     condition: ShiftLevel
+    """The shift and level."""
+
     rows: ModelScores
+    """The scores of the model."""
+
     left_out: Mapping[str, Sequence[str]]
+    """By variant, the cells of the rule that the variant does not have."""
+
     groups: Mapping[str, int]
+    """The number of groups of the images of the rule, by the name of these images."""
 
     def __str__(self) -> str:
         return f"{self.rule.scored} of {self.model} for {self.cell}"

@@ -45,16 +45,6 @@ _RULE = re.compile(
 class Rule:
     """One rule. `str(rule)` can be read again by `read_rules`.
 
-    Attributes:
-        model: the model; None for every model of a run.
-        metric: the metric's name in scores.csv.
-        cell: the images: `clean`, a shift, `SHIFT=LEVEL`, `SHIFT@worst`, `all` or `*`.
-        change: `drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value.
-        operator: one of `OPERATORS`.
-        number: the limit as it was written, possibly with a percent sign.
-        subject: what the metric is of, such as `class=malignant`, `site=B`, `worst site` or
-            `class=malignant|site=B`; "" for all that the cell has.
-
     >>> print(Rule(None, "accuracy", "brightness_factor", "drop", "<=", "5%"))
     accuracy[brightness_factor] drop <= 5%
     >>> print(Rule("basic", "sensitivity", "clean", "", ">=", "0.9", "class=malignant"))
@@ -62,12 +52,26 @@ class Rule:
     """
 
     model: str | None
+    """The model; None for every model of a run."""
+
     metric: str
+    """The metric's name in scores.csv."""
+
     cell: str
+    """The images: `clean`, a shift, `SHIFT=LEVEL`, `SHIFT@worst`, `all` or `*`."""
+
     change: str
+    """`drop` is clean minus shifted, `rise` is shifted minus clean, "" is the value."""
+
     operator: str
+    """One of `OPERATORS`."""
+
     number: str
+    """The limit as it was written, possibly with a percent sign."""
+
     subject: str = ""
+    """What the metric is of, such as `class=malignant`, `site=B`, `worst site` or
+    `class=malignant|site=B`; "" for all that the cell has."""
 
     def __str__(self) -> str:
         model = f"{self.model}: " if self.model else ""

@@ -46,30 +46,32 @@ Basis = Literal["interval", "value"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a rule for one model and one cell.
-
-    Attributes:
-        rule: the rule as it was read.
-        model, cell: the model and the cell that the rule was checked for.
-        value, low, high, n: the metric, or its drop or rise, with the 95 % interval and the number
-            of images.
-        basis: what was compared with the limit: the worse end of the interval, or the value.
-        left_out: by variant, the cells of the rule that the variant does not have; the rule was not
-            checked there.
-        groups: where images belong together, how many groups the images of the rule come in,
-            by the name of the slice, or of the test set.
-    """
+    """The result of a rule for one model and one cell."""
 
     rule: Rule
+    """The rule as it was read."""
+
     model: str
     cell: str
+    """`model`, `cell`: the model and the cell that the rule was checked for."""
+
     value: float
     low: float
     high: float
     n: int
+    """`value`, `low`, `high`, `n`: the metric, or its drop or rise, with the 95 % interval and the
+    number of images."""
+
     basis: Basis
+    """What was compared with the limit: the worse end of the interval, or the value."""
+
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By variant, the cells of the rule that the variant does not have; the rule was not checked
+    there."""
+
     groups: Mapping[str, int] = field(default_factory=dict)
+    """Where images belong together, how many groups the images of the rule come in, by the name of
+    the slice, or of the test set."""
 
     @property
     def name(self) -> str:

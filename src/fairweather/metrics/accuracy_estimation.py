@@ -98,37 +98,36 @@ def agreement_shares(predicted: ArrayLike, others: ArrayLike) -> FloatArray:
 
 
 class RangeCheck(NamedTuple):
-    """How often ranges held the truth under shifts that they were made without.
-
-    Attributes:
-        held: cells whose accuracy was in the range.
-        told: cells for which there was a range.
-        refused: cells for which it could not be told.
-    """
+    """How often ranges held the truth under shifts that they were made without."""
 
     held: int
+    """Cells whose accuracy was in the range."""
+
     told: int
+    """Cells for which there was a range."""
+
     refused: int
+    """Cells for which it could not be told."""
 
 
 class AccuracyRange(NamedTuple):
-    """What the accuracy may be, from an estimate and past errors.
-
-    Attributes:
-        method: the position of the method.
-        value: its estimate, in [0, 1] and in the range.
-        low, high: from the largest and the smallest past error; in [0, 1]. `high` is None where the
-            range is one-sided.
-        shifts, cells: how many shifts, and levels of these, the errors come from; clean images are
-            none.
-    """
+    """What the accuracy may be, from an estimate and past errors."""
 
     method: int
+    """The position of the method."""
+
     value: float
+    """Its estimate, in [0, 1] and in the range."""
+
     low: float
     high: float | None
+    """`low`, `high`: from the largest and the smallest past error; in [0, 1]. `high` is None where
+    the range is one-sided."""
+
     shifts: int
     cells: int
+    """`shifts`, `cells`: how many shifts, and levels of these, the errors come from; clean images
+    are none."""
 
     @property
     def is_too_wide(self) -> bool:
@@ -142,27 +141,28 @@ class AccuracyRange(NamedTuple):
 
 @dataclass(frozen=True)
 class PastErrors:
-    """How wrong each method was on images with labels, in cells: levels of shifts.
-
-    Attributes:
-        shift: int64 `[cells]`, the number of each cell's shift; `UNCHANGED` for clean images, whose
-            errors count, but not as those of a shift.
-        errors: float64 `[cells, methods]`, estimate minus accuracy.
-        spreads: float64 `[cells, methods]`, the standard deviation, over images, of what each adds
-            to that error.
-        distance, distance_error: float64 `[cells]`, how far the model's answers are from those for
-            validation images, and the standard error of that.
-        between, between_error: float64 `[cells, cells]`, how far they are from those in each other
-            cell.
-    """
+    """How wrong each method was on images with labels, in cells: levels of shifts."""
 
     shift: IntArray
+    """int64 `[cells]`, the number of each cell's shift; `UNCHANGED` for clean images, whose errors
+    count, but not as those of a shift."""
+
     errors: FloatArray
+    """float64 `[cells, methods]`, estimate minus accuracy."""
+
     spreads: FloatArray
+    """float64 `[cells, methods]`, the standard deviation, over images, of what each adds to that
+    error."""
+
     distance: FloatArray
     distance_error: FloatArray
+    """`distance`, `distance_error`: float64 `[cells]`, how far the model's answers are from those
+    for validation images, and the standard error of that."""
+
     between: FloatArray
     between_error: FloatArray
+    """`between`, `between_error`: float64 `[cells, cells]`, how far they are from those in each
+    other cell."""
 
     @cached_property
     def shifts(self) -> IntArray:

@@ -133,45 +133,46 @@ class BinSums(NamedTuple):
 
 
 class ReliabilityBins(NamedTuple):
-    """A reliability diagram, one entry per bin, float64 `[bins]`; an empty bin's means are NaN.
-
-    Attributes:
-        lower, upper: for equal-width bins, the edges of the bin (lower excluded, upper included);
-            for equal-mass bins, the smallest and the largest confidence in the bin.
-        images: the number of images in the bin.
-        confidence: their mean confidence.
-        accuracy: the share of them that is classified correctly.
-        accuracy_low, accuracy_high: the exact 95 % interval of `accuracy`.
-    """
+    """A reliability diagram, one entry per bin, float64 `[bins]`; an empty bin's means are NaN."""
 
     lower: FloatArray
     upper: FloatArray
+    """`lower`, `upper`: for equal-width bins, the edges of the bin (lower excluded, upper
+    included); for equal-mass bins, the smallest and the largest confidence in the bin."""
+
     images: FloatArray
+    """The number of images in the bin."""
+
     confidence: FloatArray
+    """Their mean confidence."""
+
     accuracy: FloatArray
+    """The share of them that is classified correctly."""
+
     accuracy_low: FloatArray
     accuracy_high: FloatArray
+    """`accuracy_low`, `accuracy_high`: the exact 95 % interval of `accuracy`."""
 
 
 class BrierDecomposition(NamedTuple):
-    """The parts of the Brier score of (confidence, correct); each a float, or float64 `[B]`.
-
-    Attributes:
-        reliability: mean squared gap between a bin's accuracy and confidence, in [0, 1]; the square
-            of `rms_calibration_error`. Lower is better.
-        resolution: mean squared distance of a bin's accuracy from the overall accuracy, in
-            [0, 0.25]. Higher is better: confidence separates right answers from wrong ones.
-        uncertainty: variance of `correct`, accuracy times (1 - accuracy), in [0, 0.25].
-        within_bin_variance: mean variance of confidence within the bins, in [0, 0.25].
-        within_bin_covariance: twice the mean covariance of confidence and `correct` within the
-            bins, in [-0.5, 0.5].
-    """
+    """The parts of the Brier score of (confidence, correct); each a float, or float64 `[B]`."""
 
     reliability: Result
+    """Mean squared gap between a bin's accuracy and confidence, in [0, 1]; the square of
+    `rms_calibration_error`. Lower is better."""
+
     resolution: Result
+    """Mean squared distance of a bin's accuracy from the overall accuracy, in [0, 0.25]. Higher is
+    better: confidence separates right answers from wrong ones."""
+
     uncertainty: Result
+    """Variance of `correct`, accuracy times (1 - accuracy), in [0, 0.25]."""
+
     within_bin_variance: Result
+    """Mean variance of confidence within the bins, in [0, 0.25]."""
+
     within_bin_covariance: Result
+    """Twice the mean covariance of confidence and `correct` within the bins, in [-0.5, 0.5]."""
 
     @property
     def remainder(self) -> Result:
@@ -507,20 +508,20 @@ SUM_TOLERANCE = 0.01
 
 
 class ClassBins(NamedTuple):
-    """The probabilities above the lowest bin of classes that are not the label.
-
-    Attributes:
-        images: int64 `[entries]`, the image of each entry; entries are sorted by class and bin.
-        probability: float64 `[entries]`, or float32 where that is precise enough.
-        starts: int64 `[non-empty bins]`, where the entries of each bin begin.
-        bins: int64 `[non-empty bins]`, the number of each bin: class * (bins - 1) + the bin's
-            number, counted from the bin above the lowest.
-    """
+    """The probabilities above the lowest bin of classes that are not the label."""
 
     images: IntArray
+    """int64 `[entries]`, the image of each entry; entries are sorted by class and bin."""
+
     probability: NDArray[np.floating]
+    """float64 `[entries]`, or float32 where that is precise enough."""
+
     starts: IntArray
+    """int64 `[non-empty bins]`, where the entries of each bin begin."""
+
     bins: IntArray
+    """int64 `[non-empty bins]`, the number of each bin: class * (bins - 1) + the bin's number,
+    counted from the bin above the lowest."""
 
 
 def classwise_calibration_error(

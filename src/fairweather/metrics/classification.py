@@ -263,21 +263,22 @@ class ClassCounts(NamedTuple):
     Every number is NaN where it would divide by 0: the sensitivity of a class without images, the
     positive predictive value (PPV) of a class that is never called.
 
-    Attributes:
-        hits: images of the class that are called so, float64 `[classes, B]`.
-        images: images of the class, `[classes, B]`.
-        called: images that are called so, `[classes, B]`.
-        total: all images, `[B]`.
-
     >>> counts = class_counts([0, 0, 1, 1], [0, 0, 0, 1], classes=3)
     >>> counts.sensitivity.ravel().round(2), counts.ppv.ravel()
     (array([0.67, 1.  ,  nan]), array([1. , 0.5, nan]))
     """
 
     hits: FloatArray
+    """Images of the class that are called so, float64 `[classes, B]`."""
+
     images: FloatArray
+    """Images of the class, `[classes, B]`."""
+
     called: FloatArray
+    """Images that are called so, `[classes, B]`."""
+
     total: FloatArray
+    """All images, `[B]`."""
 
     @property
     def sensitivity(self) -> FloatArray:
@@ -332,19 +333,19 @@ class ClassCounts(NamedTuple):
 
 
 class CallShare(NamedTuple):
-    """A share of images that says how right the calls of a class are.
-
-    Attributes:
-        value: from the counts to `[classes, B]`.
-        whole: how many images it is a share of; for F1, those of the class or called so.
-        among: whose images these are: of the label, of the call, or all others; for F1, the first.
-        bent: is it 2x / (1 + x) of a share x, as F1.
-    """
+    """A share of images that says how right the calls of a class are."""
 
     value: Callable[[ClassCounts], FloatArray]
+    """From the counts to `[classes, B]`."""
+
     whole: Callable[[ClassCounts], FloatArray]
+    """How many images it is a share of; for F1, those of the class or called so."""
+
     among: Literal["label", "call", "others"]
+    """Whose images these are: of the label, of the call, or all others; for F1, the first."""
+
     bent: bool = False
+    """Is it 2x / (1 + x) of a share x, as F1."""
 
 
 SENSITIVITY = CallShare(lambda c: c.sensitivity, lambda c: c.images, "label")

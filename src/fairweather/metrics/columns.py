@@ -206,21 +206,22 @@ def nanmean(values: FloatArray) -> FloatArray:
 
 
 class PerImage(NamedTuple):
-    """The columns that are computed from each image's logits.
-
-    Attributes:
-        predicted: int64 `[n]`, the class with the largest logit (the first one if there are ties).
-        confidence: float64 `[n]`, the largest probability.
-        top5_correct: bool `[n]`: are fewer than five logits greater than the label's.
-        nll: float64 `[n]`, minus the log of the label's probability, in nats.
-        brier: float64 `[n]`, squared distance of the probabilities to the one-hot label, in [0, 2].
-    """
+    """The columns that are computed from each image's logits."""
 
     predicted: IntArray
+    """int64 `[n]`, the class with the largest logit (the first one if there are ties)."""
+
     confidence: FloatArray
+    """float64 `[n]`, the largest probability."""
+
     top5_correct: BoolArray
+    """Bool `[n]`: are fewer than five logits greater than the label's."""
+
     nll: FloatArray
+    """float64 `[n]`, minus the log of the label's probability, in nats."""
+
     brier: FloatArray
+    """float64 `[n]`, squared distance of the probabilities to the one-hot label, in [0, 2]."""
 
 
 def softmax(logits: ArrayLike) -> FloatArray:
@@ -372,36 +373,35 @@ NO_PLACES: IntArray = np.empty(0, dtype=np.int64)
 
 
 class ConfidenceOrder(NamedTuple):
-    """Images in order of confidence, the least confident first.
-
-    Attributes:
-        images: int64 `[n]`, the position of each image in the columns.
-        confidence: float64 `[n]`, ascending.
-        wrong: bool `[n]`.
-        start, stop: int64 `[n]`, where the images with the same confidence begin and end.
-        groups: int64 `[groups + 1]`, where groups of neighbouring confidences begin and end. Images
-            with equal confidence are always in one group.
-    """
+    """Images in order of confidence, the least confident first."""
 
     images: IntArray
+    """int64 `[n]`, the position of each image in the columns."""
+
     confidence: FloatArray
+    """float64 `[n]`, ascending."""
+
     wrong: BoolArray
+    """Bool `[n]`."""
+
     start: IntArray
     stop: IntArray
+    """`start`, `stop`: int64 `[n]`, where the images with the same confidence begin and end."""
+
     groups: IntArray
+    """int64 `[groups + 1]`, where groups of neighbouring confidences begin and end. Images with
+    equal confidence are always in one group."""
 
 
 class LevelSums(NamedTuple):
     """Counts of images below each level of confidence, and of all images; one row per resample.
 
     A level is a confidence, or a group of neighbouring ones; levels are ascending.
-
-    Attributes:
-        images, wrong: float64 `[B, levels + 1]`.
     """
 
     images: FloatArray
     wrong: FloatArray
+    """`images`, `wrong`: float64 `[B, levels + 1]`."""
 
     @property
     def answered(self) -> FloatArray:

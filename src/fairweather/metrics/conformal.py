@@ -203,15 +203,13 @@ def prediction_sets(
 
 
 class SetColumns(NamedTuple):
-    """What is kept of the sets of images.
-
-    Attributes:
-        set_size: int64 `[n]`, the number of classes in the set of each image.
-        covered: bool `[n]`, whether its label is among them.
-    """
+    """What is kept of the sets of images."""
 
     set_size: IntArray
+    """int64 `[n]`, the number of classes in the set of each image."""
+
     covered: BoolArray
+    """Bool `[n]`, whether its label is among them."""
 
 
 def set_columns(
@@ -229,18 +227,17 @@ def set_columns(
 
 
 class CalibrationDraw(NamedTuple):
-    """The calibration images behind one threshold, from which follows how the coverage varies.
-
-    Attributes:
-        images: how many there are; all are drawn independently.
-        covered: how many of them have their label in their set. Without ties it is the rank of the
-            threshold.
-        label: the class that the threshold is for; None for all classes.
-    """
+    """The calibration images behind one threshold, from which follows how the coverage varies."""
 
     images: int
+    """How many there are; all are drawn independently."""
+
     covered: int
+    """How many of them have their label in their set. Without ties it is the rank of the threshold.
+    """
+
     label: int | None = None
+    """The class that the threshold is for; None for all classes."""
 
 
 def coverage_deviations(

@@ -128,33 +128,32 @@ def _normalise(features: ArrayLike, name: str) -> FloatArray:
 
 
 class OodInputs(NamedTuple):
-    """What a network says about some images, and what it says about known ones.
-
-    Attributes:
-        logits: float `[n, classes]`.
-        features: float `[n, D]`, what its last layer sees; None if that is not linear.
-        known: float `[m, D]`, the same of known images; None if there are none.
-    """
+    """What a network says about some images, and what it says about known ones."""
 
     logits: ArrayLike
+    """Float `[n, classes]`."""
+
     features: ArrayLike | None = None
+    """Float `[n, D]`, what its last layer sees; None if that is not linear."""
+
     known: ArrayLike | None = None
+    """Float `[m, D]`, the same of known images; None if there are none."""
 
 
 class OodScore(NamedTuple):
-    """A row of `OOD_SCORES`.
-
-    Attributes:
-        label: what it is called in tables.
-        compute: gives the score of each image; None where it needs features and there are none.
-        larger_if_known: whether it is larger for known images.
-        of_raw_logits: whether it says nothing of logits that are the logarithms of probabilities.
-    """
+    """A row of `OOD_SCORES`."""
 
     label: str
+    """What it is called in tables."""
+
     compute: Callable[[OodInputs], FloatArray | None]
+    """Gives the score of each image; None where it needs features and there are none."""
+
     larger_if_known: bool
+    """Whether it is larger for known images."""
+
     of_raw_logits: bool
+    """Whether it says nothing of logits that are the logarithms of probabilities."""
 
     def as_confidence(self, score: ArrayLike) -> FloatArray:
         """The score with the sign that makes it larger for known images."""
@@ -395,18 +394,17 @@ def _resample_levels(levels: LevelSums, resamples: int, seed: int) -> LevelSums:
 
 @dataclass(frozen=True)
 class DetectionMetric(MetricRow):
-    """A metric of the confidence on known images and on those of another set.
-
-    Attributes:
-        evaluate: from the levels of confidence, on which known images count as right and the others
-            as wrong, to `[B]`.
-        what: its label where another score takes the place of the confidence.
-        of_others: is it a share of the other images.
-    """
+    """A metric of the confidence on known images and on those of another set."""
 
     evaluate: Callable[[LevelSums], FloatArray]
+    """From the levels of confidence, on which known images count as right and the others as wrong,
+    to `[B]`."""
+
     what: str
+    """Its label where another score takes the place of the confidence."""
+
     of_others: bool = False
+    """Is it a share of the other images."""
 
 
 DETECTION_METRICS: dict[str, DetectionMetric] = index_by_name(

@@ -45,16 +45,13 @@ NUMBERS_AT_ONCE = 2**20  # counts by group and by point of a curve that are in m
 class Grouping:
     """Which group each image belongs to.
 
-    Attributes:
-        numbers: int64 `[n]`, the number of each image's group, from 0 to `count` - 1; each number
-            occurs.
-
     >>> grouping = Grouping.from_names(["ann", "bob", "ann"])
     >>> grouping.numbers.tolist(), grouping.count
     ([0, 1, 0], 2)
     """
 
     numbers: IntArray
+    """int64 `[n]`, the number of each image's group, from 0 to `count` - 1; each number occurs."""
 
     def __post_init__(self) -> None:
         if (

@@ -57,19 +57,19 @@ NOTHING_HIDDEN = HiddenError()
 
 
 class Observation(NamedTuple):
-    """What a metric sees of its images.
-
-    Attributes:
-        sample: counts each image once.
-        value: of the metric.
-        worth: how many images one image is worth.
-        grouping: of the sample's images, if they belong together.
-    """
+    """What a metric sees of its images."""
 
     sample: Sample
+    """Counts each image once."""
+
     value: float
+    """Of the metric."""
+
     worth: float = 1.0
+    """How many images one image is worth."""
+
     grouping: Grouping | None = None
+    """Of the sample's images, if they belong together."""
 
     @property
     def units(self) -> float:

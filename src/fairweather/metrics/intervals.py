@@ -54,44 +54,53 @@ NOT_STRETCHED = ("difference", "basic", "bias-corrected", "centred")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value of a metric, its value on each resample of the images, and its kind of interval.
-
-    Attributes:
-        value: on the original images.
-        replicates: float64 `[B]`, on each resample; empty for an area, which has a column.
-        n: the number of images.
-        interval: which interval `to_score` computes.
-        of_seeds: for a mean over the seeds of a recipe, the estimate of each seed.
-        errors: the number of images that determine the value, for one cell as in
-            `Metric.carried_by`; for a mean over cells, their harmonic mean.
-        fewest: with fewer `errors` than this there is no interval, because no interval would be
-            reliable.
-        groups: the number of groups of the images, if whole groups were resampled; with fewer
-            than two there is no interval.
-        tests: how many intervals, of which this is one, hold together with 95 %.
-        column: of an area, what each image (sorted by label) or each group adds to it, float32
-            `[n]` or `[groups]`; see `metrics.areas`.
-        pairs: of an area, how many disjoint pairs of images it is a mean over; for a mean over
-            cells, the fewest.
-        hidden: how far the truth may lie beside what the replicates show.
-        bias: of an area, how much too high it is on average.
-        ends: the interval over images where replicates do not show it; see `Metric.search`.
-    """
+    """A value of a metric, its value on each resample of the images, and its kind of interval."""
 
     value: float
+    """On the original images."""
+
     replicates: FloatArray
+    """float64 `[B]`, on each resample; empty for an area, which has a column."""
+
     n: int
+    """The number of images."""
+
     interval: IntervalKind = "percentile"
+    """Which interval `to_score` computes."""
+
     of_seeds: tuple[Estimate, ...] = ()
+    """For a mean over the seeds of a recipe, the estimate of each seed."""
+
     errors: float = np.inf
+    """The number of images that determine the value, for one cell as in `Metric.carried_by`; for a
+    mean over cells, their harmonic mean."""
+
     fewest: int = 0
+    """With fewer `errors` than this there is no interval, because no interval would be reliable."""
+
     groups: int | None = None
+    """The number of groups of the images, if whole groups were resampled; with fewer than two there
+    is no interval."""
+
     tests: int = 1
+    """How many intervals, of which this is one, hold together with 95 %."""
+
     column: NDArray[np.float32] | None = None
+    """Of an area, what each image (sorted by label) or each group adds to it, float32 `[n]` or
+    `[groups]`; see `metrics.areas`."""
+
     pairs: float = np.inf
+    """Of an area, how many disjoint pairs of images it is a mean over; for a mean over cells, the
+    fewest."""
+
     bias: float = 0.0
+    """Of an area, how much too high it is on average."""
+
     hidden: HiddenError = NOTHING_HIDDEN
+    """How far the truth may lie beside what the replicates show."""
+
     ends: Ends = (np.nan, np.nan)
+    """The interval over images where replicates do not show it; see `Metric.search`."""
 
     @property
     def draws(self) -> NDArray[np.floating]:
@@ -145,16 +154,14 @@ class Estimate:
 
 
 class ImageInterval(NamedTuple):
-    """An interval over images for a value.
-
-    Attributes:
-        low, high: the ends.
-        centre: the value minus its known bias.
-    """
+    """An interval over images for a value."""
 
     low: float
     centre: float
+    """The value minus its known bias."""
+
     high: float
+    """`low`, `high`: the ends."""
 
 
 def evaluate_metrics(

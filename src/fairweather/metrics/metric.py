@@ -67,25 +67,28 @@ FEWEST_OF_AREAS = 30
 
 @dataclass(frozen=True)
 class Accepts:
-    """What a metric can be computed from.
-
-    Attributes:
-        kind: which predictions: of which labels, outputs and units.
-        ordered: does it need classes in an order, such as grades.
-        classes: the smallest number of classes for which it is meaningful.
-        logits: does it need logits, which are not stored for more than 100 classes.
-        sets: does it need prediction sets, which only conformal variants have.
-        fitted: does it need thresholds from validation images; see `fit_on`.
-        fractions: may images count in fractions, as under other class priors.
-    """
+    """What a metric can be computed from."""
 
     kind: TaskKind = Predictions.kind
+    """Which predictions: of which labels, outputs and units."""
+
     ordered: bool = False
+    """Does it need classes in an order, such as grades."""
+
     classes: int = 1
+    """The smallest number of classes for which it is meaningful."""
+
     logits: bool = False
+    """Does it need logits, which are not stored for more than 100 classes."""
+
     sets: bool = False
+    """Does it need prediction sets, which only conformal variants have."""
+
     fitted: bool = False
+    """Does it need thresholds from validation images; see `fit_on`."""
+
     fractions: bool = False
+    """May images count in fractions, as under other class priors."""
 
     def explain_absence(
         self, predictions: Predictions, fitted: FittedThresholds | None = None
@@ -111,32 +114,37 @@ class Accepts:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """What is known of a metric without computing it.
-
-    Attributes:
-        name: the name in scores.csv; it contains all settings that the value depends on.
-        label: the name in the headers of tables.
-        formula: what it is, for readers. The sums and means are over the test images, or over the
-            bins m, which hold n_m of the n images with mean confidence conf_m and accuracy acc_m.
-        higher_is_better: None if the best value is inside the bounds, or if no value is better.
-        bounds: the smallest and largest possible value.
-        unit: "" for a plain number; "%" for a share that is shown as a percentage, and whose bounds
-            are still 0 and 1.
-        interval: the kind of its 95 % interval; see `to_score`.
-        accepts: what it can be computed from.
-        long_label: what it is called where its label does not say enough, down to bins and norm.
-    """
+    """What is known of a metric without computing it."""
 
     name: str
+    """The name in scores.csv; it contains all settings that the value depends on."""
+
     label: str
+    """The name in the headers of tables."""
+
     formula: str
+    """What it is, for readers. The sums and means are over the test images, or over the bins m,
+    which hold n_m of the n images with mean confidence conf_m and accuracy acc_m."""
+
     _: KW_ONLY
     higher_is_better: bool | None
+    """None if the best value is inside the bounds, or if no value is better."""
+
     bounds: Ends = (0.0, 1.0)
+    """The smallest and largest possible value."""
+
     unit: str = ""
+    """"" for a plain number; "%" for a share that is shown as a percentage, and whose bounds are
+    still 0 and 1."""
+
     interval: IntervalKind = "percentile"
+    """The kind of its 95 % interval; see `to_score`."""
+
     accepts: Accepts = Accepts()
+    """What it can be computed from."""
+
     long_label: str = ""
+    """What it is called where its label does not say enough, down to bins and norm."""
 
     @property
     def title(self) -> str:
@@ -146,37 +154,43 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Metric(MetricRow):
-    """A metric of one cell: one row of `METRICS`.
-
-    Attributes:
-        evaluate: computes `[B]` values from a `Sample` of B resamples.
-        alias_of: the name of the row that this row repeats.
-        shown: 0 where all metrics are listed; 1 also where runs are compared; 2 also in the tables
-            and charts of each shift, and to trackers.
-        carried_by: which images determine how precise the value is: the wrong ones, the rarer of
-            right and wrong ones, or those in the non-empty bin with the fewest images.
-        fewest: with fewer such images there is no interval; see `Estimate`.
-        extra_deviations: deviations `[B]` that are added to the values of resamples, for what the
-            interval covers beside other images; None for nothing.
-        column: of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric
-            that is computed on resamples.
-        hidden_error: how far the truth may lie beside what resamples show.
-        bias: of an area, how much too high it is on average.
-        search: the interval of a cell over images, from predictions, groups and weights, if the
-            value is found by a search, which resamples would repeat; NaN for the other metrics.
-    """
+    """A metric of one cell: one row of `METRICS`."""
 
     evaluate: Evaluate
+    """Computes `[B]` values from a `Sample` of B resamples."""
+
     _: KW_ONLY
     alias_of: str | None = None
+    """The name of the row that this row repeats."""
+
     shown: Literal[0, 1, 2] = 0
+    """0 where all metrics are listed; 1 also where runs are compared; 2 also in the tables and
+    charts of each shift, and to trackers."""
+
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
+    """Which images determine how precise the value is: the wrong ones, the rarer of right and wrong
+    ones, or those in the non-empty bin with the fewest images."""
+
     fewest: int = 0
+    """With fewer such images there is no interval; see `Estimate`."""
+
     extra_deviations: Callable[[PreparedCell, int], FloatArray] | None = None
+    """Deviations `[B]` that are added to the values of resamples, for what the interval covers
+    beside other images; None for nothing."""
+
     column: Callable[[PreparedCell], FloatArray] | None = None
+    """Of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric that is
+    computed on resamples."""
+
     hidden_error: HiddenErrorFunction = lambda _: NOTHING_HIDDEN
+    """How far the truth may lie beside what resamples show."""
+
     bias: Callable[[PreparedCell], float] = lambda _: 0.0
+    """Of an area, how much too high it is on average."""
+
     search: Search = lambda *_: (np.nan, np.nan)
+    """The interval of a cell over images, from predictions, groups and weights, if the value is
+    found by a search, which resamples would repeat; NaN for the other metrics."""
 
     def hidden(self, observation: Observation) -> HiddenError:
         """How far the truth may lie beside what resamples show; see `metrics.hidden_error`."""
@@ -220,17 +234,16 @@ class Metric(MetricRow):
 
 
 class RarestClass(NamedTuple):
-    """The class present with the fewest pairs.
-
-    Attributes:
-        label: the place of the class.
-        pairs: how many `disjoint_pairs` it makes with the others.
-        fewest: how many a mean of the areas of the classes present needs.
-    """
+    """The class present with the fewest pairs."""
 
     label: int
+    """The place of the class."""
+
     pairs: int
+    """How many `disjoint_pairs` it makes with the others."""
+
     fewest: int
+    """How many a mean of the areas of the classes present needs."""
 
 
 def find_rarest_class(predictions: Predictions, grouping: Grouping | None = None) -> RarestClass:
@@ -257,28 +270,27 @@ POINT_SIGN = "@"  # between the class and its operating point
 
 @dataclass(frozen=True)
 class ClassMetricRow(MetricRow):
-    """A metric that every class has: one row of `CLASS_METRICS`.
-
-    Attributes:
-        values: the share of images that it is, which depends on the probability from which on the
-            class is called; or what does not depend on it, from a `Sample` to `[B, classes
-            present]`.
-        image_count: for a value that is not a share, how many images determine its precision;
-            those of the class by default.
-        fewest: with fewer such images there is no interval.
-        column, bias: of an area, what each image adds to it, and how much too high it is, of each
-            class present; see `Metric`.
-    """
+    """A metric that every class has: one row of `CLASS_METRICS`."""
 
     values: CallShare | Callable[[Sample], FloatArray]
+    """The share of images that it is, which depends on the probability from which on the class is
+    called; or what does not depend on it, from a `Sample` to `[B, classes present]`."""
+
     _: KW_ONLY
     image_count: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
+    """For a value that is not a share, how many images determine its precision; those of the class
+    by default."""
+
     higher_is_better: bool | None = True
     interval: IntervalKind = "conditional"
     accepts: Accepts = NEEDS_LOGITS
     fewest: int = 1
+    """With fewer such images there is no interval."""
+
     column: Callable[[PreparedCell], FloatArray] | None = None
     bias: Callable[[PreparedCell], FloatArray] = lambda cell: np.zeros((1, len(cell.present)))
+    """`column`, `bias`: of an area, what each image adds to it, and how much too high it is, of
+    each class present; see `Metric`."""
 
     def whole(self, counts: ClassCounts) -> FloatArray:
         """Count the images that its value is a share of."""
@@ -365,18 +377,17 @@ CLASS_METRICS: dict[str, ClassMetricRow] = index_by_name(
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMetric(Metric):
-    """A metric of one class.
-
-    Attributes:
-        kind: which metric.
-        class_label: the class, as its place in the list of classes.
-        threshold: the probability from which on the class is called; None if it is called where it
-            is the most probable class.
-    """
+    """A metric of one class."""
 
     kind: ClassMetricRow
+    """Which metric."""
+
     class_label: int
+    """The class, as its place in the list of classes."""
+
     threshold: float | None
+    """The probability from which on the class is called; None if it is called where it is the most
+    probable class."""
 
     def images(self, predictions: Predictions) -> int:
         """Count the images of the class."""

@@ -34,17 +34,16 @@ UNCLIPPED = ("percentile", "skewed", "difference", "centred")
 
 
 class McNemar(NamedTuple):
-    """McNemar's exact test of equal accuracy.
-
-    Attributes:
-        b: images that only the first model gets right.
-        c: images that only the second gets right.
-        p: the probability that equally accurate models differ at least that much, in (0, 1].
-    """
+    """McNemar's exact test of equal accuracy."""
 
     b: int
+    """Images that only the first model gets right."""
+
     c: int
+    """Images that only the second gets right."""
+
     p: float
+    """The probability that equally accurate models differ at least that much, in (0, 1]."""
 
 
 class SeedSummary(NamedTuple):

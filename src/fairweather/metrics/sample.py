@@ -116,20 +116,22 @@ class Resamples:
 
     In that order the images of a stratum, such as a class, are adjacent, so that sums by class are
     sums of slices. All cells of a run have the same images and share one such object.
-
-    Attributes:
-        strata: int `[n]`, in the order of the cells; of a classifier the labels.
-        order: int64 `[n]`, the position of each image in the cells' columns.
-        counts: `[B, n]`, sorted by stratum.
-        bounds: int64 `[strata present + 1]`, where the images of each stratum begin and end.
-        grouping: of the images, in the order of `strata`, if whole groups were resampled.
     """
 
     strata: LabelArray
+    """Int `[n]`, in the order of the cells; of a classifier the labels."""
+
     order: IntArray
+    """int64 `[n]`, the position of each image in the cells' columns."""
+
     counts: NDArray[Any]
+    """`[B, n]`, sorted by stratum."""
+
     bounds: IntArray
+    """int64 `[strata present + 1]`, where the images of each stratum begin and end."""
+
     grouping: Grouping | None = None
+    """Of the images, in the order of `strata`, if whole groups were resampled."""
 
     @staticmethod
     def from_weights(
@@ -199,15 +201,13 @@ class Resamples:
 
 
 class ColumnMatrix(NamedTuple):
-    """Columns from whose sums by label metrics are computed, in one matrix.
-
-    Attributes:
-        matrix: float64 `[n, all]`, or float32 where that is precise enough.
-        places: the slice of the matrix that each column `[n]` or `[n, k]` occupies.
-    """
+    """Columns from whose sums by label metrics are computed, in one matrix."""
 
     matrix: NDArray[np.floating]
+    """float64 `[n, all]`, or float32 where that is precise enough."""
+
     places: dict[str, slice]
+    """The slice of the matrix that each column `[n]` or `[n, k]` occupies."""
 
     @staticmethod
     def from_columns(columns: Mapping[str, NDArray[Any]]) -> ColumnMatrix:
@@ -220,19 +220,19 @@ class ColumnMatrix(NamedTuple):
 
 @dataclass(frozen=True)
 class PreparedCell:
-    """One cell's columns sorted by label, and what every resample of them needs.
-
-    Attributes:
-        predictions: the columns.
-        bounds: where the images of each label present begin and end.
-        fitted: thresholds from validation images, or None.
-        groups: the number of each image's group, sorted by label; None if none are known.
-    """
+    """One cell's columns sorted by label, and what every resample of them needs."""
 
     predictions: Predictions
+    """The columns."""
+
     bounds: IntArray
+    """Where the images of each label present begin and end."""
+
     fitted: FittedThresholds | None
+    """Thresholds from validation images, or None."""
+
     groups: IntArray | None = None
+    """The number of each image's group, sorted by label; None if none are known."""
 
     def __post_init__(self) -> None:
         p = self.predictions
@@ -350,18 +350,17 @@ class PreparedCell:
 
 
 class OrderedSums(NamedTuple):
-    """Sums over the images of each resample in order of confidence.
-
-    Attributes:
-        levels: counts below each group of confidences.
-        equal_width, equal_mass: sums of 10 bins.
-        hundreds: sums of bins of 100 images; the last bin has up to 199.
-    """
+    """Sums over the images of each resample in order of confidence."""
 
     levels: LevelSums
+    """Counts below each group of confidences."""
+
     equal_width: BinSums
     equal_mass: BinSums
+    """`equal_width`, `equal_mass`: sums of 10 bins."""
+
     hundreds: BinSums
+    """Sums of bins of 100 images; the last bin has up to 199."""
 
 
 def is_called(predictions: Predictions, label: int, threshold: float | None) -> BoolArray:
@@ -383,16 +382,16 @@ class Sample:
 
     A metric may also call a function of columns with `predictions` and `weights`, which are in the
     same order. The result is the same, but it is slower.
-
-    Attributes:
-        prepared: the columns of the cell.
-        order: the images in order of confidence; None without a confidence.
-        weights: how often each image counts, `[B, n]`, in the order of `predictions`.
     """
 
     prepared: PreparedCell
+    """The columns of the cell."""
+
     order: ConfidenceOrder | None
+    """The images in order of confidence; None without a confidence."""
+
     weights: NDArray[Any]
+    """How often each image counts, `[B, n]`, in the order of `predictions`."""
 
     @property
     def predictions(self) -> Predictions:

@@ -38,21 +38,22 @@ FALSE_ALARM_RATE = 0.01
 
 
 class SeedVariance(NamedTuple):
-    """How much the mean over the seeds of a recipe depends on the choice of seeds.
-
-    Attributes:
-        seeds: the number of seeds, at least 2.
-        between: s²/S, the variance between the seeds' values divided by their number.
-        shared: r/(nS), the part of `between` that is noise of the images.
-        mean: the mean over the seeds; negative in a difference, where it is subtracted.
-        bounds: the smallest and largest value that a seed may have, with the same sign.
-    """
+    """How much the mean over the seeds of a recipe depends on the choice of seeds."""
 
     seeds: int
+    """The number of seeds, at least 2."""
+
     between: float
+    """S²/S, the variance between the seeds' values divided by their number."""
+
     shared: float
+    """R/(nS), the part of `between` that is noise of the images."""
+
     mean: float = 0.0
+    """The mean over the seeds; negative in a difference, where it is subtracted."""
+
     bounds: Ends = UNBOUNDED
+    """The smallest and largest value that a seed may have, with the same sign."""
 
     def subtracted(self) -> SeedVariance:
         """The same of a recipe that is subtracted."""
@@ -78,19 +79,19 @@ class ErrorTerm(NamedTuple):
 
 
 class CrossedMean(NamedTuple):
-    """A value, or the difference of two, with its variances over images and over seeds.
-
-    Attributes:
-        value: the mean.
-        images: V, the variance over images, with these seeds.
-        n: the number of images, or the effective number of their groups.
-        recipes: the variance over the seeds of each recipe; empty if no side has several seeds.
-    """
+    """A value, or the difference of two, with its variances over images and over seeds."""
 
     value: float
+    """The mean."""
+
     images: float
+    """V, the variance over images, with these seeds."""
+
     n: float
+    """The number of images, or the effective number of their groups."""
+
     recipes: Sequence[SeedVariance]
+    """The variance over the seeds of each recipe; empty if no side has several seeds."""
 
     @property
     def variance(self) -> float:

@@ -55,17 +55,16 @@ TINY = 1e-9
 
 
 class EstimatedShares(NamedTuple):
-    """Shares of images, and how much they say.
-
-    Attributes:
-        value: float64 `[k]`.
-        worth: float64 `[k]`, of how many independent images they are worth.
-        freedom: float64 `[k]`, degrees of freedom of that; infinite for independent images.
-    """
+    """Shares of images, and how much they say."""
 
     value: FloatArray
+    """float64 `[k]`."""
+
     worth: FloatArray
+    """float64 `[k]`, of how many independent images they are worth."""
+
     freedom: FloatArray
+    """float64 `[k]`, degrees of freedom of that; infinite for independent images."""
 
     def chance_of_fewer(self, share: float) -> FloatArray:
         """How probable so few hits are, or fewer, if the true share were this one."""
@@ -232,18 +231,16 @@ TOLERANCE = 1e-9
 
 
 class RiskCoverage(NamedTuple):
-    """The risk at each coverage, one point per distinct confidence, the largest first.
-
-    Attributes:
-        threshold: float64 `[points]`, the smallest confidence that is answered; descending.
-        coverage: float64 `[points]`, the share of the images that is answered, in (0, 1];
-            ascending to 1.
-        risk: float64 `[points]`, the share of the answers that is wrong, in [0, 1].
-    """
+    """The risk at each coverage, one point per distinct confidence, the largest first."""
 
     threshold: FloatArray
+    """float64 `[points]`, the smallest confidence that is answered; descending."""
+
     coverage: FloatArray
+    """float64 `[points]`, the share of the images that is answered, in (0, 1]; ascending to 1."""
+
     risk: FloatArray
+    """float64 `[points]`, the share of the answers that is wrong, in [0, 1]."""
 
 
 def risk_coverage_curve(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
@@ -402,21 +399,22 @@ def coverage_above(confidence: ArrayLike, threshold: float, weights: Weights = N
 
 
 class GuaranteedThreshold(NamedTuple):
-    """A threshold that keeps a risk with a stated certainty; see `guaranteed_threshold`.
-
-    Attributes:
-        threshold: the smallest confidence that is answered; infinite if nothing may be answered.
-        images: the number of images that it was tested on.
-        answered, wrong: how many of these it answers, and how many of these answers are wrong.
-        bound: the upper end of the exact one-sided interval of the risk with the same certainty, at
-            most the risk that was asked for; NaN if nothing is answered.
-    """
+    """A threshold that keeps a risk with a stated certainty; see `guaranteed_threshold`."""
 
     threshold: float
+    """The smallest confidence that is answered; infinite if nothing may be answered."""
+
     images: int
+    """The number of images that it was tested on."""
+
     answered: int
     wrong: int
+    """`answered`, `wrong`: how many of these it answers, and how many of these answers are wrong.
+    """
+
     bound: float
+    """The upper end of the exact one-sided interval of the risk with the same certainty, at most
+    the risk that was asked for; NaN if nothing is answered."""
 
 
 def guaranteed_threshold(
@@ -718,20 +716,18 @@ def atc_accuracy(confidence: ArrayLike, threshold: float, weights: Weights = Non
 
 
 class FittedThresholds(NamedTuple):
-    """Thresholds of one model and seed; see `fit_on`.
-
-    Attributes:
-        threshold: the smallest confidence that is answered, so that at most 5 % of the answers on
-            the validation images are wrong; infinite if no threshold achieves that.
-        atc_threshold: as many validation images have a lower confidence as are wrong; see
-            `atc_threshold`.
-        draws: the calibration images behind prediction sets, if these are images that are
-            exchangeable with them.
-    """
+    """Thresholds of one model and seed; see `fit_on`."""
 
     threshold: float
+    """The smallest confidence that is answered, so that at most 5 % of the answers on the
+    validation images are wrong; infinite if no threshold achieves that."""
+
     atc_threshold: float
+    """As many validation images have a lower confidence as are wrong; see `atc_threshold`."""
+
     draws: tuple[CalibrationDraw, ...] = ()
+    """The calibration images behind prediction sets, if these are images that are exchangeable with
+    them."""
 
 
 def fit_on(predictions: Predictions) -> FittedThresholds:

@@ -27,28 +27,24 @@ CLOUD_SIZE = 500
 
 
 class EnergyDistance(NamedTuple):
-    """The energy distance of two sets of images.
-
-    Attributes:
-        value: 0 on average if both have the same distribution, so that it can be negative.
-        error: its standard error, if they have not.
-    """
+    """The energy distance of two sets of images."""
 
     value: float
+    """0 on average if both have the same distribution, so that it can be negative."""
+
     error: float
+    """Its standard error, if they have not."""
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """What a model says of some images.
-
-    Attributes:
-        rows: float64 `[n, k]`, such as probabilities.
-        mean_distances: float64 `[n]`, the mean distance of each row from the other rows.
-    """
+    """What a model says of some images."""
 
     rows: FloatArray
+    """float64 `[n, k]`, such as probabilities."""
+
     mean_distances: FloatArray
+    """float64 `[n]`, the mean distance of each row from the other rows."""
 
     @staticmethod
     def from_rows(rows: ArrayLike, seed: int = 0) -> Cloud:

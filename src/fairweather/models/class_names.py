@@ -1,4 +1,4 @@
-"""What classes are called: names, synonyms, ImageNet's WordNet numbers; the outputs for them."""
+"""Names of classes, synonyms, ImageNet's WordNet numbers, and finding the outputs for them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from fairweather.errors import InputError
 
 WNID = re.compile(r"n\d{8}")
 IMAGENET_CLASSES = 1000
-# Names by place stand for ImageNet's order if this share of them fits: lists differ in a few words.
+# Names are taken for ImageNet's in order if this share of them fits, since lists differ in a few
+# words.
 LEAST_MATCHING = 0.9
 
 
 class ImageNet(NamedTuple):
-    """The 1,000 classes of ILSVRC 2012.
-
-    Attributes:
-        wnids: WordNet numbers, sorted, which is the order of published models' outputs.
-        synonyms: of each, WordNet's names, normalised, the usual one first.
-        meanings: from names, normalised, to wnids: first from all of a class's names (`tench,
-            tinca tinca`); then from the first of them, and from torchvision's short names; then
-            from any of them.
-    """
+    """The 1,000 classes of ILSVRC 2012."""
 
     wnids: tuple[str, ...]
+    """WordNet numbers, sorted, which is the order of published models' outputs."""
+
     synonyms: dict[str, tuple[str, ...]]
+    """Of each, WordNet's names, normalised, the usual one first."""
+
     meanings: tuple[dict[str, frozenset[str]], ...]
+    """From names, normalised, to wnids: first from all of a class's names (`tench, tinca tinca`);
+    then from the first of them, and from torchvision's short names; then from any of them."""
 
 
 def normalise_name(name: str) -> str:
@@ -111,7 +110,7 @@ def find_class_wnids(names: Sequence[str]) -> list[frozenset[str]]:
 
 
 def _index_places(names: Iterable[Iterable[str]]) -> dict[str, list[int]]:
-    """The places at which each name stands, of lists of names."""
+    """The places of each name in lists of names."""
     places: dict[str, list[int]] = {}
     for place, own in enumerate(names):
         for name in dict.fromkeys(own):

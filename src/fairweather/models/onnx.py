@@ -1,4 +1,4 @@
-"""ONNX files as classifiers: what a graph says, and its logits from ONNX Runtime."""
+"""ONNX files as classifiers: facts from the graph, and logits from ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Tensor = Any
 # onnx.TensorProto.DataType: the types that images may have.
 IMAGE_TYPES: Mapping[int, Number] = {1: np.float32, 2: np.uint8, 10: np.float16, 11: np.float64}
 FLOATS = (1, 10, 11)
-# What reading names from a text may raise; an overflow for the number of a class that is infinite.
+# Errors of reading names from a text; an infinite class number overflows.
 UNREADABLE_NAMES = (
     *(ValueError, SyntaxError, TypeError, KeyError, OverflowError, MemoryError, RecursionError),
 )
@@ -77,37 +77,35 @@ RESHAPING = {"Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand"}
 # Steps between the last layer and the output that keep the meaning of its values.
 TRAILING = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Dropout"} | REQUANTISING
 MOST_IMAGES = 65_536  # in a batch
-# Beyond what a mean or deviation of images in [0, 1] can be, those of images in [0, 255] begin.
+# A larger mean or deviation belongs to images in [0, 255], not in [0, 1].
 LARGEST_STATISTIC = 2.0
 # Where exporters keep class names.
 NAME_KEYS = ("names", "classes", "class_names", "labels", "id2label")
 
 
 class ImageInput(NamedTuple):
-    """The one input: `[batch, 3, size, size]`, or `[batch, size, size, 3]` with `channels_last`.
-
-    Attributes:
-        channels: 3, or 1 for gray images.
-        batch, size: None where the graph takes any.
-    """
+    """The one input: `[batch, 3, size, size]`, or `[batch, size, size, 3]` with `channels_last`."""
 
     name: str
     dtype: Number
     channels_last: bool
     batch: int | None
     size: int | None
+    """`batch`, `size`: None where the graph takes any."""
+
     channels: int = 3
+    """3, or 1 for gray images."""
 
 
 def read_graph(path: Path) -> Model:
-    """Read a model without weights in other files; raises `InputError` if it is not one."""
+    """Read a model, without weights in other files; raises `InputError` if it is not a model."""
     import onnx
 
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise InputError(f"onnx:{path} cannot be read: {error.strerror or error}") from error
-    # protobuf raises its own error, which every version keeps in another module.
+    # protobuf raises its own error, whose module differs between versions.
     except Exception as error:
         raise InputError(f"onnx:{path} is damaged, or not an ONNX file") from error
     if not model.graph.node or not model.graph.output:
@@ -137,7 +135,7 @@ def _list_tensors(message: Any) -> Iterator[Tensor]:  # noqa: ANN401 - of protob
     """All tensors with values in a message, in graphs within graphs too."""
     from onnx import TensorProto
 
-    # protobuf reads no more than a hundred messages within each other.
+    # protobuf reads at most a hundred nested messages.
     values = [value for field, value in message.ListFields() if field.message_type is not None]
     for value in values:
         for inner in [value] if hasattr(value, "ListFields") else value:
@@ -193,7 +191,7 @@ def find_output(model: Model, path: Path) -> str:
 def find_last_operator(model: Model, output: str) -> str:
     """Give the operator that makes the output; steps that keep its meaning are skipped."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    # Each node once: a damaged graph may have a circle.
+    # Each node once, because a damaged graph may have a cycle.
     while (node := producers.pop(output, None)) is not None and node.op_type in TRAILING:
         output = node.input[0]
     return "" if node is None else str(node.op_type)
@@ -202,7 +200,7 @@ def find_last_operator(model: Model, output: str) -> str:
 def trace_normalisation(
     model: Model, path: Path, images: ImageInput
 ) -> tuple[Normalisation | None, int]:
-    """What the graph does to images in [0, 1] before its first layer, and the scale it needs.
+    """Find the normalisation in the graph before its first layer, and the scale of its images.
 
     The images are followed through all affine steps that treat pixels alike: `(x - mean) / std`, or
     None if these change nothing. Images are multiplied by the scale, 1 or 255, first. A graph that
@@ -215,7 +213,7 @@ def trace_normalisation(
         for name in set(node.input) if node.op_type != "Shape" else ():
             consumers.setdefault(name, []).append(node)
     slope, offset, name = np.ones(3), np.zeros(3), images.name
-    # Each name once: a damaged graph may have a circle.
+    # Each name once, because a damaged graph may have a cycle.
     while len(nodes := consumers.pop(name, [])) == 1:
         (node,) = nodes
         step = _read_affine(node, name, constants)
@@ -286,7 +284,7 @@ def _read_constants(model: Model, path: Path) -> Mapping[str, Array]:
 def _read_affine(
     node: Node, name: str, constants: Mapping[str, Array]
 ) -> tuple[Array, Array] | None:
-    """Give slope and offset of a step, each a number or one a channel; None for a layer."""
+    """Return slope and offset of a step, each a number or one per channel; None for a layer."""
     one, zero = np.ones(1), np.zeros(1)
     if node.op_type in PASSING | REQUANTISING and node.input[0] == name:
         return one, zero
@@ -313,7 +311,7 @@ def _read_affine(
 Session = Any  # onnxruntime.InferenceSession, of an extra
 
 CUDA = "CUDAExecutionProvider"
-FATAL_ONLY = 4  # ONNX Runtime's level for fatal errors; its exceptions say the rest
+FATAL_ONLY = 4  # ONNX Runtime's level for fatal errors; its exceptions report the rest
 
 
 class OnnxSessions:
@@ -363,12 +361,12 @@ class OnnxSessions:
             options.intra_op_num_threads = torch.get_num_threads()
             providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
             if cuda and CUDA in onnxruntime.get_available_providers():
-                # ONNX Runtime's own defaults are TF32, and to try all algorithms by their speed.
+                # By default, ONNX Runtime uses TF32 and chooses algorithms by speed.
                 search = "EXHAUSTIVE" if by_speed else "HEURISTIC"
                 chosen = {"use_tf32": str(int(tf32)), "cudnn_conv_algo_search": search}
                 providers.insert(0, (CUDA, {"device_id": str(device.index or 0), **chosen}))
             session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
-            # It takes the CPU without a word if the libraries of CUDA cannot be loaded.
+            # It silently uses the CPU if the libraries of CUDA cannot be loaded.
             if device.type != "cpu" and CUDA not in session.get_providers():
                 warnings.warn(
                     f"onnx:{self.path} runs on the CPU, not on {device}: on a GPU it needs CUDA "
@@ -443,7 +441,7 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     Args:
         place: the file; weights may be in other files in the same folder.
         options: a mean and std, if normalisation is not part of the graph; a size, if the graph
-            takes any; what the outputs are, whatever the graph says.
+            takes any size; the kind of the outputs, which overrides the graph.
 
     Raises:
         InputError: it is not an ONNX file, takes neither RGB nor gray images, does not give logits
@@ -457,7 +455,7 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     files = [path, *find_external_files(model, path)]
     images, output = find_image_input(model, path), find_output(model, path)
     sessions = OnnxSessions(path.absolute())
-    sessions.open()  # raises for a damaged graph, before its nodes are looked at
+    sessions.open()  # raises for a damaged graph, before its nodes are read
     outputs = parse_outputs(options.outputs)
     outputs = outputs or _read_output_kind(find_last_operator(model, output), path)
     inner, scale = trace_normalisation(model, path, images)
@@ -482,7 +480,7 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     names = read_class_names(model)
     described = images._asdict()
     if images.channels == 3:
-        del described["channels"]  # as records were before there were others
+        del described["channels"]  # as records were before gray networks
     facts: dict[str, object] = {
         "source": f"onnx:{path}",
         "architecture": model.graph.name or "ONNX graph",
@@ -505,7 +503,7 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
 
 
 def _read_output_kind(last: str, path: Path) -> OutputKind | None:
-    """What the outputs are, if the last operator of the graph says it."""
+    """The kind of the outputs, if the last operator of the graph shows it."""
     if last == "Sigmoid":
         raise sigmoid_error(f"onnx:{path} ends in Sigmoid")
     if last in ("Softmax", "LogSoftmax"):
@@ -514,7 +512,7 @@ def _read_output_kind(last: str, path: Path) -> OutputKind | None:
 
 
 def _detect_output_kind(outputs: torch.Tensor) -> OutputKind | None:
-    """What the outputs look like; None if two pictures of noise are too few to say."""
+    """The kind that the outputs look like; None if two pictures of noise are too few to tell."""
     kind = detect_kind(outputs)
     if kind == "probabilities":
         return OutputKind(kind, "rows are >= 0 and sum to one")

@@ -27,7 +27,7 @@ from fairweather.models.sources import (
 from fairweather.models.user_modules import PYTHON
 from fairweather.types.options import ModelOptions, takes
 
-# By the kind before the colon; `file` has none.
+# By the kind before the colon; `file` needs no kind.
 MODEL_SOURCES: dict[str, SourceKind] = {
     "torchvision": TORCHVISION,
     "timm": TIMM,
@@ -102,10 +102,10 @@ def list_given_options(options: ModelOptions) -> dict[str, Any]:
 
 
 def check_model(source: str, options: ModelOptions, classes: int | None = None) -> None:
-    """Raise `InputError` for what is wrong with a model and can be known without opening it.
+    """Raise `InputError` for mistakes that show without opening the model.
 
-    It looks at the form of the source, at the options, and at whether there is such a network or
-    file. Nothing is downloaded and no weights are read.
+    It checks the form of the source, the options, and that the network or file exists. Nothing is
+    downloaded and no weights are read.
 
     >>> check_model("timm:resnet5", ModelOptions())
     Traceback (most recent call last):
@@ -133,7 +133,7 @@ def check_model_options(
 
 
 def find_source(text: str) -> tuple[SourceKind, str]:
-    """Find the source that a text names, and what stands behind its kind.
+    """Find the source that a text names, and the text after its kind.
 
     >>> find_source("timm:resnet18")[1]
     'resnet18'

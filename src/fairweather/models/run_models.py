@@ -1,4 +1,4 @@
-"""A model that a run of this package trained, with what its folder says about it."""
+"""A model that a run of this package trained, with the facts from its folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fairweather.types.record import DESCRIPTION, RECORD, WEIGHTS
 def open_run(place: str, _: ModelOptions, __: Setup) -> OpenedModel:
     """Open the model in `FOLDER/models/NAME/seed-S` of a run.
 
-    Images are prepared at the size of the run's training images, if the record of the run is there
-    and this size is a square.
+    Images are prepared at the size of the run's training images, if the run has a record and this
+    size is a square.
 
-    Raises `InputError` if the folder does not hold a finished model, or the record or a file of the
-    model is not what the run wrote.
+    Raises `InputError` if the folder does not hold a finished model, or if its record or files have
+    changed.
     """
     folder = Path(place).expanduser()
     home = folder.resolve()

@@ -67,7 +67,7 @@ def open_module(
         framed = Classifier(module, *(given or NO_NORMALISATION), size)
     try:
         state = state_digest((framed or module).eval().state_dict())
-    except Exception as error:  # exported, quantized and lazy modules raise different ones
+    except Exception as error:  # exported, quantized and lazy modules raise different errors
         raise InputError(
             f"{what} has no evaluation mode or no plain tensors ({type(error).__name__}: "
             f"{one_line(str(error).partition(chr(10))[0])}): give the module that was exported or "
@@ -112,8 +112,8 @@ def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str
     Returns the module; its class names, which are the attribute `classes` or `class_names` of the
     module or of the file; and the SHA-256 of the file.
 
-    Raises `InputError` if the file raises an error (with file and line, and the original error as
-    its cause), has no such function, or returns something else than a module.
+    Raises `InputError` if the file raises an error, has no such function, or returns something
+    other than a module. The message names file and line, and the original error is its cause.
     """
     if not path.is_file():
         raise InputError(f"python: there is no file {path}")
@@ -159,11 +159,11 @@ def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedMod
 
 
 def _execute(path: Path, code: bytes, digest: str) -> ModuleType:
-    # No import statement can mean this name; dataclasses and pickles look their module up by it.
+    # No import statement can use this name, by which dataclasses and pickles find their module.
     module = ModuleType(f"_fairweather_model_{digest[:16]}")
     module.__file__ = str(path.resolve())
     sys.modules[module.__name__] = module
-    # Not through an import: nothing is written beside the file, and no older copy is taken.
+    # Not by an import, which would write a file beside it and might use an older copy.
     # The user has asked for it: `python:FILE.py:FUNCTION` runs this file.
     with _explain_user_errors(path):
         exec(compile(code, module.__file__, "exec"), vars(module))  # nosec B102

@@ -152,68 +152,81 @@ def complete_priors(
 
 @dataclass(frozen=True, kw_only=True)
 class Trainings:
-    """The trainings of a study, before it measures.
-
-    Attributes:
-        steps: pre-trainings and trainings, each after those that it needs.
-        reports: the files of these steps that the report reads.
-        mixup: whether MixUp is used; then the samples show an example.
-        pretraining: the record of each pre-training.
-        seen_shifts: the test shifts that each model is trained with, and what makes them.
-        precision: of the trainings, as given.
-    """
+    """The trainings of a study, before it measures."""
 
     steps: tuple[Step, ...] = ()
+    """Pre-trainings and trainings, each after those that it needs."""
+
     reports: tuple[str, ...] = ()
+    """The files of these steps that the report reads."""
+
     mixup: bool = False
+    """Whether MixUp is used; then the samples show an example."""
+
     pretraining: Mapping[str, ModelRecord] = field(default_factory=dict)
+    """The record of each pre-training."""
+
     seen_shifts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """The test shifts that each model is trained with, and what makes them."""
+
     precision: str | None = None
+    """Of the trainings, as given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What a run measures: the form that studies, evaluations and joined seeds all become.
-
-    Attributes:
-        kind, name, title, description: of the run.
-        sources: how each data set is loaded, by its name in the plan.
-        facts: what is known of each data set, by the same name. If predictions came with labels
-            and without images, `data` has facts and no source.
-        datasets: the data sets that are open; empty if the run is only planned.
-        models: in the order of the request; an ensemble comes after its members.
-        records: the record of each model, by name.
-        seeds: of all models.
-        settings: how everything is measured.
-        trainings: the trainings before the measurements.
-        networks: for each model from elsewhere, how other processes open it, and its open network,
-            which returns logits.
-        read_predictions: reads predictions of other programs, by the name of the file in the run.
-        pictured: the shifts whose images the report shows; None for all.
-        lines: facts about the inputs for people, one per line.
-        advice: what to check if a model is no better than chance. If it is empty, the accuracy on
-            clean images is not reported.
-        files: texts of further files of the run folder, by name.
-    """
+    """What a run measures: the form that studies, evaluations and joined seeds all become."""
 
     kind: Literal["study", "evaluation"]
     name: str
     title: str
     description: str = ""
+    """`kind`, `name`, `title`, `description`: of the run."""
+
     sources: Mapping[str, PlannedDataset]
+    """How each data set is loaded, by its name in the plan."""
+
     facts: Mapping[str, DataFacts]
+    """What is known of each data set, by the same name. If predictions came with labels and without
+    images, `data` has facts and no source."""
+
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
+    """The data sets that are open; empty if the run is only planned."""
+
     models: Sequence[MeasuredModel]
+    """In the order of the request; an ensemble comes after its members."""
+
     records: Mapping[str, ModelRecord]
+    """The record of each model, by name."""
+
     seeds: tuple[int, ...]
+    """Of all models."""
+
     settings: Settings
+    """How everything is measured."""
+
     trainings: Trainings = field(default_factory=Trainings)
+    """The trainings before the measurements."""
+
     networks: Sequence[tuple[PlannedModel, nn.Module]] = ()
+    """For each model from elsewhere, how other processes open it, and its open network, which
+    returns logits."""
+
     read_predictions: Callable[[str], AnyPredictions] | None = None
+    """Reads predictions of other programs, by the name of the file in the run."""
+
     pictured: tuple[Shift, ...] | None = None
+    """The shifts whose images the report shows; None for all."""
+
     lines: Sequence[str] = ()
+    """Facts about the inputs for people, one per line."""
+
     advice: str = ""
+    """What to check if a model is no better than chance. If it is empty, the accuracy on clean
+    images is not reported."""
+
     files: Mapping[str, str] = field(default_factory=dict)
+    """Texts of further files of the run folder, by name."""
 
 
 def make_measurement(inputs: Inputs) -> Measurement:

@@ -306,16 +306,14 @@ PREPARATION_TIMEOUT = 60.0  # seconds that a process may take to prepare a share
 
 
 class SharedRun(NamedTuple):
-    """A run folder that several processes write to, and the claims of this one.
-
-    Attributes:
-        run, claims: the folder and the claims.
-        warnings: sentences about the other processes.
-    """
+    """A run folder that several processes write to, and the claims of this one."""
 
     run: RunFolder
     claims: Claims
+    """`run`, `claims`: the folder and the claims."""
+
     warnings: tuple[str, ...] = ()
+    """Sentences about the other processes."""
 
 
 @contextmanager

@@ -31,17 +31,16 @@ _STEPS: Mapping[str, Sequence[StepKind]] = {
 
 
 class DiskUse(NamedTuple):
-    """The disk use of one kind of files.
-
-    Attributes:
-        kind: `models`, `predictions`, `scores`, `samples`, `report` or `left-over`.
-        files: names in the run folder, or folders of interrupted trainings.
-        bytes: total size.
-    """
+    """The disk use of one kind of files."""
 
     kind: str
+    """`models`, `predictions`, `scores`, `samples`, `report` or `left-over`."""
+
     files: tuple[str, ...]
+    """Names in the run folder, or folders of interrupted trainings."""
+
     bytes: int
+    """Total size."""
 
 
 def measure_disk_use(run: RunFolder) -> list[DiskUse]:

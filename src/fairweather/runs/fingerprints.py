@@ -23,13 +23,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Effect:
-    """How a field appears among the facts.
-
-    Attributes:
-        name: its name there; "" if its own fields appear there; None if it has no effect.
-    """
+    """How a field appears among the facts."""
 
     name: str | None
+    """Its name there; "" if its own fields appear there; None if it has no effect."""
 
 
 # It never changes the result, or the files that are read show it.

@@ -174,19 +174,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class StoredGroups(NamedTuple):
-    """Which images of a part belong together, and their subgroups, as a run folder has them.
-
-    Attributes:
-        keys: int64 `[N]`, the keys of the images in the order of the predictions.
-        group: what images that belong together share, such as `patient`; None if not known.
-        numbers: int64 `[N]`, the number of each image's group.
-        slices: by the name of the column, the value of each image, `[N]` texts.
-    """
+    """Which images of a part belong together, and their subgroups, as a run folder has them."""
 
     keys: IntArray
+    """int64 `[N]`, the keys of the images in the order of the predictions."""
+
     group: str | None
+    """What images that belong together share, such as `patient`; None if not known."""
+
     numbers: IntArray | None
+    """int64 `[N]`, the number of each image's group."""
+
     slices: Mapping[str, TextArray]
+    """By the name of the column, the value of each image, `[N]` texts."""
 
 
 class RunFolder:

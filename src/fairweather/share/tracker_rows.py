@@ -67,41 +67,44 @@ class TrackedValue(NamedTuple):
 
 
 class TrackerRow(NamedTuple):
-    """One row in a tracker.
-
-    Attributes:
-        name: `MODEL/seed-SEED`, `pretraining/NAME/seed-SEED`, or the name of the study.
-        parameters: settings, as dotted keys and text.
-        tags: further facts, as dotted keys and text.
-        metrics: finite numbers, each key and step once; epochs first.
-    """
+    """One row in a tracker."""
 
     name: str
+    """`MODEL/seed-SEED`, `pretraining/NAME/seed-SEED`, or the name of the study."""
+
     parameters: Mapping[str, str]
+    """Settings, as dotted keys and text."""
+
     tags: Mapping[str, str]
+    """Further facts, as dotted keys and text."""
+
     metrics: tuple[TrackedValue, ...] = ()
+    """Finite numbers, each key and step once; epochs first."""
 
 
 class TrackedRun(NamedTuple):
-    """A run folder: the study, and one row for each pre-training, model and seed.
-
-    Attributes:
-        id: 16 hexadecimal digits of the parameters, data and shifts; they do not depend on folder,
-            time, machine and versions.
-        description: that of the study.
-        started, ended: when it began and when its last step was done, in milliseconds since 1970.
-        study: settings of all models, and the provenance as tags.
-        parts: pre-trainings, then models in the order of scores.csv.
-        files: files to send, relative to the folder.
-    """
+    """A run folder: the study, and one row for each pre-training, model and seed."""
 
     id: str
+    """16 hexadecimal digits of the parameters, data and shifts; they do not depend on folder, time,
+    machine and versions."""
+
     description: str
+    """That of the study."""
+
     started: int
     ended: int
+    """`started`, `ended`: when it began and when its last step was done, in milliseconds since
+    1970."""
+
     study: TrackerRow
+    """Settings of all models, and the provenance as tags."""
+
     parts: tuple[TrackerRow, ...]
+    """Pre-trainings, then models in the order of scores.csv."""
+
     files: tuple[str, ...]
+    """Files to send, relative to the folder."""
 
 
 def read_tracked_run(run: RunFolder) -> TrackedRun:

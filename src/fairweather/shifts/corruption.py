@@ -51,15 +51,13 @@ def image_generators(keys: torch.Tensor, seed: int, stream: str) -> Iterator[np.
 
 
 class Corruption(NamedTuple):
-    """A row of the table of corruptions.
-
-    Attributes:
-        function: see the docstring of `imagenet_c.corruptions`.
-        title: text for table heads.
-    """
+    """A row of the table of corruptions."""
 
     function: Callable[..., Pixels]
+    """See the docstring of `imagenet_c.corruptions`."""
+
     title: str
+    """Text for table heads."""
 
     @property
     def is_random(self) -> bool:

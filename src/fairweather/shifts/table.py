@@ -83,24 +83,26 @@ SUITES: Mapping[str, Mapping[str, SweepLevels]] = {
 
 
 class ShiftKind(NamedTuple):
-    """A row of the table of shifts.
-
-    Attributes:
-        build: makes the function of 8-bit images from keyword parameters.
-        title, level_title: texts for table heads and axes.
-        neutral: the level that changes nothing; clean images have this place on a figure's axis.
-        note: returns what a reader must know about these parameters, or "".
-        parameters: the names of the keywords, if the signature of `build` does not contain them.
-        texts: the parameters that are text; all others are numbers.
-    """
+    """A row of the table of shifts."""
 
     build: Callable[..., ShiftFunction]
+    """Makes the function of 8-bit images from keyword parameters."""
+
     title: str
     level_title: str
+    """`title`, `level_title`: texts for table heads and axes."""
+
     neutral: float = 0.0
+    """The level that changes nothing; clean images have this place on a figure's axis."""
+
     note: Callable[[Mapping[str, Parameter]], str] = lambda parameters: ""
+    """Returns what a reader must know about these parameters, or ""."""
+
     parameters: tuple[str, ...] = ()
+    """The names of the keywords, if the signature of `build` does not contain them."""
+
     texts: tuple[str, ...] = ()
+    """The parameters that are text; all others are numbers."""
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

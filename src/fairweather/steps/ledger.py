@@ -24,19 +24,18 @@ State = Literal["done", "stale", "missing"]
 
 
 class Standing(NamedTuple):
-    """A step, and how its record in the run folder compares with it.
-
-    Attributes:
-        step: the step, as it is planned now.
-        state: `done`; `stale`: done with other settings, or from files that were made with other
-            settings; `missing`: never done, or done, but its files are gone or damaged, or the
-            files that it read have changed since.
-        record: its record, if it was ever done, with whatever settings.
-    """
+    """A step, and how its record in the run folder compares with it."""
 
     step: Step
+    """The step, as it is planned now."""
+
     state: State
+    """`done`; `stale`: done with other settings, or from files that were made with other settings;
+    `missing`: never done, or done, but its files are gone or damaged, or the files that it read
+    have changed since."""
+
     record: StepRecord | None
+    """Its record, if it was ever done, with whatever settings."""
 
 
 class Ledger:

@@ -51,31 +51,37 @@ OOD_DATA = "ood:"  # prefix of the names of other data sets in a plan
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The facts of a data set that a plan needs; the images may never have been decoded.
-
-    Attributes:
-        name: the specification, with the size.
-        classes: names in label order.
-        images: number of images in each split.
-        digests: digest of each split, if known.
-        side: height and width in pixels, if known.
-        natural_shift: whether the test images have a different origin from the other images.
-        groups: the splits with known groups or subgroups of images, and a digest of these if known.
-        slices: the names of the columns of subgroups.
-        ordered: whether the classes are in an order.
-        task: what is told of each image.
-    """
+    """The facts of a data set that a plan needs; the images may never have been decoded."""
 
     name: str
+    """The specification, with the size."""
+
     classes: tuple[str, ...]
+    """Names in label order."""
+
     images: Mapping[str, int]
+    """Number of images in each split."""
+
     digests: Mapping[str, str] = field(default_factory=dict)
+    """Digest of each split, if known."""
+
     side: tuple[int, int] | None = None
+    """Height and width in pixels, if known."""
+
     natural_shift: bool = False
+    """Whether the test images have a different origin from the other images."""
+
     groups: Mapping[str, str | None] = field(default_factory=dict)
+    """The splits with known groups or subgroups of images, and a digest of these if known."""
+
     slices: tuple[str, ...] = ()
+    """The names of the columns of subgroups."""
+
     ordered: bool = False
+    """Whether the classes are in an order."""
+
     task: str = CLASSIFICATION
+    """What is told of each image."""
 
     def count_bytes(self, part: str) -> int:
         """The size of a split's 8-bit images in bytes; 0 if `side` is not known."""
@@ -139,25 +145,28 @@ def survey_sources(
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """A model that is measured.
-
-    Attributes:
-        name: its name in the run, also for folders.
-        seed: random seed of its training; 0 for a model from elsewhere, `ensemble` for an ensemble.
-        title: title of the model.
-        label: its name in progress messages: the title, with the seed if there are several.
-        network: the network that predicts; None if its predictions were made elsewhere.
-        members: members of an ensemble; they are measured before it.
-        given: the digests of predictions that were made elsewhere, by the file for each.
-    """
+    """A model that is measured."""
 
     name: str
+    """Its name in the run, also for folders."""
+
     seed: int | str
+    """Random seed of its training; 0 for a model from elsewhere, `ensemble` for an ensemble."""
+
     title: str
+    """Title of the model."""
+
     label: str
+    """Its name in progress messages: the title, with the seed if there are several."""
+
     network: plan.AnyNetwork | None
+    """The network that predicts; None if its predictions were made elsewhere."""
+
     members: tuple[MeasuredModel, ...] = ()
+    """Members of an ensemble; they are measured before it."""
+
     given: Mapping[str, str] = field(default_factory=dict)
+    """The digests of predictions that were made elsewhere, by the file for each."""
 
     def way(self, file: str) -> plan.ForwardPass | plan.GivenPredictions:
         """How the model's own predictions in a file are made."""
@@ -172,21 +181,27 @@ class Settings:
 
     shifts: tuple[Shift | Attack, ...]
     """Clean first, then every shift and attack at every level."""
+
     threads: int
     """Threads of every step."""
+
     device: torch.device
     variants: tuple[Variant, ...] = ()
     fit_on: tuple[Shift, ...] = ()
     """The shifts of the validation images that some variants are fitted on."""
+
     shift_seed: int = 0
     batch_size: int = 256
     arithmetic: Arithmetic = FP32
     """How networks are computed."""
+
     bootstrap: int = 1000
     ordered: bool = False
     """Whether the classes are in an order, even if the data set does not say so."""
+
     priors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """For the name of each set of priors, the probability of each class in label order."""
+
     operating_points: Mapping[str, float] = field(default_factory=dict)
     """For some classes, the least probability to predict them."""
 
@@ -197,14 +212,19 @@ class Measurement(Settings):
 
     data: DataFacts
     """The run's own data set."""
+
     others: Mapping[str, DataFacts] = field(default_factory=dict)
     """Other data sets that confidence should separate from it, by their sources."""
+
     natural: Mapping[str, DataFacts] = field(default_factory=dict)
     """Other images of the same classes, by their value in the column `shift`."""
+
     reports: tuple[str, ...] = ()
     """Further files that the report reads, which trainings wrote."""
+
     mixup: bool = False
     """Whether MixUp was used; then the samples show an example."""
+
     pictured: tuple[Shift, ...] | None = None
     """The shifts whose images are shown; None for all, and none without images."""
 

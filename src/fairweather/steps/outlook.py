@@ -75,21 +75,22 @@ _STATE_WORDS = {"done": "", "missing": "", "stale": "done with other settings"}
 
 @dataclass(frozen=True)
 class Outlook:
-    """A plan and how much of it is done, as `fairweather plan` shows it.
-
-    Attributes:
-        name: name of the run.
-        path: its folder, which need not exist.
-        plan: all steps of the run.
-        standings: the state of each step.
-        seconds: estimated time for the rest, by the speeds of finished steps; None if unknown.
-    """
+    """A plan and how much of it is done, as `fairweather plan` shows it."""
 
     name: str
+    """Name of the run."""
+
     path: Path
+    """Its folder, which need not exist."""
+
     plan: Plan
+    """All steps of the run."""
+
     standings: Sequence[Standing]
+    """The state of each step."""
+
     seconds: float | None
+    """Estimated time for the rest, by the speeds of finished steps; None if unknown."""
 
     @classmethod
     def from_plan(cls, name: str, path: Path, plan: Plan) -> Outlook:

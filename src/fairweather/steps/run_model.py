@@ -41,22 +41,23 @@ from fairweather.types.record import (
 
 @dataclass(frozen=True)
 class RunModel:
-    """A model of a finished run, ready to predict other images.
-
-    Attributes:
-        run: its folder.
-        record: the record of the run.
-        name: the name of the model, as in scores.csv.
-        seed: the seed of its training; `ensemble` for the models of all seeds together.
-        networks: float images `[B, 3, H, W]` in [0, 1] to logits of the run's classes, in
-            evaluation mode; one, or all members of an ensemble.
-    """
+    """A model of a finished run, ready to predict other images."""
 
     run: RunFolder
+    """Its folder."""
+
     record: RunRecord
+    """The record of the run."""
+
     name: str
+    """The name of the model, as in scores.csv."""
+
     seed: int | str
+    """The seed of its training; `ensemble` for the models of all seeds together."""
+
     networks: tuple[nn.Module, ...]
+    """Float images `[B, 3, H, W]` in [0, 1] to logits of the run's classes, in evaluation mode;
+    one, or all members of an ensemble."""
 
     @property
     def title(self) -> str:
@@ -126,19 +127,19 @@ def open_run_model(text: str, *, offline: bool = False) -> RunModel:
 
 
 class NewImages(NamedTuple):
-    """New images for a model.
-
-    Attributes:
-        name: what they were loaded from.
-        images: at the model's size, with the classes of its run; `names` are their files, if any.
-        labelled: whether their labels are true; otherwise all are 0.
-        other_classes: their own classes, if these are not classes of the run.
-    """
+    """New images for a model."""
 
     name: str
+    """What they were loaded from."""
+
     images: Images
+    """At the model's size, with the classes of its run; `names` are their files, if any."""
+
     labelled: bool
+    """Whether their labels are true; otherwise all are 0."""
+
     other_classes: tuple[str, ...] = ()
+    """Their own classes, if these are not classes of the run."""
 
 
 def open_images(

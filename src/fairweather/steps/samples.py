@@ -142,15 +142,13 @@ class PictureChoice(NamedTuple):
 
 
 class ChosenImages(NamedTuple):
-    """Chosen images and the level of each, the most important first.
-
-    Attributes:
-        keys: int64 `[K]`, each once.
-        levels: int64 `[K]`, the index of the level, from 0.
-    """
+    """Chosen images and the level of each, the most important first."""
 
     keys: npt.NDArray[np.int64]
+    """int64 `[K]`, each once."""
+
     levels: npt.NDArray[np.int64]
+    """int64 `[K]`, the index of the level, from 0."""
 
 
 def choose_lost(

@@ -219,16 +219,14 @@ def _seeded_generator(rng: np.random.Generator, device: torch.device) -> torch.G
 
 
 class TrainingBatch(NamedTuple):
-    """The input of one training step.
-
-    Attributes:
-        views: views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to
-            the first.
-        targets: classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one.
-    """
+    """The input of one training step."""
 
     views: tuple[torch.Tensor, ...]
+    """Views of the same images, each float `[B, 3, H, W]` in [0, 1]; the targets belong to the
+    first."""
+
     targets: torch.Tensor
+    """Classes int64 `[B]`, or soft labels float `[B, classes]` that sum to one."""
 
 
 def mix_up(

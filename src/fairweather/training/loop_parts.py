@@ -117,17 +117,16 @@ def mean_loss(losses: Sequence[torch.Tensor], sizes: Sequence[int]) -> float:
 
 
 class Phase(NamedTuple):
-    """Consecutive epochs with one optimiser and one schedule of the learning rate.
-
-    Attributes:
-        start: its first epoch, counted from 0.
-        epochs: number of its epochs.
-        probe: whether only the head is trained.
-    """
+    """Consecutive epochs with one optimiser and one schedule of the learning rate."""
 
     start: int
+    """Its first epoch, counted from 0."""
+
     epochs: int
+    """Number of its epochs."""
+
     probe: bool
+    """Whether only the head is trained."""
 
 
 def find_phase(recipe: Recipe, epoch: float) -> Phase:

@@ -27,17 +27,16 @@ OPERATION_NAMES = ("identity", *OPERATIONS)
 
 
 class MagnitudeRange(NamedTuple):
-    """The magnitudes of an operation, from the weakest to the strongest.
-
-    Attributes:
-        values: float64 `[MAGNITUDE_BINS]`.
-        signed: whether the negative value is equally likely.
-        neutral: the value that they are added to.
-    """
+    """The magnitudes of an operation, from the weakest to the strongest."""
 
     values: Floats
+    """float64 `[MAGNITUDE_BINS]`."""
+
     signed: bool
+    """Whether the negative value is equally likely."""
+
     neutral: float = 0.0
+    """The value that they are added to."""
 
 
 def wide_space() -> Mapping[str, MagnitudeRange]:
@@ -202,17 +201,16 @@ _MAGNITUDES: Mapping[str, Callable[[Floats, Floats, int, int], Floats]] = {
 
 
 class Chains(NamedTuple):
-    """The random chains of a batch: B images, W chains for each, at most D operations in a chain.
-
-    Attributes:
-        chosen: `[D, B, W]`, indices into `ALL_OPERATIONS`, or -1 after the end of a chain.
-        magnitudes: `[D, B, W]`, in the units of each operation.
-        weights: `[B, W + 1]`, the weights of the chains and, last, of the image; they sum to one.
-    """
+    """The random chains of a batch: B images, W chains each, at most D operations in a chain."""
 
     chosen: npt.NDArray[np.int64]
+    """`[D, B, W]`, indices into `ALL_OPERATIONS`, or -1 after the end of a chain."""
+
     magnitudes: Floats
+    """`[D, B, W]`, in the units of each operation."""
+
     weights: Floats
+    """`[B, W + 1]`, the weights of the chains and, last, of the image; they sum to one."""
 
 
 def augmix(images: torch.Tensor, rng: np.random.Generator, options: AugMix) -> torch.Tensor:

@@ -66,21 +66,22 @@ _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train together, as one of them sees them.
-
-    Attributes:
-        rank: its own number; the process with 0 is the first, which writes.
-        devices: processes on each machine, each with a device of its own.
-        nodes: machines.
-        environment: how the processes find each other; None for a single process.
-        talk: the connection over which they send Python objects; None for a single process.
-    """
+    """The processes that train together, as one of them sees them."""
 
     rank: int = 0
+    """Its own number; the process with 0 is the first, which writes."""
+
     devices: int = 1
+    """Processes on each machine, each with a device of its own."""
+
     nodes: int = 1
+    """Machines."""
+
     environment: ClusterEnvironment | None = None
+    """How the processes find each other; None for a single process."""
+
     talk: dist.ProcessGroup | None = None
+    """The connection over which they send Python objects; None for a single process."""
 
     @property
     def size(self) -> int:

@@ -51,17 +51,16 @@ def supervised_loss(forward: Forward, batch: TrainingBatch, recipe: Recipe) -> t
 
 
 class TrainingLoss(NamedTuple):
-    """A loss of supervised training.
-
-    Attributes:
-        name: for messages.
-        compute: the loss of a batch, from the network, the batch and the recipe.
-        accepts: the kind of predictions that it trains for.
-    """
+    """A loss of supervised training."""
 
     name: str
+    """For messages."""
+
     compute: Callable[[Forward, TrainingBatch, Recipe], torch.Tensor]
+    """The loss of a batch, from the network, the batch and the recipe."""
+
     accepts: TaskKind
+    """The kind of predictions that it trains for."""
 
 
 CROSS_ENTROPY = TrainingLoss("the cross-entropy of a training", supervised_loss, Predictions.kind)
@@ -255,17 +254,15 @@ MOST_CLEAN_TRAINING_IMAGES = 10_000
 
 
 class Epoch(NamedTuple):
-    """The result of one epoch.
-
-    Attributes:
-        history: the rows of history.csv so far; the last is this epoch's.
-        state: everything that training needs to continue. `best` holds the weights that the recipe
-            selects so far. `probed` holds the weights at the end of the `probe_epochs`, if other
-            epochs follow them.
-    """
+    """The result of one epoch."""
 
     history: list[dict[str, float]]
+    """The rows of history.csv so far; the last is this epoch's."""
+
     state: State
+    """Everything that training needs to continue. `best` holds the weights that the recipe selects
+    so far. `probed` holds the weights at the end of the `probe_epochs`, if other epochs follow
+    them."""
 
 
 def fit(

@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 
 class TaskKind(NamedTuple):
-    """A kind of predictions; metrics, calibrations and sections say which kind they accept.
-
-    Attributes:
-        labels: what a label is: `single`, one class of each image.
-        outputs: what the logits become: `softmax`, probabilities that sum to one.
-        unit: what a prediction is of: `image`, or a part of its labels such as `finding`.
-    """
+    """A kind of predictions; metrics, calibrations and sections say which kind they accept."""
 
     labels: str = "single"
+    """What a label is: `single`, one class of each image."""
+
     outputs: str = "softmax"
+    """What the logits become: `softmax`, probabilities that sum to one."""
+
     unit: str = "image"
+    """What a prediction is of: `image`, or a part of its labels such as `finding`."""

@@ -99,17 +99,16 @@ def is_finite(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Groups:
-    """Which images belong together, and to which subgroups they belong; `[N]` texts each.
-
-    Attributes:
-        group: what images that belong together share, such as `patient`; None if not known.
-        names: its value for each image.
-        slices: subgroups by the name of the column, such as `site`, with the value of each image.
-    """
+    """Which images belong together, and to which subgroups they belong; `[N]` texts each."""
 
     group: str | None = None
+    """What images that belong together share, such as `patient`; None if not known."""
+
     names: TextArray | None = None
+    """Its value for each image."""
+
     slices: Mapping[str, TextArray] = field(default_factory=dict)
+    """Subgroups by the name of the column, such as `site`, with the value of each image."""
 
     def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Groups:
         names = None if self.names is None else self.names[index]
@@ -120,16 +119,6 @@ class Groups:
 class Images:
     """Labelled 8-bit images; slicing keeps each image's key.
 
-    Attributes:
-        images: uint8 `[N, 3, H, W]`.
-        labels: int64 `[N]`, each in `[0, len(classes))`; or `[N, L]`, a label of each of L names.
-        keys: int64 `[N]`, the position of each image in its source split. An image keeps its key
-            in every subset.
-        classes: class names in label order, or the names of what is labelled.
-        names: `[N]` texts, the path of each image's file from the folder of its source on, with
-            `/` between folders; None if images have no files of their own.
-        groups: which images belong together, and their subgroups; None if nothing is known.
-
     >>> import torch
     >>> images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]),
     ...                 torch.arange(4), ("cat", "dog"))
@@ -138,11 +127,24 @@ class Images:
     """
 
     images: torch.Tensor
+    """uint8 `[N, 3, H, W]`."""
+
     labels: torch.Tensor
+    """int64 `[N]`, each in `[0, len(classes))`; or `[N, L]`, a label of each of L names."""
+
     keys: torch.Tensor
+    """int64 `[N]`, the position of each image in its source split. An image keeps its key in every
+    subset."""
+
     classes: tuple[str, ...]
+    """Class names in label order, or the names of what is labelled."""
+
     names: TextArray | None = None
+    """`[N]` texts, the path of each image's file from the folder of its source on, with `/` between
+    folders; None if images have no files of their own."""
+
     groups: Groups | None = None
+    """Which images belong together, and their subgroups; None if nothing is known."""
 
     def __post_init__(self) -> None:
         import torch
@@ -179,25 +181,26 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of one data set and the statistics of its training images.
-
-    Attributes:
-        name: the specification that the data set was loaded from.
-        train, val, test: `Images`; train and val may be None.
-        mean, std: mean and standard deviation per channel of the training images in [0, 1], or of
-            the test images if there is no training split.
-        notes: facts for the record of the run, such as the number of skipped files.
-        task: what is to be told of each image; a name of `fairweather.tasks.task.TASKS`.
-    """
+    """The splits of one data set and the statistics of its training images."""
 
     name: str
+    """The specification that the data set was loaded from."""
+
     train: Images | None
     val: Images | None
     test: Images
+    """`train`, `val`, `test`: `Images`; train and val may be None."""
+
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    """`mean`, `std`: mean and standard deviation per channel of the training images in [0, 1], or
+    of the test images if there is no training split."""
+
     notes: Mapping[str, object] = field(default_factory=dict)
+    """Facts for the record of the run, such as the number of skipped files."""
+
     task: str = CLASSIFICATION
+    """What is to be told of each image; a name of `fairweather.tasks.task.TASKS`."""
 
     def __post_init__(self) -> None:
         check_text(self.name, "the name of the data set")
@@ -217,20 +220,21 @@ class Dataset:
 class Shift:
     """A named change of the test images at one level: 8-bit images in, 8-bit images out.
 
-    Attributes:
-        name: the name in the table of shifts.
-        level: the one parameter that a sweep varies; None for `clean`.
-        parameters: the parameters that were given, in the order of the function's signature.
-        apply: `(images uint8 [B, 3, H, W], keys int64 [B], seed) -> uint8 [B, 3, H, W]`.
-
     >>> Shift("gaussian_blur", 0.7, {"sigma": 0.7, "kernel_size": 5}, lambda x, k, s: x).id
     'gaussian_blur,sigma=0.7,kernel_size=5'
     """
 
     name: str
+    """The name in the table of shifts."""
+
     level: float | None
+    """The one parameter that a sweep varies; None for `clean`."""
+
     parameters: Mapping[str, Parameter] = field(hash=False)
+    """The parameters that were given, in the order of the function's signature."""
+
     apply: ShiftFunction = field(repr=False, compare=False)
+    """`(images uint8 [B, 3, H, W], keys int64 [B], seed) -> uint8 [B, 3, H, W]`."""
 
     @property
     def id(self) -> str:
@@ -271,17 +275,14 @@ class Shift:
 
 
 class AttackResult(NamedTuple):
-    """The result of an attack on a batch: the attacked images, and which of them were broken.
-
-    Attributes:
-        images: float32 `[B, 3, H, W]` in [0, 1], not rounded.
-        broken: for each part of the attack, by name, bool `[B]`: the images that it broke. `clean`
-            are the images that the model gets wrong without an attack. An image is true in at most
-            one of them.
-    """
+    """The result of an attack on a batch: the attacked images, and which of them were broken."""
 
     images: torch.Tensor
+    """float32 `[B, 3, H, W]` in [0, 1], not rounded."""
+
     broken: Mapping[str, torch.Tensor]
+    """For each part of the attack, by name, bool `[B]`: the images that it broke. `clean` are the
+    images that the model gets wrong without an attack. An image is true in at most one of them."""
 
     @property
     def robust(self) -> torch.Tensor:
@@ -295,22 +296,23 @@ class AttackResult(NamedTuple):
 class Attack:
     """A named change of the test images that is computed from the model and the labels.
 
-    Attributes:
-        name: the name in the table of attacks.
-        level: epsilon, the largest norm of a perturbation of pixels in [0, 1].
-        parameters: the parameters that were given, in the order of the function's signature.
-        apply: `(model, images, labels, keys, stream, tell) -> AttackResult`; it may call `tell`
-            with the share of its runs that are done.
-
     >>> unchanged = lambda *batch: AttackResult(batch[1], {})
     >>> Attack("pgd", 0.1, {"epsilon": 0.1, "steps": 5}, unchanged).id
     'pgd,epsilon=0.1,steps=5'
     """
 
     name: str
+    """The name in the table of attacks."""
+
     level: float
+    """Epsilon, the largest norm of a perturbation of pixels in [0, 1]."""
+
     parameters: Mapping[str, Parameter] = field(hash=False)
+    """The parameters that were given, in the order of the function's signature."""
+
     apply: AttackFunction = field(repr=False, compare=False)
+    """`(model, images, labels, keys, stream, tell) -> AttackResult`; it may call `tell` with the
+    share of its runs that are done."""
 
     @property
     def id(self) -> str:
@@ -409,22 +411,25 @@ class AnyPredictions:
     """The per-image columns of one cell, of whatever task.
 
     A task has a frozen dataclass of its own, whose arrays are stored.
-
-    Attributes:
-        keys: int64 `[N]`.
-        labels: int64 `[N]` or `[N, L]`.
-        logits: float32 `[N, C]`, or None where they are not kept.
-        classes: the names of what the logits are of.
-        kind: what these are predictions of.
-        stored: the type of each column that is stored, by name; all but the logits.
     """
 
     keys: IntArray
+    """int64 `[N]`."""
+
     labels: IntArray
+    """int64 `[N]` or `[N, L]`."""
+
     logits: npt.NDArray[np.float32] | None
+    """float32 `[N, C]`, or None where they are not kept."""
+
     classes: tuple[str, ...]
+    """The names of what the logits are of."""
+
     kind: ClassVar[TaskKind]
+    """What these are predictions of."""
+
     stored: ClassVar[Mapping[str, type[np.generic]]]
+    """The type of each column that is stored, by name; all but the logits."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -468,21 +473,7 @@ def join_columns(parts: Sequence[P], join: Callable[[list[npt.NDArray[Any]]], An
 
 @dataclass(frozen=True)
 class Predictions(AnyPredictions):
-    """Per-image columns of one cell. Every metric is computed from these, without a model.
-
-    Attributes:
-        keys, labels, predicted: int64 `[N]`.
-        confidence: float64 `[N]`, the largest softmax probability.
-        top5_correct: bool `[N]`: are fewer than five logits greater than the label's.
-        nll: float64 `[N]`, minus the log of the label's probability, in nats.
-        brier: float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2].
-        logits: float32 `[N, classes]`, or None for more than 100 classes.
-        classes: class names in label order.
-        ordered: whether the classes are in an order, such as grades of a disease.
-        set_size: int64 `[N]`, the number of classes in each prediction set; None without sets.
-        covered: bool `[N]`: is the label in the prediction set; None without sets.
-        ood_scores: float32 `[N]` for each score of `OOD_SCORES` that was computed, by name.
-    """
+    """Per-image columns of one cell. Every metric is computed from these, without a model."""
 
     kind: ClassVar[TaskKind] = TaskKind()
     stored: ClassVar[Mapping[str, type[np.generic]]] = {
@@ -501,16 +492,37 @@ class Predictions(AnyPredictions):
     keys: IntArray
     labels: IntArray
     predicted: IntArray
+    """`keys`, `labels`, `predicted`: int64 `[N]`."""
+
     confidence: npt.NDArray[np.float64]
+    """float64 `[N]`, the largest softmax probability."""
+
     top5_correct: BoolArray
+    """Bool `[N]`: are fewer than five logits greater than the label's."""
+
     nll: npt.NDArray[np.float64]
+    """float64 `[N]`, minus the log of the label's probability, in nats."""
+
     brier: npt.NDArray[np.float64]
+    """float64 `[N]`, squared distance of the probabilities to the one-hot label, in [0, 2]."""
+
     logits: npt.NDArray[np.float32] | None
+    """float32 `[N, classes]`, or None for more than 100 classes."""
+
     classes: tuple[str, ...]
+    """Class names in label order."""
+
     ordered: bool = False
+    """Whether the classes are in an order, such as grades of a disease."""
+
     set_size: IntArray | None = None
+    """int64 `[N]`, the number of classes in each prediction set; None without sets."""
+
     covered: BoolArray | None = None
+    """Bool `[N]`: is the label in the prediction set; None without sets."""
+
     ood_scores: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """float32 `[N]` for each score of `OOD_SCORES` that was computed, by name."""
 
     @property
     def strata(self) -> IntArray:

@@ -146,25 +146,26 @@ def _contains(interval: str, value: float) -> bool:
 class GroupColumns(NamedTuple):
     """Which columns of a table say what belongs together; see `fairweather.load_data`.
 
-    Attributes:
-        metadata: the path of the table: a CSV or parquet file with one row for each image; None for
-            the columns of the data set itself, if it is `parquet:PATH`.
-        group: the column that says which images belong together, such as `patient`.
-        slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
-        allow_shared: allow images of one group in several splits.
-        natural: the name of a set of other images of the same classes, if the columns are about it.
-            Then only rows with `natural/NAME` in the column `split` count; otherwise these rows do
-            not.
-
     >>> GroupColumns("patients.csv", group="patient", slices=("site", "site*sex")).columns
     ['patient', 'site', 'sex']
     """
 
     metadata: str | None = None
+    """The path of the table: a CSV or parquet file with one row for each image; None for the
+    columns of the data set itself, if it is `parquet:PATH`."""
+
     group: str | None = None
+    """The column that says which images belong together, such as `patient`."""
+
     slices: tuple[str, ...] = ()
+    """Columns whose values are subgroups, such as `site`; crossed ones as `site*sex`."""
+
     allow_shared: bool = False
+    """Allow images of one group in several splits."""
+
     natural: str | None = None
+    """The name of a set of other images of the same classes, if the columns are about it. Then only
+    rows with `natural/NAME` in the column `split` count; otherwise these rows do not."""
 
     @property
     def columns(self) -> list[str]:
@@ -194,20 +195,21 @@ def slice_name(slice_: str) -> str:
 class Preparation(NamedTuple):
     """How images are made square before any shift: they are resized, then cropped at the center.
 
-    Attributes:
-        size: height and width of the model's input, in pixels, at least 8.
-        resize: length of the shorter side after resizing, in pixels; None means `size`.
-        interpolation: the resizing filter, with Pillow's antialiasing.
-        fit: `crop` keeps the aspect ratio; `squash` resizes both sides to `resize`.
-
     >>> Preparation(224, resize=256)
     Preparation(size=224, resize=256, interpolation='bilinear', fit='crop')
     """
 
     size: int
+    """Height and width of the model's input, in pixels, at least 8."""
+
     resize: int | None = None
+    """Length of the shorter side after resizing, in pixels; None means `size`."""
+
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """The resizing filter, with Pillow's antialiasing."""
+
     fit: Literal["crop", "squash"] = "crop"
+    """`crop` keeps the aspect ratio; `squash` resizes both sides to `resize`."""
 
 
 @dataclass(frozen=True, kw_only=True)

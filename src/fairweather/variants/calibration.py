@@ -47,14 +47,11 @@ MOST_BIAS = 16.0
 
 @dataclass(frozen=True)
 class Calibration(PostHoc):
-    """The logits are changed by numbers that are fitted on validation images.
-
-    Attributes:
-        fit_on: whether these are the images that `fit_on` lists, not clean ones alone.
-    """
+    """The logits are changed by numbers that are fitted on validation images."""
 
     fitted_type: ClassVar[type[FittedParameters]]
     fit_on: bool = False
+    """Whether these are the images that `fit_on` lists, not clean ones alone."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that is not allowed."""
@@ -108,18 +105,17 @@ class Calibration(PostHoc):
 
 
 class Calibrator(FittedParameters):
-    """Fitted numbers that change logits.
-
-    Attributes:
-        images: the number of images that it was fitted on.
-        nll_before, nll_after: mean negative log-likelihood of these images in nats.
-        kind: of the calibration.
-    """
+    """Fitted numbers that change logits."""
 
     images: int = Field(ge=1)
+    """The number of images that it was fitted on."""
+
     nll_before: float = Field(ge=0, allow_inf_nan=False)
     nll_after: float = Field(ge=0, allow_inf_nan=False)
+    """`nll_before`, `nll_after`: mean negative log-likelihood of these images in nats."""
+
     kind: str
+    """Of the calibration."""
 
     @property
     def note(self) -> str:

@@ -32,15 +32,13 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class StepFunction(FrozenRecord):
-    """A function that never falls: linear between points, constant before and after them.
-
-    Attributes:
-        at: the places of the points, ascending.
-        values: its values there, in [0, 1].
-    """
+    """A function that never falls: linear between points, constant before and after them."""
 
     at: tuple[FiniteFloat, ...] = Field(min_length=1)
+    """The places of the points, ascending."""
+
     values: tuple[_Share, ...]
+    """Its values there, in [0, 1]."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -82,14 +80,11 @@ def fit_steps(places: ArrayLike, hits: ArrayLike) -> StepFunction:
 
 
 class FittedIsotonic(Calibrator):
-    """A step function of each class's probability; the results are divided by their sum.
-
-    Attributes:
-        steps: one for each class.
-    """
+    """A step function of each class's probability; the results are divided by their sum."""
 
     kind: Literal["isotonic"] = "isotonic"
     steps: tuple[StepFunction, ...] = Field(min_length=1)
+    """One for each class."""
 
     def change(self, logits: NDArray[np.floating]) -> Logits:
         rows = check_class_count(logits, len(self.steps))
@@ -144,16 +139,14 @@ class LogisticCurve(FrozenRecord):
 
 
 class FittedTopVersusAll(Calibrator):
-    """The confidence in the predicted class as the chance that it is right.
-
-    Attributes:
-        classes: the number of classes.
-        curve: from the confidence to the chance of being right.
-    """
+    """The confidence in the predicted class as the chance that it is right."""
 
     kind: Literal["top_versus_all"] = "top_versus_all"
     classes: int = Field(ge=2)
+    """The number of classes."""
+
     curve: StepFunction | LogisticCurve
+    """From the confidence to the chance of being right."""
 
     def change(self, logits: NDArray[np.floating]) -> Logits:
         rows = check_class_count(logits, self.classes)
@@ -195,9 +188,6 @@ class TopVersusAll(Calibration):
     predicted class; the excess goes to the others in their proportions. So the confidence is at
     least 1 / classes, even where the prediction is right less often.
 
-    Attributes:
-        method: how this chance is fitted: `isotonic` or `logistic`.
-
     Source: Le Coz, Herbin and Adjed 2024, Confidence Calibration of Classifiers with Many Classes,
     for the binary problem; the other classes' part is ours.
 
@@ -211,6 +201,7 @@ class TopVersusAll(Calibration):
     kind_title: ClassVar[str] = "top-versus-all"
     fitted_type: ClassVar[type[FittedParameters]] = FittedTopVersusAll
     method: Literal["isotonic", "logistic"] = "isotonic"
+    """How this chance is fitted: `isotonic` or `logistic`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

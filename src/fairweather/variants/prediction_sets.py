@@ -49,29 +49,32 @@ class Halves(NamedTuple):
 
 
 class FittedSets(FittedParameters):
-    """The fit of prediction sets.
-
-    Attributes:
-        method, coverage, classwise: of the variant; see `Conformal`.
-        temperature: logits are divided by it.
-        temperature_images: the number of images that it was fitted on.
-        thresholds: the largest score of a class in a set: one, or one for each class.
-        images: the number of calibration images behind each threshold, or the effective number of
-            their groups if the variant weighs images.
-        covered: how many of them have their label in their set.
-        filled: share of the calibration images whose set would be empty, and is the most probable
-            class instead.
-    """
+    """The fit of prediction sets."""
 
     method: Method
     coverage: float
     classwise: bool
+    """`method`, `coverage`, `classwise`: of the variant; see `Conformal`."""
+
     temperature: Annotated[FiniteFloat, Field(gt=0)]
+    """Logits are divided by it."""
+
     temperature_images: int
+    """The number of images that it was fitted on."""
+
     thresholds: tuple[FiniteFloat, ...]
+    """The largest score of a class in a set: one, or one for each class."""
+
     images: tuple[int, ...]
+    """The number of calibration images behind each threshold, or the effective number of their
+    groups if the variant weighs images."""
+
     covered: tuple[int, ...]
+    """How many of them have their label in their set."""
+
     filled: float
+    """Share of the calibration images whose set would be empty, and is the most probable class
+    instead."""
 
     @property
     def draws(self) -> tuple[CalibrationDraw, ...]:
@@ -106,13 +109,6 @@ class FittedSets(FittedParameters):
 class Conformal(PostHoc):
     """A set of classes for each image that contains the label as often as promised.
 
-    Attributes:
-        method: the score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`.
-        coverage: the promised share of images whose label is in the set.
-        classwise: keep the promise for the images of each class, with a threshold for each.
-        weigh: what counts alike where images belong together: `groups`, such as patients, of
-            which one image each is used; or `images`, so that the coverage is a share of all.
-
     >>> Conformal(coverage=0.95, classwise=True).name
     'conformal-lac-0.95-classwise'
     """
@@ -122,9 +118,17 @@ class Conformal(PostHoc):
     makes_sets: ClassVar[bool] = True
     difference: ClassVar[str] = "its confidence differs, and it has prediction sets"
     method: Method = "lac"
+    """The score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`."""
+
     coverage: float = 0.9
+    """The promised share of images whose label is in the set."""
+
     classwise: bool = False
+    """Keep the promise for the images of each class, with a threshold for each."""
+
     weigh: Weigh = "groups"
+    """What counts alike where images belong together: `groups`, such as patients, of which one
+    image each is used; or `images`, so that the coverage is a share of all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,18 +28,17 @@ from fairweather.variants.fitted import FittedParameters
 
 
 class FittedTemperature(LogitDivisor):
-    """A fitted temperature.
-
-    Attributes:
-        value: logits are divided by it; above 1 the model was overconfident.
-        images: the number of images that it was fitted on.
-        nll_before, nll_after: mean negative log-likelihood of these images in nats.
-    """
+    """A fitted temperature."""
 
     value: Annotated[FiniteFloat, Field(gt=0)]
+    """Logits are divided by it; above 1 the model was overconfident."""
+
     images: int
+    """The number of images that it was fitted on."""
+
     nll_before: float
     nll_after: float
+    """`nll_before`, `nll_after`: mean negative log-likelihood of these images in nats."""
 
     @property
     def note(self) -> str:
@@ -99,16 +98,14 @@ _Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
 class FittedVectorScaling(Calibrator):
-    """Logits times a scale of each class, plus a bias of each class.
-
-    Attributes:
-        scales: factors of the logits of each class.
-        biases: added to the scaled logits; their mean is 0, since a common bias changes nothing.
-    """
+    """Logits times a scale of each class, plus a bias of each class."""
 
     kind: Literal["vector_scaling"] = "vector_scaling"
     scales: tuple[_Positive, ...] = Field(min_length=1)
+    """Factors of the logits of each class."""
+
     biases: tuple[FiniteFloat, ...]
+    """Added to the scaled logits; their mean is 0, since a common bias changes nothing."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

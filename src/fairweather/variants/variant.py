@@ -38,23 +38,25 @@ FITTED_UNDER_SHIFTS = "fitted under shifts"
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant; each kind is a class with its parameters as fields, which it checks.
-
-    Attributes:
-        kind: how studies and the command line call it.
-        kind_title: the title of the kind.
-        fitted_type: the type of what is fitted, which is stored in a file; None if nothing is.
-        makes_sets: whether its predictions have prediction sets.
-        difference: the words of reports if it gives the same answers as its model.
-        accepts: the kind of predictions that it changes.
-    """
+    """A variant; each kind is a class with its parameters as fields, which it checks."""
 
     kind: ClassVar[str]
+    """How studies and the command line call it."""
+
     kind_title: ClassVar[str]
+    """The title of the kind."""
+
     fitted_type: ClassVar[type[FittedParameters] | None] = None
+    """The type of what is fitted, which is stored in a file; None if nothing is."""
+
     makes_sets: ClassVar[bool] = False
+    """Whether its predictions have prediction sets."""
+
     difference: ClassVar[str] = "only its confidence differs"
+    """The words of reports if it gives the same answers as its model."""
+
     accepts: ClassVar[TaskKind] = TaskKind()
+    """The kind of predictions that it changes."""
 
     @property
     def name(self) -> str:
@@ -123,12 +125,10 @@ class PostHoc(Variant):
 
     Its parameters are fitted once, on validation images, and stored as `FittedParameters`. Under
     attack, the images are those of the attack on the model itself.
-
-    Attributes:
-        of: the variant whose predictions it changes; None for those of the model.
     """
 
     of: Adapting | None = field(default=None, kw_only=True)
+    """The variant whose predictions it changes; None for those of the model."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that is not allowed."""

@@ -23,20 +23,20 @@ class JobFailedError(RuntimeError):
 
 
 class Failure(FrozenRecord):
-    """The error that ended the work of a process.
-
-    Attributes:
-        type: the name of its type, if it is one of `fairweather.errors`; else empty.
-        text: the error in words.
-        traceback: where it came from.
-        system: number and file of an error of the system, such as a full disk.
-    """
+    """The error that ended the work of a process."""
 
     kind: Literal["failed"] = "failed"
     type: str
+    """The name of its type, if it is one of `fairweather.errors`; else empty."""
+
     text: str
+    """The error in words."""
+
     traceback: str
+    """Where it came from."""
+
     system: tuple[int, str | None] | None = None
+    """Number and file of an error of the system, such as a full disk."""
 
     @classmethod
     def from_error(cls, error: Exception) -> Failure:

@@ -41,23 +41,24 @@ END_TIMEOUT = 5.0  # seconds within which a process ends after it closed its con
 
 
 class RankSettings(FrozenRecord):
-    """The settings of an additional process on this machine.
-
-    Attributes:
-        plan: the plan whose trainings it helps with.
-        folder: the run folder.
-        device: the type of its device.
-        offline: as in `Worker`.
-        rank, size, port: as in `fairweather.training.ranks.LocalEnvironment`.
-    """
+    """The settings of an additional process on this machine."""
 
     plan: Plan
+    """The plan whose trainings it helps with."""
+
     folder: str
+    """The run folder."""
+
     device: str
+    """The type of its device."""
+
     offline: bool
+    """As in `Worker`."""
+
     rank: int
     size: int
     port: int
+    """`rank`, `size`, `port`: as in `fairweather.training.ranks.LocalEnvironment`."""
 
 
 def execute_with_ranks(work: Work, worker: Worker, sharing: Sharing, tell: Notify) -> None:

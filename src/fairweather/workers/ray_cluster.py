@@ -64,19 +64,19 @@ MAX_CACHED_FILES = 16  # larger files that stay in Ray's memory for the next ste
 
 
 class SeatGreeting(NamedTuple):
-    """The first message of a seat.
-
-    Attributes:
-        host, node, process: where it is: name of the machine, Ray's id of the node, process.
-        folder: its own folder there.
-        versions: of packages that results depend on.
-    """
+    """The first message of a seat."""
 
     host: str
     node: str
     process: int
+    """`host`, `node`, `process`: where it is: name of the machine, Ray's id of the node, process.
+    """
+
     folder: str
+    """Its own folder there."""
+
     versions: dict[str, str]
+    """Of packages that results depend on."""
 
 
 class Seat:
@@ -148,15 +148,13 @@ class Seat:
 
 
 class RayCluster(NamedTuple):
-    """A Ray cluster that this process is connected to.
-
-    Attributes:
-        name: what it is called in a sentence.
-        folder: for the files of seats, if all are on this machine and removed at the end.
-    """
+    """A Ray cluster that this process is connected to."""
 
     name: str
+    """What it is called in a sentence."""
+
     folder: str | None = None
+    """For the files of seats, if all are on this machine and removed at the end."""
 
     def places(self, threads: int, device: str) -> list[int]:
         """How many steps each node has room for; [0] if there is none."""
@@ -275,25 +273,28 @@ def _connect(name: str, folder: str, **arguments: Any) -> None:  # noqa: ANN401 
 
 @dataclass(eq=False)
 class _SeatHandle:
-    """A seat, as the driver sees it.
-
-    Attributes:
-        number: from 1.
-        actor: Ray's handle.
-        greeting: what it has said first.
-        is_ready: whether it can be given steps.
-        steps: what it is doing.
-        given: names of the data sets that were sent to it.
-        begun: how often it was given steps.
-    """
+    """A seat, as the driver sees it."""
 
     number: int
+    """From 1."""
+
     actor: Any
+    """Ray's handle."""
+
     greeting: SeatGreeting | None = None
+    """What it has said first."""
+
     is_ready: bool = False
+    """Whether it can be given steps."""
+
     steps: Sequence[Step] = ()
+    """What it is doing."""
+
     given: set[str] = field(default_factory=set)
+    """Names of the data sets that were sent to it."""
+
     begun: int = 0
+    """How often it was given steps."""
 
     @property
     def host(self) -> str:

@@ -41,19 +41,19 @@ MAX_ATTEMPTS = 3  # how often in a row a file may be missing while another proce
 
 @dataclass(frozen=True)
 class StepsOutcome:
-    """The results of steps that were done together.
-
-    Attributes:
-        done: the result of each step.
-        machine: where they were done.
-        seconds: how long all of them took.
-        host: name of the other computer that did them; empty for this one.
-    """
+    """The results of steps that were done together."""
 
     done: Sequence[StepResult]
+    """The result of each step."""
+
     machine: Machine
+    """Where they were done."""
+
     seconds: float
+    """How long all of them took."""
+
     host: str = ""
+    """Name of the other computer that did them; empty for this one."""
 
 
 Perform = Callable[[Sequence[Step], Worker, RunFolder, Notify], StepsOutcome]

@@ -69,49 +69,47 @@ def check_versions(theirs: Mapping[str, str], host: str) -> None:
 
 
 class SiteSettings(NamedTuple):
-    """The settings that a site starts with.
-
-    Attributes:
-        plan: the data sets and the models; steps come later.
-        threads: of each step.
-        device, offline, networks: as in `Worker`.
-        workers: as in `devices.workers_for`.
-        jobs: number of sites on a machine.
-        state_sent: seconds between two states of a training that are sent.
-    """
+    """The settings that a site starts with."""
 
     plan: Plan
+    """The data sets and the models; steps come later."""
+
     threads: int
+    """Of each step."""
+
     device: str
     offline: bool
     workers: int | None
+    """As in `devices.workers_for`."""
+
     networks: int | None
+    """`device`, `offline`, `networks`: as in `Worker`."""
+
     jobs: int
+    """Number of sites on a machine."""
+
     state_sent: float
+    """Seconds between two states of a training that are sent."""
 
 
 class SiteProduct(NamedTuple):
-    """The results and files of steps that were done together.
-
-    Attributes:
-        outcome: the results.
-        files: what they wrote, by name.
-    """
+    """The results and files of steps that were done together."""
 
     outcome: StepsOutcome
+    """The results."""
+
     files: dict[str, bytes]
+    """What they wrote, by name."""
 
 
 class MissingData(NamedTuple):
-    """The steps could not begin, because a data set is not available here.
-
-    Attributes:
-        data: its name in the plan.
-        reason: a sentence.
-    """
+    """The steps could not begin, because a data set is not available here."""
 
     data: str
+    """Its name in the plan."""
+
     reason: str
+    """A sentence."""
 
 
 class StateUpdate(NamedTuple):
@@ -122,19 +120,17 @@ class StateUpdate(NamedTuple):
 
 
 class PackedData(NamedTuple):
-    """A data set whose pixels all processes of a machine can share: NumPy arrays.
-
-    Attributes:
-        name, mean, std, notes, task: as in `Dataset`.
-        parts: pixels, labels, keys and classes of each split.
-    """
+    """A data set whose pixels all processes of a machine can share: NumPy arrays."""
 
     name: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     notes: Mapping[str, object]
     task: str
+    """`name`, `mean`, `std`, `notes`, `task`: as in `Dataset`."""
+
     parts: Mapping[str, tuple[npt.NDArray[np.uint8], torch.Tensor, torch.Tensor, tuple[str, ...]]]
+    """Pixels, labels, keys and classes of each split."""
 
     @classmethod
     def pack(cls, dataset: Dataset) -> PackedData:

@@ -34,23 +34,24 @@ Place = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 
 
 class SubmittedJobs(FrozenRecord):
-    """The jobs that were submitted for a run: its file `jobs.json`.
-
-    Attributes:
-        executor: `slurm` or `slurm-local`.
-        host: the machine that they were submitted from.
-        folder: the path of the run folder there. A copy of the folder has the note, but no jobs.
-        study: the digest of their plan.
-        jobs: their numbers, also of those that have ended, each with the name of the folder in
-            `logs/jobs` that has its files.
-    """
+    """The jobs that were submitted for a run: its file `jobs.json`."""
 
     version: Literal[1] = 1
     executor: Annotated[str, pydantic.StringConstraints(pattern="^slurm(-local)?$")]
+    """`slurm` or `slurm-local`."""
+
     host: str
+    """The machine that they were submitted from."""
+
     folder: str
+    """The path of the run folder there. A copy of the folder has the note, but no jobs."""
+
     study: str
+    """The digest of their plan."""
+
     jobs: dict[JobId, Place] = pydantic.Field(default_factory=dict)
+    """Their numbers, also of those that have ended, each with the name of the folder in `logs/jobs`
+    that has its files."""
 
     def log_file(self, job: str) -> str:
         """The name of the log of a job in the run folder."""

@@ -60,18 +60,17 @@ class WorkerSettings:
 
 
 class Assignment(FrozenRecord):
-    """The message to another process that sees the run folder.
-
-    Attributes:
-        plan, record: the steps, and the record that the run must have.
-        folder: the run folder.
-        settings: those of its worker.
-    """
+    """The message to another process that sees the run folder."""
 
     plan: Plan
     record: RunRecord
+    """`plan`, `record`: the steps, and the record that the run must have."""
+
     folder: str
+    """The run folder."""
+
     settings: WorkerSettings
+    """Those of its worker."""
 
     @property
     def threads(self) -> int:
@@ -85,31 +84,35 @@ class Assignment(FrozenRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A run to do.
-
-    Attributes:
-        path: the run folder.
-        plan, record: the steps, and the record of the run.
-        device: of the steps; see `fairweather.workers.executors.choose_device`.
-        offline: never use the network.
-        replace: replace finished work that was made with other settings.
-        files: further files that describe the run, by name.
-        check: raises `InputError` for the folder of another run, unless its work is replaced.
-        datasets, models, given: what this process has opened, as in `Worker`. Other processes open
-            the same by the names in the plan.
-    """
+    """A run to do."""
 
     path: Path
+    """The run folder."""
+
     plan: Plan
     record: RunRecord
+    """`plan`, `record`: the steps, and the record of the run."""
+
     device: torch.device
+    """Of the steps; see `fairweather.workers.executors.choose_device`."""
+
     offline: bool
+    """Never use the network."""
+
     datasets: Mapping[str, Dataset]
     replace: bool = False
+    """Replace finished work that was made with other settings."""
+
     files: Mapping[str, str] = field(default_factory=dict)
+    """Further files that describe the run, by name."""
+
     check: Callable[[RunFolder], None] = lambda _: None
+    """Raises `InputError` for the folder of another run, unless its work is replaced."""
+
     models: Mapping[str, nn.Module] = field(default_factory=dict)
     given: Callable[[str], AnyPredictions] | None = None
+    """`datasets`, `models`, `given`: what this process has opened, as in `Worker`. Other processes
+    open the same by the names in the plan."""
 
     def prepare(self, folder: RunFolder, others: bool) -> None:
         """Begin the run in its folder; `others` says whether other processes already work in it."""

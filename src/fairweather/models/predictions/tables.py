@@ -30,9 +30,9 @@ KEY_COLUMNS = (
     *("key", "keys", "id", "ids", "image", "image_id", "img", "name"),
     *("file", "files", "filename", "file_name", "path", "image_path"),
 )
-PLACE_COLUMNS = ("key", "keys")  # of these, numbers are places and never names of files
+PLACE_COLUMNS = ("key", "keys")  # numbers in these are places, never names of files
 INDEX_COLUMNS = ("", "index", "unnamed: 0", "__index_level_0__")  # what pandas writes for its index
-# Of what a program says besides, nothing is needed: it follows from the outputs.
+# Further columns of programs that are not needed, because they follow from the outputs.
 DERIVED_COLUMNS = (
     *("pred", "prediction", "predicted", "predicted_label", "predicted_class", "confidence"),
 )
@@ -42,7 +42,7 @@ CSV_SUFFIXES = (".csv", ".tsv", ".txt")
 SUFFIXES = (*CSV_SUFFIXES, ".parquet", ".npz", ".npy")
 SPACES = r"\s+"  # the separator of files without commas, semicolons and tabs
 AFTER_LAST = "after the last column"  # empty cells, where each line ends with a separator
-LINES_LOOKED_AT = 20  # lines that show the separator and whether there is a header
+LINES_LOOKED_AT = 20  # lines that are checked for the separator and a header
 # Usual names of arrays in npz files.
 OUTPUT_ARRAYS = (
     *("probabilities", "probs", "prob", "proba", "logits", "log_probs", "log_probabilities"),
@@ -57,42 +57,44 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class RowOptions(NamedTuple):
-    """What the options say of files of predictions; what they leave open is found out.
-
-    Attributes:
-        outputs: `auto`, `logits` or `probabilities`.
-        label_column, key_column: names of columns; a column of a file without a header is called by
-            its number, from 0.
-        classes: the class of each column of outputs.
-    """
+    """The options for files of predictions; the rest is detected."""
 
     outputs: str = "auto"
+    """`auto`, `logits` or `probabilities`."""
+
     label_column: str | None = None
     key_column: str | None = None
+    """`label_column`, `key_column`: names of columns; a column of a file without a header is called
+    by its number, from 0."""
+
     classes: tuple[str, ...] = ()
+    """The class of each column of outputs."""
 
 
 @dataclass(frozen=True)
 class PredictionRows:
-    """Predictions as they were read, one row per image.
-
-    Attributes:
-        place: what messages call them.
-        outputs: float64 `[N, C]`.
-        names: what the columns of outputs are called; None if nothing names them.
-        labels: `[N]`, whole numbers or text; None if they are not there.
-        keys: `[N]`, whole numbers or text; None if the rows are only in some order.
-        notes: what was assumed, one sentence each.
-        places: whether the column of keys is called `key`, so that its numbers are places.
-    """
+    """Predictions as they were read, one row per image."""
 
     place: str
+    """What messages call them."""
+
     outputs: npt.NDArray[np.float64]
+    """float64 `[N, C]`."""
+
     names: tuple[str, ...] | None
+    """The names of the columns of outputs; None if they have no names."""
+
     labels: Column | None
+    """`[N]`, whole numbers or text; None if they are not there."""
+
     keys: Column | None
+    """`[N]`, whole numbers or text; None if only the order identifies rows."""
+
     notes: tuple[str, ...] = ()
+    """What was assumed, one sentence each."""
+
     places: bool = False
+    """Whether the column of keys is called `key`, so that its numbers are places."""
 
 
 def read_rows(
@@ -212,7 +214,7 @@ def read_frame(
 
 
 def column_error(place: str) -> InputError:
-    """The refusal of a single column of outputs."""
+    """Build the error for a single column of outputs."""
     return InputError(
         f"{place} has one column of outputs, and there must be one for each class: for two "
         "classes write 1 - p beside p"
@@ -245,7 +247,7 @@ def read_column(values: object, place: str) -> Column:
     for row, value in enumerate(column.tolist(), start=1):
         text = value
         if isinstance(value, bytes):
-            with suppress(UnicodeDecodeError):  # what is no UTF-8 is no name
+            with suppress(UnicodeDecodeError):  # names are always UTF-8
                 text = value.decode()
         if isinstance(text, bool) or not isinstance(text, str | int) or text == "":
             raise InputError(f"{place} has {text!r:.60} in row {row}, which is no name or number")
@@ -278,7 +280,7 @@ def _find_name(
     which: str,
     place: str,
 ) -> str | None:
-    """The column or array that is asked for, or the one with a usual name."""
+    """The requested column or array, or the one with a usual name."""
     if asked is not None:
         if asked not in names:
             raise unknown_name(f"{kind} of {place}", asked, names)
@@ -292,7 +294,7 @@ def _find_name(
 def _find_index(
     frame: pd.DataFrame, rest: Sequence[str], classes: int | None, *, headed: bool
 ) -> str | None:
-    """The column that only numbers the rows or names them, as pandas writes its index."""
+    """The column that only numbers or names the rows, as pandas writes its index."""
     if headed:
         return next((name for name in rest if name.lower() in INDEX_COLUMNS), None)
     if classes is None or len(rest) != classes + 1:
@@ -315,7 +317,7 @@ def _has_leading_zeros(values: pd.Series[Any]) -> bool:
 def _read_index(
     values: pd.Series[Any], keys: Column | None, key: str | None, place: str, which: str
 ) -> tuple[Column | None, str]:
-    """The keys, and a note on the index column, which counts the rows or has their keys."""
+    """The keys, and a note on the index column, which numbers the rows or has their keys."""
     if _is_counter(values):
         return keys, f"{which} counts the rows and is not used"
     if key is not None:
@@ -326,7 +328,7 @@ def _read_index(
 
 
 def _is_text(values: pd.Series[Any]) -> bool:
-    """Whether most values are text; a few, and those that are missing, `numbers` names."""
+    """Whether most values are text; `numbers` reports a few or missing ones."""
     if values.dtype.kind in "iufb":
         return False
     present = values[~values.astype(str).str.strip().str.lower().isin(MISSING_VALUES)]
@@ -353,7 +355,7 @@ def _read_dataframe(
     _check_distinct(names, place)
     headed = not isinstance(frame.columns, pd.RangeIndex)
     plain = frame.set_axis(names, axis="columns")
-    if not frame.index.equals(pd.RangeIndex(len(frame))):  # that of a sorted table has the order
+    if not frame.index.equals(pd.RangeIndex(len(frame))):  # a sorted index has the order
         if "" in names or isinstance(frame.index, pd.MultiIndex):
             raise InputError(f"{place} has an index besides: make it a column (reset_index)")
         plain = plain.reset_index(drop=True)
@@ -398,7 +400,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
                 encoding="utf-8-sig",
                 on_bad_lines="error",
             )
-    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also those of the text
+    except (ValueError, OSError, pd.errors.ParserWarning) as error:  # also errors of decoding
         raise InputError(f"{place} cannot be read: {first_line(error)}") from None
     if AFTER_LAST in names:
         after = frame.pop(AFTER_LAST).fillna("").astype(str).str.strip()
@@ -412,7 +414,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
 
 
 def _name_columns(header: list[str], rows: Sequence[Sequence[str]], place: str) -> list[str]:
-    """The names of all columns; the header may leave out that of an index, as R does.
+    """The names of all columns; the header may omit the name of the index, as in R.
 
     >>> _name_columns(["a", "b"], [["1", ".5", ".5"]], ""), _name_columns(["a"], [["1", ""]], "")
     (['', 'a', 'b'], ['a', 'after the last column'])
@@ -445,14 +447,14 @@ def _read_parquet(path: Path, place: str) -> tuple[pd.DataFrame, bool] | Arrays:
 
 
 def _read_lists(lists: pa.ChunkedArray, place: str) -> npt.NDArray[np.float64]:
-    """The outputs in a column of lists, float64 `[N, C]`; nan where there is none."""
+    """The outputs in a column of lists, float64 `[N, C]`; NaN for missing ones."""
     kind = lists.type.value_type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise InputError(f"{place} must have numbers, found {kind}")
     lengths = pyarrow.compute.unique(pyarrow.compute.list_value_length(lists)).to_pylist()
     if len(lengths) != 1 or lists.null_count or not lengths[0]:
         raise InputError(f"{place} must all have one length")
-    # Each part alone: all parts together may be more than one list can hold.
+    # Part by part, because all parts together may exceed the size of one list.
     parts = [part.flatten().to_numpy(zero_copy_only=False) for part in lists.chunks]
     return np.concatenate(parts).astype(np.float64).reshape(-1, lengths[0])
 
@@ -474,7 +476,7 @@ def _read_npz(path: Path, place: str) -> Arrays:
 
 
 def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionRows:
-    """Find out which array has the outputs, the labels and the keys, by their names and shapes."""
+    """Find the arrays with the outputs, the labels and the keys, by their names and shapes."""
     wide = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] > 1]
     if len(wide) > 1:
         wide = [name for name in wide if name.lower() in OUTPUT_ARRAYS]

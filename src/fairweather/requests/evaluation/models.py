@@ -91,17 +91,14 @@ class ModelName(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Models, their data, the shifts and the options; see `evaluate`.
-
-    Attributes:
-        names: of the models, in order; empty if each keeps the name from its source.
-    """
+    """Models, their data, the shifts and the options; see `evaluate`."""
 
     models: tuple[str | nn.Module, ...]
     dataset: str | Dataset
     shifts: tuple[Shift | Attack, ...]
     options: EvaluationOptions
     names: tuple[ModelName, ...] = ()
+    """Of the models, in order; empty if each keeps the name from its source."""
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -198,25 +195,28 @@ class ModelRequest:
 
 
 class EvaluatedModel(NamedTuple):
-    """A model whose outputs are those of the data's classes.
-
-    Attributes:
-        name: with the seed, no other model of the evaluation has it.
-        seed: that it was trained with; 0 if that is not known.
-        opened: the model as it was opened.
-        outputs: whether its outputs are logits or probabilities, and why.
-        labels: the label mapping, from the model's outputs to the data's classes.
-        network: gives logits for the data's classes.
-        planned: how another process opens it.
-    """
+    """A model whose outputs are those of the data's classes."""
 
     name: str
+    """With the seed, no other model of the evaluation has it."""
+
     seed: int
+    """That it was trained with; 0 if that is not known."""
+
     opened: OpenedModel
+    """The model as it was opened."""
+
     outputs: OutputKind
+    """Whether its outputs are logits or probabilities, and why."""
+
     labels: LabelMap
+    """The label mapping, from the model's outputs to the data's classes."""
+
     network: nn.Module
+    """Gives logits for the data's classes."""
+
     planned: PlannedModel
+    """How another process opens it."""
 
     @property
     def source(self) -> str:

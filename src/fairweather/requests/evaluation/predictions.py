@@ -98,22 +98,24 @@ _ASSUMPTIONS: Mapping[str, Callable[[MatchedPredictions], Sequence[str]]] = {
 
 @dataclass(frozen=True)
 class PredictionsRequest:
-    """Predictions from elsewhere, their images, and the options; see `evaluate`.
-
-    Attributes:
-        source: `predictions:PATH`, or that they are predictions of this process.
-        name: the name for a run folder.
-        predictions: of every model, seed and shift.
-        dataset: their images; None if the labels are with the predictions.
-        labels: the label of each row, whole numbers or text `[N]`; None if a file or the data set
-            has them.
-    """
+    """Predictions from elsewhere, their images, and the options; see `evaluate`."""
 
     source: str
+    """`predictions:PATH`, or that they are predictions of this process."""
+
     name: str
+    """The name for a run folder."""
+
     predictions: tuple[PredictionSource, ...]
+    """Of every model, seed and shift."""
+
     dataset: str | Dataset | None
+    """Their images; None if the labels are with the predictions."""
+
     labels: Column | None
+    """The label of each row, whole numbers or text `[N]`; None if a file or the data set has them.
+    """
+
     options: EvaluationOptions
     modules: ClassVar[Sequence[nn.Module]] = ()  # of this process
 

@@ -49,17 +49,16 @@ MACHINE_SETTINGS = ("device", "threads")
 
 @dataclass(frozen=True)
 class SeedsPart:
-    """One of the runs that are joined.
-
-    Attributes:
-        name: its folder, as it was given.
-        run: the folder.
-        record: the record of the run, or of the part that is used.
-    """
+    """One of the runs that are joined."""
 
     name: str
+    """Its folder, as it was given."""
+
     run: RunFolder
+    """The folder."""
+
     record: RunRecord
+    """The record of the run, or of the part that is used."""
 
     @cached_property
     def steps(self) -> Mapping[str, StepRecord]:
@@ -269,17 +268,16 @@ _WEIGHTS_SUFFIX = ".safetensors"
 
 
 class CopiedStep(NamedTuple):
-    """A step that was done in one of the runs.
-
-    Attributes:
-        step: its record.
-        files: the files to copy: all that exist, except weights.
-        read: returns the content of each of these.
-    """
+    """A step that was done in one of the runs."""
 
     step: StepRecord
+    """Its record."""
+
     files: tuple[str, ...]
+    """The files to copy: all that exist, except weights."""
+
     read: Callable[[str], bytes]
+    """Returns the content of each of these."""
 
 
 def collect_steps(parts: Sequence[SeedsPart]) -> dict[str, CopiedStep]:

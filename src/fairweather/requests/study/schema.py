@@ -212,19 +212,18 @@ class NetworkEntry(StrictEntry):
 
 
 class PretrainingEntry(NetworkEntry):
-    """A pre-training: a network, images, and its recipe; models refer to it by its name.
-
-    Attributes:
-        data: data set whose training images are used; None means that of the study. Only
-            `supervised` uses labels.
-        seed: random seed of one pre-training for the models of all seeds; None means that each seed
-            has its own pre-training.
-        recipe: its settings.
-    """
+    """A pre-training: a network, images, and its recipe; models refer to it by its name."""
 
     data: _Data | None = None
+    """Data set whose training images are used; None means that of the study. Only `supervised` uses
+    labels."""
+
     seed: int | None = pydantic.Field(None, ge=0, lt=2**63)
+    """Random seed of one pre-training for the models of all seeds; None means that each seed has
+    its own pre-training."""
+
     recipe: Pretraining
+    """Its settings."""
 
 
 class ModelEntry(NetworkEntry):
@@ -352,69 +351,81 @@ def _list_seeds(seeds: object) -> list[int]:
 
 
 class Study(StrictEntry):
-    """A study: a data set, models with their recipes, shifts, seeds.
-
-    Attributes:
-        seeds: random seeds that every model is trained with: a list, or a number (3 means
-            [0, 1, 2]).
-        pretraining: networks that are trained first and that models start from, by name.
-        shifts: sweeps and suites as written; `all_shifts` gives the shifts themselves.
-        allow_seen_shifts: allow models to be trained with shifts that test them; the report marks
-            them.
-        natural: other images of the same classes, by name, such as those of another hospital; each
-            is a source of data, and in tables `natural/NAME`.
-        shift_seed: random seed of stochastic shifts, the same for all models and seeds.
-        ensemble: also measure the models of all seeds together, as seed `ensemble`.
-        prediction_batch_size: images in a forward pass of the evaluation.
-        prediction_precision: `fp32`; `tf32`, faster products on CUDA devices; or `bf16`.
-        cudnn_benchmark: let cuDNN choose the kernels of predictions by speed; another run may then
-            differ in the last digits.
-        precision: precision of training: `auto`, `fp32` or `bf16`.
-        threads: threads of torch in every step; None means torch's default on the machine that
-            plans the study.
-        processes: number of processes that train each network together, each with a part of every
-            batch. Another number gives other networks: batch norm has the statistics of each part.
-        sync_batchnorm: batch norm has the statistics of the whole batch instead; for GPUs only.
-        bootstrap: number of resamples for every interval.
-        ordered_classes: the classes are in an order, such as grades; adds the quadratic kappa.
-        operating_points: the probability from which on a class is called, by class; adds the
-            numbers of the class at that point.
-        variants: further rows for every model: calibrations, fitted on the clean validation images
-            (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with
-            `method: isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and
-            `conformal` prediction sets. One with parameters is written as a mapping, such as
-            `conformal: {method: aps, coverage: 0.9, classwise: false}`. What is fitted may be `of`
-            a network that adapts: `temperature: {of: batchnorm}`.
-        fit_on: shifts of the validation images, written like `shifts`, and mostly `clean` too, such
-            as `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these
-            images together as well, as further rows `MODEL+...-fit_on`. None of these shifts may be
-            tested.
-    """
+    """A study: a data set, models with their recipes, shifts, seeds."""
 
     name: str
     title: _TitleOrNone = ""
     description: str = ""
     data: _Data
     seeds: Annotated[list[int], pydantic.BeforeValidator(_list_seeds)] = [0, 1, 2]
+    """Random seeds that every model is trained with: a list, or a number (3 means [0, 1, 2])."""
+
     shift_seed: int = 0
+    """Random seed of stochastic shifts, the same for all models and seeds."""
+
     shifts: list[dict[str, Any]] = pydantic.Field([])
+    """Sweeps and suites as written; `all_shifts` gives the shifts themselves."""
+
     natural: dict[str, str] = pydantic.Field({})
+    """Other images of the same classes, by name, such as those of another hospital; each is a
+    source of data, and in tables `natural/NAME`."""
+
     allow_seen_shifts: bool = False
+    """Allow models to be trained with shifts that test them; the report marks them."""
+
     pretraining: dict[str, PretrainingEntry] = pydantic.Field({})
+    """Networks that are trained first and that models start from, by name."""
+
     models: dict[str, ModelEntry] = pydantic.Field(min_length=1)
     ensemble: bool = False
+    """Also measure the models of all seeds together, as seed `ensemble`."""
+
     prediction_batch_size: int = pydantic.Field(256, ge=1)
+    """Images in a forward pass of the evaluation."""
+
     prediction_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """`fp32`; `tf32`, faster products on CUDA devices; or `bf16`."""
+
     cudnn_benchmark: bool = False
+    """Let cuDNN choose the kernels of predictions by speed; another run may then differ in the last
+    digits."""
+
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of training: `auto`, `fp32` or `bf16`."""
+
     threads: int | None = pydantic.Field(None, ge=1, le=1024)
+    """Threads of torch in every step; None means torch's default on the machine that plans the
+    study."""
+
     processes: int = pydantic.Field(1, ge=1, le=4096)
+    """Number of processes that train each network together, each with a part of every batch.
+    Another number gives other networks: batch norm has the statistics of each part."""
+
     sync_batchnorm: bool = False
+    """Batch norm has the statistics of the whole batch instead; for GPUs only."""
+
     bootstrap: int = pydantic.Field(1000, ge=100, le=100_000)
+    """Number of resamples for every interval."""
+
     ordered_classes: bool = False
+    """The classes are in an order, such as grades; adds the quadratic kappa."""
+
     operating_points: dict[str, float] = pydantic.Field({})
+    """The probability from which on a class is called, by class; adds the numbers of the class at
+    that point."""
+
     variants: list[str | dict[str, Any]] = pydantic.Field([])
+    """Further rows for every model: calibrations, fitted on the clean validation images
+    (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with `method:
+    isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and `conformal`
+    prediction sets. One with parameters is written as a mapping, such as `conformal: {method: aps,
+    coverage: 0.9, classwise: false}`. What is fitted may be `of` a network that adapts:
+    `temperature: {of: batchnorm}`."""
+
     fit_on: list[str | dict[str, Any]] = pydantic.Field([])
+    """Shifts of the validation images, written like `shifts`, and mostly `clean` too, such as
+    `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these images together
+    as well, as further rows `MODEL+...-fit_on`. None of these shifts may be tested."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

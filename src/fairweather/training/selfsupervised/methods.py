@@ -159,24 +159,26 @@ class BatchLoss(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A way to train an encoder.
-
-    Attributes:
-        title: its name for people, with its paper.
-        views: number of views: 2, or 1, which is then of the second kind.
-        may_collapse: whether training must check that not all images have the same embedding.
-        build: `(features, recipe, classes)` to the module `(encoder, views, targets) -> Outcome`.
-        targets: from the labels of a batch, int64 `[B]`, to what its images are to predict, int64
-            `[B]`; two views need none.
-        accepts: the kind of predictions whose labels it learns; None if it uses no labels.
-    """
+    """A way to train an encoder."""
 
     title: str
+    """Its name for people, with its paper."""
+
     views: int
+    """Number of views: 2, or 1, which is then of the second kind."""
+
     may_collapse: bool
+    """Whether training must check that not all images have the same embedding."""
+
     build: Callable[[int, Pretraining, int], nn.Module]
+    """`(features, recipe, classes)` to the module `(encoder, views, targets) -> Outcome`."""
+
     targets: Callable[[torch.Tensor], torch.Tensor] = lambda labels: labels
+    """From the labels of a batch, int64 `[B]`, to what its images are to predict, int64 `[B]`; two
+    views need none."""
+
     accepts: TaskKind | None = None
+    """The kind of predictions whose labels it learns; None if it uses no labels."""
 
 
 def _cycle_turns(labels: torch.Tensor) -> torch.Tensor:

@@ -181,22 +181,21 @@ Matrix = npt.NDArray[np.float64]
 
 
 class PretrainingEpoch(NamedTuple):
-    """The result of one epoch.
-
-    Attributes:
-        history: one row per epoch so far; the last is this epoch's. Its keys are `epoch`,
-            `train_loss`, `embedding_std`, `knn_accuracy` (with a probe), `learning_rate` and
-            `images_per_second`.
-        state: everything that pre-training needs to continue; `encoder` holds the weights.
-        correlation: float64 `[d, d]`, the cross-correlation after this epoch; None for all methods
-            but Barlow Twins.
-        correlation_before: the same before the first epoch.
-    """
+    """The result of one epoch."""
 
     history: list[dict[str, float]]
+    """One row per epoch so far; the last is this epoch's. Its keys are `epoch`, `train_loss`,
+    `embedding_std`, `knn_accuracy` (with a probe), `learning_rate` and `images_per_second`."""
+
     state: State
+    """Everything that pre-training needs to continue; `encoder` holds the weights."""
+
     correlation: Matrix | None
+    """float64 `[d, d]`, the cross-correlation after this epoch; None for all methods but Barlow
+    Twins."""
+
     correlation_before: Matrix | None
+    """The same before the first epoch."""
 
 
 class EncoderWithObjective(nn.Module):

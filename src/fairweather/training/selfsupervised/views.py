@@ -222,24 +222,25 @@ JITTERS: Mapping[str, ColourChange] = {
 
 
 class ViewDraws(NamedTuple):
-    """The random changes of `n` images; arrays on the CPU.
-
-    Attributes:
-        boxes: crop and flip.
-        jittered, greyed, blurred, solarized: bool `[n]`.
-        order: int64 `[n, 4]`, indices into `JITTERS`, first to last.
-        amounts: float64 `[4, n]`, the parameter of each of `JITTERS`.
-        sigma: float64 `[n]`, standard deviation of the blur in pixels.
-    """
+    """The random changes of `n` images; arrays on the CPU."""
 
     boxes: CropBoxes
+    """Crop and flip."""
+
     jittered: npt.NDArray[np.bool_]
     order: npt.NDArray[np.int64]
+    """int64 `[n, 4]`, indices into `JITTERS`, first to last."""
+
     amounts: npt.NDArray[np.float64]
+    """float64 `[4, n]`, the parameter of each of `JITTERS`."""
+
     greyed: npt.NDArray[np.bool_]
     blurred: npt.NDArray[np.bool_]
     sigma: npt.NDArray[np.float64]
+    """float64 `[n]`, standard deviation of the blur in pixels."""
+
     solarized: npt.NDArray[np.bool_]
+    """`jittered`, `greyed`, `blurred`, `solarized`: bool `[n]`."""
 
 
 def make_two_views(
