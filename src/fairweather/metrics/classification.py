@@ -204,7 +204,7 @@ def areas_by_class(
 
 
 def placements(scores: FloatArray, positive: BoolArray) -> FloatArray:
-    """For each image, the share of the other group that it is ranked correctly against, `[n]`.
+    """For each image, the share of the other side that it is ranked correctly against, `[n]`.
 
     Ties count half. The mean over the positive images is the area under the ROC curve, and so is
     the mean over the others.
@@ -258,7 +258,7 @@ def _rank_area(scores: FloatArray, positive: BoolArray, columns: FloatArray) -> 
 
 
 class ClassCounts(NamedTuple):
-    """How many images of each class there are, and how many are called so; one column per resample.
+    """The number of images of each class, and of calls of the class; one column per resample.
 
     Every number is NaN where it would divide by 0: the sensitivity of a class without images, the
     positive predictive value (PPV) of a class that is never called.
@@ -333,7 +333,7 @@ class ClassCounts(NamedTuple):
 
 
 class CallShare(NamedTuple):
-    """A share of images that says how right the calls of a class are."""
+    """A share of images that measures the calls of a class."""
 
     value: Callable[[ClassCounts], FloatArray]
     """From the counts to `[classes, B]`."""
@@ -406,7 +406,7 @@ def quadratic_kappa(predicted: ArrayLike, labels: ArrayLike, weights: Weights = 
 
 
 def kappa_columns(predicted: ArrayLike, labels: ArrayLike) -> FloatArray:
-    """What `kappa_from_sums` needs of each image, float64 `[n, 5]`.
+    """The columns of each image for `kappa_from_sums`, float64 `[n, 5]`.
 
     >>> kappa_columns([3], [1])
     array([[ 1.,  4., 10.,  3.,  1.]])
@@ -419,13 +419,13 @@ def kappa_columns(predicted: ArrayLike, labels: ArrayLike) -> FloatArray:
 def kappa_from_sums(sums: FloatArray) -> FloatArray:
     """`quadratic_kappa` from the sums of `kappa_columns`, `[B, 5]` to `[B]`."""
     total, distances, squares, calls, truth = sums.T
-    # By chance, label and prediction are independent: the mean of (a - b)² is that of a² + b², less
-    # twice the product of the means.
+    # By chance, label and prediction are independent. Then the mean of (a - b)² is that of a² + b²,
+    # minus twice the product of the means.
     return chance_corrected_agreement(distances * total, squares * total - 2 * calls * truth)
 
 
 def chance_corrected_agreement(observed: FloatArray, chance: FloatArray) -> FloatArray:
-    """One less the disagreement in units of that of chance; NaN where chance has none.
+    """1 minus the disagreement relative to that by chance; NaN if chance has none.
 
     >>> chance_corrected_agreement(np.array([0.1, 0.0]), np.array([0.5, 0.0]))
     array([0.8, nan])

@@ -23,10 +23,10 @@ Result = float | FloatArray
 Ends = tuple[float, float]  # of an interval
 # 97.5 % quantile of the normal distribution, for two-sided 95 % intervals.
 Z95 = 1.959963984540054
-TAIL = 0.025  # what they leave out on each side
+TAIL = 0.025  # the part outside them on each side
 # A share closer to 0 or 1 than this differs from it only by rounding.
 ROUNDING = 1e-12
-# A skewness below this is taken to be 0: its correction would be lost by rounding.
+# A smaller skewness counts as 0, because rounding would hide its correction.
 SYMMETRIC = 1e-4
 
 
@@ -49,7 +49,7 @@ def check_columns(**columns: ArrayLike) -> int:
 
 
 def check_labels(labels: NDArray[Any], classes: int, name: str = "labels") -> None:
-    """Raise `InputError` if a label is not the number of one of so many classes.
+    """Raise `InputError` if a label is not the number of a class.
 
     >>> check_labels(np.array([0, 1]), classes=2)
     """
@@ -177,7 +177,7 @@ def sum_by_label(
 
 
 def blocks(count: int, width: int, most: int) -> Iterator[slice]:
-    """Divide rows into blocks of at most so many numbers, which limits the memory.
+    """Divide rows into blocks with a limited number of values, which limits the memory.
 
     >>> list(blocks(count=3, width=10, most=25))
     [slice(0, 2, None), slice(2, 4, None)]
@@ -313,7 +313,7 @@ def clopper_pearson(
         share: in [0, 1]; the interval of NaN is NaN.
         count: numbers of images, above 0, with a shape that broadcasts with `share`; they need not
             be whole.
-        tests: for how many intervals the 95 % hold together, by Bonferroni's correction.
+        tests: the number of simultaneous 95 % intervals, by Bonferroni's correction.
 
     Source: Clopper and Pearson 1934, The Use of Confidence or Fiducial Limits; Korn and Graubard
     1998, Confidence Intervals for Proportions with Small Expected Number of Positive Counts, for
@@ -365,8 +365,8 @@ def bent_interval(
 # --- Running sums in order of confidence ---
 
 Column = NDArray[np.bool_ | np.float64]
-# How many counts are added up at once, to stay within the CPU's cache: with few images, these are
-# several resamples.
+# The number of counts to add at once, to stay within the CPU's cache; with few images, several
+# resamples.
 COUNTS_AT_ONCE = 2**14
 # For callers of `sums_below` that want sums only at cuts.
 NO_PLACES: IntArray = np.empty(0, dtype=np.int64)
@@ -551,7 +551,7 @@ class _RunningSums:
         n = len(order.images)
         self.order = order
         whole = np.issubdtype(dtype, np.integer)
-        # As many binary digits as leave room for the sum of `most` numbers of at most 1.
+        # Binary digits that leave room for the sum of `most` numbers up to 1.
         unit = 2.0 ** (62 - int(most).bit_length()) if whole else 1.0
         exact: np.dtype[Any] = np.dtype(np.int64 if whole else np.float64)
         # Half the memory takes half the time on CPUs with small caches.

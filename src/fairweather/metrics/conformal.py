@@ -41,7 +41,7 @@ from fairweather.metrics.columns import (
 Method = Literal["lac", "aps", "raps"]
 METHODS: tuple[Method, ...] = get_args(Method)
 # RAPS adds PENALTY for each class beyond the FREE most probable ones. Its authors choose both by
-# the size of the sets on further images, which would take a third part of the validation images.
+# the size of sets on additional images, which would need a third of the validation images.
 RANK_PENALTY, FREE_RANKS = 0.01, 5
 # The largest sets of each size stratum but the last: 1, 2 to 3, 4 to 10, 11 to 100, and more, as
 # in Angelopoulos et al. 2021.
@@ -50,7 +50,7 @@ FEWEST_IN_STRATUM = 30  # with fewer images, a stratum does not count
 
 
 def class_scores(probabilities: ArrayLike, method: str = "lac") -> FloatArray:
-    """Score of every class of every image: the smaller, the sooner the class is in the set.
+    """Score of every class of every image; classes with smaller scores enter the set first.
 
     - `lac`: 1 − the probability of the class. Sets are the smallest on average.
     - `aps`: the sum of the probabilities of all classes that are more probable. Sets adapt to how
@@ -115,7 +115,7 @@ def label_scores(probabilities: ArrayLike, labels: ArrayLike, method: str = "lac
 
 
 def fewest_images(coverage: float) -> int:
-    """How many calibration images a coverage needs: ⌈1 / (1 − coverage)⌉ − 1.
+    """The fewest calibration images for a coverage: ⌈1 / (1 − coverage)⌉ − 1.
 
     >>> fewest_images(0.9), fewest_images(0.999)
     (9, 999)
@@ -128,8 +128,8 @@ def conformal_quantile(scores: ArrayLike, coverage: float, worth: int | None = N
     """Threshold at which the sets of other images contain the label with this probability.
 
     It is the ⌈(n + 1) · coverage⌉-th of the sorted scores, or infinite if there are fewer than
-    `fewest_images`: then every class is in every set. The coverage is taken as the decimal number
-    that it is written as, so that no rounding of a float moves the rank.
+    `fewest_images`: then every class is in every set. The coverage is used as the decimal number
+    that was written, so that rounding never moves the rank.
 
     Args:
         scores: float `[n]`, of the labels of calibration images; no NaN.
@@ -203,7 +203,7 @@ def prediction_sets(
 
 
 class SetColumns(NamedTuple):
-    """What is kept of the sets of images."""
+    """The columns of prediction sets that are stored."""
 
     set_size: IntArray
     """int64 `[n]`, the number of classes in the set of each image."""
@@ -227,7 +227,7 @@ def set_columns(
 
 
 class CalibrationDraw(NamedTuple):
-    """The calibration images behind one threshold, from which follows how the coverage varies."""
+    """The calibration images behind one threshold, which determine how the coverage varies."""
 
     images: int
     """How many there are; all are drawn independently."""
@@ -243,7 +243,7 @@ class CalibrationDraw(NamedTuple):
 def coverage_deviations(
     draws: Sequence[CalibrationDraw], labels: LabelArray, resamples: int
 ) -> FloatArray:
-    """Draw how far the coverage of other calibration images lies from its mean, float64 `[B]`.
+    """Draw the deviation of the coverage for other calibration images, float64 `[B]`.
 
     Given the calibration images, the coverage of exchangeable images has the distribution
     Beta(k, n + 1 − k), where k of n calibration images are covered. Added to the resamples of test
@@ -304,7 +304,7 @@ def size_stratified_coverage(
 
     Sets that adapt to how hard an image is keep the promise at every size. Strata are sets of 1, 2
     to 3, 4 to 10, 11 to 100 and more classes; one with fewer than 30 images does not count. NaN if
-    none counts. The smallest of several noisy numbers is rather too small.
+    none counts. The smallest of several noisy numbers is biased downwards.
 
     Args:
         set_size: int `[n]`, from `set_columns`.

@@ -1,4 +1,4 @@
-"""Scores that tell images of another data set from known ones, and how well they do."""
+"""Scores that separate images of another data set from known ones, and how well they do."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.two_sample import euclidean_distances
 from fairweather.types.measurement import Score
 
-# The published share of the training images that are stored is down to 1 % (of ImageNet's), with
-# a k that is about a thousandth of their number.
+# The authors store as little as 1 % of the training images (for ImageNet), with k about a
+# thousandth of their number.
 NEIGHBOURS = 5
 MOST_FEATURES = 5_000
 DISTANCES_AT_ONCE = 2**24  # distances that are in memory at once
@@ -62,7 +62,7 @@ def energy(logits: ArrayLike) -> FloatArray:
     """Minus the logarithm of the sum of the exponentials of the logits, `[n]`; smaller if known.
 
     Adding a constant to all logits of an image subtracts it here, though the probabilities stay. So
-    it is a score of logits as the network gives them: of the logarithms of probabilities it is 0.
+    it needs the network's own logits: for logarithms of probabilities it is 0.
 
     Args:
         logits: float `[n, classes]`, finite.
@@ -99,9 +99,9 @@ def knn_distance(features: ArrayLike, known: ArrayLike, k: int = NEIGHBOURS) -> 
     images. A feature of length 0 stays 0, at a distance of 1 from all others.
 
     Args:
-        features: float `[n, D]`, finite, what the last layer of the network sees.
+        features: float `[n, D]`, finite, the input of the network's last layer.
         known: float `[m, D]`, the same of known images, at least one.
-        k: which neighbour; of fewer known images it is the farthest.
+        k: which neighbour; the farthest one if there are fewer.
 
     Source: Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors, section 3.
 
@@ -128,7 +128,7 @@ def _normalise(features: ArrayLike, name: str) -> FloatArray:
 
 
 class OodInputs(NamedTuple):
-    """What a network says about some images, and what it says about known ones."""
+    """The outputs of a network for some images, and its features of known ones."""
 
     logits: ArrayLike
     """Float `[n, classes]`."""
@@ -176,7 +176,7 @@ OOD_SCORES: Mapping[str, OodScore] = {
 
 
 def compute_ood_scores(inputs: OodInputs) -> dict[str, NDArray[np.float32]]:
-    """Give each score of `OOD_SCORES` that can be had, float32 `[n]`, by its name.
+    """Compute the available scores of `OOD_SCORES`, float32 `[n]`, by name.
 
     >>> list(compute_ood_scores(OodInputs([[2.0, 0.0]])))
     ['max_logit', 'energy', 'entropy']
@@ -301,7 +301,7 @@ def detection_score(
     parts = [[row.evaluate(levels) for row in rows] for levels in drawn]
     scores = {}
     for row, drawn_values in zip(rows, zip(*parts, strict=True), strict=True):
-        # A share of the other images, which are independent, has their number in its interval.
+        # The share of the other images, which are independent, uses their number in its interval.
         n = others if row.of_others else known + others
         value, replicates = float(row.evaluate(exact)[0]), np.concatenate(drawn_values)
         estimate = widen_for_groups(Estimate(value, replicates, n, row.interval), grouping)

@@ -96,7 +96,7 @@ def rand_augment(
     Args:
         images: uint8 `[B, 3, H, W]`.
         rng: random source of operations and signs.
-        policy: how many operations each image gets, the same one perhaps twice, and their strength.
+        policy: how many operations each image gets, perhaps the same one twice, and their strength.
 
     >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     >>> rand_augment(images, np.random.default_rng(0), RandAugment()).shape
@@ -163,26 +163,26 @@ def _build_space(
 
 
 def _magnitudes_up_to(strongest: float) -> Floats:
-    # In float32 like torchvision: a magnitude just below a whole number must stay below it.
+    # In float32 like torchvision, so that magnitudes just below a whole number stay below it.
     return torch.linspace(0.0, strongest, MAGNITUDE_BINS).double().numpy()
 
 
 # --- AugMix
 
-# The order is fixed, since random numbers index it. The operations that are not here overlap with
-# common test corruptions.
+# The order is fixed, because random numbers index it. The other operations overlap with common test
+# corruptions.
 PUBLISHED_OPERATIONS = (
     *("autocontrast", "equalize", "posterize", "rotate", "solarize"),
     *("shear_x", "shear_y", "translate_x", "translate_y"),
 )
 ALL_OPERATIONS = (*PUBLISHED_OPERATIONS, "colour", "contrast", "brightness", "sharpness")
 _LONGEST_CHAIN = 3  # the longest chain, if the depth is random
-# Keeps the divergence finite for a class that every view rules out.
+# Keeps the divergence finite for a class to which every view gives zero probability.
 _LEAST_PROBABILITY = 1e-7
 
 
 # Each takes levels in [0.1, 10] and signs, `[M]`, and the height and the width of the images. The
-# published code has int() where this has floor: the same, since no value is negative.
+# published code has int() instead of floor, which is the same for values above 0.
 _MAGNITUDES: Mapping[str, Callable[[Floats, Floats, int, int], Floats]] = {
     "autocontrast": lambda level, *_: level,
     "equalize": lambda level, *_: level,
