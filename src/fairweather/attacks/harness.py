@@ -16,8 +16,8 @@ from fairweather.types.measurement import AttackResult, Tell
 ROUNDING_ERROR = 1e-6
 
 
-# What happens to the images of a problem: from the name of an attack, its runs, the problem, and
-# what is called after each run with the share of the runs that are done.
+# Attacks the images of a problem, given the name of the attack, its runs, the problem, and a
+# callback for the share of finished runs.
 AttackMode = Callable[[str, Sequence[AttackRun], Problem, Tell], AttackResult]
 
 

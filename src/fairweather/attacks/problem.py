@@ -45,9 +45,8 @@ def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tens
     """Return the targeted difference-of-logits-ratio loss, `[B]`.
 
     `-(z_y - z_t) / (z_1 - (z_3 + z_4) / 2)`, with the logits sorted in descending order. It does
-    not change if all logits are multiplied by a number or if a number is added to all (Croce and
-    Hein, "Reliable evaluation of adversarial robustness", 2020, equation 7). It needs at least 4
-    classes.
+    not change if all logits are scaled or shifted by a number (Croce and Hein, "Reliable evaluation
+    of adversarial robustness", 2020, equation 7). It needs at least 4 classes.
 
     >>> logits = torch.tensor([[5.0, 3.0, 1.0, 1.0]])
     >>> targeted_dlr(logits, torch.tensor([0]), torch.tensor([1]))

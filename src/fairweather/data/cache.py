@@ -125,8 +125,8 @@ def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> N
 def open_sealed(path: Path, count: int) -> PixelFile | None:
     """Map the file at `path`, made of `count` images; None if it is missing, cut or damaged.
 
-    The map is private and reserves no memory: writing to it changes memory alone, and it may be
-    larger than memory, since the system drops unchanged pages and reads them again.
+    The map is private and reserves no memory. Writing to it changes memory alone. It may be larger
+    than memory, since the system drops unchanged pages and reads them again.
     """
     if not path.exists():
         return None

@@ -85,7 +85,7 @@ def list_imagenet_c(request: SourceRequest) -> Source:
     """ImageNet-C as published: PATH is FOLDER/CORRUPTION/SEVERITY, such as ImageNet-C/fog/3.
 
     That folder has one folder of JPEGs per class, named by its WordNet number (`n01440764`). These
-    are the class names, sorted. A key is a place in the order of folders and files: if no file is
+    are the class names, sorted. A key is a place in the order of folders and files. If no file is
     missing, an image has the same key at every severity. There are only test images.
 
     Raises:

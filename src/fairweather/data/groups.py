@@ -41,13 +41,13 @@ MISSING = "missing"  # the slice of images whose row has no value
 def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[str, Groups]:
     """Read what columns say of every image of some splits of a source, by the names of the splits.
 
-    They are columns of a table, or of the source itself. The column `file` (or `filename`, `path`,
-    `image`, ...; see `FILE_COLUMNS`) of a table names the image of each row: by its path inside the
-    folder of the source, or by the file's name alone if no two images share it, with or without its
-    ending. Without such a column, the column `key` has the place of the image in its split, from 0
-    on. The column `split` names the split if there are several. Rows about other images are
-    ignored. Rows with `natural/NAME` in the column `split` are about a set of other images of the
-    same classes, and about no other.
+    They are columns of a table, or of the source itself. The column `file` (or another of
+    `FILE_COLUMNS`) of a table names the image of each row by its path inside the folder of the
+    source. The file's name is enough if no two images share it, with or without its ending. Without
+    such a column, the column `key` has the place of the image in its split, from 0 on. The column
+    `split` names the split if there are several. Rows about other images are ignored. Rows with
+    `natural/NAME` in the column `split` are about a set of other images of the same classes, and
+    about no other.
 
     Raises:
         InputError: the source has no columns; the file is no table; a column is missing; an image

@@ -132,11 +132,11 @@ def load_data(
         verify: the files of a named set must have the published checksums; if false, their own
             checksums are recorded.
         groups: a table that says of each image which patient it shows, or to which subgroups it
-            belongs. Images of one group then stay in one split: a set without splits is split by
-            groups, and one whose splits share groups is refused unless `groups.allow_shared`.
-        allow_duplicates: images with the same pixels in two splits are an error that names them,
-            unless this is true, or the set is a published one, named in `DATA_SOURCES`; then a
-            line says so. A line also warns of images in two splits that look the same, and of equal
+            belongs. Images of one group then stay in one split. A set without splits is split by
+            groups. One whose splits share groups is refused unless `groups.allow_shared`.
+        allow_duplicates: images with the same pixels in two splits are an error that names them. If
+            this is true, or the set is a published one named in `DATA_SOURCES`, a line says so
+            instead. A line also warns of images in two splits that look the same, and of equal
             images with different labels.
         scale: which gray values become black and white, of images with one channel: `LOW..HIGH`,
             or `percentile:LOW..HIGH` of each image. Colour images are an error then. By default,

@@ -340,8 +340,8 @@ MEDMNIST_SETS = pydantic.TypeAdapter(dict[str, MedMNISTSet]).validate_python(
 REFUSED_SETS: Mapping[str, str] = _MEDMNIST_FACTS["refused"]
 # Of these sets, MedMNIST's descriptions say only of pathmnist that the test images come from
 # elsewhere. Kather et al., who made the images, say (https://doi.org/10.5281/zenodo.1214456) that
-# CRC-VAL-HE-7K has other patients, and that it comes from the tissue bank of the NCT, from which a
-# part of NCT-CRC-HE-100K came as well.
+# CRC-VAL-HE-7K has other patients. It comes from the tissue bank of the NCT, as does a part of
+# NCT-CRC-HE-100K.
 NATURAL_SHIFT: Mapping[str, str] = _MEDMNIST_FACTS["natural_shift"]
 
 

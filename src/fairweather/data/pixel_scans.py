@@ -77,8 +77,8 @@ SAMPLES = 36  # rows and columns of a large image that are looked at, at least
 # hash with this threshold for photographs.
 MAX_DIFFERENT_BITS = 2
 BANDS = MAX_DIFFERENT_BITS + 1
-# Nearly flat images (black, or a blank slide) look alike without being copies. So an image is left
-# out if fewer of its bits are set, and so is a part of the hash that this many images share.
+# Nearly flat images (black, or a blank slide) look alike without being copies. So images with fewer
+# set bits are left out, and so are parts of the hash that this many images share.
 MIN_BITS_SET = 16
 MAX_ALIKE = 1000
 # The hash of simple images, such as digits, is not sharp enough: their gray values must agree too.
@@ -170,7 +170,7 @@ def find_copies(splits: Mapping[str, Images]) -> Copies:
 def difference_hashes(images: torch.Tensor) -> Hashes:
     """Hash how brightness changes across each image: uint8 `[N, 16]`, 128 bits.
 
-    The difference hash (Krawetz 2013, "Kind of Like That"), along rows and along columns: an image
+    The difference hash (Krawetz 2013, "Kind of Like That"), along rows and along columns. An image
     is averaged to 9 x 9 gray cells, and a bit says whether a cell is darker than the next one.
     Resizing, compression and changes of brightness and contrast leave most bits as they are.
 

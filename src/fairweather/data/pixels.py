@@ -88,7 +88,7 @@ def scale_16_bits(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """Scale unsigned 16-bit gray values to 8 bits, over the whole 16-bit range.
 
     Raises `UnreadableImageError` for other values, such as signed ones, and for values of at most
-    14 bits: over the whole range these are nearly black, and no file says that it has fewer bits.
+    14 bits. Over the whole range these are nearly black, and no file says that it has fewer bits.
 
     >>> scale_16_bits(np.array([0, 25700, 65535])).tolist()
     [0, 100, 255]
@@ -132,8 +132,8 @@ def read_dicom(content: Path | bytes, scale: Scale | None) -> Image.Image:
     """Decode a DICOM image of one frame: gray (mode L) or RGB, 8 bits.
 
     The rescale slope and intercept (or the modality LUT) are applied. Then the values become 8 bits
-    by `scale`; without it, by the first window or VOI LUT of the file; without these, over all bits
-    that the file says are stored. MONOCHROME1 is inverted, so that large values are bright.
+    by `scale`. Without it, the first window or VOI LUT of the file decides, or else all bits that
+    the file says are stored. MONOCHROME1 is inverted, so that large values are bright.
 
     Raises:
         UnreadableImageError: it has several frames, the extra or a decoder is not installed, or
@@ -310,10 +310,10 @@ def decode_image(content: Content, square: Square | None, scale: Scale | None = 
       several pages is refused.
     * Every mode is converted to RGB. Transparency is dropped, as in torchvision's `ImageFolder`, so
       transparent pixels show their stored colour. Gray values become 8 bits by `scale`. Without it,
-      16-bit grayscale is scaled as `round(v / 257)`: over the whole 16-bit range and not over the
-      range of one image, so that brightness stays comparable between images. Without `scale`,
-      values of at most 14 bits in 16 and floating-point values are refused, because their range is
-      unknown. DICOM files have a range of their own (`read_dicom`).
+      16-bit grayscale is scaled as `round(v / 257)`. This uses the whole 16-bit range, not that of
+      one image, so that brightness stays comparable between images. Without `scale`, values of at
+      most 14 bits in 16 and floating-point values are refused, because their range is unknown.
+      DICOM files have a range of their own (`read_dicom`).
     * The shorter side is resized to `square.resize` with Pillow's antialiased filter, and the
       aspect ratio is kept; with `squash`, both sides are resized to it. Then the center is cropped
       to `square.size`, as with torchvision's `Resize` and `CenterCrop`. An image whose sides

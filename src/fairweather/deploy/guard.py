@@ -112,8 +112,9 @@ class Likeness(NamedTuple):
 class Guard:
     """A classifier that answers where a risk is kept, and defers the other images to a person.
 
-    Call it with a batch: 8-bit images `[B, 3, H, W]` of the size `record.size`, as an array or a
-    tensor, or a list of Pillow's images, which are prepared as the model's own were.
+    Call it with a batch: an array or tensor of 8-bit images `[B, 3, H, W]` of the size
+    `record.size`, or a list of Pillow images. Pillow images are prepared like the model's own
+    images.
     """
 
     record: GuardRecord

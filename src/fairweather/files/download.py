@@ -63,10 +63,10 @@ def fetch(
 
     Bytes are written to `NAME.part` beside it. This partial file is renamed to `path` once it is
     complete and its checksums are right. An interrupted download resumes at its end by a range
-    request; the server answers with the whole file if the file has changed (RFC 9110, 13.1.5:
-    If-Range). After a dropped connection the download is tried again, until several attempts in a
-    row bring no new byte; the partial file stays for the next call. If two processes want the same
-    file, the second one waits for the first and uses its file.
+    request. If the file has changed, the server sends all of it (RFC 9110, 13.1.5: If-Range). After
+    a dropped connection it tries again, until several attempts in a row bring no new byte. The
+    partial file stays for the next call. If two processes want the same file, the second one waits
+    for the first and uses its file.
 
     Args:
         url: https; or http, if there is a checksum or the server is this machine.

@@ -516,8 +516,9 @@ def predict_shared(
 ) -> list[AnyPredictions]:
     """Predict with several models as if one by one; models that adapt have their own batches.
 
-    These see the images in batches of nearly equal size, in an order that a fixed seed shuffles: a
-    data set sorted by class would give batches of one class, with other statistics than the data.
+    These see the images in batches of nearly equal size, in an order shuffled by a fixed seed. A
+    data set sorted by class would otherwise give batches of one class, with other statistics than
+    the data.
 
     Args:
         predictors: the models.

@@ -279,9 +279,9 @@ def _describe_data(data: DataRecord) -> str:
 class ResampledImages:
     """The test images of both runs, and how often each counts in each resample.
 
-    If a run knows which images belong together, whole groups are resampled. For a task with
-    units, there is one set of resamples for whole images, and one for each unit, of the images
-    where it is known.
+    If a run knows which images belong together, whole groups are resampled. For a task with units,
+    whole images have one set of resamples, and each unit has its own for the images where it is
+    known.
     """
 
     def __init__(

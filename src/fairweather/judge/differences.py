@@ -49,8 +49,8 @@ from fairweather.types.record import CLEAN, IMAGE, MEAN, NO_LEVEL, ShiftLevel, b
 
 SIGNIFICANCE = 0.05  # of the tests; 95 % intervals leave out as much
 # A difference is called real only if a test shows it after correction for the number of tests.
-# Intervals cannot be corrected: 1,000 resamples give no p-value below 0.002, which Holm's
-# correction over the dozens of rows of a usual table would always raise above 0.05.
+# Intervals cannot be corrected: 1,000 resamples give no p-value below 0.002. With the dozens of
+# rows of a usual table, Holm's correction would always raise it above 0.05.
 REAL, CANNOT_TELL = "real", "cannot tell"
 EXCLUDES = "interval excludes 0 (uncorrected)"
 # The same network in another program differs by this much: its sums are rounded differently.

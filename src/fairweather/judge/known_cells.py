@@ -171,9 +171,10 @@ def read_known_cells(
 ) -> tuple[list[KnownCell], list[str]]:
     """Read the cells that a model was measured on, and name those with the new images.
 
-    Left out are attacks, which are made to deceive, and levels that change nothing, such as a
-    factor of 1: two sweeps with such levels would share a cell and count as one shift. The clean
-    cell and other images of the same classes are left out if the new images are among them.
+    Attacks are left out, because they are made to deceive. Levels that change nothing, such as a
+    factor of 1, are left out too: two sweeps with such levels would share a cell and count as one
+    shift. The clean cell and other images of the same classes are left out if the new images are
+    among them.
 
     Args:
         model: the model.

@@ -105,11 +105,11 @@ class Verdict:
 def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> list[Verdict]:
     """Check every rule for its models and cells, in the order of the rules.
 
-    Values come from scores.csv. Drops and rises are computed from the stored predictions: clean and
-    shifted images are resampled jointly, with as many resamples as in the study, so the interval is
-    that of the difference. The ends of a share, such as an accuracy, are at least as far out as
-    those of Clopper and Pearson. A rule without a model applies to every model and every variant.
-    If a variant does not have a cell that another model has, the variant is left out there.
+    Values come from scores.csv. Drops and rises are computed from the stored predictions. Clean and
+    shifted images are resampled jointly, as often as in the study, so the interval is that of the
+    difference. The ends of a share, such as an accuracy, are at least as far out as those of
+    Clopper and Pearson. A rule without a model applies to every model and every variant. If a
+    variant does not have a cell that another model has, the variant is left out there.
 
     Args:
         run: a run with scores.csv; for a drop or a rise also with its record and predictions.

@@ -40,9 +40,9 @@ def auc_column(
     """The contribution of each image to the area under the ROC curve, float64 `[n]`.
 
     The sum of squares is DeLong's variance, and that of a difference of two columns is the variance
-    of his paired test. Summed within groups, it is Obuchowski's; where a group has images of
-    both sides, the correction of its covariance for few groups is the geometric mean of those of
-    the two sides.
+    of his paired test. Summed within groups, it is Obuchowski's. If a group has images of both
+    sides, the covariance's correction for few groups is the geometric mean of the two sides'
+    corrections.
 
     Args:
         scores: float64 `[n]`, no NaN.
@@ -175,9 +175,9 @@ def disjoint_pairs(positive: BoolArray, groups: IntArray | None = None) -> int:
 def column_spread(column: NDArray[np.floating]) -> AreaSpread:
     """The variance of an area, and its degrees of freedom, which are few if few images matter.
 
-    The freedom is n / (kurtosis - 1), where the kurtosis is that of the n numbers: about n / 2 for
-    normal ones, and about k if k equal ones carry all variance. Satterthwaite's formula gives twice
-    as many, which is too many for few images, whose kurtosis is underestimated
+    The freedom is n / (kurtosis - 1), with the kurtosis of the n numbers. It is about n / 2 for
+    normal numbers, and about k if k equal ones have all the variance. Satterthwaite's formula gives
+    twice as many, which is too many for few images, whose kurtosis is underestimated
     (benchmarks/areas.py).
 
     Args:
@@ -204,8 +204,8 @@ def area_interval(
     may overestimate the bias.
 
     If few images determine the variance, or none, as at exactly 1, the interval also covers Clopper
-    and Pearson's for a share of as many images as disjoint pairs. At 1 it misses in at most 2.5 %:
-    with an area A, all k pairs are right with probability A^k.
+    and Pearson's for the number of disjoint pairs. At 1 it misses in at most 2.5 %: with an area A,
+    all k pairs are right with probability A^k.
 
     Args:
         value: the area.

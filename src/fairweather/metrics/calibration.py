@@ -222,8 +222,8 @@ def expected_calibration_error(
             `[B]`.
         bins: how many bins, at least 1.
         binning: "equal-width": bin k is (k/bins, (k+1)/bins], and 0 is in the first bin.
-            "equal-mass": the images in order of confidence are cut as by `numpy.array_split`;
-            images with equal confidence share their accuracy, so their order does not matter.
+            "equal-mass": the images in order of confidence are cut as by `numpy.array_split`.
+            Images with equal confidence share their accuracy, so their order does not matter.
 
     The value is biased upwards by about the noise of the bins; fewer images give more bias.
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
@@ -293,9 +293,9 @@ def adaptive_rms_calibration_error(
     order does not matter.
 
     The cuts are those of the code published with the source. The loop in that code leaves out the
-    last, most confident bin: its values are too low (they are 0 for n below 200), and it fails
-    below 100 images (natural-adv-examples pull request 16, open, fixes the loop). Here every bin
-    counts, so the value differs from those in the tables of these papers.
+    last, most confident bin. So its values are too low (0 for n below 200), and it fails below 100
+    images (natural-adv-examples pull request 16, open, fixes the loop). Here every bin counts, so
+    the value differs from those in the tables of these papers.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
@@ -304,10 +304,10 @@ def adaptive_rms_calibration_error(
             `[B]`.
         per_bin: images per bin, at least 1.
 
-    The value is biased upwards: a calibrated model gets about `sqrt(mean of p(1 - p) / per_bin)`,
-    however many images there are, because the bins do not grow with n.
-    The number of bins depends on the number of images, so values at different n have different
-    biases. Do not average them with errors over a fixed number of bins.
+    The value is biased upwards: a calibrated model gets about `sqrt(mean of p(1 - p) / per_bin)`
+    for any number of images, because the bins do not grow with n. The number of bins depends on the
+    number of images, so values at different n have different biases. Do not average them with
+    errors over a fixed number of bins.
     Source: Hendrycks et al. 2019, Deep Anomaly Detection with Outlier Exposure, and `calib_err` in
     its repository.
 
@@ -380,8 +380,8 @@ def brier_decomposition(
     are reliability, resolution, uncertainty and what varies within the bins.
 
     This score uses only the predicted class and is in [0, 1]; `brier_score` uses all classes.
-    Compared with the values on very many images, reliability is too high, resolution mostly too
-    high, and uncertainty too low, each by about the noise of the bins.
+    Compared with very many images, reliability is too high, resolution mostly too high, and
+    uncertainty too low, each by about the noise of the bins.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.

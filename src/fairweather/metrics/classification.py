@@ -457,9 +457,9 @@ def macro_pr_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights =
 def class_precisions(scores: FloatArray, labels: LabelArray, rows: NDArray[Any]) -> FloatArray:
     """The average precision of each label present, `[B, k]`; NaN without one of its sides.
 
-    It is the area under the precision-recall curve as a sum of steps: the mean over the images of
-    the class of the precision among all images with at least their score. No line is drawn between
-    two points of the curve, because that would be too optimistic.
+    It is the area under the precision-recall curve as a sum of steps. That is the mean, over the
+    images of the class, of the precision among all images with at least their score. No line is
+    drawn between two points of the curve, because that would be too optimistic.
 
     Args:
         scores: float64 `[n, classes]`.

@@ -1,9 +1,9 @@
 """Conformal prediction: sets of classes that contain the label as often as promised.
 
-A class is in the set of an image if its score is at most a threshold: the exact quantile of the
-scores of the labels of calibration images. If these and other images are exchangeable, the label of
-another image is in its set with at least the promised probability, whatever the model is. Under a
-shift, nothing is promised.
+A class is in the set of an image if its score is at most a threshold, an exact quantile of the
+scores of calibration images' labels. If these and new images are exchangeable, the label of a new
+image is in its set with at least the promised probability, for any model. Under a shift, nothing is
+promised.
 
 Nothing is random: scores are not smoothed by a uniform number, and classes of equal probability are
 in a set together or not at all. So a set may contain the label more often than promised, never less
@@ -183,7 +183,7 @@ def prediction_sets(
 ) -> BoolArray:
     """Tell which classes are in the set of each image, bool `[n, classes]`.
 
-    A set is never empty: where no class has a score up to its threshold, which only happens with
+    A set is never empty. If no class has a score up to its threshold, which only happens with
     `lac`, the set is the most probable class. This can only make the coverage higher. Coverage is
     then at least the accuracy, since the most probable class is in every set.
 

@@ -267,10 +267,10 @@ def detection_score(
 
     Both sets are resampled, independently of each other and of every other score. The values are
     exact. With more than 2,000 distinct confidences, the resamples use 2,000 bins with equal shares
-    of the two sets. Pairs in one bin then count as ties: this changes a replicate's AUROC by less
+    of the two sets. Pairs in one bin then count as ties. This changes a replicate's AUROC by less
     than 0.001, and raises its false positive rate by less than 0.003. If all resamples are the
-    same, as at an AUROC of exactly 1, the interval of the AUROC has no width, and the interval of
-    the rate is Clopper and Pearson's.
+    same, as at an AUROC of exactly 1, the AUROC's interval has no width. The interval of the rate
+    is then Clopper and Pearson's.
 
     Args:
         confidence_in: float `[n]`, on images of the known data set; larger means more confident;

@@ -107,9 +107,9 @@ class Grouping:
     def widening(self) -> float:
         """The factor that widens replicates to a 95 % interval; infinite for one group.
 
-        The variance of resampled groups is too small by (count - 1) / count, and it has only
-        count - 1 degrees of freedom, so Student's t replaces the normal distribution. For a share,
-        the result equals that of Korn and Graubard's effective number of images.
+        The variance of resampled groups is too small by (count - 1) / count. It has only count - 1
+        degrees of freedom, so Student's t replaces the normal distribution. For a share, the result
+        equals that of Korn and Graubard's effective number of images.
 
         Source: Cameron, Gelbach and Miller 2008, Bootstrap-Based Improvements for Inference with
         Clustered Errors, section 2, for both; Korn and Graubard 1998, Confidence Intervals for
@@ -254,12 +254,12 @@ def share_interval(
 ) -> tuple[FloatArray, FloatArray]:
     """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
-    Without groups it is Clopper and Pearson's. With groups, two intervals are computed, and
-    each end is the outer one of the two. The first is Clopper and Pearson's for the number of
+    Without groups it is Clopper and Pearson's. With groups, two intervals are computed, and each
+    end is the outer one of the two. The first is Clopper and Pearson's for the number of
     independent images that the groups are worth. The second allows for skewness, which arises if
-    few groups have hits or few have misses. One group tells nothing. If all images of a part
-    are hits or none is, each group counts as one image (Korn and Graubard count all images, which
-    is too optimistic for a few groups).
+    few groups have hits or few have misses. One group tells nothing. If all images of a part are
+    hits, or none, each group counts as one image. Korn and Graubard count all images, which is too
+    optimistic for few groups.
 
     Args:
         hits: bool `[n]`, which images count.
@@ -343,9 +343,9 @@ def running_share_interval(
     return _interval_from_moments(share, ends.astype(np.float64), sums)
 
 
-# What an interval needs of each group: 1 for the count of groups; the square and the cube of
-# its excess, which is its hits minus those that the share leads one to expect; and the square of
-# how far the share moves without it.
+# The columns of each group for an interval: 1 for the count of groups; the square and the cube of
+# its excess, its hits minus their expected number; and the square of the change of the share
+# without it.
 MOMENTS = ("groups", "squares", "cubes", "moves")
 
 

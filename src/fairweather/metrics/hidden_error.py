@@ -2,8 +2,8 @@
 
 If 3 of 3 images of a class are right, they are right in every resample too. So resamples say that
 nothing is uncertain about the class, although half of its images may be wrong. Here each such share
-gets the exact interval of Clopper and Pearson, and the part of it that resamples do not show is
-added to the interval of the metric, as variances are added.
+gets Clopper and Pearson's exact interval. The part of it that resamples do not show is added to the
+metric's interval, as variances are added.
 
 Source: Zou and Donner 2008, Construction of Confidence Limits about Effect Measures, for adding the
 squared distances from shares to the ends of their intervals.

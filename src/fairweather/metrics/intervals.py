@@ -45,8 +45,8 @@ MOST_GROUPS = 2000
 # With more images than this, the replicates' sums by class are computed in float32.
 MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
-# With at least this many images on both sides (right and wrong), the percentile interval of a share
-# covers the true value as often as it should (benchmarks/coverage.py).
+# With at least this many right and wrong images, the percentile interval of a share has its nominal
+# coverage (benchmarks/coverage.py).
 FEW_IMAGES = 30
 # The kinds of intervals over seeds that are not skewed next to a bound.
 NOT_STRETCHED = ("difference", "basic", "bias-corrected", "centred")
@@ -182,8 +182,8 @@ def evaluate_metrics(
         up to rounding, with two exceptions. With more than 10,000 images, those of the class-wise
         calibration error are approximate in the seventh digit. With more than 2,000 distinct
         confidences, those of `area_under_risk_coverage`, `coverage_at_risk` and `confidence_auroc`
-        use 2,000 groups of confidences; they are then shifted by the difference that the groups
-        make to the value.
+        use 2,000 groups of confidences. They are then shifted by the difference that these make to
+        the value.
     """
     return evaluate_resamples(
         predictions, Resamples.from_weights(predictions.strata, weights), fitted
@@ -419,19 +419,19 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     "share" is the percentile interval if enough images are right and enough are wrong. With fewer
     than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
     Then it is the interval of Clopper and Pearson. Its number of images is the one for which a
-    share of this size has the variance of the replicates: for a single cell about its own number of
-    images, for a mean over cells usually more.
+    share of this size has the variance of the replicates. For a single cell that is about its own
+    number, for a mean over cells usually more.
 
     "conditional" is for a share of some of the images, such as those of one class: the interval of
     "share" for few images, whose number is that of these images (`Estimate.errors`).
 
-    "overlap" is for an F1 score, 2x / (1 + x) of the share x of right calls among the images that
-    are of a class or called so: the interval of that share, with its ends transformed.
+    "overlap" is for an F1 score, 2x / (1 + x), where x is the share of right calls among the images
+    of a class or called so. Its interval is that of x, with its ends transformed.
 
     "area" is for the area under a curve of a class, or a mean of such areas: Student's t on the
     logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first order
-    (average precision). It uses no resamples. If few images carry the variance, or the value is 0
-    or 1, it reaches to Clopper and Pearson's interval for the number of disjoint pairs.
+    (average precision). It uses no resamples. If few images determine the variance, or the value is
+    0 or 1, it also covers Clopper and Pearson's interval for the number of disjoint pairs.
 
     "classes" is for means over classes of shares or F1 scores, which may have few images:
     "skewed" less the bias that the replicates show, since a ratio of counts has one.
@@ -450,13 +450,13 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     from confidence.
 
     "bias-corrected" is for binned calibration errors. It does the same with squares and takes the
-    root at the end, because for squares the bias is a sum: the expected square of a bin's gap is
-    its true square plus its variance. `benchmarks/coverage.py` compares it with the percentile
+    root at the end, because the bias of squares is a sum. The expected square of a bin's gap is its
+    true square plus its variance. `benchmarks/coverage.py` compares it with the percentile
     interval.
 
-    If whole groups were resampled, a "share" reaches to the outer one of these ends and of
-    `bent_interval`, because the spread of groups is too small where the share is good by chance;
-    and "difference" is `skewed_interval`, because few groups may have all images that differ.
+    If whole groups were resampled, a "share" uses the outer of these ends and those of
+    `bent_interval`, because the spread of groups is too small if the share is good by chance. A
+    "difference" is then `skewed_interval`, because few groups may have all images that differ.
 
     "searched" is for a value that is found by a search, which resamples would repeat: the interval
     of `Metric.search`. A mean over cells has the means of their ends, as if all missed together:
@@ -560,11 +560,11 @@ def skewed_interval(value: float, replicates: FloatArray) -> Ends:
 
     Suppose that a value depends most on a few images. A sample that by chance has few of them gives
     a value that is too good, and also a spread that is too small. Then the middle 95 % of the
-    replicates end too early on the far side. The correction works as follows. The error, in units
-    of its estimated spread, is made symmetric by a cubic polynomial that depends on the skewness γ
-    of the replicates; this is solved for the ends. The spread is uncertain too, so the quantile is
-    Student's with 4 / (3γ²) degrees of freedom. That is the number for a spread estimated from
-    numbers with a gamma distribution, whose kurtosis is 3/2 of the squared skewness.
+    replicates end too early on the far side. The correction works as follows. A cubic polynomial in
+    the skewness γ of the replicates makes the error, in units of its estimated spread, symmetric.
+    It is solved for the ends. The spread is uncertain too, so the quantile is Student's with 4 /
+    (3γ²) degrees of freedom. That is the number for a spread estimated from numbers with a gamma
+    distribution, whose kurtosis is 3/2 of the squared skewness.
 
     Args:
         value: on the original images.
@@ -610,8 +610,8 @@ def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> End
     """The 95 % interval of the difference of two shares on the same images.
 
     It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
-    or all replicates are equal, it is the interval of Bonett and Price, which adds one image for
-    each side.
+    or all replicates are equal, it is Bonett and Price's interval, which adds one image to each
+    side.
 
     Args:
         value: the difference on the original images.
@@ -674,7 +674,7 @@ def _longer_tail(replicates: FloatArray) -> float:
 def percentiles(replicates: FloatArray) -> Ends:
     """The ends of the middle 95 % of float64 numbers without NaN, as `np.quantile` to the bit.
 
-    Each row of a table of scores needs them once or twice, and for a thousand numbers `np.quantile`
+    Each row of a table of scores needs them once or twice. For a thousand numbers, `np.quantile`
     takes longer to prepare than to find them.
 
     >>> percentiles(np.arange(101.0))

@@ -1,8 +1,9 @@
 """What a row of a table of metrics says, and the metrics of one class against all others.
 
 Metrics of a class, such as `sensitivity/malignant`, are no rows of `METRICS`, because a run has as
-many of each as there are classes. A class is called where it is the most probable one, or, with an
-operating point such as `sensitivity/malignant@0.3`, where its probability is at least that.
+many of each as there are classes. A class is called where it is the most probable one. With an
+operating point such as `sensitivity/malignant@0.3`, it is called where its probability is at least
+0.3.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ IntervalKind = Literal[
 ]
 Evaluate = Callable[[Sample], Result]
 Search = Callable[[Predictions, Grouping | None, FloatArray | None], Ends]
-# A mean of areas has no interval with fewer images of the rarest class: that of the macro PR-AUC
-# began above the truth in 11 and 12 % of 150 samples with 200 images of 40 and of 7 classes.
+# A mean of areas has no interval with fewer images of the rarest class. With 200 images of 40 and
+# of 7 classes, that of the macro PR-AUC began above the truth in 11 and 12 % of 150 samples.
 FEWEST_OF_CLASS = 5
-# The area of one class, or of two, has none with fewer images of the class, or of the others. That
-# of an AUC of 0.99 begins above it in 6.9 % of the samples with 20 images of the class, in 6.3 with
-# 30 and in 3.5 with 50 (benchmarks/areas.py). Means over more classes are of more images.
+# The area of one class, or of two, has none with fewer images of the class, or of the others. The
+# interval of an AUC of 0.99 begins above it in 6.9 % of samples with 20 images of the class, in 6.3
+# % with 30 and in 3.5 % with 50 (benchmarks/areas.py). Means over more classes are of more images.
 FEWEST_OF_AREAS = 30
 
 

@@ -142,8 +142,8 @@ class CrossedMean(NamedTuple):
         """The two-sided p-value of the hypothesis that the true value is 0.
 
         It is below 5 % if and only if the 95 % interval excludes 0: both are of one distribution,
-        unless nothing varies. Then `interval` has no width, and the p-value is 1 for a value of 0,
-        and otherwise that of a sign test in which all images agree.
+        unless nothing varies. Then `interval` has no width. The p-value is 1 for a value of 0, and
+        otherwise that of a sign test in which all images agree.
         """
         if not self.errors:
             return 1.0 if self.value == 0 else min(1.0, 2 * 0.5**self.n)
@@ -277,10 +277,10 @@ def crossed_difference(
 def find_outlying_seed(columns: FloatArray, grouping: Grouping | None = None) -> int | None:
     """Find a seed that lies far from all others of its recipe, which normal seeds rarely do.
 
-    The distance to the mean of the other seeds is divided by their standard deviation, which is
-    taken to be at least the noise of the images. With S normal seeds, this is Student's t with
-    S - 2 degrees of freedom, times sqrt(1 + 1 / (S - 1)). A seed is far out where its p-value times
-    S is below 1 %, so that at most 1 % of recipes with normal seeds have one.
+    The distance to the mean of the other seeds is divided by their standard deviation, but at least
+    by the noise of the images. With S normal seeds, this is Student's t with S - 2 degrees of
+    freedom, times sqrt(1 + 1 / (S - 1)). A seed is far out where its p-value times S is below 1 %,
+    so that at most 1 % of recipes with normal seeds have one.
 
     Args:
         columns: float `[n, S]`; with fewer than three seeds there is none.

@@ -4,7 +4,7 @@ Selective prediction answers the images with the highest confidence and defers t
 person. Average thresholded confidence (ATC) uses a threshold on confidence to estimate accuracy.
 
 The best threshold for some images is the one where chance made their risk small. So the coverage at
-a measured risk is too large on average, and resamples of the images repeat that choice: they are no
+a measured risk is too large on average. Resamples of the images repeat that choice, so they are no
 evidence that the coverage can be kept. Tests of thresholds in a fixed order are.
 """
 
@@ -44,8 +44,8 @@ from fairweather.types.measurement import Predictions, Score
 
 # Thresholds are tried at steps of this share of the images.
 SEARCH_STEPS = 100
-# Of the chance that an end misses the truth, what its two parts have: tests of the risk, and how
-# many images are above a threshold.
+# The two parts of the chance that an end misses the truth: tests of the risk, and the number of
+# images above a threshold.
 COVERAGE_TAIL = 0.005
 RISK_TAIL = TAIL - COVERAGE_TAIL
 # Fewer answers than this, divided by the risk, show a risk hardly ever.
@@ -106,14 +106,13 @@ def coverage_interval(
 
     The lower end is shown by tests, as in `guaranteed_threshold`: were the risk of a threshold
     higher, would so few answers be wrong? Thresholds are tried from high to low, a hundredth of the
-    images apart, beginning at all images, half of them, a quarter and so on: the order does not
+    images apart, beginning at all images, half of them, a quarter and so on. The order does not
     depend on which answers are wrong. The beginnings share 2 %, and each test that is passed leaves
     its part to the next. The lower end is too high only if the search passes a threshold whose risk
-    is too high.
-    The upper end needs no correction: the true threshold is one, and it is not among those of
-    which so many wrong answers would be seen in at most 2 % of draws. The other 0.5 % are for how
-    many images are above a threshold. Few images show little: with fewer than 200 at a risk of 5 %
-    the lower end is 1 or 0, since all answers are tested together, or nothing is shown.
+    is too high. The upper end needs no correction, because there is only one true threshold. In all
+    but 2 % of draws, it does not show so many wrong answers. The other 0.5 % are for how many
+    images are above a threshold. Few images show little. With fewer than 200 images at a risk of 5
+    %, the lower end is 1 or 0: either all answers pass together, or none.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -272,7 +271,7 @@ def area_under_risk_coverage(
     This is the area under the step function of `risk_coverage_curve`. Images with equal confidence
     are all included in each other's risk, so their order does not matter. An image that counts
     twice is two images. If a model is wrong equally often at every confidence, the area is its
-    error rate; if it is more confident where it is right, the area is smaller.
+    error rate. If it is more confident where it is right, the area is smaller.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -295,10 +294,10 @@ def coverage_at_risk(
 ) -> Result:
     """Largest share of images that can be answered at a risk of at most `risk`, in [0, 1].
 
-    It is 0 if even the most confident images are wrong more often. The threshold is chosen on the
-    same images that it is evaluated on, so the value is the best case on these images and too large
-    on average. `coverage_interval` says what endless images would give; for a threshold chosen in
-    advance, see `threshold_at_risk` and `coverage_above`.
+    It is 0 if even the most confident images are wrong more often. The threshold is chosen and
+    evaluated on the same images, so the value is a best case and too large on average.
+    `coverage_interval` says what endless images would give; for a threshold chosen in advance, see
+    `threshold_at_risk` and `coverage_above`.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -430,12 +429,12 @@ def guaranteed_threshold(
 
     Each candidate is tested: were its risk above `risk`, so few wrong answers would be this rare.
     The first candidate that fails ends the search. So the risk of the threshold is at most `risk`
-    in all but `1 - certainty` of the draws of these images, whatever the model is, with ties or
-    without. The tests need no correction for their number: to go wrong, the search must pass the
-    first candidate in the order whose risk is too high, which is one test. For this the candidates
-    and their order must not depend on these images: take them from others, with
-    `thresholds_to_try`. Binary search over the confidences of the images themselves, as in
-    algorithm 1 of Geifman and El-Yaniv, divides `1 - certainty` by the number of its tests.
+    in all but `1 - certainty` of the draws of these images, for any model, with or without ties.
+    The tests need no correction for their number. To go wrong, the search must pass the first
+    candidate with too high a risk, which is one test. For this the candidates and their order must
+    not depend on these images: take them from others, with `thresholds_to_try`. Binary search over
+    the confidences of the images themselves, as in algorithm 1 of Geifman and El-Yaniv, divides `1
+    - certainty` by the number of its tests.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN. The images must be independent
@@ -676,9 +675,9 @@ def atc_threshold(confidence: ArrayLike, correct: ArrayLike) -> float:
 
     If k images are wrong, the threshold is the (k + 1)-th smallest confidence, or infinite if all
     are wrong. A threshold cannot separate equal confidences. With ties, it is the confidence (or
-    infinity) below which the number of images is closest to k; of two equally close ones it is the
-    smaller. So the ATC estimate on these same images is their accuracy if all confidences differ;
-    with ties, the error is at most half the share of the tied images.
+    infinity) below which the number of images is closest to k, or the smaller of two equally close
+    ones. So the ATC estimate on these same images is their accuracy if all confidences differ. With
+    ties, the error is at most half the share of the tied images.
 
     Args:
         confidence: float `[n]`, on clean validation images; larger means more confident; no NaN.
@@ -719,8 +718,8 @@ class FittedThresholds(NamedTuple):
     """Thresholds of one model and seed; see `fit_on`."""
 
     threshold: float
-    """The smallest confidence that is answered, so that at most 5 % of the answers on the
-    validation images are wrong; infinite if no threshold achieves that."""
+    """The smallest confidence that is answered, with at most 5 % wrong answers on the validation
+    images; infinite if no threshold achieves that."""
 
     atc_threshold: float
     """As many validation images have a lower confidence as are wrong; see `atc_threshold`."""

@@ -48,9 +48,9 @@ from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Predictions
 
 # With fewer errors than these, no interval covers the true value as often as it should
-# (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2; for metrics
-# to which one error may add much more; for metrics of the rank of the errors among all images. The
-# last number counts images, in each bin of a metric that depends on a single bin.
+# (benchmarks/good_models.py). In order: for metrics to which one error adds at most 2, for those to
+# which it may add much more, and for those of the rank of the errors among all images. The last
+# number counts images, in each bin of a metric that depends on a single bin.
 FEWEST, FEWEST_OF_LOSSES, FEWEST_OF_RANKS, FEWEST_IN_A_BIN = 5, 20, 30, 30
 
 

@@ -147,9 +147,9 @@ def outputs_differ_p(reference: ArrayLike, batch: ArrayLike) -> float:
     """Test whether a model's probabilities for two sets of images have the same distribution.
 
     The probability of each class, and the largest one, are compared by the test of Kolmogorov and
-    Smirnov, and the smallest p-value is corrected for their number (Bonferroni). It is a bound: the
-    asymptotic distribution makes p-values below 0.1 too large rather than too small, as do ties and
-    columns that depend on each other.
+    Smirnov. The smallest p-value is corrected for their number (Bonferroni). It is a bound: the
+    asymptotic distribution, ties and dependent columns make p-values below 0.1 too large rather
+    than too small.
 
     Args:
         reference: float `[n, classes]`, probabilities for independent images.
@@ -195,9 +195,9 @@ def features_differ_p(reference: ArrayLike, batch: ArrayLike, seed: int = 0) -> 
     """Test whether the features of two sets of images have the same distribution.
 
     The energy distance of the two sets is compared with that of 999 random splits of the same
-    images, so that the p-value holds for any number of images and features, and with ties. Each
-    feature is divided by its standard deviation over both sets. Of more than 1,000 images in a set,
-    1,000 are drawn.
+    images. So the p-value holds for any number of images and features, and with ties. Each feature
+    is divided by its standard deviation over both sets. Of more than 1,000 images in a set, 1,000
+    are drawn.
 
     Args:
         reference: float `[n, k]`, features of independent images.

@@ -58,8 +58,8 @@ def apply_choices(network: nn.Module, **choices: str) -> None:
 def use_small_stem(network: nn.Module) -> None:
     """Keep the resolution in the first layers, for images of about 28 to 64 pixels.
 
-    ResNets get a 3x3 convolution of stride 1 and no max-pooling (He et al. 2016, section 4.2).
-    Deep stems of several 3x3 convolutions, EfficientNets and MobileNets keep their layers; only the
+    ResNets get a 3x3 convolution of stride 1 and no max-pooling (He et al. 2016, section 4.2). Deep
+    stems of several 3x3 convolutions, EfficientNets and MobileNets keep their layers. Only the
     stride of the first one becomes 1, so that published weights still fit. Raises `InputError` for
     other networks.
     """
@@ -185,8 +185,8 @@ CHOICES: Mapping[str, Mapping[str, Callable[[nn.Module], None]]] = {
 
 # ---------------------------------------------------------------- libraries
 
-# When torchvision itself loads published weights, it builds these with `transform_input`: they take
-# images normalised by ImageNet's statistics, and convert them to a mean and std of 0.5. Built
+# When torchvision itself loads published weights, it builds these with `transform_input`. They then
+# take images normalised by ImageNet's statistics, and convert them to a mean and std of 0.5. Built
 # without it, as here, they expect a mean and std of 0.5.
 INCEPTIONS = ("googlenet", "inception_v3")
 
@@ -416,9 +416,9 @@ class FeatureHead(nn.Module):
 def make_encoder(model: Classifier, backbone: str) -> Encoder:
     """Give a classifier without its head, but with its normalisation and resizing.
 
-    The two share all parameters, buffers and layers except the head: training one trains the
-    other. They also share the mode (`train`, `eval`) of these layers, so set the mode of the one
-    that is used next, and freeze batch norm before.
+    The two share all parameters, buffers and layers except the head: training one trains the other.
+    They also share the mode (`train`, `eval`) of these layers. So freeze batch norm first, and set
+    the mode of the one that is used next.
 
     Args:
         model: from `build` or `load_model`.

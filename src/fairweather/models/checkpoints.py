@@ -35,7 +35,7 @@ AVERAGE_KEYS = (
 )
 MOST_NESTING = 4
 # What files may contain besides tensors: the options of training programs, and a function in the
-# optimiser state of Barlow Twins and VICReg, for which the same class stands in.
+# optimiser state of Barlow Twins and VICReg, which the same class replaces.
 SAFE_CLASSES = (argparse.Namespace, (argparse.Namespace, "__main__.exclude_bias_and_norm"))
 
 
@@ -276,8 +276,8 @@ class PublishedWeights(NamedTuple):
 
 
 # Backbones without a head, pre-trained on ImageNet without its labels. None of them is shipped or
-# used by default. The licence of the authors' code need not be that of their weights, and that of
-# Barlow Twins has changed over time (it was CC BY-NC 4.0): check it before you use them.
+# used by default. The licence of the authors' code need not be that of their weights. That of
+# Barlow Twins has changed over time (it was CC BY-NC 4.0). Check it before you use them.
 PUBLISHED_WEIGHTS: Mapping[str, PublishedWeights] = {
     # github.com/facebookresearch/barlowtwins (Zbontar et al. 2021)
     "barlow_twins": PublishedWeights(

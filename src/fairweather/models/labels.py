@@ -143,11 +143,11 @@ def match_labels(
 ) -> LabelMap:
     """Find the outputs of a model for each class of the data.
 
-    A class is found by its exact name, or ignoring case, underscores and hyphens; then by one of
-    several names, as in `tench, Tinca tinca`; then by its WordNet number (wnid) or ImageNet's names
-    for it. So a folder `n01440764` fits an output called `tench`. The data may have only some of
-    the model's classes. If one side only has numbers, classes are matched by number or by order,
-    and the note says so.
+    A class is found by its exact name, or ignoring case, underscores and hyphens. Then one of
+    several names counts, as in `tench, Tinca tinca`, and then its WordNet number (wnid) or
+    ImageNet's names for it. So a folder `n01440764` fits an output called `tench`. The data may
+    have only some of the model's classes. If one side only has numbers, classes are matched by
+    number or by order, and the note says so.
 
     Args:
         model_classes: names in the order of the outputs; None if the model has no names.

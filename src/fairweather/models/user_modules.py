@@ -109,8 +109,8 @@ def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str
     script. Random weights come from `seed`; the caller's random state does not change. `function`
     may also name a class of modules, or a module.
 
-    Returns the module; its class names, which are the attribute `classes` or `class_names` of the
-    module or of the file; and the SHA-256 of the file.
+    Returns the module, its class names (the attribute `classes` or `class_names` of the module or
+    file), and the SHA-256 of the file.
 
     Raises `InputError` if the file raises an error, has no such function, or returns something
     other than a module. The message names file and line, and the original error is its cause.

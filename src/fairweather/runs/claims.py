@@ -356,7 +356,7 @@ def share_run(
 
     Args:
         path: the folder; it is created if needed.
-        mark: what must be the same in all these processes, by name for people; a different
+        mark: what must be the same in all these processes, by name for people. A different
             `PROCESSOR` is only a warning, because its results are as valid.
         prepare: called with the folder and whether other processes work in it; only one process
             prepares at a time.

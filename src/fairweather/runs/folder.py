@@ -193,7 +193,7 @@ class RunFolder:
     """A folder with all files of a run, and the records of its finished steps.
 
     A step is done if its record in steps/ has the fingerprint of everything that it depends on, and
-    its files exist and have the checksums in the record.
+    its files have the recorded checksums.
     """
 
     def __init__(self, path: Path) -> None:
@@ -604,8 +604,8 @@ def shrink_predictions(content: bytes) -> bytes:
 
     Returns:
         A parquet file that the methods of `RunFolder` read too, about 10 bytes per image. Rounding
-        to single precision moves a loss, and one minus the confidence, by at most 6e-8 of itself:
-        the order of very confident images stays, which a rounded confidence would lose.
+        to single precision changes a loss, and one minus the confidence, by at most 6e-8 of itself.
+        So the order of very confident images stays, which a rounded confidence would lose.
     """
     table = read_parquet(pa.BufferReader(content))
     narrow = {"labels": pa.int32(), "predicted": pa.int32()}

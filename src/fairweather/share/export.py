@@ -71,8 +71,8 @@ def class_folders(classes: tuple[str, ...]) -> tuple[str, ...]:
     """Choose a folder name for each class, so that sorted folder names are in label order.
 
     Tools that read one folder per class number the classes by sorted folder name. So the label is
-    put in front if the names are not sorted, if two names would be equal, or if one is the name of
-    a split. Characters that file systems or shells may not accept become `_`.
+    put in front if the names are not sorted, two would be equal, or one is the name of a split.
+    Characters that file systems or shells may not accept become `_`.
 
     >>> class_folders(("cat", "dog"))
     ('cat', 'dog')

@@ -56,8 +56,8 @@ def within(low: float, high: float) -> Range:
 
 
 POSITIVE = Range("> 0", lambda value: 0 < value < math.inf)
-# Larger numbers were not meant: a training does not end, the draws of a distribution are no numbers
-# any more, and 32 bits do not hold them.
+# Larger numbers are mistakes: trainings would not end, random draws would overflow, and 32 bits
+# would not suffice.
 MOST_EPOCHS = 1_000_000  # also images in a batch
 MOST_ALPHA, LEAST_ALPHA = 1000.0, 0.001
 MOST_EPSILON = 10_000.0

@@ -215,8 +215,8 @@ class Step(FrozenRecord):
 
     leaves: NoEffect[tuple[str, ...]]
     may_leave: NoEffect[tuple[str, ...]] = ()
-    """`leaves`, `may_leave`: the files that it always writes, and those that it writes in some
-    cases only; a name that ends with a slash is a folder, in which it chooses the names."""
+    """`leaves`, `may_leave`: the files that it always writes, and those that it writes only in some
+    cases. A name that ends with a slash is a folder, in which it chooses the names."""
 
     threads: int = 1
     """Threads of torch while it runs."""
@@ -765,8 +765,8 @@ def link_steps(
 ) -> Plan:
     """Make a plan of steps in order; `needs` of each follows from the files that it reads.
 
-    Raises `ValueError` if two steps have the same id or write the same file, and if no earlier step
-    writes a file that is read: these are mistakes in the code that plans.
+    Raises `ValueError` if two steps have the same id or write the same file, or if no earlier step
+    writes a file that is read. These are mistakes in the planning code.
     """
     makers: dict[str, str] = {}
     linked = []

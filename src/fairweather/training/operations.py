@@ -32,8 +32,8 @@ def look_up_nearest(images: torch.Tensor, matrices: torch.Tensor) -> torch.Tenso
 
     Args:
         images: uint8 `[B, 3, H, W]`.
-        matrices: float64 `[B, 6]` on the CPU, Pillow's `(a, b, c, d, e, f)`: the pixel whose centre
-            is (x, y) comes from (a x + b y + c, d x + e y + f), in pixels from the top left corner.
+        matrices: float64 `[B, 6]` on the CPU, Pillow's `(a, b, c, d, e, f)`. The pixel with centre
+            (x, y) comes from (a x + b y + c, d x + e y + f), in pixels from the top left corner.
 
     >>> image = torch.arange(12, dtype=torch.uint8).reshape(1, 3, 2, 2)
     >>> one_to_the_right = torch.tensor([[1, 0, -1, 0, 1, 0]], dtype=torch.float64)

@@ -185,7 +185,7 @@ class TopVersusAll(Calibration):
     predictions are right, or all wrong.
 
     The other classes share the rest in the model's proportions, but none gets more than the
-    predicted class; the excess goes to the others in their proportions. So the confidence is at
+    predicted class. The excess goes to the others in their proportions. So the confidence is at
     least 1 / classes, even where the prediction is right less often.
 
     Source: Le Coz, Herbin and Adjed 2024, Confidence Calibration of Classifiers with Many Classes,

@@ -1,8 +1,8 @@
 """Prediction sets: a temperature and thresholds, each fitted on its own half of the validation.
 
-The sets are made of tempered probabilities. A temperature that had seen the calibration images
-would break the promise, so it is fitted on one half of the clean validation images, and the
-thresholds on the other.
+The sets are made of tempered probabilities. A temperature fitted on the calibration images would
+break the promise. So it is fitted on one half of the clean validation images, and the thresholds on
+the other.
 """
 
 from __future__ import annotations
@@ -179,9 +179,9 @@ class Conformal(PostHoc):
         """Split validation images into halves, which must be large enough for the promise.
 
         If images belong together and the variant weighs groups, the thresholds use one image of
-        each (with thresholds for each class, one of each group and class). A quantile is exact
-        for independent images, and the promise is about an image of a new patient. If it weighs
-        images, all are used, and count as their effective number of groups.
+        each group (and class, with thresholds for each class). A quantile is exact for independent
+        images, and the promise is about an image of a new patient. If it weighs images, all are
+        used, and count as their effective number of groups.
 
         Args:
             keys, labels: int64 `[n]`, of the clean validation images.

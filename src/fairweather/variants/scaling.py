@@ -128,8 +128,8 @@ class VectorScaling(Calibration):
     Without limits, the likelihood would grow for ever for a class without images, or if all answers
     are right. A class without images is then hardly ever predicted.
 
-    Unlike a softmax, it depends on the logits themselves: a number that is added to all logits of
-    one image changes the result where scales differ.
+    Unlike a softmax, it depends on the logits themselves: adding a number to all logits of an image
+    changes the result if scales differ.
 
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
 

@@ -173,10 +173,10 @@ class PostHoc(Variant):
 class Adapting(Variant):
     """A variant that changes a copy of the network while it predicts test images, without labels.
 
-    The copy sees the images of a cell in an order that is shuffled once, by a fixed seed: a data
-    set that is sorted by class would give batches of one class. Batches are of nearly equal size.
-    They are not halved if memory runs out, since smaller ones would give other results. The
-    prediction for an image depends on the images before it and beside it. An attack treats each
+    The copy sees the images of a cell in an order that is shuffled once, by a fixed seed. A data
+    set that is sorted by class would otherwise give batches of one class. Batches are of nearly
+    equal size. They are not halved if memory runs out, since smaller ones would give other results.
+    The prediction for an image depends on the images before it and beside it. An attack treats each
     image alone, so adapting networks are not attacked. Each cell begins with a new copy, and one
     process predicts the whole cell.
     """

@@ -493,8 +493,8 @@ def execute_shared(
         shared: the folder, which contains its record, and the claims of this process.
         perform: does steps that were handed out.
         only: ids of the steps that are done; by default, all.
-        patience: seconds to wait while the others do all that can be done now, before leaving them
-            the rest; by default, wait until everything is done.
+        patience: seconds to wait for others that do all that can be done now, before leaving them
+            the rest; by default, until everything is done.
         looks: seconds between two checks of what the others have done; up to ten times longer while
             nothing changes.
     """

@@ -530,9 +530,9 @@ def _split_data(
 ) -> dict[str, float]:
     """The fractions of the split: nothing is trained, so the other images are for fitting.
 
-    They are empty for data that are loaded already, and for the data of the run that trained the
-    model, which are split as they were there. Raises `InputError` for data without labels, and if a
-    variant needs a validation split, and there is none.
+    They are empty for loaded data, and for the data of the run that trained the model, which keep
+    their split. Raises `InputError` for data without labels, and if a variant needs a validation
+    split, and there is none.
     """
     options, share = request.options, request.options.validation_fraction
     if isinstance(request.dataset, Dataset):

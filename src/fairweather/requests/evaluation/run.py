@@ -58,24 +58,24 @@ def evaluate(
 
     Args:
         model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
-            any source that `load_model` takes; or a list of several of these, which see the same
-            images; or a dict of several by their names, `MODEL[-seedN]`, so that intervals cover
-            the seeds of each; or `predictions:PATH`, predictions that were made elsewhere.
+            any source that `load_model` takes. A list has several of these, which see the same
+            images. A dict has them by name, `MODEL[-seedN]`, so that intervals cover the seeds of
+            each. `predictions:PATH` means predictions that were made elsewhere.
         dataset: a `Dataset`, or any source that `load_data` takes. The test split is used, or all
             images if the source has no splits. Predictions that come with their labels need none.
         shifts: suites, shifts and attacks, as objects or texts; see
         `fairweather.attacks.shift_lists`.
-        predictions: instead of a model, its predictions: a DataFrame or an array
-            `[images, classes]` of probabilities, their logarithms or logits; or several by their
-            names, `MODEL[-seedN][-SHIFT,LEVEL]`. The option `labels` is then the true label of each
-            row, if neither a column nor a data set has them.
+        predictions: instead of a model, its predictions: a DataFrame or an array `[images,
+            classes]` of probabilities, their logarithms or logits. A dict has several by name,
+            `MODEL[-seedN][-SHIFT,LEVEL]`. The option `labels` is then the true label of each row,
+            if neither a column nor a data set has them.
         out: the run folder. Finished work in it is not computed again, so that a second call
             continues an interrupted one. Without it, a temporary folder is used, and deleted
             with the returned `Run`.
         replace: replace finished work in the folder that was made with other settings; without it,
             such a call is refused.
-        progress: show how far it is, and lines for a person to read: preprocessing, label mapping,
-            clean accuracy, and a warning if that is not better than chance (`Event` says how).
+        progress: show how far it is, and lines for people: preprocessing, label mapping, and clean
+            accuracy, with a warning if it is not better than chance (see `Event`).
         options: `EvaluationOptions` describes each; `help(fw.evaluate)` names them.
 
     Returns:

@@ -271,8 +271,8 @@ def write_joined_run(
 ) -> Run:
     """Write the record of the joined run, copy the steps of its parts, and do those of the plan.
 
-    First it removes steps that differ from those of the runs, beginning with scores and report: an
-    interrupted joining leaves no numbers rather than wrong ones.
+    First it removes steps that differ from those of the runs, beginning with scores and report. So
+    an interrupted joining leaves no numbers rather than wrong ones.
     """
     with lock_run(place) as folder:
         joined = JoinedRecord(runs=tuple(map(_describe_part, parts)))

@@ -651,8 +651,8 @@ def run(
         executor: `local`; `slurm`, which submits array jobs and follows them; `slurm-local`, the
             same jobs on this machine; `ray` for a Ray cluster on this machine, or the one that this
             process is connected to; or `ray://HOST:PORT` for another one.
-        partition, gpus, time, setup: the requests of each SLURM job: a partition; a GPU as `1` or
-            `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours; and shell
+        partition, gpus, time, setup: the settings of each SLURM job: a partition; a GPU as `1` or
+            `TYPE:1` (default: none); a time limit such as `2:00:00` (default: 4 hours); shell
             commands that run first. At its time limit, a job is submitted again and continues.
         progress: show how far it is (`Event` says how).
 

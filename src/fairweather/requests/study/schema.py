@@ -128,10 +128,10 @@ class StrictEntry(pydantic.BaseModel):
 class GroupsEntry(StrictEntry):
     """A table with a row for each image, and which of its columns are used.
 
-    `metadata` is its path (without it, the columns are those of the data set itself, if it is
-    `parquet:PATH`), `group` the column that says which images belong together, such as
-    `patient`, and `slices` columns with subgroups, such as `site` or `site*sex`. `allow_shared`
-    allows images of one group in several splits.
+    `metadata` is its path; without it, the columns are those of the data set itself, if it is
+    `parquet:PATH`. `group` is the column that says which images belong together, such as `patient`.
+    `slices` are columns with subgroups, such as `site` or `site*sex`. `allow_shared` allows images
+    of one group in several splits.
     """
 
     metadata: str | None = None
@@ -146,8 +146,8 @@ class GroupsEntry(StrictEntry):
 class DataEntry(DataOptions):
     """The data of a study; the keys are those of `fairweather.load_data`.
 
-    With the `size`, `fit: crop` cuts the longer side of an image, and `fit: squash` resizes both
-    sides, so that shapes do not reveal where an image comes from.
+    With the `size`, `fit: crop` cuts the longer side of an image. `fit: squash` resizes both sides,
+    so that shapes do not reveal where an image comes from.
     """
 
     source: str = option(
@@ -231,10 +231,10 @@ class ModelEntry(NetworkEntry):
 
     `weights: pretraining:NAME` starts from a pre-training of the study.
 
-    `train_shifts`, written like a study's `shifts`, change the training images: each image of a
-    batch is left as it is or gets one of them, all with the same probability.
+    `train_shifts`, written like a study's `shifts`, change the training images. Each image of a
+    batch stays unchanged or gets one of them, all with the same probability.
 
-    `label_fraction` is the share of the training images that is used, the same for each class; the
+    `label_fraction` is the share of the training images that is used, the same for each class. The
     images of a smaller share are a subset of those of a larger one. With probability `label_noise`,
     the label of an image is drawn anew from all classes.
 

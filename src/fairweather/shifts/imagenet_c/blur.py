@@ -1,6 +1,6 @@
 """Blurs: Gaussian, defocus, glass, motion and zoom.
 
-OpenCV convolves one image at a time: the sums have the same order in any batch, and with small and
+OpenCV convolves one image at a time, so sums have the same order in any batch. With small and
 sparse kernels this is faster than torch on whole batches.
 """
 

@@ -188,9 +188,9 @@ def _transpose(plane: Pixels) -> Pixels:
 def _shrink_lines(lines: Pixels, small: int) -> Pixels:
     """Shrink the first axis of uint8 `[large, N]` to `small` by means of neighbours, as Pillow.
 
-    Pillow's filter takes the pixels with centres in (j, j + 1] times large / small, as doubles tell
-    it, and divides in whole numbers with 22 bits after the point: `precompute_coeffs` in its
-    Resample.c. Both are repeated here, so that no bit differs.
+    Pillow's filter takes the pixels with centres in (j, j + 1] times large / small, in doubles, and
+    divides in whole numbers with 22 fraction bits: `precompute_coeffs` in its Resample.c. Both are
+    repeated here, so that no bit differs.
     """
     scale = len(lines) / small
     centres = (np.arange(small) + 0.5) * scale

@@ -1,7 +1,7 @@
 """Layers over the image: stains, bubbles, dark corners and letters.
 
-Each layer is drawn on a canvas of 224 px, the size that medmnistc's lengths are for, and resized to
-the image: something that covers a quarter of a pixel has a quarter of the weight there.
+Each layer is drawn on a canvas of 224 px, the size of medmnistc's lengths, and resized to the
+image. What covers a quarter of a pixel has a quarter of the weight there.
 
 The letters are those of the Hershey duplex font, which OpenCV had up to version 4. A. V. Hershey
 made the fonts at the U.S. National Bureau of Standards (A. V. Hershey, "Calligraphy for computers",

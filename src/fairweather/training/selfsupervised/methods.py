@@ -293,8 +293,8 @@ def _import_lightly() -> Any:  # noqa: ANN401 - a module without type annotation
     """The losses of lightly.
 
     If processes have equal shares of a batch, gradients averaged over processes equal those of one
-    process, for the three losses used here. lightly's loss of Barlow Twins normalises each
-    process's share separately, which is a different loss, so we have our own.
+    process, for the three losses used here. lightly's loss of Barlow Twins is not used, because it
+    normalises each process's share separately.
     """
     try:
         import lightly.loss

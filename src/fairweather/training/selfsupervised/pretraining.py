@@ -252,9 +252,9 @@ def pretrain(
         sync_batchnorm: batch norm, also that of the projector, has the statistics of the whole
             batch, of all processes; for GPUs only.
 
-    Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite, and
-    `CollapsedError` if the embedding is the same for all images at the end of an epoch. `rotation`
-    and `supervised` are not checked for collapse, since their loss would show it.
+    Raises `TrainingDivergedError` with epoch, step and learning rate if a loss is not finite.
+    Raises `CollapsedError` if the embedding is the same for all images at the end of an epoch.
+    `rotation` and `supervised` are not checked for collapse, since their loss would show it.
     """
     if len(images) < 2:
         raise InputError(f"pre-training needs at least 2 images, found {len(images)}")

@@ -1,8 +1,8 @@
 """Random views of whole batches of images, with parameters drawn for each image.
 
 A view is a crop, resized with an antialiased bicubic filter, and changes of colour and sharpness.
-These take float images `[B, 3, H, W]` in [0, 1] and float parameters `[B]` on the same device,
-return images of the same shape in [0, 1], and equal torchvision's on each image.
+The functions take float images `[B, 3, H, W]` in [0, 1] and float parameters `[B]` on the same
+device. They return images of the same shape in [0, 1], equal to torchvision's for each image.
 """
 
 from __future__ import annotations
