@@ -302,10 +302,10 @@ def _rows_by_key(splits: Listings, table: pd.DataFrame, place: str) -> dict[str,
         row_of = np.full(count, -1, dtype=np.int64)
         row_of[places] = rows
         if len(lost := np.flatnonzero(row_of < 0)):
-            which = "the set" if split == UNSPLIT else split
+            set_name = "the set" if split == UNSPLIT else split
             raise InputError(
-                f"{place} has no row for {len(lost)} of {count} images of {which}, such as the one "
-                f"with the {KEY} {lost[0]}"
+                f"{place} has no row for {len(lost)} of {count} images of {set_name}, such as the "
+                f"one with the {KEY} {lost[0]}"
             )
         result[split] = row_of
     return result

@@ -255,15 +255,15 @@ def _find_column(path: Path, header: list[str], kind: str, given: Mapping[str, s
 
 
 def _parse_row(place: str, cells: Sequence[str], columns: Mapping[str, int | None]) -> LabelledFile:
-    said = {kind: cells[column].strip() for kind, column in columns.items() if column is not None}
-    for kind, text in said.items():
+    texts = {kind: cells[column].strip() for kind, column in columns.items() if column is not None}
+    for kind, text in texts.items():
         if not text:
             raise InputError(f"{place} has no {kind}")
-    split = said.get("split")
+    split = texts.get("split")
     if split is not None and split.lower() not in SPLIT_NAMES:
         raise InputError(f"{place} has the split {split!r}; known are {', '.join(SPLIT_NAMES)}")
     known = UNSPLIT if split is None else SPLIT_NAMES[split.lower()]
-    return LabelledFile(place, said["file"], said["label"], known)
+    return LabelledFile(place, texts["file"], texts["label"], known)
 
 
 def _find_files(folder: Path, rows: Sequence[LabelledFile]) -> list[str]:

@@ -162,10 +162,10 @@ class Guard:
             )
         return batch
 
-    def answers(self, seen: GuardOutputs) -> Answers:
+    def answers(self, outputs: GuardOutputs) -> Answers:
         """Answer or defer images, given the network's outputs."""
         fit, names = self.record.fit, self.record.classes
-        probabilities = self._probabilities(seen)
+        probabilities = self._probabilities(outputs)
         order = np.argsort(-probabilities, axis=1, kind="stable")
         confidence = probabilities.max(axis=1)
         in_set = prediction_sets(probabilities, fit.quantile)
@@ -180,19 +180,19 @@ class Guard:
             probabilities,
         )
 
-    def likeness(self, seen: GuardOutputs) -> Likeness:
+    def likeness(self, outputs: GuardOutputs) -> Likeness:
         """Compare the network's outputs with its outputs for validation images."""
         known = self.reference
-        p_values = [outputs_differ_p(self._probabilities(known), self._probabilities(seen))]
-        both = known.features is not None and seen.features is not None
+        p_values = [outputs_differ_p(self._probabilities(known), self._probabilities(outputs))]
+        both = known.features is not None and outputs.features is not None
         if both:
-            p_values.append(features_differ_p(known.features, seen.features))  # type: ignore[arg-type]
-        return Likeness(len(seen.logits), differ_p(*p_values), both)
+            p_values.append(features_differ_p(known.features, outputs.features))  # type: ignore[arg-type]
+        return Likeness(len(outputs.logits), differ_p(*p_values), both)
 
-    def _probabilities(self, seen: GuardOutputs) -> npt.NDArray[np.float64]:
-        if not np.isfinite(seen.logits).all():
+    def _probabilities(self, outputs: GuardOutputs) -> npt.NDArray[np.float64]:
+        if not np.isfinite(outputs.logits).all():
             raise InputError("the model gives numbers for these images that are not finite")
-        return softmax(seen.logits / np.float32(self.record.fit.temperature))
+        return softmax(outputs.logits / np.float32(self.record.fit.temperature))
 
     def _decoded(self, images: list[PIL.Image.Image]) -> torch.Tensor:
         record = self.record

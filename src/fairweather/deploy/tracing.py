@@ -129,7 +129,7 @@ def _collect_tensors(
         **signature.inputs_to_lifted_tensor_constants,
     }
     everything = {**program.state_dict, **program.constants}
-    tensors = {name: everything[of] for name, of in stored.items()}
+    tensors = {name: everything[source] for name, source in stored.items()}
     names: dict[str, ResultName | WeightName] = {name: WeightName(name) for name in tensors}
     names |= {name: ResultName(IMAGES) for name in signature.user_inputs}
     return tensors, names

@@ -128,9 +128,9 @@ class AccuracyEstimate:
         return "\n".join([*lines, *self.notes, "", *self._table()])
 
     def _first(self) -> list[str]:
-        who = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
+        subject = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
         if self.value is None or self.low is None:
-            return [f"How accurate it is cannot be told: {self.reason}.", f"({who})"]
+            return [f"How accurate it is cannot be told: {self.reason}.", f"({subject})"]
         title = next(method.title for method in self.methods if method.name == self.method)
         behind = f"{self.shifts} known shifts ({self.cells} levels)"
         if self.high is None:
@@ -146,7 +146,7 @@ class AccuracyEstimate:
             basis = f"The range is how wrong this was under {behind}"
         return [
             f"About {_format_percent(self.value)} of these images are answered right ({range_}).",
-            f"({who}; by {title})",
+            f"({subject}; by {title})",
             f"{basis}; another change may be worse.",
             *self._evidence(),
         ]

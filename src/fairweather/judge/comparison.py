@@ -263,8 +263,8 @@ def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImage
     of_test = [
         bool(row.crossed and row.crossed.errors) for row in rows if row.metric == images.decided
     ]
-    which = "accuracy" if all(of_test) else "accuracies that vary over seeds or groups"
-    by_t = f" For {which}, the interval is that of the t-test and uses no resamples."
+    metric = "accuracy" if all(of_test) else "accuracies that vary over seeds or groups"
+    by_t = f" For {metric}, the interval is that of the t-test and uses no resamples."
     by_t = by_t if any(of_test) else ""
     if several:
         by_t += f" {NORMAL_SEEDS}"

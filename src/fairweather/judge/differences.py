@@ -455,12 +455,12 @@ def _effective_robustness(
 ) -> Estimate:
     clean = accuracies[UNSHIFTED]
 
-    def effective(of: Callable[[Estimate], Any]) -> Any:  # noqa: ANN401 - a number, or replicates
+    def effective(get: Callable[[Estimate], Any]) -> Any:  # noqa: ANN401 - a number, or replicates
         return effective_robustness(
-            of(clean),
-            of(accuracies[mean]),
-            [of(model[UNSHIFTED]) for model in reference],
-            [of(model[mean]) for model in reference],
+            get(clean),
+            get(accuracies[mean]),
+            [get(model[UNSHIFTED]) for model in reference],
+            [get(model[mean]) for model in reference],
             images=clean.n,
         )
 

@@ -212,10 +212,10 @@ def _with_range(
         )
     if bounds.is_too_wide:
         lowest = f"{100 * bounds.low:.0f}"
-        which = f"down to {lowest}"
+        span = f"down to {lowest}"
         if bounds.high is not None:
-            which = f"from {lowest} to {100 * bounds.high:.0f}"
-        reason = f"anything {which} % would fit what was seen under known shifts"
+            span = f"from {lowest} to {100 * bounds.high:.0f}"
+        reason = f"anything {span} % would fit what was seen under known shifts"
         return replace(estimate, reason=reason)
     held = past.held(
         np.stack([cell.estimates for cell in known]),
@@ -341,8 +341,8 @@ def _estimate_by_method(
     )
 
 
-def _true_accuracy(seen: UnlabelledPredictions, new: NewImages) -> Score:
+def _true_accuracy(predictions: UnlabelledPredictions, new: NewImages) -> Score:
     """The true accuracy, with its exact interval."""
-    right = float((seen.predicted == new.images.labels.numpy()).mean())
-    low, high = clopper_pearson(right, len(seen))
-    return Score(right, float(low), float(high), len(seen))
+    right = float((predictions.predicted == new.images.labels.numpy()).mean())
+    low, high = clopper_pearson(right, len(predictions))
+    return Score(right, float(low), float(high), len(predictions))

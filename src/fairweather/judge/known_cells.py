@@ -283,14 +283,14 @@ def is_among(own: UnlabelledPredictions, predictions: Predictions) -> bool:
     return bool(np.isfinite(nearest).mean() > 0.5)
 
 
-def _identifying_columns(seen: UnlabelledPredictions) -> npt.NDArray[np.float32]:
+def _identifying_columns(predictions: UnlabelledPredictions) -> npt.NDArray[np.float32]:
     """Identify images without logits, by class and log-odds of the confidence.
 
     Images with nearly certain predictions are left out, because their confidences are too similar.
     """
-    unsure = (seen.confidence > 0) & (seen.confidence < CERTAIN)
-    odds = scipy.special.logit(seen.confidence[unsure])
-    return np.stack([odds, seen.predicted[unsure]], axis=1).astype(np.float32)
+    unsure = (predictions.confidence > 0) & (predictions.confidence < CERTAIN)
+    odds = scipy.special.logit(predictions.confidence[unsure])
+    return np.stack([odds, predictions.predicted[unsure]], axis=1).astype(np.float32)
 
 
 def _iter_cells(model: RunModel) -> Iterator[tuple[str, str, str, str, str]]:

@@ -289,10 +289,11 @@ def _check_class(rule: Rule, rows: ModelScores) -> None:
     """Raise `InputError` for a class that the run lacks, or a metric that classes do not have."""
     named, of_class = rule.scored.removeprefix(f"{rule.metric}/"), rule.scored != rule.metric
     if not of_class and rule.metric in CLASS_METRICS and rule.metric not in METRICS:
-        of = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
+        subject = f"{CLASS}NAME|{rule.slice}" if rule.slice else f"{CLASS}NAME"
         raise InputError(
-            f"{rule.metric} is of a single class: name it, as in {rule.metric}[{rule.cell}|{of}], "
-            "or use a metric over all classes, such as balanced_accuracy or macro_f1"
+            f"{rule.metric} is of a single class: name it, as in "
+            f"{rule.metric}[{rule.cell}|{subject}], or use a metric over all classes, such as "
+            "balanced_accuracy or macro_f1"
         )
     if not of_class:
         return
@@ -374,9 +375,9 @@ def find_few_errors(case: RuleCase) -> FewErrors | None:
                 counts.append((wrong, "wrong", n))
                 if metric.carried_by == "rarer":
                     counts.append((n - wrong, "right", n))
-        least, which, n = min(counts, default=(math.inf, "", 0))
+        least, kind, n = min(counts, default=(math.inf, "", 0))
         if least < metric.fewest:
-            return FewErrors(least, n, f"{least:.3g} {which} of {n:,} images")
+            return FewErrors(least, n, f"{least:.3g} {kind} of {n:,} images")
     run, rule = case.run, case.rule
     try:
         contents, metrics = read_contents(run), {rule.scored}

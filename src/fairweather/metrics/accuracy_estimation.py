@@ -316,14 +316,14 @@ class PastErrors:
         places = np.flatnonzero(self.shift != NO_SHIFT)
         held = []
         for place in places:
-            kept = self.shift != self.shift[place]
-            others = self.take(kept)
+            is_other = self.shift != self.shift[place]
+            others = self.take(is_other)
             if len(others.shifts) < FEWEST_SHIFTS:
                 continue
             distance = EnergyDistance(self.distance[place], self.distance_error[place])
-            between = self.between[place, kept], self.between_error[place, kept]
+            between = self.between[place, is_other], self.between_error[place, is_other]
             known = list(map(EnergyDistance, *between))
-            of_others = accuracy[kept] if one_sided else None
+            of_others = accuracy[is_other] if one_sided else None
             count = int(images[place])
             bounds = others.judge(estimates[place], count, distance, known, of_others)
             if bounds is not None and not bounds.is_too_wide:

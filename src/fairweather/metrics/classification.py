@@ -322,8 +322,8 @@ class ClassCounts(NamedTuple):
 
     def macro(self, values: FloatArray) -> FloatArray:
         """The mean over the classes that have images or are called, without NaN: `[B]`."""
-        there = self.images + self.called > 0
-        return nanmean(np.where(there, values, np.nan).T)
+        occurs = self.images + self.called > 0
+        return nanmean(np.where(occurs, values, np.nan).T)
 
     def weighted(self, values: FloatArray) -> FloatArray:
         """Mean over the classes, each counted as often as it has images, without NaN: `[B]`."""

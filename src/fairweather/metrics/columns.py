@@ -201,8 +201,8 @@ def nanmean(values: FloatArray) -> FloatArray:
     >>> nanmean(np.array([[1.0, np.nan], [np.nan, np.nan]]))
     array([ 1., nan])
     """
-    there = ~np.isnan(values)
-    return ratio(np.where(there, values, 0).sum(axis=-1), there.sum(axis=-1).astype(np.float64))
+    valid = ~np.isnan(values)
+    return ratio(np.where(valid, values, 0).sum(axis=-1), valid.sum(axis=-1).astype(np.float64))
 
 
 class PerImage(NamedTuple):

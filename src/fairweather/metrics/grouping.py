@@ -76,10 +76,12 @@ class Grouping:
         Args:
             names: `[n]`, texts or numbers; equal names are one group.
         """
-        _, first, which = np.unique(np.asarray(names), return_index=True, return_inverse=True)
-        number = np.empty(len(first), dtype=np.int64)
-        number[np.argsort(first)] = np.arange(len(first))
-        return Grouping(number[which.ravel()])
+        _, first, sorted_number = np.unique(
+            np.asarray(names), return_index=True, return_inverse=True
+        )
+        by_first = np.empty(len(first), dtype=np.int64)
+        by_first[np.argsort(first)] = np.arange(len(first))
+        return Grouping(by_first[sorted_number.ravel()])
 
     @cached_property
     def sizes(self) -> IntArray:

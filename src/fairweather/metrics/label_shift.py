@@ -219,8 +219,8 @@ def worst_prior(
     if row.higher_is_better is None:
         raise InputError(f"{metric} has no better or worse direction, so no priors are the worst")
     if len(predictions.classes) < row.accepts.classes:
-        least, there = row.accepts.classes, len(predictions.classes)
-        raise InputError(f"{metric} needs at least {least} classes, found {there}")
+        least, classes = row.accepts.classes, len(predictions.classes)
+        raise InputError(f"{metric} needs at least {least} classes, found {classes}")
     if not priors:
         raise InputError("priors must have at least one entry, found none")
     for one_set in priors.values():

@@ -261,8 +261,8 @@ def differ_p(*p_values: float) -> float:
     >>> differ_p(0.01, 0.6), differ_p(0.01, np.nan), differ_p(np.nan)
     (0.02, 0.01, nan)
     """
-    made = [p for p in p_values if not np.isnan(p)]
-    return min(1.0, len(made) * min(made)) if made else np.nan
+    valid = [p for p in p_values if not np.isnan(p)]
+    return min(1.0, len(valid) * min(valid)) if valid else np.nan
 
 
 def one_of_each(grouping: Grouping, seed: int = 0) -> IntArray:

@@ -217,10 +217,10 @@ def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
     pairs = list(zip(data_classes, matches, strict=True))
     if missing := [name for name, match in pairs if match is None]:
         raise _unmatched_error(missing, data_classes, names)
-    found = [match for match in matches if match is not None]
-    columns = tuple((match.output,) for match in found)
+    matched = [match for match in matches if match is not None]
+    columns = tuple((match.output,) for match in matched)
     _check_disjoint(columns, data_classes)
-    return _describe_match(columns, outputs, [match.matched_by for match in found])
+    return _describe_match(columns, outputs, [match.matched_by for match in matched])
 
 
 def _describe_match(columns: Columns, outputs: int, by: Sequence[str]) -> LabelMap:

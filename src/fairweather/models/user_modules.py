@@ -122,19 +122,19 @@ def run_file(path: Path, function: str, seed: int) -> tuple[nn.Module, tuple[str
     with _import_path(path.resolve().parent), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         namespace = _execute(path, code, digest)
-        made = vars(namespace).get(function)
-        if made is None:
+        value = vars(namespace).get(function)
+        if value is None:
             raise unknown_name(f"function of {path}", function, _list_names(namespace))
-        if not isinstance(made, nn.Module):
-            if not callable(made):
-                kind = type(made).__name__
+        if not isinstance(value, nn.Module):
+            if not callable(value):
+                kind = type(value).__name__
                 raise InputError(f"python: {function} in {path} is of type {kind}, not a function")
             with _explain_user_errors(path):
-                made = made()
-    if not isinstance(made, nn.Module):
-        kind = type(made).__name__
+                value = value()
+    if not isinstance(value, nn.Module):
+        kind = type(value).__name__
         raise InputError(f"python: {function}() in {path} returned a {kind}, not a torch.nn.Module")
-    return made, _read_class_names(made) or _read_class_names(namespace), digest
+    return value, _read_class_names(value) or _read_class_names(namespace), digest
 
 
 def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedModel:

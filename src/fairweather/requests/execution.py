@@ -210,10 +210,10 @@ def clean_accuracy_lines(
     accuracies = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
     accuracy, low, high, n = to_score(accuracies, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
-    which = f"{model}: " if model else ""
+    prefix = f"{model}: " if model else ""
     ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
     lines = [
-        f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
+        f"clean          {prefix}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
         f"{f' in {grouping.count:,} groups; images count alike' if grouping else ''}"
         f"{edges.get(accuracy, '')}"
     ]

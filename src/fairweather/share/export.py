@@ -426,8 +426,8 @@ def select_part(dataset: Dataset, part: str) -> Images:
         raise unknown_name("split", part, PARTS)
     images: Images | None = getattr(dataset, part)
     if images is None:
-        there = [name for name in PARTS if getattr(dataset, name) is not None]
-        raise InputError(f"{dataset.name} has no split {part}; it has {' and '.join(there)}")
+        parts = [name for name in PARTS if getattr(dataset, name) is not None]
+        raise InputError(f"{dataset.name} has no split {part}; it has {' and '.join(parts)}")
     return images
 
 

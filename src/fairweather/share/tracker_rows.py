@@ -202,15 +202,15 @@ def score_metrics(scores: pd.DataFrame, swept: Sequence[str]) -> pd.DataFrame:
            ['accuracy/fog/0.5 low', 0.8],
            ['accuracy/fog/0.5 high', 0.95]], dtype=object)
     """
-    kept = scores[~scores["shift"].isin(swept) | scores["metric"].isin(shown_metrics(2))]
-    level = ("/" + kept["level"]).where(kept["level"] != NO_LEVEL, "")
-    text = kept["metric"] + "/" + kept["shift"] + level
-    kept = kept.assign(key=text.map(allowed_names(text.unique())))
-    spread = kept["seed"] == SPREAD
-    of_seeds = kept[spread].assign(seed=MEAN, key=kept["key"] + " sd")
+    rows = scores[~scores["shift"].isin(swept) | scores["metric"].isin(shown_metrics(2))]
+    level = ("/" + rows["level"]).where(rows["level"] != NO_LEVEL, "")
+    text = rows["metric"] + "/" + rows["shift"] + level
+    rows = rows.assign(key=text.map(allowed_names(text.unique())))
+    spread = rows["seed"] == SPREAD
+    of_seeds = rows[spread].assign(seed=MEAN, key=rows["key"] + " sd")
     parts = [
-        kept[~spread],
-        *(kept[~spread].assign(value=kept[end], key=kept["key"] + f" {end}") for end in _BOUNDS),
+        rows[~spread],
+        *(rows[~spread].assign(value=rows[end], key=rows["key"] + f" {end}") for end in _BOUNDS),
         of_seeds,
     ]
     # A stable sort by the rows' index puts a value next to its bounds.

@@ -587,7 +587,7 @@ def _plan_samples(measurement: Measurement, models: Sequence[MeasuredModel]) -> 
         id="samples",
         task="samples",
         reads=(
-            *(predictions_file(*of, text) for of in shown.values() for text in shifts),
+            *(predictions_file(*row, text) for row in shown.values() for text in shifts),
             *dict.fromkeys(files),
         ),
         leaves=(INDEX, PICTURES),

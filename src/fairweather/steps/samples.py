@@ -187,10 +187,10 @@ def choose_lost(
     # As floats, 0.6 and 1.4 are not exactly as far from 1.
     near = np.round(np.abs(offsets), 9)
     distances = np.where(stays & right, near[:, None], np.inf)
-    found = np.flatnonzero(np.isfinite(distances).any(axis=0))
-    levels = distances[:, found].argmin(axis=0)
-    order = np.lexsort((keys[found], -confidence[levels, found], distances[levels, found]))[:most]
-    return ChosenImages(keys[found[order]], levels[order])
+    at = np.flatnonzero(np.isfinite(distances).any(axis=0))  # the images that are lost
+    levels = distances[:, at].argmin(axis=0)
+    order = np.lexsort((keys[at], -confidence[levels, at], distances[levels, at]))[:most]
+    return ChosenImages(keys[at[order]], levels[order])
 
 
 def choose_mistakes(

@@ -178,8 +178,8 @@ class _Training:
     ) -> None:
         self._step, self._epochs, self._folder, self._progress = step, epochs, folder, progress
         with worker.ranks.agreeing():
-            there = [name for name in step.reads if folder.file(name).is_file()]
-            fingerprint = step_fingerprint(step, {name: folder.checksum(name) for name in there})
+            files = [name for name in step.reads if folder.file(name).is_file()]
+            fingerprint = step_fingerprint(step, {name: folder.checksum(name) for name in files})
         self._resume = Resumption(step.folder, fingerprint, worker.ranks)
         self.state = self._resume.read(folder, step.task, progress)
         self._begun = self._done = len(self.state["history"]) if self.state else 0
@@ -242,8 +242,8 @@ def _loaded_spec(step: TrainStep, dataset: Dataset, folder: RunFolder) -> ModelS
         return spec
     file = folder.file(step.start)
     if step.spec.mean is None:  # weights come with the statistics that they were trained with
-        made = read_json(file.with_name(DESCRIPTION))["spec"]
-        spec = replace(spec, mean=tuple(made["mean"]), std=tuple(made["std"]))
+        start = read_json(file.with_name(DESCRIPTION))["spec"]
+        spec = replace(spec, mean=tuple(start["mean"]), std=tuple(start["std"]))
     return replace(spec, weights=str(file))
 
 
@@ -380,8 +380,8 @@ class Resumption(NamedTuple):
         A damaged state is not used, and a line says so: the training starts over.
         """
         path = run.file(f"{self.folder}/{STATE}")
-        there = self.ranks.is_first and path.is_file()
-        content = self.ranks.from_first(path.read_bytes() if there else None)
+        is_stored = self.ranks.is_first and path.is_file()
+        content = self.ranks.from_first(path.read_bytes() if is_stored else None)
         if content is None:
             return None
         try:

@@ -417,5 +417,5 @@ def _check_digests(source: PlannedDataset, dataset: Dataset) -> None:
 def _file_versions(network: AnyNetwork, folder: RunFolder) -> tuple[FileVersion, ...]:
     # Steps write files by renaming, so that a new file has another inode or time. Checksums
     # would read large weights again for every cell.
-    there = [(path, path.stat()) for path in map(folder.file, network_files(network))]
-    return tuple((str(path), s.st_ino, s.st_mtime_ns, s.st_size) for path, s in there)
+    files = [(path, path.stat()) for path in map(folder.file, network_files(network))]
+    return tuple((str(path), s.st_ino, s.st_mtime_ns, s.st_size) for path, s in files)

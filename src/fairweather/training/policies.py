@@ -143,12 +143,12 @@ def _build_space(
     nothing = MagnitudeRange(np.zeros(MAGNITUDE_BINS), signed=False)
     sheared = MagnitudeRange(_magnitudes_up_to(shear), signed=True)
     enhancing = MagnitudeRange(_magnitudes_up_to(enhanced), signed=True, neutral=1.0)
-    taken = (torch.arange(MAGNITUDE_BINS) / ((MAGNITUDE_BINS - 1) / bits)).round().double().numpy()
+    cut = (torch.arange(MAGNITUDE_BINS) / ((MAGNITUDE_BINS - 1) / bits)).round().double().numpy()
     return {
         "identity": nothing,
         "autocontrast": nothing,
         "equalize": nothing,
-        "posterize": MagnitudeRange(8 - taken, signed=False),
+        "posterize": MagnitudeRange(8 - cut, signed=False),
         "solarize": MagnitudeRange(_magnitudes_up_to(255.0)[::-1], signed=False),
         "rotate": MagnitudeRange(_magnitudes_up_to(degrees), signed=True),
         "shear_x": sheared,

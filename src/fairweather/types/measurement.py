@@ -380,10 +380,10 @@ def make_levels(
     values = [swept] if isinstance(swept, int | float) else swept
     if not isinstance(values, Sequence) or isinstance(values, str) or not values:
         raise InputError(f"{name}: {level} must be a number or a list of numbers, found {swept!r}")
-    made = [make(name, **{level: value, **parameters}) for value in values]
-    if len({change.level for change in made}) < len(made):
+    changes = [make(name, **{level: value, **parameters}) for value in values]
+    if len({change.level for change in changes}) < len(changes):
         raise InputError(f"{name}: {level} has the same level twice: {list(values)}")
-    return made
+    return changes
 
 
 @dataclass(frozen=True)

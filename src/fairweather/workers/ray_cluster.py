@@ -392,8 +392,8 @@ class _RayDriver:
 
     def _count_places(self) -> None:
         if time.monotonic() - self.counted > COUNT_INTERVAL:
-            there = sum(self.cluster.places(self.threads, self.device))
-            self.places = there if self.most is None else min(self.most, there)
+            total = sum(self.cluster.places(self.threads, self.device))
+            self.places = total if self.most is None else min(self.most, total)
             self.counted = time.monotonic()
         self.schedule.jobs = max(sum(seat.is_ready for seat in self.seats), 1)
 
@@ -599,8 +599,8 @@ class _RayDriver:
             shutil.rmtree(folder, ignore_errors=True)
             return text[-most:]
 
-        there = NodeAffinitySchedulingStrategy(seat.greeting.node, soft=False)
-        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+        strategy = NodeAffinitySchedulingStrategy(seat.greeting.node, soft=False)
+        options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy}
         with suppress(RayError):  # the whole node may be gone
             task = ray.remote(remains).options(**options)
             text: str = ray.get(

@@ -111,9 +111,9 @@ class Schedule:
             if not self._is_ready(step) or self._pass_if_done(step) or not self.claim(step):
                 continue
             steps = [step, *self._companions(step, worker)]
-            for taken in steps:
-                del self._waiting[taken.id]
-                self.clear(taken)
+            for first in steps:
+                del self._waiting[first.id]
+                self.clear(first)
             return steps
         return None
 

@@ -154,11 +154,11 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
 def _has_own_jobs(run: RunFolder, plan: Plan, sharing: Sharing) -> bool:
     """Whether there are jobs for a plan; raises `InputError` for jobs of another plan."""
     note = slurm_jobs.read_note(run)
-    if note is None or not (there := slurm_jobs.require_states(run, note)):
+    if note is None or not (states := slurm_jobs.require_states(run, note)):
         return False
     if (note.executor, note.study) != (sharing.executor, plan.digest):
         raise InputError(
-            f"{_count_jobs(len(there))} of another study or other settings work in {run.path}, or "
+            f"{_count_jobs(len(states))} of another study or other settings work in {run.path}, or "
             f"wait to do so: end them with `fairweather cancel {run.path}`, or name another folder "
             "with --out"
         )
@@ -225,15 +225,15 @@ class _SlurmDriver:
         with slurm_jobs.lock_note(self.run):
             note = slurm_jobs.read_note(self.run)
             if note is not None:
-                if there := slurm_jobs.require_states(self.run, note):
+                if states := slurm_jobs.require_states(self.run, note):
                     # Earlier failures may have been repaired since.
                     self.ended = {
                         job
                         for job in note.jobs
-                        if job not in there or self.run.file(note.answer_file(job)).is_file()
+                        if job not in states or self.run.file(note.answer_file(job)).is_file()
                     }
                     self._say(
-                        "jobs", f"taking up {_count_jobs(len(there))} that were submitted before"
+                        "jobs", f"taking up {_count_jobs(len(states))} that were submitted before"
                     )
                     return
                 slurm_jobs.forget_jobs(self.run, note)
@@ -299,14 +299,14 @@ class _SlurmDriver:
 
     def _submit(self, note: slurm_jobs.SubmittedJobs, owners: Mapping[str, str]) -> None:
         """Submit as many jobs as could begin a step now, besides existing ones."""
-        there, busy = self._alive(note), set(owners.values())
-        idle = max(len(there) - len(busy), 0)
-        room = self.most - max(self.lost - MAX_LOST, 0) - len(there)
+        alive, busy = self._alive(note), set(owners.values())
+        idle = max(len(alive) - len(busy), 0)
+        room = self.most - max(self.lost - MAX_LOST, 0) - len(alive)
         wanted = min(self.followed.free(owners) - idle, room)
         now = time.monotonic()
         if wanted <= 0:
             self.enough = now
-        if wanted > 0 and not (there and now - self.enough < SUBMIT_DELAY):
+        if wanted > 0 and not (alive and now - self.enough < SUBMIT_DELAY):
             with slurm_jobs.lock_note(self.run):
                 latest = slurm_jobs.read_note(self.run)
                 if latest is None:  # the next check says why
@@ -326,7 +326,7 @@ class _SlurmDriver:
             self.ended.difference_update(new)
             self.asked = self.enough = time.monotonic()
             self._say("jobs", f"{_count_jobs(len(new))} submitted: {', '.join(new)}")
-        elif not there and room <= 0:
+        elif not alive and room <= 0:
             self._give_up()
 
     def _give_up(self) -> NoReturn:
@@ -472,9 +472,9 @@ def _ignoring_signals(*, apart: bool) -> Iterator[None]:
             os.close(nothing)
         yield
     finally:
-        for number, kept in enumerate(saved):
-            os.dup2(kept, number)
-            os.close(kept)
+        for number, copy in enumerate(saved):
+            os.dup2(copy, number)
+            os.close(copy)
         for name, handler in before.items():
             signal.signal(name, handler)
 

@@ -284,11 +284,11 @@ def _describe_inputs(
         f"{len(test.classes)} classes"
     )
     for model, label in labelled:
-        which = f"{label}: " if len(models) > 1 else ""
-        lines.append(f"labels         {which}{model.labels.note}")
+        prefix = f"{label}: " if len(models) > 1 else ""
+        lines.append(f"labels         {prefix}{model.labels.note}")
         normalised = model.opened.facts.get("normalisation")
         if odd := describe_odd_range(normalised, dataset.mean, dataset.std):
-            lines.append(f"warning        {which}{odd}")
+            lines.append(f"warning        {prefix}{odd}")
     if groups := describe_groups(test.groups):
         lines.append(f"groups         {groups}")
     for name, natural in datasets.items():
@@ -649,13 +649,13 @@ def _compute_outputs(opened: OpenedModel, test: Images) -> torch.Tensor:
     except InputError:
         raise
     except Exception as error:  # the model may be anybody's code
-        said = one_line(str(error).partition("\n")[0])
+        reason = one_line(str(error).partition("\n")[0])
         # A network may raise any of these for images of the wrong size.
         of_size = isinstance(error, RuntimeError | AssertionError | ValueError | TypeError)
         way_out = "set size or input_size" if of_size else "mend the model"
         raise InputError(
             f"{opened.name} cannot take images of {height}x{width} "
-            f"({type(error).__name__}: {said}); {way_out}"
+            f"({type(error).__name__}: {reason}); {way_out}"
         ) from error
     plain = isinstance(logits, torch.Tensor) and not logits.is_nested
     if plain and logits.shape[1:] in ((), (1,)):

@@ -132,7 +132,7 @@ def plan_remaining(
         assert isinstance(sample, SampleStep)
         if pictures := collect_samples(sample, parts):
             copied[sample.id] = pictures
-    makers = {name: step for step, made in copied.items() for name in made.files}
+    makers = {name: step for step, copy in copied.items() for name in copy.files}
     for name in score.reads:
         if name not in makers:
             place = parse_predictions_path(name)
@@ -277,14 +277,14 @@ def write_joined_run(
     with lock_run(place) as folder:
         joined = JoinedRecord(runs=tuple(map(_describe_part, parts)))
         folder.write(JOINED, joined.to_json())  # first of all, since it marks the folder as joined
-        made = ("report", "scores")
-        standing = {step.id: step for step in folder.readable_steps() if step.id not in made}
+        derived = ("report", "scores")
+        standing = {step.id: step for step in folder.readable_steps() if step.id not in derived}
         damaged = folder.damaged_steps()
         copied = {name: copy.step for name, copy in steps.copied.items()}
         stale = [name for name, step in standing.items() if step != copied.get(name)]
         described = folder.has_record and folder.record.lasting() == record.lasting()
         if stale or damaged or not described or len(standing) < len(copied):
-            for name in (*made, *stale, *damaged):
+            for name in (*derived, *stale, *damaged):
                 folder.forget(name)
         folder.describe(record)
         if not is_packed:

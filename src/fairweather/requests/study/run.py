@@ -349,11 +349,11 @@ class _StudyPlanner:
         for seed in self.study.seeds:
             folder = model_folder(name, seed)
             step = self._train(name, entry, folder, seed, None)
-            taken = [file for attempt in folders for file in training_files(attempt, probed=True)]
+            tried = [file for attempt in folders for file in training_files(attempt, probed=True)]
             over = seed == first
             yield step.model_copy(
                 update={
-                    "reads": (*(taken if over else step.reads), chosen_recipe(name)),
+                    "reads": (*(tried if over else step.reads), chosen_recipe(name)),
                     "leaves": tuple(training_files(folder, probed=False)),
                     "may_leave": (f"{folder}/{PROBED}",),
                     "choice": chosen_recipe(name),
@@ -369,8 +369,8 @@ class _StudyPlanner:
         start, reads = None, list[str]()
         if entry.pretraining is not None:
             fixed = self.study.pretraining[entry.pretraining].seed
-            made = pretraining_folder(entry.pretraining, seed if fixed is None else fixed)
-            reads = [start := f"{made}/{WEIGHTS}", f"{made}/{DESCRIPTION}"]
+            origin = pretraining_folder(entry.pretraining, seed if fixed is None else fixed)
+            reads = [start := f"{origin}/{WEIGHTS}", f"{origin}/{DESCRIPTION}"]
         is_probed = recipe is not None and 0 < recipe.probe_epochs < recipe.epochs
         title = model_label(entry.title, seed, self.study.seeds)
         images = self.data.images.get("train", 0) * entry.label_fraction
@@ -596,9 +596,9 @@ def _explain_errors(place: str, backbone: str, images: Images) -> Iterator[None]
     # assertion, many poolings with an empty feature map.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         height, width = images.images.shape[2:]
-        said = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{place}: {backbone} cannot take images of {height}x{width} ({said}); set input_size"
+            f"{place}: {backbone} cannot take images of {height}x{width} ({reason}); set input_size"
         ) from None
 
 

@@ -110,7 +110,7 @@ def pretraining_operations(recipe: Pretraining) -> Mapping[str, str]:
         "hue": jitter and views.hue > 0,
         "gaussian_blur": max(views.blur) > 0,
     }
-    return {name: "the views" for name, there in drawn.items() if there}
+    return {name: "the views" for name, names in drawn.items() if names}
 
 
 # ---------------------------------------------------------------- schema

@@ -355,7 +355,7 @@ def _cosine_waves(size: int, sigma: float) -> Floats:
     offsets = np.arange(len(weights)) - len(weights) // 2
     numbers = np.arange(size)[:, None]
     left = np.cos(np.pi * numbers * offsets / size) @ weights
-    kept = int(np.argmin(left > 1e-4)) or size
-    waves = np.cos(np.pi * numbers[:kept] * (np.arange(size) + 0.5) / size)
-    waves *= np.sqrt(left[:kept, None] * np.where(numbers[:kept] == 0, 1, 2) / size)
+    waves_kept = int(np.argmin(left > 1e-4)) or size
+    waves = np.cos(np.pi * numbers[:waves_kept] * (np.arange(size) + 0.5) / size)
+    waves *= np.sqrt(left[:waves_kept, None] * np.where(numbers[:waves_kept] == 0, 1, 2) / size)
     return waves.astype(np.float32)

@@ -141,12 +141,12 @@ def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     >>> hue(red, torch.tensor([1 / 3])).flatten().tolist()
     [0.0, 1.0, 0.0]
     """
-    value, which = images.max(1)
+    value, top = images.max(1)
     least = images.amin(1)
     chroma = value - least
     red, green, blue = images.unbind(1)
-    across = torch.stack([green - blue, blue - red, red - green], 1).gather(1, which[:, None])[:, 0]
-    sextant = across / chroma.clamp(min=torch.finfo(images.dtype).tiny) + 2 * which
+    across = torch.stack([green - blue, blue - red, red - green], 1).gather(1, top[:, None])[:, 0]
+    sextant = across / chroma.clamp(min=torch.finfo(images.dtype).tiny) + 2 * top
     sextant = sextant + 6 * turn.reshape(-1, 1, 1)
     # In sextants of the circle: a channel is `value` up to one sextant from its own hue, `least`
     # from two sextants on, and linear between.
