@@ -404,7 +404,7 @@ class DetectionMetric(MetricRow):
     """Its label where another score takes the place of the confidence."""
 
     of_others: bool = False
-    """Is it a share of the other images."""
+    """Whether it is a share of the other images."""
 
 
 DETECTION_METRICS: dict[str, DetectionMetric] = index_by_name(

@@ -169,11 +169,10 @@ class Grouping:
     def influences(self, columns: FloatArray) -> FloatArray:
         """Turn columns of images into one row for each group, its jackknife pseudo-values.
 
-        Their mean is the mean of the images, and their variance the one that the jackknife finds.
-        A large group pulls the mean of all images towards its own, and so seems to differ little.
-        So its pseudo-value is the mean of all, plus how far the group moves the mean of the other
-        images, times the number of other groups. Methods for independent images then work on
-        groups.
+        Their mean is the mean of the images, and their variance the one that the jackknife finds. A
+        large group pulls the mean of all images towards its own, and so seems to differ little. So
+        its pseudo-value is the mean of all, plus the number of other groups times how far the group
+        moves the mean of the other images. Methods for independent images then work on groups.
 
         Args:
             columns: float `[n, k]`.
@@ -345,9 +344,9 @@ def running_share_interval(
     return _interval_from_moments(share, ends.astype(np.float64), sums)
 
 
-# The columns of each group for an interval: 1 for the count of groups; the square and the cube of
-# its excess, its hits minus their expected number; and the square of the change of the share
-# without it.
+# The columns of each group for an interval. 1 counts the groups. Two are the square and the cube of
+# its excess, which is its hits minus their expected number. The last is the square of the change of
+# the share without it.
 MOMENTS = ("groups", "squares", "cubes", "moves")
 
 

@@ -32,7 +32,7 @@ RARE = 5
 
 
 class HiddenError(NamedTuple):
-    """Squares of the distances that the truth may lie below and above, beside what resamples show.
+    """How far the truth may lie below and above, beyond what resamples show: squared distances.
 
     They add up as variances do.
     """
@@ -86,7 +86,7 @@ def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenErr
     """What a mean over classes hides, of a share of each class.
 
     A share without a denominator, such as the PPV of a class that is never called, may be anything.
-    So may be that of a class without images, as long as other classes are as rare.
+    So may that of a class without images, as long as other classes are as rare.
 
     Args:
         rate: such as `PPV`.
@@ -200,7 +200,7 @@ def hidden_in_root(bins: Callable[[Sample], BinSums], seen: Observation) -> Hidd
 
 
 def hidden_errors_of_classes(seen: Observation) -> HiddenError:
-    """As `hidden_errors`, for the mean over classes: a wrong answer is one of two of them."""
+    """As `hidden_errors`, for the mean over classes: a wrong answer is an error of two of them."""
     far = _error_rate_reach(seen) * 2 / len(seen.sample.predictions.classes)
     return HiddenError(far**2, far**2)
 

@@ -97,7 +97,7 @@ class Estimate:
     """Of an area, how much too high it is on average."""
 
     hidden: HiddenError = NOTHING_HIDDEN
-    """How far the truth may lie beside what the replicates show."""
+    """How far the truth may lie beyond what the replicates show."""
 
     ends: Ends = (np.nan, np.nan)
     """The interval over images where replicates do not show it; see `Metric.search`."""
@@ -123,7 +123,7 @@ class Estimate:
 
     def together(self, tests: int) -> Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
-        if self.of_seeds or self.column is not None:  # they have own quantiles
+        if self.of_seeds or self.column is not None:  # they have quantiles of their own
             return replace(self, tests=tests)
         if self.groups is None:
             factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
@@ -325,8 +325,8 @@ def evaluate_sample(metrics: Sequence[Metric], sample: Sample) -> dict[str, Floa
 def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     """Plain mean over cells (levels, shifts, seeds) that were resampled jointly.
 
-    Raises `InputError` unless all have the same number of images, the same number of resamples and
-    the same kind of interval: otherwise they cannot come from the same resamples.
+    Raises `InputError` unless all have the same number of images and of resamples and the same kind
+    of interval. Otherwise they cannot come from the same resamples.
 
     >>> low, high = (Estimate(value, np.array([value, value]), n=10) for value in (0.5, 0.75))
     >>> mean_estimate([low, high]).value
@@ -433,8 +433,8 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     (average precision). It uses no resamples. If few images determine the variance, or the value is
     0 or 1, it also covers Clopper and Pearson's interval for the number of disjoint pairs.
 
-    "classes" is for means over classes of shares or F1 scores, which may have few images:
-    "skewed" less the bias that the replicates show, since a ratio of counts has one.
+    "classes" is for means over classes of shares or F1 scores, which may have few images. It is
+    "skewed" less the bias that the replicates show, since a ratio of counts is biased.
 
     "difference" is for one share minus another on the same images: percentiles, or the interval of
     Bonett and Price if the two differ on fewer than `FEW` images.
@@ -455,7 +455,7 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     interval.
 
     If whole groups were resampled, a "share" uses the outer of these ends and those of
-    `bent_interval`, because the spread of groups is too small if the share is good by chance. A
+    `bent_interval`: the spread of groups is too small if the share is good by chance. A
     "difference" is then `skewed_interval`, because few groups may have all images that differ.
 
     "searched" is for a value that is found by a search, which resamples would repeat: the interval
@@ -464,10 +464,10 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
 
     "centred" is for the debiased calibration error: its value does not have this bias, and its
     replicates have it once. The interval of the signed square reaches from v² (with its sign) to
-    both sides by the longer tail of the replicates' signed squares; the root is taken at the end.
+    both sides, by the longer tail of the replicates' signed squares. The root is taken at the end.
 
-    Then the distances of both ends from the value get what the replicates cannot show
-    (`Estimate.hidden`): errors that no image, or hardly any, has made.
+    Then both ends move away from the value by what the replicates cannot show (`Estimate.hidden`):
+    errors that no image, or hardly any, has made.
 
     For a mean over the seeds of a recipe, `widen_for_seeds` adds the variation of other seeds. If
     the value has no binning bias, `stretch_near_bounds` adds the skewness next to a bound. Then the
@@ -610,7 +610,7 @@ def bonett_price_interval(value: float, replicates: FloatArray, n: float) -> End
     """The 95 % interval of the difference of two shares on the same images.
 
     It uses the percentiles of the replicates. If the two shares differ on fewer than `FEW` images,
-    or all replicates are equal, it is Bonett and Price's interval, which adds one image to each
+    or all replicates are equal, it is Bonett and Price's interval. That adds one image to each
     side.
 
     Args:
@@ -648,8 +648,8 @@ def _part_ends(value: float, replicates: FloatArray, part: float) -> Ends:
 def exact_interval(value: float, worth: float) -> Ends:
     """Clopper and Pearson's interval of a share of so many images, as two floats.
 
-    Wilson's is too narrow where few images are on one side. Example: it begins at 0.44 if 3 of 3
-    are right, and 3 of 3 are right in 8 % of the cases if 0.44 is the true share.
+    Wilson's is too narrow where few images are on one side. For 3 right of 3 it begins at 0.44; but
+    if 0.44 is the true share, 3 of 3 are right in 8 % of the cases.
 
     >>> [round(end, 2) for end in exact_interval(1.0, 3)]
     [0.29, 1.0]
@@ -674,8 +674,8 @@ def _longer_tail(replicates: FloatArray) -> float:
 def percentiles(replicates: FloatArray) -> Ends:
     """The ends of the middle 95 % of float64 numbers without NaN, as `np.quantile` to the bit.
 
-    Each row of a table of scores needs them once or twice. For a thousand numbers, `np.quantile`
-    takes longer to prepare than to find them.
+    Each row of a table of scores needs them once or twice, and for a thousand numbers `np.quantile`
+    spends most of its time on preparation.
 
     >>> percentiles(np.arange(101.0))
     (2.5, 97.5)

@@ -1,7 +1,7 @@
 """What a row of a table of metrics says, and the metrics of one class against all others.
 
-Metrics of a class, such as `sensitivity/malignant`, are no rows of `METRICS`, because a run has as
-many of each as there are classes. A class is called where it is the most probable one. With an
+Metrics of a class, such as `sensitivity/malignant`, are not rows of `METRICS`, because a run has as
+many of each as it has classes. A class is called where it is the most probable one. With an
 operating point such as `sensitivity/malignant@0.3`, it is called where its probability is at least
 0.3.
 """
@@ -74,22 +74,22 @@ class Accepts:
     """Which predictions: of which labels, outputs and units."""
 
     ordered: bool = False
-    """Does it need classes in an order, such as grades."""
+    """Whether it needs classes in an order, such as grades."""
 
     classes: int = 1
     """The smallest number of classes for which it is meaningful."""
 
     logits: bool = False
-    """Does it need logits, which are not stored for more than 100 classes."""
+    """Whether it needs logits, which are not stored for more than 100 classes."""
 
     sets: bool = False
-    """Does it need prediction sets, which only conformal variants have."""
+    """Whether it needs prediction sets, which only conformal variants have."""
 
     fitted: bool = False
-    """Does it need thresholds from validation images; see `fit_on`."""
+    """Whether it needs thresholds from validation images; see `fit_on`."""
 
     fractions: bool = False
-    """May images count in fractions, as under other class priors."""
+    """Whether images may count in fractions, as under other class priors."""
 
     def explain_absence(
         self, predictions: Predictions, fitted: FittedThresholds | None = None
@@ -170,21 +170,21 @@ class Metric(MetricRow):
 
     carried_by: Literal["wrong", "rarer", "emptiest bin"] = "wrong"
     """Which images determine how precise the value is: the wrong ones, the rarer of right and wrong
-    ones, or those in the non-empty bin with the fewest images."""
+    ones, or those in the emptiest bin that has any."""
 
     fewest: int = 0
     """With fewer such images there is no interval; see `Estimate`."""
 
     extra_deviations: Callable[[PreparedCell, int], FloatArray] | None = None
     """Deviations `[B]` that are added to the values of resamples, for what the interval covers
-    beside other images; None for nothing."""
+    besides other images; None for nothing."""
 
     column: Callable[[PreparedCell], FloatArray] | None = None
     """Of an area, what each image adds to it, `[n]` (`metrics.areas`); None for a metric that is
     computed on resamples."""
 
     hidden_error: HiddenErrorFunction = lambda _: NOTHING_HIDDEN
-    """How far the truth may lie beside what resamples show."""
+    """How far the truth may lie beyond what resamples show."""
 
     bias: Callable[[PreparedCell], float] = lambda _: 0.0
     """Of an area, how much too high it is on average."""
@@ -194,7 +194,7 @@ class Metric(MetricRow):
     found by a search, which resamples would repeat; NaN for the other metrics."""
 
     def hidden(self, observation: Observation) -> HiddenError:
-        """How far the truth may lie beside what resamples show; see `metrics.hidden_error`."""
+        """How far the truth may lie beyond what resamples show; see `metrics.hidden_error`."""
         return NOTHING_HIDDEN if np.isnan(observation.value) else self.hidden_error(observation)
 
     def images(self, predictions: Predictions) -> int:
@@ -223,8 +223,8 @@ class Metric(MetricRow):
     def pairs(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
         """Count the disjoint pairs that a mean of the areas of all classes is worth.
 
-        Half of the images of each class make pairs of their own, half are the others in pairs of
-        other classes. The worst is that all wrong pairs would be those of the rarest class.
+        Half of the images of each class make pairs of their own, and half are the others in pairs
+        of other classes. In the worst case, all wrong pairs are those of the rarest class.
         """
         rarest = find_rarest_class(predictions, grouping)
         return len(np.unique(predictions.labels)) * rarest.pairs / 2
@@ -275,7 +275,7 @@ class ClassMetricRow(MetricRow):
 
     values: CallShare | Callable[[Sample], FloatArray]
     """The share of images that it is, which depends on the probability from which on the class is
-    called; or what does not depend on it, from a `Sample` to `[B, classes present]`."""
+    called. Otherwise, a function from a `Sample` to `[B, classes present]`."""
 
     _: KW_ONLY
     image_count: Callable[[ClassCounts], FloatArray] = SENSITIVITY.whole
@@ -303,7 +303,7 @@ class ClassMetricRow(MetricRow):
 
     @property
     def has_points(self) -> bool:
-        """Tell whether it is of the calls of the class, and so also of operating points."""
+        """Tell whether it counts calls of the class, and so has operating points."""
         return isinstance(self.values, CallShare)
 
 

@@ -27,7 +27,9 @@ def iterate_rows() -> Iterator[MetricRow]:
 
 
 def find_row(name: str) -> MetricRow | None:
-    """Find the row of a name in scores.csv, that of all classes for a single one; None if unknown.
+    """Find the row of a name in scores.csv; None if unknown.
+
+    A metric of one class has the row of its kind, for all classes.
 
     >>> find_row("accuracy").unit, find_row("ppv/malignant@0.3").name, find_row("acuracy")
     ('%', 'ppv/CLASS', None)

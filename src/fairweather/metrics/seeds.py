@@ -180,7 +180,7 @@ class CrossedMean(NamedTuple):
 
     @property
     def _freedom_of_seeds(self) -> float:
-        """Welch's degrees of freedom of what the trainings themselves differ by.
+        """Welch's degrees of freedom of the differences between the trainings themselves.
 
         Noise of the images is in `between` of both recipes, and would add degrees of freedom where
         the trainings of only one recipe differ. It counts only where no trainings differ.
@@ -350,13 +350,13 @@ def widen_for_seeds(
 def stretch_near_bounds(ends: Ends, centre: float, bounds: Ends) -> Ends:
     """Stretch an interval over seeds away from a bound that is close.
 
-    Near a bound the seeds' values are skewed. For example, if networks are right on 89 % of images
-    with a standard deviation of 7 points, bad ones are farther from the mean than good ones. A few
-    seeds rarely show this skewness, and only 92 % of the symmetric intervals cover the true value.
-    So the variance is assumed to depend on the value x as for a share: proportional to x (1 − x)
-    between two bounds, and to x above a single bound. That gives Wilson's interval with another
-    variance. Each end is the outer one of this and of the symmetric interval; then 94 to 96 % cover
-    the true value (benchmarks/recipes.py).
+    Near a bound the seeds' values are skewed. If networks are right on 89 % of images with a
+    standard deviation of 7 points, bad ones are farther from the mean than good ones. A few seeds
+    rarely show this skewness, and only 92 % of the symmetric intervals cover the true value. So the
+    variance is assumed to depend on the value x as for a share: proportional to x (1 − x) between
+    two bounds, and to x above a single bound. That gives Wilson's interval with another variance.
+    Each end is the outer one of this and of the symmetric interval; then 94 to 96 % cover the true
+    value (benchmarks/recipes.py).
 
     Args:
         ends: the ends of the interval.

@@ -61,7 +61,7 @@ class EstimatedShares(NamedTuple):
     """float64 `[k]`."""
 
     worth: FloatArray
-    """float64 `[k]`, of how many independent images they are worth."""
+    """float64 `[k]`, how many independent images they are worth."""
 
     freedom: FloatArray
     """float64 `[k]`, degrees of freedom of that; infinite for independent images."""
@@ -104,15 +104,15 @@ def coverage_interval(
     The truth is about endless images: the coverage of the lowest threshold that keeps the risk
     among them, 0 if there is none. Each end misses it in at most 2.5 % of draws of the images.
 
-    The lower end is shown by tests, as in `guaranteed_threshold`: were the risk of a threshold
-    higher, would so few answers be wrong? Thresholds are tried from high to low, a hundredth of the
-    images apart, beginning at all images, half of them, a quarter and so on. The order does not
-    depend on which answers are wrong. The beginnings share 2 %, and each test that is passed leaves
-    its part to the next. The lower end is too high only if the search passes a threshold whose risk
-    is too high. The upper end needs no correction, because there is only one true threshold. In all
-    but 2 % of draws, it does not show so many wrong answers. The other 0.5 % are for how many
-    images are above a threshold. Few images show little. With fewer than 200 images at a risk of 5
-    %, the lower end is 1 or 0: either all answers pass together, or none.
+    The lower end is shown by tests, as in `guaranteed_threshold`: how rarely would so few answers
+    be wrong if the risk of a threshold were higher? Thresholds are tried from high to low, a
+    hundredth of the images apart, beginning at all images, half of them, a quarter and so on. The
+    order does not depend on which answers are wrong. The beginnings share 2 %, and each test that
+    is passed leaves its part to the next. The lower end is too high only if the search passes a
+    threshold whose risk is too high. The upper end needs no correction, because there is only one
+    true threshold. In all but 2 % of draws, it does not show so many wrong answers. The other 0.5 %
+    are for how many images are above a threshold. Few images show little. With fewer than 200
+    images at a risk of 5 %, the lower end is 1 or 0: either all answers pass together, or none.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -208,8 +208,9 @@ def _estimate_share(hits: BoolArray, units: IntArray | None, counts: FloatArray)
         excess = hit - share * sizes
         # The jackknife's variance, as of `share_interval`.
         moves = np.square(excess / np.maximum(whole - sizes, TINY)).sum() * (present - 1) / present
-        # A few large units that are alike by chance make it too small. So a variance counts too in
-        # which all units have one correlation within, the mean over images of what each unit shows.
+        # A few large units that are alike by chance make it too small. So a second variance is
+        # computed, in which all units have the same correlation within: the mean over images of
+        # what each shows.
         within = (1 - share) ** 2 * hit_squares + share**2 * (squares - hit_squares)
         pairs = np.square(sizes) - squares
         several = pairs > TINY
@@ -427,7 +428,7 @@ def guaranteed_threshold(
 ) -> GuaranteedThreshold:
     """The last of some thresholds, in a fixed order, up to which the risk is shown to be kept.
 
-    Each candidate is tested: were its risk above `risk`, so few wrong answers would be this rare.
+    Each candidate is tested: how rare would so few wrong answers be if its risk were above `risk`?
     The first candidate that fails ends the search. So the risk of the threshold is at most `risk`
     in all but `1 - certainty` of the draws of these images, for any model, with or without ties.
     The tests need no correction for their number. To go wrong, the search must pass the first
@@ -493,7 +494,7 @@ def thresholds_to_try(
     """Thresholds for `guaranteed_threshold`, in the order in which other images may pass them.
 
     The order begins where these images show most clearly that the risk is kept, and goes down from
-    there: the most confident images alone are few, so that one wrong answer would end the search.
+    there. The most confident images alone are few, so that one wrong answer would end the search.
     Steps are a hundredth of the images, since each further test is one that may fail by chance.
 
     Args:

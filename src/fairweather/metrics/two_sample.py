@@ -1,4 +1,4 @@
-"""Do two sets of images differ in what a model says of them: tests, and energy distances.
+"""Whether two sets of images differ in what a model says of them: tests, and energy distances.
 
 A small p-value says that the two sets differ in what the model sees: in appearance, in content, or
 in how frequent the classes are. It does not say that the model is wrong more often. A large one
@@ -33,7 +33,7 @@ class EnergyDistance(NamedTuple):
     """0 on average if both have the same distribution, so that it can be negative."""
 
     error: float
-    """Its standard error, if they have not."""
+    """Its standard error, if they differ."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def euclidean_distances(first: FloatArray, second: FloatArray) -> FloatArray:
 
 # --- Tests of two sets ---
 
-# Of fewer images in either set nothing is said. They could show only differences that are plain to
-# see, and the distribution behind the p-value of outputs is one of many images.
+# With fewer images in either set there is no p-value. They could show only differences that are
+# plain to see, and the p-value of outputs is an approximation for many images.
 FEWEST_IMAGES = 10
 # Images of either set whose features are compared, drawn at random from more; and random splits of
 # these into two sets.
@@ -256,7 +256,7 @@ def split_energies(distances: FloatArray, inside: BoolArray) -> FloatArray:
 def differ_p(*p_values: float) -> float:
     """The p-value of several tests together: the smallest, corrected for their number (Bonferroni).
 
-    Tests that could not be made, whose p-value is NaN, do not count; of none it is NaN.
+    Tests that could not be made have the p-value NaN and do not count; without any other it is NaN.
 
     >>> differ_p(0.01, 0.6), differ_p(0.01, np.nan), differ_p(np.nan)
     (0.02, 0.01, nan)

@@ -21,9 +21,9 @@ from fairweather.shifts.ranges import JpegQuality, NotNegative, Range, SignedSha
 
 # Pixels per block: float32 arrays of this size stay in a core's cache.
 _PIXELS_AT_ONCE = 1 << 15
-# Twenty times the rounding error of float32 at 255. It is added so that a value that is a whole
-# number in exact arithmetic (most are, if saturation is doubled) is not truncated to the next lower
-# one.
+# Twenty times the rounding error of float32 at 255. It is added so that a value that would be whole
+# in exact arithmetic is not truncated to the next lower number. Most are whole if saturation is
+# doubled.
 _NUDGE = np.float32(1e-4)
 
 _SHRINKS = Range("> 0 and <= 1", lambda value: 0 < value <= 1)
@@ -154,9 +154,9 @@ def jpeg_compression(images: Pixels, *, quality: JpegQuality) -> Pixels:
 def pixelate(images: Pixels, *, factor: Annotated[float, _SHRINKS]) -> Pixels:
     """Shrink by `factor` with a box filter, and enlarge again: Pillow's `resize(BOX)` twice.
 
-    Equal to the last bit to Pillow's `resize` of the width and then of the height, which is also
-    its order for both at once unless an image is very high. The small side is
-    `int(factor * side)`, at least 1.
+    Equal to the last bit to Pillow's `resize` of the width and then of the height. Pillow has this
+    order for both at once too, unless an image is very high. The small
+    side is `int(factor * side)`, at least 1.
 
     Args:
         images: uint8 `[B, 3, H, W]`.
@@ -171,7 +171,7 @@ def pixelate(images: Pixels, *, factor: Annotated[float, _SHRINKS]) -> Pixels:
     rows, columns = _nearest_places(low, height), _nearest_places(narrow, width)
     result = np.empty(images.shape, np.uint8)
     for part, out in _cut_blocks(images, result, 4 * _PIXELS_AT_ONCE):
-        # The axis that is worked on stands first, so that whole rows are added and copied.
+        # The axis to shrink or enlarge comes first, so that whole rows are added and copied.
         planes = part.shape[0] * part.shape[1]
         small = _shrink_lines(_transpose(part.reshape(planes * height, width)), narrow)
         small = _shrink_lines(_transpose(small.reshape(narrow * planes, height)), low)

@@ -152,7 +152,7 @@ def gaussian_blur(images: Pixels, *, kernel_size: Annotated[float, _ODD]) -> Pix
     weights = np.exp(-((places / (0.15 * size + 0.35)) ** 2) / 2)
     weights = (weights / weights.sum()).astype(np.float32)
     line = scaling_matrix(size, pixel_scale(*images.shape[2:])) @ weights
-    # `each` drops the fraction; adding half a grey level turns this into rounding.
+    # `change_each_image` drops the fraction; adding half a grey level turns this into rounding.
     return change_each_image(
         images, lambda image: cv2.sepFilter2D(image, -1, line, line) + np.float32(0.5)
     )
