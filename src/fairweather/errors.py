@@ -141,12 +141,12 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     return InputError(f"unknown {kind} {name!r}{hint} {shown}{all_names}")
 
 
-def check_text(text: str, what: str) -> str:
+def check_text(text: str, subject: str) -> str:
     """Return a name or title if it can be stored and shown everywhere; else raise `InputError`.
 
     Args:
         text: what somebody wrote, or what a file holds.
-        what: says where it stands, for the message.
+        subject: says where it stands, for the message.
 
     >>> check_text("Möwe", "the title")
     'Möwe'
@@ -157,7 +157,7 @@ def check_text(text: str, what: str) -> str:
     """
     if match := _NOT_SHOWABLE.search(text):
         raise InputError(
-            f"{what} {_quote(text)} has the character U+{ord(match[0]):04X}, which cannot be "
+            f"{subject} {_quote(text)} has the character U+{ord(match[0]):04X}, which cannot be "
             "shown; control characters and what is no UTF-8 are not allowed in names"
         )
     return text
@@ -167,12 +167,12 @@ def _quote(text: str) -> str:
     return ascii(text if len(text) <= 100 else f"{text[:97]}...")
 
 
-def check_file_names(names: Collection[str], what: str) -> None:
+def check_file_names(names: Collection[str], subject: str) -> None:
     """Raise `InputError` unless names of files can be shown, each in one cell of a list of files.
 
     Args:
         names: paths relative to the folder of a data set; there may be millions.
-        what: says where the files are, for the message.
+        subject: says where the files are, for the message.
 
     >>> check_file_names(["a/1.png", "a/2\\r=cmd.png"], "folder:data")
     Traceback (most recent call last):
@@ -183,12 +183,12 @@ def check_file_names(names: Collection[str], what: str) -> None:
         return
     name, match = next((name, match) for name in names if (match := _IN_NO_FILE.search(name)))
     raise InputError(
-        f"{what} has the file {_quote(name)} with the character U+{ord(match[0]):04X} in its "
+        f"{subject} has the file {_quote(name)} with the character U+{ord(match[0]):04X} in its "
         "name: rename it; control characters and what is no UTF-8 are not allowed in names"
     )
 
 
-def check_name(name: str, what: str) -> str:
+def check_name(name: str, subject: str) -> str:
     """Return a name that fits into one line of a table; raise `InputError` for any other.
 
     Used for the names of classes, models and columns, for their values, and for titles.
@@ -197,25 +197,25 @@ def check_name(name: str, what: str) -> str:
     Traceback (most recent call last):
     fairweather.errors.InputError: the title 'two\\nlines' has several lines; a name has one
     """
-    check_text(name, what)
+    check_text(name, subject)
     if not name.strip():
-        raise InputError(f"{what} {name!r} is empty")
+        raise InputError(f"{subject} {name!r} is empty")
     if len(name) > MAX_NAME_LENGTH:
         raise InputError(
-            f"{what} {name[:40]!r}... has {len(name):,} letters; a name has at most "
+            f"{subject} {name[:40]!r}... has {len(name):,} letters; a name has at most "
             f"{MAX_NAME_LENGTH}"
         )
     if name.splitlines() != [name]:
-        raise InputError(f"{what} {name!r} has several lines; a name has one")
+        raise InputError(f"{subject} {name!r} has several lines; a name has one")
     return name
 
 
-def check_case_distinct(names: Iterable[str], what: str) -> None:
+def check_case_distinct(names: Iterable[str], kind: str) -> None:
     """Raise `InputError` for two names that are one file where case does not count.
 
     Args:
         names: names that become parts of paths.
-        what: they are, for the message.
+        kind: what they are, for the message.
 
     >>> check_case_distinct(["plain", "Plain"], "the models")
     Traceback (most recent call last):
@@ -228,7 +228,7 @@ def check_case_distinct(names: Iterable[str], what: str) -> None:
         first = first_of.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
         if first != name:
             raise InputError(
-                f"{what} {first!r} and {name!r} differ only in upper and lower case, and would "
+                f"{kind} {first!r} and {name!r} differ only in upper and lower case, and would "
                 "share their files on macOS and Windows: rename one of them"
             )
 

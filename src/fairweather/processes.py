@@ -138,19 +138,19 @@ def submit(
     return future
 
 
-def wait_for_result(future: Future[T], what: str, remedy: str) -> T:
+def wait_for_result(future: Future[T], action: str, remedy: str) -> T:
     """Wait for the result; raises `InputError` if the process was killed.
 
     Args:
         future: from `submit`.
-        what: what the process did, for the message.
+        action: what the process did, for the message.
         remedy: what to do about it, for the message.
     """
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise InputError(
-            f"a process that {what} was killed, perhaps because memory ran out; {remedy}"
+            f"a process that {action} was killed, perhaps because memory ran out; {remedy}"
         ) from error
 
 

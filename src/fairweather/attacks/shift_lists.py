@@ -149,9 +149,9 @@ def make_external_shift(name: str, level: float) -> Shift:
             f"begins with {', '.join(RESERVED_PREFIXES)}"
         )
     if name in (*ATTACKS, *SUITES):
-        what = "an attack" if name in ATTACKS else "a suite"
+        kind = "an attack" if name in ATTACKS else "a suite"
         raise InputError(
-            f"{name} is {what} of fairweather, and it is not known how these images were made: "
+            f"{name} is {kind} of fairweather, and it is not known how these images were made: "
             f"give the shift another name, such as my_{name}"
         )
     if not is_finite(level) or level == 0:
@@ -249,8 +249,8 @@ def _expand_words(words: list[str], text: str) -> list[Shift | Attack]:
     name, *pairs = words
     if name in SUITES or name == "clean":
         if pairs:
-            what = "the suite" if name in SUITES else "the shift"
-            raise InputError(f"{what} {name} takes no parameters, found {text!r}")
+            kind = "the suite" if name in SUITES else "the shift"
+            raise InputError(f"{kind} {name} takes no parameters, found {text!r}")
         return list(suite(name)) if name in SUITES else [CLEAN]
     parameters = _parse_parameters(pairs, text)
     if name in ATTACKS:

@@ -109,7 +109,7 @@ def reserve(file: BinaryIO, folder: Path, needed: int) -> None:
 
 def seal(path: Path, shape: tuple[int, ...], unreadable: Mapping[int, str]) -> None:
     """Cut a file after its pixels, append the record, and wait until everything is on the disk."""
-    places = {str(place): why for place, why in unreadable.items()}
+    places = {str(place): reason for place, reason in unreadable.items()}
     record: dict[str, Any] = {"shape": list(shape), "unreadable": places}
     with path.open("r+b") as file:
         file.truncate(math.prod(shape))

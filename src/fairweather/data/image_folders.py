@@ -226,10 +226,10 @@ def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
     columns = {kind: _find_column(path, header, kind, given) for kind in TABLE_COLUMNS}
     rows = []
     for number, cells in lines[1:]:
-        where = f"line {number} of {str(path)!r}"
+        position = f"line {number} of {str(path)!r}"
         if len(cells) != len(header):
-            raise InputError(f"{where} has {len(cells)} cells, and the header has {len(header)}")
-        rows.append(_parse_row(where, cells, columns))
+            raise InputError(f"{position} has {len(cells)} cells, and the header has {len(header)}")
+        rows.append(_parse_row(position, cells, columns))
     if not rows:
         raise InputError(f"{str(path)!r} has no rows")
     return rows

@@ -581,18 +581,18 @@ def _parse_list(content: bytes, path: Path) -> list[_Pet]:
     return pets
 
 
-def _parse_line(line: str, where: str) -> _Pet:
+def _parse_line(line: str, position: str) -> _Pet:
     match = PETS_LINE.fullmatch(line)
     if match is None:
         raise InputError(
-            f"{where} is {line!r}; it must be the name of an image and the numbers of its class, "
-            "species and breed, such as 'Abyssinian_100 1 1 1'"
+            f"{position} is {line!r}; it must be the name of an image and the numbers of its "
+            "class, species and breed, such as 'Abyssinian_100 1 1 1'"
         )
     number, species = int(match["id"]), int(match["species"])
     if not 1 <= number <= BREEDS:
-        raise InputError(f"{where} has the class id {number}; known are 1 to {BREEDS}")
+        raise InputError(f"{position} has the class id {number}; known are 1 to {BREEDS}")
     if not 1 <= species <= SPECIES:
-        raise InputError(f"{where} has the species {species}; known are 1 (cat) and 2 (dog)")
+        raise InputError(f"{position} has the species {species}; known are 1 (cat) and 2 (dog)")
     # As torchvision does: american_bulldog becomes American Bulldog.
     return _Pet(match["name"], number - 1, match["breed"].replace("_", " ").title())
 

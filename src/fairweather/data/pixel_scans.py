@@ -100,7 +100,7 @@ class CopyPairs(NamedTuple):
     places: Places
     """int64 `[K, 2]`, places in the two splits; each image of `second` at most once."""
 
-    def line(self, splits: Mapping[str, Images], what: str) -> str:
+    def line(self, splits: Mapping[str, Images], relation: str) -> str:
         """Say how many images there are, and name the first pairs; `what` links the two splits."""
         ours, theirs = splits[self.first], splits[self.second]
         named = [
@@ -110,7 +110,7 @@ class CopyPairs(NamedTuple):
         more = len(self.places) - len(named)
         rest = f", and {more:,} more" if more else ""
         return (
-            f"{len(self.places):,} of {len(theirs):,} {self.second} images {what} a "
+            f"{len(self.places):,} of {len(theirs):,} {self.second} images {relation} a "
             f"{self.first} image: {', '.join(named)}{rest}"
         )
 

@@ -91,7 +91,7 @@ class Likeness(NamedTuple):
         return self.p < FALSE_ALARMS  # NaN is not
 
     def __str__(self) -> str:
-        what = "probabilities and features" if self.features else "probabilities"
+        compared = "probabilities and features" if self.features else "probabilities"
         if np.isnan(self.p):
             few = "1 image is" if self.images == 1 else f"{self.images} images are"
             return (
@@ -101,11 +101,11 @@ class Likeness(NamedTuple):
         shown = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
         if self.unlike:
             return (
-                f"these images are unlike the validation images ({what}, {shown}): what is "
+                f"these images are unlike the validation images ({compared}, {shown}): what is "
                 "promised need not hold for them"
             )
         few = ". Fewer than 100 images show only large differences" if self.images < 100 else ""
-        return f"no significant difference from the validation images ({what}, {shown}){few}"
+        return f"no significant difference from the validation images ({compared}, {shown}){few}"
 
 
 @dataclass(frozen=True)
@@ -312,8 +312,8 @@ def _parse_record(path: Path, content: bytes) -> GuardRecord:
         record = GuardRecord.model_validate(_with_new_names(_parse_json(path, content)))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path} is wrong at {where}: {first['msg']}") from None
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path} is wrong at {field}: {first['msg']}") from None
     return record
 
 
@@ -338,15 +338,15 @@ def _check_outputs(
     logits: torch.Tensor | None, features: torch.Tensor | None, record: GuardRecord, path: Path
 ) -> GuardOutputs:
     """Convert logits and features to arrays; raises `InputError` for a wrong type or shape."""
-    for what, output in (("logits", logits), ("features", features)):
-        if output is None and what == "features":
+    for name, output in (("logits", logits), ("features", features)):
+        if output is None and name == "features":
             continue
         if (
             not isinstance(output, torch.Tensor)
             or output.ndim != 2
             or not output.is_floating_point()
         ):
-            raise InputError(f"{path} gives {what} that are not float [B, N]")
+            raise InputError(f"{path} gives {name} that are not float [B, N]")
     assert logits is not None, "this was an error above"
     if logits.shape[1] != len(record.classes):
         raise InputError(f"{path} gives {logits.shape[1]} logits for {len(record.classes)} classes")

@@ -88,19 +88,19 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
     group = None if grouping is None or groups is None else groups.group
     parts = split_halves(every.keys, grouping)
     chosen = parts.thresholds
-    what, of_chosen = "validation images", None
+    units, of_chosen = "validation images", None
     if grouping is not None and len(chosen):
         of_chosen = grouping.select(chosen)
-        what = f"{group}s with validation images"
+        units = f"{group}s with validation images"
         if promise.weigh == "groups":
             chosen, of_chosen = chosen[one_of_each(of_chosen)], None
         else:
-            what += ", which count as so many of equal size,"
+            units += ", which count as so many of equal size,"
     worth = len(chosen) if of_chosen is None else int(of_chosen.effective)
-    _check_enough(worth, promise, what, model)
+    _check_enough(worth, promise, units, model)
     proposing, judging = every.take(parts.temperature), every.take(chosen)
     if not len(proposing):
-        raise InputError(f"{model.run.path} has too few {what} to divide them")
+        raise InputError(f"{model.run.path} has too few {units} to divide them")
     temperature = 1.0
     if proposing.logits is not None:
         temperature = fit_temperature(proposing.logits, proposing.labels).value
@@ -118,7 +118,7 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
         errors = np.count_nonzero(~scaled.correct)
         raise InputError(
             f"no threshold is shown to keep a risk of {format_percent(promise.risk)} by "
-            f"{threshold.images:,} {what}, of which {model.title} has "
+            f"{threshold.images:,} {units}, of which {model.title} has "
             f"{format_percent(errors / threshold.images)} wrong: allow more risk, or evaluate with "
             "more validation images"
         )
@@ -145,11 +145,11 @@ def _find_choice(model: RunModel) -> ValidationChoice:
     return "nothing" if last else "epoch"
 
 
-def _check_enough(n: int, promise: Promise, what: str, model: RunModel) -> None:
+def _check_enough(n: int, promise: Promise, units: str, model: RunModel) -> None:
     least = max(fewest_for_risk(promise.risk, promise.certainty), fewest_images(promise.coverage))
     if n < least:
         raise InputError(
-            f"half of the {what} of {model.run.path} are {n:,}, too few to promise a risk of "
+            f"half of the {units} of {model.run.path} are {n:,}, too few to promise a risk of "
             f"{format_percent(promise.risk)} with {format_percent(promise.certainty)} confidence "
             f"and sets of {format_percent(promise.coverage)}: that takes at least {least:,}, and "
             "more if any answer is wrong"

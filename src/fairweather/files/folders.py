@@ -23,11 +23,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fairweather"
 
 
-def cannot_store(what: str, folder: Path, error: OSError) -> InputError:
+def cannot_store(content: str, folder: Path, error: OSError) -> InputError:
     """Build the error for files that cannot be stored in a folder, and say how to use another one.
 
     Args:
-        what: what was to be stored there.
+        content: what was to be stored there.
         folder: below the cache folder, or the folder that the user named for a data set.
         error: what the system said.
 
@@ -43,7 +43,7 @@ def cannot_store(what: str, folder: Path, error: OSError) -> InputError:
     if folder.is_relative_to(cache_folder()):
         another = "the environment variable FAIRWEATHER_CACHE"
     return InputError(
-        f"{what} cannot be stored in {str(folder)!r}: {error.strerror or error}; "
+        f"{content} cannot be stored in {str(folder)!r}: {error.strerror or error}; "
         f"{another} names another folder"
     )
 

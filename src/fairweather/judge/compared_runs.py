@@ -301,13 +301,13 @@ class ResampledImages:
 
     def check(self, predictions: AnyPredictions, name: str) -> None:
         """Raise `InputError` unless these predictions are of the same images in the same order."""
-        for what, ours, theirs in (
+        for kind, ours, theirs in (
             ("images", self.keys, predictions.keys),
             ("labels", self.labels, predictions.labels),
         ):
             if not np.array_equal(ours, theirs):
                 raise InputError(
-                    f"{name} has {len(theirs):,} {what}, {self.name} has {len(ours):,}, and they "
+                    f"{name} has {len(theirs):,} {kind}, {self.name} has {len(ours):,}, and they "
                     "are not the same: models can only be compared on the same images, in one order"
                 )
 

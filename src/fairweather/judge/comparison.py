@@ -417,7 +417,7 @@ def _count_directions(cells: Sequence[ComparisonRow]) -> str:
     b_better = sum(row.difference.value > 0 for row in differing)
     ties = sum(row.verdict == CANNOT_TELL for row in cells)
     pairs = len({row.pair for row in cells})
-    what = "images" if all(row.test for row in cells) else "seeds and images"
+    units = "images" if all(row.test for row in cells) else "seeds and images"
     several = f" of {pairs} pairs of models" if pairs > 1 else ""
     sentences = [
         f"{len(differing)} of {len(cells)} {'cell' if len(cells) == 1 else 'cells'}{several}: B is "
@@ -425,7 +425,7 @@ def _count_directions(cells: Sequence[ComparisonRow]) -> str:
     ]
     if ties:
         sentences.append(
-            f"{ties} {'is' if ties == 1 else 'are'} open: these {what} cannot tell which side is "
+            f"{ties} {'is' if ties == 1 else 'are'} open: these {units} cannot tell which side is "
             "better there."
         )
     return " ".join(sentences)

@@ -400,7 +400,7 @@ class DetectionMetric(MetricRow):
     """From the levels of confidence, on which known images count as right and the others as wrong,
     to `[B]`."""
 
-    what: str
+    short_label: str
     """Its label where another score takes the place of the confidence."""
 
     of_others: bool = False

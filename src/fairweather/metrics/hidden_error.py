@@ -82,7 +82,7 @@ class Observation(NamedTuple):
 HiddenErrorFunction = Callable[[Observation], HiddenError]
 
 
-def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenError:
+def hidden_in_classes(rate: CallShare, average: str, seen: Observation) -> HiddenError:
     """What a mean over classes hides, of a share of each class.
 
     A share without a denominator, such as the PPV of a class that is never called, may be anything.
@@ -90,7 +90,7 @@ def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenErr
 
     Args:
         rate: such as `PPV`.
-        how: "macro" or "weighted".
+        average: "macro" or "weighted".
     """
     counts, value = seen.sample.counts, seen.value
     images, called = counts.images[:, 0], counts.called[:, 0]
@@ -112,11 +112,11 @@ def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenErr
         + np.where(there & ~known, (limit - value) ** 2, 0)
         for end, limit in ((low, 0), (high, 1))
     ]
-    weight = images / counts.total if how == "weighted" else there / there.sum()
+    weight = images / counts.total if average == "weighted" else there / there.sum()
     below, above = (float((weight**2 * side).sum()) for side in squares)
     class_sizes = images * seen.worth * _units_per_image(SENSITIVITY, seen)
     absent = min(int((~there).sum()), int((there & (class_sizes < RARE)).sum()))
-    if how == "weighted" or not absent:
+    if average == "weighted" or not absent:
         return HiddenError(below, above)
     classes = int(there.sum()) + absent
     if rate.among == "others":  # near 1 for a class that is neither there nor called

@@ -395,13 +395,13 @@ def worst_estimate(estimates: Sequence[Estimate], *, higher_is_better: bool) -> 
     )
 
 
-def _check_joint(estimates: Sequence[Estimate], what: str) -> None:
+def _check_joint(estimates: Sequence[Estimate], subject: str) -> None:
     if not estimates:
-        raise InputError(f"{what} needs at least one estimate")
+        raise InputError(f"{subject} needs at least one estimate")
     kinds = {(e.n, e.draws.shape, e.interval) for e in estimates}
     if len(kinds) > 1:
         raise InputError(
-            f"{what} needs the same images, resamples and interval in every estimate, found "
+            f"{subject} needs the same images, resamples and interval in every estimate, found "
             + ", ".join(f"n={n} B={shape[0]} {kind}" for n, shape, kind in sorted(kinds))
         )
 

@@ -58,5 +58,5 @@ def _class_row(kind: ClassMetricRow) -> MetricRow:
 
 
 def _score_row(row: DetectionMetric, name: str) -> MetricRow:
-    label = f"{row.what} of the {OOD_SCORES[name].label} for another data set"
+    label = f"{row.short_label} of the {OOD_SCORES[name].label} for another data set"
     return replace(row, name=f"{row.name}/{name}", label=label)

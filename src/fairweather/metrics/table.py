@@ -136,16 +136,16 @@ def _calibration_rows(
 def _means_over_classes(name: str, label: str, formula: str, rate: CallShare) -> tuple[Metric, ...]:
     """The plain mean over classes of a share of each, and the mean by images."""
 
-    def row(how: str, formula: str, mean: Evaluate) -> Metric:
+    def row(average: str, formula: str, mean: Evaluate) -> Metric:
         return Metric(
-            f"{how}_{name}",
-            f"{how.title()} {label}",
+            f"{average}_{name}",
+            f"{average.title()} {label}",
             formula,
             mean,
             higher_is_better=True,
             interval="classes",
             accepts=Accepts(classes=2),
-            hidden_error=partial(hidden_in_classes, rate, how),
+            hidden_error=partial(hidden_in_classes, rate, average),
         )
 
     return (

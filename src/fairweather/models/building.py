@@ -187,7 +187,7 @@ def rename_in_order(
 
 
 def load_state(
-    network: nn.Module, state: Mapping[str, torch.Tensor], what: str, head: str | None = None
+    network: nn.Module, state: Mapping[str, torch.Tensor], target: str, head: str | None = None
 ) -> bool:
     """Load a state dict, and say whether it has all tensors of the network.
 
@@ -212,14 +212,14 @@ def load_state(
     ]
     misfits = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(misfits.values()):
-        raise InputError(f"weights do not fit {what}: {describe_misfits(misfits)}")
+        raise InputError(f"weights do not fit {target}: {describe_misfits(misfits)}")
     network.load_state_dict({key: state[key] for key in wanted if key in state}, strict=False)
     return not optional
 
 
 def describe_misfits(misfits: Mapping[str, Sequence[str]]) -> str:
     """Name the keys that do not fit, by what is wrong with them."""
-    return "; ".join(f"{what} {join_names(keys)}" for what, keys in misfits.items() if keys)
+    return "; ".join(f"{kind} {join_names(keys)}" for kind, keys in misfits.items() if keys)
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:

@@ -263,9 +263,9 @@ def _read_channels(values: npt.ArrayLike) -> Channels:
     return red, green, blue
 
 
-def _unsupported_error(kind: str, what: str) -> InputError:
+def _unsupported_error(kind: str, detail: str) -> InputError:
     return InputError(
-        f"the preprocessing of {kind} is not supported ({what}): change "
+        f"the preprocessing of {kind} is not supported ({detail}): change "
         "preprocessor_config.json, or load the model with python:FILE.py:FUNCTION"
     )
 
@@ -485,27 +485,27 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
         "of another shape": [key for key, *_ in info["mismatched_keys"]],
     }
     if any(misfits.values()):
-        listed = describe_misfits({what: sorted(keys) for what, keys in misfits.items()})
+        listed = describe_misfits({kind: sorted(keys) for kind, keys in misfits.items()})
         raise InputError(f"the weights of hf:{repo} do not fit {type(network).__name__}: {listed}")
     return network.float()
 
 
 @contextmanager
-def _explain_errors(what: str) -> Iterator[None]:
+def _explain_errors(problem: str) -> Iterator[None]:
     """Turn errors into one sentence: settings and damaged files raise any error in the library."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what} ({first_line(error)})") from error
+        raise InputError(f"{problem} ({first_line(error)})") from error
 
 
 def _read_classes(repo: str, config: Config) -> tuple[str, ...] | None:
     kind = config.problem_type
     if kind not in (None, "single_label_classification") or config.num_labels < 2:
-        found = f"{kind or 'a model'} with {config.num_labels} outputs"
-        raise InputError(f"hf:{repo} is not a classifier of two or more classes: it is {found}")
+        actual = f"{kind or 'a model'} with {config.num_labels} outputs"
+        raise InputError(f"hf:{repo} is not a classifier of two or more classes: it is {actual}")
     if set(config.id2label) != set(range(config.num_labels)):
         raise InputError(f"hf:{repo}: id2label must name the outputs 0 to {config.num_labels - 1}")
     written = [config.id2label[number] for number in range(config.num_labels)]

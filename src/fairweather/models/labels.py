@@ -225,8 +225,8 @@ def _match_names(names: OutputNames, data_classes: Sequence[str]) -> LabelMap:
 
 def _describe_match(columns: Columns, outputs: int, by: Sequence[str]) -> LabelMap:
     some = "the" if len(columns) == outputs else f"{len(columns):,} of the"
-    how = " and ".join(dict.fromkeys(by))
-    return LabelMap(columns, f"{some} model's {outputs:,} classes, matched by {how}", outputs)
+    manner = " and ".join(dict.fromkeys(by))
+    return LabelMap(columns, f"{some} model's {outputs:,} classes, matched by {manner}", outputs)
 
 
 def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:

@@ -333,7 +333,7 @@ class OnnxSessions:
             return self._session(device).run([output], inputs)[0]
 
     @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explained(self, action: str) -> Iterator[None]:
         try:
             yield
         # ONNX Runtime's exceptions have only Exception in common.
@@ -342,7 +342,7 @@ class OnnxSessions:
                 raise MemoryError(str(error)) from error
             # Of "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : the sentence", the sentence.
             reason = first_line(error).rpartition(" : ")[2]
-            raise InputError(f"onnx:{self.path} cannot be {what} ({reason})") from error
+            raise InputError(f"onnx:{self.path} cannot be {action} ({reason})") from error
 
     def leave_devices(self) -> None:
         """Close the sessions that hold memory of a device; they are opened again when needed."""

@@ -115,21 +115,21 @@ def detect_kind(outputs: torch.Tensor) -> Literal["logits", "probabilities", "si
     return "sigmoids" if (values <= 1).all() and values.any() else "logits"
 
 
-def sigmoid_error(what: str) -> InputError:
+def sigmoid_error(subject: str) -> InputError:
     """Build the error for a model whose outputs are each a yes or no, with advice."""
     return InputError(
-        f"{what}: each output is a yes or no of its own, and a softmax over them would give a "
+        f"{subject}: each output is a yes or no of its own, and a softmax over them would give a "
         "wrong confidence; change the model to give logits, or set outputs (--outputs) to "
         "probabilities, which divides each row by its sum, or to logits, which uses the numbers "
         "as they are"
     )
 
 
-def single_output_error(what: str) -> InputError:
+def single_output_error(subject: str) -> InputError:
     """Build the error for a model that gives one number per image."""
     return InputError(
-        f"{what} gives one number for each image, and a classifier must give one for each class: "
-        "for two classes return [0, z] for a logit z, or [1 - p, p] for a probability p"
+        f"{subject} gives one number for each image, and a classifier must give one for each "
+        "class: for two classes return [0, z] for a logit z, or [1 - p, p] for a probability p"
     )
 
 
@@ -276,10 +276,10 @@ def _check_exceptions(
         return
     row = int((~fits).argmax())
     own_sum, least = outputs[row].sum(), outputs[row].min()
-    what = f"sums to {own_sum:.4g}" if least >= LEAST_ROUNDED_ZERO else f"has {least:.4g}"
+    misfit = f"sums to {own_sum:.4g}" if least >= LEAST_ROUNDED_ZERO else f"has {least:.4g}"
     raise InputError(
         f"{int(fits.sum()):,} of {len(fits):,} rows of {place} are >= 0 and sum to {total:.4g}, "
-        f"and row {row + 1} {what}: {REMEDY}"
+        f"and row {row + 1} {misfit}: {REMEDY}"
     )
 
 

@@ -130,10 +130,10 @@ def refuse_foreign(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix not in CONVERTERS:
         return
-    what, how = CONVERTERS[suffix]
+    kind, template = CONVERTERS[suffix]
     onnx = path.with_suffix(".onnx")
-    command = how.format(path=path, folder=path.parent, onnx=onnx)
+    command = template.format(path=path, folder=path.parent, onnx=onnx)
     raise InputError(
-        f"{path} is {what}, which cannot be opened: convert it to ONNX ({command}), then give "
+        f"{path} is {kind}, which cannot be opened: convert it to ONNX ({command}), then give "
         f"onnx:{onnx}"
     )

@@ -36,7 +36,7 @@ def open_module(
     options: ModelOptions,
     *,
     source: str,
-    what: str,
+    subject: str,
     code: str,
     side: int | None = None,
     classes: tuple[str, ...] | None = None,
@@ -47,7 +47,7 @@ def open_module(
         module: it is brought to the CPU and into evaluation mode.
         name, source, classes: as in `OpenedModel`.
         options: those of `MODULE_OPTIONS` that were given.
-        what: what messages call it.
+        subject: what messages call it.
         code: what the digest is of besides the tensors.
         side: of the images that it gets, if that is known.
 
@@ -59,8 +59,8 @@ def open_module(
     size, inner = options.input_size, find_normalisation(module)
     if given and inner:
         raise InputError(
-            f"{what} already contains its own normalisation: {inner}; leave mean and std out, or "
-            "remove it from the model"
+            f"{subject} already contains its own normalisation: {inner}; leave mean and std out, "
+            "or remove it from the model"
         )
     framed = None
     if given or size is not None:
@@ -69,7 +69,7 @@ def open_module(
         state = state_digest((framed or module).eval().state_dict())
     except Exception as error:  # exported, quantized and lazy modules raise different errors
         raise InputError(
-            f"{what} has no evaluation mode or no plain tensors ({type(error).__name__}: "
+            f"{subject} has no evaluation mode or no plain tensors ({type(error).__name__}: "
             f"{one_line(str(error).partition(chr(10))[0])}): give the module that was exported or "
             "quantized, or an ONNX file; call a lazy module once before"
         ) from error
@@ -144,17 +144,17 @@ def open_python(place: str, options: ModelOptions, settings: Setup) -> OpenedMod
         raise InputError(f"python: needs a file and a function, FILE.py:FUNCTION, found {place!r}")
     path = Path(file).expanduser()
     module, classes, digest = run_file(path, function, settings.seed)
-    what = f"the model that {function}() in {path} returns"
+    subject = f"the model that {function}() in {path} returns"
     opened = open_module(
         module,
         folder_name(f"{path.stem}-{function}"),
         options,
         source=f"python:{place}",
-        what=what,
+        subject=subject,
         code=f"{digest} {function} {options.input_size}",
         classes=classes,
     )
-    note = f"{what} is the user's own code: the file was run to make it"
+    note = f"{subject} is the user's own code: the file was run to make it"
     return replace(opened, facts={**opened.facts, "runs_code": note})
 
 
@@ -179,10 +179,10 @@ def _explain_user_errors(path: Path) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         line = _error_line(str(path.resolve()), error)
-        where = f"{path}, line {line}" if line else str(path)
+        position = f"{path}, line {line}" if line else str(path)
         lines = (text.strip() for text in str(error).splitlines())
         reason = next((text for text in lines if text), "no message")
-        raise InputError(f"python: {where} raised {type(error).__name__}: {reason}") from error
+        raise InputError(f"python: {position} raised {type(error).__name__}: {reason}") from error
 
 
 def _error_line(file: str, error: BaseException) -> int | None:

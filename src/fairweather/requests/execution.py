@@ -354,12 +354,12 @@ def _check_same_inputs(folder: RunFolder, record: RunRecord) -> None:
         if name in before and before[name].facts.get("digest") != model.facts.get("digest")
     ]
     if changed:
-        what = f"another model called {changed[0]!r}"
+        subject = f"another model called {changed[0]!r}"
     elif folder.record.data.source != record.data.source:
-        what = f"another data set called {record.data.name!r}"
+        subject = f"another data set called {record.data.name!r}"
     else:
         return
     raise InputError(
-        f"{folder.path} contains the evaluation of {what}; replace it with --replace, "
+        f"{folder.path} contains the evaluation of {subject}; replace it with --replace, "
         "or name another folder with --out"
     )

@@ -320,7 +320,7 @@ def _read_manifest(folder: Path, inputs: ExportInputs) -> ExportRecord:
         raise InputError(
             f"{folder} contains files that are not an export; name a new folder with --out"
         ) from None
-    for what, before, now in (
+    for fact, before, now in (
         ("split", stored.data.part, inputs.data.part),
         ("format", stored.format, inputs.format),
         ("seed", stored.seed, inputs.seed),
@@ -328,7 +328,7 @@ def _read_manifest(folder: Path, inputs: ExportInputs) -> ExportRecord:
     ):
         if before != now:
             raise InputError(
-                f"{folder} contains an export with another {what}: {before}, not {now}; "
+                f"{folder} contains an export with another {fact}: {before}, not {now}; "
                 "name a new folder with --out"
             )
     return stored

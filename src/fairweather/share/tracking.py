@@ -288,10 +288,10 @@ def _describe_error(place: str, error: Exception) -> str:
     text = " ".join(str(error).replace(place, safe).split())
     if re.match(r"API request to \S+ failed with (timeout )?exception", text):
         cause = re.search(r"Caused by (\w+)", text)
-        why = f" ({cause[1]})" if cause else ""
+        remark = f" ({cause[1]})" if cause else ""
         return (
-            f"no MLflow server answers at {safe}{why}: is it running, and is MLFLOW_TRACKING_URI "
-            "its address?"
+            f"no MLflow server answers at {safe}{remark}: is it running, and is "
+            "MLFLOW_TRACKING_URI its address?"
         )
     short = text if len(text) <= _LONGEST_SENTENCE else f"{text[:_LONGEST_SENTENCE]}..."
     return f"MLflow at {safe} says: {short or type(error).__name__}"

@@ -117,11 +117,11 @@ def make_corruption_shift(
     return apply
 
 
-def find_asset(package: str, what: str, *place: str) -> Path:
+def find_asset(package: str, content: str, *place: str) -> Path:
     """Find a file of a package without importing it, since its imports may be missing or fail."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise missing_pictures(package, what)
+        raise missing_pictures(package, content)
     return Path(spec.origin).parent.joinpath(*place)
 
 

@@ -114,8 +114,8 @@ def _features_note(step: plan.FeaturesStep, parts: list[FloatArray], images: int
     if not parts:
         return "no features: the last layer of the network is not linear"
     width = parts[0].shape[1]
-    which = f"{min(NEIGHBOURS, images)}-NN of {images:,} {step.images.part} images"
-    return f"{which}, {width:,} features"
+    setting = f"{min(NEIGHBOURS, images)}-NN of {images:,} {step.images.part} images"
+    return f"{setting}, {width:,} features"
 
 
 def draw_sample(images: int, most: int, seed: int) -> npt.NDArray[np.int64]:

@@ -66,11 +66,11 @@ def make_thumbnails(images: torch.Tensor) -> list[bytes]:
 
 
 def _encode_webp(array: np.ndarray) -> bytes:
-    how: dict[str, Any] = {"quality": QUALITY}
+    options: dict[str, Any] = {"quality": QUALITY}
     if max(array.shape[:2]) <= LOSSLESS:
-        how = {"lossless": True, "quality": 100}
+        options = {"lossless": True, "quality": 100}
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "WEBP", method=_EFFORT, **how)
+    Image.fromarray(array).save(buffer, "WEBP", method=_EFFORT, **options)
     return buffer.getvalue()
 
 

@@ -239,15 +239,17 @@ def _forget_changed(files: Iterable[str], folder: RunFolder) -> NoReturn:
     It raises `InputError`; the command that made the run then predicts them again.
     """
     changed = [file for file in files if has_changed_logits(folder.read_predictions(file))]
-    what = (
+    problem = (
         f"{name_first(changed)} of {folder.path}: the logits are not those that the classes were "
         "predicted from, since an earlier version of fairweather did not copy what the model gave"
     )
     if folder.is_joined:
-        raise InputError(f"{what}; run the commands of the joined runs again, and then join them")
+        raise InputError(
+            f"{problem}; run the commands of the joined runs again, and then join them"
+        )
     for file in changed:
         folder.forget(file.removesuffix(".parquet"))
-    raise InputError(f"{what}; these files are now removed, and the same command predicts again")
+    raise InputError(f"{problem}; these files are now removed, and the same command predicts again")
 
 
 def _with_spread(frame: pd.DataFrame) -> pd.DataFrame:

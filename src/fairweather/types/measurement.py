@@ -43,12 +43,12 @@ Index: TypeAlias = "slice | torch.Tensor | npt.NDArray[np.integer]"
 Change = TypeVar("Change", "Shift", "Attack")
 
 
-def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
+def parse_class_names(names: Sequence[object], owner: str) -> tuple[str, ...]:
     """Return class names from a file; whole numbers become text.
 
     Args:
         names: the names in label order.
-        what: says whose names they are, for the message.
+        owner: says whose names they are, for the message.
 
     Raises:
         InputError: a name is no text.
@@ -61,7 +61,7 @@ def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
     """
     for name in names:
         if not isinstance(name, str | int) or isinstance(name, bool):
-            raise InputError(f"{what} has the class name {name!r:.60}, which is no text")
+            raise InputError(f"{owner} has the class name {name!r:.60}, which is no text")
     return tuple(str(name) for name in names)
 
 
@@ -156,8 +156,8 @@ class Images:
         shapes = {"labels": ((n,), (n, len(self.classes))), "keys": ((n,),)}
         for name, column in (("labels", self.labels), ("keys", self.keys)):
             if column.dtype != torch.int64 or tuple(column.shape) not in shapes[name]:
-                found = f"{column.dtype} {list(column.shape)}"
-                raise InputError(f"{name} must be int64 [{n}], found {found}")
+                actual = f"{column.dtype} {list(column.shape)}"
+                raise InputError(f"{name} must be int64 [{n}], found {actual}")
         if self.labels.ndim > 1 or not n:  # labels of another task, which that task checks
             return
         if not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
@@ -263,14 +263,14 @@ class Shift:
         if not isinstance(keys, torch.Tensor):
             raise InputError(f"a shift needs the images' keys as a tensor, found {keys!r}")
         if keys.dtype != torch.int64 or keys.shape != images.shape[:1]:
-            found = f"{keys.dtype} {list(keys.shape)}"
+            actual = f"{keys.dtype} {list(keys.shape)}"
             raise InputError(
-                f"a shift needs one int64 key for each of {len(images)} images, found {found}"
+                f"a shift needs one int64 key for each of {len(images)} images, found {actual}"
             )
         shifted = self.apply(images, keys, seed)
         if shifted.dtype != torch.uint8 or shifted.shape != images.shape:
-            found = f"{shifted.dtype} {list(shifted.shape)}"
-            raise TypeError(f"{self.id} must return uint8 {list(images.shape)}, returned {found}")
+            actual = f"{shifted.dtype} {list(shifted.shape)}"
+            raise TypeError(f"{self.id} must return uint8 {list(images.shape)}, returned {actual}")
         return shifted
 
 
@@ -633,5 +633,5 @@ def check_images(images: torch.Tensor) -> None:
     import torch
 
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        found = f"{images.dtype} {list(images.shape)}"
-        raise InputError(f"images must be uint8 [N, 3, H, W], found {found}")
+        actual = f"{images.dtype} {list(images.shape)}"
+        raise InputError(f"images must be uint8 [N, 3, H, W], found {actual}")

@@ -660,12 +660,12 @@ def parse_step_record(text: str | bytes, place: str) -> StepRecord:
     return _parse(StepRecord, text, place, "the record of a step of a fairweather run")
 
 
-def _parse(kind: type[RecordType], text: str | bytes, place: str, what: str) -> RecordType:
+def _parse(kind: type[RecordType], text: str | bytes, place: str, description: str) -> RecordType:
     try:
         raw = json.loads(text)
         version = raw["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{place} is not {what}") from None
+        raise InputError(f"{place} is not {description}") from None
     if isinstance(version, int) and version > VERSION:
         raise InputError(f"{place} was written by a newer fairweather (version {version})")
     if version == 2:
@@ -676,8 +676,8 @@ def _parse(kind: type[RecordType], text: str | bytes, place: str, what: str) -> 
         return kind.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{place} is not {what}: {where}: {first['msg']}") from None
+        field = ".".join(map(str, first["loc"]))
+        raise InputError(f"{place} is not {description}: {field}: {first['msg']}") from None
 
 
 def with_new_names(facts: Mapping[str, T]) -> dict[str, T]:

@@ -69,9 +69,9 @@ def fit_steps(places: ArrayLike, hits: ArrayLike) -> StepFunction:
     >>> fit_steps([0.1, 0.2, 0.3, 0.4], [False, True, False, True]).values
     (0.0, 0.5, 0.5, 1.0)
     """
-    at, which = np.unique(np.asarray(places, dtype=np.float64), return_inverse=True)
-    images = np.bincount(which).astype(np.float64)
-    shares = np.bincount(which, weights=np.asarray(hits, dtype=np.float64)) / images
+    at, numbers = np.unique(np.asarray(places, dtype=np.float64), return_inverse=True)
+    images = np.bincount(numbers).astype(np.float64)
+    shares = np.bincount(numbers, weights=np.asarray(hits, dtype=np.float64)) / images
     rising = scipy.optimize.isotonic_regression(shares, weights=images)
     # The first and the last place of each block suffice, since it is constant between them.
     ends = np.union1d(rising.blocks[:-1], rising.blocks[1:] - 1)

@@ -183,10 +183,10 @@ def start_ranks(plan: Plan, run: RunFolder, worker: Worker, size: int) -> Iterat
     except RuntimeError as error:  # torch's, about a connection that another process closed
         for rank, child in enumerate(children, start=1):
             with suppress(subprocess.TimeoutExpired):
-                how = describe_exit(child.wait(END_TIMEOUT / len(children)))
+                exits = describe_exit(child.wait(END_TIMEOUT / len(children)))
                 raise InputError(
-                    f"process {rank} of {size}, which trained together, ended with {how}; the same "
-                    "command continues from what is finished"
+                    f"process {rank} of {size}, which trained together, ended with {exits}; the "
+                    "same command continues from what is finished"
                 ) from error
         raise
     finally:

@@ -510,8 +510,8 @@ class _RayDriver:
             if item.note and not item.part:
                 text = f"{item.task}: {item.done} of {item.total}, {item.note}"
                 write_log(self.run, seat.steps, text)
-            where = f"on {seat.host}"
-            self.tell(item._replace(note=f"{where}; {item.note}" if item.note else where))
+            place = f"on {seat.host}"
+            self.tell(item._replace(note=f"{place}; {item.note}" if item.note else place))
 
     def _take_in(
         self, seat: _SeatHandle, result: tuple[sites.SiteAnswer, list[sites.NewsItem], str]
@@ -565,15 +565,15 @@ class _RayDriver:
         if missing := re.search(r"No module named '[^']*'", reason):
             raise self.cluster.without_package(missing[0])
         printed, steps = self._remains(seat), seat.steps
-        what = steps[0].id if steps else "start"
-        self.died[what] += 1
+        step_id = steps[0].id if steps else "start"
+        self.died[step_id] += 1
         if not steps:
-            if self.died[what] >= MAX_ATTEMPTS * max(self.places, 1):
+            if self.died[step_id] >= MAX_ATTEMPTS * max(self.places, 1):
                 raise JobFailedError(f"processes of {self.cluster.name} end at once: {reason}")
             return
         write_log(self.run, steps, f"{printed}the process ended: {reason}")
-        if self.died[what] >= MAX_ATTEMPTS:
-            log = step_log(what)
+        if self.died[step_id] >= MAX_ATTEMPTS:
+            log = step_log(step_id)
             path = self.run.file(log)
             raise JobFailedError(
                 f"the process that did {_title(steps)} ended {MAX_ATTEMPTS} times, the last time "

@@ -245,8 +245,8 @@ class _SlurmDriver:
             )
             slurm_jobs.write_note(self.run, note)
 
-    def _say(self, what: str, words: str) -> None:
-        self.tell(Event("jobs", 0, None, line=f"{what:14} {words}"))
+    def _say(self, label: str, words: str) -> None:
+        self.tell(Event("jobs", 0, None, line=f"{label:14} {words}"))
 
     def _look_after_jobs(self, note: slurm_jobs.SubmittedJobs) -> None:
         """Find out which jobs have ended, and why."""
@@ -289,13 +289,13 @@ class _SlurmDriver:
             self._lose(note, job, f"failed ({answer.type}: {answer.text})")
         return True
 
-    def _lose(self, note: slurm_jobs.SubmittedJobs, job: str, how: str) -> None:
+    def _lose(self, note: slurm_jobs.SubmittedJobs, job: str, cause: str) -> None:
         self.ended.add(job)
         self.lost += 1
         log = note.log_file(job)
         lines = read_last_lines(self.run, log)
-        where = f"; the end of {self.run.path / log}:\n{lines}" if lines else ""
-        self._say("failed", f"job {job} {how}{where}".rstrip())
+        excerpt = f"; the end of {self.run.path / log}:\n{lines}" if lines else ""
+        self._say("failed", f"job {job} {cause}{excerpt}".rstrip())
 
     def _submit(self, note: slurm_jobs.SubmittedJobs, owners: Mapping[str, str]) -> None:
         """Submit as many jobs as could begin a step now, besides existing ones."""

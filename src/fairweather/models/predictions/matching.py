@@ -91,7 +91,7 @@ def match_predictions(
         raise column_error(rows.place)
     mapped = _match_classes(rows, classes, options, labels)
     outputs, kind, unused = _select_outputs(rows, mapped, options)
-    order, how = _match_rows(rows, images)
+    order, note = _match_rows(rows, images)
     notes = [*rows.notes, *unused]
     if rows.labels is not None:
         _check_labels(rows, order, classes, images)
@@ -104,7 +104,7 @@ def match_predictions(
                 "1.2e-38 (87 nats of the negative log-likelihood): write more decimals if it was "
                 "rounded"
             )
-    return MatchedPredictions(logits, kind, mapped.note, how, tuple(notes))
+    return MatchedPredictions(logits, kind, mapped.note, note, tuple(notes))
 
 
 def name_classes(rows: PredictionRows, options: RowOptions) -> tuple[str, ...]:
@@ -286,8 +286,8 @@ def _match_rows(rows: PredictionRows, images: KnownImages) -> tuple[npt.NDArray[
     if missing or extra:
         misfits = {"images have no row": missing, "rows have a key of no image": extra}
         listed = "; ".join(
-            f"{len(names):,} {what}: {quote_names(names)}"
-            for what, names in misfits.items()
+            f"{len(names):,} {kind}: {quote_names(names)}"
+            for kind, names in misfits.items()
             if names
         )
         raise InputError(

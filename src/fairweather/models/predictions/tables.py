@@ -172,10 +172,10 @@ def read_frame(
         raise InputError(f"{place} has no rows")
     names, notes = [str(name) for name in frame.columns], list[str]()
     usual = (LABEL_COLUMNS, KEY_COLUMNS) if headed else ((), ())
-    which = "column of the labels: name it with --label-column"
-    label = _find_name(options.label_column, usual[0], names, "column", which, place)
-    which = "column of the keys: name it with --key-column"
-    key = _find_name(options.key_column, usual[1], names, "column", which, place)
+    subject = "column of the labels: name it with --label-column"
+    label = _find_name(options.label_column, usual[0], names, "column", subject, place)
+    subject = "column of the keys: name it with --key-column"
+    key = _find_name(options.key_column, usual[1], names, "column", subject, place)
     if label is not None and label == key:
         raise InputError(f"{place}: the column {label!r} cannot have both the labels and the keys")
     rest = [name for name in names if name not in (label, key)]
@@ -183,8 +183,8 @@ def read_frame(
     index = _find_index(frame, rest, classes or len(options.classes) or None, headed=headed)
     if index is not None:
         rest.remove(index)
-        which = f"the column {index!r}" if headed and index else "the first column"
-        keys, note = _read_index(frame[index], keys, key, place, which)
+        subject = f"the column {index!r}" if headed and index else "the first column"
+        keys, note = _read_index(frame[index], keys, key, place, subject)
         notes.append(note)
     if derived := [name for name in rest if headed and name.lower() in DERIVED_COLUMNS]:
         rest = [name for name in rest if name not in derived]
@@ -277,7 +277,7 @@ def _find_name(
     usual: Sequence[str],
     names: Collection[str],
     kind: str,
-    which: str,
+    subject: str,
     place: str,
 ) -> str | None:
     """The requested column or array, or the one with a usual name."""
@@ -287,7 +287,8 @@ def _find_name(
         return asked
     candidates = [name for name in names if name.lower() in usual]
     if len(candidates) > 1:
-        raise InputError(f"{place} has {quote_names(candidates)}, each of which may be the {which}")
+        listed = quote_names(candidates)
+        raise InputError(f"{place} has {listed}, each of which may be the {subject}")
     return candidates[0] if candidates else None
 
 
@@ -495,8 +496,8 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
     if not len(outputs):
         raise InputError(f"{place} has no rows")
 
-    def find(asked: str | None, usual: Sequence[str], what: str) -> tuple[str, Column | None]:
-        name = _find_name(asked, usual, arrays, "array", f"{what} array", place)
+    def find(asked: str | None, usual: Sequence[str], content: str) -> tuple[str, Column | None]:
+        name = _find_name(asked, usual, arrays, "array", f"{content} array", place)
         return name or "", None if name is None else read_column(arrays[name], f"{place}, {name!r}")
 
     _, names = find(None, CLASS_ARRAYS, "class")
@@ -507,9 +508,10 @@ def _read_arrays(arrays: Arrays, place: str, options: RowOptions) -> PredictionR
         )
     _, labels = find(options.label_column, LABEL_COLUMNS, "label")
     key, keys = find(options.key_column, KEY_COLUMNS, "key")
-    for column, what in ((labels, "labels"), (keys, "keys")):
+    for column, content in ((labels, "labels"), (keys, "keys")):
         if column is not None and len(column) != len(outputs):
-            raise InputError(f"{place} has {len(column):,} {what} for {len(outputs):,} predictions")
+            counts = f"{len(column):,} {content} for {len(outputs):,} predictions"
+            raise InputError(f"{place} has {counts}")
     if not np.isfinite(plain := outputs.astype(np.float64)).all() and np.isnan(plain).any():
         row = int(np.isnan(plain).any(1).argmax())
         raise InputError(f"{place} has nan in row {row + 1}, where a number must be")

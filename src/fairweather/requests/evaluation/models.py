@@ -507,7 +507,7 @@ def _open_model(request: ModelRequest, model: str | nn.Module) -> OpenedModel:
             type(model).__name__,
             options,
             source=source,
-            what=source,
+            subject=source,
             code=repr(model),
             side=side,
         )

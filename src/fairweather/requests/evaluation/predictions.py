@@ -155,12 +155,12 @@ class PredictionsRequest:
             part for part in (VAL, TEST) if any(_part(cell) == part for cell in cells.values())
         ]
         reader = _PredictionReader(self, cells)
-        sources, datasets, labels, where = {}, {}, "", ", without images"
+        sources, datasets, labels, remark = {}, {}, "", ", without images"
         if self.dataset is None:
             facts, images, labels = _images_of_labels(reader, parts)
         else:
             source, dataset = _open_dataset(self, parts, tell)
-            facts, images, where = collect_facts(dataset, parts), _known_images(dataset, parts), ""
+            facts, images, remark = collect_facts(dataset, parts), _known_images(dataset, parts), ""
             facts = replace(facts, natural_shift=facts.natural_shift and VAL in parts)
             sources, datasets = {DATA: source}, {DATA: dataset}
         settings = make_settings(options, shifts, device)
@@ -203,7 +203,7 @@ class PredictionsRequest:
             pictured=shifts[:1] if datasets else (),
             lines=[
                 f"model          {self.source}",
-                f"data           {facts.name}: n = {n:,}{where}, {classes}",
+                f"data           {facts.name}: n = {n:,}{remark}, {classes}",
                 *([f"groups         {groups}"] if groups else []),
                 *reader.lines(shifts),
             ],

@@ -139,8 +139,8 @@ def make_request(
     if predictions is None and not is_file:
         models = _list_models(model)
         if not models or dataset is None:
-            what = "data set" if models else "model"
-            raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE may have none")
+            missing = "data set" if models else "model"
+            raise InputError(f"an evaluation needs a {missing}; only {PREFIX}FILE may have none")
         if any(map(_is_predictions, models)):
             raise InputError(
                 f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "

@@ -127,10 +127,10 @@ def check_parts(parts: Sequence[SeedsPart]) -> dict[tuple[str, int], SeedsPart]:
 def _check_shared_values(parts: Sequence[SeedsPart]) -> None:
     expected: dict[str, tuple[SeedsPart, JsonValue]] = {}
     for part in parts:
-        for what, value in _shared_values(part):
-            first, earlier = expected.setdefault(what, (part, value))
+        for item, value in _shared_values(part):
+            first, earlier = expected.setdefault(item, (part, value))
             if value != earlier:
-                raise _difference_error(what, (first, earlier), (part, value))
+                raise _difference_error(item, (first, earlier), (part, value))
     for part in parts[1:]:
         for first, second in ((parts[0], part), (part, parts[0])):
             others = {cell.id for cell in second.record.cells()}
@@ -186,8 +186,8 @@ def _check_chosen(name: str, first: SeedsPart, second: SeedsPart) -> None:
     """Raise `InputError` unless two runs have one model with the same variants and sweep."""
     kinds = [[v for v in part.record.variants if base_model(v) == name] for part in (first, second)]
     if kinds[0] != kinds[1]:
-        what = f"the list of variants of {name}"
-        raise _difference_error(what, (first, kinds[0]), (second, kinds[1]))
+        item = f"the list of variants of {name}"
+        raise _difference_error(item, (first, kinds[0]), (second, kinds[1]))
     recipe = chosen_recipe(name)
     if recipe in first.files | second.files:
         for part in (first, second):
@@ -198,8 +198,8 @@ def _check_chosen(name: str, first: SeedsPart, second: SeedsPart) -> None:
             for part in (first, second)
         ]
         if difference := find_difference(*recipes):
-            what = f"{difference.key} chosen by the sweep of {name}"
-            raise _difference_error(what, (first, difference.first), (second, difference.second))
+            item = f"{difference.key} chosen by the sweep of {name}"
+            raise _difference_error(item, (first, difference.first), (second, difference.second))
 
 
 def _check_same_settings(name: str, first: SeedsPart, second: SeedsPart) -> None:
@@ -247,11 +247,11 @@ def _check_shared_pretraining(name: str, first: SeedsPart, second: SeedsPart) ->
 
 
 def _difference_error(
-    what: str, first_value: tuple[SeedsPart, object], second_value: tuple[SeedsPart, object]
+    item: str, first_value: tuple[SeedsPart, object], second_value: tuple[SeedsPart, object]
 ) -> InputError:
     (first, ours), (second, theirs) = first_value, second_value
     return InputError(
-        f"{first.name} and {second.name} cannot be joined: {what} is {_shorten(ours)} in "
+        f"{first.name} and {second.name} cannot be joined: {item} is {_shorten(ours)} in "
         f"{first.name} and {_shorten(theirs)} in {second.name}"
     )
 

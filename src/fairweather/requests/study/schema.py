@@ -431,14 +431,14 @@ class Study(StrictEntry):
     def _check(self) -> Self:
         if not _NAME.match(self.name):
             raise InputError(f"the name {self.name!r} must consist of {_ALLOWED}")
-        for what, names in (("model", self.models), ("pre-training", self.pretraining)):
+        for kind, names in (("model", self.models), ("pre-training", self.pretraining)):
             for name in names:
                 if not _NAME.match(name):
                     raise InputError(
-                        f"the {what} name {name!r} must consist of {_ALLOWED}, since it names a "
+                        f"the {kind} name {name!r} must consist of {_ALLOWED}, since it names a "
                         "folder; the title may be anything"
                     )
-            check_case_distinct(names, f"the {what}s")
+            check_case_distinct(names, f"the {kind}s")
         for name, source in read_natural_sources(self.natural).items():
             if source == self.data.source:
                 raise InputError(
@@ -709,11 +709,11 @@ def _apply_override(raw: Mapping[str, Any], override: str) -> dict[str, Any]:
         places = [keys]
     else:
         raise unknown_name("key", keys[0], [*Study.model_fields, *ModelEntry.model_fields])
-    for section, what in (("models", "model"), ("pretraining", "pre-training")):
+    for section, kind in (("models", "model"), ("pretraining", "pre-training")):
         entries = changed.get(section)
         known = {str(name) for name in entries} if isinstance(entries, Mapping) else set()
         if keys[0] == section and len(keys) > 1 and keys[1] not in known:
-            raise unknown_name(what, keys[1], known)
+            raise unknown_name(kind, keys[1], known)
     for place in places:
         node = changed
         for key in place[:-1]:

@@ -222,11 +222,11 @@ def characters(
     height, width = canvas_size(*images.shape[2:])
     if width < _MARGIN + _LETTER_WIDTH * letters:
         raise InputError(f"characters: letters must be at most 26, found {letters}")
-    how = cv2.INTER_NEAREST if height > images.shape[2] else cv2.INTER_AREA
+    interpolation = cv2.INTER_NEAREST if height > images.shape[2] else cv2.INTER_AREA
 
     def write(image: Pixels, generator: np.random.Generator) -> Floats:
         # Written on the image itself, because edges of letters are blended stroke by stroke.
-        under = cv2.resize(cv2.merge(tuple(image)), (width, height), interpolation=how)
+        under = cv2.resize(cv2.merge(tuple(image)), (width, height), interpolation=interpolation)
         written = under.copy()
         for _ in range(_draw_whole(generator, 1, int(words))):
             number = _draw_whole(generator, _FEWEST_LETTERS, int(letters))

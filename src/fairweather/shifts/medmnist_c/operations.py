@@ -55,8 +55,8 @@ def fit_layer(layer: Floats, height: int, width: int) -> Floats:
     array([[0.5]], dtype=float32)
     """
     shrinks = height < layer.shape[0]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(layer, (width, height), interpolation=how), np.float32)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(layer, (width, height), interpolation=interpolation), np.float32)
 
 
 def scaling_matrix(taps: int, scale: float) -> Floats:
