@@ -93,7 +93,9 @@ def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[st
             f"{KEY}: the place of each image in its split, from 0 on"
         )
     plain = table[columns.columns]
-    return {split: _make_groups(plain.iloc[own], columns, place) for split, own in rows.items()}
+    return {
+        split: _make_groups(plain.iloc[places], columns, place) for split, places in rows.items()
+    }
 
 
 def natural_columns(groups: GroupColumns | None, names: Collection[str]) -> dict[str, GroupColumns]:

@@ -184,12 +184,12 @@ def list_csv(request: SourceRequest) -> Source:
         InputError: a column is missing, there are several, or a row names a file that is missing,
             is named twice or lies outside the folder, has no label, or an unknown split.
     """
-    path, given = _parse_csv_path(request.path or Path())
+    path, named_columns = _parse_csv_path(request.path or Path())
     check_exists(path)
     if path.is_dir():
         raise InputError(f"{str(path)!r} is a folder; csv: needs a table, such as labels.csv")
-    rows = _read_rows(path, given)
-    folder = path.parent / Path(given.get(IMAGES_OPTION, "")).expanduser()
+    rows = _read_rows(path, named_columns)
+    folder = path.parent / Path(named_columns.get(IMAGES_OPTION, "")).expanduser()
     check_exists(folder)
     files = _find_files(folder, rows)
     classes = _sort_classes({row.label for row in rows})
@@ -220,10 +220,10 @@ def _parse_csv_path(path: Path) -> tuple[Path, dict[str, str]]:
     return Path(match["path"]), {name: value for name, _, value in pairs}
 
 
-def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
+def _read_rows(path: Path, named_columns: Mapping[str, str]) -> list[LabelledFile]:
     lines = read_csv_rows(path)
     header = lines[0][1] if lines else []
-    columns = {kind: _find_column(path, header, kind, given) for kind in TABLE_COLUMNS}
+    columns = {kind: _find_column(path, header, kind, named_columns) for kind in TABLE_COLUMNS}
     rows = []
     for number, cells in lines[1:]:
         position = f"line {number} of {str(path)!r}"
@@ -235,12 +235,14 @@ def _read_rows(path: Path, given: Mapping[str, str]) -> list[LabelledFile]:
     return rows
 
 
-def _find_column(path: Path, header: list[str], kind: str, given: Mapping[str, str]) -> int | None:
+def _find_column(
+    path: Path, header: list[str], kind: str, named_columns: Mapping[str, str]
+) -> int | None:
     """The place of a column; None if there is no column of splits."""
-    if kind in given:
-        if given[kind] not in header:
-            raise unknown_name(f"column of {str(path)!r}", given[kind], header)
-        return header.index(given[kind])
+    if kind in named_columns:
+        if named_columns[kind] not in header:
+            raise unknown_name(f"column of {str(path)!r}", named_columns[kind], header)
+        return header.index(named_columns[kind])
     fitting = [place for place, name in enumerate(header) if name.lower() in TABLE_COLUMNS[kind]]
     if len(fitting) == 1:
         return fitting[0]

@@ -256,17 +256,17 @@ def check_pure(operation: Operation, place: str) -> None:
     if operation.kind in ARITHMETIC:
         return
     names = [argument.name for argument in _find_aten(operation.kind)._schema.arguments]
-    given = {**dict(zip(names, operation.arguments, strict=False)), **operation.options}
+    arguments = {**dict(zip(names, operation.arguments, strict=False)), **operation.options}
     for name, type_ in ARGUMENT_TYPES.items():
         # torch takes whole numbers too, and looks up types beyond the end of its list.
-        if not isinstance(given.get(name), type_ | None):
+        if not isinstance(arguments.get(name), type_ | None):
             raise InputError(
-                f"{place} asks for {operation.kind} with an invalid {name}, {given[name]!r:.60}"
+                f"{place} asks for {operation.kind} with an invalid {name}, {arguments[name]!r:.60}"
             )
-    impure = any(repr(given.get(name, calm)) != repr(calm) for name, calm in PURE.items())
+    impure = any(repr(arguments.get(name, calm)) != repr(calm) for name, calm in PURE.items())
     # Instance norm with statistics of the images adds them to running ones, if it has these.
-    learns = given.get("use_input_stats", False) is not False
-    running = given.get("running_mean"), given.get("running_var")
+    learns = arguments.get("use_input_stats", False) is not False
+    running = arguments.get("running_mean"), arguments.get("running_var")
     if impure or (learns and running != (None, None)):
         raise InputError(
             f"{place} asks for {operation.kind} as in training, which draws random numbers or "
@@ -274,9 +274,9 @@ def check_pure(operation: Operation, place: str) -> None:
         )
 
 
-def _batch_norm(*given: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors and numbers
+def _batch_norm(*arguments: Any) -> tuple[torch.Tensor]:  # noqa: ANN401 - tensors and numbers
     """Do the operation of this name, which itself reads beyond weights that are too short."""
-    *tensors, momentum, epsilon = given
+    *tensors, momentum, epsilon = arguments
     return (torch.ops.aten.batch_norm.default(*tensors, False, momentum, epsilon, False),)
 
 
@@ -284,14 +284,14 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *given: Any,  # noqa: ANN401 - a mask and numbers
+    *arguments: Any,  # noqa: ANN401 - a mask and numbers
     **named: Any,  # noqa: ANN401
 ) -> torch.Tensor:
     """Do the operation of this name, which itself reads beyond a key shorter than the value."""
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"attention with {key.shape[-2]} keys and {value.shape[-2]} values")
     attend = torch.ops.aten.scaled_dot_product_attention.default
-    return attend(query, key, value, *given, **named)
+    return attend(query, key, value, *arguments, **named)
 
 
 # What is done in Python: with numbers, and where torch's own operation reads beyond its inputs.

@@ -71,8 +71,8 @@ def restore_modules(modules: Iterable[nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        for tensor, own in zip(tensors, data, strict=True):
-            tensor.data = own
+        for tensor, share in zip(tensors, data, strict=True):
+            tensor.data = share
         for module, name, buffer in buffers:
             module._buffers[name] = buffer
         for module, training in modes.items():

@@ -102,7 +102,7 @@ def check_counts(rows: NDArray[Any]) -> None:
 
 def as_result(values: FloatArray, *weights: Weights) -> Result:
     """Return `[B]` values unchanged for 2-D weights; otherwise return the only value as a float."""
-    has_rows = any(np.ndim(given) == 2 for given in weights)  # type: ignore[arg-type]
+    has_rows = any(np.ndim(counts) == 2 for counts in weights)  # type: ignore[arg-type]
     return values if has_rows else float(values[0])
 
 

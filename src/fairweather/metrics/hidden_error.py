@@ -97,8 +97,8 @@ def hidden_in_classes(rate: CallShare, average: str, seen: Observation) -> Hidde
     share = rate.value(counts)[:, 0]
     alone = seen.worth * _units_per_image(rate, seen)
     whole = rate.whole(counts)[:, 0] * alone
-    there = images > 0 if rate is SENSITIVITY else images + called > 0
-    known = there & ~np.isnan(share)
+    occurs = images > 0 if rate is SENSITIVITY else images + called > 0
+    known = occurs & ~np.isnan(share)
     centre = np.where(known, share, 0.5)
     x = centre / (2 - centre) if rate.bent else centre
     low, high = clopper_pearson(x, np.where(known, whole, 1))
@@ -109,16 +109,16 @@ def hidden_in_classes(rate: CallShare, average: str, seen: Observation) -> Hidde
     few = known & (np.minimum(x, 1 - x) * whole < VERY_FEW)
     squares = [
         np.where(few, np.maximum((end - centre) ** 2 - shown, 0), 0)
-        + np.where(there & ~known, (limit - value) ** 2, 0)
+        + np.where(occurs & ~known, (limit - value) ** 2, 0)
         for end, limit in ((low, 0), (high, 1))
     ]
-    weight = images / counts.total if average == "weighted" else there / there.sum()
+    weight = images / counts.total if average == "weighted" else occurs / occurs.sum()
     below, above = (float((weight**2 * side).sum()) for side in squares)
     class_sizes = images * seen.worth * _units_per_image(SENSITIVITY, seen)
-    absent = min(int((~there).sum()), int((there & (class_sizes < RARE)).sum()))
+    absent = min(int((~occurs).sum()), int((occurs & (class_sizes < RARE)).sum()))
     if average == "weighted" or not absent:
         return HiddenError(below, above)
-    classes = int(there.sum()) + absent
+    classes = int(occurs.sum()) + absent
     if rate.among == "others":  # near 1 for a class that is neither there nor called
         return HiddenError(below, above + (absent * (1 - value) / classes) ** 2)
     return HiddenError(

@@ -229,7 +229,7 @@ def worst_prior(
         predictions.labels, np.ones((1, len(predictions)), dtype=np.uint8)
     )
     prepared = once.prepare(predictions)
-    weights = [prior_weights(prepared.predictions.labels, given) for given in priors.values()]
+    weights = [prior_weights(prepared.predictions.labels, prior) for prior in priors.values()]
     values = evaluate_sample([row], Sample(prepared, prepared.order, np.stack(weights)))[metric]
     # NaN (no wrong answer to rank) is never the worst.
     badness = np.nan_to_num(-values if row.higher_is_better else values, nan=-np.inf)

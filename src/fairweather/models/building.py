@@ -361,12 +361,12 @@ class _UninitialisedParameters(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> object:
-        given = kwargs or {}
+        arguments = kwargs or {}
         if func in _RANDOM_FILLS:
-            tensor = args[0] if args else given["tensor"]
+            tensor = args[0] if args else arguments["tensor"]
             if isinstance(tensor, nn.Parameter):
                 return tensor
-        return func(*args, **given)
+        return func(*args, **arguments)
 
 
 _SPEC = pydantic.TypeAdapter(ModelSpec)

@@ -346,9 +346,9 @@ def match_state(state: State, network: nn.Module, head: str | None) -> NetworkSt
     if head and beside:
         places = (f"{head}.", f"{matched.prefix}{head}.")
         pretraining |= {key for key in matched.state if key.startswith(places)}
-    kept = {key: tensor for key, tensor in matched.state.items() if key not in pretraining}
+    rest = {key: tensor for key, tensor in matched.state.items() if key not in pretraining}
     return matched._replace(
-        state=kept, pretraining=tuple(key for key in matched.state if key in pretraining)
+        state=rest, pretraining=tuple(key for key in matched.state if key in pretraining)
     )
 
 

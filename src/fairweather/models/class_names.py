@@ -64,7 +64,9 @@ def read_imagenet() -> ImageNet:
 
     def by_name(names: Iterable[Iterable[str]]) -> dict[str, frozenset[str]]:
         places = _index_places(names)
-        return {name: frozenset(wnids[place] for place in own) for name, own in places.items()}
+        return {
+            name: frozenset(wnids[place] for place in members) for name, members in places.items()
+        }
 
     meanings = tuple(map(by_name, (whole, usual, synonyms)))
     return ImageNet(wnids, dict(zip(wnids, synonyms, strict=True)), meanings)
@@ -112,8 +114,8 @@ def find_class_wnids(names: Sequence[str]) -> list[frozenset[str]]:
 def _index_places(names: Iterable[Iterable[str]]) -> dict[str, list[int]]:
     """The places of each name in lists of names."""
     places: dict[str, list[int]] = {}
-    for place, own in enumerate(names):
-        for name in dict.fromkeys(own):
+    for place, synonyms in enumerate(names):
+        for name in dict.fromkeys(synonyms):
             places.setdefault(name, []).append(place)
     return places
 

@@ -122,8 +122,8 @@ def _check_value(repo: str, file: str, key: str, value: Any) -> Any:  # noqa: AN
 
 
 def _check_config(transformers: ModuleType, repo: str, settings: dict[str, Any]) -> dict[str, Any]:
-    given = settings.get("pretrained_cfg")
-    if isinstance(given, dict):
+    timm_config = settings.get("pretrained_cfg")
+    if isinstance(timm_config, dict):
         settings = {"model_type": TIMM_WRAPPER, **settings}
     kind, auto = settings.get("model_type"), transformers.models.auto.modeling_auto
     if kind not in list(auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES):
@@ -143,7 +143,7 @@ def _check_config(transformers: ModuleType, repo: str, settings: dict[str, Any])
             "python:FILE.py:FUNCTION"
         )
     known = {key: settings[key] for key in TIMM_KEYS if key in settings}
-    prepared = given if isinstance(given, dict) else {}
+    prepared = timm_config if isinstance(timm_config, dict) else {}
     prepared = {key: prepared[key] for key in PREPROCESSING_KEYS if key in prepared}
     return {**known, "model_args": arguments, "pretrained_cfg": prepared}
 
@@ -246,8 +246,8 @@ def _read_filter(kind: str, resample: object) -> Filter:
 
 
 def _read_square(kind: str, key: str, settings: Mapping[str, Any]) -> int:
-    given = settings[key]
-    sides = given if isinstance(given, Mapping) else dict.fromkeys(("height", "width"), given)
+    value = settings[key]
+    sides = value if isinstance(value, Mapping) else dict.fromkeys(("height", "width"), value)
     known = {name: side for name, side in sides.items() if side is not None}
     if set(known.values()) != {known.get("height"), known.get("width")} or len(known) != 2:
         raise _unsupported_error(kind, f"{key} {known}")

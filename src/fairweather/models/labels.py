@@ -260,9 +260,9 @@ def _match_given(
     names: OutputNames | None,
     outputs: int,
     data_classes: Sequence[str],
-    given: Mapping[str, object],
+    chosen: Mapping[str, object],
 ) -> LabelMap:
-    labels = check_labels(given, "the labels")
+    labels = check_labels(chosen, "the labels")
     for name in labels:
         if name not in data_classes:
             raise unknown_name("class of the data in the labels,", name, data_classes)

@@ -459,19 +459,19 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
     outputs = parse_outputs(options.outputs)
     outputs = outputs or _read_output_kind(find_last_operator(model, output), path)
     inner, scale = trace_normalisation(model, path, images)
-    given = check_normalisation(options.mean, options.std)
-    if given and inner:
+    normalisation = check_normalisation(options.mean, options.std)
+    if normalisation and inner:
         raise InputError(
             f"onnx:{path} contains its own normalisation (mean {format_numbers(inner.mean)}, std "
             f"{format_numbers(inner.std)}): leave mean and std out"
         )
-    if given and images.dtype is np.uint8:
+    if normalisation and images.dtype is np.uint8:
         raise InputError(f"onnx:{path} takes 8-bit images as they are: leave mean and std out")
     size = images.size or options.input_size
     if options.input_size not in (None, size):
         raise InputError(f"onnx:{path} takes images of {size} pixels, not of {options.input_size}")
     graph = OnnxNetwork(sessions, images, output, scale)
-    logits = _run_on_noise(graph, given or NO_NORMALISATION, size)
+    logits = _run_on_noise(graph, normalisation or NO_NORMALISATION, size)
     width, outputs = logits.shape[1], outputs or _detect_output_kind(logits)
     logarithm = outputs is not None and outputs.kind == "probabilities"
     network = LogProbabilities(graph) if logarithm else graph
@@ -490,13 +490,13 @@ def open_onnx(place: str, options: ModelOptions, _: Setup) -> OpenedModel:
         "input": {**described, "dtype": images.dtype.__name__, "fed_in": [0, scale]},
         "output": output,
         "class_names": None if names is None else f"{len(names)} for {width} outputs",
-        "normalisation": _describe_own_or_given(inner, given, scale),
+        "normalisation": _describe_own_or_given(inner, normalisation, scale),
         "preparation": preparation and describe_preparation(preparation, origin),
     }
     if images.channels == 1:
         facts["gray"] = GrayInput.note
     classes = names if names is not None and len(names) == width else None
-    classifier = Classifier(network, *(given or NO_NORMALISATION), size).eval()
+    classifier = Classifier(network, *(normalisation or NO_NORMALISATION), size).eval()
     digest = file_digest(path, "sha256") if len(files) == 1 else combined_digest(files)
     name = folder_name(path.stem)
     return OpenedModel(classifier, name, digest, classes, preparation, facts, outputs)
@@ -519,12 +519,14 @@ def _detect_output_kind(outputs: torch.Tensor) -> OutputKind | None:
     return LOGITS if kind == "logits" else None
 
 
-def _run_on_noise(network: OnnxNetwork, given: Normalisation, size: int | None) -> torch.Tensor:
+def _run_on_noise(
+    network: OnnxNetwork, normalisation: Normalisation, size: int | None
+) -> torch.Tensor:
     """Run the network on two pictures of noise and give the outputs."""
     side = size or USUAL_SIZE
     pictures = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
-        outputs = Classifier(network, *given)(pictures)
+        outputs = Classifier(network, *normalisation)(pictures)
     except InputError as error:
         if size is None:
             raise InputError(f"{error}; if it needs another size, give input_size") from error

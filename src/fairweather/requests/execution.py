@@ -150,8 +150,8 @@ def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notif
         tell(event)
         label = waiting.pop(event.step, None)
         if label is not None:
-            file, which = f"{event.step}.parquet", label if several else ""
-            for line in clean_accuracy_lines(folder, file, inputs.advice, which, grouping):
+            file, prefix = f"{event.step}.parquet", label if several else ""
+            for line in clean_accuracy_lines(folder, file, inputs.advice, prefix, grouping):
                 tell(Event("evaluate", 0, None, line=line))
 
     return notify

@@ -51,16 +51,16 @@ class Ledger:
             self._records[step] = self.run.step(step)
         return self._records[step]
 
-    def refresh(self, steps: Iterable[str], there: Collection[str] | None = None) -> None:
+    def refresh(self, steps: Iterable[str], listed: Collection[str] | None = None) -> None:
         """Read the records of steps again, since other processes do steps too.
 
         Args:
             steps: ids of the steps.
-            there: ids of all steps with a record, if the folder was just listed. Other steps then
+            listed: ids of all steps with a record, if the folder was just listed. Other steps then
                 have no record, which needs no check of the folder.
         """
         for step in steps:
-            if there is None or step in there:
+            if listed is None or step in listed:
                 self._records.pop(step, None)
             else:
                 self._records[step] = None
@@ -174,11 +174,11 @@ def check_replaced(plan: Plan, run: RunFolder) -> None:
     differences = [f"{s.step.id} ({words})" for s in stale if (words := describe_difference(s))]
     if stale:
         rest = len(stale) - len(differences)
-        made = f", and {rest} step{'s' * (rest > 1)} made from them" if rest else ""
+        derived = f", and {rest} step{'s' * (rest > 1)} made from them" if rest else ""
         raise InputError(
             f"{run.path} contains steps that were made with other settings: "
-            f"{_list_few(differences)}{made}; replace them with --replace, or name another folder "
-            "with --out"
+            f"{_list_few(differences)}{derived}; replace them with --replace, or name another "
+            "folder with --out"
         )
     if lost := find_dropped(plan, run):
         raise InputError(

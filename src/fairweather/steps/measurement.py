@@ -469,8 +469,8 @@ def _plan_prediction(
     unadapted = isinstance(how, plan.ForwardPass) and how.adapting is None
     known = _features_file(measurement, model) if scored and unadapted else None
     elsewhere = {**measurement.others, **measurement.natural}
-    facts, own = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
-    images = facts.images[own]
+    facts, source_part = (elsewhere[part], TEST) if part in elsewhere else (measurement.data, part)
+    images = facts.images[source_part]
     return plan.PredictStep(
         id=file.removesuffix(".parquet"),
         task=f"predict {label}",
@@ -489,7 +489,7 @@ def _plan_prediction(
         threads=measurement.threads,
         device=measurement.device.type,
         work=images * _count_passes(shift, how),
-        memory=facts.count_bytes(own) if isinstance(how, plan.ForwardPass) else 0,
+        memory=facts.count_bytes(source_part) if isinstance(how, plan.ForwardPass) else 0,
         ood_scores=scored,
         known=known,
     )

@@ -262,7 +262,9 @@ def _with_counts(frame: pd.DataFrame, groupings: Mapping[str, Grouping | None]) 
     test = groupings[TEST]
     if test is None:
         return frame
-    counts = {name: None if own is None else own.count for name, own in groupings.items()}
+    counts = {
+        name: None if grouping is None else grouping.count for name, grouping in groupings.items()
+    }
     of_others = frame["shift"].str.startswith((NATURAL, OOD)) | (frame["shift"] == VALIDATION)
     known = frame["shift"].map(counts).where(of_others, test.count)
     return frame.assign(groups=known.astype("Int64"))

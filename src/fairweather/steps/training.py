@@ -220,8 +220,8 @@ def training_attack(recipe: Recipe) -> Attack | None:
     """The attack on the training images of an adversarial recipe; None for other recipes."""
     if (settings := recipe.adversarial) is None:
         return None
-    given = {key: value for key, value in asdict(settings).items() if value is not None}
-    return make_training_attack("pgd", **given)
+    chosen = {key: value for key, value in asdict(settings).items() if value is not None}
+    return make_training_attack("pgd", **chosen)
 
 
 def with_statistics(spec: ModelSpec, dataset: Dataset) -> ModelSpec:

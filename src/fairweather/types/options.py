@@ -71,7 +71,7 @@ def option_flag(name: str, metadata: Any) -> str:  # noqa: ANN401 - the metadata
     return str(metadata["flag"] or f"--{name.replace('_', '-')}")
 
 
-def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
+def read_options(kind: type[Options], values: Mapping[str, object]) -> Options:
     """Check options by name; raises `InputError` with one sentence for the first wrong one.
 
     >>> read_options(DataOptions, {"size": "32"}).size
@@ -80,13 +80,13 @@ def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
     import pydantic  # not needed for the help of the command line
 
     known = [declared.name for declared in fields(kind)]
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in known:
             raise unknown_name("option", name, known)
         if isinstance(value, str):
             check_text(value, name)
     try:
-        options: Options = _adapter(kind).validate_python(dict(given))
+        options: Options = _adapter(kind).validate_python(dict(values))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         first["loc"] = first["loc"][:1]  # without the types of a union
@@ -94,7 +94,7 @@ def read_options(kind: type[Options], given: Mapping[str, object]) -> Options:
         if name in ("mean", "std"):
             raise InputError(
                 f"{name} needs a tuple of three numbers, one per channel R, G and B (for a gray "
-                f"model the same one three times), found {given[name]!r}"
+                f"model the same one three times), found {values[name]!r}"
             ) from None
         raise InputError(describe_invalid(first)) from None
     check_limits(options)

@@ -256,8 +256,8 @@ def share_out(log_shares: FloatArray, log_sum: FloatArray, log_most: FloatArray)
         rest = np.logaddexp.accumulate(shares[::-1])[::-1]  # of each place and all smaller ones
         # The rest when the first places have the maximum. It is at most 1/2 here, so the sum is not
         # close to 1 and plain numbers are exact enough. The last place always has room.
-        left = np.exp(log_sum[row]) - np.arange(len(order)) * np.exp(most)
-        factors = np.log(np.maximum(left, np.finfo(np.float64).tiny)) - rest
+        remaining = np.exp(log_sum[row]) - np.arange(len(order)) * np.exp(most)
+        factors = np.log(np.maximum(remaining, np.finfo(np.float64).tiny)) - rest
         fits = shares + factors <= most
         fits[-1] = True
         full = int(fits.argmax())

@@ -366,11 +366,11 @@ class _SlurmDriver:
         with slurm_jobs.lock_note(self.run):
             note = slurm_jobs.read_note(self.run)
             if note is not None:
-                left = set(self._alive(note))
+                alive = set(self._alive(note))
                 slurm_jobs.end_all_jobs(
                     self.run,
                     note,
-                    left & slurm_jobs.require_states(self.run, note).keys() if left else (),
+                    alive & slurm_jobs.require_states(self.run, note).keys() if alive else (),
                 )
 
     def _tell_owners(self, owners: Mapping[str, str]) -> None:

@@ -169,8 +169,8 @@ def end_jobs(run: RunFolder, note: SubmittedJobs, jobs: Collection[str]) -> None
     if note.executor == SLURM:
         # It also fails for jobs that have ended since the query.
         if jobs and _run_program("scancel", *jobs) is None:
-            left = _read_queue(run, jobs)
-            if left is None or left:
+            queued = _read_queue(run, jobs)
+            if queued is None or queued:
                 raise InputError(
                     f"SLURM did not end all jobs of {run.path} (scancel failed): they may still "
                     f"hold their machines; give `fairweather cancel {run.path}` again later"

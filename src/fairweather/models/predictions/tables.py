@@ -316,16 +316,16 @@ def _has_leading_zeros(values: pd.Series[Any]) -> bool:
 
 
 def _read_index(
-    values: pd.Series[Any], keys: Column | None, key: str | None, place: str, which: str
+    values: pd.Series[Any], keys: Column | None, key: str | None, place: str, subject: str
 ) -> tuple[Column | None, str]:
     """The keys, and a note on the index column, which numbers the rows or has their keys."""
     if _is_counter(values):
-        return keys, f"{which} counts the rows and is not used"
+        return keys, f"{subject} counts the rows and is not used"
     if key is not None:
-        return keys, f"not used: {which}"
+        return keys, f"not used: {subject}"
     plain = pd.to_numeric(values, errors="coerce")
     names = values if plain.isna().any() or _has_leading_zeros(values) else plain
-    return read_column(names, f"{place}, {which}"), f"{which} is taken for the keys"
+    return read_column(names, f"{place}, {subject}"), f"{subject} is taken for the keys"
 
 
 def _is_text(values: pd.Series[Any]) -> bool:
@@ -384,7 +384,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
     _check_distinct(names, place)
     texts = {options.label_column, options.key_column}
     usual = (*LABEL_COLUMNS, *KEY_COLUMNS, *INDEX_COLUMNS) if headed else ()
-    kept = {name: str for name in names if name in texts or name.lower() in usual}
+    dtypes = {name: str for name in names if name in texts or name.lower() in usual}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # cells that have no name
@@ -394,7 +394,7 @@ def _read_csv(path: Path, place: str, options: RowOptions) -> tuple[pd.DataFrame
                 header=None,
                 names=names,
                 skiprows=1 if headed else 0,
-                dtype=kept,
+                dtype=dtypes,
                 index_col=False,
                 keep_default_na=False,
                 skipinitialspace=True,

@@ -228,10 +228,12 @@ def check_joined_folder(place: Path, runs: Sequence[Path], parts: Sequence[Seeds
             f"{place} contains something other than runs that were joined or packed; name another "
             "folder with --out"
         )
-    given = [_describe_part(part) for part in parts]
+    descriptions = [_describe_part(part) for part in parts]
     before = RunFolder(place).joined.runs if holds else ()
     others = [
-        earlier.path for earlier in before if not any(_is_same_run(earlier, run) for run in given)
+        earlier.path
+        for earlier in before
+        if not any(_is_same_run(earlier, run) for run in descriptions)
     ]
     if others:
         raise InputError(
@@ -378,28 +380,30 @@ def _select_record(
     variants: Sequence[str] | None,
 ) -> RunRecord:
     """The record of what is kept, in the order of the run."""
-    kept = _select_names("model", models, list(record.models))
+    model_names = _select_names("model", models, list(record.models))
     names = _select_names("shift", shifts, [sweep.name for sweep in record.sweeps])
     known = {variant.name: variant for variant in read_variants(record.settings.variants)}
     uses = _select_names("variant", variants, list(known))
-    if not kept:
+    if not model_names:
         raise InputError("a copy without models has nothing to join: name a model, or none for all")
     return record.model_copy(
         update={
             "models": {
-                name: described for name, described in record.models.items() if name in kept
+                name: described for name, described in record.models.items() if name in model_names
             },
             "sweeps": tuple(sweep for sweep in record.sweeps if sweep.name in names),
             "variants": {
                 name: title
                 for name, title in record.variants.items()
-                if base_model(name) in kept
+                if base_model(name) in model_names
                 and (
                     (variant := find_variant(name, known.values())) is None or variant.name in uses
                 )
             },
             "seen_shifts": {
-                name: seen for name, seen in record.seen_shifts.items() if base_model(name) in kept
+                name: seen
+                for name, seen in record.seen_shifts.items()
+                if base_model(name) in model_names
             },
             "settings": record.settings.model_copy(
                 update={"variants": tuple(known[name].text for name in uses)}

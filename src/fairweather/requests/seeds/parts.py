@@ -399,20 +399,20 @@ def _encode_pictures(planned: SampleStep, parts: Sequence[_PartPictures]) -> byt
         for image in images
     }
     order = {shift: place for place, shift in enumerate(planned.shifts)}
-    kept = sorted((strip | shown) & every.keys(), key=lambda at: (order[at[0]], at[1]))
-    return _encode_parquet([(*at, every[at]) for at in kept], PICTURE_COLUMNS)
+    places = sorted((strip | shown) & every.keys(), key=lambda at: (order[at[0]], at[1]))
+    return _encode_parquet([(*at, every[at]) for at in places], PICTURE_COLUMNS)
 
 
 def _encode_attacked(parts: Sequence[_PartPictures]) -> dict[str, bytes]:
     """Combine the files with attacked pictures of each model; none if no run has such pictures."""
     strip = parts[0].samples.strip
-    kept = [
+    rows = [
         (*at, image)
         for pictures in parts
         for at, image in pictures.samples.attacked.items()
         if at[0] in pictures.models and at[2] in strip
     ]
-    return {ATTACKED: _encode_parquet(kept, ATTACKED_COLUMNS)} if kept else {}
+    return {ATTACKED: _encode_parquet(rows, ATTACKED_COLUMNS)} if rows else {}
 
 
 def _encode_parquet(rows: Sequence[Sequence[object]], schema: pa.Schema) -> bytes:

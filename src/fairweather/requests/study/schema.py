@@ -626,8 +626,10 @@ def load_study(study: str | Path, overrides: Sequence[str] = (), only: Sequence[
         if isinstance(starts, Mapping):  # without pre-trainings that no model starts from
             entries = [entry for entry in raw["models"].values() if isinstance(entry, Mapping)]
             used = {str(entry.get("weights")) for entry in entries}
-            kept = {name: start for name, start in starts.items() if f"{PRETRAINING}{name}" in used}
-            raw["pretraining"] = kept
+            used_starts = {
+                name: start for name, start in starts.items() if f"{PRETRAINING}{name}" in used
+            }
+            raw["pretraining"] = used_starts
     return check_study(raw)
 
 

@@ -354,8 +354,10 @@ def _cosine_waves(size: int, sigma: float) -> Floats:
     weights = _gaussian_weights(sigma)
     offsets = np.arange(len(weights)) - len(weights) // 2
     numbers = np.arange(size)[:, None]
-    left = np.cos(np.pi * numbers * offsets / size) @ weights
-    waves_kept = int(np.argmin(left > 1e-4)) or size
+    remaining = np.cos(np.pi * numbers * offsets / size) @ weights
+    waves_kept = int(np.argmin(remaining > 1e-4)) or size
     waves = np.cos(np.pi * numbers[:waves_kept] * (np.arange(size) + 0.5) / size)
-    waves *= np.sqrt(left[:waves_kept, None] * np.where(numbers[:waves_kept] == 0, 1, 2) / size)
+    waves *= np.sqrt(
+        remaining[:waves_kept, None] * np.where(numbers[:waves_kept] == 0, 1, 2) / size
+    )
     return waves.astype(np.float32)

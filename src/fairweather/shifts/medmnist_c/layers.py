@@ -117,13 +117,13 @@ def stain_deposit(
 
     def stain(image: Pixels, generator: np.random.Generator) -> Floats:
         number = _draw_whole(generator, 1, int(marks)) if marks > 1 else 1
-        kept = np.ones((height, width), np.float32)
+        opacity = np.ones((height, width), np.float32)
         for _ in range(number):
             drawing = drawings[_draw_whole(generator, 0, len(drawings) - 1)]
             column = _draw_whole(generator, _MARGIN, width - side - _MARGIN)
             row = _draw_whole(generator, _MARGIN, height - side - _MARGIN)
-            kept[row : row + side, column : column + side] *= 1 - drawing
-        return np.rint(image * fit_layer(kept, *image.shape[1:]))
+            opacity[row : row + side, column : column + side] *= 1 - drawing
+        return np.rint(image * fit_layer(opacity, *image.shape[1:]))
 
     return corrupt_each(images, generators, stain)
 
@@ -192,8 +192,8 @@ def black_corner(images: Pixels, *, radius: Positive) -> Pixels:
     reach = int(min(height // 2, width // 2) * radius)
     rows, columns = np.arange(height) - height // 2, np.arange(width) - width // 2
     inside = rows[:, None] ** 2 + columns[None] ** 2 <= reach**2
-    kept = fit_layer(inside.astype(np.float32), *images.shape[2:])
-    return corrupt_each(images, repeat(kept), lambda image, kept: np.rint(image * kept))
+    opacity = fit_layer(inside.astype(np.float32), *images.shape[2:])
+    return corrupt_each(images, repeat(opacity), lambda image, opacity: np.rint(image * opacity))
 
 
 def characters(

@@ -241,21 +241,21 @@ class Pretraining(CheckedSettings, where="pretraining: "):
             )
 
 
-def _fill_in(given: Pretraining) -> dict[str, Any]:
+def _fill_in(entry: Pretraining) -> dict[str, Any]:
     """Give the values of the settings that were left out."""
-    values = PUBLISHED[given.method]._asdict()
-    as_published = given.optimizer in (None, values["optimizer"])
-    if not as_published and given.learning_rate is None:
+    values = PUBLISHED[entry.method]._asdict()
+    as_published = entry.optimizer in (None, values["optimizer"])
+    if not as_published and entry.learning_rate is None:
         raise InputError(
-            f"pretraining: learning_rate is needed, since {given.method} is published with "
-            f"{values['optimizer']} and not with {given.optimizer}"
+            f"pretraining: learning_rate is needed, since {entry.method} is published with "
+            f"{values['optimizer']} and not with {entry.optimizer}"
         )
     if not as_published or values["bias_learning_rate"] is None:
-        rate = values["learning_rate"] if given.learning_rate is None else given.learning_rate
+        rate = values["learning_rate"] if entry.learning_rate is None else entry.learning_rate
         values["bias_learning_rate"] = rate
-    epochs = values["epochs"] if given.epochs is None else given.epochs
+    epochs = values["epochs"] if entry.epochs is None else entry.epochs
     values["warmup_epochs"] = min(values["warmup_epochs"], MOST_WARMUP * epochs)
-    return {name: value for name, value in values.items() if getattr(given, name) is None}
+    return {name: value for name, value in values.items() if getattr(entry, name) is None}
 
 
 PRETRAINING_KEYS = tuple(field.name for field in fields(Pretraining))

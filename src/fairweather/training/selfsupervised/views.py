@@ -150,8 +150,8 @@ def hue(images: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     sextant = sextant + 6 * turn.reshape(-1, 1, 1)
     # In sextants of the circle: a channel is `value` up to one sextant from its own hue, `least`
     # from two sextants on, and linear between.
-    own = torch.tensor([0.0, 2.0, 4.0], device=images.device, dtype=images.dtype)
-    away = ((sextant[:, None] - own.reshape(1, 3, 1, 1) + 3) % 6 - 3).abs()
+    offsets = torch.tensor([0.0, 2.0, 4.0], device=images.device, dtype=images.dtype)
+    away = ((sextant[:, None] - offsets.reshape(1, 3, 1, 1) + 3) % 6 - 3).abs()
     return (least[:, None] + chroma[:, None] * (2 - away).clamp_(0, 1)).clamp_(0, 1)
 
 
