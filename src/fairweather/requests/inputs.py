@@ -231,10 +231,11 @@ class Inputs:
 
 def make_measurement(inputs: Inputs) -> Measurement:
     """Combine the data and settings that all models are measured with."""
-    facts = inputs.facts
+    facts, settings = inputs.facts, inputs.settings
+    data = facts[DATA]
     return Measurement(
-        **vars(inputs.settings),
-        data=facts[DATA],
+        **vars(settings),
+        data=replace(data, ordered=data.ordered or settings.ordered),
         others=_select_facts(OOD_DATA, facts),
         natural=_select_facts(NATURAL_DATA, facts, NATURAL),
         reports=inputs.trainings.reports,

@@ -551,7 +551,7 @@ def _plan_scores(measurement: Measurement, models: Sequence[MeasuredModel]) -> p
         titles={model.name: model.title for model in models},
         validation=VAL in data.images,
         natural_shift=data.natural_shift,
-        ordered=data.ordered or measurement.ordered,
+        ordered=data.ordered,
         task_name=data.task,
         others=tuple(measurement.others),
         natural=tuple(measurement.natural),
