@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-avx2 lowest nightly check docs format bench coverage clean
+.PHONY: help demo quickstart test test-avx2 lowest nightly check docs format bench coverage clean
 
 help: ## This list.
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -18,7 +18,10 @@ $(VENV)/.installed-%: pyproject.toml
 	test '$*' != dev || $(BIN)/python -m pip install --quiet --no-deps $(REFERENCES)
 	touch $@
 
-demo: $(VENV)/.installed-demo ## Run the quickstart study: train on 5,000 digits and report.
+demo: $(VENV)/.installed-demo ## Show in a minute what fairweather does: a digit classifier in fog.
+	$(BIN)/fairweather demo
+
+quickstart: $(VENV)/.installed-demo ## Run the quickstart study: three recipes, three seeds each; minutes.
 	$(BIN)/fairweather run quickstart
 
 # Small tensors need one thread, and a module is compiled once for the processes that tests start.
@@ -83,7 +86,7 @@ format: $(VENV)/.installed-dev ## Format the code, and correct what ruff can.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Speed as ratios, on an otherwise idle machine: minutes. The table stands in benchmarks/README.md.
+# Speed as ratios, on an otherwise idle machine: minutes. What is printed stands in benchmarks/notes.
 bench: $(VENV)/.installed-dev ## Measure speed on an idle machine (minutes).
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/augmentation.py
@@ -93,7 +96,7 @@ bench: $(VENV)/.installed-dev ## Measure speed on an idle machine (minutes).
 	$(BIN)/python benchmarks/reporting.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py
 
-# How often the 95 % intervals hold the truth: about an hour.
+# How often the 95 % intervals contain the truth: about an hour. What is printed stands in benchmarks/notes.
 coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold the truth (an hour).
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/every_metric.py

@@ -10,14 +10,14 @@ from fairweather import metrics
 from fairweather.metrics import METRICS, to_score
 from tests.helpers.chance import most
 
-README = Path(every_metric.__file__).with_name("README.md")
+NOTES = Path(every_metric.__file__).with_name("notes") / "every_metric.md"
 MEANS = [metric for metric in METRICS.values() if metric.interval == "classes"]
 
 
 def test_every_metric_has_its_rows_in_the_table_of_coverage():
     stored = every_metric.read_rows()
     settings = len(every_metric.SHARES) * len(every_metric.MODELS) * len(every_metric.TRIALS)
-    page = README.read_text(encoding="utf-8")
+    page = NOTES.read_text(encoding="utf-8")
     for metric in METRICS.values():
         if metric.alias_of is None:
             rows = [row for row in stored if row["metric"] == metric.name]

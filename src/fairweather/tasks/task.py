@@ -21,7 +21,7 @@ Logits = NDArray[np.float32]
 
 
 class Strata(NamedTuple):
-    """Groups of images that are divided among the splits in proportion."""
+    """The strata of images, that are divided among the splits in proportion."""
 
     numbers: IntArray
     """int64 `[N]`, the stratum of each image."""

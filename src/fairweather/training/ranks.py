@@ -59,8 +59,8 @@ with _version_only("torchmetrics"):
 Value = TypeVar("Value")
 # The first process may measure, write and report for hours while the others wait.
 WAIT_TIMEOUT = timedelta(days=365)
-# The connections of processes that an error has ended; see `join_ranks`.
-_KEPT_GROUPS: list[dist.ProcessGroup | None] = []
+# The connections of ranks that an error has ended; see `join_ranks`.
+_KEPT_CONNECTIONS: list[dist.ProcessGroup | None] = []
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -274,9 +274,9 @@ def join_ranks(
     """Connect the processes that train together; all must call this.
 
     After an error, DDP's reducer may live longest, in the frames of the traceback. It would then
-    free the process group while holding Python's lock, and wait forever for threads that need this
-    lock. So Python keeps the group until the next one is made, or the process ends. By then these
-    threads are done, and Python frees the group without its lock (torch 2.8 and later).
+    free the connections while holding Python's lock, and wait forever for threads that need this
+    lock. So Python keeps the connections until the next ones are made, or the process ends. By then
+    these threads are done, and Python frees the connections without its lock (torch 2.8 and later).
 
     Args:
         environment: how they find each other.
@@ -285,14 +285,14 @@ def join_ranks(
         device: the type of the devices.
     """
     ranks = Ranks(environment.global_rank(), devices, nodes, environment)
-    _KEPT_GROUPS.clear()
+    _KEPT_CONNECTIONS.clear()
     talk = None
     try:
         ranks.fabric(device, "fp32")
         talk = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
         yield replace(ranks, talk=talk)
     except BaseException:
-        _KEPT_GROUPS.extend((dist.group.WORLD, talk))
+        _KEPT_CONNECTIONS.extend((dist.group.WORLD, talk))
         raise
     finally:
         if dist.is_initialized():
