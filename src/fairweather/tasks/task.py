@@ -57,7 +57,7 @@ class Task:
     """Makes its columns from logits `[N, C]` and labels."""
 
     strata: Callable[[IntArray, tuple[str, ...]], Strata]
-    """Groups images by their labels and the names of classes."""
+    """Divides images by their labels and the names of classes."""
 
     kinds: tuple[TaskKind, ...]
     """What its predictions and those of its units are; metrics accept one of them."""
