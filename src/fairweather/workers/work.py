@@ -132,7 +132,7 @@ class Work:
         """The settings of a worker.
 
         Args:
-            sharing: has the number of networks.
+            sharing: says how many models are kept in memory.
             workers: processes that shift images ahead of it.
             jobs: how many such workers share the memory of this machine.
         """
@@ -140,7 +140,7 @@ class Work:
             device=str(self.device),
             offline=self.offline,
             workers=workers,
-            networks=sharing.networks,
+            networks=sharing.models_in_memory,
             jobs=jobs,
         )
 

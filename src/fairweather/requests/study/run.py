@@ -612,7 +612,7 @@ def run(
     *,
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
-    only: Sequence[str] = (),
+    models: Sequence[str] = (),
     device: str = "auto",
     offline: bool = False,
     replace: bool = False,
@@ -628,7 +628,7 @@ def run(
         study: the name of a packaged study, the path of a study file, or a checked `Study`.
         out: the run folder, by default `runs/NAME`; if it holds the same run, the run continues.
         overrides: such as `recipe.epochs=2`; only for a study that is given by name or path.
-        only: names of the models to run.
+        models: names of the models to run; by default all of the study.
         device: `auto`, `cpu`, `cuda`, ...
         offline: never use the network.
         replace: redo finished steps that were made with other settings; without it, these raise an
@@ -637,10 +637,10 @@ def run(
             depend on it. There must be a core for each thread of each job. On a cluster, it is the
             maximum number of concurrent jobs. The default is one for each step that can be done now
             (SLURM: at most 8; Ray: as many as fit).
-        workers: processes that shift images ahead of the networks; by default none on a CPU, and
-            up to 8 beside a GPU. The results do not depend on it.
-        networks: the maximum number of networks in memory that predict the same shifted images; by
-            default as many as fit.
+        shift_processes: processes that shift images ahead of the models; by default none on a CPU,
+            and up to 8 beside a GPU. The results do not depend on it.
+        models_in_memory: the maximum number of models in memory that predict the same shifted
+            images; by default as many as fit.
         worker: work in the folder together with other processes, on this or on other machines that
             see the folder, each started with `worker`.
         devices: how many processes of each machine train a network together, each with a device of
@@ -665,7 +665,7 @@ def run(
     asked = read_sharing(sharing)
     shared = dataclasses.replace(asked, devices=1)  # these train together instead of dividing steps
     shared.check()
-    checked = study if isinstance(study, Study) else load_study(study, overrides, only)
+    checked = study if isinstance(study, Study) else load_study(study, overrides, models)
     checked, devices = set_processes(checked, asked.devices, asked.nodes, strategy)
     if checked.processes > 1 and shared.is_divided:
         raise InputError(
@@ -709,7 +709,7 @@ def plan(
     *,
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
-    only: Sequence[str] = (),
+    models: Sequence[str] = (),
     device: str = "auto",
     offline: bool = False,
     progress: Notify | bool | None = True,
@@ -719,11 +719,11 @@ def plan(
     The arguments are those of `run`. Files are listed and the cache is read. If images were never
     decoded, the state of the steps that need them is unknown.
 
-    >>> found = plan("quickstart", out="runs/nowhere", only=["basic"], device="cpu")
+    >>> found = plan("quickstart", out="runs/nowhere", models=["basic"], device="cpu")
     >>> found.table["kind"].value_counts()["train"]  # one per seed
     np.int64(3)
     """
-    checked = study if isinstance(study, Study) else load_study(study, overrides, only)
+    checked = study if isinstance(study, Study) else load_study(study, overrides, models)
     facts = survey_sources(data_sources(checked), offline=offline, progress=to_notify(progress))
     inputs = make_study_inputs(checked, facts, resolve_device(device), offline=offline)
     return make_outlook(inputs, None if out is None else Path(out))
