@@ -65,11 +65,12 @@ def evaluate(
         dataset: a `Dataset`, or any source that `load_data` takes. The test split is used, or all
             images if the source has no splits. Predictions that come with their labels need none.
         shifts: suites, shifts and attacks, as objects or texts; see
-        `fairweather.attacks.shift_lists`.
-        predictions: instead of a model, its predictions: a DataFrame or an array `[images,
-            classes]` of probabilities, their logarithms or logits. A dict has several by name,
-            `MODEL[-seedN][-SHIFT,LEVEL]`. labels: of such predictions, the true label of each row,
-            if neither a column nor a data set has them.
+            `fairweather.attacks.shift_lists`.
+        predictions: instead of a model, its predictions: a DataFrame or an array
+            `[images, classes]` of probabilities, their logarithms or logits. A dict has several by
+            name, `MODEL[-seedN][-SHIFT,LEVEL]`.
+        labels: of such predictions, the true label of each row, if neither a column nor a data set
+            has them.
         out: the run folder. Finished work in it is not computed again, so that a second call
             continues an interrupted one. Without it, a temporary folder is used, and deleted
             with the returned `Run`.
