@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo quickstart test test-avx2 lowest nightly check docs format bench coverage clean
+.PHONY: help demo quickstart test test-avx2 dist lowest nightly check docs format bench coverage clean
 
 help: ## This list.
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -48,24 +48,20 @@ nightly: $(VENV)/.installed-dev ## Run what `make test` leaves out, on new rando
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 --hypothesis-profile=new_examples -m nightly
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --hypothesis-profile=new_examples -m "hypothesis and not nightly"
 	$(MAKE) test-avx2
-	$(MAKE) lowest
+	$(MAKE) dist
 
-# The oldest versions that pyproject.toml allows of what users install, in an environment of their own
-# (6 GB with PyPI's torch of that age), with the faster half of the tests, without those of
-# MLflow's server, which is of one version with its client. Test tools are new, and warnings of one
-# version about another are none of ours.
-LOWEST := build/lowest/bin/python
-LEFT_OUT := attack.*|autom.*|bad_.*|browser|claims|grouping|compare_runs|coverage|crashes|damaged_files|docs|evaluate|$\
-	fuzzed_files|good_models|guard|hostile_.*|intervals|jobs|page|ray|report|resumption|security|seed_intervals|$\
-	selfsupervised_processes|sharing|signals|slurm|studies|study|tracking|workers
-lowest: ## Run the faster tests with the oldest allowed versions of what users install.
-	test -x $(LOWEST) || $(PYTHON) -m venv build/lowest
-	$(LOWEST) -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST) -m uv pip install --quiet --system-certs --resolution lowest-direct --editable '.[demo,dicom,hf,onnx,ray,slurm,ssl,track]'
-	$(LOWEST) -m uv pip install --quiet --system-certs hypothesis pytest pytest-timeout pytest-xdist scikit-learn
-	$(LOWEST) -m uv pip install --quiet --system-certs --no-deps $(REFERENCES)
-	$(QUICKLY) $(LOWEST) -m pytest $(BY_DAY) -W default \
-		$$(find tests -name 'test_*.py' | grep -vE '/test_($(LEFT_OUT))\.py$$')
+# What users install: the wheel and the sdist, and whether the README, the demo and the faster half of
+# the tests work with the oldest and the newest versions that pyproject.toml allows, on each Python that
+# is here. Each environment takes 6 GB with PyPI's torch. ON="3.13:newest" tries one of them.
+DIST := build/dist-tools/bin
+$(DIST)/twine:
+	$(PYTHON) -m venv build/dist-tools
+	$(DIST)/python -m pip install --quiet --disable-pip-version-check twine uv
+dist: $(DIST)/twine ## Build the wheel, and try it as users do with old and new versions (hours).
+	REFERENCES='$(REFERENCES)' $(DIST)/python .ci/dist.py $(ON)
+
+lowest: ## Try the wheel with the oldest allowed versions.
+	$(MAKE) dist ON=3.11:lowest
 
 check: $(VENV)/.installed-dev ## Check format, style, types, security and the allowed imports.
 	$(BIN)/ruff format --check .
@@ -74,7 +70,7 @@ check: $(VENV)/.installed-dev ## Check format, style, types, security and the al
 	$(BIN)/ruff check --preview --select PLW1514 .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
-	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py tests/test_words.py
 
 # The site, from an empty folder so that nothing old remains; a warning is an error. It runs the notebooks.
 docs: $(VENV)/.installed-docs ## Build the manual into build/docs; a warning is an error.
@@ -100,6 +96,7 @@ bench: $(VENV)/.installed-dev ## Measure speed on an idle machine (minutes).
 coverage: $(VENV)/.installed-dev ## Measure how often the 95 % intervals hold the truth (an hour).
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/every_metric.py
+	$(BIN)/python docs/site/coverage_chart.py
 	$(BIN)/python benchmarks/good_models.py
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/groups.py

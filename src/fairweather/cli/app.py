@@ -20,6 +20,7 @@ from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
 from fairweather.cli.options import Command, check_file, go_offline, suggest
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
+from fairweather.cli.view import view
 from fairweather.errors import (
     RENAMED,
     InputError,
@@ -144,6 +145,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "estimate": estimate,
         "compare": compare,
         "report": report,
+        "view": view,
         "guard": guard,
         "run": run,
         "plan": plan,
