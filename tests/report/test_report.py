@@ -39,16 +39,12 @@ from fairweather.report.charts import (
 )
 from fairweather.report.contents import Contents, Sweep, read_contents
 from fairweather.report.joint_runs import read_runs
-from fairweather.report.levels import (
-    LIMITS,
-    draw_level_charts,
-    draw_scatter,
-    find_smallest_levels,
-    tabulate_limits,
-)
+from fairweather.report.levels import LIMITS, find_smallest_levels, tabulate_limits
 from fairweather.report.overview import order_models, read_states
-from fairweather.report.page import closer
-from fairweather.report.page.cells import (
+from fairweather.report.page.rendering import pack_json
+from fairweather.report.pictures import draw_mixup, draw_shifts
+from fairweather.report.provenance import flatten_facts
+from fairweather.report.reliability import (
     NOT_MEASURED,
     _make_layers,
     draw_reliability,
@@ -56,13 +52,10 @@ from fairweather.report.page.cells import (
     keep_most_accurate,
     tabulate_panels,
 )
-from fairweather.report.page.rendering import pack_json
-from fairweather.report.pictures import draw_mixup, draw_shifts
-from fairweather.report.provenance import flatten_facts
 from fairweather.report.samples import read_samples
 from fairweather.report.summary import find_summary_rows
 from fairweather.report.tables import escape_latex, write_csv
-from fairweather.report.training import draw_training_charts
+from fairweather.report.training import TRACES, draw_training, read_trace
 from fairweather.report.vega import draw_png
 from fairweather.requests.study.schema import Study
 from fairweather.runs.folder import RunFolder

@@ -65,7 +65,7 @@ VERSIONS = {
     "group": 1,
     "score": 8,
     "sample": 3,
-    "report": 11,
+    "report": 12,
 }
 # The fields that change the result of a network; of other steps they do not.
 MACHINE_FIELDS = ("device", "threads")
