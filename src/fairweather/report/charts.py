@@ -141,13 +141,15 @@ def shape_models(
     return alt.Shape("title:N", scale=_make_scale(titles, SHAPES, positions), legend=legend)
 
 
-def dash_models(titles: Collection[str], positions: Sequence[int]) -> alt.StrokeDash:
+def dash_models(
+    titles: Collection[str], positions: Sequence[int], legend: alt.Legend | None = None
+) -> alt.StrokeDash:
     """Dash the lines of those titles that share a position with one before them."""
     dashes = [
         DASHED if position in positions[:at] else SOLID for at, position in enumerate(positions)
     ]
     scale = alt.Scale(domain=list(titles), range=dashes)
-    return alt.StrokeDash("title:N", scale=scale, legend=None)
+    return alt.StrokeDash("title:N", scale=scale, legend=legend)
 
 
 def make_level_axis(sweep: Sweep, levels: Iterable[float]) -> Spec:

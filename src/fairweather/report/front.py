@@ -73,8 +73,9 @@ def choose_model(contents: Contents) -> str | None:
 # ---------------------------------------------------------------- verdict
 
 
-def write_tiles(outcome: ModelOutcome) -> list[list[str]]:
-    """Write the tiles: a number each, a line about it, and what to know of it."""
+def write_tiles(contents: Contents, model: str) -> list[list[str]]:
+    """Write the tiles of a model: a number each, a line about it, and what to know of it."""
+    outcome = contents.once(read_outcomes)[model]
     clean, low = outcome.clean, outcome.worst.focus
     tiles = [[words.format_share(clean.accuracy.value), *words.describe_clean(outcome)]]
     there, where = clean, ""
@@ -84,8 +85,16 @@ def write_tiles(outcome: ModelOutcome) -> list[list[str]]:
         tiles.append([accuracy, *words.describe_worst(outcome, low)])
     if there.gap is not None and there.confidence is not None:
         sure = words.format_share(there.confidence.value)
-        tiles.append([sure, *words.describe_sureness(outcome, there.gap, where)])
+        tiles.append([sure, *words.describe_sureness(outcome, there, where)])
+        tiles[-1] += _describe_class(contents, model, CLEAN) if low is None else []
     return tiles
+
+
+def _describe_class(contents: Contents, model: str, cell: str, searched: int = 1) -> list[str]:
+    """Say which class gets too much or too little probability, if one is confirmed to."""
+    off = find_miscalibrated_class(contents, model, cell, searched)
+    where = "of the clean images" if cell == CLEAN else "of these images"
+    return [words.describe_class_share(off, where)] if off else []
 
 
 def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
@@ -96,12 +105,12 @@ def _show_verdict(contents: Contents, _: Tables) -> PartView | None:
         template="verdict.html.j2",
         facts={
             "start": start,
-            "tiles": write_tiles(outcomes[start]),
+            "tiles": write_tiles(contents, start),
             "models": {model: outcome.title for model, outcome in outcomes.items()},
         },
         carried={
             "start": start,
-            "tiles": {model: write_tiles(outcome) for model, outcome in outcomes.items()},
+            "tiles": {model: write_tiles(contents, model) for model in outcomes},
         },
     )
 
@@ -202,8 +211,7 @@ def _describe_shift(
     said = [*words.describe_knowledge(outcome, low)]
     if low is outcome.worst.focus:
         cell = low.sweep.cells[low.level]
-        if off := find_miscalibrated_class(contents, model, cell, outcome.worst.searched):
-            said.append(words.describe_class_share(off, "of these images"))
+        said += _describe_class(contents, model, cell, outcome.worst.searched)
     rows = choose_rows(low.sweep, low.level)
     return {
         "said": said,

@@ -25,7 +25,7 @@ from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN
 
 MOST_PARTS = 5
-FEWEST_IMAGES = 10  # of a part that is shown, unless all have fewer
+FEWEST_IMAGES = 10  # of a part that is shown, unless at most one has so many
 BOUNDS = (0.0, 1.0)  # of accuracy
 
 
@@ -62,8 +62,8 @@ def find_hurt(
     right = clean if shifted is None else shifted
     counts = np.bincount(division.parts, minlength=len(division.names))
     sums = np.bincount(division.parts, right.mean(axis=1), minlength=len(division.names))
-    enough = min(FEWEST_IMAGES, counts.max())
-    kept = np.flatnonzero(counts >= max(1, enough))
+    kept = np.flatnonzero(counts >= FEWEST_IMAGES)
+    kept = kept if len(kept) > 1 else np.flatnonzero(counts)
     if len(kept) < 2:
         return None
     worst = kept[np.argsort(sums[kept] / counts[kept], kind="stable")][:MOST_PARTS]

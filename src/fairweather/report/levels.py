@@ -141,12 +141,12 @@ def _draw_panel(
     axis |= {"format": "~g", "labelOverlap": "greedy", "grid": False}
     x = alt.X("level:Q", title=sweep.level_title, axis=axis).scale(zero=False, padding=10)
     bare = alt.Chart(alt.Data(values=rows)).encode(x=x)
-    base = bare.encode(color=color_models(titles, contents.positions))
+    base = bare.encode(color=color_models(titles, contents.positions, legend))
     y = alt.Y("value:Q", title=label, axis=shares).scale(domain=(0, top), nice=False)
     band = base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", title=label), y2=alt.Y2("high:Q"))
-    dash = dash_models(titles, contents.positions)
+    dash = dash_models(titles, contents.positions, legend)
     line = base.mark_line(strokeWidth=1.8).encode(y=y, strokeDash=dash)
-    points = bare.mark_point(size=44, strokeWidth=1).encode(
+    points = bare.mark_point(size=44, strokeWidth=1, opacity=1).encode(
         y=y,
         **paint_models(contents, legend),
         shape=shape_models(titles, contents.positions, legend),

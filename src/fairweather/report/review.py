@@ -112,13 +112,8 @@ def _list_places(outcome: ModelOutcome) -> Iterator[tuple[str, str, str, str]]:
     """Title, note, words and cell of clean images, and of the worst level of the hardest shifts."""
     yield "Clean images", "", "of clean images", CLEAN
     for low in order_lows(outcome)[: MOST_ROWS - 1]:
-        at = low.sweep.at(low.level)
-        yield (
-            low.sweep.title,
-            low.sweep.spelled(low.level),
-            f"under {at}",
-            low.sweep.cells[low.level],
-        )
+        sweep, level = low.sweep, low.level
+        yield sweep.title, sweep.spelled(level), f"under {sweep.in_sentence}", sweep.cells[level]
 
 
 def _describe_model(contents: Contents, model: str, outcome: ModelOutcome) -> list[object]:
@@ -139,7 +134,7 @@ def _describe_model(contents: Contents, model: str, outcome: ModelOutcome) -> li
         *_, where, review = places[:2][-1]
         if review.sent:
             answers = (1 - review.sent[at]) * review.n
-            said.append(words.describe_threshold(where, review.sent[at], review.wrong[at], answers))
+            said += words.describe_threshold(where, review.sent[at], review.wrong[at], answers)
         rows = [
             Row(title, note, [make_mark("needed", review.needed[at]), _mark_threshold(review, at)])
             for title, note, _, review in places

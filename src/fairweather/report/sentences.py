@@ -34,14 +34,22 @@ def join_words(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def format_share(value: float) -> str:
-    """Write a share of the images; near 0 and 100 % with a decimal, so that few errors stay some.
+def round_share(value: float) -> float:
+    """Round a share to a whole per cent; near 0 and 100 % with a decimal, so few errors stay some.
 
-    >>> [format_share(value).replace(PERCENT, "%") for value in (0.1234, 0.996, 1.0, 0.004)]
-    ['12%', '99.6%', '100%', '0.4%']
+    >>> [round_share(value) for value in (0.1234, 0.996, 1.0, 0.004)]
+    [12.0, 99.6, 100.0, 0.4]
     """
-    near_an_end = 0 < value < 0.01 or 0.99 < value < 1
-    return f"{100 * value:.{int(near_an_end)}f}{PERCENT}"
+    return round(100 * value, int(0 < value < 0.01 or 0.99 < value < 1))
+
+
+def format_share(value: float) -> str:
+    """Write a share of the images.
+
+    >>> [format_share(value).replace(PERCENT, "%") for value in (0.1234, 0.996, 1.0)]
+    ['12%', '99.6%', '100%']
+    """
+    return f"{round_share(value):g}{PERCENT}"
 
 
 def format_percent(score: Score) -> str:
@@ -86,15 +94,17 @@ def write_interval(score: Score) -> str:
     return f"95{PERCENT} interval: {low.removesuffix(PERCENT)} to {high}."
 
 
-def describe_gap(gap: Score) -> str:
-    """Say how far mean confidence is from accuracy.
+def describe_gap(right: float, sure: float) -> str:
+    """Say how far mean confidence is from accuracy, as the two are written: 57 − 46 is 11.
 
-    >>> describe_gap(Score(-0.052, -0.06, -0.043, 200)), describe_gap(Score(0.0, -0.1, 0.1, 9))
-    ('5 points too cautious', 'as sure as it is right')
+    >>> describe_gap(0.4625, 0.5665), describe_gap(0.97, 0.924), describe_gap(0.5, 0.501)
+    ('11 points too confident', '5 points too cautious', 'as sure as it is right')
     """
-    if abs(gap.value) < 0.0005:
+    points = round(round_share(sure) - round_share(right), 1)
+    if not points:
         return "as sure as it is right"
-    return f"{format_points(gap.value)} too {'confident' if gap.value > 0 else 'cautious'}"
+    size = f"{abs(points):g} point{'s' * (abs(points) != 1)}"
+    return f"{size} too {'confident' if points > 0 else 'cautious'}"
 
 
 def warn_of_far_seed(
@@ -143,9 +153,12 @@ def describe_worst(outcome: ModelOutcome, low: WorstLevel) -> list[str]:
     return [*lines, *_qualify(outcome, low.performance)]
 
 
-def describe_sureness(outcome: ModelOutcome, gap: Score, where: str) -> list[str]:
+def describe_sureness(outcome: ModelOutcome, there: Performance, where: str) -> list[str]:
     """Say how sure it is on average, and how far that is from how often it is right."""
-    return [f"sure{where} on average: {describe_gap(gap)}", *_doubt_gap(outcome, gap)]
+    assert there.gap
+    assert there.confidence
+    gap = describe_gap(there.accuracy.value, there.confidence.value)
+    return [f"sure{where} on average: {gap}", *_doubt_gap(outcome, there.gap)]
 
 
 def _qualify(outcome: ModelOutcome, there: Performance) -> Iterator[str]:
@@ -193,15 +206,16 @@ def _right(low: WorstLevel) -> str:
 
 def describe_knowledge(outcome: ModelOutcome, low: WorstLevel) -> Iterator[str]:
     """Compare confidence and accuracy at the worst level of a shift."""
-    right = format_share(low.performance.accuracy.value)
-    gap, sure = low.performance.gap, low.performance.confidence
-    where = f"At {low.sweep.spelled(low.level)} it is right on {right} of the images"
-    if gap is None or sure is None:
-        yield f"{where}."
+    there, where = low.performance, low.sweep.at(low.level)
+    right = format_share(there.accuracy.value)
+    if there.gap is None or there.confidence is None:
+        yield f"Under {where} it is right on {right} of the images."
         return
-    yield f"{where}, and {format_share(sure.value)} sure on average."
-    yield f"It is {describe_gap(gap)}."
-    yield from _doubt_gap(outcome, gap)
+    gap = describe_gap(there.accuracy.value, there.confidence.value)
+    yield f"{gap[:1].upper()}{gap[1:]} under {where}."
+    sure = format_share(there.confidence.value)
+    yield f"It is right on {right} of the images, and {sure} sure on average."
+    yield from _doubt_gap(outcome, there.gap)
 
 
 def describe_class_share(off: ClassShare, where: str) -> str:
@@ -227,7 +241,7 @@ def describe_review(risk: float, needed: Sequence[tuple[str, Score]]) -> str:
     return f"To keep errors at {format_share(risk)}, a person must review {join_words(shares)}."
 
 
-def describe_threshold(where: str, reviewed: float, risk: float, answers: float) -> str:
+def describe_threshold(where: str, reviewed: float, risk: float, answers: float) -> Iterator[str]:
     """Say what a threshold fitted on validation images reviews, and how wrong the rest is.
 
     Args:
@@ -237,12 +251,13 @@ def describe_threshold(where: str, reviewed: float, risk: float, answers: float)
         answers: how many images are answered.
     """
     share = "every image" if reviewed >= 1 else format_share(reviewed)
-    said = f"The threshold fitted on validation images sends {share} {where} to a person"
+    yield f"Today's threshold sends {share} {where} to a person."
     if reviewed >= 1:
-        return f"{said}."
+        return
     if math.isnan(risk) or answers < FEW_ANSWERS:
-        return f"{said}, and leaves too few answers to judge."
-    return f"{said}; {format_share(risk)} of the other answers are wrong."
+        yield "That leaves too few answers to judge."
+    else:
+        yield f"Of the other answers, {format_share(risk)} are wrong."
 
 
 # ---- who is hurt

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from fairweather.errors import InputError
 from fairweather.report.charts import (
     DASHED,
+    INK,
     ROW_WIDTH,
     SOLID,
     Figure,
@@ -480,7 +481,14 @@ def draw_training(contents: Contents, trace: Trace) -> Figure | None:
     last = max(row["epoch"] for row in rows)
     epochs = alt.Axis(values=list(range(1, last + 1, max(1, last // 8))), format="d")
     axis = alt.Axis(format=trace.form, tickCount=5, tickMinStep=0.01)
-    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolSize=400)
+    legend = alt.Legend(
+        title=None,
+        orient="top",
+        symbolType="stroke",
+        symbolSize=400,
+        symbolStrokeColor=INK,
+        symbolStrokeWidth=2,
+    )
     splits = alt.Scale(domain=["validation", "training"], range=[SOLID, DASHED])
     columns = min(len(titles), 4 if len(titles) != 4 else 2)
     header = alt.Header(title=None, labelLimit=ROW_WIDTH // columns, labelAnchor="start")
