@@ -179,11 +179,9 @@ def choose_rows(sweep: Sweep, worst: str) -> list[str]:
     """Choose the levels whose pictures are shown: at even steps from clean to the worst level."""
     side = 1 if float(worst) >= sweep.neutral else -1
     away = {level: side * (float(level) - sweep.neutral) for level in sweep.cells}
-    until = sorted(
-        (level for level in away if 0 < away[level] <= away[worst]), key=away.__getitem__
-    )
-    steps = range(1, ROWS)
-    return list(dict.fromkeys(until[math.ceil(len(until) * at / len(steps)) - 1] for at in steps))
+    until = sorted((at, level) for level, at in away.items() if 0 < at <= away[worst])
+    steps = (math.ceil(len(until) * step / (ROWS - 1)) - 1 for step in range(1, ROWS))
+    return list(dict.fromkeys(until[step][1] for step in steps)) if until else []
 
 
 def list_levels(contents: Contents, model: str, sweep: Sweep) -> list[Mapping[str, object]]:

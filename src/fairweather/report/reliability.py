@@ -84,14 +84,15 @@ def draw_reliability(contents: Contents) -> Figure | None:
     if len(kept) < (models := len(contents.titles)):
         best = "with the highest mean accuracy over all shifts"
         subtitle.append(f"The {len(kept)} models of {models} {best}.")
+    named = [contents.shift_title(condition.shift) for condition in conditions[1:]]
     return render_figure(
         "reliability",
         chart,
         "Is the confidence right?",
         subtitle,
-        f"Reliability diagrams: accuracy against confidence in {BINS} bins with 95 % "
-        f"intervals, "
-        f"on clean images and at {WORST_NOTE}: {'; '.join(shown)}. Models: {'; '.join(titles)}.",
+        f"Reliability diagrams: accuracy against confidence in {BINS} bins with 95 % intervals. "
+        f"Columns: clean images, and {WORST_NOTE}: {'; '.join(named)}. "
+        f"Models: {'; '.join(titles)}.",
     )
 
 

@@ -73,8 +73,8 @@
   // Sections that follow the model.
   function showVerdict() {
     $("tiles").replaceChildren(...data.tiles[chosen.model].map(([number, line, ...notes]) => make("li", {},
-      make("strong", { textContent: number }), " ", make("span", { className: "line", textContent: line }),
-      ...notes.flatMap((textContent) => [" ", make("span", { className: "note", textContent })]))));
+      make("p", {}, make("strong", { textContent: number }), ` ${line}`),
+      ...notes.map((textContent) => make("p", { className: "note", textContent })))));
   }
   function showBreaks() {
     const { said, rows } = data.breaks?.[chosen.model] ?? { said: [], rows: [] };
