@@ -50,7 +50,7 @@ nightly: $(VENV)/.installed-dev
 # MLflow's server, which is of one version with its client. Test tools are new, and warnings of one
 # version about another are none of ours.
 LOWEST := build/lowest/bin/python
-LEFT_OUT := attack.*|autom.*|bad_.*|browser|claims|clusters|compare_runs|coverage|crashes|damaged_files|docs|evaluate|$\
+LEFT_OUT := attack.*|autom.*|bad_.*|browser|claims|grouping|compare_runs|coverage|crashes|damaged_files|docs|evaluate|$\
 	fuzzed_files|good_models|guard|hostile_.*|intervals|jobs|page|ray|report|resumption|security|seed_intervals|$\
 	selfsupervised_processes|sharing|signals|slurm|studies|study|tracking|workers
 lowest:
@@ -97,7 +97,7 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/every_metric.py
 	$(BIN)/python benchmarks/good_models.py
 	$(BIN)/python benchmarks/recipes.py
-	$(BIN)/python benchmarks/clusters.py
+	$(BIN)/python benchmarks/groups.py
 	$(BIN)/python benchmarks/guarantee.py
 	$(BIN)/python benchmarks/conformal.py
 	$(BIN)/python benchmarks/classes.py

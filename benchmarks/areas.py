@@ -8,8 +8,8 @@ by the model at random, with the score of the other class ("outliers": 2 %, at m
 of 1 - AUC allow). The truths are integrals. How many images are positive is random. Each entry says
 how often the truth lies below the interval and how often above it, in percent.
 
-Clusters have 10 images on average, all the same or gamma-distributed, which are positive with a
-probability of 0.3, or all images of a cluster are. The scores of a cluster share a part of their
+Groups have 10 images on average, all the same or gamma-distributed, which are positive with a
+probability of 0.3, or all images of a group are. The scores of a group share a part of their
 variance (the intra-class correlation). Differences are of two models on the same images, whose
 scores have a correlation of 0.8 within each class. Means are over classes that are all as frequent,
 or each half as frequent as the one before; their logits are normal, that of the label `MARGIN`
@@ -25,8 +25,8 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from fairweather.metrics import (
-    Clusters,
     Estimate,
+    Grouping,
     Resamples,
     evaluate_resamples,
     paired_difference,
@@ -47,7 +47,7 @@ from fairweather.types.measurement import Predictions
 POSITIVES = {20: 1, 30: 1, 50: 1, 200: 4, 2000: 10}
 AREAS, PREVALENCES = (0.7, 0.9, 0.97, 0.99), (0.02, 0.1, 0.5)
 OUTLIERS = 0.02
-MEAN_SIZE, OF_CLUSTERS = 10, 0.3  # images of a cluster; the share of positives among them
+MEAN_SIZE, OF_GROUPS = 10, 0.3  # images of a group; the share of positives among them
 CORRELATION = 0.8  # of the scores of two models
 MARGIN = 1.5
 MEANS = ("macro_auc", "macro_pr_auc")
@@ -95,13 +95,13 @@ class Model:
 
 
 def estimates(
-    scores: np.ndarray, positive: np.ndarray, clusters: Clusters | None = None
+    scores: np.ndarray, positive: np.ndarray, grouping: Grouping | None = None
 ) -> list[Estimate]:
     """The AUC and the average precision of scores without ties."""
     ranked = positive[np.argsort(-scores)]
     precision = ranked.cumsum() / np.arange(1, len(ranked) + 1)
     values = placements(scores, positive)[positive].mean(), precision[ranked].mean()
-    of, count = (None, None) if clusters is None else (clusters.of, clusters.count)
+    of, count = (None, None) if grouping is None else (grouping.numbers, grouping.count)
     pairs, biases = disjoint_pairs(positive, of), (0.0, precision_bias(scores, positive))
     return [
         Estimate(
@@ -109,7 +109,7 @@ def estimates(
             np.empty(0),
             len(scores),
             "area",
-            clusters=count,
+            groups=count,
             column=unit_column(column(scores, positive, of), of),
             pairs=pairs,
             bias=bias,
@@ -159,12 +159,12 @@ def single(kind: str, positives: int, area: float, prevalence: float, trials: in
     return tails(scored(), model.truths(prevalence))
 
 
-def clustered(
+def grouped(
     count: int, sizes: str, pure: bool, correlation: float, area: float, trials: int
 ) -> list[str]:
-    """Tails of both areas of images that come in clusters, and of AUC over images."""
+    """Tails of both areas of images that come in groups, and of AUC over images."""
     model = Model("equal", area)
-    truths = model.truths(OF_CLUSTERS)
+    truths = model.truths(OF_GROUPS)
 
     def scored() -> Iterator[list]:
         for trial in range(trials):
@@ -174,16 +174,16 @@ def clustered(
                 shape = 1.5
                 drawn = generator.poisson(generator.gamma(shape, MEAN_SIZE / shape, count))
                 images = np.maximum(1, drawn)
-            clusters = Clusters(np.repeat(np.arange(count), images))
+            grouping = Grouping(np.repeat(np.arange(count), images))
             if pure:
-                positive = draw_labels(count, OF_CLUSTERS, generator)[clusters.of]
+                positive = draw_labels(count, OF_GROUPS, generator)[grouping.numbers]
             else:
-                positive = draw_labels(len(clusters.of), OF_CLUSTERS, generator)
-            shared = generator.normal(size=count)[clusters.of]
+                positive = draw_labels(len(grouping.numbers), OF_GROUPS, generator)
+            shared = generator.normal(size=count)[grouping.numbers]
             own = generator.normal(size=len(positive))
             noise = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
             scores = model.scores(positive, noise)
-            found = [*estimates(scores, positive, clusters), estimates(scores, positive)[0]]
+            found = [*estimates(scores, positive, grouping), estimates(scores, positive)[0]]
             yield [to_score(each, (0.0, 1.0)) for each in found]
 
     return tails(scored(), [*truths, truths[0]])
@@ -261,16 +261,16 @@ def main() -> None:
     for kind in ("wide", "outliers"):
         print(f"Scores: {kind}\n")
         print_table(header, rows_of_single(kind, trials // 4, (30, 50, 200)))
-    print(f"Clusters, {trials // 4} trials\n")
+    print(f"Groups, {trials // 4} trials\n")
     print_table(
-        ["clusters", "sizes", "labels", "correlation", "AUC", "of AUC", "of PR-AUC", "as images"],
+        ["groups", "sizes", "labels", "correlation", "AUC", "of AUC", "of PR-AUC", "as images"],
         (
-            [count, sizes, "of clusters" if pure else "of images", rho, area, *found]
+            [count, sizes, "of groups" if pure else "of images", rho, area, *found]
             for count in (20, 50, 200)
             for sizes, pure in (("equal", False), ("unequal", False), ("equal", True))
             for rho in (0.0, 0.3)
             for area in (0.8, 0.95)
-            for found in [clustered(count, sizes, pure, rho, area, trials // 4)]
+            for found in [grouped(count, sizes, pure, rho, area, trials // 4)]
         ),
     )
     print(f"Means over classes, {trials // 4} trials\n")

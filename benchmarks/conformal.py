@@ -20,7 +20,7 @@ import numpy as np
 from coverage import print_table  # the script beside this one
 
 from fairweather.inference.prediction import make_predictions
-from fairweather.metrics import Clusters, Fitted, Resamples, evaluate_resamples, softmax, to_score
+from fairweather.metrics import Fitted, Grouping, Resamples, evaluate_resamples, softmax, to_score
 from fairweather.metrics.conformal import METHODS
 from fairweather.variants.prediction_sets import Conformal
 
@@ -41,11 +41,11 @@ def drawn(n, rng, classes=10):
 def of_patients(count, hard, rng, classes=10):
     large = rng.random(count) < 0.5
     are_hard = large if hard == "large" else ~large
-    clusters = np.repeat(np.arange(count), np.where(large, LARGE, 1))
-    logits, labels = drawn(len(clusters), rng, classes)
-    wrong = rng.random(len(clusters)) < (are_hard * rng.uniform(0.2, 0.6, count))[clusters]
-    labels = np.where(wrong, rng.integers(0, classes, len(clusters)), labels)
-    return logits, labels, Clusters(clusters)
+    grouping = np.repeat(np.arange(count), np.where(large, LARGE, 1))
+    logits, labels = drawn(len(grouping), rng, classes)
+    wrong = rng.random(len(grouping)) < (are_hard * rng.uniform(0.2, 0.6, count))[grouping]
+    labels = np.where(wrong, rng.integers(0, classes, len(grouping)), labels)
+    return logits, labels, Grouping(grouping)
 
 
 def columns(logits, labels):
@@ -53,9 +53,9 @@ def columns(logits, labels):
     return make_predictions(logits, labels.astype(np.int64), np.arange(len(labels)), names)
 
 
-def judged(variant, validation, new, clusters=None):
+def judged(variant, validation, new, grouping=None):
     """The new images with their sets, and what these were made with."""
-    fitted = variant.fit(columns(*validation), clusters)
+    fitted = variant.fit(columns(*validation), grouping)
     return fitted.apply(columns(*new)), fitted
 
 
@@ -85,18 +85,18 @@ def row_of_patients(count, hard):
     shares = {"one image of each": [], "all images": [], "of images": [], "weigh: images": []}
     for seed in range(DRAWS):
         rng = np.random.default_rng(seed)
-        logits, labels, clusters = of_patients(count, hard, rng)
+        logits, labels, grouping = of_patients(count, hard, rng)
         others, truth, of = of_patients(500, hard, rng)
-        _, first = np.unique(of.of, return_index=True)
+        _, first = np.unique(of.numbers, return_index=True)
         new = others[first], truth[first]
-        for name, known in (("one image of each", clusters), ("all images", None)):
+        for name, known in (("one image of each", grouping), ("all images", None)):
             found, _ = judged(Conformal(coverage=COVERAGE), (logits, labels), new, known)
             shares[name].append(found.covered.mean())
-        for name, weigh in (("of images", "clusters"), ("weigh: images", "images")):
+        for name, weigh in (("of images", "groups"), ("weigh: images", "images")):
             if count < FEWEST and weigh == "images":
                 continue  # the effective number of patients is too small
             variant = Conformal(coverage=COVERAGE, weigh=weigh)
-            found, _ = judged(variant, (logits, labels), (others, truth), clusters)
+            found, _ = judged(variant, (logits, labels), (others, truth), grouping)
             shares[name].append(found.covered.mean())
     return [f"{count:,}", hard, *map(with_error, shares.values())]
 

@@ -13,8 +13,8 @@ The models: confidences follow a Beta distribution, and an image is right with i
 (calibrated), less often (overconfident: the error is twice as large), always equally often
 (uninformative, with a risk just above 5 %: the hardest case, where every answer breaks the
 promise), or less often where the confidence is above 0.99 (sure and wrong). Ties: the confidence is
-rounded to twentieths. Images that come in clusters are ten of each, alike within: once all are
-tested as if they were independent, and once one image of each cluster. Patients of different sizes:
+rounded to twentieths. Images that come in groups are ten of each, alike within: once all are
+tested as if they were independent, and once one image of each group. Patients of different sizes:
 half have one image, and half have 40, on which errors are 2.6 times as frequent as the confidence
 says; the promise is about patients that count alike, or about images that do.
 
@@ -32,7 +32,7 @@ from coverage import print_table  # the script beside this one
 
 from fairweather import metrics
 from fairweather.metrics import (
-    Clusters,
+    Grouping,
     guaranteed_threshold,
     one_of_each,
     threshold_at_risk,
@@ -43,7 +43,7 @@ from fairweather.metrics.selective import coverage_interval
 RISK, CERTAINTY = 0.05, 0.95
 TRIALS = 4000
 GRID = 200_000  # quantiles of the confidence, for the integral
-IN_CLUSTER, CORRELATION = 10, 0.5
+IN_GROUP, CORRELATION = 10, 0.5
 IMAGES = (200, 500, 2000, 10_000)
 LARGE, MORE = 40, 2.6
 TRIALS_OF_PATIENTS = 400
@@ -86,7 +86,7 @@ SEARCHED = {
     "with ties": MODELS["with ties"],
 }
 SEARCHED_IMAGES = (200, 1000, 5000)
-# Trials of the interval of one cell, of its percentiles and of clusters, and of several cells.
+# Trials of the interval of one cell, of its percentiles and of groups, and of several cells.
 MANY_TRIALS, FEWER_TRIALS, FEWEST_TRIALS, RESAMPLES = 2000, 400, 200, 200
 GAPS = (0.0, 0.01, 0.03, 0.15)
 
@@ -169,7 +169,7 @@ def row(name, n):
 def draw_alike(generator, truth, own):
     """Confidences and right answers of images that share some of what decides these.
 
-    `own` is float `[2, n]`, of confidence and of being right: normal numbers of the clusters.
+    `own` is float `[2, n]`, of confidence and of being right: normal numbers of the groups.
     """
     alike, apart = np.sqrt(CORRELATION), np.sqrt(1 - CORRELATION)
     quantiles, chances = (
@@ -179,15 +179,15 @@ def draw_alike(generator, truth, own):
     return truth.rounded(confidence), chances < truth.right(confidence)
 
 
-def in_clusters(count):
+def in_groups(count):
     """Images of one patient have one latent confidence in common, and so do their errors."""
     truth = Truth(MODELS["calibrated, good"])
     broken = {"all images": [], "one image of each": []}
     for trial in range(TRIALS):
         generator = np.random.default_rng([count, trial, 1])
-        own = np.repeat(generator.normal(size=(2, count)), IN_CLUSTER, axis=1)
+        own = np.repeat(generator.normal(size=(2, count)), IN_GROUP, axis=1)
         drawn = draw_alike(generator, truth, own)
-        confidence, correct = (each.reshape(count, IN_CLUSTER) for each in drawn)
+        confidence, correct = (each.reshape(count, IN_GROUP) for each in drawn)
         for name, images in (("all images", slice(None)), ("one image of each", 0)):
             first, second = (
                 (confidence[at::2, images].ravel(), correct[at::2, images].ravel()) for at in (0, 1)
@@ -215,21 +215,21 @@ def in_patients(count):
         halves = []
         for _ in range(2):
             sizes = np.where(np.arange(count // 2) % 2, LARGE, 1)
-            clusters = Clusters(np.repeat(np.arange(len(sizes)), sizes))
+            grouping = Grouping(np.repeat(np.arange(len(sizes)), sizes))
             shares = []
             for _ in range(2):
-                own = generator.normal(size=len(sizes))[clusters.of]
+                own = generator.normal(size=len(sizes))[grouping.numbers]
                 apart = np.sqrt(1 - CORRELATION) * generator.normal(size=len(own))
                 shares.append(scipy.special.ndtr(np.sqrt(CORRELATION) * own + apart))
             confidence = scipy.special.betaincinv(*shape, shares[0])
-            factor = np.where(sizes == 1, 1, MORE)[clusters.of]
-            halves.append((confidence, shares[1] > factor * (1 - confidence), clusters))
-        (sure, right, _), (confidence, correct, clusters) = halves
+            factor = np.where(sizes == 1, 1, MORE)[grouping.numbers]
+            halves.append((confidence, shares[1] > factor * (1 - confidence), grouping))
+        (sure, right, _), (confidence, correct, grouping) = halves
         tried = thresholds_to_try(sure, right, risk=RISK)
-        places = one_of_each(clusters)
+        places = one_of_each(grouping)
         found = {
             "patients": guaranteed_threshold(confidence[places], correct[places], tried),
-            "images": guaranteed_threshold(confidence, correct, tried, clusters=clusters),
+            "images": guaranteed_threshold(confidence, correct, tried, grouping=grouping),
         }
         for (weighed, of), cases in broken.items():
             place = np.searchsorted(drawn, found[weighed].threshold)
@@ -297,18 +297,18 @@ def several_cells(n):
         yield [name, f"{n:,}", f"{100 * truth:.1f}", *ends]
 
 
-def searched_in_clusters(name, count, sizes):
-    """Whole clusters are drawn, of one size or of very different ones."""
+def searched_in_groups(name, count, sizes):
+    """Whole groups are drawn, of one size or of very different ones."""
     truth = Truth(SEARCHED[name])
     ends = []
     for trial in range(FEWER_TRIALS):
         generator = np.random.default_rng([count, trial, 4])
-        drawn = np.full(count, IN_CLUSTER)
+        drawn = np.full(count, IN_GROUP)
         if sizes == "skewed":
             drawn = np.ceil(4 * generator.pareto(1.5, count) + 1).astype(int)
         of = np.repeat(np.arange(count), drawn)
         columns = draw_alike(generator, truth, generator.normal(size=(2, count))[:, of])
-        ends.append(coverage_interval(*columns, clusters=Clusters(of)))
+        ends.append(coverage_interval(*columns, grouping=Grouping(of)))
     means = [f"{100 * mean:.1f}" for mean in np.mean(ends, axis=0)]
     return [name, sizes, f"{count:,}", f"{100 * truth.best:.1f}", *means, *misses(ends, truth.best)]
 
@@ -323,8 +323,8 @@ def main():
     head = ["model", "accuracy %", "images", "best coverage %"]
     head += [f"{name}: {what} %" for name in methods for what in ("broken", "coverage")]
     print_table(head, (row(name, n) for name in MODELS for n in IMAGES))
-    head = ["clusters of 10", "all images: broken %", "one image of each: broken %"]
-    print_table(head, (in_clusters(count) for count in (200, 500, 2000)))
+    head = ["groups of 10", "all images: broken %", "one image of each: broken %"]
+    print_table(head, (in_groups(count) for count in (200, 500, 2000)))
     head = ["patients"]
     for weighed in ("patients", "images"):
         head += [f"weighs {weighed}: risk of {of} broken %" for of in ("patients", "images")]
@@ -339,11 +339,11 @@ def print_searched():
     print_table(head, (one_cell(name, n) for name in SEARCHED for n in SEARCHED_IMAGES))
     head = ["of several cells", "images", *truth, *missed, *percentiles]
     print_table(head, (row for n in SEARCHED_IMAGES for row in several_cells(n)))
-    head = ["model", "sizes", "clusters", *truth, "mean low %", "mean high %", *missed]
+    head = ["model", "sizes", "groups", *truth, "mean low %", "mean high %", *missed]
     print_table(
         head,
         (
-            searched_in_clusters(name, count, sizes)
+            searched_in_groups(name, count, sizes)
             for name in SEARCHED
             for sizes in ("equal", "skewed")
             for count in (20, 100, 500)

@@ -396,13 +396,13 @@ def placements(scores, positive):
     return found
 
 
-def auc_covariance(first, second, positive, clusters):
-    """The covariance of two AUCs on the same images, with Obuchowski's sums over clusters.
+def auc_covariance(first, second, positive, grouping):
+    """The covariance of two AUCs on the same images, with Obuchowski's sums over groups.
 
-    Equations 2 to 5 of Obuchowski 1997, and their form for two tests; with each image a cluster of
+    Equations 2 to 5 of Obuchowski 1997, and their form for two tests; with each image a group of
     its own it is that of DeLong et al. 1988.
     """
-    names = sorted(set(clusters))
+    names = sorted(set(grouping))
     sides = {side: [of == side for of in positive] for side in (True, False)}
     sums = {}
     for test, scores in enumerate((first, second)):
@@ -412,13 +412,13 @@ def auc_covariance(first, second, positive, clusters):
             sums[test, side] = [
                 sum(
                     v - area
-                    for v, of, name in zip(found, inside, clusters, strict=True)
+                    for v, of, name in zip(found, inside, grouping, strict=True)
                     if of and name == one
                 )
                 for one in names
             ]
     having = {
-        side: len({name for name, of in zip(clusters, inside, strict=True) if of})
+        side: len({name for name, of in zip(grouping, inside, strict=True) if of})
         for side, inside in sides.items()
     }
 

@@ -38,7 +38,7 @@ data:
   source: "folder:{folder}"
   size: 16
   validation_fraction: 0.5
-  groups: {{metadata: {folder}/{name}.csv, cluster: patient, slices: [site]}}
+  groups: {{metadata: {folder}/{name}.csv, group: patient, slices: [site]}}
 natural: {{elsewhere: "folder:{folder}/elsewhere"}}
 seeds: [0]
 threads: 1

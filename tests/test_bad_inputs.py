@@ -567,7 +567,7 @@ TWO = f"https://example.org/,images={SECRET}"  # without a blank between them
                 *("--batch-size", "--device"),
             )
         ),
-        (*EVALUATE, "--metadata", SECRET, "--cluster", "patient"),
+        (*EVALUATE, "--metadata", SECRET, "--group", "patient"),
         (*EVALUATE, "--shifts", SECRET),
         (*EVALUATE, "--out", SECRET),
         ("run", "study.yaml", "--out", SECRET),

@@ -41,6 +41,15 @@ LISTED_BY: Mapping[str, str] = {
     "pretrained timm model": "timm.list_pretrained() in Python",
     "torchvision model": "torchvision.models.list_models() in Python",
 }
+# New names of options of commands and of Python, of keys of studies and of their values, by the old
+# ones. A sentence gives the new name, for one version.
+RENAMED: Mapping[str, str] = {
+    "--cluster": "--group",
+    "--allow-shared-clusters": "--allow-shared-groups",
+    "cluster": "group",
+    "allow_shared_clusters": "allow_shared_groups",
+    "clusters": "groups",  # of `weigh`
+}
 
 
 # What neither UTF-8 nor XML can hold, and what steers a terminal instead of being shown on it.
@@ -112,8 +121,12 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> InputError:
     >>> print(unknown_name("suite", "set", [f"set{number}" for number in range(60)]))
     unknown suite 'set'; did you mean 'set9'? closest of 60: set9, set8, set7, set6, set5; all of
     them: fairweather list suites
+    >>> print(unknown_name("option", "cluster", ["group", "slices"]))
+    the option 'cluster' is now called 'group'
     """
     names = sorted({str(known) for known in allowed})
+    if (new := RENAMED.get(str(name))) in names:
+        return InputError(f"the {kind} {name!r} is now called {new!r}")
     same_end = [known for known in names if known.rpartition("/")[2] == str(name)]
     near = same_end or difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ";"

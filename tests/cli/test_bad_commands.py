@@ -466,7 +466,7 @@ def table(text, words, name="bad.csv"):
     return f"{MODEL} csv:{name} --shifts clean --quiet", words, {name: text}
 
 
-def facts(text, words, more="--cluster patient", name="facts.csv"):
+def facts(text, words, more="--group patient", name="facts.csv"):
     return f"{MODEL} {ON} --metadata {name} {more}", words, {name: text}
 
 
@@ -600,7 +600,7 @@ ROWS = {
         study(STUDY.replace("folder:data", "{source: folder:data, label_noise: 2}"), "label_noise"),
         study(
             STUDY.replace(
-                "folder:data", "{source: folder:data, groups: {metadata: no.csv, cluster: p}}"
+                "folder:data", "{source: folder:data, groups: {metadata: no.csv, group: p}}"
             ),
             "no.csv",
         ),
@@ -785,13 +785,13 @@ ROWS = {
         option("--priors bad.yaml", "probab", bad_yaml="x: {a: 2}"),
         option("--priors bad.yaml", "'worst'", bad_yaml="worst: {a: 0.5}"),
         option("--priors bad.yaml", "the priors 'x'", bad_yaml="x: {a: .nan}"),
-        option("--metadata no.csv --cluster patient", "no.csv"),
-        option("--cluster patient", "metadata"),
-        option("--metadata study.yaml --cluster patient", "study.yaml"),
-        facts(PATIENTS, "cluster", ""),
-        facts(PATIENTS, "'patiant'", "--cluster patiant"),
+        option("--metadata no.csv --group patient", "no.csv"),
+        option("--group patient", "metadata"),
+        option("--metadata study.yaml --group patient", "study.yaml"),
+        facts(PATIENTS, "group", ""),
+        facts(PATIENTS, "'patiant'", "--group patiant"),
         facts(PATIENTS, "'patient'", "--slice patiant"),
-        facts(PATIENTS, "patient", "--cluster patient --slice patient"),
+        facts(PATIENTS, "patient", "--group patient --slice patient"),
         facts(PATIENTS, "twice", "--slice site --slice site"),
         facts("", "facts.csv"),
         facts("a,b\n1,2\n", "patient"),

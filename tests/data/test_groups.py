@@ -17,7 +17,7 @@ from PIL import Image
 
 import fairweather as fw
 from fairweather.data.groups import read_text_table
-from fairweather.data.splits import Purpose, choose_clusters
+from fairweather.data.splits import Purpose, choose_groups
 from fairweather.errors import InputError
 from fairweather.judge.comparison import read_run_comparison
 from fairweather.judge.rules import read_rules
@@ -27,7 +27,7 @@ from fairweather.report.slices import SliceRow
 from fairweather.report.slices import _describe_differences as found_in
 from fairweather.requests.execution import clean_accuracy_lines
 from fairweather.runs.folder import RunFolder
-from fairweather.runs.scores import read_clusters
+from fairweather.runs.scores import read_grouping
 from fairweather.types.measurement import Dataset, Groups, Images, Score
 from fairweather.types.options import GroupColumns
 from tests.conftest import keep_lines
@@ -88,21 +88,21 @@ def alone(tmp_path_factory):
     return fw.evaluate(Brightness(), plain, "clean", out=out, **options)
 
 
-def test_runs_of_other_clusters_are_not_joined(run, alone):
+def test_runs_of_other_groups_are_not_joined(run, alone):
     pair = [RunFolder(run.path), RunFolder(alone.path)]
     with pytest.raises(InputError, match="run has 24, alone has none: measure all with the same"):
         read_runs(pair)
 
 
-def test_scores_count_clusters_and_their_intervals_are_wider(run, alone):
-    with_clusters, without = (
+def test_scores_count_groups_and_their_intervals_are_wider(run, alone):
+    with_groups, without = (
         each.scores.set_index(["shift", "metric"]).loc[("clean", "accuracy")]
         for each in (run, alone)
     )
-    assert with_clusters["value"] == without["value"]
-    assert with_clusters["clusters"] == 24
-    assert "clusters" not in alone.scores
-    widths = [each["high"] - each["low"] for each in (with_clusters, without)]
+    assert with_groups["value"] == without["value"]
+    assert with_groups["groups"] == 24
+    assert "groups" not in alone.scores
+    widths = [each["high"] - each["low"] for each in (with_groups, without)]
     assert widths[0] > 1.3 * widths[1]
 
 
@@ -122,7 +122,7 @@ def test_slices_are_the_metrics_of_their_images(run):
             found = rows.set_index("metric").loc["accuracy"]
             assert found["value"] == pytest.approx(clean.correct[at].mean(), abs=1e-8)
             assert found["n"] == at.sum()
-            assert found["clusters"] == len(set(data.groups.clusters[at]))
+            assert found["groups"] == len(set(data.groups.names[at]))
     nll = clean.nll[data.groups.slices["site"] == "B"].mean()
     rows = table[(table["slice"] == "site=B") & (table["metric"] == "negative_log_likelihood")]
     assert rows[rows["shift"] == "clean"]["value"].item() == pytest.approx(nll, rel=1e-6)
@@ -147,7 +147,7 @@ def test_a_slice_of_one_patient_leaves_the_worst_without_an_interval(tmp_path):
     data = patients_dataset()
     site = data.test.groups.slices["site"].copy()
     site[:5] = "D"  # the first patient
-    groups = Groups("patient", data.test.groups.clusters, {"site": site})
+    groups = Groups("patient", data.test.groups.names, {"site": site})
     test = dataclasses.replace(data.test, groups=groups)
     dark = Dataset("patients", None, None, test, data.mean, data.std)
     alone = fw.evaluate(
@@ -160,7 +160,7 @@ def test_a_slice_of_one_patient_leaves_the_worst_without_an_interval(tmp_path):
     assert accuracy.loc["worst site"]["value"] == sites["value"].min()
     assert np.isnan(accuracy.loc["worst site"]["low"])
     for of in ("worst site", "site=D"):
-        with pytest.raises(InputError, match="all images of site=D belong to one cluster"):
+        with pytest.raises(InputError, match="all images of site=D belong to one group"):
             judged(alone, f"accuracy[clean|{of}] >= 0.1")
 
 
@@ -175,8 +175,8 @@ def test_two_models_are_compared_over_patients_in_every_table(tmp_path):
     shifts = "brightness_factor: [0.8]"
     run = fw.evaluate(Brightness(), clinic, shifts, out=tmp_path / "a", bootstrap=100, device="cpu")
     found = read_run_comparison(run.path, copy_run(run, tmp_path / "b").path)
-    assert "in 24 clusters" in found.caption
-    assert "over clusters" in found.classes.below[0]
+    assert "in 24 groups" in found.caption
+    assert "over groups" in found.classes.below[0]
 
 
 def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, draw):
@@ -195,7 +195,7 @@ def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, dra
     assert np.isnan(table["p_holm"].iloc[3])
     page = (run.path / "report.html").read_text()
     assert "By site*sex" in page
-    assert "Clusters (patient)" in page
+    assert "Groups (patient)" in page
     lowest = table.iloc[:3].set_index("slice")["clean accuracy low"]
     assert not (table["p_holm"] < 0.05).any()  # 8 of 24 patients show little
     gaps = table.iloc[:3].set_index("slice")["difference"]
@@ -205,28 +205,28 @@ def test_the_table_of_slices_tests_each_against_the_others_and_corrects(run, dra
     )
     assert most == gaps.abs().idxmax()
     assert float(gap.replace("−", "-")) == pytest.approx(100 * gaps[most], abs=0.06)
-    assert f"8 clusters, clean accuracy on {lowest.idxmin()} may be as low" in said
+    assert f"8 groups, clean accuracy on {lowest.idxmin()} may be as low" in said
     assert f"{100 * lowest.min():.1f} %" in said
     assert "worst site" in page
 
 
 @pytest.mark.parametrize(
-    ("p", "clusters", "words"),
+    ("p", "count", "words"),
     [
         (0.01, 30, "Clean accuracy differs from that of the other images: site=B (−20.0 points)."),
-        (0.2, 30, "With 30 clusters, clean accuracy on site=B may be as low as 60.0 %."),
+        (0.2, 30, "With 30 groups, clean accuracy on site=B may be as low as 60.0 %."),
         (0.2, None, "With 90 images, clean accuracy on site=B may be as low as 60.0 %."),
     ],
 )
-def test_a_table_of_slices_begins_with_what_it_shows(p, clusters, words):
+def test_a_table_of_slices_begins_with_what_it_shows(p, count, words):
     good, bad, gap = (
         Score(0.9, 0.8, 0.95, 90),
         Score(0.7, 0.6, 0.8, 90),
         Score(-0.2, -0.3, -0.1, 90),
     )
     rows = [
-        SliceRow("m", "M", "site=A", 90, clusters, (good,), None, np.nan),
-        SliceRow("m", "M", "site=B", 90, clusters, (bad,), gap, p),
+        SliceRow("m", "M", "site=A", 90, count, (good,), None, np.nan),
+        SliceRow("m", "M", "site=B", 90, count, (bad,), gap, p),
         SliceRow("m", "M", "worst site", 90, None, (bad._replace(low=0.5),), None, np.nan),
     ]
     assert found_in(rows).startswith(words) if p > 0.05 else found_in(rows).endswith(words)
@@ -241,7 +241,7 @@ def test_a_table_of_slices_begins_with_what_it_shows(p, clusters, words):
     alone = SliceRow("m", "M", "site=C", 9, 1, (Score(0.2, np.nan, np.nan, 9),), None, np.nan)
     if p > 0.05:
         told = found_in([*rows, alone])
-        assert told.endswith(f"{words} Nothing is known of site=C, of one cluster each.")
+        assert told.endswith(f"{words} Nothing is known of site=C, of one group each.")
 
 
 def test_no_file_of_a_run_has_the_key_of_a_patient(run):
@@ -273,13 +273,13 @@ def photos(tmp_path_factory):
 def load(photos, table, tmp_path, name="table.csv", **options):
     path = tmp_path / name
     table.to_parquet(path) if path.suffix == ".parquet" else table.to_csv(path, index=False)
-    asked = {"cluster": "patient", "slices": ("site",)} | options.pop("asked", {})
+    asked = {"group": "patient", "slices": ("site",)} | options.pop("asked", {})
     columns = GroupColumns(str(path), **asked)
     return fw.load_data(f"folder:{photos[0] / 'all'}", groups=columns, **options)
 
 
 def patients_of(images):
-    return set(images.groups.clusters)
+    return set(images.groups.names)
 
 
 def test_a_set_without_splits_is_split_by_patients(photos, tmp_path):
@@ -291,7 +291,7 @@ def test_a_set_without_splits_is_split_by_patients(photos, tmp_path):
     again = load(photos, photos[1], tmp_path, test_fraction=0.3, validation_fraction=0.3)
     assert again.test.keys.tolist() == data.test.keys.tolist()
     expected = dict(zip(photos[1]["file"], photos[1]["patient"], strict=True))
-    for name, patient in zip(data.test.names, data.test.groups.clusters, strict=True):
+    for name, patient in zip(data.test.names, data.test.groups.names, strict=True):
         assert expected[name] == patient
 
 
@@ -338,10 +338,10 @@ def test_files_may_be_named_shortly_if_that_is_unambiguous(photos, tmp_path, ren
 def test_rows_by_key(photos, tmp_path):
     full = load(photos, photos[1], tmp_path, test_fraction=1).test
     keyed = pd.DataFrame(
-        {"key": full.keys.numpy(), "patient": full.groups.clusters, "site": "A"}
+        {"key": full.keys.numpy(), "patient": full.groups.names, "site": "A"}
     ).sample(frac=1, random_state=0)
     data = load(photos, keyed, tmp_path, "keys.csv", test_fraction=1)
-    assert data.test.groups.clusters.tolist() == full.groups.clusters.tolist()
+    assert data.test.groups.names.tolist() == full.groups.names.tolist()
 
 
 def test_a_table_of_the_whole_folder_fits_a_part_of_it(photos, tmp_path):
@@ -373,17 +373,17 @@ def test_columns_of_a_parquet_set_itself(tmp_path):
     )
     pq.write_table(table, tmp_path / "eyes.parquet")
     source = f"parquet:{tmp_path / 'eyes.parquet'}"
-    asked = GroupColumns(cluster="patient", slices=("site",))
+    asked = GroupColumns(group="patient", slices=("site",))
     test = fw.load_data(source, groups=asked, test_fraction=1).test
-    assert test.groups.clusters.tolist() == [str(number // 4) for number in range(20)]
+    assert test.groups.names.tolist() == [str(number // 4) for number in range(20)]
     assert set(test.groups.slices["site"]) == {"A", "missing"}
     with pytest.raises(InputError, match="did you mean 'patient'"):
-        fw.load_data(source, groups=asked._replace(cluster="pateint"))
+        fw.load_data(source, groups=asked._replace(group="pateint"))
 
 
 def test_a_folder_has_no_columns_of_its_own(photos):
     with pytest.raises(InputError, match="has no columns of its own"):
-        fw.load_data(f"folder:{photos[0] / 'all'}", groups=GroupColumns(cluster="patient"))
+        fw.load_data(f"folder:{photos[0] / 'all'}", groups=GroupColumns(group="patient"))
 
 
 def test_crossed_slices_and_missing_values(photos, tmp_path):
@@ -405,7 +405,7 @@ def without(table, column, value):
         (lambda t: t.assign(patient=""), {}, "no patient for 40 of 40 images"),
         (lambda t: pd.concat([t, t.assign(site="C")]), {}, "several rows that differ for 40 of 40"),
         (lambda t: t.drop(columns="file"), {}, "says which image a row is about: file or key"),
-        (lambda t: t, {"cluster": "pateint"}, "did you mean 'patient'"),
+        (lambda t: t, {"group": "pateint"}, "did you mean 'patient'"),
         (lambda t: t, {"slices": ("site", "site")}, "the slice site is asked for twice"),
         (
             lambda t: t.assign(Site="x"),
@@ -414,7 +414,7 @@ def without(table, column, value):
         ),
         (lambda t: t, {"slices": ("site*patient",)}, "would write the values of patient"),
         (lambda t: t.assign(**{"class": "x"}), {"slices": ("class",)}, "cannot be called class"),
-        (lambda t: t, {"cluster": None, "slices": ()}, "none of the columns is asked for"),
+        (lambda t: t, {"group": None, "slices": ()}, "none of the columns is asked for"),
         (lambda t: t.assign(site="a\x1bb"), {}, "value that cannot be used"),
         (lambda t: t.drop(columns="file").assign(key="x"), {}, "must be a whole number from 0 on"),
         (lambda t: t.drop(columns="file").assign(key=0), {}, "several rows that differ for 1 of 1"),
@@ -452,12 +452,12 @@ def test_patients_on_both_sides_are_refused_unless_allowed(photos, tmp_path):
     allowed = columns._replace(allow_shared=True)
     assert len(fw.load_data(f"folder:{root}", groups=allowed).test) == 20
     # Nothing is trained here. But a model may have been trained on these images.
-    (told,) = load_tested(root, columns).notes["shared_clusters"]
+    (told,) = load_tested(root, columns).notes["shared_groups"]
     assert "10 of 10 values of patient have images in train and in test" in told
     # As `evaluate` loads them; validation images are cut from the training images, if at all.
     for fraction in (0.0, 0.3):
         options = {"parts": ("val", "test"), "validation_fraction": fraction}
-        told = fw.load_data(f"folder:{root}", groups=allowed, **options).notes["shared_clusters"]
+        told = fw.load_data(f"folder:{root}", groups=allowed, **options).notes["shared_groups"]
         assert any("have images in train and in test" in line for line in told)
 
 
@@ -488,14 +488,14 @@ def test_patients_of_training_images_are_not_mixed_up_with_others(tmp_path):
     columns, lines = GroupColumns(str(tmp_path / "t.csv"), "patient"), []
     # Training images need not be such that validation images could be cut from them.
     table.to_csv(tmp_path / "t.csv", index=False)
-    assert "shared_clusters" not in load_tested(tmp_path / "x", columns, lines).notes
+    assert "shared_groups" not in load_tested(tmp_path / "x", columns, lines).notes
     assert lines == []
     # A table of the test images alone, whose short names could be those of training images too.
     of_test = table[table["file"].str.startswith("test")]
     of_test.assign(file=of_test["file"].str[5:]).to_csv(tmp_path / "t.csv", index=False)
-    assert "shared_clusters" not in load_tested(tmp_path / "x", columns, lines).notes
+    assert "shared_groups" not in load_tested(tmp_path / "x", columns, lines).notes
     assert "cannot be used" in lines[0]
-    assert "trained on images of the same clusters" in lines[0]
+    assert "trained on images of the same groups" in lines[0]
 
 
 def test_a_fault_in_the_rows_of_training_images_is_told(tmp_path):
@@ -520,29 +520,29 @@ def test_a_source_without_training_images_says_that_they_are_not_known(tmp_path)
     assert ["no training images" in line for line in lines] == [True]
 
 
-# ---------------------------------------------------------------- splitting by clusters
+# ---------------------------------------------------------------- splitting by groups
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_no_class_is_lost_when_clusters_change_sides(seed):
-    """Small random sets, in which each class has at least two clusters."""
+def test_no_class_is_lost_when_groups_change_sides(seed):
+    """Small random sets, in which each class has at least two groups."""
     generator = np.random.default_rng(seed)
     size, classes, groups = generator.integers((6, 2, 3), (14, 4, 6))
-    labels, clusters = generator.integers(0, classes, size), generator.integers(0, groups, size)
-    assume(all(len(set(clusters[labels == label])) > 1 for label in range(classes)))
+    labels, grouping = generator.integers(0, classes, size), generator.integers(0, groups, size)
+    assume(all(len(set(grouping[labels == label])) > 1 for label in range(classes)))
     names = tuple("abcd"[:classes])
     try:
-        chosen = choose_clusters(labels, clusters.astype(str), names, 0.3, 0, Purpose.TEST)
+        chosen = choose_groups(labels, grouping.astype(str), names, 0.3, 0, Purpose.TEST)
     except InputError:
-        # Only if no choice of clusters at all has every class on both sides.
-        every = [np.isin(clusters, of) for of in map(list, powerset(np.unique(clusters)))]
+        # Only if no choice of groups at all has every class on both sides.
+        every = [np.isin(grouping, of) for of in map(list, powerset(np.unique(grouping)))]
         assert not any(
             len(set(labels[each])) == len(set(labels[~each])) == classes for each in every
         )
         return
     assert set(labels[chosen]) == set(labels[~chosen]) == set(range(classes))
-    assert not set(clusters[chosen]) & set(clusters[~chosen])
+    assert not set(grouping[chosen]) & set(grouping[~chosen])
 
 
 def powerset(items):
@@ -550,30 +550,30 @@ def powerset(items):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_clusters_are_set_apart_whole_with_about_the_share_of_each_class(seed):
+def test_groups_are_set_apart_whole_with_about_the_share_of_each_class(seed):
     generator = np.random.default_rng(seed)
-    clusters = generator.integers(0, 60, 600).astype(str).astype(object)
+    grouping = generator.integers(0, 60, 600).astype(str).astype(object)
     labels = generator.integers(0, 3, 600)
-    chosen = choose_clusters(labels, clusters, ("a", "b", "c"), 0.25, seed, Purpose.TEST)
-    assert not set(clusters[chosen]) & set(clusters[~chosen])
+    chosen = choose_groups(labels, grouping, ("a", "b", "c"), 0.25, seed, Purpose.TEST)
+    assert not set(grouping[chosen]) & set(grouping[~chosen])
     for label in range(3):
-        # No cluster has more than a few images of a class, so no sum is far off.
-        largest = max(np.bincount(labels[clusters == c], minlength=3).max() for c in set(clusters))
+        # No group has more than a few images of a class, so no sum is far off.
+        largest = max(np.bincount(labels[grouping == c], minlength=3).max() for c in set(grouping))
         assert abs((labels[chosen] == label).sum() - 0.25 * (labels == label).sum()) <= 3 * largest
 
 
 def test_every_class_is_on_both_sides_however_rare():
     labels = np.array([0] * 50 + [1, 1])
-    clusters = np.array([f"p{i // 5}" for i in range(50)] + ["p0", "p9"], dtype=object)
+    grouping = np.array([f"p{i // 5}" for i in range(50)] + ["p0", "p9"], dtype=object)
     for seed in range(10):
-        chosen = choose_clusters(labels, clusters, ("common", "rare"), 0.2, seed, Purpose.TEST)
+        chosen = choose_groups(labels, grouping, ("common", "rare"), 0.2, seed, Purpose.TEST)
         assert set(labels[chosen]) == set(labels[~chosen]) == {0, 1}
 
 
 def test_a_class_of_one_patient_cannot_be_split():
-    labels, clusters = np.array([0, 0, 1, 1]), np.array(list("abcc"), dtype=object)
+    labels, grouping = np.array([0, 0, 1, 1]), np.array(list("abcc"), dtype=object)
     with pytest.raises(InputError, match="all images of class 'rare' belong together"):
-        choose_clusters(labels, clusters, ("common", "rare"), 0.5, 0, Purpose.TEST)
+        choose_groups(labels, grouping, ("common", "rare"), 0.5, 0, Purpose.TEST)
 
 
 # ---------------------------------------------------------------- rules
@@ -612,20 +612,20 @@ def test_a_drop_in_a_slice_is_of_its_own_images(run):
 def test_clean_accuracy_is_told_with_what_counts_alike(run):
     folder = RunFolder(run.path)
     file = folder.predictions(next(iter(folder.record.models)), 0, "clean")
-    line, *_ = clean_accuracy_lines(folder, file, "", clusters=read_clusters(folder))
-    assert " in 24 clusters; images count alike" in line
+    line, *_ = clean_accuracy_lines(folder, file, "", grouping=read_grouping(folder))
+    assert " in 24 groups; images count alike" in line
 
 
-def test_verdicts_say_how_many_clusters_their_images_come_in(run):
+def test_verdicts_say_how_many_groups_their_images_come_in(run):
     counts = {"the test set": 24, "site=A": 8, "site=B": 8, "site=C": 8}
     verdicts = judged(run, "accuracy[clean] >= 0.1", "accuracy[clean|worst site] >= 0.1")
-    assert [verdict.clusters for verdict in verdicts] == [
+    assert [verdict.groups for verdict in verdicts] == [
         {"the test set": 24},
         {name: count for name, count in counts.items() if name != "the test set"},
     ]
     said = "24 in the test set, 8 in site=A, 8 in site=B, 8 in site=C"
     assert summarize_verdicts(verdicts).endswith(
-        f"; images count alike, and belong to clusters: {said}"
+        f"; images count alike, and belong to groups: {said}"
     )
 
 
@@ -640,7 +640,7 @@ def test_each_class_has_its_numbers_in_each_slice_of_clean_images(run):
         mine = (data.groups.slices["site"] == site) & (predictions.labels == 1)
         assert found.loc[f"site={site}"]["value"] == pytest.approx(predictions.correct[mine].mean())
         assert found.loc[f"site={site}"]["n"] == mine.sum()
-        assert found.loc[f"site={site}"]["clusters"] == 8
+        assert found.loc[f"site={site}"]["groups"] == 8
     values = found.loc[["site=A", "site=B", "site=C"]]["value"]
     assert found.loc["worst site"]["value"] == values.min()
     for of in ("site=C", "worst site", "site*sex=A*F"):

@@ -29,7 +29,7 @@ from fairweather.deploy.making import make_guard, save_guard, save_onnx
 from fairweather.deploy.promise import Fit, GuardRecord, Kept, Measured, Promise
 from fairweather.deploy.tracing import export_onnx, trace
 from fairweather.errors import InputError
-from fairweather.metrics import Clusters, per_image, set_columns, softmax
+from fairweather.metrics import Grouping, per_image, set_columns, softmax
 from fairweather.metrics.columns import clopper_pearson
 from fairweather.models.opening import load_model
 from fairweather.models.wrappers import GrayInput
@@ -719,21 +719,21 @@ def simulated(n, generator, classes=4):
     return Predictions(keys, labels, *per_image(logits, labels), logits, names)
 
 
-def reopened(folder, predictions, clusters=None):
+def reopened(folder, predictions, grouping=None):
     """A model of a run that has only validation predictions."""
     from fairweather.steps.run_model import RunModel
 
     run = write_run(folder, run_record({"a": "Model A"}), None, {("a", 0, CLEAN, VAL): predictions})
-    if clusters is not None:
+    if grouping is not None:
         run.write_groups(
-            "groups/val.parquet", StoredGroups(predictions.keys, "patient", clusters, {})
+            "groups/val.parquet", StoredGroups(predictions.keys, "patient", grouping, {})
         )
         finish(run, "groups/val", ["groups/val.parquet"], kind="group")
     return RunModel(run, run.record, "a", 0, ())
 
 
-def first_half(keys, clusters=None):
-    return np.isin(np.arange(len(keys)), split_halves(keys, clusters).temperature)
+def first_half(keys, grouping=None):
+    return np.isin(np.arange(len(keys)), split_halves(keys, grouping).temperature)
 
 
 def test_what_is_fitted_on_which_half(tmp_path):
@@ -834,42 +834,42 @@ def test_the_promise_is_kept_through_all_steps(tmp_path, trials):
 
 def test_of_each_patient_one_image_counts(tmp_path):
     generator = np.random.default_rng(0)
-    predictions, clusters = simulated(900, generator), np.repeat(np.arange(300), 3)
-    fit, chosen_on, _ = fitting.fit_promise(reopened(tmp_path, predictions, clusters), PROMISE)
-    first = first_half(predictions.keys, Clusters(clusters))
-    assert fit.cluster == "patient"
+    predictions, grouping = simulated(900, generator), np.repeat(np.arange(300), 3)
+    fit, chosen_on, _ = fitting.fit_promise(reopened(tmp_path, predictions, grouping), PROMISE)
+    first = first_half(predictions.keys, Grouping(grouping))
+    assert fit.group == "patient"
     assert fit.others == first.sum()
-    assert fit.images == len(np.unique(clusters[~first])) == len(chosen_on)
-    of = dict(zip(predictions.keys.tolist(), clusters.tolist(), strict=True))
+    assert fit.images == len(np.unique(grouping[~first])) == len(chosen_on)
+    of = dict(zip(predictions.keys.tolist(), grouping.tolist(), strict=True))
     assert len({of[key] for key in chosen_on.keys.tolist()}) == len(chosen_on)
 
 
 def hard_patients(count, generator, largest=40):
     """Half of the patients have one image and no error; the others have 40, of which 8 % wrong."""
     sizes = np.where(np.arange(count) % 2, largest, 1)
-    clusters = Clusters(np.repeat(np.arange(count), sizes))
-    wrong = (sizes[clusters.of] > 1) & (generator.random(len(clusters.of)) < 0.08)
-    return clusters, wrong
+    grouping = Grouping(np.repeat(np.arange(count), sizes))
+    wrong = (sizes[grouping.numbers] > 1) & (generator.random(len(grouping.numbers)) < 0.08)
+    return grouping, wrong
 
 
-@pytest.mark.parametrize(("weigh", "risk"), [("clusters", 0.04), ("images", 0.08)])
+@pytest.mark.parametrize(("weigh", "risk"), [("groups", 0.04), ("images", 0.08)])
 def test_each_patient_or_each_image_counts_alike_in_what_is_kept(weigh, risk):
-    clusters, wrong = hard_patients(400, np.random.default_rng(0))
+    grouping, wrong = hard_patients(400, np.random.default_rng(0))
     fit = guard_of(None).record.fit
-    found = fitting.measure_images("x", CLEAN, outcomes(~wrong), fit, clusters, weigh).risk
+    found = fitting.measure_images("x", CLEAN, outcomes(~wrong), fit, grouping, weigh).risk
     # By patients, the mean of each one's share: 200 shares of 40 images, with 0 for the others.
-    shares = np.bincount(clusters.of, wrong) / clusters.sizes
-    by_hand = shares.mean() if weigh == "clusters" else wrong.mean()
+    shares = np.bincount(grouping.numbers, wrong) / grouping.sizes
+    by_hand = shares.mean() if weigh == "groups" else wrong.mean()
     assert found.value == pytest.approx(by_hand)
     assert found.low < risk < found.high
 
 
 def test_a_promise_about_images_is_kept_for_images(tmp_path):
     """Where large patients are hard, one image of each promises for patients, not for images."""
-    clusters, wrong = hard_patients(2400, np.random.default_rng(1))
-    run = reopened(tmp_path, outcomes(~wrong), clusters.of)
+    grouping, wrong = hard_patients(2400, np.random.default_rng(1))
+    run = reopened(tmp_path, outcomes(~wrong), grouping.numbers)
     promise = Promise(risk=0.07, certainty=0.95, coverage=0.9)
-    assert promise.weigh == "clusters"
+    assert promise.weigh == "groups"
     of_patients = fitting.fit_promise(run, promise)
     # All confidences are equal: everything is answered, although 8 % of the images are wrong.
     assert of_patients.fit.answered == of_patients.fit.images == 1200
@@ -877,15 +877,15 @@ def test_a_promise_about_images_is_kept_for_images(tmp_path):
     with pytest.raises(InputError, match="no threshold is shown to keep a risk of 7 %"):
         fitting.fit_promise(run, images)
     found = fitting.fit_promise(run, images.model_copy(update={"risk": 0.1}))
-    assert found.fit.images == len(found.chosen_on) == len(found.clusters.of) > 20_000
+    assert found.fit.images == len(found.chosen_on) == len(found.grouping.numbers) > 20_000
     assert wrong.mean() < found.fit.bound <= 0.1
 
 
 def test_the_output_says_what_counts_alike():
     record = guard_of(GuardOutputs(np.zeros((10, 3)), None)).record
-    of_patients = record.fit.model_copy(update={"cluster": "patient"})
+    of_patients = record.fit.model_copy(update={"group": "patient"})
     for weigh, words in (
-        ("clusters", "each patient counting alike: 1 validation images, one of each patient, "),
+        ("groups", "each patient counting alike: 1 validation images, one of each patient, "),
         ("images", "each image counting alike: 1 validation images chose "),
     ):
         promise = record.promise.model_copy(update={"weigh": weigh})
@@ -894,7 +894,7 @@ def test_the_output_says_what_counts_alike():
     assert "alike" not in record.lines()["promised"]
 
 
-@pytest.mark.parametrize("weigh", ["clusters", "images"])
+@pytest.mark.parametrize("weigh", ["groups", "images"])
 def test_what_counts_alike_is_not_asked_where_no_images_belong_together(tmp_path, weigh):
     of = reopened(tmp_path, outcomes(np.ones(100)))
     fitting.check_weighing(of, None)
@@ -908,16 +908,16 @@ def test_what_counts_alike_is_one_of_two():
 
 
 @pytest.mark.parametrize(
-    ("n", "right", "clusters", "words"),
+    ("n", "right", "count", "words"),
     [
         (20, 1.0, None, r"half of the validation images .* too few to promise .* at least 59"),
         (400, 1.0, 4, "half of the patients with validation images .* too few"),
         (400, 0.5, None, "no threshold is shown to keep a risk of 5 %"),
     ],
 )
-def test_what_images_cannot_support_is_refused(n, right, clusters, words, tmp_path):
+def test_what_images_cannot_support_is_refused(n, right, count, words, tmp_path):
     predictions = outcomes(np.random.default_rng(0).random(n) < right)
-    groups = None if clusters is None else np.arange(n) % clusters
+    groups = None if count is None else np.arange(n) % count
     promise = Promise(risk=0.05, certainty=0.95, coverage=0.9)
     with pytest.raises(InputError, match=words):
         fitting.fit_promise(reopened(tmp_path, predictions, groups), promise)
@@ -940,7 +940,7 @@ def test_the_sets_of_answers_cover_what_is_said(quantile):
     predictions = simulated(500, np.random.default_rng(0))
     fit = Fit(
         temperature=1, others=1, threshold=0.5, quantile=quantile, images=1, answered=1, wrong=0,
-        bound=0.1, cluster=None, chose="nothing",
+        bound=0.1, group=None, chose="nothing",
     )  # fmt: skip
     guard = guard_of(GuardOutputs(predictions.logits, None))
     record = guard.record.model_copy(update={"fit": fit, "classes": predictions.classes})
@@ -956,15 +956,15 @@ def test_the_sets_of_answers_cover_what_is_said(quantile):
     assert row.set_size == np.mean([len(names) for names in sets])
 
 
-def test_intervals_of_what_is_kept_know_clusters():
+def test_intervals_of_what_is_kept_know_groups():
     predictions = simulated(300, np.random.default_rng(0))
     fit = Fit(
         temperature=1, others=1, threshold=0.5, quantile=0.8, images=1, answered=1, wrong=0,
-        bound=0.1, cluster=None, chose="nothing",
+        bound=0.1, group=None, chose="nothing",
     )  # fmt: skip
     alone, together = (
-        fitting.measure_images("x", CLEAN, predictions, fit, clusters)
-        for clusters in (None, Clusters(np.arange(300) // 150))
+        fitting.measure_images("x", CLEAN, predictions, fit, grouping)
+        for grouping in (None, Grouping(np.arange(300) // 150))
     )
     assert alone.risk.value == together.risk.value
     assert together.risk.high - together.risk.low > alone.risk.high - alone.risk.low
@@ -982,7 +982,7 @@ def guard_of(reference, quantile=0.8):
     """A guard whose network says of images what it is told."""
     fit = Fit(
         temperature=1, others=1, threshold=0.5, quantile=quantile, images=1, answered=1, wrong=0,
-        bound=0.1, cluster=None, chose="nothing",
+        bound=0.1, group=None, chose="nothing",
     )  # fmt: skip
     record = GuardRecord(
         model="a", title="A", run="r", seed=0, architecture="x", classes=("a", "b", "c"),

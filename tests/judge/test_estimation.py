@@ -27,7 +27,7 @@ from fairweather.judge.known_cells import (
 )
 from fairweather.metrics import accuracy_estimation as estimating
 from fairweather.metrics import features_differ_p, one_of_each, outputs_differ_p, softmax
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.two_sample import Cloud
 from fairweather.requests.study.schema import check_study
 from fairweather.runs.folder import RunFolder, StoredGroups
@@ -197,7 +197,7 @@ def test_validation_images_of_one_patient_are_compared_once(run, jpeg, found, mo
     patients = np.arange(len(validation)) // 10
     groups = StoredGroups(validation.keys, "patient", patients, {})
     monkeypatch.setattr(RunFolder, "groups", lambda _, part: groups if part == VAL else None)
-    chosen = one_of_each(Clusters(patients))
+    chosen = one_of_each(Grouping(patients))
     compared = []
 
     def compare(reference, batch):

@@ -9,7 +9,7 @@ import scipy.stats
 from benchmarks import areas as simulated
 
 from fairweather import metrics
-from fairweather.metrics import Clusters, Estimate, areas, paired_difference, to_score
+from fairweather.metrics import Estimate, Grouping, areas, paired_difference, to_score
 from fairweather.metrics.areas import (
     area_interval,
     auc_column,
@@ -54,13 +54,13 @@ def drawn(n=300, classes=4, seed=0, decimals=None, shift=0.0):
     return Predictions(np.arange(n), labels, *columns, logits, names, False)
 
 
-def estimated(predictions, names=NAMES, clusters=None):
-    shared = metrics.Resamples.draw(predictions.labels, 1, clusters=clusters)
+def estimated(predictions, names=NAMES, grouping=None):
+    shared = metrics.Resamples.draw(predictions.labels, 1, grouping=grouping)
     return metrics.evaluate_resamples(predictions, shared, None, names)
 
 
-def variance(column, clusters=None):
-    return column_spread(unit_column(column, clusters)).variance
+def variance(column, grouping=None):
+    return column_spread(unit_column(column, grouping)).variance
 
 
 def binary(n=60, seed=0, decimals=None):
@@ -74,30 +74,30 @@ def binary(n=60, seed=0, decimals=None):
 @pytest.mark.parametrize("design", ["images", "of one side", "of both sides"])
 def test_variances_are_those_of_the_slow_reference(design, decimals):
     positive, (first, second) = binary(decimals=decimals)
-    clusters = np.arange(60)
+    grouping = np.arange(60)
     if design == "of one side":
-        clusters = np.where(positive, clusters // 7, 50 + clusters // 5)
-    if design == "of both sides":  # each cluster has some of either side
+        grouping = np.where(positive, grouping // 7, 50 + grouping // 5)
+    if design == "of both sides":  # each group has some of either side
         for side in (positive, ~positive):
-            clusters[side] = np.arange(side.sum()) % 8
-    clusters = Clusters.of_names(clusters).of
-    columns = [auc_column(scores, positive, clusters) for scores in (first, second)]
+            grouping[side] = np.arange(side.sum()) % 8
+    grouping = Grouping.from_names(grouping).numbers
+    columns = [auc_column(scores, positive, grouping) for scores in (first, second)]
     for column, scores in zip(columns, (first, second), strict=True):
-        expected = reference.auc_covariance(scores, scores, positive, clusters)
-        assert variance(column, clusters) == pytest.approx(expected, rel=SEVEN_DIGITS)
+        expected = reference.auc_covariance(scores, scores, positive, grouping)
+        assert variance(column, grouping) == pytest.approx(expected, rel=SEVEN_DIGITS)
     parts = [
-        reference.auc_covariance(a, b, positive, clusters)
+        reference.auc_covariance(a, b, positive, grouping)
         for a, b in ((first, first), (second, second), (first, second))
     ]
-    difference = np.subtract(*(unit_column(column, clusters) for column in columns))
+    difference = np.subtract(*(unit_column(column, grouping) for column in columns))
     expected = parts[0] + parts[1] - 2 * parts[2]
     # The difference of two columns keeps fewer digits than they have.
     assert column_spread(difference).variance == pytest.approx(expected, rel=10 * SEVEN_DIGITS)
 
 
-def test_clusters_of_one_image_each_change_nothing():
+def test_groups_of_one_image_each_change_nothing():
     predictions = drawn()
-    alone = estimated(predictions, clusters=Clusters(np.arange(300)))
+    alone = estimated(predictions, grouping=Grouping(np.arange(300)))
     for name, estimate in estimated(predictions).items():
         assert to_score(alone[name]) == to_score(estimate)
 
@@ -165,15 +165,15 @@ def test_a_column_is_what_each_image_adds_to_first_order(name, decimals):
 
 
 def test_the_order_of_the_images_changes_no_interval():
-    """Not by a bit: of classes, means over classes and levels, and differences; with clusters."""
+    """Not by a bit: of classes, means over classes and levels, and differences; with groups."""
     cells = [drawn(200, shift=shift, decimals=1) for shift in (0.3, 0.8)]
     of = np.random.default_rng(1).integers(40, size=200)
     names = [*NAMES, *(f"{kind}/{name}" for kind in ("auc", "pr_auc") for name in "abcd")]
     found = []
     for seed in range(4):
         rows = np.random.default_rng(seed).permutation(200) if seed else np.arange(200)
-        for clusters in (None, Clusters.of_names(of[rows])):
-            low, high = (estimated(cell.take(rows), names, clusters) for cell in cells)
+        for grouping in (None, Grouping.from_names(of[rows])):
+            low, high = (estimated(cell.take(rows), names, grouping) for cell in cells)
             mean = add_means(
                 (("m", "0", "snow", str(k)), each) for k, each in enumerate((low, high))
             )
@@ -317,7 +317,7 @@ def test_a_mean_over_classes_needs_five_images_of_the_rarest(images, few):
     assert (predictions.labels != predictions.predicted).sum() >= 20
     for name, estimate in estimated(predictions).items():
         assert to_score(estimate).too_few == few, name
-    patients = estimated(predictions, clusters=Clusters(np.arange(90) // 2))
+    patients = estimated(predictions, grouping=Grouping(np.arange(90) // 2))
     assert all(to_score(each).too_few for each in patients.values())
 
 
@@ -370,7 +370,7 @@ def test_an_image_is_in_one_pair_only():
     assert disjoint_pairs(positive) == 5
     assert disjoint_pairs(positive, np.zeros(14, dtype=int)) == 0
     assert disjoint_pairs(positive, np.arange(14) // 2) == 3
-    # Clusters with images of both sides are used once.
+    # Groups with images of both sides are used once.
     assert disjoint_pairs(positive, np.arange(14) % 5) == 2
     assert areas.disjoint_pairs(np.ones(4, dtype=bool)) == 0
 
@@ -384,9 +384,9 @@ def test_either_tail_misses_seldom(positives, area):
             assert trials * percent / 100 <= most(trials, 0.05) + 1e-9
 
 
-def test_either_tail_of_clusters_misses_seldom_and_that_of_images_often():
+def test_either_tail_of_groups_misses_seldom_and_that_of_images_often():
     trials = 200
-    *found, as_images = simulated.clustered(40, "unequal", True, 0.5, 0.85, trials)
+    *found, as_images = simulated.grouped(40, "unequal", True, 0.5, 0.85, trials)
     for entry in found:
         for percent in map(float, entry.split(" / ")):
             assert trials * percent / 100 <= most(trials, 0.05) + 1e-9

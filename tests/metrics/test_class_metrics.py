@@ -205,7 +205,7 @@ def test_a_run_without_logits_has_no_rows_of_classes():
 def test_one_pass_gives_what_two_would_in_the_order_of_the_cells():
     cells, read = cells_and_reader()
     fitted = {cell: metrics.Fitted(0.4 + number / 50, 0.5) for number, cell in enumerate(cells)}
-    given = {"clusters": metrics.Clusters(np.arange(500) // 5)}
+    given = {"grouping": metrics.Grouping(np.arange(500) // 5)}
     expected = dict(estimate_cells(cells, read, 50, fitted=fitted.get, **given))
     told, points = [], {"malignant": POINT}
     estimated, rows = estimate_with_classes(

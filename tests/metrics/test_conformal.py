@@ -22,7 +22,6 @@ from fairweather.inference.prediction import Predictor, make_predictions, predic
 from fairweather.judge.rules import read_rules
 from fairweather.judge.verdicts import judge
 from fairweather.metrics import Fitted, Resamples, evaluate_resamples, softmax, to_score
-from fairweather.metrics.clusters import Clusters, share_interval
 from fairweather.metrics.conformal import (
     FREE_RANKS,
     METHODS,
@@ -38,6 +37,7 @@ from fairweather.metrics.conformal import (
     set_columns,
     size_stratified_coverage,
 )
+from fairweather.metrics.grouping import Grouping, share_interval
 from fairweather.report.contents import Sweep, read_contents
 from fairweather.report.prediction_sets import (
     SetScores,
@@ -283,11 +283,13 @@ def test_halves_depend_on_the_keys_alone():
 def test_no_patient_is_in_both_halves():
     rng = np.random.default_rng(0)
     for seed in range(20):
-        clusters = Clusters.of_names(rng.integers(0, 12, 90))
-        parts = split_halves(rng.permutation(1000)[:90], clusters)
-        assert not set(clusters.of[parts.temperature]) & set(clusters.of[parts.thresholds]), seed
-        assert len(np.unique(clusters.of[parts.temperature])) == clusters.count // 2
-    alone = Clusters(np.zeros(40, dtype=np.int64))
+        grouping = Grouping.from_names(rng.integers(0, 12, 90))
+        parts = split_halves(rng.permutation(1000)[:90], grouping)
+        assert not set(grouping.numbers[parts.temperature]) & set(
+            grouping.numbers[parts.thresholds]
+        ), seed
+        assert len(np.unique(grouping.numbers[parts.temperature])) == grouping.count // 2
+    alone = Grouping(np.zeros(40, dtype=np.int64))
     with pytest.raises(InputError, match="all validation images belong together"):
         Conformal().split(np.arange(40), np.zeros(40, int), ("a", "b"), alone)
 
@@ -332,40 +334,40 @@ def test_classwise_sets_have_a_threshold_for_each_class():
 
 
 def patients(count, rng, *, largest=40):
-    """Logits, labels and clusters of patients: half of them are large, and hard."""
+    """Logits, labels and groups of patients: half of them are large, and hard."""
     large = rng.random(count) < 0.5
-    clusters = np.repeat(np.arange(count), np.where(large, largest, 1))
-    logits = rng.normal(size=(len(clusters), 4)) + 4 * np.eye(4)[rng.integers(0, 4, len(clusters))]
+    grouping = np.repeat(np.arange(count), np.where(large, largest, 1))
+    logits = rng.normal(size=(len(grouping), 4)) + 4 * np.eye(4)[rng.integers(0, 4, len(grouping))]
     # All images of a hard patient have the same chance to be wrong, up to 60 %.
-    wrong = rng.random(len(clusters)) < (large * rng.uniform(0.2, 0.6, count))[clusters]
-    labels = np.where(wrong, rng.integers(0, 4, len(clusters)), logits.argmax(1))
-    return logits.astype(np.float32), labels, Clusters(clusters)
+    wrong = rng.random(len(grouping)) < (large * rng.uniform(0.2, 0.6, count))[grouping]
+    labels = np.where(wrong, rng.integers(0, 4, len(grouping)), logits.argmax(1))
+    return logits.astype(np.float32), labels, Grouping(grouping)
 
 
 def test_one_image_of_each_patient_counts_for_thresholds():
-    logits, labels, clusters = patients(200, np.random.default_rng(0))
+    logits, labels, grouping = patients(200, np.random.default_rng(0))
     predictions = columns_of(logits, labels)
-    parts = Conformal().split(predictions.keys, labels, predictions.classes, clusters)
-    assert len(parts.thresholds) == len(np.unique(clusters.of[parts.thresholds])) == 100
-    fitted = Conformal().fit(predictions, clusters)
+    parts = Conformal().split(predictions.keys, labels, predictions.classes, grouping)
+    assert len(parts.thresholds) == len(np.unique(grouping.numbers[parts.thresholds])) == 100
+    fitted = Conformal().fit(predictions, grouping)
     assert fitted.images == (100,)
     each = Conformal("lac", 0.5, classwise=True).split(
         predictions.keys,
         labels,
         predictions.classes,
-        clusters,
+        grouping,
     )
-    pairs = list(zip(clusters.of[each.thresholds], labels[each.thresholds], strict=True))
+    pairs = list(zip(grouping.numbers[each.thresholds], labels[each.thresholds], strict=True))
     assert len(set(pairs)) == len(pairs) > 100
 
 
 def test_halves_do_not_look_at_the_sizes_of_patients():
     rng, count = np.random.default_rng(1), 0
     for _ in range(20):
-        logits, _, clusters = patients(200, rng)
-        parts = split_halves(rng.permutation(10**6)[: len(logits)], clusters)
-        large = clusters.sizes > 1
-        count += int(large[np.unique(clusters.of[parts.temperature])].sum()) - large.sum() / 2
+        logits, _, grouping = patients(200, rng)
+        parts = split_halves(rng.permutation(10**6)[: len(logits)], grouping)
+        large = grouping.sizes > 1
+        count += int(large[np.unique(grouping.numbers[parts.temperature])].sum()) - large.sum() / 2
     # Of 100 patients without replacement, half of 200 large: a variance of 100 / 8 each time.
     assert abs(count) < 5 * math.sqrt(20 * 100 / 8)
 
@@ -373,10 +375,10 @@ def test_halves_do_not_look_at_the_sizes_of_patients():
 def test_the_promise_is_kept_for_new_patients_of_any_size():
     rng, trials, found = np.random.default_rng(2), 200, []
     for _ in range(trials):
-        logits, labels, clusters = patients(60, rng)
-        fitted = Conformal(coverage=0.8).fit(columns_of(logits, labels), clusters)
+        logits, labels, grouping = patients(60, rng)
+        fitted = Conformal(coverage=0.8).fit(columns_of(logits, labels), grouping)
         others, truth, of = patients(300, rng)
-        _, first = np.unique(of.of, return_index=True)  # one image of each new patient
+        _, first = np.unique(of.numbers, return_index=True)  # one image of each new patient
         found.append(fitted.apply(columns_of(others[first], truth[first])).covered.mean())
     error = np.std(found) / math.sqrt(trials)
     assert np.mean(found) > 0.8 - 4 * error
@@ -810,24 +812,26 @@ def test_what_is_told_of_a_variant():
 def test_sets_that_weigh_images_cover_images_where_large_patients_are_hard():
     """Half of the patients have 40 images, and are hard: one image of each covers too few."""
     rng = np.random.default_rng(3)
-    logits, labels, clusters = patients(300, rng)
+    logits, labels, grouping = patients(300, rng)
     others, truth, _ = patients(300, rng)
     covered = {}
-    for weigh in ("clusters", "images"):
+    for weigh in ("groups", "images"):
         variant = Conformal(coverage=0.8, weigh=weigh)
-        fitted = variant.fit(columns_of(logits, labels), clusters)
-        assert fitted.images == (150,) if weigh == "clusters" else fitted.images[0] < 150
+        fitted = variant.fit(columns_of(logits, labels), grouping)
+        assert fitted.images == (150,) if weigh == "groups" else fitted.images[0] < 150
         covered[weigh] = fitted.apply(columns_of(others, truth)).covered.mean()
     # About 30 % of the images of large patients are wrong, and 15 % by patients. The share of 75
     # such patients, with a deviation of 0.75 * 0.12 each, has one of 0.01; of the others likewise.
-    assert covered["clusters"] < 0.8 - 0.04 < covered["images"]
+    assert covered["groups"] < 0.8 - 0.04 < covered["images"]
 
 
-@pytest.mark.parametrize(("weigh", "is_broken"), [("clusters", False), ("images", True)])
+@pytest.mark.parametrize(("weigh", "is_broken"), [("groups", False), ("images", True)])
 def test_a_promise_for_patients_is_judged_by_patients_that_count_alike(tmp_path, weigh, is_broken):
     """Half of 400 patients have 40 images, of which 82 % are covered; the others have one each."""
-    clusters = Clusters(np.repeat(np.arange(400), np.tile([40, 1], 200)))
-    covered = (clusters.sizes[clusters.of] == 1) | (np.random.default_rng(0).random(8200) < 0.82)
+    grouping = Grouping(np.repeat(np.arange(400), np.tile([40, 1], 200)))
+    covered = (grouping.sizes[grouping.numbers] == 1) | (
+        np.random.default_rng(0).random(8200) < 0.82
+    )
     variant = Conformal(weigh=weigh)
     model = variant_name("a", variant.name)
     right = outcomes(np.ones(8200), covered=covered, set_size=np.ones(8200, dtype=np.int64))
@@ -849,15 +853,15 @@ def test_a_promise_for_patients_is_judged_by_patients_that_count_alike(tmp_path,
     facts |= {"temperature": 1, "temperature_images": 50, "images": [50], "covered": [46]}
     run.write(file, json.dumps(facts))
     finish(run, "sets", [file])
-    groups = StoredGroups(right.keys, "patient", clusters.of, {})
+    groups = StoredGroups(right.keys, "patient", grouping.numbers, {})
     run.write_groups("groups/test.parquet", groups)
     finish(run, "groups/test", ["groups/test.parquet"], kind="group")
     clean, shifted = (each.cells[0].coverage for each in check_promises(read_contents(run)))
     assert [row.is_broken for row in check_promises(read_contents(run))] == [is_broken] * 2
-    if weigh == "clusters":
-        by_hand = np.mean(np.bincount(clusters.of, covered) / clusters.sizes)
+    if weigh == "groups":
+        by_hand = np.mean(np.bincount(grouping.numbers, covered) / grouping.sizes)
         assert clean.value == shifted.value == pytest.approx(by_hand)
-        [low], [high] = share_interval(covered, np.zeros(8200), 1, clusters, clusters.alike)
+        [low], [high] = share_interval(covered, np.zeros(8200), 1, grouping, grouping.alike)
         # An end from 1,000 resamples has a standard error of 4 % of half of the interval.
         assert shifted.high - shifted.low == pytest.approx(high - low, rel=0.2)
         # Of clean images, Beta(46, 5) of other calibration images is added.

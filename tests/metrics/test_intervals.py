@@ -579,14 +579,14 @@ def test_a_class_that_only_a_few_patients_have_hides_more():
     labels = np.repeat([0, 1], [90, 9])
     columns = metrics.per_image(np.eye(2)[labels] * 5, labels)
     predictions = Predictions(np.arange(99), labels, *columns, None, ("a", "b"))
-    together = metrics.Clusters(np.append(np.arange(90), np.full(9, 90)))
+    together = metrics.Grouping(np.append(np.arange(90), np.full(9, 90)))
     alone, patients = (
-        metrics.score(predictions, 50, clusters=clusters)["balanced_accuracy"].low
-        for clusters in (None, together)
+        metrics.score(predictions, 50, grouping=grouping)["balanced_accuracy"].low
+        for grouping in (None, together)
     )
     shares = [0.025 ** (1 / images) for images in (90, 9, 1)]
     assert alone == pytest.approx(1 - math.hypot(*(1 - share for share in shares[:2])) / 2)
-    # Student's quantile for 91 clusters, and their variance.
+    # Student's quantile for 91 groups, and their variance.
     far = math.hypot(1 - shares[0], 1 - shares[2]) / 2
     wider = scipy.stats.t.ppf(0.975, 90) / 1.959964 * math.sqrt(91 / 90)
     assert patients == pytest.approx(1 - far * wider)

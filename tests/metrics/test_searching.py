@@ -8,7 +8,7 @@ import scipy.stats
 
 from fairweather import metrics
 from fairweather.metrics import intervals, selective
-from fairweather.metrics.clusters import Clusters, zou_donner_interval
+from fairweather.metrics.grouping import Grouping, zou_donner_interval
 from fairweather.metrics.sample import Resamples
 from fairweather.metrics.selective import coverage_interval
 from fairweather.types.measurement import Predictions, Score
@@ -26,9 +26,9 @@ def predictions_of(confidence, correct):
     )
 
 
-def estimate_of(confidence, correct, clusters=None, resamples=40):
+def estimate_of(confidence, correct, grouping=None, resamples=40):
     predictions = predictions_of(confidence, correct)
-    shared = Resamples.draw(predictions.labels, resamples, clusters=clusters)
+    shared = Resamples.draw(predictions.labels, resamples, grouping=grouping)
     return intervals.evaluate_resamples(predictions, shared, names=[NAME])[NAME]
 
 
@@ -109,12 +109,12 @@ def test_an_interval_is_its_definition(seed, n):
 def test_neither_the_order_of_images_nor_a_monotone_confidence_moves_it(seed):
     generator = np.random.default_rng(seed)
     confidence, correct = draw(generator, 300, (6, 1))
-    confidence, clusters = confidence.round(2), generator.integers(0, 60, 300)
+    confidence, grouping = confidence.round(2), generator.integers(0, 60, 300)
     order = generator.permutation(300)
-    for known in (None, Clusters.of_names(clusters)):
+    for known in (None, Grouping.from_names(grouping)):
         again = None if known is None else known.select(order)
-        found = coverage_interval(confidence, correct, clusters=known)
-        moved = coverage_interval(np.exp(confidence[order]), correct[order], clusters=again)
+        found = coverage_interval(confidence, correct, grouping=known)
+        moved = coverage_interval(np.exp(confidence[order]), correct[order], grouping=again)
         assert moved == pytest.approx(found, abs=1e-12)
 
 
@@ -130,15 +130,15 @@ def test_images_that_are_repeated_say_no_more():
     for seed in range(8):
         confidence, correct = draw(np.random.default_rng(seed), 400, (19, 1))
         low, high = coverage_interval(confidence, correct)
-        of = Clusters(np.repeat(np.arange(400), 5))
-        again = coverage_interval(np.repeat(confidence, 5), np.repeat(correct, 5), clusters=of)
+        of = Grouping(np.repeat(np.arange(400), 5))
+        again = coverage_interval(np.repeat(confidence, 5), np.repeat(correct, 5), grouping=of)
         assert again[0] <= low + 0.01
         assert again[1] >= high - 0.01
 
 
 def test_a_weight_is_how_often_an_image_counts():
     confidence, correct = draw(np.random.default_rng(0), 4000, (14, 1))
-    alone = coverage_interval(confidence, correct, clusters=Clusters(np.arange(4000)))
+    alone = coverage_interval(confidence, correct, grouping=Grouping(np.arange(4000)))
     assert coverage_interval(confidence, correct, weights=np.full(4000, 3.0)) == pytest.approx(
         alone, rel=1e-9
     )
@@ -157,8 +157,8 @@ def test_few_images_and_images_that_agree():
     assert coverage_interval(confidence, wrong, risk=1)[1] == 1
     assert coverage_interval(confidence, right, risk=0)[0] == 0
     assert coverage_interval([0.5], [True]) == (0, 1)
-    one = Clusters(np.zeros(300, dtype=np.int64))
-    assert coverage_interval(confidence, right, clusters=one) == (0, 1)
+    one = Grouping(np.zeros(300, dtype=np.int64))
+    assert coverage_interval(confidence, right, grouping=one) == (0, 1)
     assert estimate_of(confidence, right, one).too_few
 
 
@@ -192,5 +192,5 @@ def test_means_worst_values_and_differences_have_intervals():
     together = metrics.to_score(first.together(4), (0, 1))
     alone = metrics.to_score(first, (0, 1))
     assert together.low < alone.low
-    few = dataclasses.replace(first, clusters=1)
+    few = dataclasses.replace(first, groups=1)
     assert np.isnan(metrics.paired_difference(few, few).low)

@@ -16,7 +16,7 @@ from fairweather.metrics import (
     recipe_estimate,
     to_score,
 )
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.seeds import (
     SeedVariance,
     crossed_difference,
@@ -271,12 +271,12 @@ def test_intervals_hold_the_truth_of_the_recipe(of_seeds):
 )
 def test_p_is_below_5_percent_exactly_where_the_interval_excludes_0(seeds, chances, grouped, rng):
     generator = np.random.default_rng(rng)
-    clusters = Clusters(np.arange(40) // 3) if grouped else None
+    grouping = Grouping(np.arange(40) // 3) if grouped else None
     sides = [
         (generator.random((40, count)) < chance + generator.normal(0, 0.1, count)).astype(float)
         for count, chance in zip(seeds, chances, strict=True)
     ]
-    found = crossed_difference(*sides, clusters, bounds=(0.0, 1.0))
+    found = crossed_difference(*sides, grouping, bounds=(0.0, 1.0))
     low, high = found.interval
     # Where nothing varies, there is no width, and p is that of a sign test.
     assert not found.errors or (found.p < 0.05) == (low > 0 or high < 0)

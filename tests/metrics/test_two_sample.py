@@ -7,7 +7,7 @@ import scipy.stats
 
 from fairweather.errors import InputError
 from fairweather.metrics import (
-    Clusters,
+    Grouping,
     differ_p,
     features_differ_p,
     one_of_each,
@@ -190,9 +190,9 @@ def test_more_images_than_are_compared_are_drawn():
 
 
 def test_one_image_of_each_patient():
-    clusters = Clusters(np.array([0, 0, 1, 2, 2, 2]))
-    drawn = np.array([one_of_each(clusters, seed) for seed in range(40)])
-    assert (clusters.of[drawn] == [0, 1, 2]).all()
+    grouping = Grouping(np.array([0, 0, 1, 2, 2, 2]))
+    drawn = np.array([one_of_each(grouping, seed) for seed in range(40)])
+    assert (grouping.numbers[drawn] == [0, 1, 2]).all()
     assert {len(set(column)) for column in drawn.T} == {2, 1, 3}  # each image of each is drawn
 
 
@@ -202,7 +202,7 @@ def test_repeated_images_give_false_alarms_that_one_of_each_does_not():
     for trial in range(trials):
         generator = np.random.default_rng([trial, 9])
         known, others = probabilities(generator, 40), probabilities(generator, 12)
-        patients = Clusters(np.repeat(np.arange(12), 10))
+        patients = Grouping(np.repeat(np.arange(12), 10))
         repeated = np.repeat(others, 10, axis=0)
         alarms += outputs_differ_p(np.repeat(known, 10, axis=0), repeated) <= LEVEL
         of_one += outputs_differ_p(known, repeated[one_of_each(patients, trial)]) <= LEVEL

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from fairweather.cli.app import app
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.selective import coverage_at_risk, coverage_interval, deferral_shares
 from fairweather.report.building import (
     JOINT_LISTING,
@@ -98,11 +98,11 @@ def test_of_many_classes_the_most_frequent_confusions_are_kept():
 
 
 def test_what_is_needed_is_the_rest_of_the_coverage(columns):
-    known = Clusters(np.arange(400) // 4)
-    for clusters in (None, known):
-        found = deferral_shares(columns.confidence, columns.correct, RISKS, clusters)
+    known = Grouping(np.arange(400) // 4)
+    for grouping in (None, known):
+        found = deferral_shares(columns.confidence, columns.correct, RISKS, grouping)
         for risk, score in zip(RISKS, found, strict=True):
-            asked = {"risk": risk, "clusters": clusters}
+            asked = {"risk": risk, "grouping": grouping}
             kept = coverage_at_risk(columns.confidence, columns.correct, risk=risk)
             low, high = coverage_interval(columns.confidence, columns.correct, **asked)
             assert score == pytest.approx((1 - kept, 1 - high, 1 - low, 400))

@@ -404,7 +404,7 @@ def check_comparison(contents, files, facts):
     else:
         # A result that the tests do not confirm is a note, and what is measured the headline.
         assert re.fullmatch(
-            r"(These images|\w+ seeds|.*clusters.*) cannot tell them apart\.", facts["note"]
+            r"(These images|\w+ seeds|.*groups.*) cannot tell them apart\.", facts["note"]
         )
         found = re.fullmatch(
             rf"The models are right on ([\d.]+)(?: to ([\d.]+))? % of the images {where}\.",

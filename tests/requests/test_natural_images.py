@@ -251,14 +251,14 @@ def test_the_file_of_each_other_image_is_listed(hospital, colour_folder, tmp_pat
         assert row.file.startswith(f"{of_label[labels[row.keys]]}/")
 
 
-def clusters_of_files(folder, each):
+def groups_of_files(folder, each):
     """The files of a folder of classes, with one patient for so many in order."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
     return pd.DataFrame({"file": files, "patient": [f"p{at // each}" for at in range(len(files))]})
 
 
 def test_a_table_may_say_which_other_images_belong_together(hospital, colour_folder, tmp_path):
-    own, theirs = clusters_of_files(colour_folder, 4), clusters_of_files(hospital, 3)
+    own, theirs = groups_of_files(colour_folder, 4), groups_of_files(hospital, 3)
     theirs = theirs.assign(split="natural/b", patient="b-" + theirs["patient"])
     # Names of files of both sets may be the same: the column says of which set a row is.
     theirs.loc[0, "patient"] = "p0"
@@ -266,7 +266,7 @@ def test_a_table_may_say_which_other_images_belong_together(hospital, colour_fol
     table.to_csv(tmp_path / "patients.csv", index=False)
     model, data = write_model(tmp_path), f"folder:{colour_folder}"
     natural = {"b": f"folder:{hospital}", "c": f"folder:{hospital}"}
-    options = {"cluster": "patient", "metadata": tmp_path / "patients.csv", "bootstrap": 100}
+    options = {"group": "patient", "metadata": tmp_path / "patients.csv", "bootstrap": 100}
     lines = []
     run = fw.evaluate(
         model,
@@ -279,23 +279,23 @@ def test_a_table_may_say_which_other_images_belong_together(hospital, colour_fol
         **options,
     )
     rows = run.scores[run.scores["metric"] == "accuracy"].set_index("shift")
-    assert rows["clusters"].fillna(0).to_dict() == {"clean": 15, "natural/b": 9, "natural/c": 0}
+    assert rows["groups"].fillna(0).to_dict() == {"clean": 15, "natural/b": 9, "natural/c": 0}
     width = rows["high"] - rows["low"]
     assert width["natural/b"] > width["natural/c"]
     assert rows["value"]["natural/b"] == rows["value"]["natural/c"]
     stored = run.folder.groups("natural/b")
-    assert len(np.unique(stored.clusters)) == 9
+    assert len(np.unique(stored.numbers)) == 9
     assert any("1 of" in line and "in test and in natural/b" in line for line in lines if line)
     (verdict,) = judge(run.folder, read_rules(["accuracy[natural/b] >= 0"]))
-    assert verdict.clusters == {"natural/b": 9}
+    assert verdict.groups == {"natural/b": 9}
     (verdict,) = judge(run.folder, read_rules(["accuracy[natural/c] >= 0"]))
-    assert verdict.clusters == {}
+    assert verdict.groups == {}
     (caption,) = (run.path / "tables").glob("other_images_accuracy.md")
     assert "Those of c are taken as independent" in caption.read_text()
 
 
 def test_a_set_without_all_its_rows_is_refused(hospital, colour_folder, tmp_path):
-    own, theirs = clusters_of_files(colour_folder, 4), clusters_of_files(hospital, 3)
+    own, theirs = groups_of_files(colour_folder, 4), groups_of_files(hospital, 3)
     table = pd.concat([own.assign(split=""), theirs[1:].assign(split="natural/b")])
     table.to_csv(tmp_path / "patients.csv", index=False)
     with pytest.raises(InputError, match="has no row for 1 of 23 images"):
@@ -304,16 +304,16 @@ def test_a_set_without_all_its_rows_is_refused(hospital, colour_folder, tmp_path
             f"folder:{colour_folder}",
             "clean",
             natural={"b": f"folder:{hospital}"},
-            cluster="patient",
+            group="patient",
             metadata=tmp_path / "patients.csv",
         )
 
 
 def test_rows_about_a_set_that_there_is_not_are_refused(hospital, colour_folder, tmp_path):
-    own, theirs = clusters_of_files(colour_folder, 4), clusters_of_files(hospital, 3)
+    own, theirs = groups_of_files(colour_folder, 4), groups_of_files(hospital, 3)
     table = pd.concat([own.assign(split=""), theirs.assign(split="natural/hospital_b")])
     table.to_csv(tmp_path / "patients.csv", index=False)
-    options = {"cluster": "patient", "metadata": tmp_path / "patients.csv"}
+    options = {"group": "patient", "metadata": tmp_path / "patients.csv"}
     with pytest.raises(
         InputError, match=r"'natural/hospital_c'; did you mean 'natural/hospital_b'"
     ):
@@ -327,19 +327,19 @@ def test_rows_about_a_set_that_there_is_not_are_refused(hospital, colour_folder,
 
 
 def test_a_table_of_more_sets_than_are_measured_serves_too(hospital, colour_folder, tmp_path):
-    own, theirs = clusters_of_files(colour_folder, 4), clusters_of_files(hospital, 3)
+    own, theirs = groups_of_files(colour_folder, 4), groups_of_files(hospital, 3)
     every = [theirs.assign(split=f"natural/{name}") for name in "bc"]
     pd.concat([own.assign(split=""), *every]).to_csv(tmp_path / "patients.csv", index=False)
     asked = GroupColumns(str(tmp_path / "patients.csv"), "patient")
     assert natural_columns(asked, []) == {}
     assert natural_columns(asked, ["c"]) == {"c": asked._replace(allow_shared=True, natural="c")}
     test = fw.load_data(f"folder:{colour_folder}", groups=asked).test
-    assert set(test.groups.clusters) <= set(own["patient"])
+    assert set(test.groups.names) <= set(own["patient"])
 
 
-def test_a_study_reads_the_clusters_of_other_images(hospital, colour_folder, tmp_path):
-    theirs = clusters_of_files(hospital, 3).assign(split="natural/b")
-    own = clusters_of_files(colour_folder, 4)
+def test_a_study_reads_the_groups_of_other_images(hospital, colour_folder, tmp_path):
+    theirs = groups_of_files(hospital, 3).assign(split="natural/b")
+    own = groups_of_files(colour_folder, 4)
     pd.concat([own.assign(split=""), theirs]).to_csv(tmp_path / "patients.csv", index=False)
     study = check_study(
         {
@@ -347,7 +347,7 @@ def test_a_study_reads_the_clusters_of_other_images(hospital, colour_folder, tmp
             "data": {
                 "source": f"folder:{colour_folder}",
                 "size": 16,
-                "groups": {"metadata": str(tmp_path / "patients.csv"), "cluster": "patient"},
+                "groups": {"metadata": str(tmp_path / "patients.csv"), "group": "patient"},
             },
             "natural": {"b": f"folder:{hospital}", "c": f"folder:{hospital}"},
             "shifts": [],

@@ -73,7 +73,7 @@ def test_the_record_of_a_step_is_a_file_of_its_own_and_tells_whether_its_files_a
         lambda text: "",
         lambda text: "[]",
         lambda text: text.replace('"seconds"', '"secnds"'),
-        lambda text: text.replace('"version": 2', '"version": 3'),
+        lambda text: text.replace('"version": 3', '"version": 4'),
         lambda text: "\udcff" + text,
     ],
     ids=["half", "empty", "list", "key", "newer", "not UTF-8"],
@@ -245,7 +245,7 @@ def test_a_folder_of_the_first_version_is_refused_with_one_sentence(tmp_path):
     [
         ("{", r"record\.json .*the record of a fairweather run"),
         ("[1]", r"record\.json .*the record of a fairweather run"),
-        ('{"version": 3}', r"record\.json .*newer fairweather \(version 3\)"),
+        ('{"version": 4}', r"record\.json .*newer fairweather \(version 4\)"),
         ('{"version": 2}', r"record\.json .*the record of a fairweather run: kind: "),
     ],
 )

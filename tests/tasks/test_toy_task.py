@@ -154,7 +154,7 @@ class Bias(Calibration):
     fitted: ClassVar = FittedBias
     accepts: ClassVar = OF_IMAGE
 
-    def fit(self, predictions, clusters):
+    def fit(self, predictions, grouping):
         def gap(bias, logits, labels):
             known = labels != UNKNOWN
             return scipy.special.expit(logits[known] + bias).mean() - labels[known].mean()
@@ -327,7 +327,7 @@ FINDING_AUC = Metric(
     fewest=5,
     accepts=Accepts(OF_FINDING),
     column=lambda cell: auc_column(
-        cell.predictions.probability, cell.predictions.labels == 1, cell.clusters
+        cell.predictions.probability, cell.predictions.labels == 1, cell.groups
     ),
 )
 
@@ -340,7 +340,7 @@ def test_the_mean_area_of_findings_has_the_variance_of_all_images(
     n = len(dataset.test)
     patients = np.arange(n) // 2
     names = np.array([f"{number:03}" for number in patients[::-1]], dtype=object)
-    groups = Groups(cluster="patient", clusters=names) if known else None
+    groups = Groups(group="patient", names=names) if known else None
     data = replace(dataset, test=replace(dataset.test, groups=groups))
     run = evaluated(data, tmp_path / "run", {"net": Halves(3.0)})
     scores = pd.read_csv(run.path / "scores.csv")
@@ -359,7 +359,7 @@ def test_the_mean_area_of_findings_has_the_variance_of_all_images(
         sides = [len(np.unique(of[side])) for side in (truth, ~truth)]
         pairs.append(min(*sides, len(np.unique(of)) // 2) if known else min(sides))
         if known:
-            assert clean.loc[f"finding={name}", "clusters"] == len(np.unique(of)) < units
+            assert clean.loc[f"finding={name}", "groups"] == len(np.unique(of)) < units
     mean = clean.loc["mean finding"]
     assert mean["value"] == pytest.approx(
         clean.loc[[f"finding={k}" for k in NAMES], "value"].mean()
@@ -368,8 +368,8 @@ def test_the_mean_area_of_findings_has_the_variance_of_all_images(
     assert (mean["low"], mean["high"]) == pytest.approx(ends, rel=1e-5)
     assert mean["n"] == n
     if known:
-        assert mean["clusters"] == units
-        assert np.isnan(clean.loc["worst finding", "clusters"])
+        assert mean["groups"] == units
+        assert np.isnan(clean.loc["worst finding", "groups"])
 
 
 def test_seeds_are_averaged_for_each_finding(dataset, tmp_path):

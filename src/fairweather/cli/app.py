@@ -18,7 +18,14 @@ from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
 from fairweather.cli.options import Command, check_file, go_offline
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
-from fairweather.errors import InputError, check_writable, describe_os_error, one_line, unknown_name
+from fairweather.errors import (
+    RENAMED,
+    InputError,
+    check_writable,
+    describe_os_error,
+    one_line,
+    unknown_name,
+)
 from fairweather.files.folders import cache_folder
 from fairweather.requests.study.packaged import check_study_name, packaged_studies, study_facts
 
@@ -232,5 +239,8 @@ def _exit_with(sentence: str) -> NoReturn:
 
 def _usage_sentence(error: Any) -> str:  # noqa: ANN401 - a `UsageError`
     """Say what Typer cannot read, and where it is explained; nothing where the help was shown."""
+    written = getattr(error, "option_name", "")
     said = error.format_message().strip().removesuffix(".")
+    if written in RENAMED:
+        said = f"{written} is now called {RENAMED[written]}"
     return said and f"{said}; see: {error.ctx.command_path if error.ctx else 'fairweather'} --help"

@@ -45,9 +45,8 @@ Coverage = Annotated[
 Weighing = Annotated[
     str | None,
     typer.Option(
-        help="What counts alike where images belong together: clusters, such as patients, or "
-        "images.",
-        show_default="clusters",
+        help="What counts alike where images belong together: groups, such as patients, or images.",
+        show_default="groups",
     ),
 ]
 

@@ -51,7 +51,7 @@ def read_groups(splits: Listings, columns: GroupColumns, source: str) -> dict[st
 
     Raises:
         InputError: the source has no columns; the file is no table; a column is missing; an image
-            has no row, or two that say different things; or an image has no cluster.
+            has no row, or two that say different things; or an image has no group.
     """
     if columns.metadata is None:
         place = f"the data source {source!r}"
@@ -105,7 +105,7 @@ def natural_columns(groups: GroupColumns | None, names: Collection[str]) -> dict
     Raises `InputError` if a set has no rows and there are some about a set that is not asked for:
     one of the two names is probably misspelt.
     """
-    if groups is None or groups.metadata is None or groups.cluster is None or not names:
+    if groups is None or groups.metadata is None or groups.group is None or not names:
         return {}
     table = read_text_table(Path(groups.metadata).expanduser())
     splits = set(table[SPLIT].str.strip()) if SPLIT in table else set()
@@ -187,15 +187,15 @@ def _check_columns(columns: GroupColumns, place: str) -> None:
     if not columns.columns:
         raise InputError(
             f"of {place} none of the columns is asked for: name the one that says which images "
-            "belong together (cluster), or one with subgroups (slice)"
+            "belong together (group), or one with subgroups (slice)"
         )
     for column in columns.columns:
         check_name(column, f"{place} is asked for a column with a name that cannot be used:")
     names = [slice_name(column) for column in columns.slices]
     for name in names:
-        if columns.cluster in split_slice(name):
+        if columns.group in split_slice(name):
             raise InputError(
-                f"the slice {name} would write the values of {columns.cluster} into tables and on "
+                f"the slice {name} would write the values of {columns.group} into tables and on "
                 "the page, and each has few images: leave it out"
             )
         if name == RESERVED:
@@ -317,11 +317,11 @@ def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Grou
         name: np.array([value.strip() for value in table[name]], dtype=np.object_)
         for name in columns.columns
     }
-    clusters = values[columns.cluster] if columns.cluster else None
-    if clusters is not None and (clusters == "").any():
-        count = int((clusters == "").sum())
+    names = values[columns.group] if columns.group else None
+    if names is not None and (names == "").any():
+        count = int((names == "").sum())
         raise InputError(
-            f"{place} has no {columns.cluster} for {count} of {len(clusters)} images; every image "
+            f"{place} has no {columns.group} for {count} of {len(names)} images; every image "
             "must belong to one"
         )
     slices = {}
@@ -333,15 +333,15 @@ def _make_groups(table: pd.DataFrame, columns: GroupColumns, place: str) -> Grou
         for value in set(crossed):
             check_name(value, f"{place} has in {slice_} a value that cannot be used:")
         slices[slice_name(slice_)] = crossed
-    return Groups(columns.cluster, clusters, slices)
+    return Groups(columns.group, names, slices)
 
 
-class SourceClusters(NamedTuple):
-    """The clusters of images that are not loaded, though a model may be trained or chosen on them.
+class SourceGroups(NamedTuple):
+    """The groups of images that are not loaded, though a model may be trained or chosen on them.
 
     Attributes:
         columns: which columns say what belongs together.
-        others: the clusters of training and validation images that are not needed, by split.
+        others: the group names of training and validation images that are not needed, by split.
         unknown: why these are not known, if they are not.
     """
 
@@ -350,7 +350,7 @@ class SourceClusters(NamedTuple):
     unknown: str
 
     def compare(self, every: Mapping[str, Subset], parts: Mapping[str, Subset]) -> list[str]:
-        """Say which splits share clusters, those that are not loaded included.
+        """Say which splits share groups, those that are not loaded included.
 
         Raises `InputError` if two that are loaded do, unless that is allowed.
 
@@ -358,31 +358,31 @@ class SourceClusters(NamedTuple):
             every: all splits of the source.
             parts: those that are loaded.
         """
-        column = self.columns.cluster
+        column = self.columns.group
         if column is None:
             return []
-        clusters = {
-            name: part.listing.clusters[part.keys]
+        groups = {
+            name: part.listing.group_names[part.keys]
             for name, part in every.items()
-            if part.listing.clusters is not None
+            if part.listing.group_names is not None
         }
-        loaded = {name: clusters[name] for name in parts if name in clusters}
-        shared = describe_shared_clusters(loaded, column)
+        loaded = {name: groups[name] for name in parts if name in groups}
+        shared = describe_shared_groups(loaded, column)
         if shared and not self.columns.allow_shared:
             raise InputError(
                 f"{'; '.join(shared)}: such images do not show how a model does on new ones; to "
                 "measure them nevertheless, allow it (allow_shared: true under groups: of a study, "
-                "--allow-shared-clusters of other commands)"
+                "--allow-shared-groups of other commands)"
             )
         # A part that is not loaded may have been read all the same: others are split off it.
-        for other, theirs in {**self.others, **clusters}.items():
+        for other, theirs in {**self.others, **groups}.items():
             for name, ours in loaded.items() if other not in parts else ():
-                shared += describe_shared_clusters({other: theirs, name: ours}, column)
+                shared += describe_shared_groups({other: theirs, name: ours}, column)
         return shared
 
     def why_unknown(self, every: Mapping[str, Subset]) -> str:
-        """Say why clusters were not compared with those of training images; "" if they were."""
-        if self.columns.cluster is None or self.columns.natural is not None:
+        """Say why groups were not compared with those of training images; "" if they were."""
+        if self.columns.group is None or self.columns.natural is not None:
             return ""
         if "train" not in every:
             return "the source has no training images"
@@ -392,7 +392,7 @@ class SourceClusters(NamedTuple):
 
 def read_source_groups(
     source: Source, columns: GroupColumns, parts: Collection[str], specification: str
-) -> tuple[Source, SourceClusters]:
+) -> tuple[Source, SourceGroups]:
     """Read what a table says of the images that are needed for some parts, and of the others.
 
     A table need not have the others. The splits of the result that are needed have their groups.
@@ -404,7 +404,7 @@ def read_source_groups(
     others = {
         name: source.splits[name]
         for name in ("train", "val")
-        if columns.cluster is not None and name in source.splits and name not in needed
+        if columns.group is not None and name in source.splits and name not in needed
         if columns.natural is None  # of other images, no model was trained on a part
     }
     unknown = ""
@@ -416,24 +416,22 @@ def read_source_groups(
             raise
         groups, unknown = read_groups(splits, columns, specification), str(error)
     known = {name: listing._replace(groups=groups[name]) for name, listing in splits.items()}
-    clusters = {
-        name: own
-        for name in others
-        if name in groups and (own := groups[name].clusters) is not None
+    names_of_others = {
+        name: own for name in others if name in groups and (own := groups[name].names) is not None
     }
     loaded = source._replace(splits={**source.splits, **known})
-    return loaded, SourceClusters(columns, clusters, unknown)
+    return loaded, SourceGroups(columns, names_of_others, unknown)
 
 
-def describe_shared_clusters(parts: Mapping[str, TextArray], cluster: str) -> list[str]:
-    """Say of each two parts how many clusters have images in both; it names no cluster."""
+def describe_shared_groups(parts: Mapping[str, TextArray], group: str) -> list[str]:
+    """Say of each two parts how many groups have images in both; it names no group."""
     sentences = []
     for (first, ours), (second, theirs) in combinations(parts.items(), 2):
         shared = set(ours) & set(theirs)
         if shared:
             images = int(np.isin(theirs.astype(str), sorted(map(str, shared))).sum())
             sentences.append(
-                f"{len(shared)} of {len(set(ours) | set(theirs))} values of {cluster} have images "
+                f"{len(shared)} of {len(set(ours) | set(theirs))} values of {group} have images "
                 f"in {first} and in {second} ({images} of {len(theirs)} images of {second})"
             )
     return sentences

@@ -127,8 +127,8 @@ def load_data(
         verify: the files of a named set must have the published checksums; if false, their own
             checksums are recorded.
         groups: a table that says of each image which patient it shows, or to which subgroups it
-            belongs. Images of one cluster then stay in one split: a set without splits is split by
-            clusters, and one whose splits share clusters is refused unless `groups.allow_shared`.
+            belongs. Images of one group then stay in one split: a set without splits is split by
+            groups, and one whose splits share groups is refused unless `groups.allow_shared`.
         allow_duplicates: images with the same pixels in two splits are an error that names them,
             unless this is true or the set is a published one, named in `SOURCES`; then a line says
             so. A line also warns of images in two splits that look the same, and of equal images
@@ -197,8 +197,8 @@ def load(
         "imbalance": options.imbalance,
         **plan.source.notes,
     }
-    if plan.shared_clusters:
-        notes["shared_clusters"] = plan.shared_clusters
+    if plan.shared_groups:
+        notes["shared_groups"] = plan.shared_groups
     if options.scale is not None:
         notes["scale"] = options.scale
     if options.allow_duplicates and copies.same:
@@ -246,7 +246,7 @@ class LoadPlan(NamedTuple):
         square: how images become squares.
         entries: the images of each split in the cache, decoded or not.
         test_images: how many there are without a limit.
-        shared_clusters: sentences about clusters in several splits.
+        shared_groups: sentences about groups in several splits.
     """
 
     source: Source
@@ -254,7 +254,7 @@ class LoadPlan(NamedTuple):
     square: Square | None
     entries: dict[str, Entry]
     test_images: int
-    shared_clusters: list[str]
+    shared_groups: list[str]
 
     @property
     def images(self) -> dict[str, int]:
@@ -286,19 +286,19 @@ def plan_loading(
             )
         square = None
     check_has_test(listed, source)
-    clusters = None
+    source_groups = None
     if options.groups is not None:
-        listed, clusters = read_source_groups(listed, options.groups, options.parts, source)
+        listed, source_groups = read_source_groups(listed, options.groups, options.parts, source)
     every = split_source(listed, options.seed, options.validation_fraction, options.test_fraction)
     parts = {name: part for name, part in every.items() if name in options.parts}
     shared = []
-    if clusters is not None:
-        shared = clusters.compare(every, parts)
+    if source_groups is not None:
+        shared = source_groups.compare(every, parts)
         lines = [f"warning        {line}" for line in shared]
-        if why := clusters.why_unknown(every):
+        if why := source_groups.why_unknown(every):
             lines.append(
                 f"note           {why}; so nothing says whether a model was trained on images of "
-                "the same clusters"
+                "the same groups"
             )
         for line in lines:
             tell(Event("compare groups", 0, None, line=line))

@@ -95,9 +95,9 @@ class Listing(NamedTuple):
     groups: Groups | None = None
 
     @property
-    def clusters(self) -> TextArray | None:
-        """The name of each image's cluster, `[N]`; None if the clusters are unknown."""
-        return None if self.groups is None else self.groups.clusters
+    def group_names(self) -> TextArray | None:
+        """The name of each image's group, `[N]`; None if the groups are unknown."""
+        return None if self.groups is None else self.groups.names
 
 
 def list_files(labels: IntArray, paths: tuple[Path, ...], names: tuple[str, ...]) -> Listing:

@@ -17,7 +17,7 @@ from fairweather.types.options import SPLITS
 
 # ---------------------------------------------------------------- splits and subsets
 
-# Moves of single clusters, after which no split is looked for any more.
+# Moves of single groups, after which no split is looked for any more.
 MAX_MOVES = 2_000
 
 
@@ -70,34 +70,34 @@ def choose_stratified(
     return chosen
 
 
-def choose_clusters(
+def choose_groups(
     labels: IntArray,
-    clusters: TextArray,
+    groups: TextArray,
     classes: tuple[str, ...],
     fraction: float,
     seed: int,
     purpose: Purpose,
 ) -> BoolArray:
-    """Choose whole clusters of images with about a share of each class: bool `[N]`.
+    """Choose whole groups of images with about a share of each class: bool `[N]`.
 
-    The clusters are looked at in a random order. One is chosen if the counts of the classes come
-    closer to the wanted ones by it. Then single clusters change sides until both sides have images
+    The groups are looked at in a random order. One is chosen if the counts of the classes come
+    closer to the wanted ones by it. Then single groups change sides until both sides have images
     of every class. The choice depends only on the arguments.
 
     Args:
         labels, classes, fraction, seed, purpose: as in `choose_stratified`.
-        clusters: `[N]`, equal for images that must stay together.
+        groups: `[N]`, equal for images that must stay together.
 
     Raises:
-        InputError: all images of a class are of one cluster, or no such split is found.
+        InputError: all images of a class are of one group, or no such split is found.
 
     >>> labels, patients = np.array([0, 0, 1, 1, 0, 1]), np.array(list("aabbcd"), dtype=object)
-    >>> choose_clusters(labels, patients, ("cat", "dog"), 0.3, 0, Purpose.TEST).tolist()
+    >>> choose_groups(labels, patients, ("cat", "dog"), 0.3, 0, Purpose.TEST).tolist()
     [False, False, False, False, True, True]
     """
-    _, cluster_of = np.unique(clusters, return_inverse=True)
-    counts = np.zeros((cluster_of.max() + 1, len(classes)), dtype=np.int64)
-    np.add.at(counts, (cluster_of, labels), 1)
+    _, group_of = np.unique(groups, return_inverse=True)
+    counts = np.zeros((group_of.max() + 1, len(classes)), dtype=np.int64)
+    np.add.at(counts, (group_of, labels), 1)
     totals = counts.sum(axis=0)
     for name, holders in zip(classes, (counts > 0).sum(axis=0), strict=True):
         if holders < 2:
@@ -109,11 +109,11 @@ def choose_clusters(
     order = generator.permutation(len(counts))
     lacking = fraction * totals
     chosen = np.zeros(len(counts), dtype=np.bool_)
-    for cluster in order:
-        with_it = lacking - counts[cluster]
+    for group in order:
+        with_it = lacking - counts[group]
         # Rare classes count as much as common ones.
         if (np.square(with_it) / totals).sum() < (np.square(lacking) / totals).sum():
-            chosen[cluster], lacking = True, with_it
+            chosen[group], lacking = True, with_it
     for _ in range(MAX_MOVES):
         lacking_at = [
             (side, label)
@@ -121,7 +121,7 @@ def choose_clusters(
             for label in np.flatnonzero(counts[chosen == side].sum(axis=0) == 0)
         ]
         if not lacking_at:
-            return chosen[cluster_of]
+            return chosen[group_of]
         # A random one of them, so that moves to and fro end.
         side, label = lacking_at[generator.integers(len(lacking_at))]
         others = order[(chosen[order] != side) & (counts[order, label] > 0)]
@@ -244,12 +244,12 @@ def _split_off(
     if fraction in (0, 1):
         return {chosen_name if fraction else rest_name: part}
     strata, classes = source.strata(part.listing.labels[part.keys])
-    clusters = part.listing.clusters
-    if clusters is None:
+    names = part.listing.group_names
+    if names is None:
         chosen = choose_stratified(strata, classes, fraction, seed, PURPOSES[chosen_name])
     else:
-        chosen = choose_clusters(
-            strata, clusters[part.keys], classes, fraction, seed, PURPOSES[chosen_name]
+        chosen = choose_groups(
+            strata, names[part.keys], classes, fraction, seed, PURPOSES[chosen_name]
         )
     return {
         rest_name: part._replace(keys=part.keys[~chosen]),

@@ -23,7 +23,7 @@ import torch
 
 from fairweather.data.pixels import Scale, Square, decode_image
 from fairweather.deploy.graph import Graph, GraphNetwork
-from fairweather.deploy.promise import GuardRecord, format_percent
+from fairweather.deploy.promise import VERSION, GuardRecord, format_percent
 from fairweather.devices import resolve_device
 from fairweather.errors import InputError, check_text
 from fairweather.metrics.columns import softmax
@@ -35,6 +35,7 @@ from fairweather.metrics.two_sample import (
     outputs_differ_p,
 )
 from fairweather.types.measurement import check_images
+from fairweather.types.record import FORMER_NAMES, with_new_names
 
 # The share of batches of images like the validation images that are warned of all the same.
 FALSE_ALARMS = 0.05
@@ -309,12 +310,22 @@ def _parse_json(path: Path, content: bytes) -> dict[str, object]:
 
 def _parse_record(path: Path, content: bytes) -> GuardRecord:
     try:
-        record = GuardRecord.model_validate(_parse_json(path, content))
+        record = GuardRecord.model_validate(_with_new_names(_parse_json(path, content)))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{path} is wrong at {where}: {first['msg']}") from None
     return record
+
+
+def _with_new_names(facts: dict[str, object]) -> dict[str, object]:
+    """The facts of a guard by the names of this version; wrong ones are left to be refused."""
+    fit, promise = facts.get("fit"), facts.get("promise")
+    if facts.get("version") != 1 or not isinstance(fit, dict) or not isinstance(promise, dict):
+        return facts
+    weigh = promise.get("weigh")
+    renamed = {**promise, "weigh": FORMER_NAMES.get(str(weigh), weigh)}
+    return {**facts, "version": VERSION, "fit": with_new_names(fit), "promise": renamed}
 
 
 def _parse_tensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:

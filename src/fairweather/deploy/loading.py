@@ -7,7 +7,7 @@ from pathlib import Path
 from fairweather.deploy.guard import Guard, is_guard, open_guard
 from fairweather.deploy.promise import Promise
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import check_weigh
+from fairweather.metrics.grouping import check_weigh
 
 # What is promised if nothing else is said.
 DEFAULT_CONFIDENCE, DEFAULT_COVERAGE = 0.95, 0.9
@@ -37,7 +37,7 @@ def load_guard(
             not given.
         coverage: of a run: the share of images whose set holds the right class, on average over
             draws of validation images; 0.9 if not given.
-        weigh: of a run that knows which images belong together: `clusters` (the default), such as
+        weigh: of a run that knows which images belong together: `groups` (the default), such as
             patients, which then count alike; or `images`, so that risk and coverage are shares of
             all images, also if some patients have many.
         device: `auto`, `cpu`, `cuda`, ...
@@ -86,7 +86,7 @@ def make_promise(
     """Fill in the defaults of a promise; raises `InputError` for a share outside (0, 1).
 
     >>> make_promise(0.05)
-    Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='clusters')
+    Promise(risk=0.05, certainty=0.95, coverage=0.9, weigh='groups')
     """
     certainty = DEFAULT_CONFIDENCE if confidence is None else confidence
     least = DEFAULT_COVERAGE if coverage is None else coverage
@@ -94,5 +94,5 @@ def make_promise(
         if not 0 < value < 1:  # nor NaN
             raise InputError(f"{name} must be a share between 0 and 1, found {value}")
     return Promise(
-        risk=risk, certainty=certainty, coverage=least, weigh=check_weigh(weigh or "clusters")
+        risk=risk, certainty=certainty, coverage=least, weigh=check_weigh(weigh or "groups")
     )

@@ -27,19 +27,19 @@ from fairweather.deploy.tracing import export_onnx, trace
 from fairweather.errors import InputError, check_writable
 from fairweather.inference.prediction import compute_outputs
 from fairweather.metrics import (
-    Clusters,
+    Grouping,
     fewest_for_risk,
     guaranteed_threshold,
     one_of_each,
     softmax,
     thresholds_to_try,
 )
-from fairweather.metrics.clusters import Weigh, share_interval
 from fairweather.metrics.conformal import conformal_quantile, fewest_images, set_columns
+from fairweather.metrics.grouping import Weigh, share_interval
 from fairweather.metrics.two_sample import MOST_IMAGES
 from fairweather.runs.folder import write_atomically
 from fairweather.runs.provenance import package_versions
-from fairweather.runs.scores import read_clusters
+from fairweather.runs.scores import read_grouping
 from fairweather.steps.run_model import RunModel, open_validation_images
 from fairweather.tasks.task import mean_log_probability
 from fairweather.types.measurement import Images, Predictions
@@ -55,17 +55,17 @@ class FittedPromise(NamedTuple):
     Attributes:
         fit: the promise.
         chosen_on: the predictions.
-        clusters: of these, if several images of one cluster are among them.
+        grouping: of these, if several images of one group are among them.
     """
 
     fit: Fit
     chosen_on: Predictions
-    clusters: Clusters | None
+    grouping: Grouping | None
 
 
 def check_weighing(model: RunModel, weigh: str | None) -> None:
     """Raise `InputError` for `weigh` if the run does not know which images belong together."""
-    if weigh is not None and read_clusters(model.run, VAL) is None:
+    if weigh is not None and read_grouping(model.run, VAL) is None:
         raise InputError(
             f"weigh: {model.run.path} does not know which validation images belong together, so "
             "that each counts alike: leave it out"
@@ -76,8 +76,8 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
     """Fit temperature, threshold and quantile on the validation images of a run.
 
     Half of the images are for the temperature, and propose thresholds. The other half, of which the
-    first says nothing, chooses among these and gives the quantile. All images of a cluster are in
-    one half. If the promise weighs clusters, one image of each chooses: then images are
+    first says nothing, chooses among these and gives the quantile. All images of a group are in
+    one half. If the promise weighs groups, one image of each chooses: then images are
     independent, as the bounds ask, and the promise is about an image of a new patient. If it weighs
     images, all of them choose, and count as the independent images that they are worth.
 
@@ -85,15 +85,15 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
         InputError: there are no validation images, too few, or no threshold that keeps the risk.
     """
     every = model.validation()
-    clusters, groups = read_clusters(model.run, VAL), model.run.groups(VAL)
-    cluster = None if clusters is None or groups is None else groups.cluster
-    parts = split_halves(every.keys, clusters)
+    grouping, groups = read_grouping(model.run, VAL), model.run.groups(VAL)
+    group = None if grouping is None or groups is None else groups.group
+    parts = split_halves(every.keys, grouping)
     chosen = parts.thresholds
     what, of_chosen = "validation images", None
-    if clusters is not None and len(chosen):
-        of_chosen = clusters.select(chosen)
-        what = f"{cluster}s with validation images"
-        if promise.weigh == "clusters":
+    if grouping is not None and len(chosen):
+        of_chosen = grouping.select(chosen)
+        what = f"{group}s with validation images"
+        if promise.weigh == "groups":
             chosen, of_chosen = chosen[one_of_each(of_chosen)], None
         else:
             what += ", which count as so many of equal size,"
@@ -113,7 +113,7 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
         thresholds_to_try(tried.confidence, tried.correct, risk=promise.risk),
         risk=promise.risk,
         certainty=promise.certainty,
-        clusters=of_chosen,
+        grouping=of_chosen,
     )
     if not threshold.answered:
         errors = np.count_nonzero(~scaled.correct)
@@ -127,7 +127,7 @@ def fit_promise(model: RunModel, promise: Promise) -> FittedPromise:
         temperature=temperature,
         others=len(proposing),
         quantile=conformal_quantile(_label_scores(scaled), promise.coverage, worth),
-        cluster=cluster,
+        group=group,
         chose=_find_choice(model),
         **threshold._asdict(),
     )
@@ -174,7 +174,7 @@ def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterato
     """
     fit = fitted.fit
     scaled = apply_temperature(fitted.chosen_on, fit.temperature)
-    yield measure_images(VALIDATION, "clean", scaled, fit, fitted.clusters, weigh)
+    yield measure_images(VALIDATION, "clean", scaled, fit, fitted.grouping, weigh)
     places: list[tuple[str, ImageKind, str, str]] = [(CLEAN, "clean", TEST, CLEAN)]
     for sweep in model.record.sweeps:
         places += [(cell.id, sweep.kind, TEST, cell.id) for cell in sweep.cells]
@@ -185,7 +185,7 @@ def measure_run(model: RunModel, fitted: FittedPromise, weigh: Weigh) -> Iterato
         if model.run.file(file).is_file() and model.run.holds(file):
             predictions = apply_temperature(model.run.read_predictions(file), fit.temperature)
             yield measure_images(
-                images, kind, predictions, fit, read_clusters(model.run, part), weigh
+                images, kind, predictions, fit, read_grouping(model.run, part), weigh
             )
 
 
@@ -194,21 +194,21 @@ def measure_images(
     kind: ImageKind,
     predictions: Predictions,
     fit: Fit,
-    clusters: Clusters | None,
-    weigh: Weigh = "clusters",
+    grouping: Grouping | None,
+    weigh: Weigh = "groups",
 ) -> Kept:
-    """Measure how the promise holds on some images, with intervals over images or clusters.
+    """Measure how the promise holds on some images, with intervals over images or groups.
 
     Args:
         images, kind: as in `Kept`.
         predictions: after temperature scaling.
         fit: threshold and quantile.
-        clusters: which images belong together.
+        grouping: which images belong together.
         weigh: what counts alike, as in the promise.
     """
     alike = np.ones(len(predictions))
-    if clusters is not None and weigh == "clusters":
-        alike = clusters.alike
+    if grouping is not None and weigh == "groups":
+        alike = grouping.alike
     answered = predictions.confidence >= fit.threshold
     if predictions.logits is None:
         # A label whose score is too large is in a set only where that would be empty, and so is the
@@ -223,8 +223,8 @@ def measure_images(
         kind=kind,
         n=len(predictions),
         answered=min(float((alike * answered).mean()), 1.0),
-        risk=_measure_share(~predictions.correct, answered, clusters, alike),
-        covered=_measure_share(covered, everywhere, clusters, alike),
+        risk=_measure_share(~predictions.correct, answered, grouping, alike),
+        covered=_measure_share(covered, everywhere, grouping, alike),
         set_size=size,
     )
 
@@ -237,12 +237,12 @@ def _label_scores(predictions: Predictions) -> npt.NDArray[np.float64]:
 def _measure_share(
     hits: npt.NDArray[np.bool_],
     among: npt.NDArray[np.bool_],
-    clusters: Clusters | None,
+    grouping: Grouping | None,
     alike: npt.NDArray[np.float64],
 ) -> Measured:
     if not among.any():
         return Measured(value=None, low=None, high=None)
-    [low], [high] = share_interval(hits, np.where(among, 0, -1), 1, clusters, alike)
+    [low], [high] = share_interval(hits, np.where(among, 0, -1), 1, grouping, alike)
     value = float(np.average(hits[among], weights=alike[among]))
     return Measured(value=value, low=float(low), high=float(high))
 

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import pydantic
 
 from fairweather.errors import check_name
-from fairweather.metrics.clusters import Weigh
+from fairweather.metrics.grouping import Weigh
 from fairweather.types.measurement import MAX_SIDE
 from fairweather.types.options import Preparation
 from fairweather.types.record import CLEAN, FrozenRecord, ShownText
 
-VERSION: Literal[1] = 1  # of the format of guard.json
+VERSION: Literal[2] = 2  # of the format of guard.json; 1 had the names of `FORMER_NAMES`
 VALIDATION = "validation"
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 OpenShare = Annotated[float, pydantic.Field(gt=0, lt=1)]
@@ -44,14 +44,14 @@ class Promise(FrozenRecord):
         certainty: the share of draws of validation images in which the risk is kept.
         coverage: the smallest share of images whose prediction set contains the right class, on
             average over draws of validation images.
-        weigh: what has equal weight where images belong together: `clusters`, such as patients, or
+        weigh: what has equal weight where images belong together: `groups`, such as patients, or
             `images`, so that a patient with many images has more weight.
     """
 
     risk: OpenShare
     certainty: OpenShare
     coverage: OpenShare
-    weigh: Weigh = "clusters"
+    weigh: Weigh = "groups"
 
 
 class Fit(FrozenRecord):
@@ -66,10 +66,10 @@ class Fit(FrozenRecord):
             no class is, the set is the most probable one.
         images: the number of images on which threshold and quantile were chosen.
         answered, wrong: how many of these are answered, and how many of the answers are wrong.
-        bound: the upper end of the one-sided interval of the risk. It is exact, except if clusters
+        bound: the upper end of the one-sided interval of the risk. It is exact, except if groups
             are known and the promise weighs images.
-        cluster: the column that says which images belong together, such as `patient`. Then one
-            image of each cluster counts, or all if the promise weighs images.
+        group: the column that says which images belong together, such as `patient`. Then one
+            image of each group counts, or all if the promise weighs images.
         chose: what the validation images had chosen of the model before.
     """
 
@@ -81,7 +81,7 @@ class Fit(FrozenRecord):
     answered: Count
     wrong: Count
     bound: Share
-    cluster: ShownText | None
+    group: ShownText | None
     chose: ValidationChoice
 
 
@@ -144,7 +144,7 @@ class GuardRecord(FrozenRecord):
         time: in UTC, ISO 8601.
     """
 
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     model: ShownText
     title: ShownText
     run: ShownText
@@ -180,10 +180,10 @@ class GuardRecord(FrozenRecord):
         """What is promised, what it rests on, and what test images kept of it, for people."""
         promise, fit = self.promise, self.fit
         chosen_on, weighed = "validation images", ""
-        if fit.cluster:
-            alike = fit.cluster if promise.weigh == "clusters" else "image"
+        if fit.group:
+            alike = fit.group if promise.weigh == "groups" else "image"
             weighed = f", each {alike} counting alike"
-            chosen_on += f", one of each {fit.cluster}," if promise.weigh == "clusters" else ""
+            chosen_on += f", one of each {fit.group}," if promise.weigh == "groups" else ""
         lines = {
             "promised": f"risk <= {_format_exact(promise.risk)} with "
             f"{_format_exact(promise.certainty)} confidence, for images like those of "

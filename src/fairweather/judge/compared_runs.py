@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import Estimate
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.paired import SeedSummary, seed_summary
 from fairweather.runs.folder import RunFolder, open_finished_run
 from fairweather.runs.scores import (
@@ -23,7 +23,7 @@ from fairweather.runs.scores import (
     add_means,
     draw_unit_resamples,
     estimate_metrics,
-    read_clusters,
+    read_grouping,
 )
 from fairweather.tasks.task import Unit
 from fairweather.types.measurement import AnyPredictions, Predictions
@@ -279,7 +279,7 @@ def _describe_data(data: DataRecord) -> str:
 class ResampledImages:
     """The test images of both runs, and how often each counts in each resample.
 
-    If a run knows which images belong together, whole clusters are resampled. Of a task with units,
+    If a run knows which images belong together, whole groups are resampled. Of a task with units,
     one of these is of whole images, and one of each unit, for the images where it is known.
     """
 
@@ -288,15 +288,15 @@ class ResampledImages:
         first: AnyPredictions,
         name: str,
         resamples: int,
-        clusters: Clusters | None,
+        grouping: Grouping | None,
         unit: Unit,
         decided: str,
     ) -> None:
         self.name, self.resamples, self.unit, self.decided = name, resamples, unit, decided
-        self.clusters = clusters and clusters.select(unit.places)
+        self.grouping = grouping and grouping.select(unit.places)
         self.keys, self.labels = first.keys, first.labels
         self.kind = unit.select(first).kind
-        self.shared = draw_unit_resamples(unit, first, resamples, clusters)
+        self.shared = draw_unit_resamples(unit, first, resamples, grouping)
 
     def check(self, predictions: AnyPredictions, name: str) -> None:
         """Raise `InputError` unless these are predictions of the same images, in their order."""
@@ -371,24 +371,24 @@ def resample_images(runs: RunPair, images: str = CLEAN) -> list[ResampledImages]
     a = runs.a
     resamples = max(run.record.settings.bootstrap for run in runs)
     model, seeds = next(iter(a.models.items()))
-    clusters = _shared_clusters(runs, TEST if images == CLEAN else images)
+    grouping = _shared_grouping(runs, TEST if images == CLEAN else images)
     first, task = a.read(model, seeds[0], images), a.run.task
     return [
-        ResampledImages(first, a.name, resamples, clusters, unit, task.decision_metric)
+        ResampledImages(first, a.name, resamples, grouping, unit, task.decision_metric)
         for unit in task.every_unit(first)
     ]
 
 
-def _shared_clusters(runs: RunPair, part: str) -> Clusters | None:
+def _shared_grouping(runs: RunPair, part: str) -> Grouping | None:
     """Which images of a part belong together, as one of the runs says, or both.
 
     Raises `InputError` if they say different things, such as patients and visits.
     """
-    ours, theirs = (read_clusters(run.run, part) for run in runs)
-    if ours is not None and theirs is not None and not np.array_equal(ours.of, theirs.of):
+    ours, theirs = (read_grouping(run.run, part) for run in runs)
+    if ours is not None and theirs is not None and not np.array_equal(ours.numbers, theirs.numbers):
         raise InputError(
             f"{runs.a.name} and {runs.b.name} say differently which images belong together "
-            f"({ours.count:,} and {theirs.count:,} clusters): measure both with the same table"
+            f"({ours.count:,} and {theirs.count:,} groups): measure both with the same table"
         )
     return ours or theirs
 

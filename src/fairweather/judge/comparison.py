@@ -37,8 +37,8 @@ from fairweather.judge.differences import (
 )
 from fairweather.metrics.paired import SeedSummary
 from fairweather.metrics.table import METRICS
-from fairweather.report.contents import describe_clusters
-from fairweather.report.ranking import CLUSTERS, MCNEMAR, NORMAL_SEEDS, RECIPES
+from fairweather.report.contents import describe_group_count
+from fairweather.report.ranking import MCNEMAR, NORMAL_SEEDS, OVER_GROUPS, RECIPES
 from fairweather.report.tables import (
     ABSENT,
     TOO_FEW_NOTE,
@@ -256,23 +256,23 @@ def caption(rows: Sequence[ComparisonRow], runs: RunPair, images: ResampledImage
     """Describe the numbers, and when a difference is called real."""
     metrics = "; ".join(dict.fromkeys(describe_metric(row.metric) for row in rows))
     tested = [row for row in rows if row.is_tested]
-    over = RECIPES if images.clusters is None else CLUSTERS
+    over = RECIPES if images.grouping is None else OVER_GROUPS
     tests = {MCNEMAR if row.test else over: None for row in tested}
     several = any(max(row.a.n, row.b.n) > 1 for row in rows)
     of_test = [
         bool(row.crossed and row.crossed.errors) for row in rows if row.metric == images.decided
     ]
-    which = "accuracy" if all(of_test) else "accuracies that vary over seeds or clusters"
+    which = "accuracy" if all(of_test) else "accuracies that vary over seeds or groups"
     by_t = f" For {which}, the interval is that of the t-test and uses no resamples."
     by_t = by_t if any(of_test) else ""
     if several:
         by_t += f" {NORMAL_SEEDS}"
     return (
         f"A is {runs.a.name}, B is {runs.b.name}, on the same {len(images.keys):,} test images"
-        f"{describe_clusters(images.clusters)}{'' if images.clusters is None else ALIKE}. "
+        f"{describe_group_count(images.grouping)}{'' if images.grouping is None else ALIKE}. "
         f"{metrics}. Mean: over the levels of a shift; all shifts: the mean of these "
         "means, without attacks. In brackets: the 95 % interval of B − A over "
-        f"{'images' if images.clusters is None else 'clusters'}, paired "
+        f"{'images' if images.grouping is None else 'groups'}, paired "
         f"({images.resamples:,} resamples, the same for both)"
         f"{OVER_SEEDS if several else ''}.{by_t} A difference "
         f"is called {REAL} only if {' or '.join(tests)} of the accuracy in one cell says so "

@@ -22,8 +22,8 @@ from fairweather.judge.compared_runs import (
     mean_weights,
 )
 from fairweather.metrics import Estimate, recipe_estimate, to_score
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.paired import (
     McNemar,
     SeedSummary,
@@ -43,7 +43,7 @@ from fairweather.report.tables import (
     format_difference,
     format_p_value,
 )
-from fairweather.runs.scores import read_clusters
+from fairweather.runs.scores import read_grouping
 from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, IMAGE, MEAN, NO_LEVEL, ShiftLevel, base_model
 
@@ -66,10 +66,10 @@ class ComparisonRow:
         shift, level, metric, unit: as in scores.csv.
         a, b: the value of each side, over its seeds.
         difference: b − a, with its 95 % interval; it also covers the seeds of a side with several.
-        crossed: only for accuracy, with several seeds or clusters of images: b − a over images and
+        crossed: only for accuracy, with several seeds or groups of images: b − a over images and
             seeds, with its variances; the interval is then its interval, unless nothing varies.
         test: McNemar's exact test, for the accuracy in one cell with one seed on each side; None if
-            images come in clusters.
+            images come in groups.
         p: for the accuracy in one cell, from that test or from the t-test of `crossed`, after
             Holm's correction over all tests of the comparison; else NaN.
         far_out: of each side with a seed far from the others a sentence, else "".
@@ -153,13 +153,13 @@ class PairEstimates(NamedTuple):
         )
 
     def tested(
-        self, row: ComparisonRow, right: Sequence[FloatArray], clusters: Clusters | None
+        self, row: ComparisonRow, right: Sequence[FloatArray], grouping: Grouping | None
     ) -> ComparisonRow:
         """Test a row about a share of images, `[n, S]` on each side."""
-        if row.a.n == row.b.n == 1 and clusters is None:
+        if row.a.n == row.b.n == 1 and grouping is None:
             test = mcnemar_exact(right[0][:, 0], right[1][:, 0]) if row.is_cell else None
             return replace(row, test=test)
-        crossed = _cross_shares(right, clusters, same=self.same)
+        crossed = _cross_shares(right, grouping, same=self.same)
         return replace(row, difference=_set_interval(row.difference, crossed), crossed=crossed)
 
 
@@ -194,11 +194,11 @@ def compare_models(
             if metric == images.decided:
                 cells = weights.get(condition, {condition: 1.0})
                 right = [_mean_correctness(side, cells) for side in sides]
-                row = estimates.tested(row, right, images.clusters)
+                row = estimates.tested(row, right, images.grouping)
                 if row.crossed:
                     sentences = (
                         warn_of_far_seed(
-                            f"{name} ({side.model})", side.seeds, shares, images.clusters
+                            f"{name} ({side.model})", side.seeds, shares, images.grouping
                         )
                         for name, side, shares in zip("AB", sides, right, strict=True)
                     )
@@ -207,13 +207,13 @@ def compare_models(
 
 
 def _cross_shares(
-    sides: Sequence[FloatArray], clusters: Clusters | None, *, same: bool
+    sides: Sequence[FloatArray], grouping: Grouping | None, *, same: bool
 ) -> CrossedMean:
     """The second side minus the first, of shares of images `[n, S]`; paired by seed if `same`."""
     first, second = sides
     if same:
-        return crossed_mean(second - first, clusters)
-    return crossed_difference(first, second, clusters, (0.0, 1.0))
+        return crossed_mean(second - first, grouping)
+    return crossed_difference(first, second, grouping, (0.0, 1.0))
 
 
 def _set_interval(difference: Score, crossed: CrossedMean) -> Score:
@@ -298,12 +298,12 @@ def class_table(
 def _class_rows(runs: RunPair, pair: ModelPair, images: ResampledImages) -> Iterator[ComparisonRow]:
     names = [f"{SENSITIVITY}{name}" for name in runs.a.record.data.classes]
     estimates = estimate_pair(runs, pair, SharedShifts(), images, names)
-    sides, clusters = (estimates.first, estimates.second), images.clusters
+    sides, grouping = (estimates.first, estimates.second), images.grouping
     for label, name in enumerate(names):
         of_class = images.labels == label
         if of_class.any() and all(side.has(UNSHIFTED, name) for side in sides):
             right = [side.correct[UNSHIFTED][of_class].astype(float) for side in sides]
-            own = None if clusters is None else clusters.select(np.flatnonzero(of_class))
+            own = None if grouping is None else grouping.select(np.flatnonzero(of_class))
             yield estimates.tested(estimates.row(UNSHIFTED, name), right, own)
 
 
@@ -321,7 +321,7 @@ def _class_line(row: ComparisonRow) -> list[str]:
 
 
 def _class_caption(count: int, differing: int, images: ResampledImages) -> str:
-    over = "" if images.clusters is None else ", over clusters"
+    over = "" if images.grouping is None else ", over groups"
     return (
         f"Sensitivity (%) of each class on clean images, paired: {differing or 'none'} of {count} "
         f"differ, by a test on the images of the class{over}, after Holm's correction over these "
@@ -387,7 +387,7 @@ def robustness_table(
         (row.model, row.shift, row.clean, row.shifted, row.expected, *row.effective) for row in rows
     ]
     columns = [*RobustnessRow._fields[:4], "expected", "effective_robustness", *Score._fields[1:]]
-    units = "images" if read_clusters(runs.b.run) is None else "clusters of images"
+    units = "images" if read_grouping(runs.b.run) is None else "groups of images"
     if any(len(seeds) > 1 for seeds in runs.a.models.values()):
         units += " and over the seeds of the models"
     caption = (
@@ -460,9 +460,9 @@ def _effective_robustness(
         )
 
     value, replicates = float(effective(attrgetter("value"))), np.asarray(effective(_shares))
-    return Estimate(value, replicates, clean.n, clusters=clean.clusters)
+    return Estimate(value, replicates, clean.n, groups=clean.groups)
 
 
 def _shares(estimate: Estimate) -> FloatArray:
-    """The replicates of an accuracy; those of clusters may lie a little outside of [0, 1]."""
+    """The replicates of an accuracy; those of groups may lie a little outside of [0, 1]."""
     return np.clip(estimate.replicates, 0, 1)

@@ -40,7 +40,7 @@ from fairweather.metrics.two_sample import (
     is_nearest,
 )
 from fairweather.progress import Event, Notify, shows_progress, to_notify
-from fairweather.runs.scores import read_clusters
+from fairweather.runs.scores import read_grouping
 from fairweather.steps.run_model import (
     NewImages,
     RunModel,
@@ -124,8 +124,8 @@ def estimate(
         if is_among(images, validation):
             notes.append(OWN_VALIDATION)
         # Of each patient one image.
-        clusters = read_clusters(model.run, VAL)
-        independent = np.arange(len(validation)) if clusters is None else one_of_each(clusters)
+        grouping = read_grouping(model.run, VAL)
+        independent = np.arange(len(validation)) if grouping is None else one_of_each(grouping)
         reference = UnlabelledPredictions.of(validation).rows[independent]
         around = Cloud.of(reference) if len(reference) > 1 else None
         answers = outputs_differ_p(reference, images.rows)

@@ -31,7 +31,7 @@ from fairweather.runs.scores import (
     add_worst,
     estimate_metrics,
     estimate_units,
-    read_clusters,
+    read_grouping,
 )
 from fairweather.types.measurement import CLASSIFICATION, AnyPredictions, Predictions, Score
 from fairweather.types.record import (
@@ -70,7 +70,7 @@ class RuleCase:
         condition: the shift and level.
         rows: the scores of the model.
         left_out: by variant, the cells of the rule that the variant does not have.
-        clusters: the number of clusters of the images of the rule, by the name of these images.
+        groups: the number of groups of the images of the rule, by the name of these images.
     """
 
     run: RunFolder
@@ -79,7 +79,7 @@ class RuleCase:
     condition: ShiftLevel
     rows: ModelScores
     left_out: Mapping[str, Sequence[str]]
-    clusters: Mapping[str, int]
+    groups: Mapping[str, int]
 
     def __str__(self) -> str:
         return f"{self.rule.scored} of {self.model} for {self.cell}"
@@ -143,8 +143,8 @@ def read_slice_scores(run: RunFolder, slice_: str) -> dict[str, ModelScores]:
     return _group_by_model(scores[scores["slice"] == slice_])
 
 
-def count_clusters(run: RunFolder, rule: Rule) -> dict[str, int]:
-    """The number of clusters of the test images, or of the slices that a rule is about, by name.
+def count_groups(run: RunFolder, rule: Rule) -> dict[str, int]:
+    """The number of groups of the test images, or of the slices that a rule is about, by name.
 
     Empty if the run was not told which images belong together.
     """
@@ -153,13 +153,13 @@ def count_clusters(run: RunFolder, rule: Rule) -> dict[str, int]:
         part, name = VAL, "the validation set"
     elif rule.cell.startswith(NATURAL):
         part = name = rule.cell
-    clusters = read_clusters(run, part)
-    if clusters is None:
+    grouping = read_grouping(run, part)
+    if grouping is None:
         return {}
     if not rule.slice or "unit" in run.unit_scores:
-        return {name: clusters.count}
-    rows = run.slice_scores.dropna(subset="clusters")
-    counts = dict(zip(rows["slice"], rows["clusters"].astype(int), strict=True))
+        return {name: grouping.count}
+    rows = run.slice_scores.dropna(subset="groups")
+    counts = dict(zip(rows["slice"], rows["groups"].astype(int), strict=True))
     column = rule.slice.removeprefix(WORST_SLICE)
     if column == rule.slice:
         return {rule.slice: counts[rule.slice]}
@@ -392,16 +392,16 @@ def read_rarest_class(case: RuleCase) -> tuple[str, RarestClass] | None:
     try:
         seed = next(seed for seed in read_contents(run).seeds_of(case.model) if seed != SPREAD)
         predictions = _read_predictions(run, run.predictions(case.model, seed, cell, part))
-        clusters = read_clusters(run, part if cell == CLEAN else cell)
+        grouping = read_grouping(run, part if cell == CLEAN else cell)
         if rule.slice:
             places = _slice_places(run, rule.slice)
             predictions = predictions.take(places)
-            clusters = clusters.select(places) if clusters else None
+            grouping = grouping.select(places) if grouping else None
     except InputError:
         return None
     if not isinstance(predictions, Predictions):
         return None
-    rarest = find_rarest_class(predictions, clusters)
+    rarest = find_rarest_class(predictions, grouping)
     return predictions.classes[rarest.label], rarest
 
 
@@ -487,14 +487,14 @@ def reestimate(
                     raise InputError(f"{name} is of other images than {clean_file}")
                 yield (model, seed, *condition), predictions, fitted
 
-    strata, clusters = clean.strata, read_clusters(run)
+    strata, grouping = clean.strata, read_grouping(run)
     if run.task.units(clean):
         units = estimate_units(
             run.task,
             clean,
             lambda: (cell[:2] for cell in read_cells()),
             contents.bootstrap,
-            clusters,
+            grouping,
             metrics,
         )
         table = dict(_select_unit(units, slice_))
@@ -502,9 +502,9 @@ def reestimate(
         cells: Iterable[tuple[ScoreKey, AnyPredictions, Fitted | None]] = read_cells()
         if slice_:
             places = _slice_places(run, slice_)
-            strata, clusters = strata[places], clusters.select(places) if clusters else None
+            strata, grouping = strata[places], grouping.select(places) if grouping else None
             cells = ((key, predictions.take(places), fitted) for key, predictions, fitted in cells)
-        shared = Resamples.draw(strata, contents.bootstrap, clusters=clusters)
+        shared = Resamples.draw(strata, contents.bootstrap, grouping=grouping)
         table = dict(estimate_metrics(cells, shared, metrics))
     # As in scores.csv, attacks are not part of the mean over shifts.
     attacks = [sweep.name for sweep in contents.sweeps if sweep.is_attack]

@@ -15,7 +15,7 @@ from fairweather.judge.rule_values import (
     ModelScores,
     RuleCase,
     compute_change,
-    count_clusters,
+    count_groups,
     explain_undefined,
     find_few_errors,
     find_left_out,
@@ -56,7 +56,7 @@ class Verdict:
         on: what was compared with the limit: the worse end of the interval, or the value.
         left_out: by variant, the cells of the rule that the variant does not have; the rule was not
             checked there.
-        clusters: where images belong together, how many clusters the images of the rule come in,
+        groups: where images belong together, how many groups the images of the rule come in,
             by the name of the slice, or of the test set.
     """
 
@@ -69,7 +69,7 @@ class Verdict:
     n: int
     on: Basis
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    clusters: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -139,10 +139,10 @@ def judge(run: RunFolder, rules: Sequence[Rule], *, on: Basis = "interval") -> l
         with _naming_rule(case.rule):
             score = _score_case(case, changes)
             if on == "interval" and score.too_few:
-                _refuse_one_cluster(case)
+                _refuse_one_group(case)
                 _refuse_few(case)
             judged = (case.rule, case.model, case.cell, *score)
-            verdict = Verdict(*judged, on, case.left_out, case.clusters)
+            verdict = Verdict(*judged, on, case.left_out, case.groups)
             if math.isnan(verdict.judged):
                 raise InputError(f"{case} is not a number{explain_undefined(case.rule, score)}")
         verdicts.append(verdict)
@@ -162,9 +162,9 @@ def _resolve_rule(
     run: RunFolder, rule: Rule, models: Mapping[str, ModelScores], absent: Mapping[str, object]
 ) -> list[RuleCase]:
     """Find the models and conditions of a rule, and make sure that each has the number."""
-    left_out, clusters = find_left_out(rule, models), count_clusters(run, rule)
+    left_out, groups = find_left_out(rule, models), count_groups(run, rule)
     cases = [
-        RuleCase(run, rule, model, condition, models[model], left_out, clusters)
+        RuleCase(run, rule, model, condition, models[model], left_out, groups)
         for model in select_models(rule, models)
         for condition in (select_known_conditions if model in left_out else select_conditions)(
             rule, models[model]
@@ -224,7 +224,7 @@ def _refuse_few(case: RuleCase) -> None:
         n = case.rows[case.condition][rule.scored].n
         raise InputError(
             f"{case} cannot be judged on its interval: it needs at least {kind.fewest} images of "
-            "the class and of the others (images of one cluster count for less), found "
+            "the class and of the others (images of one group count for less), found "
             f"{n:,} of the class; take more images, or judge the value with --on value"
         )
     metric = METRICS.get(rule.scored)
@@ -237,7 +237,7 @@ def _refuse_few(case: RuleCase) -> None:
         name, (_, pairs, fewest) = rarest
         raise InputError(
             f"{begin}: a mean over classes needs at least {fewest} images of each class (of one "
-            f"cluster, one counts), found {pairs} of {name}; take more images, {end}"
+            f"group, one counts), found {pairs} of {name}; take more images, {end}"
         )
     few = find_few_errors(case)
     if few is None:
@@ -260,13 +260,13 @@ def _refuse_few(case: RuleCase) -> None:
     )
 
 
-def _refuse_one_cluster(case: RuleCase) -> None:
+def _refuse_one_group(case: RuleCase) -> None:
     """Refuse a value of images that all belong together, which has no interval."""
-    alone = next((name for name, count in case.clusters.items() if count < 2), None)
+    alone = next((name for name, count in case.groups.items() if count < 2), None)
     if alone is not None:
         raise InputError(
             f"{case} cannot be judged on its interval: all images of {alone} belong to one "
-            "cluster, and nothing is known of others; take images of others, or judge the value "
+            "group, and nothing is known of others; take images of others, or judge the value "
             "with --on value"
         )
 
@@ -298,11 +298,11 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 def summarize_verdicts(verdicts: Sequence[Verdict]) -> str:
     """Write how many checks failed, which number was judged, and which variants were left out.
 
-    Where images belong together, it also says in how many clusters.
+    Where images belong together, it also says in how many groups.
     """
     failed = sum(not verdict.passed for verdict in verdicts)
     judged = "; ".join(dict.fromkeys(BASIS_TEXTS[verdict.on] for verdict in verdicts))
-    rest = f"{_describe_left_out(verdicts)}{_describe_clusters(verdicts)}"
+    rest = f"{_describe_left_out(verdicts)}{_describe_groups(verdicts)}"
     return f"{failed} of {len(verdicts)} checks failed, {judged}{rest}"
 
 
@@ -339,10 +339,10 @@ def _describe_left_out(verdicts: Sequence[Verdict]) -> str:
     return f"; left out because they do not have these images: {some}" if some else ""
 
 
-def _describe_clusters(verdicts: Sequence[Verdict]) -> str:
-    counts = {name: count for verdict in verdicts for name, count in verdict.clusters.items()}
+def _describe_groups(verdicts: Sequence[Verdict]) -> str:
+    counts = {name: count for verdict in verdicts for name, count in verdict.groups.items()}
     some = _first_names([f"{count:,} in {name}" for name, count in counts.items()])
-    return f"; images count alike, and belong to clusters: {some}" if some else ""
+    return f"; images count alike, and belong to groups: {some}" if some else ""
 
 
 def _first_names(names: Sequence[str]) -> str:

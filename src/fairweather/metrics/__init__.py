@@ -36,7 +36,6 @@ from fairweather.metrics.classification import macro_pr_auc as macro_pr_auc
 from fairweather.metrics.classification import negative_log_likelihood as negative_log_likelihood
 from fairweather.metrics.classification import quadratic_kappa as quadratic_kappa
 from fairweather.metrics.classification import top5_accuracy as top5_accuracy
-from fairweather.metrics.clusters import Clusters as Clusters
 from fairweather.metrics.columns import PerImage as PerImage
 from fairweather.metrics.columns import per_image as per_image
 from fairweather.metrics.columns import softmax as softmax
@@ -57,6 +56,7 @@ from fairweather.metrics.detection import false_positive_rate_at as false_positi
 from fairweather.metrics.detection import knn_distance as knn_distance
 from fairweather.metrics.detection import max_logit as max_logit
 from fairweather.metrics.detection import softmax_entropy as softmax_entropy
+from fairweather.metrics.grouping import Grouping as Grouping
 from fairweather.metrics.intervals import Estimate as Estimate
 from fairweather.metrics.intervals import estimate_means as estimate_means
 from fairweather.metrics.intervals import evaluate_metrics as evaluate_metrics

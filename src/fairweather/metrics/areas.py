@@ -35,19 +35,19 @@ class AreaSpread(NamedTuple):
 
 
 def auc_column(
-    scores: FloatArray, positive: BoolArray, clusters: IntArray | None = None
+    scores: FloatArray, positive: BoolArray, groups: IntArray | None = None
 ) -> FloatArray:
     """What each image adds to the area under the ROC curve, float64 `[n]`.
 
     The sum of squares is DeLong's variance, and that of a difference of two columns is the variance
-    of his paired test. Summed within clusters, it is Obuchowski's; where a cluster has images of
-    both sides, the correction of its covariance for few clusters is the geometric mean of those of
+    of his paired test. Summed within groups, it is Obuchowski's; where a group has images of
+    both sides, the correction of its covariance for few groups is the geometric mean of those of
     the two sides.
 
     Args:
         scores: float64 `[n]`, no NaN.
         positive: bool `[n]`, neither all true nor all false.
-        clusters: int `[n]`, the number of each image's cluster; None if images are independent.
+        groups: int `[n]`, the number of each image's group; None if images are independent.
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, equations 3 to 7; Obuchowski 1997, Nonparametric
     Analysis of Clustered ROC Curve Data.
@@ -60,12 +60,12 @@ def auc_column(
     for side in (positive, ~positive):
         own = shares[side]
         # Sorted, so that the order of the images cannot change the last digit.
-        column[side] = (own - np.sort(own).mean()) / len(own) * _small_sample_factor(clusters, side)
+        column[side] = (own - np.sort(own).mean()) / len(own) * _small_sample_factor(groups, side)
     return column
 
 
 def precision_column(
-    scores: FloatArray, positive: BoolArray, clusters: IntArray | None = None
+    scores: FloatArray, positive: BoolArray, groups: IntArray | None = None
 ) -> FloatArray:
     """What each image adds to the average precision, to first order: float64 `[n]`.
 
@@ -73,7 +73,7 @@ def precision_column(
     negative lowers it there. How many images are positive varies too.
 
     Args:
-        scores, positive, clusters: as in `auc_column`.
+        scores, positive, groups: as in `auc_column`.
 
     >>> score, positive = np.array([0.9, 0.6, 0.2]), np.array([True, False, True])
     >>> precision_column(score, positive).round(3)
@@ -93,7 +93,7 @@ def precision_column(
     column = of_negative[above]
     area = (hits * precision).sum() / hits.sum()
     column[positive] = of_positive[above[positive]] + precision[level] - area
-    return np.asarray(column / hits.sum() * _small_sample_factor(clusters, np.ones_like(positive)))
+    return np.asarray(column / hits.sum() * _small_sample_factor(groups, np.ones_like(positive)))
 
 
 def precision_bias(scores: FloatArray, positive: BoolArray) -> float:
@@ -113,40 +113,40 @@ def precision_bias(scores: FloatArray, positive: BoolArray) -> float:
     return float((hits * gained).sum() / hits.sum())
 
 
-def _small_sample_factor(clusters: IntArray | None, chosen: BoolArray) -> float:
-    """The root of k / (k - 1) for the k images, or clusters, among the chosen; 1 for a single one.
+def _small_sample_factor(groups: IntArray | None, chosen: BoolArray) -> float:
+    """The root of k / (k - 1) for the k images, or groups, among the chosen; 1 for a single one.
 
     A single one says nothing of its variance, and its own deviation is 0.
     """
-    count = np.count_nonzero(chosen) if clusters is None else len(np.unique(clusters[chosen]))
+    count = np.count_nonzero(chosen) if groups is None else len(np.unique(groups[chosen]))
     return float(np.sqrt(count / max(count - 1, 1)))
 
 
-def unit_column(column: FloatArray, clusters: IntArray | None) -> NDArray[np.float32]:
-    """Sum a column `[n]` within clusters and scale it, so that its mean square is the variance.
+def unit_column(column: FloatArray, groups: IntArray | None) -> NDArray[np.float32]:
+    """Sum a column `[n]` within groups and scale it, so that its mean square is the variance.
 
     Returns:
-        float32 `[n]` or `[clusters]`: runs hold the columns of many classes and cells at once.
+        float32 `[n]` or `[groups]`: runs hold the columns of many classes and cells at once.
 
     >>> unit_column(np.array([0.25, 0.25, -0.5]), np.array([0, 0, 1])).round(3).tolist()
     [0.7070000171661377, -0.7070000171661377]
     """
     sums = column
-    if clusters is not None:
+    if groups is not None:
         order = np.argsort(column)  # sums that do not depend on the order of the images
-        sums = np.bincount(clusters[order], column[order]).astype(np.float64)
+        sums = np.bincount(groups[order], column[order]).astype(np.float64)
     return (sums * np.sqrt(len(sums))).astype(np.float32)
 
 
 def scatter_column(
     column: NDArray[np.floating], places: IntArray, count: int
 ) -> NDArray[np.float32]:
-    """Make a column of some images, or clusters, one of all of them with the same variance.
+    """Make a column of some images, or groups, one of all of them with the same variance.
 
     Args:
         column: `[n]`, as from `unit_column`.
         places: int `[n]`, where its numbers belong.
-        count: how many images or clusters there are.
+        count: how many images or groups there are.
 
     >>> scatter_column(np.array([1.0, -1.0]), np.array([3, 0]), 8).tolist()
     [-2.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0]
@@ -156,19 +156,19 @@ def scatter_column(
     return every
 
 
-def disjoint_pairs(positive: BoolArray, clusters: IntArray | None = None) -> int:
+def disjoint_pairs(positive: BoolArray, groups: IntArray | None = None) -> int:
     """Count how many pairs of a positive and another image can be made, each image used once.
 
-    Of clusters, each is used once.
+    Of groups, each is used once.
 
     >>> positive = np.array([True, True, False, False, False])
     >>> disjoint_pairs(positive), disjoint_pairs(positive, np.array([0, 1, 1, 2, 2]))
     (2, 1)
     """
-    if clusters is None:
+    if groups is None:
         return int(min(positive.sum(), (~positive).sum()))
-    sides = (len(np.unique(clusters[side])) for side in (positive, ~positive))
-    return min(*sides, len(np.unique(clusters)) // 2)
+    sides = (len(np.unique(groups[side])) for side in (positive, ~positive))
+    return min(*sides, len(np.unique(groups)) // 2)
 
 
 def column_spread(column: NDArray[np.floating]) -> AreaSpread:
@@ -179,7 +179,7 @@ def column_spread(column: NDArray[np.floating]) -> AreaSpread:
     many; of few images, whose kurtosis is found too small, that is too many (benchmarks/areas.py).
 
     Args:
-        column: `[n]`, of images or of clusters, as from `unit_column`.
+        column: `[n]`, of images or of groups, as from `unit_column`.
 
     >>> column_spread(np.array([1.0, -1.0] + [0.0] * 98))
     AreaSpread(variance=0.02, freedom=2.0408163265306123)
@@ -208,7 +208,7 @@ def area_interval(
 
     Args:
         value: the area.
-        column: `[n]`, of images or of clusters, whose mean square is the variance.
+        column: `[n]`, of images or of groups, whose mean square is the variance.
         pairs: how many `disjoint_pairs` the area is a mean over.
         bias: how much too high the value is on average.
         tests: how many intervals, of which this is one, hold together with 95 %.

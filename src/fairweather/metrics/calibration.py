@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.clusters import Clusters, share_interval
 from fairweather.metrics.columns import (
     NO_PLACES,
     ConfidenceOrder,
@@ -31,6 +30,7 @@ from fairweather.metrics.columns import (
     sums_below,
     weighted_mean,
 )
+from fairweather.metrics.grouping import Grouping, share_interval
 
 Binning = Literal["equal-width", "equal-mass"]
 
@@ -404,12 +404,12 @@ def reliability_bins(
     *,
     bins: int = 10,
     binning: Binning = "equal-width",
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> ReliabilityBins:
     """Accuracy against confidence, bin by bin, with the 95 % interval of each accuracy.
 
     Arguments as in `expected_calibration_error`. The intervals are those of `share_interval`;
-    `clusters` says which images belong together.
+    `grouping` says which images belong together.
 
     >>> diagram = reliability_bins([0.3, 0.9, 0.8], [False, True, True], bins=2)
     >>> diagram.images.tolist(), diagram.accuracy.tolist(), diagram.accuracy_high.round(3).tolist()
@@ -429,7 +429,7 @@ def reliability_bins(
     places = np.empty(int(images.sum()), dtype=np.int64)
     ascending = np.argsort(np.asarray(confidence), kind="stable")
     places[ascending] = np.repeat(np.arange(bins), images.astype(np.int64))
-    low, high = share_interval(correct, places, bins, clusters)
+    low, high = share_interval(correct, places, bins, grouping)
     return ReliabilityBins(lower, upper, images, sure / hollow, right / hollow, low, high)
 
 

@@ -12,7 +12,6 @@ import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
     FloatArray,
     LevelSums,
@@ -28,7 +27,8 @@ from fairweather.metrics.columns import (
     rank_area,
     softmax,
 )
-from fairweather.metrics.intervals import COUNTS_AT_ONCE, Estimate, to_score, widen_for_clusters
+from fairweather.metrics.grouping import Grouping
+from fairweather.metrics.intervals import COUNTS_AT_ONCE, Estimate, to_score, widen_for_groups
 from fairweather.metrics.metric import MetricRow, index_by_name
 from fairweather.metrics.sample import draw_counts
 from fairweather.metrics.two_sample import euclidean_distances
@@ -262,7 +262,7 @@ def detection_score(
     confidence_out: ArrayLike,
     resamples: int = 1000,
     seed: int = 0,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> dict[str, Score]:
     """Compute both detection metrics, with 95 % bootstrap intervals over both sets of images.
 
@@ -279,7 +279,7 @@ def detection_score(
         confidence_out: float `[m]`, on images of the other data set.
         resamples: how many resamples, at least 1.
         seed: seed of the resampling.
-        clusters: which of the known images belong together; these are resampled together.
+        grouping: which of the known images belong together; these are resampled together.
 
     Returns:
         `detection_auroc` and `false_positive_rate_at_recall/0.95`; `n` of each is the number of
@@ -293,11 +293,11 @@ def detection_score(
         raise InputError(f"cannot resample {resamples} times: it must be at least 1")
     exact = _joint_levels(confidence_in, confidence_out)
     known, others = np.size(confidence_in), np.size(confidence_out)
-    if clusters is None:
+    if grouping is None:
         drawn: Iterable[LevelSums] = [_resample_levels(_merge_levels(exact), resamples, seed)]
     else:
         sets = np.asarray(confidence_in), np.asarray(confidence_out)
-        drawn = _resample_clusters(*sets, clusters, resamples, seed)
+        drawn = _resample_groups(*sets, grouping, resamples, seed)
     rows = DETECTION_METRICS.values()
     parts = [[row.evaluate(levels) for row in rows] for levels in drawn]
     scores = {}
@@ -305,9 +305,9 @@ def detection_score(
         # A share of the other images, which are independent, has their number in its interval.
         n = others if row.of_others else known + others
         value, replicates = float(row.evaluate(exact)[0]), np.concatenate(drawn_values)
-        estimate = widen_for_clusters(Estimate(value, replicates, n, row.interval), clusters)
-        if clusters is not None and row.of_others and clusters.count > 1:
-            estimate = replace(estimate, clusters=None)
+        estimate = widen_for_groups(Estimate(value, replicates, n, row.interval), grouping)
+        if grouping is not None and row.of_others and grouping.count > 1:
+            estimate = replace(estimate, groups=None)
         scores[row.name] = to_score(estimate, row.bounds)._replace(n=known + others)
     return scores
 
@@ -369,11 +369,11 @@ def _merge_levels(levels: LevelSums) -> LevelSums:
     return LevelSums(levels.images[:, edges], levels.wrong[:, edges])
 
 
-def _resample_clusters(
-    known: FloatArray, others: FloatArray, clusters: Clusters, resamples: int, seed: int
+def _resample_groups(
+    known: FloatArray, others: FloatArray, grouping: Grouping, resamples: int, seed: int
 ) -> Iterator[LevelSums]:
-    """The levels of resampled clusters of the known images and of resampled other images."""
-    of_known = draw_counts(len(known), resamples, seed, clusters)
+    """The levels of resampled groups of the known images and of resampled other images."""
+    of_known = draw_counts(len(known), resamples, seed, grouping)
     of_others = draw_counts(len(others), resamples, seed + 1)
     for rows in blocks(resamples, len(known) + len(others), COUNTS_AT_ONCE):
         yield _joint_levels(known, others, of_known[rows], of_others[rows])

@@ -18,8 +18,8 @@ import numpy as np
 
 from fairweather.metrics.calibration import BinSums
 from fairweather.metrics.classification import SENSITIVITY, CallShare
-from fairweather.metrics.clusters import Clusters, independent_images
 from fairweather.metrics.columns import ROUNDING, Z95, Ends, FloatArray, clopper_pearson, ratio
+from fairweather.metrics.grouping import Grouping, independent_images
 from fairweather.metrics.sample import Sample
 
 # With fewer images on the rarer side of a share, resamples show too little of its uncertainty.
@@ -63,20 +63,20 @@ class Observation(NamedTuple):
         sample: counts each image once.
         value: of the metric.
         worth: how many images one image is worth.
-        clusters: of the sample's images, if they belong together.
+        grouping: of the sample's images, if they belong together.
     """
 
     sample: Sample
     value: float
     worth: float = 1.0
-    clusters: Clusters | None = None
+    grouping: Grouping | None = None
 
     @property
     def units(self) -> float:
-        """The independent units of an image: 1, or those of whole clusters."""
-        if self.clusters is None:
+        """The independent units of an image: 1, or those of whole groups."""
+        if self.grouping is None:
             return 1.0
-        return self.clusters.count / len(self.sample.predictions)
+        return self.grouping.count / len(self.sample.predictions)
 
 
 HiddenErrorFunction = Callable[[Observation], HiddenError]
@@ -127,15 +127,15 @@ def hidden_in_classes(rate: CallShare, how: str, seen: Observation) -> HiddenErr
 
 
 def _units_per_image(rate: CallShare, seen: Observation) -> FloatArray | float:
-    """The clusters with images of each class, or called so, per image of it; `[classes]`.
+    """The groups with images of each class, or called so, per image of it; `[classes]`.
 
     Without such images, those of all images.
     """
-    p, clusters = seen.sample.predictions, seen.clusters
-    if clusters is None or rate.among == "others":
+    p, grouping = seen.sample.predictions, seen.grouping
+    if grouping is None or rate.among == "others":
         return seen.units
     group = p.predicted if rate.among == "call" else p.labels
-    pairs = np.unique(group * clusters.count + clusters.of) // clusters.count
+    pairs = np.unique(group * grouping.count + grouping.numbers) // grouping.count
     units, images = (
         np.bincount(part, minlength=len(p.classes)).astype(np.float64) for part in (pairs, group)
     )
@@ -154,10 +154,10 @@ def hidden_among_answered(seen: Observation) -> HiddenError:
 
 def hidden_larger_sets(seen: Observation) -> HiddenError:
     """What the mean size of prediction sets hides if few of them are larger than the smallest."""
-    sizes, clusters = seen.sample.predictions.set_size, seen.clusters
+    sizes, grouping = seen.sample.predictions.set_size, seen.grouping
     assert sizes is not None, "there are no prediction sets; ask `Metric.applies`"
     larger = sizes[sizes > sizes.min()] - sizes.min()
-    count = len(sizes) * seen.worth if clusters is None else clusters.count
+    count = len(sizes) * seen.worth if grouping is None else grouping.count
     share = len(larger) / len(sizes)
     if share * count >= VERY_FEW:
         return NOTHING_HIDDEN
@@ -231,8 +231,8 @@ def _error_rate_reach(seen: Observation) -> float:
     s = seen.sample
     wrong = 1 - float(s.mean("correct")[0])
     count = float(s.total("images")[0])
-    if seen.clusters is not None:
-        count = min(count, independent_images(s.predictions.correct, seen.clusters))
+    if seen.grouping is not None:
+        count = min(count, independent_images(s.predictions.correct, seen.grouping))
     count *= seen.worth
     if min(wrong, 1 - wrong) * count >= FEW_ERRORS:
         return 0.0

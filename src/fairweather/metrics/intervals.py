@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from fairweather.errors import InputError
 from fairweather.metrics.areas import area_interval, unit_column
-from fairweather.metrics.clusters import Clusters, student_quantile
 from fairweather.metrics.columns import (
     ROUNDING,
     SYMMETRIC,
@@ -24,6 +23,7 @@ from fairweather.metrics.columns import (
     clopper_pearson,
     merge_groups,
 )
+from fairweather.metrics.grouping import Grouping, student_quantile
 from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError, Observation
 from fairweather.metrics.metric import IntervalKind, Metric, find_class_metric
 from fairweather.metrics.sample import BINS, Resamples, Sample, draw_counts
@@ -66,11 +66,11 @@ class Estimate:
             `Metric.carried_by`; for a mean over cells, their harmonic mean.
         fewest: with fewer `errors` than this there is no interval, because no interval would be
             reliable.
-        clusters: the number of clusters of the images, if whole clusters were resampled; with fewer
+        groups: the number of groups of the images, if whole groups were resampled; with fewer
             than two there is no interval.
         tests: how many intervals, of which this is one, hold together with 95 %.
-        column: of an area, what each image (sorted by label) or each cluster adds to it, float32
-            `[n]` or `[clusters]`; see `metrics.areas`.
+        column: of an area, what each image (sorted by label) or each group adds to it, float32
+            `[n]` or `[groups]`; see `metrics.areas`.
         pairs: of an area, how many disjoint pairs of images it is a mean over; for a mean over
             cells, the fewest.
         hidden: how far the truth may lie beside what the replicates show.
@@ -85,7 +85,7 @@ class Estimate:
     of_seeds: tuple[Estimate, ...] = ()
     errors: float = np.inf
     fewest: int = 0
-    clusters: int | None = None
+    groups: int | None = None
     tests: int = 1
     column: NDArray[np.float32] | None = None
     pairs: float = np.inf
@@ -100,8 +100,8 @@ class Estimate:
 
     @property
     def units(self) -> int:
-        """The number of independent units: of clusters, or of images."""
-        return self.n if self.clusters is None else self.clusters
+        """The number of independent units: of groups, or of images."""
+        return self.n if self.groups is None else self.groups
 
     def spread(self, factor: float) -> Estimate:
         """The same with replicates that lie `factor` times as far from their mean."""
@@ -116,12 +116,12 @@ class Estimate:
         """The same with an interval that is one of `tests`, which hold together with 95 %."""
         if self.of_seeds or self.column is not None:  # they have own quantiles
             return replace(self, tests=tests)
-        if self.clusters is None:
+        if self.groups is None:
             factor = float(scipy.special.ndtri(1 - TAILS[0] / tests)) / Z95
-        elif self.clusters < 2:
+        elif self.groups < 2:
             return self
         else:
-            factor = student_quantile(self.clusters, tests) / student_quantile(self.clusters)
+            factor = student_quantile(self.groups, tests) / student_quantile(self.groups)
         low, high = (self.value + factor * (end - self.value) for end in self.ends)
         return replace(self.spread(factor), ends=(low, high))
 
@@ -135,13 +135,13 @@ class Estimate:
 
     @property
     def counted(self) -> float:
-        """How many units a share of some images is a share of: `errors`, at most all clusters."""
-        return self.errors if self.clusters is None else min(self.errors, self.clusters)
+        """How many units a share of some images is a share of: `errors`, at most all groups."""
+        return self.errors if self.groups is None else min(self.errors, self.groups)
 
     @property
     def too_few(self) -> bool:
         """Tell whether there are too few errors for an interval that covers the true value."""
-        return self.errors < self.fewest or self.clusters == 1
+        return self.errors < self.fewest or self.groups == 1
 
 
 class ImageInterval(NamedTuple):
@@ -211,7 +211,7 @@ def evaluate_resamples(
     coarse = prepared.order and merge_groups(prepared.order, MOST_GROUPS, BINS)
     once = Sample(prepared, prepared.order, ones)
     values = evaluate_sample(computed, once)
-    clusters = None if prepared.clusters is None else Clusters(prepared.clusters)
+    grouping = None if prepared.groups is None else Grouping(prepared.groups)
     quick = prepared if n <= MOST_IMAGES_OF_FLOAT64 else prepared.narrow
     drawn = [metric for metric in computed if metric.column is None]
     moved = evaluate_sample(drawn, Sample(quick, coarse, ones))
@@ -232,45 +232,45 @@ def evaluate_resamples(
             replicates=np.empty(0),
             n=metric.images(predictions),
             interval=metric.interval,
-            errors=metric.errors(predictions, resamples.clusters),
+            errors=metric.errors(predictions, resamples.grouping),
             fewest=metric.fewest,
         )
         if metric.column is not None:
             estimate = replace(
                 estimate,
-                column=unit_column(metric.column(prepared), prepared.clusters),
-                pairs=metric.pairs(predictions, resamples.clusters),
+                column=unit_column(metric.column(prepared), prepared.groups),
+                pairs=metric.pairs(predictions, resamples.grouping),
                 bias=metric.bias(prepared),
             )
         else:
             estimate = replace(
                 estimate,
                 replicates=replicates[metric.name] + (value - moved[metric.name]),
-                hidden=metric.hidden(Observation(once, estimate.value, clusters=clusters)),
-                ends=metric.search(predictions, resamples.clusters, None),
+                hidden=metric.hidden(Observation(once, estimate.value, grouping=grouping)),
+                ends=metric.search(predictions, resamples.grouping, None),
             )
-        estimates[metric.name] = widen_for_clusters(estimate, resamples.clusters)
+        estimates[metric.name] = widen_for_groups(estimate, resamples.grouping)
     return {m.name: estimates[m.alias_of or m.name] for m in [*metrics, *of_classes]}
 
 
-def widen_for_clusters(estimate: Estimate, clusters: Clusters | None) -> Estimate:
-    """An estimate whose interval covers other clusters, from replicates on resampled clusters.
+def widen_for_groups(estimate: Estimate, grouping: Grouping | None) -> Estimate:
+    """An estimate whose interval covers other groups, from replicates on resampled groups.
 
-    Without clusters it stays as it is.
+    Without groups it stays as it is.
 
     The replicates keep their mean, so that the bias of the metric stays, and are spread farther by
-    `Clusters.widening`.
+    `Grouping.widening`.
 
     >>> drawn = Estimate(0.5, np.array([0.4, 0.6]), n=100)
-    >>> widen_for_clusters(drawn, Clusters(np.arange(20))).replicates.round(4).tolist()
+    >>> widen_for_groups(drawn, Grouping(np.arange(20))).replicates.round(4).tolist()
     [0.3904, 0.6096]
     """
-    if clusters is None:
+    if grouping is None:
         return estimate
-    estimate = replace(estimate, clusters=clusters.count)
-    if clusters.count < 2 or estimate.column is not None:
+    estimate = replace(estimate, groups=grouping.count)
+    if grouping.count < 2 or estimate.column is not None:
         return estimate
-    wider = estimate.spread(clusters.widening())
+    wider = estimate.spread(grouping.widening())
     if estimate.interval == "bias-corrected":  # whose squares are used
         wider = replace(wider, replicates=np.maximum(wider.replicates, 0))
     return wider
@@ -281,7 +281,7 @@ def estimate_means(
     intervals: Sequence[IntervalKind],
     resamples: int,
     seed: int = 0,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> list[Estimate]:
     """Estimate the mean of each column on the same resamples of the images as all cells.
 
@@ -291,19 +291,19 @@ def estimate_means(
     Args:
         columns: float64 `[n, columns]`, with the images in the order of the predictions.
         intervals: the kind of interval of each column; see `to_score`.
-        resamples, seed, clusters: as in `draw_counts`.
+        resamples, seed, grouping: as in `draw_counts`.
 
     >>> [estimate.value for estimate in estimate_means(np.eye(4)[:, :2], ["share"] * 2, 3)]
     [0.25, 0.25]
     """
     n = len(columns)
-    weights = draw_counts(n, resamples, seed, clusters)
+    weights = draw_counts(n, resamples, seed, grouping)
     parts = (weights[rows].astype(np.float64) for rows in blocks(resamples, n, COUNTS_AT_ONCE))
     sums = np.concatenate([part @ columns for part in parts])
-    images = n if clusters is None else weights.sum(axis=1, dtype=np.float64)
+    images = n if grouping is None else weights.sum(axis=1, dtype=np.float64)
     columns_of_estimates = zip(columns.mean(axis=0), sums.T / images, intervals, strict=True)
     return [
-        widen_for_clusters(Estimate(float(value), replicates, n, interval), clusters)
+        widen_for_groups(Estimate(float(value), replicates, n, interval), grouping)
         for value, replicates, interval in columns_of_estimates
     ]
 
@@ -420,7 +420,7 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     are of a class or called so: the interval of that share, with its ends transformed.
 
     "area" is for the area under a curve of a class, or a mean of such areas: Student's t on the
-    logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, clusters) or to first order
+    logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first order
     (average precision). It uses no resamples. If few images carry the variance, or the value is 0
     or 1, it reaches to Clopper and Pearson's interval for the number of disjoint pairs.
 
@@ -445,9 +445,9 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     its true square plus its variance. `benchmarks/coverage.py` compares it with the percentile
     interval.
 
-    If whole clusters were resampled, a "share" reaches to the outer one of these ends and of
-    `bent_interval`, because the spread of clusters is too small where the share is good by chance;
-    and "difference" is `skewed_interval`, because few clusters may have all images that differ.
+    If whole groups were resampled, a "share" reaches to the outer one of these ends and of
+    `bent_interval`, because the spread of groups is too small where the share is good by chance;
+    and "difference" is `skewed_interval`, because few groups may have all images that differ.
 
     "searched" is for a value that is found by a search, which resamples would repeat: the interval
     of `Metric.search`. A mean over cells has the means of their ends, as if all missed together:
@@ -513,7 +513,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
             low, high = skewed_interval(value, replicates)
         case "share":
             low, high = _share_ends(value, replicates, n)
-        case "difference" if estimate.clusters is not None and np.ptp(replicates) > 0:
+        case "difference" if estimate.groups is not None and np.ptp(replicates) > 0:
             low, high = skewed_interval(value, replicates)
         case "conditional":
             low, high = _part_ends(value, replicates, estimate.counted)
@@ -538,7 +538,7 @@ def image_interval(estimate: Estimate) -> ImageInterval:
         case "centred":
             tail = _longer_tail(signed_square(replicates))
             low, high = signed_root(signed_square(np.asarray(value)) + np.array([-tail, tail]))
-    if estimate.clusters is not None and estimate.interval in ("share", "conditional", "overlap"):
+    if estimate.groups is not None and estimate.interval in ("share", "conditional", "overlap"):
         # As `skewed_interval`, with the quantile of the normal distribution: the spread is known.
         bent = bent_interval(value, *_spread_and_skewness(value, replicates), Z95)
         low, high = min(low, float(bent[0])), max(high, float(bent[1]))
@@ -695,7 +695,7 @@ def score(
     resamples: int = 1000,
     seed: int = 0,
     fitted: Fitted | None = None,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> Scores:
     """Compute every metric that applies, with its 95 % bootstrap interval over images.
 
@@ -707,15 +707,15 @@ def score(
         seed: seed of the resampling.
         fitted: `fit_on(...)` of clean validation predictions of the same model; None leaves out the
             metrics that need it.
-        clusters: which images belong together, such as those of one patient; they are resampled
-            together, and the intervals cover other clusters.
+        grouping: which images belong together, such as those of one patient; they are resampled
+            together, and the intervals cover other groups.
 
     Returns:
         One score per row of `METRICS`, by name and in its order, without rows that do not apply.
     """
     if not len(predictions):
         raise InputError("there is nothing to score: the predictions are empty")
-    shared = Resamples.draw(predictions.strata, resamples, seed, clusters)
+    shared = Resamples.draw(predictions.strata, resamples, seed, grouping)
     estimates = evaluate_resamples(predictions, shared, fitted)
     return Scores({name: to_score(e, METRICS[name].bounds) for name, e in estimates.items()})
 

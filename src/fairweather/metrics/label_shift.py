@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError, unknown_name
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
     FloatArray,
     LabelArray,
@@ -27,8 +26,9 @@ from fairweather.metrics.columns import (
     check_labels,
     sum_groups,
 )
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import Observation
-from fairweather.metrics.intervals import Estimate, evaluate_sample, to_score, widen_for_clusters
+from fairweather.metrics.intervals import Estimate, evaluate_sample, to_score, widen_for_groups
 from fairweather.metrics.metric import Metric
 from fairweather.metrics.sample import Resamples, Sample
 from fairweather.metrics.table import METRICS
@@ -152,7 +152,7 @@ def under_priors(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> dict[str, Score]:
     """Compute the scores of these predictions under other class priors, with intervals.
 
@@ -166,7 +166,7 @@ def under_priors(
         priors: `[classes]`, one probability per class; see `prior_weights`.
         resamples: how many resamples of the images, at least 1.
         seed: seed of the resampling.
-        clusters: which images belong together; they are resampled together.
+        grouping: which images belong together; they are resampled together.
 
     Returns:
         One score per row of `METRICS` that accepts fractions, by name; n is the number of images,
@@ -182,7 +182,7 @@ def under_priors(
     """
     _check_shape(predictions, priors)
     rows = [row for row in prior_metrics().values() if row.applies(predictions)]
-    return _score_metrics(predictions, priors, rows, resamples, seed, clusters)
+    return _score_metrics(predictions, priors, rows, resamples, seed, grouping)
 
 
 def worst_prior(
@@ -192,7 +192,7 @@ def worst_prior(
     *,
     resamples: int = 1000,
     seed: int = 0,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> tuple[str, Score]:
     """Find the priors of a given set under which the metric is worst: their name and the score.
 
@@ -202,7 +202,7 @@ def worst_prior(
         predictions: the columns of one cell.
         priors: `[classes]` by name, at least one; `peaked_priors` makes such a set.
         metric: a metric of scores under priors with a better direction.
-        resamples, seed, clusters: see `under_priors`.
+        resamples, seed, grouping: see `under_priors`.
 
     >>> labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 0, 0])
     >>> ones = np.ones(4)
@@ -232,7 +232,7 @@ def worst_prior(
     # NaN (no wrong answer to rank) is never the worst.
     badness = np.nan_to_num(-values if row.higher_is_better else values, nan=-np.inf)
     worst = list(priors)[int(badness.argmax())]
-    scores = _score_metrics(predictions, priors[worst], [row], resamples, seed, clusters)
+    scores = _score_metrics(predictions, priors[worst], [row], resamples, seed, grouping)
     return worst, scores[metric]
 
 
@@ -250,9 +250,9 @@ def _score_metrics(
     metrics: Sequence[Metric],
     resamples: int,
     seed: int,
-    clusters: Clusters | None,
+    grouping: Grouping | None,
 ) -> dict[str, Score]:
-    shared = Resamples.draw(predictions.labels, resamples, seed, clusters)
+    shared = Resamples.draw(predictions.labels, resamples, seed, grouping)
     prepared = shared.prepare(predictions)
     labels = prepared.predictions.labels
     weights = prior_weights(labels, priors)
@@ -268,11 +268,11 @@ def _score_metrics(
                 drawn[name].append(replicates)
     # If all images agree, the exact interval uses the effective number of images.
     worth = max(1, int(effective_images(weights)))
-    within = None if clusters is None else clusters.select(shared.order)
+    within = None if grouping is None else grouping.select(shared.order)
     scores = {}
     for metric in metrics:
         value, replicates = float(values[metric.name][0]), np.concatenate(drawn[metric.name])
-        errors = metric.errors(predictions, clusters) * worth / len(predictions)
+        errors = metric.errors(predictions, grouping) * worth / len(predictions)
         estimate = Estimate(
             value,
             replicates,
@@ -283,6 +283,6 @@ def _score_metrics(
             hidden=metric.hidden(Observation(once, value, worth / len(predictions), within)),
             ends=metric.search(prepared.predictions, within, weights),
         )
-        estimate = widen_for_clusters(estimate, clusters)
+        estimate = widen_for_groups(estimate, grouping)
         scores[metric.name] = to_score(estimate, metric.bounds)._replace(n=len(predictions))
     return scores

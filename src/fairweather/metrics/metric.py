@@ -26,8 +26,8 @@ from fairweather.metrics.classification import (
     CallShare,
     ClassCounts,
 )
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import Ends, FloatArray, Result, ratio
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import (
     NOTHING_HIDDEN,
     HiddenError,
@@ -55,7 +55,7 @@ IntervalKind = Literal[
     "searched",
 ]
 Evaluate = Callable[[Sample], Result]
-Search = Callable[[Predictions, Clusters | None, FloatArray | None], Ends]
+Search = Callable[[Predictions, Grouping | None, FloatArray | None], Ends]
 # A mean of areas has no interval with fewer images of the rarest class: that of the macro PR-AUC
 # began above the truth in 11 and 12 % of 150 samples with 200 images of 40 and of 7 classes.
 FEWEST_OF_CLASS = 5
@@ -160,7 +160,7 @@ class Metric(MetricRow):
             that is computed on resamples.
         hides: how far the truth may lie beside what resamples show.
         bias: of an area, how much too high it is on average.
-        search: the interval of a cell over images, from predictions, clusters and weights, if the
+        search: the interval of a cell over images, from predictions, groups and weights, if the
             value is found by a search, which resamples would repeat; NaN for the other metrics.
     """
 
@@ -184,11 +184,11 @@ class Metric(MetricRow):
         """Count the images that are given as n in scores.csv."""
         return len(predictions)
 
-    def errors(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+    def errors(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
         """Count the images that determine how precise the value is; see `carried_by`.
 
-        If they are in fewer clusters than the other images, they count for less. Too few images, or
-        clusters, of the rarest class lower the count of an area (`find_rarest_class`).
+        If they are in fewer groups than the other images, they count for less. Too few images, or
+        groups, of the rarest class lower the count of an area (`find_rarest_class`).
         """
         if self.carried_by == "emptiest bin":
             images = reliability_bins(predictions.confidence, predictions.correct).images
@@ -196,20 +196,20 @@ class Metric(MetricRow):
         counted = ~predictions.correct
         if self.carried_by == "rarer" and 2 * counted.sum() > len(counted):
             counted = predictions.correct
-        evenness = 1.0 if clusters is None else clusters.evenness(counted)
+        evenness = 1.0 if grouping is None else grouping.evenness(counted)
         errors = float(counted.sum()) * evenness
         if self.column is not None:
-            rarest = find_rarest_class(predictions, clusters)
+            rarest = find_rarest_class(predictions, grouping)
             errors = min(errors, rarest.pairs * self.fewest / rarest.fewest)
         return errors
 
-    def pairs(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+    def pairs(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
         """Count the disjoint pairs that a mean of the areas of all classes is worth.
 
         Half of the images of each class make pairs of their own, half are the others in pairs of
         other classes. The worst is that all wrong pairs would be those of the rarest class.
         """
-        rarest = find_rarest_class(predictions, clusters)
+        rarest = find_rarest_class(predictions, grouping)
         return len(np.unique(predictions.labels)) * rarest.pairs / 2
 
     def applies(self, predictions: Predictions, fitted: Fitted | None = None) -> bool:
@@ -231,11 +231,11 @@ class RarestClass(NamedTuple):
     fewest: int
 
 
-def find_rarest_class(predictions: Predictions, clusters: Clusters | None = None) -> RarestClass:
+def find_rarest_class(predictions: Predictions, grouping: Grouping | None = None) -> RarestClass:
     """Find the rarest class present, and how many of it a mean of areas needs."""
-    labels, cluster = predictions.labels, None if clusters is None else clusters.of
+    labels, group = predictions.labels, None if grouping is None else grouping.numbers
     present = np.unique(labels).tolist()
-    pairs, label = min((disjoint_pairs(labels == label, cluster), label) for label in present)
+    pairs, label = min((disjoint_pairs(labels == label, group), label) for label in present)
     return RarestClass(label, pairs, FEWEST_OF_AREAS if len(present) == 2 else FEWEST_OF_CLASS)
 
 
@@ -380,22 +380,22 @@ class ClassMetric(Metric):
         """Count the images of the class."""
         return int((predictions.labels == self.class_label).sum())
 
-    def errors(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+    def errors(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
         """Count the images that the value is a share of.
 
-        If those of the class are in fewer clusters than the others, they count for less.
+        If those of the class are in fewer groups than the others, they count for less.
         """
         truth = predictions.labels == self.class_label
         calls = is_called(predictions, self.class_label, self.threshold)
         masks = truth & calls, truth, calls, np.ones_like(truth)
         counts = ClassCounts(*(np.array([mask.sum()]) for mask in masks))
-        evenness = 1.0 if clusters is None else clusters.evenness(truth)
+        evenness = 1.0 if grouping is None else grouping.evenness(truth)
         return float(self.kind.whole(counts)[0]) * evenness
 
-    def pairs(self, predictions: Predictions, clusters: Clusters | None = None) -> float:
+    def pairs(self, predictions: Predictions, grouping: Grouping | None = None) -> float:
         """Count the `disjoint_pairs` of the class and the others."""
-        cluster = None if clusters is None else clusters.of
-        return disjoint_pairs(predictions.labels == self.class_label, cluster)
+        group = None if grouping is None else grouping.numbers
+        return disjoint_pairs(predictions.labels == self.class_label, group)
 
 
 def find_class_metric_row(name: str) -> ClassMetricRow | None:

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
 from fairweather.metrics.areas import column_spread
-from fairweather.metrics.clusters import zou_donner_interval
 from fairweather.metrics.columns import Ends, FloatArray, check_columns
+from fairweather.metrics.grouping import zou_donner_interval
 from fairweather.metrics.hidden_error import HiddenError
 from fairweather.metrics.intervals import (
     NOT_STRETCHED,
@@ -212,7 +212,7 @@ def _difference(first: Estimate, second: Estimate, recipes: Sequence[SeedVarianc
             low, high = _area_ends(first, second, single)
         case "skewed":
             low, high = skewed_interval(value, single)
-        case "share" | "difference" | "conditional" | "overlap" if first.clusters and differ:
+        case "share" | "difference" | "conditional" | "overlap" if first.groups and differ:
             low, high = skewed_interval(value, single)
         case "classes":
             low, high = unbiased_skewed_interval(value, single)

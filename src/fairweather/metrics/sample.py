@@ -29,7 +29,6 @@ from fairweather.metrics.classification import (
     kappa_columns,
     negative_log_likelihood,
 )
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import (
     BoolArray,
     ConfidenceOrder,
@@ -48,6 +47,7 @@ from fairweather.metrics.columns import (
     sums_below,
 )
 from fairweather.metrics.conformal import stratum_columns
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.selective import Fitted, is_answered
 from fairweather.types.measurement import AnyPredictions, Predictions
 
@@ -90,24 +90,24 @@ def bootstrap_weights(n: int, resamples: int = 1000, seed: int = 0) -> NDArray[n
 
 
 def draw_counts(
-    n: int, resamples: int, seed: int = 0, clusters: Clusters | None = None
+    n: int, resamples: int, seed: int = 0, grouping: Grouping | None = None
 ) -> NDArray[np.uint8]:
-    """Draw how often each image counts in each resample, `[resamples, n]`: images, or clusters.
+    """Draw how often each image counts in each resample, `[resamples, n]`: images, or groups.
 
     Args:
         n, resamples, seed: as in `bootstrap_weights`.
-        clusters: if given, whole clusters are drawn, and each image counts as often as its cluster.
-            A resample then has as many clusters as there are, and not always as many images.
+        grouping: if given, whole groups are drawn, and each image counts as often as its group.
+            A resample then has as many groups as there are, and not always as many images.
 
-    >>> counts = draw_counts(3, 2, clusters=Clusters(np.array([0, 1, 0])))
+    >>> counts = draw_counts(3, 2, grouping=Grouping(np.array([0, 1, 0])))
     >>> (counts[:, 0] == counts[:, 2]).all(), (counts[:, 0] + counts[:, 1]).tolist()
     (np.True_, [2, 2])
     """
-    if clusters is None:
+    if grouping is None:
         return bootstrap_weights(n, resamples, seed)
-    if len(clusters.of) != n:
-        raise InputError(f"there are {n} images and clusters for {len(clusters.of)}")
-    return bootstrap_weights(clusters.count, resamples, seed)[:, clusters.of]
+    if len(grouping.numbers) != n:
+        raise InputError(f"there are {n} images and groups for {len(grouping.numbers)}")
+    return bootstrap_weights(grouping.count, resamples, seed)[:, grouping.numbers]
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,17 @@ class Resamples:
         order: int64 `[n]`, the position of each image in the cells' columns.
         counts: `[B, n]`, sorted by stratum.
         bounds: int64 `[strata present + 1]`, where the images of each stratum begin and end.
-        clusters: of the images, in the order of `strata`, if whole clusters were resampled.
+        grouping: of the images, in the order of `strata`, if whole groups were resampled.
     """
 
     strata: LabelArray
     order: IntArray
     counts: NDArray[Any]
     bounds: IntArray
-    clusters: Clusters | None = None
+    grouping: Grouping | None = None
 
     @staticmethod
-    def of(strata: LabelArray, weights: ArrayLike, clusters: Clusters | None = None) -> Resamples:
+    def of(strata: LabelArray, weights: ArrayLike, grouping: Grouping | None = None) -> Resamples:
         """Sort weights `[B, n]` by stratum; raise `InputError` if they are not valid counts.
 
         >>> Resamples.of(np.array([1, 0, 1]), [[5, 6, 7]]).counts
@@ -146,19 +146,19 @@ class Resamples:
         counts = np.empty_like(rows)
         for row, target in zip(rows, counts, strict=True):
             np.take(row, order, out=target, mode="clip")
-        return Resamples(strata, order, counts, bounds, clusters)
+        return Resamples(strata, order, counts, bounds, grouping)
 
     @staticmethod
     def draw(
-        strata: LabelArray, resamples: int, seed: int = 0, clusters: Clusters | None = None
+        strata: LabelArray, resamples: int, seed: int = 0, grouping: Grouping | None = None
     ) -> Resamples:
         """Draw resamples as `draw_counts` does.
 
         >>> Resamples.draw(np.array([1, 0, 1]), 2).counts.sum(axis=1).tolist()
         [3, 3]
         """
-        weights = draw_counts(len(strata), resamples, seed, clusters)
-        return Resamples.of(strata, weights, clusters)
+        weights = draw_counts(len(strata), resamples, seed, grouping)
+        return Resamples.of(strata, weights, grouping)
 
     @staticmethod
     def draw_part(
@@ -166,7 +166,7 @@ class Resamples:
         places: IntArray,
         among: int,
         resamples: int,
-        clusters: Clusters | None = None,
+        grouping: Grouping | None = None,
     ) -> Resamples:
         """Draw resamples of all images, and keep those at some places, of the given strata.
 
@@ -174,9 +174,9 @@ class Resamples:
         >>> np.array_equal(part.counts, whole.counts[:, :5])
         True
         """
-        weights = draw_counts(among, resamples, clusters=clusters)[:, places]
+        weights = draw_counts(among, resamples, grouping=grouping)[:, places]
         weights[~weights.any(axis=1)] = 1  # as hardly happens with five images: none was drawn
-        return Resamples.of(strata, weights, clusters and clusters.select(places))
+        return Resamples.of(strata, weights, grouping and grouping.select(places))
 
     def prepare(self, predictions: AnyPredictions, fitted: Fitted | None = None) -> PreparedCell:
         """Sort one cell's columns in the same order.
@@ -188,10 +188,10 @@ class Resamples:
                 "the labels of the predictions differ from those of the resamples: both must be "
                 "of the same images in the same order"
             )
-        clusters = None if self.clusters is None else self.clusters.of[self.order]
+        grouping = None if self.grouping is None else self.grouping.numbers[self.order]
         # A metric reads only what predictions of the kind that it accepts have.
         ordered = cast("Predictions", predictions.take(self.order))
-        return PreparedCell(ordered, self.bounds, fitted, clusters)
+        return PreparedCell(ordered, self.bounds, fitted, grouping)
 
 
 class ColumnMatrix(NamedTuple):
@@ -222,13 +222,13 @@ class PreparedCell:
         predictions: the columns.
         bounds: where the images of each label present begin and end.
         fitted: thresholds from validation images, or None.
-        clusters: the number of each image's cluster, sorted by label; None if none are known.
+        groups: the number of each image's group, sorted by label; None if none are known.
     """
 
     predictions: Predictions
     bounds: IntArray
     fitted: Fitted | None
-    clusters: IntArray | None = None
+    groups: IntArray | None = None
 
     def __post_init__(self) -> None:
         p = self.predictions
@@ -279,7 +279,7 @@ class PreparedCell:
         if len(self.present) > 1:
             for k, label in enumerate(self.present):
                 scores = self.probabilities[:, label]
-                columns[:, k] = column_of(scores, labels == label, self.clusters)
+                columns[:, k] = column_of(scores, labels == label, self.groups)
         return columns
 
     @cached_property

@@ -23,8 +23,8 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import TAIL, Z95, Ends, FloatArray
+from fairweather.metrics.grouping import Grouping
 
 # With so few degrees of freedom, nothing is excluded.
 LEAST_FREEDOM = 1e-3
@@ -83,7 +83,7 @@ class CrossedMean(NamedTuple):
     Attributes:
         value: the mean.
         images: V, the variance over images, with these seeds.
-        n: the number of images, or the effective number of their clusters.
+        n: the number of images, or the effective number of their groups.
         recipes: the variance over the seeds of each recipe; empty if no side has several seeds.
     """
 
@@ -219,13 +219,13 @@ def seed_variance(values: ArrayLike, replicates: ArrayLike) -> SeedVariance:
     return SeedVariance(seeds, _significant(between) / seeds, _significant(own) / seeds, mean)
 
 
-def crossed_mean(columns: FloatArray, clusters: Clusters | None = None) -> CrossedMean:
+def crossed_mean(columns: FloatArray, grouping: Grouping | None = None) -> CrossedMean:
     """Estimate the mean over images and seeds of a number per image and seed.
 
     Args:
         columns: float `[n, S]`; with one seed, the interval is over images only.
-        clusters: which images belong together. The variance over images is then the jackknife's
-            over clusters, with one degree of freedom less than `Clusters.effective`.
+        grouping: which images belong together. The variance over images is then the jackknife's
+            over groups, with one degree of freedom less than `Grouping.effective`.
 
     Source: MacKinnon, Nielsen and Webb 2023, Cluster-Robust Inference: A Guide to Empirical
     Practice, sections 2 and 4, for the jackknife; Kish 1965, Survey Sampling, section 11.7, for the
@@ -235,7 +235,7 @@ def crossed_mean(columns: FloatArray, clusters: Clusters | None = None) -> Cross
     >>> found.value, round(found.variance, 4)
     (0.625, 0.0573)
     """
-    units, worth = _independent_units(columns, clusters)
+    units, worth = _independent_units(columns, grouping)
     images = _image_variance(units.mean(axis=1))
     return CrossedMean(float(units.mean()), images, worth, _seed_variances(units))
 
@@ -243,7 +243,7 @@ def crossed_mean(columns: FloatArray, clusters: Clusters | None = None) -> Cross
 def crossed_difference(
     first: FloatArray,
     second: FloatArray,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
     bounds: Ends = UNBOUNDED,
 ) -> CrossedMean:
     """Estimate second minus first for two recipes with independent trainings.
@@ -254,7 +254,7 @@ def crossed_difference(
     Args:
         first, second: float `[n, S]` each, on the same images; the numbers of seeds may differ. A
             side with one seed is treated as one fixed trained network.
-        clusters: as in `crossed_mean`.
+        grouping: as in `crossed_mean`.
         bounds: the smallest and largest possible value, as in `stretch_near_bounds`.
 
     >>> crossed_difference(np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([[1.0], [1.0]])).value
@@ -265,15 +265,15 @@ def crossed_difference(
             f"a difference needs the same images on both sides, found {len(first)} and "
             f"{len(second)}"
         )
-    before, worth = _independent_units(first, clusters)
-    after, _ = _independent_units(second, clusters)
+    before, worth = _independent_units(first, grouping)
+    after, _ = _independent_units(second, grouping)
     gaps = after.mean(axis=1) - before.mean(axis=1)
     recipes = [part.subtracted() for part in _seed_variances(before, bounds)]
     recipes += _seed_variances(after, bounds)
     return CrossedMean(float(gaps.mean()), _image_variance(gaps), worth, recipes)
 
 
-def find_outlying_seed(columns: FloatArray, clusters: Clusters | None = None) -> int | None:
+def find_outlying_seed(columns: FloatArray, grouping: Grouping | None = None) -> int | None:
     """Find a seed that lies far from all others of its recipe, which normal seeds rarely do.
 
     The distance to the mean of the other seeds is divided by their standard deviation, which is
@@ -283,7 +283,7 @@ def find_outlying_seed(columns: FloatArray, clusters: Clusters | None = None) ->
 
     Args:
         columns: float `[n, S]`; with fewer than three seeds there is none.
-        clusters: which images belong together.
+        grouping: which images belong together.
 
     Returns:
         The place of the seed, or None.
@@ -297,7 +297,7 @@ def find_outlying_seed(columns: FloatArray, clusters: Clusters | None = None) ->
     means, seeds = columns.mean(axis=0), columns.shape[1]
     if seeds < 3:
         return None
-    [recipe] = _seed_variances(_independent_units(columns, clusters)[0])
+    [recipe] = _seed_variances(_independent_units(columns, grouping)[0])
     place = int(np.abs(means - means.mean()).argmax())
     others = np.delete(means, place)
     spread = max(_significant(float(others.var(ddof=1))), recipe.shared * seeds)
@@ -384,11 +384,11 @@ def stretch_near_bounds(ends: Ends, centre: float, bounds: Ends) -> Ends:
     return min(ends[0], stretched[0]), max(ends[1], stretched[1])
 
 
-def _independent_units(columns: FloatArray, clusters: Clusters | None) -> tuple[FloatArray, float]:
-    """The columns of independent units, images or clusters, and how many they are worth."""
-    if clusters is None:
+def _independent_units(columns: FloatArray, grouping: Grouping | None) -> tuple[FloatArray, float]:
+    """The columns of independent units, images or groups, and how many they are worth."""
+    if grouping is None:
         return columns, len(columns)
-    return clusters.influences(columns), clusters.effective
+    return grouping.influences(columns), grouping.effective
 
 
 def _image_variance(column: FloatArray) -> float:

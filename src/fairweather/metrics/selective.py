@@ -18,7 +18,6 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import Clusters, effective_sample
 from fairweather.metrics.columns import (
     TAIL,
     BoolArray,
@@ -39,6 +38,7 @@ from fairweather.metrics.columns import (
     weighted_mean,
 )
 from fairweather.metrics.conformal import CalibrationDraw
+from fairweather.metrics.grouping import Grouping, effective_sample
 from fairweather.metrics.seeds import NORMAL_FREEDOM
 from fairweather.types.measurement import Predictions, Score
 
@@ -97,7 +97,7 @@ def coverage_interval(
     correct: ArrayLike,
     *,
     risk: float = 0.05,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
     weights: Weights = None,
 ) -> Ends:
     """The 95 % interval of the largest coverage with a true risk of at most `risk`.
@@ -120,13 +120,13 @@ def coverage_interval(
         confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
         risk: the largest share of wrong answers, in [0, 1].
-        clusters: which images belong together. Images then count for as many as the variance
-            between clusters says, and Student's t takes the place of the normal distribution.
+        grouping: which images belong together. Images then count for as many as the variance
+            between groups says, and Student's t takes the place of the normal distribution.
         weights: how much each image counts, float `[n]`.
 
     Source: Wiens and Dmitrienko 2005, The Fallback Procedure for Evaluating a Single Family of
     Hypotheses; Angelopoulos et al. 2021, Learn then Test, section 2.3, for thresholds; Clopper and
-    Pearson 1934 for the exact tests; Korn and Graubard 1998 for the worth of clusters.
+    Pearson 1934 for the exact tests; Korn and Graubard 1998 for the worth of groups.
 
     >>> confidence, correct = np.linspace(1, 0.5, 2000), np.arange(2000) % 40 != 39
     >>> coverage_interval(confidence, correct)
@@ -139,7 +139,7 @@ def coverage_interval(
     sure = as_numbers(confidence)
     order = np.argsort(-sure, kind="stable")
     sure, wrong = sure[order], ~np.asarray(correct, dtype=bool)[order]
-    units = None if clusters is None else clusters.of[order]
+    units = None if grouping is None else grouping.numbers[order]
     counts = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)[order]
     if weights is not None and units is None:
         units = np.arange(n)
@@ -426,7 +426,7 @@ def guaranteed_threshold(
     *,
     risk: float = 0.05,
     certainty: float = 0.95,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> Guaranteed:
     """The last of some thresholds, in a fixed order, up to which the risk is shown to be kept.
 
@@ -447,7 +447,7 @@ def guaranteed_threshold(
         candidates: float `[k]`, each the smallest confidence that is answered.
         risk: the largest share of wrong answers, in (0, 1).
         certainty: the share of draws in which the promise holds, in (0, 1).
-        clusters: which images belong together, if all of them are given and each image is to count
+        grouping: which images belong together, if all of them are given and each image is to count
             alike. They are then counted as the independent images that they are worth
             (`effective_sample`), which is not exact: see benchmarks/guarantee.py.
 
@@ -465,10 +465,10 @@ def guaranteed_threshold(
     """
     images = check_columns(confidence=confidence, correct=correct)
     _check_promise(risk, certainty)
-    n = images if clusters is None else int(clusters.effective)
+    n = images if grouping is None else int(grouping.effective)
     if n < (least := fewest_for_risk(risk, certainty)):
         raise InputError(
-            f"{n:,} {'images' if clusters is None else 'clusters'} cannot show a risk of at most "
+            f"{n:,} {'images' if grouping is None else 'groups'} cannot show a risk of at most "
             f"{risk:.4g} with a certainty of {certainty:.4g}: that takes at least {least:,}, and "
             "more if any answer is wrong"
         )
@@ -477,8 +477,8 @@ def guaranteed_threshold(
         raise InputError("candidates for a threshold must be numbers [k]")
     answered, wrong = _count_answered(confidence, correct, tried)
     worth, hits = answered.astype(np.float64), wrong.astype(np.float64)
-    if clusters is not None:  # and then not whole numbers
-        worth, hits = _count_effective(confidence, correct, tried, clusters)
+    if grouping is not None:  # and then not whole numbers
+        worth, hits = _count_effective(confidence, correct, tried, grouping)
     passed = _binomial_tail(hits, worth, risk) <= 1 - certainty
     count = len(tried) if passed.all() else int(passed.argmin())  # up to the first that fails
     if not count:
@@ -557,14 +557,14 @@ def _count_answered(
 
 
 def _count_effective(
-    confidence: ArrayLike, correct: ArrayLike, thresholds: FloatArray, clusters: Clusters
+    confidence: ArrayLike, correct: ArrayLike, thresholds: FloatArray, grouping: Grouping
 ) -> tuple[FloatArray, FloatArray]:
     """As `_count_answered`, in numbers of independent images."""
     wrong, counts = ~np.asarray(correct, dtype=bool), []
     for threshold in thresholds:
         places = np.flatnonzero(is_answered(confidence, threshold))
         counts.append(
-            effective_sample(wrong[places], clusters.select(places)) if len(places) else (0.0, 0.0)
+            effective_sample(wrong[places], grouping.select(places)) if len(places) else (0.0, 0.0)
         )
     images, hits = np.reshape(counts, (-1, 2)).T
     return images, hits
@@ -622,7 +622,7 @@ def deferral_shares(
     confidence: ArrayLike,
     correct: ArrayLike,
     risks: Sequence[float],
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> list[Score]:
     """Smallest share of images to defer to a person, the least confident first, for each risk.
 
@@ -634,7 +634,7 @@ def deferral_shares(
         confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
         risks: the largest shares of wrong answers, each in [0, 1].
-        clusters: which images belong together.
+        grouping: which images belong together.
 
     Source: Geifman and El-Yaniv 2017, Selective Classification for Deep Neural Networks, section 2.
 
@@ -647,7 +647,7 @@ def deferral_shares(
     scores = []
     for risk in risks:
         value = float(largest_coverage(levels, risk)[0])
-        low, high = coverage_interval(confidence, correct, risk=risk, clusters=clusters)
+        low, high = coverage_interval(confidence, correct, risk=risk, grouping=grouping)
         scores.append(Score(1 - value, 1 - max(high, value), 1 - min(low, value), n))
     return scores
 

@@ -399,8 +399,8 @@ METRICS: dict[str, Metric] = index_by_name(
         higher_is_better=True,
         accepts=Accepts(fractions=True),
         interval="searched",
-        search=lambda p, clusters, weights: coverage_interval(
-            p.confidence, p.correct, risk=RISK, clusters=clusters, weights=weights
+        search=lambda p, grouping, weights: coverage_interval(
+            p.confidence, p.correct, risk=RISK, grouping=grouping, weights=weights
         ),
     ),
     Metric(

@@ -19,8 +19,8 @@ import scipy.special
 from numpy.typing import ArrayLike
 
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import NEGLIGIBLE, Clusters
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray
+from fairweather.metrics.grouping import NEGLIGIBLE, Grouping
 
 # Images of a set that are compared, drawn at random from more.
 CLOUD_SIZE = 500
@@ -261,21 +261,21 @@ def differ_p(*p_values: float) -> float:
     return min(1.0, len(made) * min(made)) if made else np.nan
 
 
-def one_of_each(clusters: Clusters, seed: int = 0) -> IntArray:
-    """Draw one image of each cluster, so that what is compared is independent.
+def one_of_each(grouping: Grouping, seed: int = 0) -> IntArray:
+    """Draw one image of each group, so that what is compared is independent.
 
     Args:
-        clusters: which images belong together.
+        grouping: which images belong together.
         seed: seed of the draw.
 
     Returns:
         The places of the images, int64 `[count]`, ascending.
 
-    >>> one_of_each(Clusters(np.array([0, 0, 1, 2]))).tolist()
+    >>> one_of_each(Grouping(np.array([0, 0, 1, 2]))).tolist()
     [0, 2, 3]
     """
-    order = np.random.default_rng(seed).permutation(len(clusters.of))
-    _, first = np.unique(clusters.of[order], return_index=True)
+    order = np.random.default_rng(seed).permutation(len(grouping.numbers))
+    _, first = np.unique(grouping.numbers[order], return_index=True)
     return np.sort(order[first])
 
 

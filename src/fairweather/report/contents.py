@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.errors import InputError
-from fairweather.metrics.clusters import FEW_CLUSTERS, Clusters
+from fairweather.metrics.grouping import FEW_GROUPS, Grouping
 from fairweather.metrics.metric import CLASS_METRICS
 from fairweather.report.samples import Samples
 from fairweather.runs.folder import RunFolder
 from fairweather.runs.provenance import list_machines
-from fairweather.runs.scores import read_clusters
+from fairweather.runs.scores import read_grouping
 from fairweather.tasks.task import find_task
 from fairweather.types.kinds import TaskKind
 from fairweather.types.measurement import Predictions, Score, format_255ths, format_number
@@ -301,9 +301,9 @@ class Contents:
         return min(record.settings.bootstrap for record in self.records.values())
 
     @cached_property
-    def clusters(self) -> Clusters | None:
+    def grouping(self) -> Grouping | None:
         """Which test images belong together; None if unknown. Joined runs have the same."""
-        return next((read_clusters(run) for run in self.runs.values()), None)
+        return next((read_grouping(run) for run in self.runs.values()), None)
 
     @property
     def shift_seed(self) -> int:
@@ -483,7 +483,7 @@ class Contents:
     @property
     def intervals(self) -> str:
         """Say in a phrase what the 95 % intervals cover."""
-        units = "images" if self.clusters is None else "clusters of images"
+        units = "images" if self.grouping is None else "groups of images"
         if not self.of_recipes:
             return f"95 % bootstrap intervals over {units}"
         if len(self.of_recipes) == len(self.titles):
@@ -550,14 +550,14 @@ class Contents:
             seeds.append("an ensemble is one model of all seeds")
         if self.caution:
             seeds.append(self.caution)
-        known = describe_clusters(self.clusters)
+        known = describe_group_count(self.grouping)
         known += ", each image counting alike" if known else ""
-        if self.clusters is not None and self.clusters.count < FEW_CLUSTERS:
+        if self.grouping is not None and self.grouping.count < FEW_GROUPS:
             known += (
-                f", fewer than {FEW_CLUSTERS}: these intervals hold the truth in 93 to 100 % of "
+                f", fewer than {FEW_GROUPS}: these intervals hold the truth in 93 to 100 % of "
                 "simulated cases instead of 95 %"
             )
-        if isinstance(shared := self.data.notes.get("shared_clusters"), list):
+        if isinstance(shared := self.data.notes.get("shared_groups"), list):
             known += f" (beware: {'; '.join(map(str, shared))})"
         return "; ".join([f"n = {images} test images{known}, {self.bootstrap:,} resamples", *seeds])
 
@@ -569,14 +569,14 @@ def _ignores_seeds(run: RunFolder) -> bool:
     return isinstance(version, int) and version < FIRST_OVER_SEEDS
 
 
-def describe_clusters(clusters: Clusters | None) -> str:
-    """Say in how many clusters images come, to be added to their number; "" if that is unknown.
+def describe_group_count(grouping: Grouping | None) -> str:
+    """Say in how many groups images come, to be added to their number; "" if that is unknown.
 
     >>> import numpy as np
-    >>> describe_clusters(Clusters(np.array([0, 0, 1])))
-    ' in 2 clusters'
+    >>> describe_group_count(Grouping(np.array([0, 0, 1])))
+    ' in 2 groups'
     """
-    return "" if clusters is None else f" in {clusters.count:,} clusters"
+    return "" if grouping is None else f" in {grouping.count:,} groups"
 
 
 def join_name(label: str, name: str) -> str:

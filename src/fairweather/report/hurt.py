@@ -91,8 +91,8 @@ def find_hurt(
 
 
 def _estimate(contents: Contents, right: FloatArray, inside: npt.NDArray[np.bool_]) -> Score:
-    clusters, kept = contents.clusters, np.flatnonzero(inside)
-    own = None if clusters is None else clusters.select(kept)
+    grouping, kept = contents.grouping, np.flatnonzero(inside)
+    own = None if grouping is None else grouping.select(kept)
     [estimate] = estimate_seed_means([right[kept]], contents.bootstrap, own)
     return to_score(estimate, BOUNDS)
 

@@ -133,18 +133,23 @@ def _check_same_images(parts: Mapping[str, Contents]) -> None:
             f"a report of several runs needs the same shifted images, but shift_seed is {listed}, "
             "so that random shifts differ; report them one by one"
         )
-    known = {label: part.clusters for label, part in parts.items()}
+    known = {label: part.grouping for label, part in parts.items()}
     if (
-        len({None if clusters is None else clusters.of.tobytes() for clusters in known.values()})
+        len(
+            {
+                None if grouping is None else grouping.numbers.tobytes()
+                for grouping in known.values()
+            }
+        )
         > 1
     ):
         counts = (
-            f"{label} has {'none' if clusters is None else f'{clusters.count:,}'}"
-            for label, clusters in known.items()
+            f"{label} has {'none' if grouping is None else f'{grouping.count:,}'}"
+            for label, grouping in known.items()
         )
         raise InputError(
-            "a report of several runs needs the same clusters of images, and of these "
-            f"{', '.join(counts)}: measure all with the same --metadata and --cluster, or report "
+            "a report of several runs needs the same groups of images, and of these "
+            f"{', '.join(counts)}: measure all with the same --metadata and --group, or report "
             "them one by one"
         )
 

@@ -32,7 +32,7 @@ from fairweather.report.tables import (
     tabulate_models,
     tabulate_scores,
 )
-from fairweather.runs.scores import read_clusters
+from fairweather.runs.scores import read_grouping
 from fairweather.types.measurement import Score
 from fairweather.types.record import (
     CLEAN,
@@ -260,11 +260,11 @@ def _note_independence(contents: Contents, parts: Mapping[str, str]) -> str:
     unknown = [
         title
         for title, part in parts.items()
-        if any(read_clusters(run, part) is None for run in contents.runs.values())
+        if any(read_grouping(run, part) is None for run in contents.runs.values())
     ]
     if not unknown:
         return ""
-    which = "Images" if contents.clusters is None else f"Those of {', '.join(unknown)}"
+    which = "Images" if contents.grouping is None else f"Those of {', '.join(unknown)}"
     return (
         f"{which} are taken as independent: where several come from one patient, the intervals are "
         "too narrow. "

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import scipy.special  # scipy.stats takes half a second to import
 
 from fairweather.metrics import Estimate, estimate_means, mcnemar_exact, recipe_estimate
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.columns import Z95, softmax
 from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.seeds import crossed_mean
@@ -131,17 +131,17 @@ def find_shared_cells(contents: Contents, models: Iterable[str]) -> dict[str, fl
 def estimate_seed_means(
     columns: Sequence[FloatArray],
     resamples: int,
-    clusters: Clusters | None,
+    grouping: Grouping | None,
     kinds: Iterable[IntervalKind] = repeat("share"),
 ) -> list[Estimate]:
-    """Estimate the mean of each of some columns, `[n, S]`, over images (or clusters) and seeds.
+    """Estimate the mean of each of some columns, `[n, S]`, over images (or groups) and seeds.
 
     All are estimated on the same resamples, so that they can be compared.
     """
     every = np.concatenate(columns, axis=1)
     of_each = zip(columns, kinds, strict=False)
     intervals = [kind for column, kind in of_each for _ in range(column.shape[1])]
-    by_seed = iter(estimate_means(every, intervals, resamples, clusters=clusters))
+    by_seed = iter(estimate_means(every, intervals, resamples, grouping=grouping))
     return [recipe_estimate(list(islice(by_seed, column.shape[1]))) for column in columns]
 
 
@@ -236,14 +236,14 @@ class Performance(NamedTuple):
         gap: mean confidence − accuracy.
         confidence: its mean.
         seeds: how many trainings these are means over.
-        clusters: whether images belong together in clusters.
+        grouped: whether images belong together in groups.
     """
 
     accuracy: Score
     gap: Score | None = None
     confidence: Score | None = None
     seeds: int = 1
-    clusters: bool = False
+    grouped: bool = False
 
     @property
     def evidence(self) -> str:
@@ -254,7 +254,7 @@ class Performance(NamedTuple):
         """
         if self.seeds > 1:
             return f"{_COUNT_WORDS.get(self.seeds, self.seeds)} seeds"
-        return "these clusters of images" if self.clusters else "these images"
+        return "these groups of images" if self.grouped else "these images"
 
 
 class WorstLevel(NamedTuple):
@@ -327,8 +327,8 @@ def read_performance(contents: Contents, model: str, shift: str, level: str) -> 
         return None
     if gap is not None and confidence is None:  # scores of an earlier version
         confidence = Score(accuracy.value + gap.value, math.nan, math.nan, gap.n)
-    seeds, clustered = len(contents.seeds_of(model)), contents.clusters is not None
-    return Performance(accuracy, gap, confidence, seeds, clustered)
+    seeds, grouped = len(contents.seeds_of(model)), contents.grouping is not None
+    return Performance(accuracy, gap, confidence, seeds, grouped)
 
 
 @dataclass(frozen=True)
@@ -390,8 +390,8 @@ def _test_fall(
     clean, there = (read_correct(contents, model, {cell: 1.0}, images) for cell in cells)
     if clean is None or there is None:
         return None
-    if clean.shape[1] > 1 or contents.clusters is not None:
-        p = crossed_mean(there - clean, contents.clusters).p
+    if clean.shape[1] > 1 or contents.grouping is not None:
+        p = crossed_mean(there - clean, contents.grouping).p
     else:
         p = mcnemar_exact(clean[:, 0] > 0, there[:, 0] > 0).p
     return min(1.0, p * worst.searched)
@@ -464,7 +464,7 @@ def find_miscalibrated_class(
     off = []
     for at in np.flatnonzero(np.minimum(counts, len(labels) - counts) >= FEWEST):
         gaps = probabilities[:, at] - (labels == at)[:, None]
-        mean_gap = crossed_mean(gaps, contents.clusters)
+        mean_gap = crossed_mean(gaps, contents.grouping)
         if abs(mean_gap.value) > LEAST_DIFFERENCE and mean_gap.p * tests < SIGNIFICANCE:
             share = counts[at] / len(labels)
             # Of two classes, both are as far off, and the rarer one is told.

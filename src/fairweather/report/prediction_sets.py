@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from fairweather.metrics import to_score
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.conformal import coverage_deviations
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.intervals import percentiles
 from fairweather.report.charts import Figure
 from fairweather.report.contents import Contents, Sweep
@@ -190,10 +190,10 @@ def tabulate_promises(contents: Contents) -> Iterator[TextTable]:
     if not has_natural_shift(contents):
         caption += "; on clean images also over other calibration images"
     caption += f". {contents.sample()}."
-    if contents.clusters is not None:
+    if contents.grouping is not None:
         caption += (
             " Sets without “of images” in their title promise the coverage for new patients (or "
-            "other clusters) that count alike, and so they do in the coverage here; in scores.csv, "
+            "other groups) that count alike, and so they do in the coverage here; in scores.csv, "
             "and in the other columns, each image counts alike."
         )
     lines = [
@@ -231,7 +231,7 @@ def _make_promises(contents: Contents) -> Iterator[ShiftPromise]:
     for (model, variant), sweep in itertools.product(find_conformal(contents).items(), sweeps):
         ids = sweep.cells if sweep else {NO_LEVEL: CLEAN}
         cells = list(_read_cells(contents, model, sweep.name if sweep else CLEAN, list(ids)))
-        if contents.clusters is not None and variant.weigh == "clusters":
+        if contents.grouping is not None and variant.weigh == "groups":
             draws = None if sweep or has_natural_shift(contents) else variant
             cells = [
                 cell._replace(coverage=coverage)
@@ -246,7 +246,7 @@ def _make_promises(contents: Contents) -> Iterator[ShiftPromise]:
 def _estimate_coverage(
     contents: Contents, model: str, cell: str, drawn: Conformal | None
 ) -> Score | None:
-    """The coverage in which each cluster counts alike, as the promise does.
+    """The coverage in which each group counts alike, as the promise does.
 
     Args:
         contents, model, cell: where the predictions are; None where there are none.
@@ -255,11 +255,11 @@ def _estimate_coverage(
     Source of an interval of two errors: Zou and Donner 2008, Construction of Confidence Limits
     about Effect Measures.
     """
-    clusters, covered = contents.clusters, read_by_seed(contents, model, cell, "covered")
-    if clusters is None or covered is None:
+    grouping, covered = contents.grouping, read_by_seed(contents, model, cell, "covered")
+    if grouping is None or covered is None:
         return None
-    shares = clusters.sums(covered) / clusters.sizes[:, None]
-    single = Clusters(np.arange(clusters.count))
+    shares = grouping.sums(covered) / grouping.sizes[:, None]
+    single = Grouping(np.arange(grouping.count))
     [estimate] = estimate_seed_means([shares], contents.bootstrap, single)
     score = to_score(estimate, (0.0, 1.0))._replace(n=len(covered))
     if drawn is None:

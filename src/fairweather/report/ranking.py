@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.metrics import holm, paired_change, paired_difference, to_score
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.seeds import crossed_difference
 from fairweather.report import sentences as words
 from fairweather.report.contents import Contents
@@ -52,7 +52,7 @@ SIGNIFICANCE = 0.05  # of the tests, after Holm's correction
 MCNEMAR = "McNemar's exact test"
 SWAPS = "random swaps of the two numbers of each image"
 RECIPES = "Student's t over seeds and images"
-CLUSTERS = "Student's t over clusters of images"
+OVER_GROUPS = "Student's t over groups of images"
 NORMAL_SEEDS = "Intervals and tests over seeds assume that seeds are about normal."
 
 
@@ -215,7 +215,7 @@ def rank_models(contents: Contents) -> Ranking | None:
     if cells:
         known = len(cells) == tested and _read_scores(contents, shifted, ALL, MEAN)
         scores = known or _estimate_scores(contents, shifted)
-    order, on_clean = (_order_models(columns, contents.clusters) for columns in (shifted, clean))
+    order, on_clean = (_order_models(columns, contents.grouping) for columns in (shifted, clean))
     in_order = np.argsort([-columns.mean() for columns in shifted], kind="stable")
     first = max(range(len(models)), key=lambda at: cleans[at].value)
     columns_by_place = ((clean, on_clean), (shifted, order))
@@ -255,7 +255,7 @@ def rank_models(contents: Contents) -> Ranking | None:
     notes: list[str] = []
     for model, *columns in zip(models, shifted, clean, strict=True):
         title, seeds = contents.titles[model], contents.seeds_of(model)
-        warned = (warn_of_far_seed(title, seeds, right, contents.clusters) for right in columns)
+        warned = (warn_of_far_seed(title, seeds, right, contents.grouping) for right in columns)
         notes += list(filter(None, warned))[:1]
     evidence = read_performance(contents, models[first], CLEAN, NO_LEVEL)
     assert evidence is not None
@@ -266,7 +266,7 @@ def _compare_with(
     columns: Sequence[FloatArray], first: int, ranges: _RankRanges, contents: Contents
 ) -> list[Difference]:
     """Subtract the accuracy of one model from that of each, on the same images."""
-    estimates = estimate_seed_means(columns, contents.bootstrap, contents.clusters)
+    estimates = estimate_seed_means(columns, contents.bootstrap, contents.grouping)
     return [
         Difference(paired_difference(estimates[first], estimate), float(ranges.p[first, at]))
         for at, estimate in enumerate(estimates)
@@ -294,17 +294,17 @@ def _read_scores(
 
 
 def _estimate_scores(contents: Contents, columns: Sequence[FloatArray]) -> list[Score]:
-    estimates = estimate_seed_means(columns, contents.bootstrap, contents.clusters)
+    estimates = estimate_seed_means(columns, contents.bootstrap, contents.grouping)
     return [to_score(estimate, SHARE) for estimate in estimates]
 
 
-def _order_models(columns: Sequence[FloatArray], clusters: Clusters | None) -> _RankRanges:
+def _order_models(columns: Sequence[FloatArray], grouping: Grouping | None) -> _RankRanges:
     """Test all pairs of models that do not answer alike, `[n, S]` each."""
     shares = np.stack([right.mean(axis=1) for right in columns], axis=1)
     _, first, which = np.unique(shares, axis=1, return_index=True, return_inverse=True)
     pairs = list(combinations(range(len(first)), 2))
     tried = [(first[a], first[b]) for a, b in pairs]
-    p, is_bound, tests = _test_pairs(columns, tried, clusters)
+    p, is_bound, tests = _test_pairs(columns, tried, grouping)
     adjusted = np.ones((len(first),) * 2)
     bound = np.zeros(adjusted.shape, dtype=bool)
     for at, corrected, only_bound in zip(pairs, holm(p), is_bound, strict=True):
@@ -319,13 +319,13 @@ def _order_models(columns: Sequence[FloatArray], clusters: Clusters | None) -> _
 
 
 def _test_pairs(
-    columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]], clusters: Clusters | None
+    columns: Sequence[FloatArray], pairs: Sequence[tuple[int, int]], grouping: Grouping | None
 ) -> tuple[FloatArray, npt.NDArray[np.bool_], str]:
     """Test pairs of models: p, whether it is only a bound, and the names of the tests."""
-    of_recipes, otherwise = (RECIPES, MCNEMAR) if clusters is None else (CLUSTERS, CLUSTERS)
+    of_recipes, otherwise = (RECIPES, MCNEMAR) if grouping is None else (OVER_GROUPS, OVER_GROUPS)
     p, bound = np.ones(len(pairs)), np.zeros(len(pairs), dtype=bool)
     single = [
-        clusters is None and max(columns[a].shape[1], columns[b].shape[1]) == 1 for a, b in pairs
+        grouping is None and max(columns[a].shape[1], columns[b].shape[1]) == 1 for a, b in pairs
     ]
     names = []
     if any(single):
@@ -340,7 +340,7 @@ def _test_pairs(
     for at, pair in enumerate(pairs):
         if not single[at]:
             first, second = (columns[which] for which in pair)
-            p[at] = crossed_difference(second, first, clusters, SHARE).p
+            p[at] = crossed_difference(second, first, grouping, SHARE).p
     if not all(single):
         names.append(of_recipes)
     return p, bound, " or ".join(names) or otherwise
@@ -514,7 +514,7 @@ def _estimate_change(
     known = _read_columns(pair, cells, images)
     if known is None:
         return None
-    first, second = estimate_seed_means(known, contents.bootstrap, contents.clusters)
+    first, second = estimate_seed_means(known, contents.bootstrap, contents.grouping)
     alike = len(first.of_seeds) == len(second.of_seeds)
     return (paired_change if alike else paired_difference)(first, second)
 

@@ -72,7 +72,7 @@ def draw_reliability(contents: Contents) -> Figure | None:
     several, every = len(contents.seeds) > 1, len(contents.sweeps)
     ensembles = " (ensembles: all)" if any(n.endswith(ENSEMBLE_SUFFIX) for n in kept) else ""
     seed = f", seed {contents.seeds[0]}{ensembles}" if several else ""
-    kind = "exact intervals" if contents.clusters is None else "intervals over clusters"
+    kind = "exact intervals" if contents.grouping is None else "intervals over groups"
     few = len(conditions) - 1 < every
     chosen = f", of the {len(conditions) - 1} shifts of {every} where it is lowest" if few else ""
     subtitle = [
@@ -109,8 +109,8 @@ def tabulate_panels(
         seed = contents.seeds_of(name)[0]
         frame = pd.DataFrame({"confidence": [math.nan], "note": [NOT_MEASURED]})
         if cell := read_cell(contents, name, seed, condition.cell):
-            clusters = contents.clusters
-            bins = reliability_bins(cell.confidence, cell.correct, bins=BINS, clusters=clusters)
+            grouping = contents.grouping
+            bins = reliability_bins(cell.confidence, cell.correct, bins=BINS, grouping=grouping)
             frame = pd.DataFrame(bins._asdict()).query("images > 0").reset_index(drop=True)
             scored = None if name.endswith(ENSEMBLE_SUFFIX) else seed
             notes = [

@@ -92,7 +92,7 @@ def measure_review(
         if columns is None:
             return None
         confidence, correct = columns.confidence, columns.correct
-        needed.append(deferral_shares(confidence, correct, RISKS, contents.clusters))
+        needed.append(deferral_shares(confidence, correct, RISKS, contents.grouping))
         sent.append([1 - float(coverage_above(confidence, at)) for at in fitted])
         wrong.append([float(risk_above(confidence, correct, at)) for at in fitted])
     return Review(
@@ -159,7 +159,7 @@ def _show_review(contents: Contents, _: Tables) -> PartView | None:
     }
     if not stops:
         return None
-    facts = {"stops": len(RISKS), "start": START, "clusters": contents.clusters is not None}
+    facts = {"stops": len(RISKS), "start": START, "grouped": contents.grouping is not None}
     return PartView(template="review.html.j2", facts=facts, carried={"review": stops})
 
 

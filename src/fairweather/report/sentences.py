@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.seeds import find_outlying_seed
 from fairweather.report.performance import ClassShare, ModelOutcome, Performance, WorstLevel
 from fairweather.types.measurement import Score
@@ -108,7 +108,7 @@ def describe_gap(right: float, sure: float) -> str:
 
 
 def warn_of_far_seed(
-    model: str, seeds: Sequence[int | str], right: FloatArray, clusters: Clusters | None
+    model: str, seeds: Sequence[int | str], right: FloatArray, grouping: Grouping | None
 ) -> str:
     """Warn of a seed that is far from the others, which intervals over seeds assume not to be.
 
@@ -116,14 +116,14 @@ def warn_of_far_seed(
         model: how it is called.
         seeds: the seeds.
         right: how often each image is right, `[n, S]`.
-        clusters: which images belong together.
+        grouping: which images belong together.
 
     >>> right = (np.arange(400)[:, None] < np.array([380, 381, 378, 383, 260])).astype(float)
     >>> said = warn_of_far_seed("A", [0, 1, 2, 3, 4], right, None)
     >>> said.partition(". ")[0].replace("\N{NO-BREAK SPACE}", " ")
     'A: seed 4 is right on 65.0 % of the images, the other seeds on 94.5 to 95.8 %'
     """
-    place = find_outlying_seed(right, clusters)
+    place = find_outlying_seed(right, grouping)
     if place is None:
         return ""
     shares = 100 * right.mean(axis=0)

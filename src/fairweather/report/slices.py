@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fairweather.metrics import holm, to_score
-from fairweather.metrics.clusters import FEW_CLUSTERS, membership_p, zou_donner_interval
+from fairweather.metrics.grouping import FEW_GROUPS, membership_p, zou_donner_interval
 from fairweather.report.contents import Contents, ensembles_as_models, join_name
 from fairweather.report.performance import (
     FloatArray,
@@ -48,7 +48,7 @@ from fairweather.types.record import (
 
 SIGNIFICANCE = 0.05
 FEW_MARK = "*"
-ONE_CLUSTER = "one cluster"  # which says nothing of others
+ONE_GROUP = "one group"  # which says nothing of others
 VALUE_MARK = "="  # in the name of a slice, and not in that of the worst of a column
 # What a table of slices shows: the metric, and of which images.
 SLICE_PLACES = (
@@ -67,7 +67,7 @@ class SliceRow(NamedTuple):
         model, title: its name and title.
         slice: such as `site=B`, or `worst site`.
         n: the number of images.
-        clusters: the number of clusters; None if that is not known.
+        groups: the number of groups; None if that is not known.
         scores: one for each of the table's places; None where there is none.
         difference: clean accuracy minus that of all other images of the column; None if it was not
             tested.
@@ -78,7 +78,7 @@ class SliceRow(NamedTuple):
     title: str
     slice: str
     n: int
-    clusters: int | None
+    groups: int | None
     scores: tuple[Score | None, ...]
     difference: Score | None
     p: float
@@ -113,10 +113,10 @@ def tabulate_slices(contents: Contents) -> dict[str, TextTable]:
 
 
 class _StoredSlices(NamedTuple):
-    """The scores of slices.csv by what they are of, and the number of clusters of each slice."""
+    """The scores of slices.csv by what they are of, and the number of groups of each slice."""
 
     scores: Mapping[Key, Score]
-    clusters: Mapping[str, int | None]
+    groups: Mapping[str, int | None]
 
 
 def _read_slices(frame: pd.DataFrame, label: str) -> _StoredSlices:
@@ -129,11 +129,11 @@ def _read_slices(frame: pd.DataFrame, label: str) -> _StoredSlices:
             index=False
         )
     }
-    clusters: dict[str, int | None] = dict.fromkeys(rows["slice"])
-    if "clusters" in rows:
-        known = rows.dropna(subset="clusters")
-        clusters |= dict(zip(known["slice"], known["clusters"].astype(int), strict=True))
-    return _StoredSlices(scores, clusters)
+    groups: dict[str, int | None] = dict.fromkeys(rows["slice"])
+    if "groups" in rows:
+        known = rows.dropna(subset="groups")
+        groups |= dict(zip(known["slice"], known["groups"].astype(int), strict=True))
+    return _StoredSlices(scores, groups)
 
 
 def _tabulate_column(
@@ -162,8 +162,8 @@ def _tabulate_column(
             if (clean := scores[0]) and name in slices and right is not None:
                 gap, p = _test_contrast(contents, right, slices[name], clean)
             if clean:
-                clusters = stored.clusters[name]
-                rows.append(SliceRow(model, title, name, clean.n, clusters, scores, gap, p))
+                count = stored.groups[name]
+                rows.append(SliceRow(model, title, name, clean.n, count, scores, gap, p))
     # Of two slices, both are the same test.
     same = {name: first if len(slices) == 2 else name for name in slices}
     tested = [row for row in rows if same.get(row.slice) == row.slice and not math.isnan(row.p)]
@@ -173,26 +173,26 @@ def _tabulate_column(
         row._replace(p=adjusted.get((row.model, same.get(row.slice, "")), math.nan)) for row in rows
     ]
     below = [_describe_differences(rows), _caption_slices(contents, column, len(tested), rows)]
-    return _make_table(column, groups.cluster, places, rows, below)
+    return _make_table(column, groups.group, places, rows, below)
 
 
 def _make_table(
     column: str,
-    cluster: str | None,
+    group: str | None,
     places: Sequence[tuple[str, str, str, str]],
     rows: Sequence[SliceRow],
     below: Sequence[str],
 ) -> TextTable:
-    clustered = any(row.clusters is not None for row in rows)
+    grouped = any(row.groups is not None for row in rows)
 
     def cells(row: SliceRow) -> list[str]:
-        few = row.clusters is not None and row.clusters < FEW_CLUSTERS
-        known = ABSENT if row.clusters is None else f"{row.clusters:,}"
-        alone = ONE_CLUSTER if row.clusters == 1 else TOO_FEW
+        few = row.groups is not None and row.groups < FEW_GROUPS
+        known = ABSENT if row.groups is None else f"{row.groups:,}"
+        alone = ONE_GROUP if row.groups == 1 else TOO_FEW
         gap = row.difference
         return [
             *(row.title, row.slice, f"{row.n:,}"),
-            *([f"{known}{FEW_MARK if few else ''}"] if clustered else []),
+            *([f"{known}{FEW_MARK if few else ''}"] if grouped else []),
             *(
                 str(ScoreEntry(score, is_percent(metric)) if score else ABSENT).replace(
                     TOO_FEW, alone
@@ -204,13 +204,13 @@ def _make_table(
         ]
 
     header = (
-        *("Model", "Images with", "Images", *([f"Clusters ({cluster})"] if clustered else [])),
+        *("Model", "Images with", "Images", *([f"Groups ({group})"] if grouped else [])),
         *(title for *_, title in places),
         *("Against the others (points)", "p (Holm)"),
     )
     names = [*(f"{shift} {metric}" for metric, shift, *_ in places), "difference"]
     columns = [f"{name}{part}" for name in names for part in ("", " low", " high")]
-    columns = ["model", "title", "slice", "n", "clusters", *columns, "p_holm"]
+    columns = ["model", "title", "slice", "n", "groups", *columns, "p_holm"]
     lines = [
         [
             *row[:5],
@@ -224,7 +224,7 @@ def _make_table(
         TableLayout(header, words=2),
         [cells(row) for row in rows],
         below,
-        pd.DataFrame(lines, columns=columns).astype({"clusters": "Int64"}),
+        pd.DataFrame(lines, columns=columns).astype({"groups": "Int64"}),
         [row.model for row in rows],
     )
 
@@ -238,15 +238,15 @@ def _test_contrast(
     """
     if inside.all() or len(right) != len(inside):
         return None, math.nan
-    clusters, outside = contents.clusters, np.flatnonzero(~inside)
-    of_others = None if clusters is None else clusters.select(outside)
+    grouping, outside = contents.grouping, np.flatnonzero(~inside)
+    of_others = None if grouping is None else grouping.select(outside)
     [estimate] = estimate_seed_means([right[outside]], contents.bootstrap, of_others)
     others = to_score(estimate, (0.0, 1.0))
     ends = zou_donner_interval(score, others)
     gap = Score(score.value - others.value, *ends, score.n)
-    if clusters is not None and set(clusters.of[inside]) & set(clusters.of[~inside]):
-        return gap, math.nan  # a cluster with images on both sides
-    return gap, membership_p(right, inside, clusters, np.random.default_rng(0))
+    if grouping is not None and set(grouping.numbers[inside]) & set(grouping.numbers[~inside]):
+        return gap, math.nan  # a group with images on both sides
+    return gap, membership_p(right, inside, grouping, np.random.default_rng(0))
 
 
 def _describe_differences(rows: Sequence[SliceRow]) -> str:
@@ -265,8 +265,8 @@ def _describe_differences(rows: Sequence[SliceRow]) -> str:
     if far := [test for test in tested if several and round(abs(test[1]), 3)]:
         _, gap, name = max(far, key=lambda test: (round(abs(test[1]), 9), -test[1]))
         farthest = f"{name} differs most ({_format_gap(gap)}), and the tests cannot confirm that."
-    alone = list(dict.fromkeys(row.slice for row in rows if row.clusters == 1))
-    unknown = f" Nothing is known of {', '.join(alone)}, of one cluster each." if alone else ""
+    alone = list(dict.fromkeys(row.slice for row in rows if row.groups == 1))
+    unknown = f" Nothing is known of {', '.join(alone)}, of one group each." if alone else ""
     low = min(
         (row for row in rows if row.lower_end < math.inf),
         key=lambda row: row.lower_end,
@@ -274,7 +274,7 @@ def _describe_differences(rows: Sequence[SliceRow]) -> str:
     )
     if low is None:
         return f"{farthest}{unknown}".strip()
-    size = f"{low.n:,} images" if low.clusters is None else f"{low.clusters:,} clusters"
+    size = f"{low.n:,} images" if low.groups is None else f"{low.groups:,} groups"
     of_model = f" of {low.title}" if models > 1 else ""
     lowest = f"{low.slice} may be as low as {100 * low.lower_end:.1f} %"
     return f"{farthest} With {size}, clean accuracy{of_model} on {lowest}.{unknown}".strip()
@@ -286,8 +286,8 @@ def _format_gap(gap: float) -> str:
 
 def _caption_slices(contents: Contents, column: str, tests: int, rows: Sequence[SliceRow]) -> str:
     noun = "test" if tests == 1 else "tests"
-    units = "" if contents.clusters is None else ", over clusters"
-    chosen = "images" if contents.clusters is None else "clusters"
+    units = "" if contents.grouping is None else ", over groups"
+    chosen = "images" if contents.grouping is None else "groups"
     words = [
         f"The test images by {column}. In brackets: {contents.intervals}. Against the others: "
         f"clean accuracy minus that of all other images, with its 95 % interval{units}; p after "
@@ -296,11 +296,9 @@ def _caption_slices(contents: Contents, column: str, tests: int, rows: Sequence[
         "several noisy numbers looks worse than the worst of the true ones: the interval beside "
         "it covers the worst true value.",
     ]
-    if any(row.clusters is not None and row.clusters < FEW_CLUSTERS for row in rows):
-        words.append(
-            f"{FEW_MARK} Fewer than {FEW_CLUSTERS} clusters: the interval is less reliable."
-        )
-    several = [row for row in rows if row.clusters != 1 and row.is_single]
+    if any(row.groups is not None and row.groups < FEW_GROUPS for row in rows):
+        words.append(f"{FEW_MARK} Fewer than {FEW_GROUPS} groups: the interval is less reliable.")
+    several = [row for row in rows if row.groups != 1 and row.is_single]
     if any(score is not None and score.too_few for row in several for score in row.scores):
         words.append(TOO_FEW_NOTE)
     return " ".join(words)

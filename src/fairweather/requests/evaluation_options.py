@@ -64,7 +64,7 @@ class EvaluationOptions(ModelOptions):
         "A CSV or parquet file with a row for each image: the column file (or key), and columns "
         "such as patient and site. Without it, the columns are those of parquet:PATH itself.",
     )
-    cluster: str | None = option(
+    group: str | None = option(
         None,
         "The column of the metadata that says which images belong together, such as patient: "
         "intervals then cover other patients.",
@@ -75,8 +75,8 @@ class EvaluationOptions(ModelOptions):
         "crossed ones as site*sex. Repeatable.",
         flag="--slice",
     )
-    allow_shared_clusters: bool = option(
-        False, "Allow images of one cluster among the validation and the test images."
+    allow_shared_groups: bool = option(
+        False, "Allow images of one group among the validation and the test images."
     )
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
     scale: str | None = shared_option(

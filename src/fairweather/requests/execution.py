@@ -12,7 +12,7 @@ import numpy as np
 
 from fairweather.errors import InputError, check_writable
 from fairweather.metrics import Resamples, evaluate_resamples, to_score
-from fairweather.metrics.clusters import Clusters, number_clusters
+from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.progress import Event, Notify
 from fairweather.report.finished_run import Run
 from fairweather.requests.inputs import Inputs, make_measurement, make_plan
@@ -144,21 +144,21 @@ def add_clean_accuracy(inputs: Inputs, folder: RunFolder, tell: Notify) -> Notif
     """Tell how accurate each model is on clean images too, as soon as they are predicted."""
     waiting, dataset = clean_steps(inputs), inputs.datasets.get(DATA)
     several = len(waiting) > 1
-    clusters = None if dataset is None else number_clusters(dataset.test.groups)
+    grouping = None if dataset is None else number_groups(dataset.test.groups)
 
     def notify(event: Event) -> None:
         tell(event)
         label = waiting.pop(event.step, None)
         if label is not None:
             file, which = f"{event.step}.parquet", label if several else ""
-            for line in clean_accuracy_lines(folder, file, inputs.advice, which, clusters):
+            for line in clean_accuracy_lines(folder, file, inputs.advice, which, grouping):
                 tell(Event("evaluate", 0, None, line=line))
 
     return notify
 
 
 def describe_groups(groups: Groups | None) -> str:
-    """Say how many clusters and subgroups there are.
+    """Say how many groups and subgroups there are.
 
     >>> import numpy as np
     >>> describe_groups(Groups("patient", np.array(["a", "b", "a"], dtype=object)))
@@ -171,27 +171,25 @@ def describe_groups(groups: Groups | None) -> str:
     if groups is None:
         return ""
     phrases = []
-    if (clusters := number_clusters(groups)) is not None:
-        few, most = clusters.sizes.min(), clusters.sizes.max()
+    if (grouping := number_groups(groups)) is not None:
+        few, most = grouping.sizes.min(), grouping.sizes.max()
         images = f"{few:,}" if few == most else f"{few:,} to {most:,}"
-        phrases.append(f"{clusters.count:,} by {groups.cluster}, {images} images each")
+        phrases.append(f"{grouping.count:,} by {groups.group}, {images} images each")
     for name, values in groups.slices.items():
         sizes = Counter(values.tolist())
         counted = [f"{value} {count:,}" for value, count in sorted(sizes.items())]
         counts = f" ({', '.join(counted)})" if len(counted) <= MOST_NAMED_VALUES else ""
         phrases.append(f"{len(sizes):,} by {name}{counts}")
-        if groups.clusters is not None:
-            pairs = {
-                (cluster, value) for cluster, value in zip(groups.clusters, values, strict=True)
-            }
-            several = sum(count > 1 for count in Counter(cluster for cluster, _ in pairs).values())
+        if groups.names is not None:
+            pairs = {(group, value) for group, value in zip(groups.names, values, strict=True)}
+            several = sum(count > 1 for count in Counter(group for group, _ in pairs).values())
             if several:
-                phrases.append(f"{several:,} {groups.cluster} in several values of {name}")
+                phrases.append(f"{several:,} {groups.group} in several values of {name}")
     return "; ".join(phrases)
 
 
 def clean_accuracy_lines(
-    folder: RunFolder, file: str, advice: str, model: str = "", clusters: Clusters | None = None
+    folder: RunFolder, file: str, advice: str, model: str = "", grouping: Grouping | None = None
 ) -> list[str]:
     """Say how accurate the model is on clean images, and warn if it is not better than chance.
 
@@ -202,13 +200,13 @@ def clean_accuracy_lines(
         file: the predictions of clean images.
         advice: what is probably wrong, and how to settle it.
         model: the model that made them, if there are several.
-        clusters: which images belong together, if that is known.
+        grouping: which images belong together, if that is known.
     """
     if folder.task.name != CLASSIFICATION:
         return []
     predictions = folder.read_predictions(file)
     resamples = folder.record.settings.bootstrap
-    shared = Resamples.draw(predictions.strata, resamples, clusters=clusters)
+    shared = Resamples.draw(predictions.strata, resamples, grouping=grouping)
     accuracies = evaluate_resamples(predictions, shared, names=["accuracy"])["accuracy"]
     accuracy, low, high, n = to_score(accuracies, (0.0, 1.0))
     edges = {0.0: "; every image is wrong", 1.0: "; no image is wrong"}
@@ -216,7 +214,7 @@ def clean_accuracy_lines(
     ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
     lines = [
         f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
-        f"{f' in {clusters.count:,} clusters; images count alike' if clusters else ''}"
+        f"{f' in {grouping.count:,} groups; images count alike' if grouping else ''}"
         f"{edges.get(accuracy, '')}"
     ]
     counts = np.bincount(predictions.labels)

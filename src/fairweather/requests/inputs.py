@@ -16,7 +16,7 @@ from fairweather.attacks.table import ATTACKS
 from fairweather.devices import FP32, Arithmetic
 from fairweather.errors import InputError, check_name, unknown_name
 from fairweather.files.yamlfile import read_yaml
-from fairweather.metrics.clusters import number_clusters
+from fairweather.metrics.grouping import number_groups
 from fairweather.progress import Notify
 from fairweather.steps.measurement import (
     OOD_DATA,
@@ -358,9 +358,9 @@ def try_settings(dataset: Dataset, settings: Settings, purpose: str) -> None:
     check_has_validation(settings.variants, dataset.name, has_validation=dataset.val is not None)
     if (val := dataset.val) is not None:
         keys, labels = val.keys.numpy(), val.labels.numpy()
-        clusters = number_clusters(val.groups)
+        grouping = number_groups(val.groups)
         for variant in settings.variants:
-            variant.check_images(keys, labels, val.classes, clusters)
+            variant.check_images(keys, labels, val.classes, grouping)
     image = dataset.test[:1]
     try_shifts([*settings.shifts, *settings.fit_on], image, settings.shift_seed)
 

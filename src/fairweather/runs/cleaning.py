@@ -23,7 +23,7 @@ REMOVABLE: Mapping[str, str] = {
 _STEPS: Mapping[str, Sequence[StepKind]] = {
     "models": ("pretrain", "train", "choose"),
     "predictions": ("fit", "features", "conform", "predict"),
-    "scores": ("group", "score"),  # only from groups can intervals over clusters be made again
+    "scores": ("group", "score"),  # only from groups can intervals over groups be made again
     "samples": ("sample",),
     "report": ("report",),
     "left-over": (),

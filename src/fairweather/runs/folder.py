@@ -33,6 +33,7 @@ from fairweather.types.measurement import (
 )
 from fairweather.types.record import (
     COLUMNS,
+    FORMER_NAMES,
     JOINED,
     RECORD,
     SCORES,
@@ -49,6 +50,7 @@ from fairweather.types.record import (
     parse_step_record,
     predictions_file,
     step_file,
+    with_new_names,
 )
 
 VERSION_1_RECORD = "provenance.json"  # of folders of version 1, which had no record.json
@@ -176,14 +178,14 @@ class StoredGroups(NamedTuple):
 
     Attributes:
         keys: int64 `[N]`, the keys of the images in the order of the predictions.
-        cluster: what images that belong together share, such as `patient`; None if not known.
-        clusters: int64 `[N]`, the number of each image's cluster.
+        group: what images that belong together share, such as `patient`; None if not known.
+        numbers: int64 `[N]`, the number of each image's group.
         slices: by the name of the column, the value of each image, `[N]` texts.
     """
 
     keys: IntArray
-    cluster: str | None
-    clusters: IntArray | None
+    group: str | None
+    numbers: IntArray | None
     slices: Mapping[str, TextArray]
 
 
@@ -488,15 +490,15 @@ class RunFolder:
         self._write_table(name, columns, classes=predictions.classes)
 
     def write_groups(self, name: str, groups: StoredGroups) -> None:
-        """Write which images belong together as parquet, with numbers for the clusters."""
+        """Write which images belong together as parquet, with numbers for the groups."""
         columns = {"keys": pa.array(groups.keys)}
-        if groups.clusters is not None:
-            columns["cluster"] = pa.array(groups.clusters)
+        if groups.numbers is not None:
+            columns["group"] = pa.array(groups.numbers)
         columns |= {
             f"slice/{slice_}": pa.array(list(values)).dictionary_encode()
             for slice_, values in groups.slices.items()
         }
-        self._write_table(name, columns, cluster=groups.cluster)
+        self._write_table(name, columns, group=groups.group)
 
     def _write_table(self, name: str, columns: Mapping[str, pa.Array], **described: object) -> None:
         """Write columns as parquet, with what they are in its metadata, if that is given."""
@@ -513,14 +515,15 @@ class RunFolder:
             return None
         with _open_parquet(self.file(name)) as file:
             table = file.read(use_threads=False)
-            described = json.loads(table.schema.metadata[b"fairweather"])
+            described = with_new_names(json.loads(table.schema.metadata[b"fairweather"]))
+            table = table.rename_columns(list(with_new_names(dict.fromkeys(table.column_names))))
             slices = {
                 column.removeprefix("slice/"): np.array(table[column].to_pylist(), dtype=np.object_)
                 for column in table.column_names
                 if column.startswith("slice/")
             }
-            clusters = table["cluster"].to_numpy() if "cluster" in table.column_names else None
-            return StoredGroups(table["keys"].to_numpy(), described["cluster"], clusters, slices)
+            numbers = table["group"].to_numpy() if "group" in table.column_names else None
+            return StoredGroups(table["keys"].to_numpy(), described["group"], numbers, slices)
 
     def write_unlabelled(self, name: str, predictions: Predictions) -> None:
         """Write predictions without labels and metrics, of another data set, as parquet."""
@@ -539,12 +542,13 @@ def _read_scores(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     except ValueError as error:  # also for what is no text
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} is not a table of scores: {reason}") from None
+    table = table.rename(columns=FORMER_NAMES)
     if missing := [name for name in columns if name not in table]:
         raise InputError(f"{path} is not a table of scores: it has no column {missing[0]}")
     if len(table) and not pd.api.types.is_integer_dtype(table["n"]):
         raise InputError(f"{path} is not a table of scores: a row has no whole number in n")
-    if "clusters" in table:  # of the worst slice there is none
-        table["clusters"] = pd.to_numeric(table["clusters"], errors="coerce").astype("Int64")
+    if "groups" in table:  # of the worst slice there is none
+        table["groups"] = pd.to_numeric(table["groups"], errors="coerce").astype("Int64")
     return table
 
 

@@ -25,8 +25,8 @@ from fairweather.metrics import (
     worst_estimate,
 )
 from fairweather.metrics.areas import scatter_column
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import IntArray
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import require_row
 from fairweather.runs.folder import RunFolder
@@ -53,10 +53,10 @@ ScoreKey = tuple[str, str, str, str]
 Table = Mapping[ScoreKey, Estimates]
 
 
-def read_clusters(folder: RunFolder, part: str = TEST) -> Clusters | None:
+def read_grouping(folder: RunFolder, part: str = TEST) -> Grouping | None:
     """Read which images of a part belong together; None if the run was not told."""
     groups = folder.groups(part)
-    return None if groups is None or groups.clusters is None else Clusters(groups.clusters)
+    return None if groups is None or groups.numbers is None else Grouping(groups.numbers)
 
 
 def score_key(cell: Cell) -> ScoreKey:
@@ -70,7 +70,7 @@ def estimate_cells(
     resamples: int,
     seed: int = 0,
     fitted: Callable[[Cell], Fitted | None] = lambda _: None,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
     metrics: Sequence[str] | None = None,
 ) -> Iterator[tuple[ScoreKey, Estimates]]:
     """Estimate metrics of every cell of a run, on as many threads as torch has.
@@ -82,7 +82,7 @@ def estimate_cells(
         seed: seed of the resampling.
         fitted: returns the thresholds that were fitted on the clean validation images of the
             cell's model and seed, or None.
-        clusters: which images belong together, if whole clusters are to be resampled.
+        grouping: which images belong together, if whole groups are to be resampled.
         metrics: as in `estimate_metrics`.
 
     Raises `InputError` if two cells were not predicted on the same images in the same order.
@@ -100,7 +100,7 @@ def estimate_cells(
                 raise InputError(f"{cell.id} was predicted on other images than {cells[0].id}")
             yield score_key(cell), predictions, fitted(cell)
 
-    shared = Resamples.draw(first.strata, resamples, seed, clusters)
+    shared = Resamples.draw(first.strata, resamples, seed, grouping)
     yield from estimate_metrics(sets(), shared, metrics, threads=torch.get_num_threads())
 
 
@@ -204,7 +204,7 @@ def estimate_units(
     first: AnyPredictions,
     sets: Callable[[], Iterable[tuple[ScoreKey, AnyPredictions]]],
     resamples: int,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
     metrics: Collection[str] | None = None,
     *,
     threads: int = 1,
@@ -218,7 +218,7 @@ def estimate_units(
         first: predictions of the images.
         sets: gives the key of each cell and its predictions, once for each unit.
         resamples: how many resamples of the images.
-        clusters: which images belong together, if whole clusters are to be resampled.
+        grouping: which images belong together, if whole groups are to be resampled.
         metrics, threads: as in `estimate_metrics`.
 
     Returns:
@@ -238,13 +238,13 @@ def estimate_units(
     for unit in task.every_unit(first):
         if not len(unit.places):
             continue  # what another hospital did not look for
-        shared = draw_unit_resamples(unit, first, resamples, clusters)
+        shared = draw_unit_resamples(unit, first, resamples, grouping)
         tables[unit.name] = dict(estimate_metrics(parts(unit), shared, metrics, threads=threads))
-        among_all.append(_places_among_all(unit, shared, clusters))
+        among_all.append(_places_among_all(unit, shared, grouping))
     _, *units = tables
     if units:
         pairs = list(zip(tables.values(), among_all, strict=True))[1:]
-        tables[mean_unit_name(units[0])] = _mean_of_units(pairs, len(first), clusters)
+        tables[mean_unit_name(units[0])] = _mean_of_units(pairs, len(first), grouping)
     return tables
 
 
@@ -254,37 +254,37 @@ def _has_same_images(first: AnyPredictions, second: AnyPredictions) -> bool:
 
 
 def draw_unit_resamples(
-    unit: Unit, first: AnyPredictions, resamples: int, clusters: Clusters | None
+    unit: Unit, first: AnyPredictions, resamples: int, grouping: Grouping | None
 ) -> Resamples:
     """Draw resamples of all images, given predictions of these, for those of a unit."""
     strata = unit.select(first).strata
-    return Resamples.draw_part(strata, unit.places, len(first), resamples, clusters)
+    return Resamples.draw_part(strata, unit.places, len(first), resamples, grouping)
 
 
-def _places_among_all(unit: Unit, shared: Resamples, clusters: Clusters | None) -> IntArray:
-    """Where what the images of a unit, or their clusters, add to an area stands among all."""
-    if clusters is None or shared.clusters is None:
+def _places_among_all(unit: Unit, shared: Resamples, grouping: Grouping | None) -> IntArray:
+    """Where what the images of a unit, or their groups, add to an area stands among all."""
+    if grouping is None or shared.grouping is None:
         return unit.places[shared.order]
-    _, first = np.unique(shared.clusters.of, return_index=True)
-    return clusters.of[unit.places[first]]
+    _, first = np.unique(shared.grouping.numbers, return_index=True)
+    return grouping.numbers[unit.places[first]]
 
 
 def _mean_of_units(
     units: Sequence[tuple[Mapping[ScoreKey, Estimates], IntArray]],
     images: int,
-    clusters: Clusters | None,
+    grouping: Grouping | None,
 ) -> dict[ScoreKey, Estimates]:
     """The mean over units of each metric; each unit may be known of other images.
 
     Args:
         units: the estimates of each, with `_places_among_all`.
         images: the number of all images.
-        clusters: of all images.
+        grouping: of all images.
     """
-    count = None if clusters is None else clusters.count
+    count = None if grouping is None else grouping.count
 
     def of_all(estimate: Estimate, places: IntArray) -> Estimate:
-        estimate = replace(estimate, n=images, clusters=count)
+        estimate = replace(estimate, n=images, groups=count)
         if estimate.column is None:
             return estimate
         return replace(estimate, column=scatter_column(estimate.column, places, estimate.units))

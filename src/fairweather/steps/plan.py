@@ -571,7 +571,7 @@ class GroupStep(Step):
 
     Attributes:
         images: the splits, each with a file of `leaves`.
-        digests: of the clusters and subgroups of each; None until the data are loaded.
+        digests: of the groups and subgroups of each; None until the data are loaded.
     """
 
     kind: Literal["group"] = "group"

@@ -22,11 +22,11 @@ from fairweather.inference.prediction import (
     make_predictions,
     predict_shared,
 )
-from fairweather.metrics.clusters import Clusters, number_clusters
 from fairweather.metrics.detection import NEIGHBOURS, OodInputs, compute_ood_scores
+from fairweather.metrics.grouping import Grouping, number_groups
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, StoredGroups, read_json
-from fairweather.runs.scores import read_clusters
+from fairweather.runs.scores import read_grouping
 from fairweather.steps import plan
 from fairweather.steps.sweeps import parse_shift
 from fairweather.steps.worker import Worker
@@ -39,9 +39,9 @@ from fairweather.variants.variant import read_variant
 def do_group(
     step: plan.GroupStep, worker: Worker, folder: RunFolder, progress: Notify
 ) -> plan.StepResult:
-    """Write the number of each image's cluster, and the values of its slices.
+    """Write the number of each image's group, and the values of its slices.
 
-    What a cluster is called, such as the key of a patient, is not written.
+    What a group is called, such as the key of a patient, is not written.
     """
     notes = []
     for name, reference in zip(step.leaves, step.images, strict=True):
@@ -50,24 +50,24 @@ def do_group(
             raise InputError(f"nothing is known of groups of the {reference.part} images")
         stored = make_stored_groups(images.groups, images.keys.numpy())
         folder.write_groups(name, stored)
-        if stored.clusters is not None:
-            count = Clusters(stored.clusters).count
-            notes.append(f"{len(images):,} {reference.part} images of {count:,} {stored.cluster}s")
+        if stored.numbers is not None:
+            count = Grouping(stored.numbers).count
+            notes.append(f"{len(images):,} {reference.part} images of {count:,} {stored.group}s")
     return plan.StepResult(", ".join(notes))
 
 
 def make_stored_groups(groups: Groups, keys: npt.NDArray[np.int64]) -> StoredGroups:
-    """Number the clusters in the order of the images."""
-    clusters = number_clusters(groups)
-    numbers = None if clusters is None else clusters.of
-    return StoredGroups(keys, groups.cluster, numbers, dict(groups.slices))
+    """Number the groups in the order of the images."""
+    grouping = number_groups(groups)
+    numbers = None if grouping is None else grouping.numbers
+    return StoredGroups(keys, groups.group, numbers, dict(groups.slices))
 
 
 def groups_digest(groups: Groups) -> str:
     """A digest of which images belong together, whatever that is called, and of all slices."""
-    digest = hashlib.sha256(repr((groups.cluster, list(groups.slices))).encode())
-    if (clusters := number_clusters(groups)) is not None:
-        digest.update(clusters.of.astype("<i8").tobytes())
+    digest = hashlib.sha256(repr((groups.group, list(groups.slices))).encode())
+    if (grouping := number_groups(groups)) is not None:
+        digest.update(grouping.numbers.astype("<i8").tobytes())
     for values in groups.slices.values():
         digest.update("\0".join(values).encode())
     return digest.hexdigest()
@@ -151,8 +151,8 @@ def do_fit(
         predictions = join_predictions([folder.read_cell(file) for file in files])
     else:
         predictions = join_predictions(_predict_again(step, worker, folder, progress))
-    clusters = None if step.groups is None else read_clusters(folder, VAL)
-    fitted = fit.fit(predictions, clusters)
+    grouping = None if step.groups is None else read_grouping(folder, VAL)
+    fitted = fit.fit(predictions, grouping)
     folder.write(step.leaves[0], fitted.model_dump_json(indent=1) + "\n")
     return plan.StepResult(
         fitted.note, halved_to=None if step.stored else worker.halved(step.batch_size)

@@ -21,9 +21,9 @@ from fairweather.metrics import (
     mce_alexnet,
     mean_corruption_error,
 )
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, Result
 from fairweather.metrics.detection import DETECTION_METRICS, OOD_SCORES
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import class_metric_names, find_class_metric_row
 from fairweather.metrics.robustness import ALEXNET, SEVERITIES, Errors
 from fairweather.runs.folder import RunFolder
@@ -60,7 +60,7 @@ def estimate_with_classes(
     bootstrap: int,
     points: Mapping[str, float],
     fitted: Callable[[Cell], Fitted | None] = lambda _: None,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
     tell: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[ScoreKey, Estimates], pd.DataFrame]:
     """Estimate the metrics of every cell, and make the rows of each class.
@@ -73,7 +73,7 @@ def estimate_with_classes(
 
     Args:
         cells: all cells of one set of images.
-        read, fitted, clusters: as in `estimate_cells`.
+        read, fitted, grouping: as in `estimate_cells`.
         bootstrap: number of resamples for every interval.
         points: the probability from which on a class is called, by class.
         tell: called with the number of cells that were scored.
@@ -88,7 +88,7 @@ def estimate_with_classes(
         read,
         bootstrap,
         fitted=fitted,
-        clusters=clusters,
+        grouping=grouping,
         metrics=[*METRICS, *classes],
     )
     for _, members in groupby(estimated_cells, key=lambda cell: (cell[0][0], cell[0][2])):
@@ -114,7 +114,7 @@ def class_slice_rows(
     places: Mapping[str, Places],
     bootstrap: int,
     points: Mapping[str, float],
-    clusters: Clusters | None,
+    grouping: Grouping | None,
     tell: Callable[[int], None],
 ) -> pd.DataFrame:
     """Make the rows of each class in each slice of a column, and in the worst, for clean images.
@@ -122,7 +122,7 @@ def class_slice_rows(
     Shifted images have none: there would be as many as slices, classes and levels multiply to.
 
     Args:
-        cells, read, bootstrap, points, clusters: as in `estimate_with_classes`.
+        cells, read, bootstrap, points, grouping: as in `estimate_with_classes`.
         column: such as `site`.
         places: of the images of each slice, by its name such as `site=B`.
         tell: called with the number of cells that were scored.
@@ -134,7 +134,7 @@ def class_slice_rows(
 
         def estimate(
             own: Places,
-            own_clusters: Clusters | None,
+            own_grouping: Grouping | None,
             members: Sequence[Cell] = members,
             names: Sequence[str] = names,
         ) -> dict[ScoreKey, Estimates]:
@@ -142,30 +142,30 @@ def class_slice_rows(
                 members,
                 lambda cell: read(cell).take(own),
                 bootstrap,
-                clusters=own_clusters,
+                grouping=own_grouping,
                 metrics=names,
             )
             tell(len(members))
             return _select_written(dict(estimates))
 
-        parts += slice_frames(column, places, clusters, estimate)
+        parts += slice_frames(column, places, grouping, estimate)
     return concatenate_rows(parts)
 
 
 def slice_frames(
     column: str,
     slices: Mapping[str, Places],
-    clusters: Clusters | None,
-    estimate: Callable[[Places, Clusters | None], Mapping[ScoreKey, Estimates]],
+    grouping: Grouping | None,
+    estimate: Callable[[Places, Grouping | None], Mapping[ScoreKey, Estimates]],
 ) -> list[pd.DataFrame]:
     """Make the rows of each slice of a column, by what `estimate` gives, and of the worst."""
     tables, frames = {}, []
     for name, places in slices.items():
-        own_clusters = None if clusters is None else clusters.select(places)
-        tables[name] = estimate(places, own_clusters)
+        own_grouping = None if grouping is None else grouping.select(places)
+        tables[name] = estimate(places, own_grouping)
         frame = slice_frame(tables[name], name)
-        count = None if own_clusters is None else own_clusters.count
-        frames.append(frame if count is None else frame.assign(clusters=count))
+        count = None if own_grouping is None else own_grouping.count
+        frames.append(frame if count is None else frame.assign(groups=count))
     return [*frames, worst_slices(tables, column)]
 
 
@@ -197,7 +197,7 @@ def derived_rows(
     *,
     bootstrap: int,
     in_units_of_alexnet: bool,
-    clusters: Clusters | None = None,
+    grouping: Grouping | None = None,
 ) -> pd.DataFrame:
     """Make the rows of scores.csv that need several cells.
 
@@ -207,10 +207,10 @@ def derived_rows(
         predicted: reads the predicted classes of a cell, int64 `[n]`.
         bootstrap: number of resamples for every interval.
         in_units_of_alexnet: whether the images are those of the published mCE.
-        clusters: which images belong together, if whole clusters were resampled for the table.
+        grouping: which images belong together, if whole groups were resampled for the table.
     """
     derived: dict[ScoreKey, dict[str, Estimate]] = {}
-    for key, estimate in _flip_rates(cells, predicted, bootstrap, clusters):
+    for key, estimate in _flip_rates(cells, predicted, bootstrap, grouping):
         derived.setdefault(key, {})["flip_rate"] = estimate
     for key, name, estimate in _corruption_errors(table, in_units_of_alexnet):
         derived.setdefault(key, {})[name] = estimate
@@ -223,7 +223,7 @@ def _flip_rates(
     cells: Sequence[Cell],
     predicted: Callable[[Cell], npt.NDArray[np.int64]],
     bootstrap: int,
-    clusters: Clusters | None,
+    grouping: Grouping | None,
 ) -> Iterator[tuple[ScoreKey, Estimate]]:
     """How often the predicted class changes along the levels of each shift, clean included."""
     clean = {(cell.model, cell.seed): cell for cell in cells if cell.shift.level is None}
@@ -242,7 +242,7 @@ def _flip_rates(
         columns.append((classes[1:] != classes[:-1]).mean(axis=0))
     if keys:
         shares = np.stack(columns, axis=1)
-        rates = estimate_means(shares, ["share"] * len(keys), bootstrap, clusters=clusters)
+        rates = estimate_means(shares, ["share"] * len(keys), bootstrap, grouping=grouping)
         yield from zip(keys, rates, strict=True)
 
 
@@ -277,7 +277,7 @@ def _combine_errors(
         drawn = np.stack([estimate.replicates for estimate in members])
         replicates[name] = np.clip(1 - drawn, 0, 1)
     combined, first = np.asarray(metric(replicates), dtype=np.float64), members[0]
-    return Estimate(float(metric(values)), combined, first.n, clusters=first.clusters)
+    return Estimate(float(metric(values)), combined, first.n, groups=first.groups)
 
 
 def is_imagenet_at_224(classes: Sequence[str], side: tuple[int, int] | None) -> bool:
@@ -299,7 +299,7 @@ NORMALISED = 1e-4
 _Sides = Mapping[str, tuple[FloatArray, FloatArray]]
 
 
-def detection_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -> pd.DataFrame:
+def detection_rows(step: ScoreStep, folder: RunFolder, grouping: Grouping | None) -> pd.DataFrame:
     """How well confidence and each score separate each other data set from clean test images."""
     lines = [
         (row.model, str(row.seed), f"{OOD}{other}", NO_LEVEL, f"{metric}{name}", *score)
@@ -307,7 +307,7 @@ def detection_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None
         for other in step.others
         for name, (known, unknown) in _sides(folder, row, other).items()
         for metric, score in detection_score(
-            known, unknown, resamples=step.bootstrap, clusters=clusters
+            known, unknown, resamples=step.bootstrap, grouping=grouping
         ).items()
     ]
     return pd.DataFrame(lines, columns=COLUMNS)

@@ -16,7 +16,7 @@ from fairweather.attacks.table import ATTACKS
 from fairweather.errors import InputError
 from fairweather.inference.prediction import join_predictions
 from fairweather.metrics import Fitted, absent_metrics, fit_on, under_priors, worst_prior
-from fairweather.metrics.clusters import Clusters
+from fairweather.metrics.grouping import Grouping
 from fairweather.progress import Event, Notify
 from fairweather.runs.folder import RunFolder, read_json
 from fairweather.runs.scores import (
@@ -26,7 +26,7 @@ from fairweather.runs.scores import (
     add_worst,
     estimate_cells,
     estimate_units,
-    read_clusters,
+    read_grouping,
     score_key,
     scores_frame,
     scores_to_csv,
@@ -85,19 +85,19 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     cells = [Cell(row.model, row.seed, shifts[text]) for row in step.rows for text in row.shifts]
     # Images of other sets are resampled separately, each set by itself.
     others = [*([VALIDATION] if step.natural_shift and step.validation else []), *step.natural]
-    clusters = {part: read_clusters(folder, part) for part in (TEST, VAL, *step.natural)}
-    clusters[VALIDATION] = clusters[VAL]
-    parts = [(cells, clusters[TEST])]
+    groupings = {part: read_grouping(folder, part) for part in (TEST, VAL, *step.natural)}
+    groupings[VALIDATION] = groupings[VAL]
+    parts = [(cells, groupings[TEST])]
     for name in others:
         shift = replace(UNCHANGED, name=name)
-        parts.append(([Cell(row.model, row.seed, shift) for row in step.rows], clusters[name]))
+        parts.append(([Cell(row.model, row.seed, shift) for row in step.rows], groupings[name]))
     tell = _make_counter(step.task, sum(len(members) for members, _ in parts), progress)
     if step.task_name != CLASSIFICATION:
         frame, counts = _unit_rows(parts, folder, step.bootstrap, tell)
         frame = _with_spread(frame)
-        if clusters[TEST] is not None:
+        if groupings[TEST] is not None:
             places = zip(frame["unit"], frame["shift"], strict=True)
-            frame["clusters"] = pd.array(list(map(counts.get, places)), dtype="Int64")
+            frame["groups"] = pd.array(list(map(counts.get, places)), dtype="Int64")
         folder.write(SCORES, scores_to_csv(frame))
         for file in (WARNINGS, ABSENT_METRICS):
             folder.write(file, "{}\n")
@@ -122,7 +122,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
     fitted_on_clean = _add_draws(step, folder, fitted)
     estimated: dict[ScoreKey, Estimates] = {}
     frames = []
-    for members, own_clusters in parts:
+    for members, own_grouping in parts:
         scored, rows = estimate_with_classes(
             members,
             read,
@@ -131,7 +131,7 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
             fitted=lambda cell: (fitted_on_clean if cell.shift.name == CLEAN else fitted).get(
                 (cell.model, cell.seed)
             ),
-            clusters=own_clusters,
+            grouping=own_grouping,
             tell=tell,
         )
         estimated |= scored
@@ -142,13 +142,13 @@ def do_score(step: ScoreStep, worker: Worker, folder: RunFolder, progress: Notif
         lambda cell: folder.read_column(cell_file(cell), "predicted"),
         bootstrap=step.bootstrap,
         in_units_of_alexnet=step.in_units_of_alexnet,
-        clusters=clusters[TEST],
+        grouping=groupings[TEST],
     )
     frames = [scores_frame(_summarize(estimated.items())), derived, *frames]
-    frames += [_prior_rows(step, folder, clusters[TEST])]
-    frames += [detection_rows(step, folder, clusters[TEST])]
+    frames += [_prior_rows(step, folder, groupings[TEST])]
+    frames += [detection_rows(step, folder, groupings[TEST])]
     frame = _with_spread(concatenate_rows(frames))
-    folder.write(SCORES, scores_to_csv(_with_counts(frame, clusters)))
+    folder.write(SCORES, scores_to_csv(_with_counts(frame, groupings)))
     if step.slices:
         folder.write(SLICES, scores_to_csv(_slice_rows(step, folder, cells, fitted, progress)))
     labels = read(cells[0]).labels
@@ -182,17 +182,17 @@ def _summarize(estimated: Iterable[tuple[ScoreKey, Estimates]]) -> dict[ScoreKey
 
 
 def _unit_rows(
-    parts: Sequence[tuple[Sequence[Cell], Clusters | None]],
+    parts: Sequence[tuple[Sequence[Cell], Grouping | None]],
     folder: RunFolder,
     bootstrap: int,
     tell: Callable[[int], None],
 ) -> tuple[pd.DataFrame, dict[tuple[str, str], int | None]]:
     """Make the rows of whole images and of each unit, of the mean over units, and of the worst.
 
-    With the number of clusters whose label is known, by unit and shift; of the worst there is none.
+    With the number of groups whose label is known, by unit and shift; of the worst there is none.
     """
     tables: dict[str, dict[ScoreKey, Estimates]] = {}
-    for cells, clusters in parts:
+    for cells, grouping in parts:
         estimated = estimate_units(
             folder.task,
             folder.read_cell(cell_file(cells[0])),
@@ -200,7 +200,7 @@ def _unit_rows(
                 (score_key(cell), folder.read_cell(cell_file(cell))) for cell in cells
             ),
             bootstrap,
-            clusters,
+            grouping,
             threads=torch.get_num_threads(),
         )
         for name, table in estimated.items():
@@ -213,7 +213,7 @@ def _unit_rows(
         column = next(iter(single)).partition("=")[0]
         frames.append(worst_slices(single, column, UNIT_COLUMNS))
     counts = {
-        (name, shift): estimate.clusters
+        (name, shift): estimate.groups
         for name, table in summaries.items()
         for (_, _, shift, _), estimates in table.items()
         for estimate in estimates.values()
@@ -255,15 +255,15 @@ def _with_spread(frame: pd.DataFrame) -> pd.DataFrame:
     return concatenate_rows([frame, seed_spread(frame)])
 
 
-def _with_counts(frame: pd.DataFrame, clusters: Mapping[str, Clusters | None]) -> pd.DataFrame:
-    """Add the number of clusters behind each row, if there are any."""
-    test = clusters[TEST]
+def _with_counts(frame: pd.DataFrame, groupings: Mapping[str, Grouping | None]) -> pd.DataFrame:
+    """Add the number of groups behind each row, if there are any."""
+    test = groupings[TEST]
     if test is None:
         return frame
-    counts = {name: None if own is None else own.count for name, own in clusters.items()}
+    counts = {name: None if own is None else own.count for name, own in groupings.items()}
     of_others = frame["shift"].str.startswith((NATURAL, OOD)) | (frame["shift"] == VALIDATION)
     known = frame["shift"].map(counts).where(of_others, test.count)
-    return frame.assign(clusters=known.astype("Int64"))
+    return frame.assign(groups=known.astype("Int64"))
 
 
 def _slice_rows(
@@ -276,7 +276,7 @@ def _slice_rows(
     """The rows of slices.csv: each slice of a column alone, the worst of them, single classes."""
     groups = folder.groups()
     assert groups is not None  # the step that wrote it comes first
-    clusters = None if groups.clusters is None else Clusters(groups.clusters)
+    grouping = None if groups.numbers is None else Grouping(groups.numbers)
 
     def read(cell: Cell) -> Predictions:
         return folder.read_predictions(cell_file(cell))
@@ -285,14 +285,14 @@ def _slice_rows(
     values = sum(len(set(groups.slices[column])) for column in step.slices)
     tell = _make_counter("score slices", values * (len(cells) + clean), progress)
 
-    def summarize(places: Places, own_clusters: Clusters | None) -> dict[ScoreKey, Estimates]:
+    def summarize(places: Places, own_grouping: Grouping | None) -> dict[ScoreKey, Estimates]:
         estimated = []
         for estimate in estimate_cells(
             cells,
             lambda cell: read(cell).take(places),
             step.bootstrap,
             fitted=lambda cell: fitted.get((cell.model, cell.seed)),
-            clusters=own_clusters,
+            grouping=own_grouping,
         ):
             estimated.append(estimate)
             tell(1)
@@ -304,14 +304,14 @@ def _slice_rows(
             slice_label(column, value): np.flatnonzero(groups.slices[column] == value)
             for value in sorted(set(groups.slices[column]))
         }
-        frames += slice_frames(column, slices, clusters, summarize)
+        frames += slice_frames(column, slices, grouping, summarize)
         points = step.operating_points
         frames.append(
-            class_slice_rows(cells, read, column, slices, step.bootstrap, points, clusters, tell)
+            class_slice_rows(cells, read, column, slices, step.bootstrap, points, grouping, tell)
         )
     table = pd.concat(frames, ignore_index=True)
-    if clusters is not None:
-        table["clusters"] = table["clusters"].astype("Int64")
+    if grouping is not None:
+        table["groups"] = table["groups"].astype("Int64")
     return table
 
 
@@ -337,7 +337,7 @@ def _add_draws(
     return with_draws
 
 
-def _prior_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -> pd.DataFrame:
+def _prior_rows(step: ScoreStep, folder: RunFolder, grouping: Grouping | None) -> pd.DataFrame:
     """The scores of the clean test images under each set of class priors, and under the worst."""
     lines: list[tuple[object, ...]] = []
     priors = {name: np.array(shares) for name, shares in step.priors.items()}
@@ -345,12 +345,12 @@ def _prior_rows(step: ScoreStep, folder: RunFolder, clusters: Clusters | None) -
         predictions = folder.read_predictions(row.file(CLEAN))
         scores = {
             f"{PRIORS}{name}": under_priors(
-                predictions, shares, resamples=step.bootstrap, clusters=clusters
+                predictions, shares, resamples=step.bootstrap, grouping=grouping
             )
             for name, shares in step.priors.items()
         }
         _, worst = worst_prior(
-            predictions, priors, WORST_BY, resamples=step.bootstrap, clusters=clusters
+            predictions, priors, WORST_BY, resamples=step.bootstrap, grouping=grouping
         )
         scores[WORST_PRIORS] = {WORST_BY: worst}
         lines += [

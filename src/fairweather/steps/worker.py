@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from fairweather.data.groups import describe_shared_clusters
+from fairweather.data.groups import describe_shared_groups
 from fairweather.data.loading import check_no_copies, load
 from fairweather.data.pixel_scans import digest
 from fairweather.devices import memory_for_networks, resolve_device
@@ -308,7 +308,7 @@ def check_natural(
     """Raise `InputError` unless other images of the same classes fit the run's own.
 
     They must have its classes and its size, and none may have the same pixels as an image of the
-    run's own splits. Clusters that they share with these are told to `progress`.
+    run's own splits. Groups that they share with these are told to `progress`.
 
     Args:
         datasets: the data sets of a run, by their names in its plan.
@@ -328,7 +328,7 @@ def check_natural(
                 f"the images of {other.name} have {sides[0]} pixels and those of {own.name} "
                 f"{sides[1]}: give both one size"
             )
-    _tell_shared_clusters(own, others, progress or silent)
+    _tell_shared_groups(own, others, progress or silent)
     check_no_copies(
         get_splits(own),
         {name: other.test for name, other in others.items()},
@@ -337,18 +337,18 @@ def check_natural(
     )
 
 
-def _tell_shared_clusters(own: Dataset, others: Mapping[str, Dataset], tell: Notify) -> None:
+def _tell_shared_groups(own: Dataset, others: Mapping[str, Dataset], tell: Notify) -> None:
     """Warn of patients, for example, that other images share with the run's own."""
     known = {name: images.groups for name, images in get_splits(own).items()}
     for name, other in others.items():
         theirs = other.test.groups
-        if theirs is None or theirs.clusters is None:
+        if theirs is None or theirs.names is None:
             continue
         for part, ours in known.items():
-            if ours is None or ours.clusters is None:
+            if ours is None or ours.names is None:
                 continue
-            pair = {part: ours.clusters, name: theirs.clusters}
-            for line in describe_shared_clusters(pair, str(theirs.cluster)):
+            pair = {part: ours.names, name: theirs.names}
+            for line in describe_shared_groups(pair, str(theirs.group)):
                 tell(Event("compare groups", 0, None, line=f"warning        {line}"))
 
 

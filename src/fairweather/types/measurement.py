@@ -102,18 +102,18 @@ class Groups:
     """Which images belong together, and to which subgroups they belong; `[N]` texts each.
 
     Attributes:
-        cluster: what images that belong together share, such as `patient`; None if not known.
-        clusters: its value for each image.
+        group: what images that belong together share, such as `patient`; None if not known.
+        names: its value for each image.
         slices: subgroups by the name of the column, such as `site`, with the value of each image.
     """
 
-    cluster: str | None = None
-    clusters: TextArray | None = None
+    group: str | None = None
+    names: TextArray | None = None
     slices: Mapping[str, TextArray] = field(default_factory=dict)
 
     def __getitem__(self, index: npt.NDArray[np.integer] | slice) -> Groups:
-        clusters = None if self.clusters is None else self.clusters[index]
-        return Groups(self.cluster, clusters, {k: v[index] for k, v in self.slices.items()})
+        names = None if self.names is None else self.names[index]
+        return Groups(self.group, names, {k: v[index] for k, v in self.slices.items()})
 
 
 @dataclass(frozen=True)

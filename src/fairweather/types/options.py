@@ -149,18 +149,18 @@ class GroupColumns(NamedTuple):
     Attributes:
         metadata: the path of the table: a CSV or parquet file with one row for each image; None for
             the columns of the data set itself, if it is `parquet:PATH`.
-        cluster: the column that says which images belong together, such as `patient`.
+        group: the column that says which images belong together, such as `patient`.
         slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
-        allow_shared: allow images of one cluster in several splits.
+        allow_shared: allow images of one group in several splits.
         natural: the name of a set of other images of the same classes, if the columns are about it:
             then only rows with `natural/NAME` in the column `split` count, which otherwise do not.
 
-    >>> GroupColumns("patients.csv", cluster="patient", slices=("site", "site*sex")).columns
+    >>> GroupColumns("patients.csv", group="patient", slices=("site", "site*sex")).columns
     ['patient', 'site', 'sex']
     """
 
     metadata: str | None = None
-    cluster: str | None = None
+    group: str | None = None
     slices: tuple[str, ...] = ()
     allow_shared: bool = False
     natural: str | None = None
@@ -169,7 +169,7 @@ class GroupColumns(NamedTuple):
     def columns(self) -> list[str]:
         """The columns that are read, each once."""
         crossed = [name for column in self.slices for name in split_slice(column)]
-        return list(dict.fromkeys([*([self.cluster] if self.cluster else []), *crossed]))
+        return list(dict.fromkeys([*([self.group] if self.group else []), *crossed]))
 
 
 def split_slice(slice_: str) -> list[str]:

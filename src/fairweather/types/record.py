@@ -21,8 +21,11 @@ from fairweather.errors import InputError, check_text
 from fairweather.types.measurement import CLASSIFICATION, format_number
 from fairweather.types.options import Preparation
 
-# The version of record.json and of the records of steps; 1 was study.yaml with provenance.json.
-VERSION: Literal[2] = 2
+# The version of record.json and of the records of steps; 1 was study.yaml with provenance.json, and
+# 2 had the names of `FORMER_NAMES`.
+VERSION: Literal[3] = 3
+# Names in files of version 2 that are other names now.
+FORMER_NAMES = {"cluster": "group", "clusters": "groups", "shared_clusters": "shared_groups"}
 
 # ---------------------------------------------------------------- special values in scores.csv
 
@@ -219,7 +222,7 @@ def predictions_file(model: str, seed: int | str, shift: str, part: str = TEST) 
 
 
 def groups_file(part: str) -> str:
-    """The file with the clusters and slices of the images of a part.
+    """The file with the groups and slices of the images of a part.
 
     >>> groups_file("test")
     'groups/test.parquet'
@@ -291,6 +294,7 @@ class FrozenRecord(pydantic.BaseModel):
 
 
 RecordType = TypeVar("RecordType", bound=FrozenRecord)
+T = TypeVar("T")
 # A text that is shown. A record may come from anybody: what draws figures aborts the whole process
 # at a control character.
 ShownText = Annotated[str, pydantic.AfterValidator(lambda text: check_text(text, "the text"))]
@@ -493,7 +497,7 @@ class RunRecord(FrozenRecord):
         natural: the sources of other images of the same classes, by name.
     """
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     kind: Literal["study", "evaluation"]
     name: ShownText
     title: ShownText = ""
@@ -579,7 +583,7 @@ class StepRecord(FrozenRecord):
             last digits of its results; None if memory was sufficient.
     """
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     id: str
     kind: StepKind
     fingerprint: str
@@ -648,6 +652,8 @@ def _parse(kind: type[RecordType], text: str | bytes, place: str, what: str) -> 
         raise InputError(f"{place} is not {what}") from None
     if isinstance(version, int) and version > VERSION:
         raise InputError(f"{place} was written by a newer fairweather (version {version})")
+    if version == 2:
+        raw = _rename_version_2(raw)
     try:
         # Not from the text: the notes on the data may contain file names that are no UTF-8, which
         # pydantic's JSON reader refuses.
@@ -656,6 +662,22 @@ def _parse(kind: type[RecordType], text: str | bytes, place: str, what: str) -> 
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"{place} is not {what}: {where}: {first['msg']}") from None
+
+
+def with_new_names(facts: Mapping[str, T]) -> dict[str, T]:
+    """What a file of any version says, by the names of this version.
+
+    >>> with_new_names({"n": 40, "clusters": 4})
+    {'n': 40, 'groups': 4}
+    """
+    return {FORMER_NAMES.get(name, name): value for name, value in facts.items()}
+
+
+def _rename_version_2(raw: dict[str, Any]) -> dict[str, Any]:
+    renamed = {**raw, "version": VERSION}
+    if isinstance(data := raw.get("data"), dict) and isinstance(notes := data.get("notes"), dict):
+        renamed["data"] = {**data, "notes": with_new_names(notes)}
+    return renamed
 
 
 def cells_by_level(sweep: SweepRecord) -> dict[str, CellRecord]:

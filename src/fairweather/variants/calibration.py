@@ -13,8 +13,8 @@ from pydantic import Field
 
 from fairweather.errors import InputError
 from fairweather.metrics import per_image
-from fairweather.metrics.clusters import Clusters
 from fairweather.metrics.columns import FloatArray, LabelArray
+from fairweather.metrics.grouping import Grouping
 from fairweather.tasks.task import Logits
 from fairweather.types.measurement import AnyPredictions
 from fairweather.types.record import fitted_file
@@ -82,7 +82,7 @@ class Calibration(PostHoc):
     def file(self, model: str, seed: int | str) -> str:
         return fitted_file(model, seed, self.name)
 
-    def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> FittedParameters:
+    def fit(self, predictions: AnyPredictions, grouping: Grouping | None) -> FittedParameters:
         assert predictions.logits is not None
         return self.fit_logits(predictions.logits, predictions.labels)
 

@@ -17,7 +17,6 @@ from pydantic import Field, FiniteFloat
 
 from fairweather.errors import InputError, unknown_name
 from fairweather.metrics import softmax
-from fairweather.metrics.clusters import Clusters, Weigh, check_weigh
 from fairweather.metrics.columns import BoolArray, FloatArray, IntArray, LabelArray, blocks
 from fairweather.metrics.conformal import (
     METHODS,
@@ -29,6 +28,7 @@ from fairweather.metrics.conformal import (
     label_scores,
     set_columns,
 )
+from fairweather.metrics.grouping import Grouping, Weigh, check_weigh
 from fairweather.metrics.two_sample import one_of_each
 from fairweather.tasks.task import CLASSIFICATION_TASK, Logits, Task
 from fairweather.types.measurement import AnyPredictions, format_number, is_finite
@@ -57,7 +57,7 @@ class FittedSets(FittedParameters):
         temperature_images: the number of images that it was fitted on.
         thresholds: the largest score of a class in a set: one, or one for each class.
         images: the number of calibration images behind each threshold, or the effective number of
-            their clusters if the variant weighs images.
+            their groups if the variant weighs images.
         covered: how many of them have their label in their set.
         filled: share of the calibration images whose set would be empty, and is the most probable
             class instead.
@@ -110,7 +110,7 @@ class Conformal(PostHoc):
         method: the score of a class: `lac`, `aps` or `raps`; see `fairweather.metrics.conformal`.
         coverage: the promised share of images whose label is in the set.
         classwise: keep the promise for the images of each class, with a threshold for each.
-        weigh: what counts alike where images belong together: `clusters`, such as patients, of
+        weigh: what counts alike where images belong together: `groups`, such as patients, of
             which one image each is used; or `images`, so that the coverage is a share of all.
 
     >>> Conformal(coverage=0.95, classwise=True).name
@@ -124,7 +124,7 @@ class Conformal(PostHoc):
     method: Method = "lac"
     coverage: float = 0.9
     classwise: bool = False
-    weigh: Weigh = "clusters"
+    weigh: Weigh = "groups"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,29 +161,29 @@ class Conformal(PostHoc):
         keys: IntArray,
         labels: LabelArray,
         classes: Sequence[str],
-        clusters: Clusters | None = None,
+        grouping: Grouping | None = None,
     ) -> None:
-        self.split(keys, labels, classes, clusters)
+        self.split(keys, labels, classes, grouping)
 
     def split(
         self,
         keys: IntArray,
         labels: LabelArray,
         classes: Sequence[str],
-        clusters: Clusters | None = None,
+        grouping: Grouping | None = None,
     ) -> Halves:
         """Split validation images into halves, which must be large enough for the promise.
 
-        If images belong together and the variant weighs clusters, one of each is left for the
-        thresholds (and with thresholds for each class, one of each cluster and class): a quantile
+        If images belong together and the variant weighs groups, one of each is left for the
+        thresholds (and with thresholds for each class, one of each group and class): a quantile
         is exact for images that are drawn independently, and the promise is about an image of a
         new patient. If it weighs images, all are left, and count as their effective number of
-        clusters.
+        groups.
 
         Args:
             keys, labels: int64 `[n]`, of the clean validation images.
             classes: the names of the classes.
-            clusters: which images belong together.
+            grouping: which images belong together.
 
         Raises:
             InputError: a threshold would have fewer images than `fewest_images`, and so every set
@@ -195,26 +195,28 @@ class Conformal(PostHoc):
         fairweather.errors.InputError: a coverage of 0.9 needs at least 9 calibration images, and
         half of the 8 validation images is 4: use more validation images or a lower coverage
         """
-        if clusters is None and self.weigh == "images":
+        if grouping is None and self.weigh == "images":
             raise InputError(
                 "prediction sets: weigh: images is for images that belong together, and which do "
                 "is not known here: leave it out, or name a table and its column (see "
                 "docs/patients.md)"
             )
-        parts, whole = split_halves(keys, clusters), f"{len(keys):,} validation images"
-        if clusters is not None:
-            if clusters.count < 2:
+        parts, whole = split_halves(keys, grouping), f"{len(keys):,} validation images"
+        if grouping is not None:
+            if grouping.count < 2:
                 raise InputError(
                     "prediction sets need validation images for a temperature and others for "
                     "thresholds, and all validation images belong together"
                 )
-            whole = f"{clusters.count:,} groups of validation images"
-            if self.weigh == "clusters":
-                alike = clusters.of * len(classes) + labels if self.classwise else clusters.of
-                chosen = one_of_each(Clusters.of_names(alike[parts.thresholds]))
+            whole = f"{grouping.count:,} groups of validation images"
+            if self.weigh == "groups":
+                alike = (
+                    grouping.numbers * len(classes) + labels if self.classwise else grouping.numbers
+                )
+                chosen = one_of_each(Grouping.from_names(alike[parts.thresholds]))
                 parts = parts._replace(thresholds=parts.thresholds[chosen])
                 whole += ", with one image of each,"
-        needed, left = fewest_images(self.coverage), self._worth(parts.thresholds, clusters)
+        needed, left = fewest_images(self.coverage), self._worth(parts.thresholds, grouping)
         promised = f"a coverage of {self.coverage:g}"
         if left < needed or not len(parts.temperature):
             raise InputError(
@@ -222,7 +224,7 @@ class Conformal(PostHoc):
                 f"is {left:,}: use more validation images or a lower coverage"
             )
         groups = self._groups(labels[parts.thresholds], len(classes))
-        counts = [self._worth(parts.thresholds[group], clusters) for group in groups]
+        counts = [self._worth(parts.thresholds[group], grouping) for group in groups]
         least = int(np.argmin(counts))
         if counts[least] < needed:
             raise InputError(
@@ -232,14 +234,14 @@ class Conformal(PostHoc):
             )
         return parts
 
-    def fit(self, predictions: AnyPredictions, clusters: Clusters | None = None) -> FittedSets:
+    def fit(self, predictions: AnyPredictions, grouping: Grouping | None = None) -> FittedSets:
         """Fit temperature and thresholds, each on its own half of the clean validation images.
 
         Arguments as in the base. Raises `InputError` as `split` does.
         """
         labels, classes, logits = predictions.labels, predictions.classes, predictions.logits
         assert logits is not None
-        parts = self.split(predictions.keys, labels, classes, clusters)
+        parts = self.split(predictions.keys, labels, classes, grouping)
         temperature = fit_temperature(logits[parts.temperature], labels[parts.temperature]).value
         truth, rows = labels[parts.thresholds], logits[parts.thresholds]
         rows /= np.float32(temperature)
@@ -247,7 +249,7 @@ class Conformal(PostHoc):
         parts_of_scores = [label_scores(softmax(rows[at]), truth[at], self.method) for at in some]
         scores = np.concatenate(parts_of_scores)
         groups = self._groups(truth, len(classes))
-        counts = [self._worth(parts.thresholds[group], clusters) for group in groups]
+        counts = [self._worth(parts.thresholds[group], grouping) for group in groups]
         counted = list(zip(groups, counts, strict=True))
         quantiles = [conformal_quantile(scores[g], self.coverage, count) for g, count in counted]
         thresholds = np.array(quantiles)
@@ -271,20 +273,20 @@ class Conformal(PostHoc):
             return [labels == label for label in range(classes)]
         return [np.ones(len(labels), dtype=bool)]
 
-    def _worth(self, places: IntArray, clusters: Clusters | None) -> int:
+    def _worth(self, places: IntArray, grouping: Grouping | None) -> int:
         """As how many independent images some validation images count."""
-        if clusters is None or self.weigh == "clusters" or not len(places):
+        if grouping is None or self.weigh == "groups" or not len(places):
             return len(places)
-        return int(clusters.select(places).effective)
+        return int(grouping.select(places).effective)
 
 
-def split_halves(keys: IntArray, clusters: Clusters | None = None) -> Halves:
+def split_halves(keys: IntArray, grouping: Grouping | None = None) -> Halves:
     """Split images into halves by their keys, the same on every machine and in any order.
 
     Args:
         keys: int64 `[n]`, the key of each image.
-        clusters: which images belong together, such as those of a patient; they are then in one
-            half, and the first half has half of the clusters. Their sizes must not matter: if large
+        grouping: which images belong together, such as those of a patient; they are then in one
+            half, and the first half has half of the groups. Their sizes must not matter: if large
             ones were more often in one half, its images would be none of all patients.
 
     >>> parts = split_halves(np.arange(5))
@@ -292,12 +294,12 @@ def split_halves(keys: IntArray, clusters: Clusters | None = None) -> Halves:
     (2, 3)
     """
     order = _mixed_order(keys)
-    if clusters is None:
+    if grouping is None:
         most = len(keys) // 2
         return Halves(np.sort(order[:most]), np.sort(order[most:]))
-    first = np.full(clusters.count, np.iinfo(np.int64).max)
-    np.minimum.at(first, clusters.of, keys)
-    is_first = np.isin(clusters.of, _mixed_order(first)[: clusters.count // 2])
+    first = np.full(grouping.count, np.iinfo(np.int64).max)
+    np.minimum.at(first, grouping.numbers, keys)
+    is_first = np.isin(grouping.numbers, _mixed_order(first)[: grouping.count // 2])
     return Halves(np.flatnonzero(is_first), np.flatnonzero(~is_first))
 
 

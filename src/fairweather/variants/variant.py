@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from fairweather.metrics.clusters import Clusters
     from fairweather.metrics.columns import IntArray, LabelArray
+    from fairweather.metrics.grouping import Grouping
     from fairweather.types.measurement import AnyPredictions
     from fairweather.variants.fitted import FittedParameters
 
@@ -112,7 +112,7 @@ class Variant:
         """Raise `InputError` for a network that the variant does not work with."""
 
     def check_images(
-        self, keys: IntArray, labels: LabelArray, classes: Sequence[str], clusters: Clusters | None
+        self, keys: IntArray, labels: LabelArray, classes: Sequence[str], grouping: Grouping | None
     ) -> None:
         """Raise `InputError` for validation images, all clean, that it cannot be fitted on."""
 
@@ -159,12 +159,12 @@ class PostHoc(Variant):
     def post_hoc(self) -> PostHoc:
         return self
 
-    def fit(self, predictions: AnyPredictions, clusters: Clusters | None) -> FittedParameters:
+    def fit(self, predictions: AnyPredictions, grouping: Grouping | None) -> FittedParameters:
         """Fit the parameters on validation images.
 
         Args:
             predictions: of the validation images, with logits for any number of classes.
-            clusters: which images belong together, if that is known.
+            grouping: which images belong together, if that is known.
         """
         raise NotImplementedError
 

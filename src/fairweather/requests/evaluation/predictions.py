@@ -22,7 +22,7 @@ from fairweather.data.loading import list_source, tested_share
 from fairweather.data.sources import UNSPLIT
 from fairweather.errors import InputError, quote_names
 from fairweather.inference.prediction import make_predictions
-from fairweather.metrics.clusters import number_clusters
+from fairweather.metrics.grouping import number_groups
 from fairweather.models.outputs import detect_prediction_kind, parse_outputs
 from fairweather.models.predictions.files import (
     PREFIX,
@@ -77,7 +77,7 @@ USABLE = (
 )
 OF_DATA = (
     *("labels", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),
-    *("metadata", "cluster", "slices", "allow_shared_clusters"),
+    *("metadata", "group", "slices", "allow_shared_groups"),
 )
 # What is probably wrong if a model is no better than chance.
 ADVICE = (
@@ -168,9 +168,9 @@ class PredictionsRequest:
         _check_variants(settings.variants, parts, facts)
         if (known := images.get(VAL)) is not None:
             validation = datasets[DATA].val if datasets else None
-            clusters = None if validation is None else number_clusters(validation.groups)
+            grouping = None if validation is None else number_groups(validation.groups)
             for variant in settings.variants:
-                variant.check_images(known.keys, known.labels, facts.classes, clusters)
+                variant.check_images(known.keys, known.labels, facts.classes, grouping)
         titles, seeds = model_titles(options.title, reader.models), reader.seeds
         n, groups = (
             facts.images[TEST],

@@ -120,12 +120,12 @@ def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
 
 def group_columns(options: EvaluationOptions) -> GroupColumns | None:
     """Which columns say what belongs together; None if none are asked for."""
-    given = (options.metadata, options.cluster, options.slices, options.allow_shared_clusters)
+    given = (options.metadata, options.group, options.slices, options.allow_shared_groups)
     if not any(given):
         return None
     path = None if options.metadata is None else str(options.metadata)
     slices = tuple(map(slice_name, options.slices))
-    return GroupColumns(path, options.cluster, slices, options.allow_shared_clusters)
+    return GroupColumns(path, options.group, slices, options.allow_shared_groups)
 
 
 def check_loaded_dataset(options: EvaluationOptions) -> None:

@@ -129,13 +129,13 @@ class GroupsEntry(StrictEntry):
     """A table with a row for each image, and which of its columns are used.
 
     `metadata` is its path (without it, the columns are those of the data set itself, if it is
-    `parquet:PATH`), `cluster` the column that says which images belong together, such as
+    `parquet:PATH`), `group` the column that says which images belong together, such as
     `patient`, and `slices` columns with subgroups, such as `site` or `site*sex`. `allow_shared`
-    allows images of one cluster in several splits.
+    allows images of one group in several splits.
     """
 
     metadata: str | None = None
-    cluster: str | None = None
+    group: str | None = None
     slices: list[str] = []
     allow_shared: bool = False
 
@@ -741,6 +741,7 @@ def _allowed_keys(location: list[str]) -> list[str]:
     known = {
         "recipe": list(PRETRAINING_KEYS if before else RECIPE_KEYS),
         **{name: [field.name for field in fields(kind)] for name, kind in _NESTED_TYPES.items()},
+        "groups": list(GroupsEntry.model_fields),
         "": [*Study.model_fields, "defaults"],
     }
     entry = PretrainingEntry if before else ModelEntry

@@ -20,17 +20,17 @@ from fairweather.metrics import (
     to_score,
 )
 from fairweather.metrics.classification import F1, NPV, PPV, SENSITIVITY, SPECIFICITY
-from fairweather.metrics.clusters import (
-    Clusters,
+from fairweather.metrics.columns import clopper_pearson
+from fairweather.metrics.grouping import (
+    Grouping,
     independent_images,
     membership_p,
     running_share_interval,
     share_interval,
     zou_donner_interval,
 )
-from fairweather.metrics.columns import clopper_pearson
 from fairweather.metrics.hidden_error import Observation, hidden_in_classes
-from fairweather.metrics.intervals import evaluate_resamples, widen_for_clusters
+from fairweather.metrics.intervals import evaluate_resamples, widen_for_groups
 from fairweather.metrics.sample import Sample, bootstrap_weights, draw_counts
 from fairweather.metrics.seeds import crossed_difference, crossed_mean
 from fairweather.types.measurement import Predictions, Score
@@ -49,36 +49,36 @@ def some_predictions(n, seed=0, classes=3):
     return Predictions(np.arange(n), labels, *found, logits=logits, classes=names)
 
 
-def test_all_images_of_a_cluster_count_alike_and_clusters_as_in_a_bootstrap_of_clusters():
-    clusters = Clusters.of_names(["b", "a", "b", "c", "a", "b"])
-    counts = draw_counts(6, 50, seed=4, clusters=clusters)
-    assert clusters.of.tolist() == [0, 1, 0, 2, 1, 0]
+def test_all_images_of_a_group_count_alike_and_groups_as_in_a_bootstrap_of_groups():
+    grouping = Grouping.from_names(["b", "a", "b", "c", "a", "b"])
+    counts = draw_counts(6, 50, seed=4, grouping=grouping)
+    assert grouping.numbers.tolist() == [0, 1, 0, 2, 1, 0]
     assert np.array_equal(counts[:, [0, 1, 3]], bootstrap_weights(3, 50, seed=4))
     for same in ([0, 2, 5], [1, 4]):
         assert (counts[:, same] == counts[:, same[:1]]).all()
 
 
 @pytest.mark.parametrize("wrong", [[], [0, 2], [-1, 0], [[0]]])
-def test_cluster_numbers_are_checked(wrong):
-    with pytest.raises(InputError, match="clusters must be"):
-        Clusters(np.array(wrong, dtype=np.int64))
+def test_group_numbers_are_checked(wrong):
+    with pytest.raises(InputError, match="groups must be"):
+        Grouping(np.array(wrong, dtype=np.int64))
 
 
-def test_clusters_for_other_images_are_refused():
-    with pytest.raises(InputError, match="5 images and clusters for 2"):
-        draw_counts(5, 3, clusters=Clusters(np.array([0, 1])))
+def test_groups_for_other_images_are_refused():
+    with pytest.raises(InputError, match="5 images and groups for 2"):
+        draw_counts(5, 3, grouping=Grouping(np.array([0, 1])))
 
 
-def test_clusters_of_one_image_each_give_the_same_values_and_nearly_the_same_intervals():
+def test_groups_of_one_image_each_give_the_same_values_and_nearly_the_same_intervals():
     """All that differs is Student's t for the normal distribution, and n / (n - 1)."""
     n = 300
     predictions = some_predictions(n)
     alone = Resamples.draw(predictions.labels, 200)
-    single = Resamples.draw(predictions.labels, 200, clusters=Clusters(np.arange(n)))
+    single = Resamples.draw(predictions.labels, 200, grouping=Grouping(np.arange(n)))
     assert np.array_equal(alone.counts, single.counts)
     plain = evaluate_resamples(predictions, alone)
     found = evaluate_resamples(predictions, single)
-    widening = single.clusters.widening()
+    widening = single.grouping.widening()
     assert 1 < widening < 1 + 2 / n * (1 + 1.96**2)
     for name, estimate in plain.items():
         assert found[name].value == estimate.value
@@ -89,15 +89,15 @@ def test_clusters_of_one_image_each_give_the_same_values_and_nearly_the_same_int
             np.testing.assert_allclose(wider, widening * centred, rtol=1e-9, atol=1e-12)
         else:  # an area
             np.testing.assert_array_equal(found[name].column[single.order], estimate.column)
-        assert found[name].clusters == n
-        assert estimate.clusters is None
+        assert found[name].groups == n
+        assert estimate.groups is None
         assert found[name].errors == pytest.approx(estimate.errors)
 
 
-def test_replicates_are_the_metric_on_the_drawn_clusters():
+def test_replicates_are_the_metric_on_the_drawn_groups():
     predictions = some_predictions(60)
-    clusters = Clusters(np.arange(60) // 4)
-    shared = Resamples.draw(predictions.labels, 20, clusters=clusters)
+    grouping = Grouping(np.arange(60) // 4)
+    shared = Resamples.draw(predictions.labels, 20, grouping=grouping)
     found = evaluate_resamples(predictions, shared)["negative_log_likelihood"]
     drawn = bootstrap_weights(15, 20)
     slow = []
@@ -105,7 +105,7 @@ def test_replicates_are_the_metric_on_the_drawn_clusters():
         patients = [predictions.nll[4 * g : 4 * g + 4] for g in np.repeat(range(15), times)]
         slow.append(np.mean(np.concatenate(patients)))
     slow = np.array(slow)
-    wider = slow.mean() + clusters.widening() * (slow - slow.mean())
+    wider = slow.mean() + grouping.widening() * (slow - slow.mean())
     np.testing.assert_allclose(found.replicates, wider, rtol=1e-12)
 
 
@@ -115,19 +115,19 @@ def test_replicates_are_the_metric_on_the_drawn_clusters():
     seed=st.integers(0, 1000),
 )
 def test_influences_give_the_mean_and_the_jackknifes_variance(sizes, seed):
-    """One cluster left out after the other, written out."""
-    clusters = Clusters(np.repeat(np.arange(len(sizes)), sizes))
+    """One group left out after the other, written out."""
+    grouping = Grouping(np.repeat(np.arange(len(sizes)), sizes))
     column = np.random.default_rng(seed).normal(size=sum(sizes))
-    without = np.array([column[clusters.of != g].mean() for g in range(len(sizes))])
+    without = np.array([column[grouping.numbers != g].mean() for g in range(len(sizes))])
     expected = np.square(without - without.mean()).sum() * (1 - 1 / len(sizes))
-    found = crossed_mean(column[:, None], clusters)
+    found = crossed_mean(column[:, None], grouping)
     assert found.value == pytest.approx(column.mean(), abs=1e-12)
     assert found.images == pytest.approx(expected, rel=1e-9, abs=1e-18)
     assert found.n == pytest.approx(sum(sizes) ** 2 / sum(m * m for m in sizes))
 
 
-def test_repeating_every_image_of_a_cluster_changes_nothing():
-    """Ten copies of each image tell no more than one: the trap that clusters are for."""
+def test_repeating_every_image_of_a_group_changes_nothing():
+    """Ten copies of each image tell no more than one: the trap that groups are for."""
     predictions = some_predictions(160)
     ten = np.repeat(np.arange(160), 10)
     columns = {
@@ -136,8 +136,8 @@ def test_repeating_every_image_of_a_cluster_changes_nothing():
         if isinstance(column, np.ndarray)
     }
     copies = Predictions(**columns, classes=predictions.classes)
-    once = Resamples.draw(predictions.labels, 300, clusters=Clusters(np.arange(160)))
-    often = Resamples.draw(copies.labels, 300, clusters=Clusters(ten))
+    once = Resamples.draw(predictions.labels, 300, grouping=Grouping(np.arange(160)))
+    often = Resamples.draw(copies.labels, 300, grouping=Grouping(ten))
     for name in ("accuracy", "brier_score", "rms_calibration_error"):
         one, other = (
             to_score(evaluate_resamples(*each)[name], ROW[name].bounds)
@@ -148,17 +148,17 @@ def test_repeating_every_image_of_a_cluster_changes_nothing():
     assert other.n == 1600
 
 
-def test_errors_of_one_cluster_count_for_less():
-    clusters = Clusters(np.arange(1000) // 10)
-    assert clusters.evenness(np.arange(1000) % 10 == 0) == 1
-    assert clusters.evenness(np.arange(1000) == 7) == 1
-    assert clusters.evenness(np.zeros(1000, dtype=bool)) == 1
-    # Ten images of one cluster are worth about one.
-    assert 0.1 < clusters.evenness(np.arange(1000) < 10) < 0.11
+def test_errors_of_one_group_count_for_less():
+    grouping = Grouping(np.arange(1000) // 10)
+    assert grouping.evenness(np.arange(1000) % 10 == 0) == 1
+    assert grouping.evenness(np.arange(1000) == 7) == 1
+    assert grouping.evenness(np.zeros(1000, dtype=bool)) == 1
+    # Ten images of one group are worth about one.
+    assert 0.1 < grouping.evenness(np.arange(1000) < 10) < 0.11
 
 
 def slow_interval(hits, of):
-    """Cluster by cluster: the outer ends of Korn and Graubard's interval and of Hall's."""
+    """Group by group: the outer ends of Korn and Graubard's interval and of Hall's."""
     share, names = hits.mean(), sorted(set(of.tolist()))
     count = len(names)
     if count < 2:
@@ -173,7 +173,7 @@ def slow_interval(hits, of):
     images = min(len(hits), share * (1 - share) / variance) if variance > 1e-20 else len(hits)
     low, high = map(float, clopper_pearson(share, images / t**2))
     if variance > 1e-20:
-        # The mean of resampled clusters has the skewness of one cluster over the root of the count.
+        # The mean of resampled groups has the skewness of one group over the root of the count.
         skewness = scipy.stats.skew(excess) / math.sqrt(count)
         draws = scipy.stats.norm.ppf([0.975, 0.025])
         if abs(skewness) > 1e-4:
@@ -191,8 +191,8 @@ def slow_interval(hits, of):
 )
 def test_the_interval_of_a_share_is_that_of_a_slow_reference(rows):
     hits, of, parts = (np.array(column) for column in zip(*rows, strict=True))
-    clusters = Clusters.of_names(of)
-    found = np.transpose(share_interval(hits, parts, 3, clusters))
+    grouping = Grouping.from_names(of)
+    found = np.transpose(share_interval(hits, parts, 3, grouping))
     for part in range(3):
         inside = parts == part
         expected = slow_interval(hits[inside], of[inside]) if inside.any() else (np.nan, np.nan)
@@ -200,16 +200,16 @@ def test_the_interval_of_a_share_is_that_of_a_slow_reference(rows):
     ends = np.arange(1, len(rows) + 1)
     for block in (1, 2**20):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("fairweather.metrics.clusters.NUMBERS_AT_ONCE", block)
-            along = np.transpose(running_share_interval(hits, clusters, ends))
+            patch.setattr("fairweather.metrics.grouping.NUMBERS_AT_ONCE", block)
+            along = np.transpose(running_share_interval(hits, grouping, ends))
         for end in ends:
             assert along[end - 1] == pytest.approx(slow_interval(hits[:end], of[:end]), abs=1e-6)
-    some = running_share_interval(hits, clusters, ends[::2])
+    some = running_share_interval(hits, grouping, ends[::2])
     assert np.transpose(some) == pytest.approx(along[::2])
 
 
 @pytest.mark.parametrize("share", [SENSITIVITY, SPECIFICITY, PPV, NPV, F1])
-def test_one_cluster_for_each_image_hides_as_much_as_none(share):
+def test_one_group_for_each_image_hides_as_much_as_none(share):
     """One class is rare and never called, one is called without images, and two are not there."""
     labels = np.repeat([0, 1, 2], [20, 23, 4])
     predicted = np.where(labels == 2, 0, labels)
@@ -221,41 +221,41 @@ def test_one_cluster_for_each_image_hides_as_much_as_none(share):
     prepared = Resamples.draw(labels, 1).prepare(found)
     once = Sample(prepared, prepared.order, np.ones((1, 47)))
     hidden = [
-        hidden_in_classes(share, "macro", Observation(once, 0.5, clusters=clusters))
-        for clusters in (None, Clusters(np.arange(47)))
+        hidden_in_classes(share, "macro", Observation(once, 0.5, grouping=grouping))
+        for grouping in (None, Grouping(np.arange(47)))
     ]
     assert tuple(hidden[1]) == pytest.approx(tuple(hidden[0]))
 
 
-def test_clusters_that_agree_within_are_worth_one_image_each():
-    right, clusters = np.repeat(np.arange(40) != 7, 5), Clusters(np.arange(200) // 5)
-    assert independent_images(right, clusters) == pytest.approx(39)  # of variance with 39 for 40
-    assert independent_images(np.ones(200), clusters) == 40
-    heavy = Clusters(np.maximum(np.arange(200) - 100, 0))  # one has half of the images
+def test_groups_that_agree_within_are_worth_one_image_each():
+    right, grouping = np.repeat(np.arange(40) != 7, 5), Grouping(np.arange(200) // 5)
+    assert independent_images(right, grouping) == pytest.approx(39)  # of variance with 39 for 40
+    assert independent_images(np.ones(200), grouping) == 40
+    heavy = Grouping(np.maximum(np.arange(200) - 100, 0))  # one has half of the images
     assert independent_images(np.ones(200), heavy) == heavy.effective < 4
 
 
-def test_without_clusters_it_is_exact_and_repeated_images_tell_nothing_more():
+def test_without_groups_it_is_exact_and_repeated_images_tell_nothing_more():
     hits = np.arange(200) % 3 > 0
     none = np.zeros(200, dtype=int)
     found = np.ravel(share_interval(hits, none, 1, None))
     assert found == pytest.approx(np.ravel(clopper_pearson(hits.mean(), 200)))
     assert np.isnan(share_interval(hits, none - 1, 1, None)).all()
-    single = np.ravel(share_interval(hits, none, 1, Clusters(np.arange(200))))
+    single = np.ravel(share_interval(hits, none, 1, Grouping(np.arange(200))))
     # Student's t and n / (n - 1) alone, and a little for skewness.
     assert np.ptp(single) == pytest.approx(np.ptp(found), rel=0.02)
     assert np.ptp(single) > np.ptp(found)
-    repeated = Clusters(np.arange(800) // 4)
+    repeated = Grouping(np.arange(800) // 4)
     again = share_interval(hits.repeat(4), none.repeat(4), 1, repeated)
     assert np.ravel(again) == pytest.approx(single)
 
 
-def test_clusters_of_one_share_are_worth_no_more_than_their_images():
-    hits, clusters = np.tile(np.arange(7) < 1, 2), Clusters(np.repeat([0, 1], 7))
-    found = np.ravel(share_interval(hits, np.zeros(14, dtype=int), 1, clusters))
+def test_groups_of_one_share_are_worth_no_more_than_their_images():
+    hits, grouping = np.tile(np.arange(7) < 1, 2), Grouping(np.repeat([0, 1], 7))
+    found = np.ravel(share_interval(hits, np.zeros(14, dtype=int), 1, grouping))
     expected = clopper_pearson(1 / 7, 14 * (1.959964 / 12.706205) ** 2)
     assert found == pytest.approx(np.ravel(expected), rel=1e-5)
-    along = running_share_interval(hits, clusters, np.array([14]))
+    along = running_share_interval(hits, grouping, np.array([14]))
     assert np.ravel(along) == pytest.approx(found)
 
 
@@ -263,26 +263,26 @@ def test_clusters_of_one_share_are_worth_no_more_than_their_images():
     ("sizes", "share"),
     [([200] + [10] * 20, 0.8), ([2000] + [10] * 20, 0.8), ([1000] + [10] * 99, 0.97)],
 )
-def test_an_interval_holds_where_one_cluster_has_most_of_the_images(sizes, share):
+def test_an_interval_holds_where_one_group_has_most_of_the_images(sizes, share):
     generator, trials, of = np.random.default_rng(0), 600, np.repeat(np.arange(len(sizes)), sizes)
     both, held = 1 / 0.3 - 1, 0
     for _ in range(trials):
         chance = generator.beta(share * both, (1 - share) * both, len(sizes))
         hits = generator.random(len(of)) < chance[of]
-        [low], [high] = share_interval(hits, np.zeros_like(of), 1, Clusters(of))
+        [low], [high] = share_interval(hits, np.zeros_like(of), 1, Grouping(of))
         held += low <= share <= high
     assert held >= fewest(trials, 0.93)
 
 
-def test_of_one_cluster_nothing_is_known_and_the_interval_is_everything():
-    found = share_interval([True, False, False], [0, 0, 0], 1, Clusters(np.zeros(3, dtype=int)))
+def test_of_one_group_nothing_is_known_and_the_interval_is_everything():
+    found = share_interval([True, False, False], [0, 0, 0], 1, Grouping(np.zeros(3, dtype=int)))
     assert np.ravel(found) == pytest.approx([0, 1], abs=1e-4)
 
 
 @pytest.mark.parametrize(
     ("share", "patients"), [(0.8, 40), (0.95, 20), (0.95, 40), (0.98, 100), (0.99, 100)]
 )
-def test_an_interval_over_clusters_holds_where_that_over_images_does_not(share, patients):
+def test_an_interval_over_groups_holds_where_that_over_images_does_not(share, patients):
     """Ten images a patient, correlation 0.3: their shares of right answers differ."""
     generator, trials = np.random.default_rng(0), 1000
     of, none = np.arange(10 * patients) // 10, np.zeros(10 * patients, dtype=int)
@@ -292,24 +292,24 @@ def test_an_interval_over_clusters_holds_where_that_over_images_does_not(share, 
     hits = generator.random((trials, 10 * patients)) < shares[:, of]
     for row in hits:
         for known in held:
-            [low], [high] = share_interval(row, none, 1, Clusters(of) if known else None)
+            [low], [high] = share_interval(row, none, 1, Grouping(of) if known else None)
             held[known] += int(low <= share <= high)
     assert fewest(trials, 0.93) <= held[True]
     assert held[False] < most(trials, 0.85)
 
 
-def test_one_cluster_has_no_interval():
+def test_one_group_has_no_interval():
     predictions = some_predictions(30)
-    shared = Resamples.draw(predictions.labels, 20, clusters=Clusters(np.zeros(30, dtype=np.int64)))
+    shared = Resamples.draw(predictions.labels, 20, grouping=Grouping(np.zeros(30, dtype=np.int64)))
     score = to_score(evaluate_resamples(predictions, shared)["accuracy"], (0, 1))
     assert score.too_few
     assert score.value > 0
 
 
-def test_all_right_is_as_sure_as_the_number_of_clusters():
+def test_all_right_is_as_sure_as_the_number_of_groups():
     """100 images of 10 patients, all right: the interval of 10 images, not of 100."""
     drawn = Estimate(1.0, np.ones(50), n=100, interval="share")
-    wide = to_score(widen_for_clusters(drawn, Clusters(np.repeat(np.arange(10), 10))), (0, 1))
+    wide = to_score(widen_for_groups(drawn, Grouping(np.repeat(np.arange(10), 10))), (0, 1))
     assert wide[:3] == pytest.approx(to_score(Estimate(1.0, np.ones(50), 10, "share"), (0, 1))[:3])
     assert wide.n == 100
 
@@ -330,13 +330,13 @@ def test_a_group_of_all_right_images_is_not_thought_to_differ():
     ],
 )
 def test_random_groups_of_patients_differ_as_rarely_as_the_level_says(group, trials):
-    clusters = Clusters(np.repeat(np.arange(60), np.arange(60) % 7 + 1))
+    grouping = Grouping(np.repeat(np.arange(60), np.arange(60) % 7 + 1))
     rejected = []
     for trial in range(trials):
         generator = np.random.default_rng([group, trial])
-        right = draw_trial(generator, clusters, 0.2)[:, :1]
-        inside = np.isin(clusters.of, generator.permutation(60)[:group])
-        rejected.append(membership_p(right, inside, clusters, generator) < 0.05)
+        right = draw_trial(generator, grouping, 0.2)[:, :1]
+        inside = np.isin(grouping.numbers, generator.permutation(60)[:group])
+        rejected.append(membership_p(right, inside, grouping, generator) < 0.05)
     assert np.sum(rejected) <= most(trials, 0.05)
 
 
@@ -364,44 +364,46 @@ def test_several_intervals_that_hold_together_are_wider_for_recipes_too():
     assert together.high > alone.high
 
 
-def test_effective_robustness_takes_replicates_of_clusters_beyond_1():
+def test_effective_robustness_takes_replicates_of_groups_beyond_1():
     """Those of an accuracy near 1 are widened beyond it."""
     generator = np.random.default_rng(0)
-    clusters = Clusters(np.arange(200) // 10)
+    grouping = Grouping(np.arange(200) // 10)
     clean, shifted = ShiftLevel("clean", "none"), ShiftLevel("fog", "mean")
 
     def estimates(value):
         drawn = Estimate(value, value + generator.normal(0, 0.01, 100), 200, "share")
-        return widen_for_clusters(drawn, clusters)
+        return widen_for_groups(drawn, grouping)
 
     models = [{clean: estimates(v), shifted: estimates(v - 0.1)} for v in (0.9, 0.95, 0.99, 0.993)]
     assert models[-1][clean].replicates.max() > 1
     found = effective(models[-1], models[:-1], shifted)
     assert np.isfinite(found.replicates).all()
-    assert found.clusters == 20
+    assert found.groups == 20
 
 
 # ---------------------------------------------------------------- coverage
 
 
-def draw_trial(generator, clusters, correlation):
+def draw_trial(generator, grouping, correlation):
     """Right or wrong of two models with equal chances, with this intra-class correlation."""
     both = 1 / correlation - 1
-    chance = generator.beta(0.8 * both, 0.2 * both, clusters.count)
-    return (generator.random((len(clusters.of), 2)) < chance[clusters.of, None]).astype(float)
+    chance = generator.beta(0.8 * both, 0.2 * both, grouping.count)
+    return (generator.random((len(grouping.numbers), 2)) < chance[grouping.numbers, None]).astype(
+        float
+    )
 
 
 def test_intervals_hold_with_20_patients_where_those_over_images_do_not():
-    """10 images a patient, a correlation of 0.3: benchmarks/clusters.py in short."""
-    trials, clusters = 200, Clusters(np.repeat(np.arange(20), 10))
+    """10 images a patient, a correlation of 0.3: benchmarks/groups.py in short."""
+    trials, grouping = 200, Grouping(np.repeat(np.arange(20), 10))
     held, over_images, paired, rejected = [], [], [], []
     for trial in range(trials):
         generator = np.random.default_rng(trial)
-        columns = draw_trial(generator, clusters, 0.3)
-        counts = draw_counts(200, 200, seed=trial, clusters=clusters).astype(float)
+        columns = draw_trial(generator, grouping, 0.3)
+        counts = draw_counts(200, 200, seed=trial, grouping=grouping).astype(float)
         replicates = (counts @ columns / counts.sum(axis=1, keepdims=True)).T
         estimates = [
-            widen_for_clusters(Estimate(value, drawn, 200, "share"), clusters)
+            widen_for_groups(Estimate(value, drawn, 200, "share"), grouping)
             for value, drawn in zip(columns.mean(axis=0), replicates, strict=True)
         ]
         score = to_score(estimates[0], (0, 1))
@@ -411,7 +413,7 @@ def test_intervals_hold_with_20_patients_where_those_over_images_do_not():
         over_images.append(score.low <= 0.8 <= score.high)
         gap = paired_difference(*estimates)
         paired.append(gap.low <= 0 <= gap.high)
-        rejected.append(crossed_difference(columns[:, [0]], columns[:, [1]], clusters).p < 0.05)
+        rejected.append(crossed_difference(columns[:, [0]], columns[:, [1]], grouping).p < 0.05)
     assert np.sum(held) >= fewest(trials, 0.93)
     assert np.sum(paired) >= fewest(trials, 0.93)
     assert np.sum(over_images) <= most(trials, 0.8)
@@ -419,13 +421,15 @@ def test_intervals_hold_with_20_patients_where_those_over_images_do_not():
 
 
 def test_where_few_patients_have_most_images_p_is_rarely_small_by_chance():
-    """Pareto sizes, the largest of 20 has about a quarter of all: benchmarks/clusters.py."""
+    """Pareto sizes, the largest of 20 has about a quarter of all: benchmarks/groups.py."""
     trials, rejected = 1000, 0
     for trial in range(trials):
         generator = np.random.default_rng(trial)
         sizes = np.minimum(np.ceil(3 * (1 + generator.pareto(1.3, 20))), 1000).astype(int)
-        clusters = Clusters(np.repeat(np.arange(20), sizes))
+        grouping = Grouping(np.repeat(np.arange(20), sizes))
         chances = generator.beta(0.8 * 7 / 3, 0.2 * 7 / 3, (20, 2))  # a correlation of 0.3
-        right = (generator.random((len(clusters.of), 2)) < chances[clusters.of]).astype(float)
-        rejected += crossed_difference(right[:, :1], right[:, 1:], clusters).p < 0.05
+        right = (generator.random((len(grouping.numbers), 2)) < chances[grouping.numbers]).astype(
+            float
+        )
+        rejected += crossed_difference(right[:, :1], right[:, 1:], grouping).p < 0.05
     assert rejected <= most(trials, 0.06)

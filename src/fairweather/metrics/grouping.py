@@ -1,8 +1,8 @@
 """Images that belong together, such as all images of one patient.
 
 Images of one patient resemble each other, so that 1,000 images of 100 patients say less than 1,000
-images of 1,000 patients. Where clusters are known, they take the place of images: whole clusters
-are resampled, and tests compare clusters.
+images of 1,000 patients. Where groups are known, they take the place of images: whole groups
+are resampled, and tests compare groups.
 """
 
 from __future__ import annotations
@@ -29,84 +29,88 @@ from fairweather.metrics.columns import (
 )
 from fairweather.types.measurement import Groups, Score
 
-Weigh = Literal["clusters", "images"]  # what has equal weight
+Weigh = Literal["groups", "images"]  # what has equal weight
 WEIGH: tuple[Weigh, ...] = get_args(Weigh)
-# With fewer clusters, 95 % intervals are marked: see benchmarks/clusters.py for what they cover.
-FEW_CLUSTERS = 20
-# A p-value takes this many random groups. With many units (images or clusters) it takes fewer, so
-# that groups times units stay below `MOST_UNITS_DRAWN`, but never fewer than the second number.
-MOST_GROUPS, FEWEST_GROUPS, MOST_UNITS_DRAWN = 9_999, 999, 2 * 10**7
-MEMBERS_AT_ONCE = 10**5  # members of random groups that are in memory at once
+# With fewer groups, 95 % intervals are marked: see benchmarks/groups.py for what they cover.
+FEW_GROUPS = 20
+# A p-value takes this many random subsets. With many units (images or groups) it takes fewer, so
+# that subsets times units stay below `MOST_UNITS_DRAWN`, but never fewer than the second number.
+MOST_SUBSETS, FEWEST_SUBSETS, MOST_UNITS_DRAWN = 9_999, 999, 2 * 10**7
+MEMBERS_AT_ONCE = 10**5  # members of random subsets that are in memory at once
 NEGLIGIBLE = 1e-9  # a difference this small may come from rounding
-NUMBERS_AT_ONCE = 2**20  # counts by cluster and by point of a curve that are in memory at once
+NUMBERS_AT_ONCE = 2**20  # counts by group and by point of a curve that are in memory at once
 
 
 @dataclass(frozen=True)
-class Clusters:
-    """Which cluster each image belongs to.
+class Grouping:
+    """Which group each image belongs to.
 
     Attributes:
-        of: int64 `[n]`, the number of each image's cluster, from 0 to `count` - 1; each number
+        numbers: int64 `[n]`, the number of each image's group, from 0 to `count` - 1; each number
             occurs.
 
-    >>> clusters = Clusters.of_names(["ann", "bob", "ann"])
-    >>> clusters.of.tolist(), clusters.count
+    >>> grouping = Grouping.from_names(["ann", "bob", "ann"])
+    >>> grouping.numbers.tolist(), grouping.count
     ([0, 1, 0], 2)
     """
 
-    of: IntArray
+    numbers: IntArray
 
     def __post_init__(self) -> None:
-        if self.of.ndim != 1 or not len(self.of) or not np.issubdtype(self.of.dtype, np.integer):
+        if (
+            self.numbers.ndim != 1
+            or not len(self.numbers)
+            or not np.issubdtype(self.numbers.dtype, np.integer)
+        ):
             raise InputError(
-                "clusters must be whole numbers [n] and not empty, found "
-                f"{self.of.dtype} {list(self.of.shape)}"
+                "groups must be whole numbers [n] and not empty, found "
+                f"{self.numbers.dtype} {list(self.numbers.shape)}"
             )
-        if self.of.min() < 0 or not np.bincount(self.of).all():
+        if self.numbers.min() < 0 or not np.bincount(self.numbers).all():
             raise InputError(
-                "clusters must be numbered from 0 without a gap, found "
-                f"{np.unique(self.of)[:5].tolist()}"
+                "groups must be numbered from 0 without a gap, found "
+                f"{np.unique(self.numbers)[:5].tolist()}"
             )
 
     @staticmethod
-    def of_names(names: ArrayLike) -> Clusters:
-        """Number the clusters in the order in which their names first occur.
+    def from_names(names: ArrayLike) -> Grouping:
+        """Number the groups in the order in which their names first occur.
 
         Args:
-            names: `[n]`, texts or numbers; equal names are one cluster.
+            names: `[n]`, texts or numbers; equal names are one group.
         """
         _, first, which = np.unique(np.asarray(names), return_index=True, return_inverse=True)
         number = np.empty(len(first), dtype=np.int64)
         number[np.argsort(first)] = np.arange(len(first))
-        return Clusters(number[which.ravel()])
+        return Grouping(number[which.ravel()])
 
     @cached_property
     def sizes(self) -> IntArray:
-        """The number of images of each cluster, `[count]`."""
-        return np.bincount(self.of)
+        """The number of images of each group, `[count]`."""
+        return np.bincount(self.numbers)
 
     @property
     def count(self) -> int:
-        """The number of clusters."""
+        """The number of groups."""
         return len(self.sizes)
 
-    def select(self, places: LabelArray) -> Clusters:
-        """Keep some images; clusters without one are dropped, and the others numbered again.
+    def select(self, places: LabelArray) -> Grouping:
+        """Keep some images; groups without one are dropped, and the others numbered again.
 
-        >>> Clusters(np.array([0, 1, 2, 1])).select(np.array([1, 2, 3])).of.tolist()
+        >>> Grouping(np.array([0, 1, 2, 1])).select(np.array([1, 2, 3])).numbers.tolist()
         [0, 1, 0]
         """
-        return Clusters.of_names(self.of[places])
+        return Grouping.from_names(self.numbers[places])
 
     def sums(self, columns: FloatArray) -> FloatArray:
-        """Sum columns `[n, k]` over the images of each cluster, `[count, k]`."""
-        totals = (np.bincount(self.of, column, self.count) for column in columns.T)
+        """Sum columns `[n, k]` over the images of each group, `[count, k]`."""
+        totals = (np.bincount(self.numbers, column, self.count) for column in columns.T)
         return np.stack(list(totals), axis=1)
 
     def widening(self) -> float:
-        """The factor that widens replicates to a 95 % interval; infinite for one cluster.
+        """The factor that widens replicates to a 95 % interval; infinite for one group.
 
-        The variance of resampled clusters is too small by (count - 1) / count, and it has only
+        The variance of resampled groups is too small by (count - 1) / count, and it has only
         count - 1 degrees of freedom, so Student's t replaces the normal distribution. For a share,
         the result equals that of Korn and Graubard's effective number of images.
 
@@ -114,7 +118,7 @@ class Clusters:
         Clustered Errors, section 2, for both; Korn and Graubard 1998, Confidence Intervals for
         Proportions with Small Expected Number of Positive Counts, for shares.
 
-        >>> round(Clusters(np.arange(20)).widening(), 3)
+        >>> round(Grouping(np.arange(20)).widening(), 3)
         1.096
         """
         if self.count < 2:
@@ -122,55 +126,55 @@ class Clusters:
         return student_quantile(self.count) / Z95 * float(np.sqrt(self.count / (self.count - 1)))
 
     def evenness(self, chosen: BoolArray) -> float:
-        """Say how evenly some images are spread over the clusters, in (0, 1].
+        """Say how evenly some images are spread over the groups, in (0, 1].
 
-        It is 1 if they are spread as by chance or more evenly. Among many clusters, it is about
-        1 / k if each cluster with any of the images has k of them.
+        It is 1 if they are spread as by chance or more evenly. Among many groups, it is about
+        1 / k if each group with any of the images has k of them.
 
         Args:
             chosen: bool `[n]`.
 
-        >>> clusters = Clusters(np.arange(300) // 3)
-        >>> [round(clusters.evenness(np.isin(clusters.of, range(k))), 2) for k in (2, 100)]
+        >>> grouping = Grouping(np.arange(300) // 3)
+        >>> [round(grouping.evenness(np.isin(grouping.numbers, range(k))), 2) for k in (2, 100)]
         [0.34, 1.0]
         """
-        images, n = np.bincount(self.of, chosen, self.count), len(self.of)
+        images, n = np.bincount(self.numbers, chosen, self.count), len(self.numbers)
         count = images.sum()
         if count < 2:
             return 1.0
-        # The probability that two random images are of one cluster.
-        same_cluster = float((self.sizes * (self.sizes - 1)).sum()) / (n * (n - 1))
-        expected_squares = count + count * (count - 1) * same_cluster
+        # The probability that two random images are of one group.
+        same_group = float((self.sizes * (self.sizes - 1)).sum()) / (n * (n - 1))
+        expected_squares = count + count * (count - 1) * same_group
         return min(1.0, float(expected_squares / np.square(images).sum()))
 
     @property
     def effective(self) -> float:
-        """The effective number of clusters, as if all had one size: (sum n)^2 / sum n^2.
+        """The effective number of groups, as if all had one size: (sum n)^2 / sum n^2.
 
         Source: Kish 1965, Survey Sampling, section 11.7.
 
-        >>> Clusters(np.array([0, 0, 0, 0, 1, 2, 3, 4])).effective
+        >>> Grouping(np.array([0, 0, 0, 0, 1, 2, 3, 4])).effective
         3.2
         """
-        return float(len(self.of) ** 2 / np.square(self.sizes).sum())
+        return float(len(self.numbers) ** 2 / np.square(self.sizes).sum())
 
     @property
     def alike(self) -> FloatArray:
-        """Weights of the images that give each cluster the same total, `[n]`, with a mean of 1.
+        """Weights of the images that give each group the same total, `[n]`, with a mean of 1.
 
-        >>> Clusters(np.array([0, 1, 1])).alike.tolist()
+        >>> Grouping(np.array([0, 1, 1])).alike.tolist()
         [1.5, 0.75, 0.75]
         """
-        return len(self.of) / (self.count * self.sizes[self.of])
+        return len(self.numbers) / (self.count * self.sizes[self.numbers])
 
     def influences(self, columns: FloatArray) -> FloatArray:
-        """Turn columns of images into one row for each cluster, its jackknife pseudo-values.
+        """Turn columns of images into one row for each group, its jackknife pseudo-values.
 
         Their mean is the mean of the images, and their variance the one that the jackknife finds.
-        A large cluster pulls the mean of all images towards its own, and so seems to differ little.
-        So its pseudo-value is the mean of all, plus how far the cluster moves the mean of the other
-        images, times the number of other clusters. Methods for independent images then work on
-        clusters.
+        A large group pulls the mean of all images towards its own, and so seems to differ little.
+        So its pseudo-value is the mean of all, plus how far the group moves the mean of the other
+        images, times the number of other groups. Methods for independent images then work on
+        groups.
 
         Args:
             columns: float `[n, k]`.
@@ -181,64 +185,64 @@ class Clusters:
         Source: Efron and Stein 1981, The Jackknife Estimate of Variance; Tukey's pseudo-values,
         moved so that their mean is that of the images.
 
-        >>> clusters, column = Clusters(np.array([0, 1, 1])), np.array([[1.0], [0.0], [1.0]])
-        >>> clusters.influences(column).ravel().round(3).tolist()
+        >>> grouping, column = Grouping(np.array([0, 1, 1])), np.array([[1.0], [0.0], [1.0]])
+        >>> grouping.influences(column).ravel().round(3).tolist()
         [0.917, 0.417]
         """
         means = columns.mean(axis=0)
         excess = self.sums(np.asarray(columns - means, dtype=np.float64))
-        others = np.maximum(len(self.of) - self.sizes, 1)[:, None]
+        others = np.maximum(len(self.numbers) - self.sizes, 1)[:, None]
         moves = (self.count - 1) * excess / others
         return np.asarray(means + moves - moves.mean(axis=0))
 
 
 class EffectiveSample(NamedTuple):
-    """How many independent images the images of clusters are worth, and how many are hits."""
+    """How many independent images the images of groups are worth, and how many are hits."""
 
     images: float
     hits: float
 
 
-def independent_images(hits: ArrayLike, clusters: Clusters) -> float:
-    """How many independent images would give the share of hits as much variance as the clusters do.
+def independent_images(hits: ArrayLike, grouping: Grouping) -> float:
+    """How many independent images would give the share of hits as much variance as the groups do.
 
-    The variance of the clusters is the jackknife's. The number is at most that of the images. If
-    all images are hits or none is, it is the effective number of clusters.
+    The variance of the groups is the jackknife's. The number is at most that of the images. If
+    all images are hits or none is, it is the effective number of groups.
 
-    >>> independent_images([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
+    >>> independent_images([True, True, False, False], Grouping(np.array([0, 0, 1, 1])))
     1.0
     """
     column = np.asarray(hits, dtype=np.float64)
     of_one_image = float(column.var())
-    if not of_one_image or clusters.count < 2:
-        return clusters.effective
-    of_share = float(clusters.influences(column[:, None]).var(ddof=1)) / clusters.count
+    if not of_one_image or grouping.count < 2:
+        return grouping.effective
+    of_share = float(grouping.influences(column[:, None]).var(ddof=1)) / grouping.count
     if of_share <= NEGLIGIBLE * of_one_image:
         return float(len(column))
     return min(of_one_image / of_share, len(column))
 
 
-def effective_sample(hits: ArrayLike, clusters: Clusters) -> EffectiveSample:
+def effective_sample(hits: ArrayLike, grouping: Grouping) -> EffectiveSample:
     """How many independent images would give an interval of the share that is as wide.
 
-    It is the number of `independent_images`, reduced because a variance from few clusters is itself
+    It is the number of `independent_images`, reduced because a variance from few groups is itself
     uncertain. If all images are hits or none is, nothing is reduced.
 
     Args:
         hits: bool `[n]`, which images count.
-        clusters: of these images.
+        grouping: of these images.
 
     Source: Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number
     of Positive Counts Estimated from Survey Data.
 
-    >>> found = effective_sample([True, True, False, False], Clusters(np.array([0, 0, 1, 1])))
+    >>> found = effective_sample([True, True, False, False], Grouping(np.array([0, 0, 1, 1])))
     >>> found.images < 1 / 2, found.hits == found.images / 2
     (True, True)
     """
     share = float(np.asarray(hits, dtype=np.float64).mean())
-    images = independent_images(hits, clusters)
+    images = independent_images(hits, grouping)
     if 0 < share < 1:
-        degrees_of_freedom = max(clusters.effective - 1, NEGLIGIBLE)
+        degrees_of_freedom = max(grouping.effective - 1, NEGLIGIBLE)
         wider = float(scipy.special.stdtrit(degrees_of_freedom, 1 - TAIL)) / Z95
         images = max(images / wider**2, NEGLIGIBLE)
     return EffectiveSample(images, images * share)
@@ -248,54 +252,54 @@ def share_interval(
     hits: ArrayLike,
     parts: ArrayLike,
     count: int,
-    clusters: Clusters | None,
+    grouping: Grouping | None,
     weights: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """The 95 % interval of a share of the images of each part; NaN of a part without images.
 
-    Without clusters it is Clopper and Pearson's. With clusters, two intervals are computed, and
+    Without groups it is Clopper and Pearson's. With groups, two intervals are computed, and
     each end is the outer one of the two. The first is Clopper and Pearson's for the number of
-    independent images that the clusters are worth. The second allows for skewness, which arises if
-    few clusters have hits or few have misses. One cluster tells nothing. If all images of a part
-    are hits or none is, each cluster counts as one image (Korn and Graubard count all images, which
-    is too optimistic for a few clusters).
+    independent images that the groups are worth. The second allows for skewness, which arises if
+    few groups have hits or few have misses. One group tells nothing. If all images of a part
+    are hits or none is, each group counts as one image (Korn and Graubard count all images, which
+    is too optimistic for a few groups).
 
     Args:
         hits: bool `[n]`, which images count.
         parts: int `[n]`, the part of each image, from 0 to `count` - 1; other numbers are left out.
         count: the number of parts.
-        clusters: which images belong together.
-        weights: of the images, used with clusters only; by default all are equal.
+        grouping: which images belong together.
+        weights: of the images, used with groups only; by default all are equal.
 
     Returns:
         The lower and the upper ends, float64 `[count]`, in [0, 1].
 
     Source: Korn and Graubard 1998, Confidence Intervals for Proportions with Small Expected Number
     of Positive Counts Estimated from Survey Data; Hall 1992, On the Removal of Skewness by
-    Transformation; Efron and Stein 1981, The Jackknife Estimate of Variance, for clusters of
+    Transformation; Efron and Stein 1981, The Jackknife Estimate of Variance, for groups of
     different sizes.
 
     >>> right, bins = [True, True, False, False], [0, 0, 0, 0]
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, None)]
     [[0.07], [0.93]]
-    >>> two = Clusters(np.array([0, 0, 1, 1]))
+    >>> two = Grouping(np.array([0, 0, 1, 1]))
     >>> [end.round(2).tolist() for end in share_interval(right, bins, 1, two)]
     [[0.0], [1.0]]
     """
     part, hit = np.asarray(parts, dtype=np.int64), np.asarray(hits, dtype=np.float64)
     inside = (part >= 0) & (part < count)
     images = np.bincount(part[inside], minlength=count).astype(np.float64)
-    if clusters is None:
+    if grouping is None:
         images_or_nan = np.where(images > 0, images, np.nan)
         shares = np.bincount(part[inside], hit[inside], count) / images_or_nan
         return clopper_pearson(shares, images_or_nan)
-    pair_of_image = part[inside] * clusters.count + clusters.of[inside]
+    pair_of_image = part[inside] * grouping.count + grouping.numbers[inside]
     pairs, pair = np.unique(pair_of_image, return_inverse=True)
     image_weights = np.ones(len(hit)) if weights is None else weights
     # Without any pair, `bincount` gives integers.
     pair_images = np.bincount(pair, image_weights[inside]).astype(np.float64)
     pair_hits = np.bincount(pair, (image_weights * hit)[inside]).astype(np.float64)
-    pair_part = pairs // clusters.count
+    pair_part = pairs // grouping.count
     with np.errstate(invalid="ignore", divide="ignore"):
         whole = np.bincount(pair_part, pair_images, count)
         share = np.bincount(pair_part, pair_hits, count) / whole
@@ -305,19 +309,19 @@ def share_interval(
 
 
 def running_share_interval(
-    hits: ArrayLike, clusters: Clusters, ends: IntArray
+    hits: ArrayLike, grouping: Grouping, ends: IntArray
 ) -> tuple[FloatArray, FloatArray]:
     """The `share_interval` of the first images, for each number of first images in `ends`.
 
     Args:
         hits: bool `[n]`, which images count.
-        clusters: which images belong together.
+        grouping: which images belong together.
         ends: int `[k]`, increasing from at least 1 to at most n.
 
     Returns:
         The lower and the upper ends, float64 `[k]`.
 
-    >>> three = Clusters(np.array([0, 1, 2]))
+    >>> three = Grouping(np.array([0, 1, 2]))
     >>> found = running_share_interval([True, False, True], three, np.array([1, 3]))
     >>> [end.round(2).tolist() for end in found]
     [[0.0, 0.0], [1.0, 1.0]]
@@ -326,9 +330,9 @@ def running_share_interval(
     segment = np.searchsorted(ends, np.arange(len(hit)), side="right")
     share = np.cumsum(hit)[ends - 1] / ends
     sums = np.zeros((len(MOMENTS), len(ends)))
-    block = min(clusters.count, max(1, NUMBERS_AT_ONCE // len(ends)))
-    for first in range(0, clusters.count, block):
-        place_in_block = clusters.of[: len(hit)] - first
+    block = min(grouping.count, max(1, NUMBERS_AT_ONCE // len(ends)))
+    for first in range(0, grouping.count, block):
+        place_in_block = grouping.numbers[: len(hit)] - first
         here = (place_in_block >= 0) & (place_in_block < block)
         cell = segment[here] * block + place_in_block[here]
         images, image_hits = (
@@ -342,16 +346,16 @@ def running_share_interval(
     return _interval_from_moments(share, ends.astype(np.float64), sums)
 
 
-# What an interval needs of each cluster: 1 for the count of clusters; the square and the cube of
+# What an interval needs of each group: 1 for the count of groups; the square and the cube of
 # its excess, which is its hits minus those that the share leads one to expect; and the square of
 # how far the share moves without it.
-MOMENTS = ("clusters", "squares", "cubes", "moves")
+MOMENTS = ("groups", "squares", "cubes", "moves")
 
 
 def _moments(
     hits: FloatArray, images: FloatArray, share: FloatArray, whole: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """The `MOMENTS` of clusters with these hits and images, given the whole with its share."""
+    """The `MOMENTS` of groups with these hits and images, given the whole with its share."""
     excess = hits - share * images
     moves = np.where(whole > images, excess / (whole - images), 0.0)
     return np.asarray(images > 0, dtype=np.float64), excess**2, excess**3, moves**2
@@ -361,37 +365,37 @@ def _interval_from_moments(
     share: FloatArray, images: FloatArray, sums: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """The intervals of shares, from numbers of images and sums of `MOMENTS` `[4, shares]`."""
-    clusters, squares, cubes, moves = sums
+    groups, squares, cubes, moves = sums
     unanimous = (share == 0) | (share == 1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        # The jackknife's: a large cluster pulls the share towards its own, which hides its excess.
-        variance = moves * (clusters - 1) / clusters
-        independent = np.where(unanimous, clusters, share * (1 - share) / variance)
-        wider = scipy.special.stdtrit(clusters - 1, 1 - TAIL) / Z95
-        worth = np.where(clusters < 2, NEGLIGIBLE, np.minimum(images, independent) / wider**2)
+        # The jackknife's: a large group pulls the share towards its own, which hides its excess.
+        variance = moves * (groups - 1) / groups
+        independent = np.where(unanimous, groups, share * (1 - share) / variance)
+        wider = scipy.special.stdtrit(groups - 1, 1 - TAIL) / Z95
+        worth = np.where(groups < 2, NEGLIGIBLE, np.minimum(images, independent) / wider**2)
         low, high = clopper_pearson(share, np.where(images > 0, worth, np.nan))
-        spread = np.where(unanimous | (clusters < 2), 0.0, np.sqrt(variance) * wider)
-        # The skewness of a sum over as many clusters, drawn at random.
+        spread = np.where(unanimous | (groups < 2), 0.0, np.sqrt(variance) * wider)
+        # The skewness of a sum over as many groups, drawn at random.
         skewness = np.where(spread > NEGLIGIBLE, cubes / squares**1.5, 0.0)
         bent = bent_interval(share, spread, skewness, Z95)
     return np.clip(np.fmin(low, bent[0]), 0, 1), np.clip(np.fmax(high, bent[1]), 0, 1)
 
 
 def membership_p(
-    columns: FloatArray, inside: BoolArray, clusters: Clusters | None, rng: np.random.Generator
+    columns: FloatArray, inside: BoolArray, grouping: Grouping | None, rng: np.random.Generator
 ) -> float:
-    """Test whether a group of images has the same mean as the other images: two-sided p-value.
+    """Test whether a subset of images has the same mean as the other images: two-sided p-value.
 
-    It is a permutation test: if the means do not differ, any other group of as many images, or
-    clusters, could have been the group. For images that are right or wrong, all groups are counted
-    (Fisher's exact test). Otherwise groups are drawn at random, and the observed one counts as one
-    of them. The test assumes no normal distribution, and is valid even for a group of three images.
+    It is a permutation test: if the means do not differ, any other subset of as many images, or
+    groups, could have been the subset. For images that are right or wrong, all subsets are counted
+    (Fisher's exact test). Otherwise subsets are drawn at random, and the observed one counts as one
+    of them. The test assumes no normal distribution, and is valid even for three images.
 
     Args:
         columns: float `[n, k]`; the mean over the columns is compared.
-        inside: bool `[n]`, which images are the group; not all and not none.
-        clusters: of the images, each wholly inside or outside; None if images are independent.
-        rng: draws the random groups.
+        inside: bool `[n]`, which images are the subset; not all and not none.
+        grouping: of the images, each wholly inside or outside; None if images are independent.
+        rng: draws the random subsets.
 
     Source: Fisher 1935, The Design of Experiments; Phipson and Smyth 2010, Permutation P-values
     Should Never Be Zero.
@@ -403,28 +407,28 @@ def membership_p(
     import scipy.stats  # takes half a second to import
 
     values = columns.mean(axis=1)
-    if clusters is None and np.isin(values, (0, 1)).all():
+    if grouping is None and np.isin(values, (0, 1)).all():
         table = [[values[side].sum(), (1 - values[side]).sum()] for side in (inside, ~inside)]
         return float(scipy.stats.fisher_exact(table).pvalue)
     sums, sizes = values, np.ones(len(values))
     chosen = inside
-    if clusters is not None:
-        sums, sizes = clusters.sums(values[:, None])[:, 0], clusters.sizes.astype(np.float64)
-        chosen = np.bincount(clusters.of, inside, clusters.count) > 0
-    count, group = len(sums), int(chosen.sum())
-    rounds = min(MOST_GROUPS, max(FEWEST_GROUPS, MOST_UNITS_DRAWN // count))
+    if grouping is not None:
+        sums, sizes = grouping.sums(values[:, None])[:, 0], grouping.sizes.astype(np.float64)
+        chosen = np.bincount(grouping.numbers, inside, grouping.count) > 0
+    count, size = len(sums), int(chosen.sum())
+    rounds = min(MOST_SUBSETS, max(FEWEST_SUBSETS, MOST_UNITS_DRAWN // count))
 
     def distance(places: IntArray) -> FloatArray:
-        """How far the means of groups `[rounds, group]` are from those of all others."""
+        """How far the means of subsets `[rounds, size]` are from those of all others."""
         own, images = sums[places].sum(axis=1), sizes[places].sum(axis=1)
         return np.abs(own / images - (sums.sum() - own) / (sizes.sum() - images))
 
     observed = distance(np.flatnonzero(chosen)[None])[0] * (1 - NEGLIGIBLE)
-    as_far, at_once = 0, max(1, MEMBERS_AT_ONCE // group)
+    as_far, at_once = 0, max(1, MEMBERS_AT_ONCE // size)
     for first in range(0, rounds, at_once):
         drawn = range(first, min(first + at_once, rounds))
-        groups = np.stack([rng.permutation(count)[:group] for _ in drawn])
-        as_far += int((distance(groups) >= observed).sum())
+        subsets = np.stack([rng.permutation(count)[:size] for _ in drawn])
+        as_far += int((distance(subsets) >= observed).sum())
     return (as_far + 1) / (rounds + 1)
 
 
@@ -445,21 +449,21 @@ def zou_donner_interval(first: Score, second: Score) -> Ends:
 
 
 def check_weigh(weigh: object) -> Weigh:
-    """Check what has equal weight where images belong together: `clusters` or `images`."""
+    """Check what has equal weight where images belong together: `groups` or `images`."""
     if weigh in WEIGH:
         return weigh
     raise unknown_name("value of weigh", str(weigh), WEIGH)
 
 
-def number_clusters(groups: Groups | None) -> Clusters | None:
-    """Make `Clusters` of the groups of a data set; None if its clusters are unknown."""
-    if groups is None or groups.clusters is None:
+def number_groups(groups: Groups | None) -> Grouping | None:
+    """Make `Grouping` of the groups of a data set; None if its groups are unknown."""
+    if groups is None or groups.names is None:
         return None
-    return Clusters.of_names(groups.clusters)
+    return Grouping.from_names(groups.names)
 
 
 def student_quantile(count: int, tests: int = 1) -> float:
-    """Student's quantile for a 95 % interval from `count` clusters.
+    """Student's quantile for a 95 % interval from `count` groups.
 
     Args:
         count: at least 2.
