@@ -392,6 +392,7 @@ def check_comparison(contents, files, facts):
         for model, title in contents.titles.items()
     }
     where = "over the shifts" if contents.sweeps else "on clean images"
+    images = "images over the shifts" if contents.sweeps else "clean images"
     values = {title: right.mean() for title, right in means.items()}
     if found := re.fullmatch(
         r"“(.)” is ([\d.]+) points? more accurate than “(.)” (.*)\.", facts["said"]
@@ -407,7 +408,7 @@ def check_comparison(contents, files, facts):
             r"(These images|\w+ seeds|.*groups.*) cannot tell them apart\.", facts["note"]
         )
         found = re.fullmatch(
-            rf"The models are right on ([\d.]+)(?: to ([\d.]+))? % of the images {where}\.",
+            rf"The models are right on ([\d.]+)(?: to ([\d.]+))? % of the {images}\.",
             facts["said"],
         )
         assert is_share(found[1], min(values.values()))

@@ -382,7 +382,8 @@ def describe_comparison(contents: Contents, ranks: Ranking) -> tuple[str, str]:
     }
     if not apart:
         values = [row.score.value for row in ranks.rows]
-        said = words.describe_range(min(values), max(values), where)
+        images = "images over the shifts" if ranks.shifted else "clean images"
+        said = words.describe_range(min(values), max(values), images)
         return said, words.describe_tie(ranks.evidence)
     model = max(apart, key=lambda name: abs(apart[name].score.value))
     points, titles = apart[model].score.value, contents.titles

@@ -290,11 +290,11 @@ def describe_difference(better: str, worse: str, points: float, where: str) -> s
     return f"“{better}” is {format_points(points)} more accurate than “{worse}” {where}."
 
 
-def describe_range(low: float, high: float, where: str) -> str:
+def describe_range(low: float, high: float, images: str) -> str:
     """Say between what shares the accuracies of several models are."""
     least, most = format_share(low), format_share(high)
     span = f"on {most}" if least == most else f"on {least.removesuffix(PERCENT)} to {most}"
-    return f"The models are right {span} of the images {where}."
+    return f"The models are right {span} of the {images}."
 
 
 def describe_tie(evidence: str) -> str:

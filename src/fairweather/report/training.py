@@ -557,15 +557,15 @@ def _training_figures(contents: Contents) -> Iterator[Figure | None]:
     yield draw_correlations(contents)
 
 
-def _show_training(contents: Contents, _: Tables) -> PartView:
-    times = read_times(contents)
+def _show_training(contents: Contents, _: Tables) -> PartView | None:
+    times, settings = read_times(contents), list(compare_settings(contents))
+    if not times and len(contents.models) == 1:
+        return None
     facts = {
         "figures": [trace.name for trace in TRACES] + ["mixup", "pretraining", "cross_correlation"],
         "times": times,
         "timed": any(row["time"] != ABSENT for row in times),
-        "settings": [
-            (key, values) for key, values in compare_settings(contents) if len(set(values)) > 1
-        ],
+        "settings": [(key, values) for key, values in settings if len(set(values)) > 1],
         "tries": read_tries(contents),
     }
     return PartView(template="training.html.j2", facts=facts)
