@@ -13,8 +13,8 @@ import numpy.typing as npt
 import scipy.special  # scipy.stats takes half a second to import
 
 from fairweather.metrics import Estimate, estimate_means, mcnemar_exact, recipe_estimate
-from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.columns import Z95, softmax
+from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.seeds import crossed_mean
 from fairweather.metrics.table import FEWEST
