@@ -1,4 +1,4 @@
-"""Numbers under each shift: curves over levels, heat maps, the scatter, and smallest levels."""
+"""Numbers under each shift: curves over levels, tables, and the smallest levels below a limit."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from fairweather.metrics.seeds import find_outlying_seed
 from fairweather.report.performance import ClassShare, ModelOutcome, Performance, WorstLevel
 from fairweather.types.measurement import Score
 
-PERCENT = "\N{NO-BREAK SPACE}%"
+NO_BREAK = "\N{NO-BREAK SPACE}"
+PERCENT = f"{NO_BREAK}%"
 # Of fewer answers, the share of wrong ones says nothing that a sentence should repeat.
 FEW_ANSWERS = 30
 
@@ -136,6 +137,12 @@ def warn_of_far_seed(
     )
 
 
+def _name_place(low: WorstLevel) -> str:
+    """Name a shift at its worst level, so that no line ends inside of the level."""
+    shift, at, level = low.sweep.at(low.level).rpartition(" at ")
+    return f"{shift}{at}{level.replace(' ', NO_BREAK)}"
+
+
 # ---- verdict: how often it is right, clean and at its worst, and how sure it is there
 
 
@@ -147,7 +154,7 @@ def describe_clean(outcome: ModelOutcome) -> list[str]:
 def describe_worst(outcome: ModelOutcome, low: WorstLevel) -> list[str]:
     """Say how often it is right at its worst, in the same form."""
     attack = "under attack by" if low.sweep.is_attack else "under"
-    lines = [f"right {attack} {low.sweep.at(low.level)}, where it is worst"]
+    lines = [f"right {attack} {_name_place(low)}, where it is worst"]
     if not outcome.falls:
         lines.append(f"{_cannot_confirm(low.performance)} a loss of accuracy.")
     return [*lines, *_qualify(outcome, low.performance)]
@@ -186,7 +193,7 @@ def _cannot_confirm(performance: Performance) -> str:
 def describe_shifts(lows: Sequence[WorstLevel]) -> Iterator[str]:
     """Say which shift costs most, which costs least, and which may cost as much as the worst."""
     first, *others = sorted(lows, key=lambda low: low.performance.accuracy.value)
-    at = first.sweep.at(first.level)
+    at = _name_place(first)
     yield f"{at[:1].upper()}{at[1:]} costs most: {_right(first)}."
     if others:
         best = others[-1]
@@ -206,7 +213,7 @@ def _right(low: WorstLevel) -> str:
 
 def describe_knowledge(outcome: ModelOutcome, low: WorstLevel) -> Iterator[str]:
     """Compare confidence and accuracy at the worst level of a shift."""
-    there, where = low.performance, low.sweep.at(low.level)
+    there, where = low.performance, _name_place(low)
     right = format_share(there.accuracy.value)
     if there.gap is None or there.confidence is None:
         yield f"Under {where} it is right on {right} of the images."
