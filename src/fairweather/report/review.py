@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -116,7 +116,15 @@ def _list_places(outcome: ModelOutcome) -> Iterator[tuple[str, str, str, str]]:
         yield sweep.title, sweep.spelled(level), f"under {sweep.in_sentence}", sweep.cells[level]
 
 
-def _describe_model(contents: Contents, model: str, outcome: ModelOutcome) -> list[object]:
+class Stop(TypedDict):
+    """What the page says at a stop of the slider: the risk as text, sentences, and rows."""
+
+    risk: str
+    said: list[str]
+    rows: list[Row]
+
+
+def _describe_model(contents: Contents, model: str, outcome: ModelOutcome) -> list[Stop]:
     """What the page says at each stop of the slider."""
     fitted = {seed: fit_thresholds(contents, model, seed) for seed in contents.seeds_of(model)}
     thresholds = fitted if all(fitted.values()) else {seed: [] for seed in fitted}
@@ -127,7 +135,7 @@ def _describe_model(contents: Contents, model: str, outcome: ModelOutcome) -> li
     ]
     if not places:
         return []
-    stops: list[object] = []
+    stops: list[Stop] = []
     for at, risk in enumerate(RISKS):
         needed = [(where, review.needed[at]) for _, _, where, review in places[:2]]
         said = [words.describe_review(risk, needed)]
@@ -139,7 +147,7 @@ def _describe_model(contents: Contents, model: str, outcome: ModelOutcome) -> li
             Row(title, note, [make_mark("needed", review.needed[at]), _mark_threshold(review, at)])
             for title, note, _, review in places
         ]
-        stops.append({"said": said, "rows": rows, "risk": words.format_share(risk)})
+        stops.append(Stop(risk=words.format_share(risk), said=said, rows=rows))
     return stops
 
 
@@ -159,7 +167,13 @@ def _show_review(contents: Contents, _: Tables) -> PartView | None:
     }
     if not stops:
         return None
-    facts = {"stops": len(RISKS), "start": START, "grouped": contents.grouping is not None}
+    sent = any(row.marks[1] for own in stops.values() for row in own[START]["rows"])
+    facts = {
+        "stops": len(RISKS),
+        "start": START,
+        "thresholds": sent,
+        "grouped": contents.grouping is not None,
+    }
     return PartView(template="review.html.j2", facts=facts, carried={"review": stops})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -36,6 +36,11 @@ class PartView:
     template: str = "part.html.j2"
     facts: Mapping[str, object] = field(default_factory=dict)
     carried: Mapping[str, object] = field(default_factory=dict)
+
+    def is_empty(self, drawn: Container[str]) -> bool:
+        """Whether only figures were to stand here, and none of them is drawn."""
+        others = self.tables or self.notes or self.template != PartView.template
+        return not others and not any(name in drawn for name in self.figures)
 
 
 Show = Callable[[Contents, Tables], PartView | None]

@@ -33,11 +33,16 @@ def render_page(
         tables: of each of their parts.
         figures: those that were drawn.
     """
-    shown = [
-        (section, [view for part in section.parts if (view := part.shown(contents, tables[part]))])
+    named = {figure.name: figure for figure in figures}
+    shown = (
+        (section, [part.shown(contents, tables[part]) for part in section.parts])
         for section in sections
+    )
+    kept = [
+        (section, [view for view in views if view and not view.is_empty(named)])
+        for section, views in shown
     ]
-    drawn = [(section, views) for section, views in shown if views]
+    drawn = [(section, views) for section, views in kept if views]
     looks = dict(zip(contents.titles, choose_looks(contents.positions), strict=True))
     carried: dict[str, object] = {
         "tables": {table.name: table.texts() for of_part in tables.values() for table in of_part}
@@ -53,7 +58,7 @@ def render_page(
             contents=contents,
             front=[pair for pair in drawn if pair[0].front],
             details=[pair for pair in drawn if not pair[0].front],
-            figures={figure.name: figure for figure in figures},
+            figures=named,
             looks=looks,
             policy=write_policy([script]),
             style=Markup(_read_own_file("style.css")),  # nosec B704 # a file of this package
