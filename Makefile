@@ -1,9 +1,9 @@
-# `make demo` shows what fairweather does; `make test`, `make check` and `make docs` keep it right.
+# `make demo` shows in a minute what fairweather does; `make test`, `make check` and `make docs` keep it right.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-avx2 lowest nightly check docs format bench coverage clean
+.PHONY: demo quickstart test test-avx2 lowest nightly check docs format bench coverage clean
 
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
 REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
@@ -17,6 +17,10 @@ $(VENV)/.installed-%: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed-demo
+	$(BIN)/fairweather demo
+
+# A study of three recipes, trained with three seeds each: minutes.
+quickstart: $(VENV)/.installed-demo
 	$(BIN)/fairweather run quickstart
 
 # Small tensors need one thread, and a module is compiled once for the processes that tests start.
@@ -81,7 +85,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Speed as ratios, on an otherwise idle machine: minutes. The table stands in benchmarks/README.md.
+# Speed as ratios, on an otherwise idle machine: minutes. What is printed stands in benchmarks/notes.
 bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/augmentation.py
@@ -91,7 +95,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/reporting.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/large.py
 
-# How often the 95 % intervals hold the truth: about an hour.
+# How often the 95 % intervals contain the truth: about an hour. What is printed stands in benchmarks/notes.
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/every_metric.py

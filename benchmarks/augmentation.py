@@ -1,6 +1,6 @@
 """What augmentation costs beside the training step that it feeds: ratios, measured in one process.
 
-Run with `python benchmarks/augmentation.py`; prints the table that stands in benchmarks/README.md.
+Run with `python benchmarks/augmentation.py`; prints the table of benchmarks/notes/augmentation.md.
 """
 
 import statistics

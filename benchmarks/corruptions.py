@@ -1,6 +1,17 @@
 """How fast the corruptions are beside the package imagecorruptions, what they cost, and memory.
 
 Run with `make bench`; prints the tables, and with --write puts them into benchmarks/corruptions.md.
+
+What differs between the two:
+
+- At 32 px the published constants are those of CIFAR-10-C here; imagecorruptions has only those of
+  ImageNet-C. The columns "constants of 224 px" take these here too, so that both do the same work.
+- imagecorruptions has other algorithms for elastic_transform (no affine part), motion_blur and
+  snow, and reads a photograph from disk for every image of frost. It takes one image a call, of
+  32 px or more, and makes nothing in parallel.
+- ResNet-18 has the stem of ImageNet, the cheapest at 32 px and so the hardest case.
+
+Memory must not grow with the number of cells.
 """
 
 import argparse

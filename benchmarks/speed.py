@@ -1,6 +1,6 @@
 """How busy the training loop and the evaluation keep the model: ratios, measured in one process.
 
-Run with `make bench`; prints the table that stands in benchmarks/README.md.
+Run with `make bench`; prints the table of benchmarks/notes/speed.md.
 """
 
 import statistics

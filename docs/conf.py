@@ -9,6 +9,11 @@ from __future__ import annotations
 import sys
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -24,8 +29,10 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "fairweather_pages"]
 root_doc = "docs/index"
 include_patterns = [
     "docs/**.md",
-    "benchmarks/*.md",
+    "benchmarks/**.md",
+    "results/README.md",
     "results/*/README.md",
+    "results/*/details.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
@@ -78,3 +85,15 @@ html_copy_source = False
 html_show_sourcelink = False
 html_show_search_summary = False  # it fetches pages, which a browser refuses to pages on a disk
 html_permalinks_icon = "#"
+
+
+def setup(app: Sphinx) -> None:
+    """Keep notes and details out of menus and search: the pages beside them lead to them."""
+    app.connect("env-updated", hide_details)
+
+
+def hide_details(app: Sphinx, env: BuildEnvironment) -> None:
+    """Mark what `setup` says."""
+    for name in env.found_docs:
+        if name.startswith("benchmarks/notes/") or name.endswith("/details"):
+            env.metadata[name].update(orphan="", nosearch="")

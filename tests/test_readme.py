@@ -1,5 +1,7 @@
 """What the README shows is what happens."""
 
+import html
+import itertools
 import pathlib
 import re
 import subprocess
@@ -7,6 +9,7 @@ import sys
 
 import pandas as pd
 import pytest
+from results import pages
 
 from .conftest import write_pictures
 
@@ -73,7 +76,85 @@ def test_links_of_the_other_pages_exist(page):
             assert (each.parent / link).exists(), f"{each} links to {link}"
 
 
-# ---- results/pathmnist/README.md: its tables beside the paper's are those that were measured
+# ---- benchmarks/README.md: each number of a finding is one of its notes, rounded
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("finding", "notes"),
+    re.findall(
+        r"^\| `\w+\.py` \| (.*?) \|.*\((.*\.md)\) \|$",
+        (BENCHMARKS / "README.md").read_text(),
+        flags=re.MULTILINE,
+    ),
+)
+def test_the_numbers_of_a_benchmark_stand_in_its_notes(finding, notes):
+    def numbers(text):
+        return [found.replace(",", "") for found in re.findall(r"\d[\d,]*(?:\.\d+)?", text)]
+
+    measured = list(map(float, numbers((BENCHMARKS / notes).read_text())))
+    for said in numbers(finding):
+        digits = len(said.partition(".")[2])
+        assert any(f"{number:.{digits}f}" == said for number in measured), (said, notes)
+
+
+def test_each_benchmark_has_a_line_and_each_note_is_linked():
+    text = (BENCHMARKS / "README.md").read_text()
+    scripts = {path.name for path in BENCHMARKS.glob("*.py")} - {"imagecorruptions_today.py"}
+    assert scripts == set(re.findall(r"^\| `(\w+\.py)` \|", text, flags=re.MULTILINE))
+    assert {f"notes/{path.name}" for path in BENCHMARKS.glob("notes/*.md")} == set(
+        re.findall(r"\((notes/.*?\.md)\)", text)
+    )
+    assert len(text.split()) <= 900
+
+
+# ---- results/NAME/README.md: a finding, whose table and figure come from the stored numbers
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_a_finding_has_one_figure_one_short_table_and_the_stored_numbers(name):
+    folder, page = ROOT / "results" / name, pages.PAGES[name]
+    text = (folder / "README.md").read_text()
+    rows = re.findall(r"^\|.*$", text, flags=re.MULTILINE)
+    assert "\n".join(rows) == pages.table(folder, page)
+    assert len(rows) <= 2 + 8
+    assert re.findall(r"!\[.+\]\((.*)\)", text) == ["finding.svg"]
+    assert re.findall(r"^- \*\*(.*)\.\*\*", text, flags=re.MULTILINE) == [
+        "Found",
+        "Not shown",
+        "Largest caveat",
+    ]
+    (command,) = re.findall(r"^```sh\n(.*)\n```$", text, flags=re.MULTILINE)
+    assert command.startswith("fairweather run ")
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_the_figure_of_a_finding_shows_the_stored_numbers(name):
+    folder, page = ROOT / "results" / name, pages.PAGES[name]
+    drawn = html.unescape((folder / "finding.svg").read_text())
+    cells = pages.numbers(folder, page).set_index(["row", "column"])
+    rows = [page.rows[place].title for place in page.figure_rows or range(len(page.rows))]
+    columns = [column.title for column in page.columns[:3]]
+    assert len(rows) <= 6
+    for row, column in itertools.product(rows, columns):
+        cell = cells.loc[row, column]
+        where = re.escape(f"row: {row}; column: {column}")
+        (value,) = re.findall(rf": ([\d.]+); {where}\"", drawn)
+        assert float(value) == pytest.approx(cell["value"])
+        where = rf"row: {re.escape(row)}; high: ([\d.]+); column: {re.escape(column)}"
+        ends = re.findall(rf"low: ([\d.]+); {where}\"", drawn)
+        expected = [] if cell["published"] else [(cell["low"], cell["high"])]
+        assert [tuple(map(float, pair)) for pair in ends] == [pytest.approx(e) for e in expected]
+
+
+def test_pages_with_one_seed_say_so_first():
+    for name in pages.PAGES:
+        text = (ROOT / "results" / name / "README.md").read_text()
+        assert text.startswith("# One seed") == (name != "pathmnist")
+
+
+# ---- results/pathmnist/details.md: its tables beside the paper's are those that were measured
 
 PATHMNIST = ROOT / "results/pathmnist"
 ROWS = {"Basic": "basic", "MixUp + Aug": "mixup_aug"}
@@ -90,24 +171,31 @@ def compared():
 
 @pytest.fixture(scope="module")
 def lines():
-    return (PATHMNIST / "README.md").read_text().splitlines()
+    return (PATHMNIST / "details.md").read_text().splitlines()
 
 
 def cells_of(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def number(value, metric):
+    text = f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.3f}"
+    return text.replace("-", "−")
+
+
+def with_interval(value, low, high, metric):
+    return f"{number(value, metric)} [{number(low, metric)}, {number(high, metric)}]"
+
+
 def told(row):
     """The measured value with its interval, the published one, and the difference."""
     metric = row.name[-1]
-
-    def number(value):
-        text = f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.3f}"
-        return text.replace("-", "−")
-
-    measured = f"{number(row.measured)} [{number(row.low)}, {number(row.high)}]"
     sign = "+" if row.difference > 0 else ""
-    return [measured, number(row.published), sign + number(row.difference)]
+    return [
+        with_interval(row.measured, row.low, row.high, metric),
+        number(row.published, metric),
+        sign + number(row.difference, metric),
+    ]
 
 
 def means_of(lines, header, models):
@@ -173,6 +261,22 @@ def test_as_many_published_values_lie_in_the_intervals_as_is_said(compared, line
     )
 
 
+def test_the_seed_with_80_epochs_is_that_of_its_scores(compared, lines):
+    runs = [
+        pd.read_csv(PATHMNIST / "units" / unit / "scores.csv").set_index(compared.index.names)
+        for unit in ("basic-80-s0", "basic-s0")
+    ]
+    at = lines.index("| Seed 0 | 80 epochs | 8 epochs | Published |")
+    for line in lines[at + 2 : at + 8]:
+        name, *values = cells_of(line)
+        metric, _, shift = name.rpartition(", ")
+        key = "basic", SHIFTS[shift], "none" if shift == "clean" else "mean", METRICS[metric]
+        measured = [
+            with_interval(*run.loc[key, ["value", "low", "high"]], metric=key[-1]) for run in runs
+        ]
+        assert values == [*measured, number(compared.loc[key].published, key[-1])]
+
+
 @pytest.mark.parametrize("sign", SIGNS)
 def test_the_levels_of_the_robust_row_are_those_of_its_comparison(lines, sign):
     rows = pd.read_csv(PATHMNIST / "compare_paper_robust.csv", dtype={"level": str}).set_index(
@@ -185,7 +289,7 @@ def test_the_levels_of_the_robust_row_are_those_of_its_comparison(lines, sign):
         assert [measured[column], published[column]] == told(row)[:2]
 
 
-# ---- results/oxford-pets/README.md, likewise
+# ---- results/oxford-pets/details.md, likewise
 
 PETS = ROOT / "results/oxford-pets"
 PETS_ROWS = {
@@ -203,7 +307,7 @@ def pets():
 
 @pytest.fixture(scope="module")
 def pets_lines():
-    return (PETS / "README.md").read_text().splitlines()
+    return (PETS / "details.md").read_text().splitlines()
 
 
 def test_the_means_of_the_pets_are_those_of_the_comparison(pets, pets_lines):

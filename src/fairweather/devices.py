@@ -290,7 +290,7 @@ def training_precision(name: str, device: torch.device) -> str:
     """Choose `fp32` or `bf16` for training; `auto` is bf16 on CUDA devices that support it.
 
     On CPUs `auto` is fp32: with AVX512-BF16, a ResNet-18 trains no faster in bf16, and an
-    EfficientNet-Lite0 trains at less than half the speed (benchmarks/README.md).
+    EfficientNet-Lite0 trains at less than half the speed (benchmarks/notes/speed.md).
 
     >>> training_precision("auto", torch.device("cpu"))
     'fp32'

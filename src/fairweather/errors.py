@@ -49,6 +49,7 @@ RENAMED: Mapping[str, str] = {
     "cluster": "group",
     "allow_shared_clusters": "allow_shared_groups",
     "clusters": "groups",  # of `weigh`
+    "Clusters": "Grouping",
 }
 
 

@@ -11,7 +11,7 @@ from fairweather import metrics
 from fairweather.metrics import METRICS, to_score
 from tests.chance import most
 
-README = Path(every_metric.__file__).with_name("README.md")
+NOTES = Path(every_metric.__file__).with_name("notes") / "every_metric.md"
 MEANS = [metric for metric in METRICS.values() if metric.interval == "classes"]
 
 
@@ -19,7 +19,7 @@ def test_every_metric_has_its_rows_in_the_table_of_coverage():
     with every_metric.STORED.open(newline="", encoding="utf-8") as file:
         stored = list(csv.DictReader(file))
     settings = len(every_metric.SHARES) * len(every_metric.MODELS) * len(every_metric.TRIALS)
-    page = README.read_text(encoding="utf-8")
+    page = NOTES.read_text(encoding="utf-8")
     for metric in METRICS.values():
         if metric.alias_of is None:
             rows = [row for row in stored if row["metric"] == metric.name]

@@ -644,7 +644,7 @@ def test_centred_intervals_hold_the_truth(drop):
         )
         score = to_score(Estimate(value, replicates, n, "centred"), (-0.5, 1))
         inside += score.low <= drop <= score.high
-    assert inside >= fewest(trials, 0.93)  # the smallest share in benchmarks/README.md
+    assert inside >= fewest(trials, 0.93)  # the smallest share in benchmarks/notes/coverage.md
 
 
 @pytest.mark.parametrize(
@@ -674,8 +674,8 @@ def test_bias_corrected_intervals_hold_the_truth(binning, error, drop, cells):
         score = to_score(mean_estimate(estimates), (0, 1))
         inside += score.low <= drop <= score.high
         widths.append(score.high - score.low)
-    # The smallest share in benchmarks/README.md for 300 images, calibrated or overconfident by 30
-    # points. The percentile interval never contains an error of 0.
+    # The smallest share in benchmarks/notes/coverage.md for 300 images, calibrated or overconfident
+    # by 30 points. The percentile interval never contains an error of 0.
     assert inside >= fewest(trials, 0.88)
     # And the interval is not so wide that it says nothing.
     assert np.mean(widths) < 0.2

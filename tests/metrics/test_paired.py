@@ -245,7 +245,7 @@ def test_beside_a_model_without_error_the_difference_has_the_interval_of_the_oth
 def test_equally_calibrated_models_are_seldom_called_different():
     for gaps in ((0.0, 0.0), (0.05, 0.05)):
         scores = calibration_trials(gaps, n=400, trials=400, seed=8)
-        # No more than the 2 % that benchmarks/README.md leaves for equal gaps.
+        # No more than the 2 % that benchmarks/notes/coverage.md leaves for equal gaps.
         assert sum(score.low > 0 or score.high < 0 for score in scores) <= most(400, 0.02)
 
 
@@ -253,7 +253,7 @@ def test_bins_do_not_hide_a_calibrated_model_beside_an_overconfident_one():
     # The percentile interval of the differences covers the true value in about 60 % of such trials:
     # the noise of the bins raises the calibrated model's error, and hardly the other's.
     scores = calibration_trials((0.0, 0.05), n=2000, trials=300, seed=9)
-    # benchmarks/README.md found 90 %.
+    # benchmarks/notes/coverage.md found 90 %.
     assert sum(score.low <= 0.05 <= score.high for score in scores) >= fewest(300, 0.9)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from fairweather.cli.demo import demo
 from fairweather.cli.deploy import guard, predict
 from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
@@ -125,6 +126,7 @@ SECTIONS: Mapping[str, Callable[[], Entries]] = {
 # ---------------------------------------------------------------- commands
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
+    "demo": demo,
     "run": run,
     "plan": plan,
     "evaluate": evaluate,
@@ -144,6 +146,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 
 # What is checked of the arguments before torch is imported, so that a typo is reported at once.
 FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
+    "demo": {"out": check_writable},
     "run": {"study": check_study_name, "out": check_writable},
     "plan": {"study": check_study_name},
     "estimate": {"out": partial(check_file, "--out", (".json",), in_present_folder=True)},

@@ -2,8 +2,8 @@
 
 A shifter reads lines of JSON and answers each with a line. Pixels do not travel in them: they lie
 in memory that both processes have mapped, where the shifter replaces them by the shifted ones.
-Processes, since two threads shift only 1.4 times as fast as one (benchmarks/README.md): many small
-steps of NumPy hold Python's lock. A shifter ends as soon as its input ends.
+Processes, since two threads shift only 1.4 times as fast as one: many small steps of NumPy hold
+Python's lock (benchmarks/notes/sharing.md). A shifter ends as soon as its input ends.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def gaussian_blur(
         # Made here, since the largest ones need much memory.
         kernel = torch.mm(profile[:, None], profile[None, :])
         # One image with many channels instead of many images with three. The sums and their order
-        # are the same, but oneDNN's depthwise convolution is faster (benchmarks/README.md).
+        # are the same, but oneDNN's depthwise convolution is faster (benchmarks/notes/speed.md).
         planes = images.reshape(1, n * channels, height, width).float()
         padded = F.pad(planes, (reach, reach, reach, reach), mode="reflect")
         weight = kernel.to(images.device).expand(n * channels, 1, *kernel.shape)
