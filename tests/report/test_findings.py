@@ -451,7 +451,6 @@ def test_places_are_those_of_the_tests_written_out(tmp_path):
     on_clean = {row.model: (row.clean_best_rank, row.clean_worst_rank) for row in found.rows}
     assert on_clean == slow_ranks(clean) == dict.fromkeys("abcd", (1, 4))
     assert [row.rank for row in found.rows] == ["1–2", "1–2", "3", "4"]
-    assert found.leaders == [row.model for row in found.rows[:2]]
 
 
 def test_p_to_the_next_is_of_mcnemars_test_and_corrected_for_all_pairs(tmp_path):
@@ -661,7 +660,6 @@ def test_recipes_are_told_apart_by_seeds_and_images(tmp_path):
     assert [(row.model, row.rank) for row in found.rows] == [("b", "1"), ("a", "2")]
     expected = np.mean([right["b", seed, "clean"].mean() for seed in range(3)])
     assert found.rows[0].score.value == pytest.approx(expected)
-    assert found.leaders == [found.rows[0].model]
     columns = [
         np.stack([right[m, seed, "clean"] for seed in (0, 1, 2)], 1).astype(float) for m in "ab"
     ]

@@ -158,7 +158,7 @@ def test_the_overview_begins_with_other_images(run):
 def test_the_front_of_the_page_has_all_of_them(run):
     build_report(run)
     page = (run.path / "report.html").read_text()
-    front = page[page.index("<h4>Other images</h4>") : page.index('<section id="details">')]
+    front = page[page.index("<h3>Other images</h3>") : page.index('<section id="details">')]
     assert front.count('<p class="note">“Model') == 7
     assert "more sure of the images of &lt;b&gt;mnist &amp; 5&lt;/b&gt; than" in front
     assert HOSTILE not in page

@@ -29,7 +29,6 @@ from fairweather.types.record import (
     ENSEMBLE_SUFFIX,
     MEAN,
     NATURAL,
-    NO_IMAGES,
     NO_LEVEL,
     OOD,
     PRIORS,
@@ -279,11 +278,6 @@ class Contents:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the labels."""
         return self.data.classes
-
-    @property
-    def has_images(self) -> bool:
-        """Say whether there were images: predictions from elsewhere may come with labels alone."""
-        return not any(record.data.notes.get(NO_IMAGES) for record in self.records.values())
 
     @property
     def models(self) -> Mapping[str, ModelRecord]:

@@ -19,7 +19,7 @@ from fairweather.metrics.metric import IntervalKind
 from fairweather.metrics.seeds import crossed_mean
 from fairweather.metrics.table import FEWEST
 from fairweather.report.contents import Contents, Sweep
-from fairweather.types.measurement import Score
+from fairweather.types.measurement import Predictions, Score
 from fairweather.types.record import CLEAN, MEAN, NO_LEVEL
 
 # ---------------------------------------------------------------- right answers, and tests
@@ -374,7 +374,7 @@ def read_outcome(contents: Contents, model: str) -> ModelOutcome | None:
     clean = read_performance(contents, model, CLEAN, NO_LEVEL)
     if clean is None:
         return None
-    images = contents.once(read_image_keys)
+    images = contents.once(read_image_keys) if Predictions.kind in contents.kinds else None
     chance = np.bincount(images.labels).max() / len(images.labels) if images else None
     worst = find_worst_levels(contents, model)
     p = _test_fall(contents, model, worst, images) if images and worst.focus else None

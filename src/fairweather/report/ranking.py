@@ -130,11 +130,6 @@ class Ranking(NamedTuple):
     evidence: str
 
     @property
-    def leaders(self) -> list[str]:
-        """The models that none is found better than."""
-        return [row.model for row in self.rows if row.best_rank == 1]
-
-    @property
     def table(self) -> TextTable:
         """The ranking as it is written to files."""
         clean = ("Rank on clean images", "Clean (%)")

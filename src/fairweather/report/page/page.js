@@ -189,7 +189,8 @@
     $("attacked").hidden = !cells.some((cell) => mine[cell]);
     $("strip").replaceChildren(...found.map((indices, row) => make("div", { className: "row" },
       make("h3", { textContent: row && own ? `${data.shifts[chosen.shift]}, ${headings[row].replaceAll(" ", "\u00a0")}` : headings[row] }),
-      make("div", { className: "pictures" }, ...indices.slice(0, 5).map((index) => picture(index, headings[row]))))));
+      indices.length ? make("div", { className: "pictures" }, ...indices.slice(0, 5).map((index) => picture(index, headings[row])))
+        : make("p", { className: "note", textContent: "No picture is stored for this model." }))));
   }
 
   // Details of the chosen model and shift.
