@@ -213,7 +213,7 @@
     }
     const values = new Map(triples.map(([label, predicted, value]) => [`${label},${predicted}`, value]));
     const every = [...data.classes.keys()];
-    table.replaceChildren(make("thead", {}, make("tr", {}, make("td", { textContent: "Label ↓  Predicted →" }), ...every.map((index) => make("th", { scope: "col" }, named(index))))),
+    table.replaceChildren(make("thead", {}, make("tr", {}, make("td", { textContent: "Label" }), ...every.map((index) => make("th", { scope: "col" }, named(index))))),
       make("tbody", {}, ...every.map((label) => make("tr", {}, make("th", { scope: "row" }, named(label)), ...every.map((predicted) => {
         const value = values.get(`${label},${predicted}`) ?? 0, cell = make("td", { textContent: share(value) });
         cell.style.setProperty("--share", `${Math.round(55 * value)}%`);
