@@ -22,7 +22,7 @@ from fairweather.types.measurement import Score
 from fairweather.types.record import CLEAN, NO_LEVEL, base_model
 
 ROWS = 4  # of pictures: clean images, and levels up to the worst one
-MARKS = {"clean": "clean", "mean": "mean over the levels", "worst": "worst level"}
+KINDS = ("clean", "mean", "worst")  # of marks
 
 
 Mark = tuple[str, float, float | None, float | None, str]
@@ -132,11 +132,12 @@ def list_breaks(outcome: ModelOutcome) -> list[Row]:
     return [
         Row(
             low.sweep.title,
-            f"{'attack, ' if low.sweep.is_attack else ''}worst at {low.sweep.spelled(low.level)}",
+            ("attack, " if low.sweep.is_attack else "")
+            + f"worst at {low.sweep.level_in_words(low.level)}",
             [
                 make_mark(kind, score)
                 for kind, score in zip(
-                    MARKS,
+                    KINDS,
                     (outcome.clean.accuracy, low.mean, low.performance.accuracy),
                     strict=True,
                 )
@@ -154,7 +155,7 @@ def _show_breaks(contents: Contents, _: Tables) -> PartView | None:
         return None
     return PartView(
         template="breaks.html.j2",
-        facts={"marks": MARKS, "warnings": read_warnings(contents)},
+        facts={"warnings": read_warnings(contents)},
         carried={
             "breaks": {
                 model: {
@@ -216,7 +217,7 @@ def _describe_shift(
         "axis": low.sweep.level_title,
         "levels": list_levels(contents, model, low.sweep),
         "cells": [CLEAN, *(low.sweep.cells[level] for level in rows)],
-        "headings": ["Clean", *map(low.sweep.spelled, rows)],
+        "headings": ["Clean", *map(low.sweep.level_in_words, rows)],
         "worst": low.sweep.cells[low.level],
     }
 

@@ -113,7 +113,12 @@ def _list_places(outcome: ModelOutcome) -> Iterator[tuple[str, str, str, str]]:
     yield "Clean images", "", "of clean images", CLEAN
     for low in order_lows(outcome)[: MOST_ROWS - 1]:
         sweep, level = low.sweep, low.level
-        yield sweep.title, sweep.spelled(level), f"under {sweep.in_sentence}", sweep.cells[level]
+        yield (
+            sweep.title,
+            sweep.level_in_words(level),
+            f"under {sweep.in_sentence}",
+            sweep.cells[level],
+        )
 
 
 class Stop(TypedDict):

@@ -139,8 +139,8 @@ def warn_of_far_seed(
 
 def _name_place(low: WorstLevel) -> str:
     """Name a shift at its worst level, so that no line ends inside of the level."""
-    shift, at, level = low.sweep.at(low.level).rpartition(" at ")
-    return f"{shift}{at}{level.replace(' ', NO_BREAK)}"
+    level = low.sweep.level_in_words(low.level).replace(" ", NO_BREAK)
+    return f"{low.sweep.in_sentence} at {level}"
 
 
 # ---- verdict: how often it is right, clean and at its worst, and how sure it is there

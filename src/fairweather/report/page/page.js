@@ -157,7 +157,8 @@
     const every = Math.ceil(levels.length / 9);
     const marks = levels.flatMap((level, index) => {
       const place = at(index / last), worst = level.cell === own.worst, side = index > last / 2 ? ["end", "-9"] : ["start", "9"];
-      const above = (kind) => (kind === "sure") === (level.sure?.[1] >= level.right[1]) ? level[kind][1] < 0.93 : level[kind][1] < 0.1;
+      const higher = level.sure?.[1] >= level.right?.[1] ? "sure" : "right", apart = Math.abs(level.sure?.[1] - level.right?.[1]) > 0.15;
+      const above = (kind) => kind === higher || (level[kind][1] < 0.1 && apart);
       const bar = level.right && level.right[2] !== null ? [draw("line", { x1: place, x2: place, y1: at(1 - level.right[2]), y2: at(1 - level.right[3]), class: "interval right" })] : [];
       return [...bar, ...["right", "sure"].filter((kind) => level[kind]).flatMap((kind) => [
         mark(kind, place, at(1 - level[kind][1])),
