@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import fairweather
 from fairweather.processes import safe_path
 from tests.requests.test_evaluate import write_model
 
 from .conftest import TINY_RESNET, write_pictures
 
-SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
+SOURCES = sorted(Path(fairweather.__file__).parent.rglob("*.py"))
 NAMES = {each for each in sys.stdlib_module_names if not each.startswith("_")}
 PACKAGES = {
     "cloudpickle", "cv2", "fairweather", "loky", "numpy", "pandas", "PIL", "pyarrow", "pydantic",
@@ -84,7 +85,7 @@ def command(trap, *words):
 @pytest.mark.nightly
 def test_an_evaluation_in_several_processes_imports_nothing_from_the_current_folder(trap):
     write_pictures(trap, test=4)
-    words = ("--jobs", 2, "--workers", 2, "--shifts", "gamma,exponent=2", "--bootstrap", 100)
+    words = ("--jobs", 2, "--shift-processes", 2, "--shift", "gamma,exponent=2", "--bootstrap", 100)
     done, ran = command(trap, "evaluate", write_model(trap.parent), "folder:.", *words)
     assert (done.returncode, ran) == (0, []), done.stderr
     assert (trap.parent / "run" / "report.html").exists()

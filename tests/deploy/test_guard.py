@@ -86,6 +86,7 @@ def saved(trained, tmp_path_factory):
     done = fairweather("guard", f"{trained}:basic:0", folder, *ASKED, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert "risk <= 30 % with 80 % confidence" in done.stdout
+    assert done.stderr == f"next    fairweather predict {folder} images:FOLDER\n"
     return folder
 
 
@@ -1045,6 +1046,7 @@ def test_predict_writes_a_row_for_each_image(trained, saved, pictures, tmp_path)
         "predict", f"{trained}:basic:0", data, *ASKED, "--device", "cpu", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith("next    open predictions.csv: the rows with defer need a person\n")
     words = [line.split()[0] for line in done.stdout.splitlines()]
     assert words[0] == "images"
     assert set(words) >= {"promised", "sets", "labels", "table"}
@@ -1061,7 +1063,7 @@ def test_predict_writes_a_row_for_each_image(trained, saved, pictures, tmp_path)
     assert again.returncode == 2
     assert "predictions.csv exists" in again.stderr
     again = fairweather("predict", saved, data, "--out", "b.parquet", "--quiet", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    assert (again.returncode, again.stderr) == (0, "")
     table = pq.read_table(tmp_path / "b.parquet").to_pylist()
     assert [row["class"] for row in table] == [row["class"] for row in rows]
     assert [row["set"] for row in table] == [json.loads(row["set"]) for row in rows]
@@ -1080,6 +1082,7 @@ def test_dark_images_are_warned_of(saved, pictures, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "WARNING    these images are unlike the validation images" in done.stdout
+    assert f"next    fairweather estimate RUN images:{tmp_path} " in done.stderr
     assert "labels " not in done.stdout
 
 

@@ -32,7 +32,7 @@ from fairweather.report.hurt import FEWEST_IMAGES, Division, find_hurt
 from fairweather.report.joint_runs import UNEQUAL_NOTE, read_runs, shorten_names
 from fairweather.report.levels import LARGE_PANELS, MOST_LARGE, SMALL_PANELS
 from fairweather.report.page import rendering
-from fairweather.report.page.rendering import pack_json, write_policy
+from fairweather.report.page.shell import pack_json, write_policy
 from fairweather.report.provenance import write_citation
 from fairweather.report.reliability import MOST_SHIFTS, find_worst_conditions, keep_hardest
 from fairweather.report.review import RISKS, CellColumns, measure_review

@@ -39,11 +39,11 @@ from fairweather.report.charts import (
     shape_models,
 )
 from fairweather.report.contents import Contents, Sweep, read_contents
+from fairweather.report.facts import flatten_facts
 from fairweather.report.joint_runs import read_runs
 from fairweather.report.levels import LIMITS, find_smallest_levels, tabulate_limits
 from fairweather.report.overview import order_models, read_states
 from fairweather.report.pictures import draw_mixup, draw_shifts
-from fairweather.report.provenance import flatten_facts
 from fairweather.report.reliability import (
     NOT_MEASURED,
     _make_layers,

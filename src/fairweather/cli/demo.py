@@ -12,7 +12,7 @@ from fairweather.cli.options import JSON, Quiet, Replace, progress, resumable
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The run folder.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     replace: Replace = False,
     json: JSON = False,
     quiet: Quiet = False,
@@ -20,7 +20,11 @@ def demo(
     """See in a minute what fairweather finds: a digit classifier in fog.
 
     It measures a small network, which comes with the package, on 1,000 handwritten digits under
-    five shifts. The same command continues a demo that was interrupted.
+    five shifts. The same command continues an interrupted demo.
+
+    Examples:
+        fairweather demo
+        fairweather demo --out runs/fog --json
     """
     from fairweather.requests import demonstration
 

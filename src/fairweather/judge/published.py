@@ -376,7 +376,7 @@ def match_models(
         published, ours = next(iter(study.models)), next(iter(contents.titles))
         raise InputError(
             f"the run has the models {', '.join(contents.titles)}; on {study.title} the paper has "
-            f"{', '.join(study.models)}: name a pair to compare, such as --as {published}={ours}"
+            f"{', '.join(study.models)}: name a pair to compare, such as --match {published}={ours}"
         )
     return compared
 

@@ -86,7 +86,6 @@ def demo(
         {MODEL: f"run:{NETWORK}"},
         DATA,
         SHIFTS,
-        None,
         # One thread, since numbers are to be the same on machines with more or fewer cores.
         {"validation_fraction": VALIDATION_FRACTION, "title": TITLE, "threads": 1},
     )
