@@ -85,7 +85,7 @@ def write_tiles(contents: Contents, model: str) -> list[list[str]]:
         tiles.append([accuracy, *words.describe_worst(outcome, low)])
     if there.gap is not None and there.confidence is not None:
         sure = words.format_share(there.confidence.value)
-        tiles.append([sure, *words.describe_sureness(outcome, there, where)])
+        tiles.append([sure, *words.describe_sureness(outcome, there.gap, where)])
         tiles[-1] += _describe_class(contents, model, CLEAN) if low is None else []
     return tiles
 

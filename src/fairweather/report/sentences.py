@@ -19,6 +19,7 @@ from fairweather.types.measurement import Score
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 PERCENT = f"{NO_BREAK}%"
+NEARLY_ZERO = 0.0005  # what reads as 0.0 points
 # Of fewer answers, the share of wrong ones says nothing that a sentence should repeat.
 FEW_ANSWERS = 30
 
@@ -35,22 +36,14 @@ def join_words(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def round_share(value: float) -> float:
-    """Round a share to a whole per cent; near 0 and 100 % with a decimal, so few errors stay some.
-
-    >>> [round_share(value) for value in (0.1234, 0.996, 1.0, 0.004)]
-    [12.0, 99.6, 100.0, 0.4]
-    """
-    return round(100 * value, int(0 < value < 0.01 or 0.99 < value < 1))
-
-
 def format_share(value: float) -> str:
-    """Write a share of the images.
+    """Write a share of the images; near 0 and 100 % with a decimal, so that few errors stay some.
 
-    >>> [format_share(value).replace(PERCENT, "%") for value in (0.1234, 0.996, 1.0)]
-    ['12%', '99.6%', '100%']
+    >>> [format_share(value).replace(PERCENT, "%") for value in (0.1234, 0.996, 1.0, 0.004)]
+    ['12%', '99.6%', '100%', '0.4%']
     """
-    return f"{round_share(value):g}{PERCENT}"
+    digits = int(0 < value < 0.01 or 0.99 < value < 1)
+    return f"{round(100 * value, digits):g}{PERCENT}"
 
 
 def format_percent(score: Score) -> str:
@@ -95,17 +88,17 @@ def write_interval(score: Score) -> str:
     return f"95{PERCENT} interval: {low.removesuffix(PERCENT)} to {high}."
 
 
-def describe_gap(right: float, sure: float) -> str:
-    """Say how far mean confidence is from accuracy, as the two are written: 57 − 46 is 11.
+def describe_gap(gap: Score) -> str:
+    """Say how far mean confidence is from accuracy, rounded as tables have it.
 
-    >>> describe_gap(0.4625, 0.5665), describe_gap(0.97, 0.924), describe_gap(0.5, 0.501)
-    ('11 points too confident', '5 points too cautious', 'as sure as it is right')
+    >>> describe_gap(Score(0.741, 0.7, 0.8, 99)), describe_gap(Score(-0.046, -0.06, 0.0, 99))
+    ('74 points too confident', '5 points too cautious')
+    >>> describe_gap(Score(0.0001, -0.1, 0.1, 99))
+    'as sure as it is right'
     """
-    points = round(round_share(sure) - round_share(right), 1)
-    if not points:
+    if abs(gap.value) < NEARLY_ZERO:
         return "as sure as it is right"
-    size = f"{abs(points):g} point{'s' * (abs(points) != 1)}"
-    return f"{size} too {'confident' if points > 0 else 'cautious'}"
+    return f"{format_points(gap.value)} too {'confident' if gap.value > 0 else 'cautious'}"
 
 
 def warn_of_far_seed(
@@ -160,12 +153,9 @@ def describe_worst(outcome: ModelOutcome, low: WorstLevel) -> list[str]:
     return [*lines, *_qualify(outcome, low.performance)]
 
 
-def describe_sureness(outcome: ModelOutcome, there: Performance, where: str) -> list[str]:
+def describe_sureness(outcome: ModelOutcome, gap: Score, where: str) -> list[str]:
     """Say how sure it is on average, and how far that is from how often it is right."""
-    assert there.gap
-    assert there.confidence
-    gap = describe_gap(there.accuracy.value, there.confidence.value)
-    return [f"sure{where} on average: {gap}", *_doubt_gap(outcome, there.gap)]
+    return [f"sure{where} on average: {describe_gap(gap)}", *_doubt_gap(outcome, gap)]
 
 
 def _qualify(outcome: ModelOutcome, there: Performance) -> Iterator[str]:
@@ -218,7 +208,7 @@ def describe_knowledge(outcome: ModelOutcome, low: WorstLevel) -> Iterator[str]:
     if there.gap is None or there.confidence is None:
         yield f"Under {where} it is right on {right} of the images."
         return
-    gap = describe_gap(there.accuracy.value, there.confidence.value)
+    gap = describe_gap(there.gap)
     yield f"{gap[:1].upper()}{gap[1:]} under {where}."
     sure = format_share(there.confidence.value)
     yield f"It is right on {right} of the images, and {sure} sure on average."
