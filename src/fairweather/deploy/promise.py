@@ -26,12 +26,11 @@ Side = Annotated[int, pydantic.Field(ge=1, le=MAX_SIDE)]
 ValidationChoice = Literal["nothing", "epoch", "recipe", "recipe and epoch", "perhaps", "unknown"]
 CHOICE_TEXTS: Mapping[ValidationChoice, str] = {
     "nothing": "",
-    "epoch": "; they also chose the epoch of the model",
-    "recipe": "; they also chose the recipe of the model",
-    "recipe and epoch": "; they also chose the recipe and the epoch of the model",
-    "perhaps": "; they may also have chosen the recipe and the epoch of the model, and this is "
-    "valid only if it was not trained on them",
-    "unknown": "; this is valid only if the model was not trained on them",
+    "epoch": ". They also chose the epoch of the model",
+    "recipe": ". They also chose the recipe of the model",
+    "recipe and epoch": ". They also chose the recipe and the epoch of the model",
+    "perhaps": ". Valid only if the model was neither trained nor tuned on these images",
+    "unknown": ". Valid only if the model was not trained on these images",
 }
 ClassName = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the class"))]
 
@@ -182,16 +181,16 @@ class GuardRecord(FrozenRecord):
         chosen_on, weighed = "validation images", ""
         if fit.group:
             alike = fit.group if promise.weigh == "groups" else "image"
-            weighed = f", each {alike} counting alike"
+            weighed = f", each {alike} counting equally"
             chosen_on += f", one of each {fit.group}," if promise.weigh == "groups" else ""
         lines = {
-            "promised": f"risk <= {_format_exact(promise.risk)} with "
-            f"{_format_exact(promise.certainty)} confidence, for images like those of "
-            f"validation{weighed}: {fit.images:,} {chosen_on} chose the threshold "
+            "promised": f"at most {_format_exact(promise.risk)} of the answers are wrong, with "
+            f"{_format_exact(promise.certainty)} confidence, for images like the validation "
+            f"images{weighed}: {fit.images:,} {chosen_on} chose the threshold "
             f"{fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers are "
             f"wrong{CHOICE_TEXTS[fit.chose]}",
-            "sets": f"the set of an image holds its class for {_format_exact(promise.coverage)} of "
-            "such images, on average over draws of validation images",
+            "sets": f"the set of an image contains its class for {_format_exact(promise.coverage)} "
+            "of such images, on average over draws of validation images",
         }
         clean = [images for images in self.kept if images.images == CLEAN]
         if clean:
@@ -210,7 +209,7 @@ class GuardRecord(FrozenRecord):
         ]
         above = sum(value > self.promise.risk for _, value, _ in risks)
         risk = _format_exact(self.promise.risk)
-        text = f"risk above {risk} at {above} of {len(levels)} levels of shifts"
+        text = f"error rate above {risk} at {above} of {len(levels)} shifted levels"
         if silent := len(levels) - len(risks):
             text += f", no answer at {silent} of them"
         if not risks:
