@@ -69,7 +69,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check --preview --select PLW1514 .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
-	$(BIN)/python -m pytest --quiet tests/test_architecture.py
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py tests/test_words.py
 
 # The site, from an empty folder so that nothing old remains; a warning is an error. It runs the notebooks.
 docs: $(VENV)/.installed-docs
@@ -95,6 +95,7 @@ bench: $(VENV)/.installed-dev
 coverage: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/every_metric.py
+	$(BIN)/python docs/site/coverage_chart.py
 	$(BIN)/python benchmarks/good_models.py
 	$(BIN)/python benchmarks/recipes.py
 	$(BIN)/python benchmarks/groups.py

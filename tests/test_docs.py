@@ -38,6 +38,7 @@ from tests.cli import test_bad_commands
 from tests.workers import test_signals
 
 from .run_folders import outcomes, run_record, write_run
+from .test_words import TEXTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -412,7 +413,7 @@ def test_the_studies_behind_results_can_be_run_again(file):
 # ---- the site
 
 
-@pytest.mark.parametrize("name", ["notebook", "fairweather_pages"])
+@pytest.mark.parametrize("name", ["notebook", "fairweather_pages", "search"])
 def test_the_examples_in_the_site_s_own_code_hold(monkeypatch, name):
     if importlib.util.find_spec("sphinx") is None:
         pytest.skip("the extra docs is not installed")
@@ -456,3 +457,29 @@ def test_every_page_can_be_reached_from_the_index():
     assert own | notebooks <= listed
     for name in listed:
         assert (DOCS / f"{name}.md").is_file(), name
+
+
+@pytest.mark.parametrize("message", first_cells(page("troubleshooting")))
+def test_the_messages_of_the_manual_are_those_of_the_code(message):
+    """`…` stands for what the code puts in."""
+    said = [text for place, said in TEXTS.items() if place.startswith("src/") for text in said]
+    for part in re.split(r"\s*…\s*", message):
+        assert any(part in text for text in said), part
+
+
+def test_the_coverage_that_the_manual_tells_is_that_of_the_table(monkeypatch):
+    monkeypatch.syspath_prepend(str(SITE))
+    chart = importlib.import_module("coverage_chart")
+    measured = pd.read_csv(chart.MEASURED)
+    points = chart.coverage_of(measured)
+    said = " ".join(page("trust").split())
+    inside = points["coverage"] >= 94
+    assert f"{inside.sum()} of {len(points)} points are at 94 % or above" in said
+    (lowest,) = points[~inside].itertuples()
+    assert (lowest.metric, lowest.n) == ("average_confidence", 200)
+    assert f"The lowest is {lowest.coverage:.1f} %: the mean confidence with 200 images" in said
+    given = (1 - measured["none"]) * measured["trials"]
+    outside = (measured["below"] + measured["above"]) * measured["trials"]
+    assert f"{1 - outside.sum() / given.sum():.1%}".replace("%", " %") + " of the 95 %" in said
+    drawn = (DOCS / "coverage.svg").read_text()
+    assert all(name in drawn for name in set(points["metric"]))

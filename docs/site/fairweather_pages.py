@@ -1,6 +1,6 @@
 """Pages that the code writes about itself: the command line, the metrics, the notebooks.
 
-Three directives, and a check that every public object has an entry.
+Directives, and two checks: every public object has an entry, and a search finds the right page.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import typer.main
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.search.en import SearchEnglish
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -25,6 +26,7 @@ import fairweather
 import fairweather.metrics
 from fairweather.metrics.metric import FEWEST_OF_CLASS
 from notebook import Code, Markdown, Output, run_cells, split_cells
+from search import Ranking, with_entries, wrong_answers
 
 logger = logging.getLogger(__name__)
 
@@ -373,6 +375,19 @@ def write_front_door(app: Sphinx, exception: Exception | None) -> None:
         )
 
 
+def add_entries(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Add the words that people search for to the index, before a page is parsed."""
+    source[0] = with_entries(docname, source[0])
+
+
+def check_search(app: Sphinx, exception: Exception | None) -> None:
+    """Warn, which ends the build, where the search of the site shows another page first."""
+    if exception is None and app.builder.format == "html":
+        script = (Path(app.outdir) / "searchindex.js").read_text(encoding="utf-8")
+        for wrong in wrong_answers(Ranking.read(script, SearchEnglish({}).stem)):
+            logger.warning(wrong)
+
+
 def setup(app: Sphinx) -> dict[str, object]:
     """Register all of it with Sphinx."""
     app.add_directive("command-line", CommandLine)
@@ -383,5 +398,7 @@ def setup(app: Sphinx) -> dict[str, object]:
     app.connect("autodoc-process-docstring", rewrite_docstring)
     app.connect("autodoc-skip-member", skip_alias)
     app.connect("env-check-consistency", check_entries)
+    app.connect("source-read", add_entries)
     app.connect("build-finished", write_front_door)
+    app.connect("build-finished", check_search)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -153,12 +153,12 @@ def check_text(text: str, what: str) -> str:
     >>> check_text("seal\\0", "the title")
     Traceback (most recent call last):
     fairweather.errors.InputError: the title 'seal\\x00' has the character U+0000, which cannot be
-    shown; control characters and what is no UTF-8 are not allowed in names
+    shown; control characters and invalid UTF-8 are not allowed in names
     """
     if match := _NOT_SHOWABLE.search(text):
         raise InputError(
             f"{what} {_quote(text)} has the character U+{ord(match[0]):04X}, which cannot be "
-            "shown; control characters and what is no UTF-8 are not allowed in names"
+            "shown; control characters and invalid UTF-8 are not allowed in names"
         )
     return text
 
@@ -177,14 +177,14 @@ def check_file_names(names: Collection[str], what: str) -> None:
     >>> check_file_names(["a/1.png", "a/2\\r=cmd.png"], "folder:data")
     Traceback (most recent call last):
     fairweather.errors.InputError: folder:data has the file 'a/2\\r=cmd.png' with the character
-    U+000D in its name: rename it; control characters and what is no UTF-8 are not allowed in names
+    U+000D in its name: rename it; control characters and invalid UTF-8 are not allowed in names
     """
     if _IN_NO_FILE.search("".join(names)) is None:  # one search is faster than one for each name
         return
     name, match = next((name, match) for name in names if (match := _IN_NO_FILE.search(name)))
     raise InputError(
         f"{what} has the file {_quote(name)} with the character U+{ord(match[0]):04X} in its "
-        "name: rename it; control characters and what is no UTF-8 are not allowed in names"
+        "name: rename it; control characters and invalid UTF-8 are not allowed in names"
     )
 
 

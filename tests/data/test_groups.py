@@ -613,7 +613,7 @@ def test_clean_accuracy_is_told_with_what_counts_alike(run):
     folder = RunFolder(run.path)
     file = folder.predictions(next(iter(folder.record.models)), 0, "clean")
     line, *_ = clean_accuracy_lines(folder, file, "", grouping=read_grouping(folder))
-    assert " in 24 groups; images count alike" in line
+    assert " in 24 groups; images count equally" in line
 
 
 def test_verdicts_say_how_many_groups_their_images_come_in(run):
@@ -625,7 +625,7 @@ def test_verdicts_say_how_many_groups_their_images_come_in(run):
     ]
     said = "24 in the test set, 8 in site=A, 8 in site=B, 8 in site=C"
     assert summarize_verdicts(verdicts).endswith(
-        f"; images count alike, and belong to groups: {said}"
+        f"; images count equally, and belong to groups: {said}"
     )
 
 

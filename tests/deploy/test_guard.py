@@ -85,7 +85,7 @@ def saved(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("guards") / "guard"
     done = fairweather("guard", f"{trained}:basic:0", folder, *ASKED, "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert "risk <= 30 % with 80 % confidence" in done.stdout
+    assert "at most 30 % of the answers are wrong, with 80 % confidence" in done.stdout
     return folder
 
 
@@ -192,7 +192,7 @@ def test_a_guard_says_what_it_is(saved, trained):
     ]  # fmt: skip
     with pytest.raises(InputError, match="promises already"):
         fw.load_guard(saved, risk=0.1)
-    with pytest.raises(InputError, match="which risk"):
+    with pytest.raises(InputError, match="the risk is missing"):
         fw.load_guard(trained)
     with pytest.raises(InputError, match="no file or folder 'nothing'"):
         fw.load_guard("nothing")
@@ -801,14 +801,14 @@ def test_levels_of_shifts_are_counted_and_those_without_an_answer_told():
         return record.model_copy(update={"kept": kept}).lines()["shifted"]
 
     assert shifted(few, many, good) == (
-        "risk above 30 % at 2 of 3 levels of shifts; worst, many: 80 % [70 %, 100 %] of the "
+        "error rate above 30 % at 2 of 3 shifted levels; worst, many: 80 % [70 %, 100 %] of the "
         "answers are wrong, 90 % are answered"
     )
-    assert "at 1 of 3 levels of shifts, no answer at 1 of them; worst, few" in shifted(
+    assert "at 1 of 3 shifted levels, no answer at 1 of them; worst, few" in shifted(
         good, few, none
     )
     assert shifted(none, none) == (
-        "risk above 30 % at 0 of 2 levels of shifts, no answer at 2 of them"
+        "error rate above 30 % at 0 of 2 shifted levels, no answer at 2 of them"
     )
 
 
@@ -885,13 +885,13 @@ def test_the_output_says_what_counts_alike():
     record = guard_of(GuardOutputs(np.zeros((10, 3)), None)).record
     of_patients = record.fit.model_copy(update={"group": "patient"})
     for weigh, words in (
-        ("groups", "each patient counting alike: 1 validation images, one of each patient, "),
-        ("images", "each image counting alike: 1 validation images chose "),
+        ("groups", "each patient counting equally: 1 validation images, one of each patient, "),
+        ("images", "each image counting equally: 1 validation images chose "),
     ):
         promise = record.promise.model_copy(update={"weigh": weigh})
         told = record.model_copy(update={"promise": promise, "fit": of_patients}).lines()
         assert words in told["promised"]
-    assert "alike" not in record.lines()["promised"]
+    assert "equally" not in record.lines()["promised"]
 
 
 @pytest.mark.parametrize("weigh", ["groups", "images"])
@@ -1012,7 +1012,7 @@ def test_unlike_images_are_warned_of():
     guard = guard_of(drawn(generator, 300))
     moved = guard.likeness(drawn(generator, 100, moved=1.0))
     assert moved.unlike
-    assert "unlike the validation images (probabilities and features, p" in str(moved)
+    assert "differ from the validation images (probabilities and features, p" in str(moved)
     few = guard.likeness(drawn(generator, 5))
     assert not few.unlike
     assert "5 images are too few" in str(few)
@@ -1079,7 +1079,7 @@ def test_dark_images_are_warned_of(saved, pictures, tmp_path):
         "predict", saved, f"images:{tmp_path}", "--out", tmp_path / "x.csv", "--device", "cpu"
     )
     assert done.returncode == 0, done.stderr
-    assert "WARNING    these images are unlike the validation images" in done.stdout
+    assert "WARNING    these images differ from the validation images" in done.stdout
     assert "labels " not in done.stdout
 
 

@@ -157,7 +157,7 @@ def test_weights_outside_the_folder_are_found_wherever_they_stand(file, kind):
 
 @pytest.mark.parametrize("names", ['[null, "b", "c"]', '[["a"], "b", "c"]', "[true, false, true]"])
 def test_class_names_of_a_graph_are_text(file, names):
-    assert "which is no text" in refused(file(graph(*POOL, names=names)))
+    assert "which is not a text" in refused(file(graph(*POOL, names=names)))
 
 
 @pytest.mark.parametrize("names", ["[" * 5000, '{"a":' * 5000, "(" * 5000, "[" + "9" * 5000 + "]"])

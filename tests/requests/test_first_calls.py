@@ -277,7 +277,7 @@ def test_a_model_has_one_name_in_all_lines(data):
     [
         ("Mine", "title names one model"),
         ({"plan": "Plain"}, "'plan'; did you mean 'plain'"),
-        ({}, "title: there are none"),
+        ({}, "title must name at least one model"),
         ({"plain": "X", "mixup": "X"}, "title: plain and mixup are both called 'X'"),
         ({"plain": "mixup"}, "title: plain and mixup are both called 'mixup'"),
     ],

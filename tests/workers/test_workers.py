@@ -408,7 +408,7 @@ def test_a_worker_stops_if_the_run_is_begun_anew_meanwhile(study, tmp_path, monk
     monkeypatch.setattr(
         "fairweather.steps.dispatch.STEP_FUNCTIONS", {**steps.STEP_FUNCTIONS, "train": train_long}
     )
-    with pytest.raises(InputError, match="was begun anew with other settings"):
+    with pytest.raises(InputError, match="was started again with other settings"):
         fw.run(study, out=folder, device="cpu", worker=True)
     assert RunFolder(folder).steps() == []
 

@@ -146,7 +146,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
         elif entry.is_file():
             yield entry
         else:
-            raise InputError(f"{str(entry)!r} cannot be read: it is no file")
+            raise InputError(f"{str(entry)!r} cannot be read: it is not a file")
 
 
 # ---------------------------------------------------------------- csv:PATH

@@ -60,7 +60,7 @@ LARGEST_SIZE = 2**62  # no size of a tensor is larger; Python's own numbers have
 
 def _check_whole(value: object) -> int:
     if type(value) is not int or abs(value) > LARGEST_SIZE:  # nor a truth value
-        raise ValueError("it calculates with what is no size of a tensor")
+        raise ValueError("it calculates with a value that is not a size")
     return value
 
 
@@ -75,7 +75,7 @@ def _on_sizes(calculate: Callable[[int, int], int]) -> Callable[[object, object]
 
 def _get_item(values: object, place: object) -> Any:  # noqa: ANN401 - a value of a graph
     if not isinstance(values, list | tuple | torch.Tensor):
-        raise TypeError("it takes an item of what has none")
+        raise TypeError("it takes an item of a value without items")
     return values[_check_whole(place)]
 
 

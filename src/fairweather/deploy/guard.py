@@ -97,14 +97,13 @@ class Likeness(NamedTuple):
         if np.isnan(self.p):
             few = "1 image is" if self.images == 1 else f"{self.images} images are"
             return (
-                f"{few} too few to tell whether they are like the validation "
-                f"images: that takes {FEWEST_IMAGES}"
+                f"{few} too few to compare with the validation images: that takes {FEWEST_IMAGES}"
             )
         shown = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
         if self.unlike:
             return (
-                f"these images are unlike the validation images ({what}, {shown}): what is "
-                "promised need not hold for them"
+                f"these images differ from the validation images ({what}, {shown}): the error "
+                "limit need not hold for them"
             )
         few = ". Fewer than 100 images show only large differences" if self.images < 100 else ""
         return f"no significant difference from the validation images ({what}, {shown}){few}"

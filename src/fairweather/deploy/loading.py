@@ -68,8 +68,8 @@ def load_guard(
         if not split_model_name(str(source))[0].exists():
             raise InputError(f"there is no file or folder {str(source)!r}")
         raise InputError(
-            f"{source} is no saved guard: say which risk it is to keep, such as --risk 5%, or "
-            "risk=0.05 in Python"
+            f"{source} is not a saved guard, and the risk is missing: give the maximum error rate "
+            "of the answers, such as --risk 5%, or risk=0.05 in Python"
         )
     promise = make_promise(risk, confidence, coverage, weigh)
     model = open_run_model(str(source), offline=offline)

@@ -68,7 +68,7 @@ def check_weighing(model: RunModel, weigh: str | None) -> None:
     if weigh is not None and read_grouping(model.run, VAL) is None:
         raise InputError(
             f"weigh: {model.run.path} does not know which validation images belong together, so "
-            "that each counts alike: leave it out"
+            "that each counts equally: leave it out"
         )
 
 

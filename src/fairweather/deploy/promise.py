@@ -182,16 +182,16 @@ class GuardRecord(FrozenRecord):
         chosen_on, weighed = "validation images", ""
         if fit.group:
             alike = fit.group if promise.weigh == "groups" else "image"
-            weighed = f", each {alike} counting alike"
+            weighed = f", each {alike} counting equally"
             chosen_on += f", one of each {fit.group}," if promise.weigh == "groups" else ""
         lines = {
-            "promised": f"risk <= {_format_exact(promise.risk)} with "
-            f"{_format_exact(promise.certainty)} confidence, for images like those of "
-            f"validation{weighed}: {fit.images:,} {chosen_on} chose the threshold "
+            "promised": f"at most {_format_exact(promise.risk)} of the answers are wrong, with "
+            f"{_format_exact(promise.certainty)} confidence, for images like the validation "
+            f"images{weighed}: {fit.images:,} {chosen_on} chose the threshold "
             f"{fit.threshold:.4g}, and {fit.wrong:,} of their {fit.answered:,} answers are "
             f"wrong{CHOICE_TEXTS[fit.chose]}",
-            "sets": f"the set of an image holds its class for {_format_exact(promise.coverage)} of "
-            "such images, on average over draws of validation images",
+            "sets": f"the set of an image contains its class for {_format_exact(promise.coverage)} "
+            "of such images, on average over draws of validation images",
         }
         clean = [images for images in self.kept if images.images == CLEAN]
         if clean:
@@ -210,7 +210,7 @@ class GuardRecord(FrozenRecord):
         ]
         above = sum(value > self.promise.risk for _, value, _ in risks)
         risk = _format_exact(self.promise.risk)
-        text = f"risk above {risk} at {above} of {len(levels)} levels of shifts"
+        text = f"error rate above {risk} at {above} of {len(levels)} shifted levels"
         if silent := len(levels) - len(risks):
             text += f", no answer at {silent} of them"
         if not risks:

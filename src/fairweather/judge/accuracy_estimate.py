@@ -107,49 +107,42 @@ class AccuracyEstimate:
         lines = [*self._first(), self._unlike()]
         if self.like:
             right = _format_percent(self.like.accuracy)
-            lines.append(
-                f"They look most like {self.like.title}, of which it answered {right} right."
-            )
+            lines.append(f"They look most like {self.like.title}, where its accuracy was {right}.")
         if self.truth:
             value, low, high, _ = self.truth
             ends = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
-            lines.append(f"By their labels, {100 * value:.1f} % are answered right ({ends}).")
+            lines.append(f"Accuracy by their labels: {100 * value:.1f} % ({ends}).")
         return "\n".join([*lines, *self.notes, "", *self._table()])
 
     def _first(self) -> list[str]:
         who = f"{self.model}, seed {self.seed}, {self.images:,} images of {self.data}"
         if self.value is None or self.low is None:
-            return [f"How accurate it is cannot be told: {self.reason}.", f"({who})"]
+            return [f"No useful estimate: {self.reason}.", f"({who})"]
         title = next(method.title for method in self.methods if method.name == self.method)
-        behind = f"{self.shifts} known shifts ({self.cells} levels)"
+        behind = f"{self.shifts} tested shifts ({self.cells} levels)"
         if self.high is None:
-            range_ = f"down to {_format_percent(self.low)}; an extrapolation"
-            basis = (
-                f"The lower end is the worst under {behind} of that size, "
-                "of the accuracy there and of the error of such an estimate"
-            )
+            range_ = f"or as low as {_format_percent(self.low)}"
+            basis = f"The lower end is the worst that {behind} of that size suggest"
         else:
-            range_ = (
-                f"between {100 * self.low:.0f} and {_format_percent(self.high)}: an extrapolation"
-            )
-            basis = f"The range is how wrong this was under {behind}"
+            range_ = f"between {100 * self.low:.0f} and {_format_percent(self.high)}"
+            basis = f"The range is how wrong such estimates were under {behind}"
         return [
-            f"About {_format_percent(self.value)} of these images are answered right ({range_}).",
+            f"Estimated accuracy: {_format_percent(self.value)}, {range_} (an extrapolation).",
             f"({who}; by {title})",
-            f"{basis}; another change may be worse.",
+            f"{basis}. A new shift may be worse.",
             *self._evidence(),
         ]
 
     def _evidence(self) -> list[str]:
         """What the known shifts show, and what they do not."""
-        corrupted = "The known shifts are corruptions of the run's own test images"
+        corrupted = "The tested shifts are corruptions of the run's own test images"
         weak = f"{corrupted}: weak evidence about another hospital, camera or year."
         lines = [] if self.natural else [weak]
         if self.held is None or not self.held.told:
             return lines
         were = "was" if self.held.refused == 1 else "were"
         held = (
-            f"Made without the shift in question, such ranges held the accuracy in "
+            f"Made without the shift in question, such ranges contained the accuracy at "
             f"{self.held.held} of {self.held.told} levels"
             + (f", and {self.held.refused} {were} refused" if self.held.refused else "")
         )
@@ -160,7 +153,7 @@ class AccuracyEstimate:
 
     def _unlike(self) -> str:
         if math.isnan(self.unlike_p):
-            return "Whether the model sees them as it sees validation images cannot be told."
+            return "They were not compared with validation images: too few, or none are stored."
         parts = (
             [f"answers {format_p_value(self.outputs_p)}"] if not math.isnan(self.outputs_p) else []
         )
@@ -171,12 +164,12 @@ class AccuracyEstimate:
         )
         shown = f"{format_p_value(self.unlike_p)}: {', '.join(parts)}"
         if self.unlike_p < ALARM_LEVEL:
-            return f"The model sees them unlike its validation images (p {shown})."
-        return f"The model cannot tell them from its validation images (p {shown})."
+            return f"These images differ from the validation images (p {shown})."
+        return f"The test finds no difference from the validation images (p {shown})."
 
     def _table(self) -> list[str]:
         width = max(len(method.title) for method in self.methods)
-        lines = [f"{'method':<{width}}  estimate  off by, mean  off by, from .. to (points)"]
+        lines = [f"{'method':<{width}}  estimate    mean error  errors, from .. to (points)"]
         for method in self.methods:
             past = f"{'-':>12}  -"
             if not math.isnan(method.mean_error):

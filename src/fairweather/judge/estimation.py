@@ -58,12 +58,12 @@ from fairweather.types.record import CLEAN, ENSEMBLE, NATURAL, VAL
 FEWEST_IMAGES = 20
 Look = Callable[..., NetworkOutputs]  # `outputs_of` with the batch size and the device of the model
 OWN_TEST = (
-    "They are test images of the run itself: its clean cell was left out, and its shifts are "
-    "changes of these same images."
+    "They are test images of the run itself: its clean cell was left out, and its shifts change "
+    "these same images."
 )
 OWN_VALIDATION = (
-    "They are validation images of the run itself, on which the methods were fitted: on other "
-    "images they are off by more."
+    "They are validation images of the run itself, on which the methods were fitted. On other "
+    "images, estimates are less accurate."
 )
 OWN_OTHER = "They are other images that the run knows: {} was left out."
 
@@ -164,15 +164,15 @@ def _reason_against(new: NewImages, around: Cloud | None, past: PastErrors | Non
     shifts = 0 if past is None else len(past.shifts)
     if new.other_classes:
         return (
-            f"the classes of the images ({quote_names(new.other_classes)}) are not each one of the "
-            "model's by name"
+            f"the model does not have all classes of the images by name "
+            f"({quote_names(new.other_classes)})"
         )
     if around is None:
         return "the run has no predictions of validation images, or of one patient only"
     if shifts < FEWEST_SHIFTS:
         return (
-            f"the run knows {shifts} shifts, and {FEWEST_SHIFTS} are needed to see how wrong an "
-            "estimate may be"
+            f"an estimate needs {FEWEST_SHIFTS} tested shifts to show how wrong it may be, found "
+            f"{shifts}"
         )
     if len(new.images) < FEWEST_IMAGES:
         return f"there are {len(new.images)} images, and {FEWEST_IMAGES} are needed"
@@ -205,15 +205,15 @@ def _with_range(
     if bounds is None:
         return replace(
             estimate,
-            reason="the model's answers are like none that it gave for validation images or under "
-            "a shift that it was tested under",
+            reason="the model's answers resemble neither those for validation images nor those "
+            "under any tested shift",
         )
     if bounds.is_too_wide:
         lowest = f"{100 * bounds.low:.0f}"
-        which = f"down to {lowest}"
+        which = f"as low as {lowest} %"
         if bounds.high is not None:
-            which = f"from {lowest} to {100 * bounds.high:.0f}"
-        reason = f"anything {which} % would fit what was seen under known shifts"
+            which = f"anywhere from {lowest} to {100 * bounds.high:.0f} %"
+        reason = f"the accuracy could be {which}, by what was seen under tested shifts"
         return replace(estimate, reason=reason)
     held = past.held(
         np.stack([cell.estimates for cell in known]),

@@ -447,7 +447,7 @@ def notes(matched: MatchedStudy) -> list[str]:
         _uncertainty(matched),
         f"The intervals of calibration errors are {CORRECTED}. The values themselves, measured and "
         "published, are not corrected. So a small published error is more often above the interval "
-        "than below it, and a measured one may equal the end of its interval.",
+        "than below it, and a measured error may equal the end of its interval.",
         matched.study.note,
         *_model_notes(matched),
         *_other_labels(matched),

@@ -222,7 +222,7 @@ def select_conditions(rule: Rule, rows: ModelScores) -> list[ShiftLevel]:
         if rule.change:
             single = [condition for condition in single if condition.shift != CLEAN]
         if not single:
-            raise InputError(f"a {rule.change} needs shifted images, but the run has none")
+            raise InputError(f"a {rule.change} needs shifted images, which the run does not have")
         return single
     shift, sign, level = _split_cell(rule.cell)
     if rule.slice and shift.startswith(NATURAL):
@@ -525,7 +525,7 @@ def _select_unit(
     Raises `InputError` for the worst unit, which may be a different one for each number.
     """
     if name and name not in units:
-        raise InputError(f"a drop or a rise is of one unit, and {name} is none: name one of them")
+        raise InputError(f"a drop or a rise is of one unit, and {name} is not a unit: name one")
     if name:
         return units[name]
     whole = [table for unit, table in units.items() if is_of_all_units(unit)]

@@ -342,7 +342,7 @@ def _describe_left_out(verdicts: Sequence[Verdict]) -> str:
 def _describe_groups(verdicts: Sequence[Verdict]) -> str:
     counts = {name: count for verdict in verdicts for name, count in verdict.groups.items()}
     some = _first_names([f"{count:,} in {name}" for name, count in counts.items()])
-    return f"; images count alike, and belong to groups: {some}" if some else ""
+    return f"; images count equally, and belong to groups: {some}" if some else ""
 
 
 def _first_names(names: Sequence[str]) -> str:

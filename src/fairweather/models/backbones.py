@@ -99,7 +99,7 @@ def use_group_norm(network: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     }
     if not norms:
-        raise InputError(f"norm: group replaces batch norm, and {kind} has none")
+        raise InputError(f"norm: group replaces batch norm, which {kind} does not have")
     if others := {type(norm).__name__ for norm in norms.values() if type(norm) not in BATCH_NORMS}:
         known = ", ".join(norm.__name__ for norm in BATCH_NORMS)
         raise InputError(

@@ -544,7 +544,7 @@ def _describe_own_or_given(
     if given not in (None, NO_NORMALISATION):
         return describe_normalisation(given, "given")
     origin = (
-        "no normalisation: the graph has none, and mean and std were not given; images are in "
+        "no normalisation: the graph contains none, and mean and std were not given; images are in "
         f"[0, {scale}]"
     )
     return describe_normalisation(None, origin)

@@ -248,8 +248,8 @@ def _detect_probabilities(outputs: npt.NDArray[np.float64], place: str) -> Outpu
     span = f"{sums.min():.4g} to {sums.max():.4g}"
     if positive.all() and outputs.max() <= 1:
         raise InputError(
-            f"{place} has numbers in [0, 1] whose rows sum to {span}, so they are no probabilities "
-            f"of classes that exclude each other, or not all classes are there: {REMEDY}"
+            f"{place} has numbers in [0, 1] whose rows sum to {span}, so they are not "
+            f"probabilities of exclusive classes, or not all classes are there: {REMEDY}"
         )
     median_sum = float(np.median(sums[positive]))
     rounding = 0.0

@@ -175,7 +175,7 @@ def check_options(given: Mapping[str, object]) -> EvaluationOptions:
     options = read_options(EvaluationOptions, {**given, **root})
     titles = options.title
     if titles is not None and not titles:
-        raise InputError(f"title: there are none, found {titles!r}")
+        raise InputError(f"title must name at least one model, found {titles!r}")
     named = titles.values() if isinstance(titles, Mapping) else titles or ()
     for title in [named] if isinstance(named, str) else named:
         check_name(title, "the title")

@@ -214,7 +214,7 @@ def clean_accuracy_lines(
     ends = "no interval" if np.isnan(low) else f"{low:.1%}, {high:.1%}"
     lines = [
         f"clean          {which}accuracy {accuracy:.1%} [{ends}], n = {n:,}"
-        f"{f' in {grouping.count:,} groups; images count alike' if grouping else ''}"
+        f"{f' in {grouping.count:,} groups; images count equally' if grouping else ''}"
         f"{edges.get(accuracy, '')}"
     ]
     counts = np.bincount(predictions.labels)

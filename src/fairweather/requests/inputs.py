@@ -318,7 +318,8 @@ def check_has_validation(variants: Iterable[Variant], name: str, *, has_validati
     for variant in variants:
         if variant.post_hoc and not has_validation:
             raise InputError(
-                f"{variant.kind} is fitted on validation images, and {name} has none: {SPLIT_HINT}"
+                f"{variant.kind} is fitted on validation images, which {name} does not have: "
+                f"{SPLIT_HINT}"
             )
 
 

@@ -269,7 +269,7 @@ def _store_predictions(
         folder.write_predictions(step.leaves[0], predictions)
         note = f"{step.shift}: accuracy {np.mean(predictions.correct):.1%}"
     else:
-        assert isinstance(predictions, Predictions), "only classifiers are told from other data"
+        assert isinstance(predictions, Predictions), "only classifiers are scored on other data"
         folder.write_unlabelled(step.leaves[0], predictions)
         note = f"{step.images.data}: confidence {np.mean(predictions.confidence):.1%}"
     return plan.StepResult(note, halved_to=halved)

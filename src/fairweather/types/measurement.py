@@ -57,11 +57,11 @@ def parse_class_names(names: Sequence[object], what: str) -> tuple[str, ...]:
     ('cat', '7')
     >>> parse_class_names(["cat", None], "the file")
     Traceback (most recent call last):
-    fairweather.errors.InputError: the file has the class name None, which is no text
+    fairweather.errors.InputError: the file has the class name None, which is not a text
     """
     for name in names:
         if not isinstance(name, str | int) or isinstance(name, bool):
-            raise InputError(f"{what} has the class name {name!r:.60}, which is no text")
+            raise InputError(f"{what} has the class name {name!r:.60}, which is not a text")
     return tuple(str(name) for name in names)
 
 

@@ -45,7 +45,7 @@ class FittedParameters(FrozenRecord):
         classes.
         """
         if predictions.logits is None:
-            raise InputError("a calibration needs logits, but these predictions have none")
+            raise InputError("a calibration needs logits, which these predictions do not have")
         logits = self.change(predictions.logits)
         columns = self.columns(logits, predictions.labels, task)
         return predictions.with_columns(logits=logits, **columns)

@@ -434,7 +434,7 @@ class SharedSchedule(Schedule):
             before, after = (parse_record(text.decode(), RECORD) for text in (self._record, now))
             if before.lasting() != after.lasting():
                 raise InputError(
-                    f"the run in {self.run.path} was begun anew with other settings while this "
+                    f"the run in {self.run.path} was started again with other settings while this "
                     "worker was in it; give the command again to join"
                 )
             self._record = now

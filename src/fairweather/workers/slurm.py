@@ -522,8 +522,8 @@ def _work_as_job(assignment: Assignment, job: str) -> None:
         expected = _lasting_facts(assignment.record)
         if not folder.has_record or _lasting_facts(folder.record) != expected:
             raise InputError(
-                f"the run in {path} is not the one that job {job} was submitted for: it was begun "
-                "anew with other settings"
+                f"the run in {path} is not the one that job {job} was submitted for: it was "
+                "started again with other settings"
             )
 
     worker = assignment.worker(_print_event)

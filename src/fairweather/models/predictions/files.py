@@ -81,7 +81,7 @@ def list_in_memory(content: object) -> list[PredictionSource]:
     """Take a table or an array, or several by names of the form `MODEL[-seedN][-SHIFT,LEVEL]`."""
     several = content if isinstance(content, Mapping) else {"predictions": content}
     if not several:
-        raise InputError("predictions: there are none")
+        raise InputError("predictions is empty: give at least one table")
     return _check_distinct_sources(
         parse_name(str(name), table, f"predictions {name!r}" if len(several) > 1 else "predictions")
         for name, table in several.items()

@@ -248,7 +248,9 @@ def read_column(values: object, place: str) -> Column:
             with suppress(UnicodeDecodeError):  # what is no UTF-8 is no name
                 text = value.decode()
         if isinstance(text, bool) or not isinstance(text, str | int) or text == "":
-            raise InputError(f"{place} has {text!r:.60} in row {row}, which is no name or number")
+            raise InputError(
+                f"{place} has {text!r:.60} in row {row}, which is neither a name nor a number"
+            )
         texts.append(str(text))
     if all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in texts):
         return np.array(texts, dtype=np.int64)
@@ -469,7 +471,7 @@ def _read_npz(path: Path, place: str) -> Arrays:
         raise InputError(f"{place} cannot be read: {first_line(error)}") from None
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise InputError(f"{place} cannot be read: {name} in it is no array")
+            raise InputError(f"{place} cannot be read: {name} in it is not an array")
     return arrays
 
 
