@@ -31,15 +31,10 @@ BANNED = {
 NOT_YET = {
     "README.md",
     "docs/extend.md",
-    "docs/medical.md",
     "docs/patients.md",
-    "docs/pretraining.md",
-    "docs/recipes.md",
     "docs/reliability.md",
     "docs/report.md",
     "docs/studies.md",
-    "docs/study.md",
-    "docs/tracking.md",
     "fairweather evaluate --help",
     "fairweather guard --help",
     "fairweather plan --help",
@@ -71,8 +66,6 @@ NOT_YET = {
 GUIDES_TOO_LONG = {
     "extend",
     "patients",
-    "pretraining",
-    "recipes",
     "reliability",
     "report",
 }
