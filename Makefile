@@ -1,9 +1,9 @@
-# `make demo` shows what fairweather does; `make test`, `make check` and `make docs` keep it right.
+# `make demo` shows in a minute what fairweather does; `make test`, `make check` and `make docs` keep it right.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-avx2 lowest nightly check docs format bench coverage clean
+.PHONY: demo quickstart test test-avx2 lowest nightly check docs format bench coverage clean
 
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
 REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
@@ -17,6 +17,10 @@ $(VENV)/.installed-%: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed-demo
+	$(BIN)/fairweather demo
+
+# A study of three recipes, trained with three seeds each: minutes.
+quickstart: $(VENV)/.installed-demo
 	$(BIN)/fairweather run quickstart
 
 # Small tensors need one thread, and a module is compiled once for the processes that tests start.

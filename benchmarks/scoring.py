@@ -78,7 +78,7 @@ def measure_error(images, resamples):
 
 def exact_estimates(predictions, weights):
     shortcuts = (
-        (intervals, "MOST_GROUPS"),
+        (intervals, "MOST_LEVELS"),
         (intervals, "MOST_IMAGES_OF_FLOAT64"),
     )
     kept = [getattr(module, name) for module, name in shortcuts]

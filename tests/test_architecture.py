@@ -30,7 +30,7 @@ MAY_IMPORT = {
 MAY_IMPORT["steps"] = set(MAY_IMPORT) - {"share"}
 MAY_IMPORT["workers"] = LEAVES | {"report", "runs", "steps", "training"}
 MAY_IMPORT["judge"] = MAY_IMPORT["deploy"] = MAY_IMPORT["steps"] | {"steps"}
-MAY_IMPORT["requests"] = MAY_IMPORT["steps"] | {"steps", "workers"}
+MAY_IMPORT["requests"] = MAY_IMPORT["steps"] | {"share", "steps", "workers"}
 MAY_IMPORT["cli"] = set(MAY_IMPORT)
 # Each becomes a run in its own way; what they have in common is `inputs` and `execution`.
 REQUESTS = (

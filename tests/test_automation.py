@@ -65,7 +65,7 @@ def test_the_action_fails_a_job_whose_run_breaks_a_rule(run, tmp_path):
     done = check_step(run, f"{KEPT}\n{BROKEN}", tmp_path)
     assert done.returncode == 1
     assert "1 of 2 checks failed" in done.stdout
-    assert f"FAILED  basic: {BROKEN}" in (tmp_path / "summary.md").read_text()
+    assert f"failed  basic: {BROKEN}" in (tmp_path / "summary.md").read_text()
 
 
 def test_the_action_takes_a_file_of_rules_and_judges_the_value_if_asked(run, tmp_path):
@@ -132,7 +132,7 @@ def test_the_fixture_passes_a_run_that_keeps_its_rules_and_fails_another_with_th
     assert done.returncode == 1
     assert "1 failed, 1 passed" in done.stdout
     assert "FAILED test_bad.py::test_the_bad" in done.stdout
-    assert re.search(rf"FAILED  basic: {re.escape(BROKEN)} +0\.9000  0\.8600", done.stdout)
+    assert re.search(rf"failed  basic: {re.escape(BROKEN)} +90\.00%  86\.00%", done.stdout)
     assert "1 of 1 checks failed" in done.stdout
     assert "pytest_plugin.py" not in done.stdout  # no traceback through our code
 

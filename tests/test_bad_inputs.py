@@ -203,7 +203,7 @@ def refused(place, monkeypatch, capfd):
     return run
 
 
-EVALUATE = ("evaluate", "python:model.py:make", "folder:data", "--shifts", "gamma: 2", "--quiet")
+EVALUATE = ("evaluate", "python:model.py:make", "folder:data", "--shift", "gamma: 2", "--quiet")
 
 
 @pytest.mark.parametrize("name", UNSHOWABLE)
@@ -496,15 +496,15 @@ FROM_SCRATCH = ("evaluate", "timm:test_resnet", "folder:data", "--weights", "non
         ((*FROM_SCRATCH, "--mean", "nan,0.5,0.5", "--std", "1,1,1"), "mean"),
         ((*FROM_SCRATCH, "--input-size", "1000000000"), "input_size"),
         ((*FROM_SCRATCH, "--size", "1000000000"), "size"),
-        ((*FROM_SCRATCH, "--labels", "laughs.yaml"), "1,000,000 values"),
-        ((*FROM_SCRATCH, "--labels", "deep.json"), "nested too deeply"),
-        ((*FROM_SCRATCH, "--labels", "digits.json"), "JSON"),
+        ((*FROM_SCRATCH, "--class-map", "laughs.yaml"), "1,000,000 values"),
+        ((*FROM_SCRATCH, "--class-map", "deep.json"), "nested too deeply"),
+        ((*FROM_SCRATCH, "--class-map", "digits.json"), "JSON"),
         ((*FROM_SCRATCH, "--priors", "laughs.yaml"), "1,000,000 values"),
-        ((*FROM_SCRATCH, "--shifts", "quick,x=1"), "no parameters"),
-        ((*FROM_SCRATCH, "--shifts", "gamma,exponent=1e999"), "too large"),
-        ((*FROM_SCRATCH, "--shifts", "gamma,exponent=" + "9" * 5000), "too large"),
-        ((*FROM_SCRATCH, "--shifts", "gaussian_blur,sigma=1,kernel_size=1000000001"), "8001"),
-        ((*FROM_SCRATCH, "--shifts", "pgd,epsilon=0.1,steps=1000000000"), "steps"),
+        ((*FROM_SCRATCH, "--shift", "quick,x=1"), "no parameters"),
+        ((*FROM_SCRATCH, "--shift", "gamma,exponent=1e999"), "too large"),
+        ((*FROM_SCRATCH, "--shift", "gamma,exponent=" + "9" * 5000), "too large"),
+        ((*FROM_SCRATCH, "--shift", "gaussian_blur,sigma=1,kernel_size=1000000001"), "8001"),
+        ((*FROM_SCRATCH, "--shift", "pgd,epsilon=0.1,steps=1000000000"), "steps"),
         ((*FROM_SCRATCH[:3], "--weights", "https://me:secret@example.org/a.pt"), "password"),
         ((*FROM_SCRATCH[:3], "--weights", "http://example.org/a.pt"), "plain http"),
         (("run", "laughs.yaml"), "1,000,000 values"),
@@ -556,11 +556,11 @@ TWO = f"https://example.org/,images={SECRET}"  # without a blank between them
             (*EVALUATE, option, SECRET)
             for option in (
                 *(
-                    "--labels",
+                    "--class-map",
                     "--priors",
                     "--data-root",
                     "--ood",
-                    "--shifts",
+                    "--shift",
                     "--track",
                     "--nothing",
                 ),
@@ -568,7 +568,7 @@ TWO = f"https://example.org/,images={SECRET}"  # without a blank between them
             )
         ),
         (*EVALUATE, "--metadata", SECRET, "--group", "patient"),
-        (*EVALUATE, "--shifts", SECRET),
+        (*EVALUATE, "--shift", SECRET),
         (*EVALUATE, "--out", SECRET),
         ("run", "study.yaml", "--out", SECRET),
         ("run", SECRET),
@@ -580,7 +580,7 @@ TWO = f"https://example.org/,images={SECRET}"  # without a blank between them
             for command in ("run", "plan")
             for address in (SECRET, "https://me:c@ret@example.org/a.pt")
         ),
-        *((*EVALUATE, option, TWO) for option in ("--shifts", "--weights")),
+        *((*EVALUATE, option, TWO) for option in ("--shift", "--weights")),
         (*EVALUATE[:2], f"csv:{TWO}"),
         ("evaluate", f"predictions:{TWO}"),
         ("compare", SECRET, "paper"),

@@ -221,7 +221,7 @@ def test_the_study_of_the_manual_is_valid(tmp_path):
     (text,), (more,) = blocks(page("study"), "yaml"), blocks(page("study"), "yml")
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    study = load_study(path, ["recipe.epochs=2"], only=["pretrained"])
+    study = load_study(path, ["recipe.epochs=2"], models=["pretrained"])
     assert study.models["pretrained"].recipe.epochs == 2
     assert len(study.all_shifts()) == 9 + 15 + 2
     path.write_text(dump_yaml({**parse_yaml(text), **parse_yaml(more)}))

@@ -125,7 +125,7 @@ def test_what_no_step_wrote_is_not_read(run):
 def test_check_ends_with_2_on_damage_and_1_on_a_broken_rule(run, tmp_path):
     report = tmp_path / "check.xml"
     broken = fairweather("check", run.path, RULE)
-    assert (broken.returncode, broken.stderr) == (1, "")
+    assert (broken.returncode, broken.stderr) == (1, f"next    fairweather report {run.path}\n")
     improve(run.path / "scores.csv")
     damaged = fairweather("check", run.path, RULE, "--junit", report)
     assert (damaged.returncode, damaged.stdout) == (2, "")
@@ -155,13 +155,13 @@ def test_a_reader_that_stops_early_changes_no_verdict(run):
         command = [sys.executable, "-m", "fairweather", "check", str(run.path), rule]
         with started(command, begin, stderr=subprocess.PIPE) as process:
             process.stdout.close()
-            assert process.stderr.read() == ""
+            assert process.stderr.read() == f"next    fairweather report {run.path}\n"
         assert process.returncode == status
 
 
 def test_the_help_says_what_the_status_means():
     done = CliRunner().invoke(cli.app, ["check", "--help"], env={"COLUMNS": "200"})
-    for words in ("status 1", "status is 2", "70"):
+    for words in ("status 1", "Status 2", "70"):
         assert words in done.output
 
 

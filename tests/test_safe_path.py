@@ -84,7 +84,7 @@ def command(trap, *words):
 @pytest.mark.nightly
 def test_an_evaluation_in_several_processes_imports_nothing_from_the_current_folder(trap):
     write_pictures(trap, test=4)
-    words = ("--jobs", 2, "--workers", 2, "--shifts", "gamma,exponent=2", "--bootstrap", 100)
+    words = ("--jobs", 2, "--shift-processes", 2, "--shift", "gamma,exponent=2", "--bootstrap", 100)
     done, ran = command(trap, "evaluate", write_model(trap.parent), "folder:.", *words)
     assert (done.returncode, ran) == (0, []), done.stderr
     assert (trap.parent / "run" / "report.html").exists()

@@ -30,20 +30,8 @@ BANNED = {
 # Not rewritten yet. This list only shrinks: a place on it that is clean fails too.
 NOT_YET = {
     "README.md",
-    "docs/patients.md",
     "docs/report.md",
-    "docs/studies.md",
     "fairweather evaluate --help",
-    "fairweather guard --help",
-    "fairweather plan --help",
-    "fairweather predict --help",
-    "fairweather run --help",
-    "results/augmentations/README.md",
-    "results/design-choices/README.md",
-    "results/fashion-mnist/README.md",
-    "results/oxford-pets/README.md",
-    "results/ssl-vs-supervised/README.md",
-    "src/fairweather/cli/deploy.py",
     "src/fairweather/cli/runs.py",
     "src/fairweather/report/contents.py",
     "src/fairweather/report/joint_runs.py",
@@ -57,12 +45,10 @@ NOT_YET = {
     "src/fairweather/report/summary.py",
     "src/fairweather/report/tables.py",
     "src/fairweather/requests/evaluation/run.py",
-    "src/fairweather/requests/evaluation_options.py",
     "src/fairweather/types/options.py",
     "src/fairweather/workers/options.py",
 }
 GUIDES_TOO_LONG = {
-    "patients",
     "report",
 }
 

@@ -24,6 +24,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import fairweather
 import fairweather.metrics
+from fairweather.cli.help import DocumentedCommand
 from fairweather.metrics.metric import FEWEST_OF_CLASS
 from notebook import Code, Markdown, Output, run_cells, split_cells
 from search import Ranking, with_entries, wrong_answers
@@ -88,22 +89,21 @@ class CommandLine(Sections):
         found = typer.main.get_command(app)
         return [self._command(name, each) for name, each in found.commands.items()]
 
-    def _command(self, name: str, command: typer.core.TyperCommand) -> nodes.section:
-        context = typer.Context(command, info_name=f"fairweather {name}")
+    def _command(self, name: str, command: DocumentedCommand) -> nodes.section:
+        with command.make_context(f"fairweather {name}", [], resilient_parsing=True) as context:
+            usage, panels = command.usage(context), command.panels(context)
         made = self.section(f"fairweather {name}", f"fairweather-{name}", code=True)
-        usage = " ".join(command.collect_usage_pieces(context))
-        made += nodes.literal_block(
-            text=f"fairweather {name} {usage}", language="text", classes=["highlight"]
-        )
-        made += [paragraph(" ".join(part.split())) for part in (command.help or "").split("\n\n")]
-        rows = []
-        for parameter in command.get_params(context):
-            if parameter.name == "help" or getattr(parameter, "hidden", False):
-                continue
-            record = parameter.get_help_record(context)
-            names, said = record or (parameter.human_readable_name, parameter.help or "")
-            rows.append([[nodes.literal(text=names.strip())], text_with_code(said)])
-        made += table(["argument or option", "meaning"], rows)
+        paragraphs, examples = command.explained()
+        made += map(paragraph, paragraphs)
+        for text in ("\n".join(examples), f"fairweather {name} {usage}"):
+            made += nodes.literal_block(text=text, language="text", classes=["highlight"])
+        for title, rows in panels.items():
+            cells = [
+                [[nodes.literal(text=names)], text_with_code(said)]
+                for names, said in rows
+                if "--help" not in names
+            ]
+            made += [table([title, "meaning"], cells)] * bool(cells)
         return made
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fairweather.models.opening import load_model as load_model
     from fairweather.report.contact_sheet import preview as preview
     from fairweather.report.finished_run import Run as Run
+    from fairweather.requests.demonstration import demo as demo
     from fairweather.requests.evaluation.run import evaluate as evaluate
     from fairweather.requests.seeds.joining import join_seeds as join_seeds
     from fairweather.requests.seeds.joining import pack_run as pack_run
@@ -65,6 +66,7 @@ _HOME = {
     "Shift": "types.measurement",
     "compare_runs": "judge.comparison",
     "compare_with_published": "judge.published",
+    "demo": "requests.demonstration",
     "estimate": "judge.estimation",
     "evaluate": "requests.evaluation.run",
     "export": "share.export",

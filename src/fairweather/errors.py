@@ -46,9 +46,22 @@ LISTED_BY: Mapping[str, str] = {
 RENAMED: Mapping[str, str] = {
     "--cluster": "--group",
     "--allow-shared-clusters": "--allow-shared-groups",
+    "--as": "--match",
+    "--as-seeds": "--join-seeds",
+    "--labels": "--class-map",
+    "--networks": "--models-in-memory",
+    "--only": "--model",
+    "--seed": "--shift-seed",
+    "--shifts": "--shift",
+    "--steps": "--worker",
+    "--suite": "--shift",
+    "--workers": "--shift-processes",
     "cluster": "group",
     "allow_shared_clusters": "allow_shared_groups",
     "clusters": "groups",  # of `weigh`
+    "networks": "models_in_memory",
+    "workers": "shift_processes",
+    "Clusters": "Grouping",
 }
 
 

@@ -126,7 +126,7 @@ def _show_when_slow() -> Iterator[Notify]:
 
         def tell(event: Event) -> None:
             if not shown and time.monotonic() - began >= SOON:
-                bars = _notebook_bars(say) if notebook else display(say, every_step=False)
+                bars = _notebook_bars(say) if notebook else display(say, every_stage=False)
                 shown.append(stack.enter_context(bars))
             if shown:
                 shown[0](event)
@@ -143,19 +143,19 @@ def _is_notebook() -> bool:
 
 
 @contextmanager
-def display(say: Say, *, every_step: bool) -> Iterator[Notify]:
+def display(say: Say, *, every_stage: bool) -> Iterator[Notify]:
     """Show a bar for every task on a terminal; elsewhere print plain lines; both on stderr.
 
     Args:
         say: called with the lines that a person should read.
-        every_step: print a line for every finished step too, where there is no terminal.
+        every_stage: print a line for every stage of a run too, where there is no terminal.
     """
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _PlainLines(say, every_step=every_step)
+        yield _PlainLines(say, every_stage=every_stage)
         return
     with Progress(*_progress_columns(console.width), console=console, expand=True) as bars:
         yield _ProgressBars(bars, say)
@@ -236,10 +236,11 @@ def _progress_columns(width: int) -> list[ProgressColumn]:
 
 
 class _PlainLines:
-    """Print one line a minute about what takes long, or also one for every finished step."""
+    """Print a line a minute, and maybe one when the first step of a stage is finished."""
 
-    def __init__(self, say: Say, *, every_step: bool) -> None:
-        self.say, self.every_step = say, every_step
+    def __init__(self, say: Say, *, every_stage: bool) -> None:
+        self.say, self.every_stage = say, every_stage
+        self.stages: set[str] = set()
         self.printed = time.monotonic()
         self.began: dict[str, tuple[float, float]] = {}  # by task: when, and what was done then
 
@@ -249,8 +250,10 @@ class _PlainLines:
         now = time.monotonic()
         soon = now - self.printed < BETWEEN_LINES
         if event.finished is not None:
-            if soon and not self.every_step:
+            stage = event.finished.label.partition(" ")[0]  # train, predict, fit, score, ...
+            if soon and (stage in self.stages or not self.every_stage):
                 return
+            self.stages.add(stage)
             line = finished_line(event.finished, event.done, event.total)
         elif event.line or event.total is None or event.done >= event.total:
             return

@@ -132,10 +132,13 @@ def test_mistakes_are_one_sentence(written, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["preview"], "--suite NAME, or --shift NAME"),
-        (["preview", "--suite", "quik"], "unknown suite 'quik'; did you mean 'quick'"),
+        (["preview"], "name at least one shift, such as --shift quick"),
+        (
+            ["preview", "--shift", "quik"],
+            "unknown suite, shift or attack 'quik'; did you mean 'quick'",
+        ),
         (["export", "mnist5k", "--out", "x", "--shift", PGD], "pgd is an attack"),
-        (["evaluate", "timm:test_resnet", "mnist5k", "--shifts", "quick,x=1"], "no parameters"),
+        (["evaluate", "timm:test_resnet", "mnist5k", "--shift", "quick,x=1"], "no parameters"),
     ],
 )
 def test_commands_say_what_is_wrong_and_write_nothing(arguments, words, tmp_path):

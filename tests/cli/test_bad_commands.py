@@ -420,7 +420,7 @@ def elsewhere(world, loading):
 # ---------------------------------------------------------------- the table
 
 MODEL = "evaluate python:model.py:make"
-ON = "folder:data --shifts clean --quiet"
+ON = "folder:data --shift clean --quiet"
 HUGE = "9" * 5000
 
 
@@ -440,7 +440,7 @@ def network(text, words):
 
 def data_file(name, content, words, form="{}"):
     return (
-        f"{MODEL} {form.format(name)} --shifts clean --quiet",
+        f"{MODEL} {form.format(name)} --shift clean --quiet",
         words,
         {name.split(":")[1].split(",")[0]: content},
     )
@@ -463,7 +463,7 @@ def model(source, words, **files):
 
 
 def table(text, words, name="bad.csv"):
-    return f"{MODEL} csv:{name} --shifts clean --quiet", words, {name: text}
+    return f"{MODEL} csv:{name} --shift clean --quiet", words, {name: text}
 
 
 def facts(text, words, more="--group patient", name="facts.csv"):
@@ -509,7 +509,7 @@ ROWS = {
         ("run study.yaml --seeds 3,3", "seeds", {}),
         ("run study.yaml --seeds -1,", "seeds", {}),
         (f"run study.yaml --seeds {HUGE}", "seeds", {}),
-        ("run study.yaml --only b", "unknown model 'b'", {}),
+        ("run study.yaml --model b", "unknown model 'b'", {}),
         ("run study.yaml --set recipe", "--set", {}),
         ("run study.yaml --set recipe..epochs=2", "--set", {}),
         ("run study.yaml --set recipe.epochs=[", "recipe.epochs=[", {}),
@@ -518,7 +518,7 @@ ROWS = {
         ("run study.yaml --executor magic", "magic", {}),
         ("run study.yaml --gpus 2", "needs executor slurm", {}),
         ("run study.yaml --executor slurm --time soon", "found 'soon'", {}),
-        ("run study.yaml --steps 2/3", "--steps is gone: give the command with --worker", {}),
+        ("run study.yaml --steps 2/3", "--steps is now called --worker", {}),
         ("run study.yaml --strategy magic", "magic", {}),
         ("run study.yaml --track nowhere", "nowhere", {}),
     ],
@@ -607,40 +607,40 @@ ROWS = {
         study(STUDY.replace("folder:data", "images:plain"), "unlabelled"),
     ],
     "data": [
-        (f"{MODEL} nonsense --shifts clean", "nonsense", {}),
-        (f"{MODEL} data --shifts clean", "folder:data", {}),
-        (f"{MODEL} folder: --shifts clean", "folder:PATH", {}),
-        (f"{MODEL} folder --shifts clean", "folder:PATH", {}),
-        (f"{MODEL} folder:nowhere --shifts clean", "nowhere", {}),
-        (f"{MODEL} folder:study.yaml --shifts clean", "study.yaml", {}),
-        (f"{MODEL} folder:plain --shifts clean", "plain", {}),
-        (f"{MODEL} images:plain --shifts clean", "images:plain", {}),
-        (f"{MODEL} folder:~nobody-at-all/x --shifts clean", "without a home folder", {}),
-        (f"{MODEL} mnist5k@64 --shifts clean", "MedMNIST", {}),
-        (f"{MODEL} pathmnist@65 --shifts clean --offline", "no resolution 65", {}),
-        (f"{MODEL} pathmnist --shifts clean --offline", "pathmnist", {}),
-        (f"{MODEL} cifar10 --shifts clean --offline", "cifar", {}),
-        (f"{MODEL} cifar10 --data-root plain --shifts clean", "plain", {}),
-        (f"{MODEL} imagenet-c:data --shifts clean", "imagenet-c", {}),
-        (f"{MODEL} cifar-10-c:data --shifts clean", "cifar-10-c", {}),
-        (f"{MODEL} folder:data --data-root nowhere --shifts clean", "nowhere", {}),
+        (f"{MODEL} nonsense --shift clean", "nonsense", {}),
+        (f"{MODEL} data --shift clean", "folder:data", {}),
+        (f"{MODEL} folder: --shift clean", "folder:PATH", {}),
+        (f"{MODEL} folder --shift clean", "folder:PATH", {}),
+        (f"{MODEL} folder:nowhere --shift clean", "nowhere", {}),
+        (f"{MODEL} folder:study.yaml --shift clean", "study.yaml", {}),
+        (f"{MODEL} folder:plain --shift clean", "plain", {}),
+        (f"{MODEL} images:plain --shift clean", "images:plain", {}),
+        (f"{MODEL} folder:~nobody-at-all/x --shift clean", "without a home folder", {}),
+        (f"{MODEL} mnist5k@64 --shift clean", "MedMNIST", {}),
+        (f"{MODEL} pathmnist@65 --shift clean --offline", "no resolution 65", {}),
+        (f"{MODEL} pathmnist --shift clean --offline", "pathmnist", {}),
+        (f"{MODEL} cifar10 --shift clean --offline", "cifar", {}),
+        (f"{MODEL} cifar10 --data-root plain --shift clean", "plain", {}),
+        (f"{MODEL} imagenet-c:data --shift clean", "imagenet-c", {}),
+        (f"{MODEL} cifar-10-c:data --shift clean", "cifar-10-c", {}),
+        (f"{MODEL} folder:data --data-root nowhere --shift clean", "nowhere", {}),
         data_file("folder:bad/a/0.png", "no picture", "0.png", "folder:bad"),
         data_file("folder:bad/a/0.png", b"", "0.png", "folder:bad"),
         data_file("folder:bad/a/0.png", picture()[:40], "0.png", "folder:bad"),
         data_file("folder:bad/a/0.png", picture("GIF")[:20], "0.png", "folder:bad"),
         data_file("folder:bad/a/0.png", bomb(), "exceeds limit", "folder:bad"),
         (
-            f"{MODEL} folder:bad --shifts clean",
+            f"{MODEL} folder:bad --shift clean",
             "bad/b/0.png has 16 x 17",
             {"bad/a/0.png": picture(), "bad/b/0.png": picture(size=(17, 16))},
         ),
         (
-            f"{MODEL} folder:bad --shifts clean",
+            f"{MODEL} folder:bad --shift clean",
             "none for test",
             {"bad/train/a/0.png": picture(), "bad/train/b/0.png": picture()},
         ),
         (
-            f"{MODEL} folder:bad --shifts clean",
+            f"{MODEL} folder:bad --shift clean",
             "empty",
             {"bad/a/.hidden": "", "bad/b/0.png": picture()},
         ),
@@ -689,7 +689,7 @@ ROWS = {
         data_file("parquet:bad.parquet", pictures(features(names=[1, None, {}])), "class"),
         data_file("parquet:bad.parquet", pictures(features(names=["a", "a", "b"])), "two classes"),
         data_file("parquet:bad.parquet", parquet(image=[], label=[]), "bad.parquet"),
-        ("evaluate python:model.py:make csv:no.csv --shifts clean", "no.csv", {}),
+        ("evaluate python:model.py:make csv:no.csv --shift clean", "no.csv", {}),
         table("", "bad.csv"),
         table(b"\xff\xfe\0", "bad.csv"),
         table("file,label\n", "no rows"),
@@ -704,14 +704,14 @@ ROWS = {
         table("file,label\ndata/a/0.png\n", "line 2"),
         table('file,label\n"data/a/0.png,a\n', "bad.csv"),
         table("file,label\ndata/a/0.png,\x1b[2J\ndata/b/0.png,b\n", "U+001B"),
-        (f"{MODEL} csv:bad.csv,lable=x --shifts clean", "lable", {"bad.csv": FILES}),
+        (f"{MODEL} csv:bad.csv,lable=x --shift clean", "lable", {"bad.csv": FILES}),
         (
-            f"{MODEL} csv:bad.csv,label=x --shifts clean",
+            f"{MODEL} csv:bad.csv,label=x --shift clean",
             "column of 'bad.csv' 'x'",
             {"bad.csv": FILES},
         ),
-        (f"{MODEL} csv:bad.csv,images=nowhere --shifts clean", "nowhere", {"bad.csv": FILES}),
-        (f"{MODEL} csv:data --shifts clean", "'data' is a folder", {}),
+        (f"{MODEL} csv:bad.csv,images=nowhere --shift clean", "nowhere", {"bad.csv": FILES}),
+        (f"{MODEL} csv:data --shift clean", "'data' is a folder", {}),
     ],
     "options of an evaluation": [
         option("--size 4", "found 4"),
@@ -728,7 +728,7 @@ ROWS = {
         option("--bootstrap 1000000000", "bootstrap"),
         option("--threads 0", "threads"),
         option("--jobs 0", "jobs must be"),
-        option("--workers -1", "workers"),
+        option("--shift-processes -1", "shift_processes"),
         option("--device cuda:99", "'cuda:99'"),
         option("--device gpu", "device 'gpu'"),
         option("--outputs maybe", "maybe"),
@@ -759,26 +759,26 @@ ROWS = {
         option("--label-column x", "label_column"),
         option("--model python:model.py:five", "5 outputs"),
         option("--model nonsense", "nonsense"),
-        option("--labels no.yaml", "no.yaml"),
-        option("--labels bad.txt", "'.txt'", bad_txt="a: 0"),
-        option("--labels bad.yaml", "bad.yaml", bad_yaml=""),
-        option("--labels bad.yaml", "bad.yaml", bad_yaml="- a"),
-        option("--labels bad.yaml", "in the labels, 'd'", bad_yaml="{a: 0, b: 1, d: 2}"),
-        option("--labels bad.yaml", "without one are 'c'", bad_yaml="{a: 0, b: 1}"),
-        option("--labels bad.yaml", "output 9", bad_yaml="{a: 0, b: 1, c: 9}"),
+        option("--class-map no.yaml", "no.yaml"),
+        option("--class-map bad.txt", "'.txt'", bad_txt="a: 0"),
+        option("--class-map bad.yaml", "bad.yaml", bad_yaml=""),
+        option("--class-map bad.yaml", "bad.yaml", bad_yaml="- a"),
+        option("--class-map bad.yaml", "in class_map, 'd'", bad_yaml="{a: 0, b: 1, d: 2}"),
+        option("--class-map bad.yaml", "without one are 'c'", bad_yaml="{a: 0, b: 1}"),
+        option("--class-map bad.yaml", "output 9", bad_yaml="{a: 0, b: 1, c: 9}"),
         option(
-            "--labels bad.yaml",
+            "--class-map bad.yaml",
             "output 0 of the model is used for 'a' and 'b'",
             bad_yaml="{a: 0, b: 0, c: 2}",
         ),
-        option("--labels bad.yaml", "for the class 'a'", bad_yaml="{a: {x: 1}, b: 1, c: 2}"),
-        option("--labels bad.yaml", "for the class 'a'", bad_yaml="{a: [], b: 1, c: 2}"),
-        option("--labels bad.json", "bad.json", bad_json="{"),
-        option("--labels bad.json", "bad.json", bad_json=b"\xff"),
-        option("--labels bad.json", "twice", bad_json='{"a": 0, "a": 1, "b": 1, "c": 2}'),
-        option("--labels bad.csv", "bad.csv", bad_csv="a\n"),
-        option("--labels bad.csv", "bad.csv", bad_csv=b"\xff\xfe"),
-        option("--labels bad.csv", "the class 'a' twice", bad_csv="a,0\na,1\nb,1\nc,2\n"),
+        option("--class-map bad.yaml", "for the class 'a'", bad_yaml="{a: {x: 1}, b: 1, c: 2}"),
+        option("--class-map bad.yaml", "for the class 'a'", bad_yaml="{a: [], b: 1, c: 2}"),
+        option("--class-map bad.json", "bad.json", bad_json="{"),
+        option("--class-map bad.json", "bad.json", bad_json=b"\xff"),
+        option("--class-map bad.json", "twice", bad_json='{"a": 0, "a": 1, "b": 1, "c": 2}'),
+        option("--class-map bad.csv", "bad.csv", bad_csv="a\n"),
+        option("--class-map bad.csv", "bad.csv", bad_csv=b"\xff\xfe"),
+        option("--class-map bad.csv", "the class 'a' twice", bad_csv="a,0\na,1\nb,1\nc,2\n"),
         option("--priors no.yaml", "no.yaml"),
         option("--priors bad.yaml", "bad.yaml", bad_yaml="3"),
         option("--priors bad.yaml", "in the priors 'x' 'd'", bad_yaml="x: {d: 0.5}"),
@@ -811,7 +811,7 @@ ROWS = {
     ],
     "shifts": [
         *(
-            (f"{MODEL} folder:data --shifts {shlex.quote(text)}", words, {})
+            (f"{MODEL} folder:data --shift {shlex.quote(text)}", words, {})
             for text, words in (
                 ("", "shift"),
                 ("gama", "gamma"),
@@ -840,11 +840,11 @@ ROWS = {
             )
         ),
         ("preview folder:data", "shift", {}),
-        ("preview folder:data --suite quikc", "quick", {}),
+        ("preview folder:data --shift quikc", "quick", {}),
         ("preview folder:data --shift gamma,exponent=2 --out a.jpg", "found a.jpg", {}),
         ("preview folder:data --shift gamma,exponent=2 --out study.yaml/a.png", "study.yaml", {}),
         ("preview folder:data --shift gamma,exponent=2 --images 0", "--images", {}),
-        ("preview folder:data --shift gamma,exponent=2 --seed -1", "found -1", {}),
+        ("preview folder:data --shift gamma,exponent=2 --shift-seed -1", "found -1", {}),
         ("preview folder:data --shift pgd,epsilon=0.1", "pgd is an attack", {}),
         ("preview folder:nowhere --shift gamma,exponent=2", "nowhere", {}),
         ("export folder:data --shift gamma,exponent=2", "--out", {}),
@@ -853,7 +853,7 @@ ROWS = {
         ("export folder:data --out out --shift gamma,exponent=2 --format jpg", "format 'jpg'", {}),
         ("export folder:data --out out --shift gamma,exponent=2 --part all", "split 'all'", {}),
         ("export folder:data --out out --shift gamma,exponent=2 --size 1", "found 1", {}),
-        ("export folder:data --out out --shift gamma,exponent=2 --seed -1", "found -1", {}),
+        ("export folder:data --out out --shift gamma,exponent=2 --shift-seed -1", "found -1", {}),
         ("export folder:data --out data --shift gamma,exponent=2", "data contains files", {}),
         ("export folder:data --out run --shift gamma,exponent=2", "run contains files", {}),
         (
@@ -990,7 +990,7 @@ ROWS = {
         ("evaluate predictions: --quiet", "predictions", {}),
         ("evaluate predictions:no.csv --quiet", "no.csv", {}),
         ("evaluate predictions:data --quiet", "'data' has no files", {}),
-        ("evaluate predictions:right.csv --quiet --shifts gamma,exponent=2", "shifts cannot", {}),
+        ("evaluate predictions:right.csv --quiet --shift gamma,exponent=2", "shifts cannot", {}),
         ("evaluate predictions:right.csv --quiet --variant batchnorm", "batchnorm", {}),
         ("evaluate predictions:right.csv --quiet --label-column lable", "'label'", {}),
         ("evaluate predictions:right.csv --quiet --key-column x", "column of right.csv 'x'", {}),
@@ -1096,8 +1096,8 @@ ROWS = {
         ("report run run", "run is named twice", {}),
         ("report run few --track mlflow", "--track", {}),
         ("report run --track nothing", "nothing", {}),
-        ("report run few --as-seeds", "run and few", {}),
-        ("report run --as-seeds", "found 1", {}),
+        ("report run few --join-seeds", "run and few", {}),
+        ("report run --join-seeds", "found 1", {}),
         ("report run few --out study.yaml/x", "study.yaml", {}),
         ("estimate nowhere images:plain", "nowhere", {}),
         ("estimate run images:plain", "no weights of a with seed 0", {}),
@@ -1112,10 +1112,10 @@ ROWS = {
         ("compare run:b run:a", "unknown model of run 'b'", {}),
         ("compare run few", "few has 4 images", {}),
         ("compare run cut", "record.json", {}),
-        ("compare run few --as x=y", "--as is for paper", {}),
-        ("compare run paper --as x", "--as takes", {}),
-        ("compare run paper --as x=a", "pathmnist", {}),
-        ("compare run paper --as x=a --as x=a", "twice", {}),
+        ("compare run few --match x=y", "--match is for paper", {}),
+        ("compare run paper --match x", "--match takes", {}),
+        ("compare run paper --match x=a", "pathmnist", {}),
+        ("compare run paper --match x=a --match x=a", "twice", {}),
         ("compare run,few run", "run and few", {}),
         ("compare run,nowhere run", "nowhere", {}),
         ("check nowhere 'accuracy[clean] > 0'", "nowhere", {}),
@@ -1159,7 +1159,7 @@ ROWS = {
         ("pack nowhere --out out", "nowhere", {}),
         ("pack run --out study.yaml/x", "study.yaml", {}),
         ("pack run --out data", "data contains something other", {}),
-        ("pack run --out out --only b", "unknown model 'b'", {}),
+        ("pack run --out out --model b", "unknown model 'b'", {}),
         ("pack run --out out --shift fogg", "unknown shift 'fogg'", {}),
     ],
 }

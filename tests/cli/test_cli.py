@@ -1,26 +1,35 @@
 """The command line and the façade: fast, quiet, and clear about mistakes."""
 
+import io
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import pytest
+import typer.main
+from scipy.stats import binomtest
 
 import fairweather as fw
 from fairweather.attacks.shift_lists import expand_with_clean
-from fairweather.cli.app import main
-from fairweather.cli.options import progress
+from fairweather.cli.app import COMMANDS, app, main
+from fairweather.cli.deploy import read_share
+from fairweather.cli.help import PANELS, shows_colour
+from fairweather.cli.options import SHIFT_HELP, progress
 from fairweather.cli.runs import evaluate, run
-from fairweather.errors import InputError, check_writable
+from fairweather.errors import RENAMED, InputError, check_writable
 from fairweather.judge.rules import read_rules
 from fairweather.progress import Event, FinishedStep
 from fairweather.requests.study.schema import load_study
 from tests.commands import fairweather
+from tests.conftest import write_pictures
 from tests.forking import Program
+from tests.run_folders import copy_run, outcomes, run_record, sweep_record, write_run
 from tests.started import started
 
 
@@ -29,7 +38,7 @@ from tests.started import started
     [
         (["run", "quickstrat"], "unknown study 'quickstrat'; did you mean 'quickstart'?"),
         (["run", "no/such.yaml"], "there is no study file no/such.yaml"),
-        (["run", "quickstart", "--only", "basik"], "did you mean 'basic'?"),
+        (["run", "quickstart", "--model", "basik"], "did you mean 'basic'?"),
         (["run", "quickstart", "--set", "recipe.epoch=2"], "did you mean 'epochs'?"),
         (["run", "quickstart", "--set", "epochs"], "--set takes KEY=VALUE"),
         (
@@ -116,25 +125,243 @@ def test_what_a_terminal_cannot_show_is_replaced(tmp_path):
     command = [sys.executable, "-m", "fairweather", "list"]
     latin = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=latin)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr[:8]) == (0, b"next    ")
     assert b"Gaussian blur: standard deviation ? (pixels)" in done.stdout
 
 
-def helped(command):
-    """The help of a command, its boxes taken off and its lines joined."""
-    done = fairweather(command, "--help", env={"COLUMNS": "160"})
-    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stdout).split())
+PROGRAM = typer.main.get_command(app)
+HELPS = {name: fairweather(name, "-h").stdout for name in PROGRAM.commands}
+HELPS[""] = fairweather("-h").stdout
+EXAMPLES = [line for command in PROGRAM.commands.values() for line in command.explained()[1]]
 
 
-def test_every_example_in_the_help_is_accepted():
-    (rule,) = re.findall(r"'(.*?)'", helped("check").split("such as")[1])
-    assert [str(each) for each in read_rules([rule])] == [rule]
-    (shift,) = re.findall(r"are written '(.*?)'", helped("evaluate"))
+def options():
+    """Every option of every command as `COMMAND --OPTION`, with what it is."""
+    for name, command in PROGRAM.commands.items():
+        with command.make_context(name, [], resilient_parsing=True) as context:
+            for option in command.get_params(context):
+                if option.param_type_name == "option":
+                    yield pytest.param(
+                        max(option.opts, key=len), option, id=f"{name} {option.name}"
+                    )
+
+
+@pytest.mark.parametrize(("flag", "option"), list(options()))
+def test_every_option_stands_in_one_panel_under_a_plain_name(flag, option):
+    (metavar,) = [panel[flag] for panel in PANELS.values() if flag in panel]
+    assert bool(metavar) != option.is_flag
+    assert re.fullmatch(r"[A-Z.,=|]*", metavar)
+    assert len(flag) > 1
+
+
+def test_a_panel_has_no_option_that_no_command_has():
+    known = {row.values[0] for row in options()} | {"--version"}
+    assert {flag for panel in PANELS.values() for flag in panel} == known
+
+
+@pytest.mark.parametrize("name", HELPS)
+def test_the_help_has_examples_first_plain_names_and_short_sentences(name):
+    text = HELPS[name]
+    assert text == fairweather(name, "--help").stdout if name else fairweather("--help").stdout
+    assert "\x1b" not in text
+    assert not re.search(r"<\w+>|\{\w+\}|: \(", text.replace("NAME: {CLASS", ""))
+    if name:
+        order = ["\nExamples:\n", "\nOutput:\n", "--help"]
+        assert [text.index(each) for each in order] == sorted(text.index(each) for each in order)
+        assert text.startswith(f"fairweather {name} ")
+        assert "Arguments" not in text or text.index("Examples") < text.index("Arguments")
+
+
+def sentences():
+    for name, command in PROGRAM.commands.items():
+        texts = [*command.explained()[0], *(parameter.help for parameter in command.params)]
+        for text in texts:
+            for sentence in re.split(r"(?<=[.?]) (?=[A-Z])", " ".join(text.split())):
+                yield pytest.param(sentence, id=f"{name}: {sentence[:40]}")
+
+
+@pytest.mark.parametrize("sentence", list(sentences()))
+def test_a_sentence_of_the_help_has_at_most_20_words(sentence):
+    assert sentence
+    assert sentence[-1] in ".?"
+    assert len(sentence.split()) <= 20
+
+
+def test_the_commands_to_begin_with_come_first_and_each_has_a_line():
+    shown = [line.split()[0] for line in HELPS[""].splitlines() if re.match("  [a-z]", line)]
+    assert shown == [name for panel in COMMANDS.values() for name in panel]
+    places = [
+        HELPS[""].index(f"\n{panel}:\n  {next(iter(row))}") for panel, row in COMMANDS.items()
+    ]
+    assert places == sorted(places)
+    assert {"evaluate", "check", "predict"} <= {*next(iter(COMMANDS.values()))}
+
+
+def test_a_call_without_a_command_shows_the_help_with_status_2():
+    assert fairweather() == (2, HELPS[""], "")
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_every_example_in_the_help_is_accepted(line):
+    program, name, *words = shlex.split(line)
+    assert program == "fairweather"
+    with PROGRAM.commands[name].make_context(name, words) as context:  # parses, and runs nothing
+        given = context.params
+    if name == "check" and not given["rules"][0].endswith(".yaml"):
+        assert [str(rule) for rule in read_rules(given["rules"])] == given["rules"]
+    assert expand_with_clean(given.get("shift") or ())
+    if given.get("set_"):
+        study = load_study("quickstart", given["set_"], given["models"])
+        assert study.models["basic"].recipe.epochs == 2
+    if given.get("risk"):
+        assert read_share(given["risk"], "--risk") == 0.05
+
+
+def test_what_the_help_of_options_says_is_accepted():
+    (shift,) = re.findall(r"'(gamma.*?)'", SHIFT_HELP)
     assert len(expand_with_clean(shift)) == 3
-    overrides = re.findall(r"\S+=\S+?(?=[. ]+(?:or|Repeatable))", helped("run"))
-    assert len(overrides) == 2
+    assert len(expand_with_clean("imagenet_c/fog,severity=3")) == 2
+    text = " ".join(HELPS["run"].split())
+    overrides = re.search(r"of the study: (\S+), (\S+)\. Repeatable", text).groups()
     assert load_study("quickstart", overrides).models["basic"].recipe.epochs == 2
-    assert "[,parameter=value...]" in helped("preview")
+
+
+OLD = {old: new for old, new in RENAMED.items() if old.startswith("--")}
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_the_old_name_of_an_option_gives_a_sentence_with_the_new_one(old, tmp_path):
+    takers = {row.id.split()[0] for row in options() if row.values[0] == OLD[old]}
+    assert takers
+    for name in PROGRAM.commands:
+        done = fairweather(name, "a", "b", old, "c", cwd=tmp_path)
+        assert done.returncode == 2
+        assert (f"{old} is now called {OLD[old]}; see: fairweather {name}" in done.stderr) == (
+            name in takers
+        )
+
+
+def test_no_new_name_is_an_old_one_and_no_old_one_is_left():
+    assert not OLD.keys() & {*OLD.values(), *(row.values[0] for row in options())}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"only": ["basic"]}, "only is now called models"),
+        ({"workers": 2}, "the option .workers. is now called .shift_processes."),
+        ({"networks": 2}, "the option .networks. is now called .models_in_memory."),
+    ],
+)
+def test_the_old_name_of_an_option_of_python_gives_such_a_sentence_too(given, words):
+    with pytest.raises(InputError, match=words):
+        fw.run("quickstart", **given)
+
+
+def test_labels_are_those_of_predictions_and_no_mapping_of_classes():
+    with pytest.raises(InputError, match="a mapping of classes is class_map"):
+        fw.evaluate("timm:test_resnet", "mnist5k", labels={"0": 0})
+    with pytest.raises(InputError, match="a mapping of classes is class_map"):
+        fw.evaluate(predictions=[[0.1, 0.9]], labels={"0": 0})
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_has_colours_unless_no_color_is_set(variables, coloured, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    assert shows_colour(Terminal()) == coloured
+    assert not shows_colour(io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with two runs of one model, predictions, and a few images."""
+    place = tmp_path_factory.mktemp("place")
+    fog = sweep_record("imagenet_c/fog", {1: "imagenet_c/fog,severity=1"})
+    rows = [
+        ("a", "0", "clean", "none", "accuracy", 0.7, 0.6, 0.8, 20),
+        ("a", "0", "imagenet_c/fog", "1", "accuracy", 0.5, 0.4, 0.6, 20),
+    ]
+    predictions = {
+        ("a", 0, "clean"): outcomes([True, False] * 10),
+        ("a", 0, "imagenet_c/fog,severity=1"): outcomes([False, False] * 10),
+    }
+    run = write_run(place / "run", run_record({"a": "Model A"}, [fog]), rows, predictions)
+    copy_run(run, place / "other")
+    copy_run(run, place / "reported").write("report.html", "the page")
+    write_pictures(place / "photos", test=2)
+    (place / "right.csv").write_text("label,x,y\n" + "x,0.9,0.1\ny,0.2,0.8\n" * 10)
+    return place
+
+
+ENDS = {
+    "evaluate predictions:right.csv --bootstrap 100": "open runs/right/report.html, or: ",
+    "check run 'accuracy[clean] >= 10%'": "fairweather report run",
+    "check reported 'accuracy[clean] >= 90%'": "open reported/report.html",
+    "compare run other": "open run/tables/",
+    "report run": "open run/report.html, or: fairweather check run",
+    "plan quickstart --model basic": "fairweather run quickstart",
+    "preview folder:photos --shift gamma,exponent=2": "open preview.png",
+    "export folder:photos --out out --shift clean": "fairweather evaluate MODEL folder:out/clean",
+    "pack run --out small": "fairweather report small OTHER --join-seeds",
+    "clean run": "fairweather clean run --remove left-over",
+    "cancel run": "fairweather clean run",
+    "list suites": "fairweather preview --shift NAME",
+}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("line", ENDS)
+def test_a_command_ends_with_what_to_open_or_run_next(line, runs, tmp_path, monkeypatch):
+    shutil.copytree(runs, tmp_path, dirs_exist_ok=True)
+    words = shlex.split(line)
+    done = fairweather(*words, cwd=tmp_path)
+    assert done.returncode == ("90%" in line)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"next    {ENDS[line]}")
+    opened = re.match("next +open ([^, ]+)", last)
+    assert not opened or (tmp_path / opened[1]).exists()
+    if "--quiet" in HELPS[words[0]]:
+        again = ("--replace",) if "--replace" in HELPS[words[0]] else ()
+        quiet = fairweather(*words, *again, "--quiet", cwd=tmp_path)
+        assert (quiet.returncode, quiet.stderr) == (done.returncode, "")
+
+
+def test_every_command_has_such_an_end():
+    # Tested where they are: by tests/deploy/test_guard.py, tests/judge/test_estimation.py,
+    # tests/requests/test_study.py and tests/requests/test_demonstration.py.
+    elsewhere = {"predict", "guard", "estimate", "run", "demo"}
+    assert {line.split()[0] for line in ENDS} == {*HELPS} - {"", *elsewhere}
+
+
+def test_json_has_no_such_end(tmp_path):
+    done = fairweather("plan", "quickstart", "--model", "basic", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)
+    assert "next" not in done.stderr
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_check_has_words_per_cent_and_colours_on_a_terminal(coloured, runs, monkeypatch):
+    monkeypatch.setattr("fairweather.cli.judge.shows_colour", lambda _: coloured)
+    rules = ("accuracy[clean] >= 90%", "accuracy[clean] >= 50%")
+    lines = fairweather("check", "run", *rules, "--on", "value", cwd=runs).stdout.splitlines()
+    assert (
+        lines[1].startswith("\x1b[31mfailed  a: ")
+        == lines[2].startswith("\x1b[32mpass")
+        == coloured
+    )
+    assert ("\x1b" in "".join(lines)) == coloured
+    plain = [re.sub(r"\x1b\[\d+m", "", line).split() for line in lines]
+    assert plain[1][0] == "failed"
+    ends = [f"{end:.2%}" for end in binomtest(14, 20).proportion_ci()]  # Clopper and Pearson's
+    assert plain[1][-5:] == ["70.00%", *ends, "20", "-20.00%"]
+    assert plain[2][0] == "passed"
 
 
 def test_missing_data_leaves_no_run_behind(tmp_path):
@@ -155,7 +382,7 @@ def test_missing_data_leaves_no_run_behind(tmp_path):
     ],
 )
 def test_the_command_line_says_how_many_seeds_or_which(options, seeds, tmp_path):
-    done = fairweather("plan", "quickstart", "--only", "basic", "--json", *options, cwd=tmp_path)
+    done = fairweather("plan", "quickstart", "--model", "basic", "--json", *options, cwd=tmp_path)
     trainings = [each for each in json.loads(done.stdout)["steps"] if each["kind"] == "train"]
     assert [each["id"] for each in trainings] == [f"models/basic/seed-{seed}" for seed in seeds]
 
@@ -283,10 +510,12 @@ TOLD = [
     Event("evaluate", 0, None, line="clean          accuracy 97.0%"),
     Event("steps", 3, 24, finished=FinishedStep("train Basic, seed 0", 41.3)),
     Event("steps", 4, 24, finished=FinishedStep("predict Basic, seed 0, test/clean", 0.42, 725.0)),
+    Event("steps", 5, 24, finished=FinishedStep("train Basic, seed 1", 41.3)),
+    Event("steps", 6, 24, finished=FinishedStep("predict Basic, seed 1, test/clean", 0.42, 720.0)),
 ]
 
 
-def test_where_there_is_no_terminal_lines_for_people_and_finished_steps_are_said(capsys):
+def test_where_there_is_no_terminal_a_line_is_printed_for_each_stage(capsys):
     with progress() as show:
         for event in TOLD:
             show(event)
@@ -295,6 +524,25 @@ def test_where_there_is_no_terminal_lines_for_people_and_finished_steps_are_said
     assert said.err.splitlines() == [
         "done  train Basic, seed 0  41 s  (3 of 24)",
         "done  predict Basic, seed 0, test/clean  0.4 s  (4 of 24, about 12 min to go)",
+    ]
+
+
+def test_a_run_of_a_hundred_steps_is_a_line_for_each_stage_and_minute(monkeypatch, capsys):
+    seconds = [0.0]
+    monkeypatch.setattr("fairweather.progress.time.monotonic", lambda: seconds[0])
+    with progress() as show:
+        for number in range(100):
+            seconds[0] += 3.0
+            stage = ("train", "predict", "score")[number // 40]
+            show(Event("steps", number + 1, 100, finished=FinishedStep(f"{stage} {number}", 3.0)))
+    told = [line.split()[1:3] for line in capsys.readouterr().err.splitlines()]
+    # 300 s: a line for each of the three stages, and others a minute after the one before.
+    assert told == [
+        ["train", "0"],
+        ["train", "20"],
+        ["predict", "40"],
+        ["predict", "60"],
+        ["score", "80"],
     ]
 
 

@@ -445,24 +445,24 @@ def end_of(monkeypatch, *arguments):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (["mixup_aug_pt"], "--as takes PUBLISHED=MODEL, found mixup_aug_pt"),
-        (["mixup_aug_pt="], "--as takes PUBLISHED=MODEL, found mixup_aug_pt="),
-        (["basic=a", "basic=b"], "--as basic=... is given twice"),
+        (["mixup_aug_pt"], "--match takes PUBLISHED=MODEL, found mixup_aug_pt"),
+        (["mixup_aug_pt="], "--match takes PUBLISHED=MODEL, found mixup_aug_pt="),
+        (["basic=a", "basic=b"], "--match basic=... is given twice"),
     ],
 )
 def test_other_forms_of_as_are_refused(run, asked, words, monkeypatch, capsys):
-    options = [part for each in asked for part in ("--as", each)]
+    options = [part for each in asked for part in ("--match", each)]
     assert end_of(monkeypatch, run.path, "paper", *options) == 2
     assert capsys.readouterr().err.strip().endswith(words)
 
 
 def test_as_is_for_published_numbers_only(run, monkeypatch, capsys):
-    assert end_of(monkeypatch, run.path, run.path, "--as", "basic=basic") == 2
+    assert end_of(monkeypatch, run.path, run.path, "--match", "basic=basic") == 2
     assert "is a run" in capsys.readouterr().err
 
 
 def test_the_command_compares_rows_of_other_names(copy, monkeypatch, capsys):
-    assert end_of(monkeypatch, copy.path, "paper", "--as", "mixup_aug_pt=basic") in (0, None)
+    assert end_of(monkeypatch, copy.path, "paper", "--match", "mixup_aug_pt=basic") in (0, None)
     assert "as asked" in capsys.readouterr().out
 
 
@@ -535,7 +535,7 @@ def test_names_cannot_break_out_of_the_tables(copy):
 
 def test_the_command_prints_the_table_and_writes_it_into_the_run(copy, tmp_path):
     done = fairweather("compare", "copy", "paper", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "next    open copy/tables/compare_paper.md\n")
     first = done.stdout.splitlines()[1]
     assert re.fullmatch(
         r"basic +Clean +– +Accuracy +82\.3 \[8\d\.\d, 8\d\.\d\] +82\.3 +\+0\.0 +yes", first

@@ -321,6 +321,7 @@ def test_the_command_prints_the_range_first_and_writes_json(
     )
     assert status == 0
     assert told.out == f"{found}\n\njson    {out}\n"
+    assert told.err.endswith(f"next    fairweather predict {run} {jpeg} --risk 5%\n")
     first = told.out.partition("\n")[0]
     low = f"or as low as {100 * found.low:.0f} % (an extrapolation)."
     assert first == f"Estimated accuracy: {100 * found.value:.0f} %, {low}"

@@ -754,9 +754,9 @@ def test_the_table_shows_what_failed_first_and_every_rule_can_be_copied():
     lines = format_verdicts(VERDICTS).splitlines()
     assert lines[0].split() == ["rule", "value", "low", "high", "n", "margin"]
     assert lines[1].split("  ")[1] == "basic: accuracy[brightness_factor=0.5] >= 50%"
-    assert lines[1].split()[-5:] == ["0.5500", "0.4500", "0.6500", "1000", "-0.0500"]
-    assert [line.split()[0] for line in lines[1:4]] == ["FAILED", "passed", "passed"]
-    assert lines[2].split()[-1] == "+0.3000"
+    assert lines[1].split()[-5:] == ["55.00%", "45.00%", "65.00%", "1000", "-5.00%"]
+    assert [line.split()[0] for line in lines[1:4]] == ["failed", "passed", "passed"]
+    assert lines[2].split()[-1] == "+30.00%"
     assert len({len(line) for line in lines[:4]}) == 1
     assert lines[5].startswith("1 of 3 checks failed, judged on the end of the 95 % interval")
     assert read_rules([each.name for each in VERDICTS])[1].cell == "brightness_factor=0.5"
@@ -780,7 +780,7 @@ def test_junit_has_a_case_a_verdict_and_says_why_in_attribute_and_text():
     failure = suite[1][0]
     assert failure.tag == "failure"
     assert failure.get("message") == failure.text
-    assert failure.text.startswith("0.4500 is not >= 50%: 0.5500 [0.4500, 0.6500], n = 1000")
+    assert failure.text.startswith("45.00% is not >= 50%: 55.00% [45.00%, 65.00%], n = 1000")
     # The attributes that the schema of Jenkins allows; it requires no others.
     allowed = {
         "testsuites": {"name", "tests", "failures", "errors", "time"},

@@ -6,7 +6,7 @@ import sklearn.metrics
 
 from fairweather import metrics
 from fairweather.errors import InputError
-from fairweather.metrics.columns import sum_groups
+from fairweather.metrics.columns import sum_by_number
 
 CLASSES = 5
 # Each number of a class, as scikit-learn computes it from "is the class" and "is called so".
@@ -122,17 +122,17 @@ def test_a_class_that_does_not_exist_is_refused(predicted, labels):
         metrics.class_counts(predicted, labels, 5)
 
 
-def test_sums_of_groups_are_those_of_the_loop():
+def test_sums_by_number_are_those_of_the_loop():
     generator = np.random.default_rng(2)
-    group, columns = generator.integers(4, size=50), generator.random((50, 3))
+    numbers, columns = generator.integers(4, size=50), generator.random((50, 3))
     expected = np.zeros((6, 3))
-    for number, row in zip(group, columns, strict=True):
+    for number, row in zip(numbers, columns, strict=True):
         expected[number] += row
-    assert np.array_equal(sum_groups(group, columns, 6), expected)
+    assert np.array_equal(sum_by_number(numbers, columns, 6), expected)
 
 
-@pytest.mark.parametrize("group", [[0, 3], [-1, 0]])
-def test_no_group_is_outside_the_sums(group):
+@pytest.mark.parametrize("numbers", [[0, 3], [-1, 0]])
+def test_no_number_is_outside_the_sums(numbers):
     """SciPy would write beyond its memory."""
-    with pytest.raises(ValueError, match="group numbers must be 0 to 2"):
-        sum_groups(np.array(group), np.ones((2, 1)), 3)
+    with pytest.raises(ValueError, match="numbers of rows must be 0 to 2"):
+        sum_by_number(np.array(numbers), np.ones((2, 1)), 3)

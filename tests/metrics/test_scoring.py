@@ -11,7 +11,7 @@ import torch
 from fairweather import metrics
 from fairweather.errors import InputError
 from fairweather.metrics import METRICS, Estimate, Fitted, intervals, to_score
-from fairweather.metrics.columns import equal_width_places, merge_groups, order_by_confidence
+from fairweather.metrics.columns import equal_width_places, merge_levels, order_by_confidence
 from fairweather.runs.scores import (
     add_means,
     add_worst,
@@ -290,7 +290,7 @@ def test_values_and_replicates_are_those_of_the_slow_reference(name, decimals):
 def test_shortcuts_do_not_move_the_replicates(monkeypatch):
     """If each image counts once, the result is the value itself, however coarse the groups are."""
     predictions = simulated(3000)
-    monkeypatch.setattr(intervals, "MOST_GROUPS", 50)
+    monkeypatch.setattr(intervals, "MOST_LEVELS", 50)
     estimates = metrics.evaluate_metrics(predictions, np.ones((1, 3000), dtype=np.uint8), FITTED)
     for name, estimate in estimates.items():
         if name not in AREAS:
@@ -347,16 +347,16 @@ def test_one_wrong_of_twenty_is_a_risk_of_five_percent():
 
 def test_a_group_parts_no_confidence_and_no_bin():
     confidence = np.random.default_rng(0).beta(5, 1.5, size=5000).round(4)
-    order = merge_groups(order_by_confidence(confidence, confidence > 0.5), 300, 10)
-    assert len(order.groups) - 1 <= 300
+    order = merge_levels(order_by_confidence(confidence, confidence > 0.5), 300, 10)
+    assert len(order.levels) - 1 <= 300
     sure = np.sort(confidence)
-    inside = order.groups[1:-1]
+    inside = order.levels[1:-1]
     assert (sure[inside] > sure[inside - 1]).all()
     edges = equal_width_places(order, 10).tolist()
     assert edges == [(confidence <= k / 10).sum() if k else 0 for k in range(11)]
-    assert set(edges) <= set(order.groups.tolist())
+    assert set(edges) <= set(order.levels.tolist())
     # The largest group is not much larger than needed.
-    assert np.diff(order.groups).max() < 3 * 5000 / 300
+    assert np.diff(order.levels).max() < 3 * 5000 / 300
 
 
 @pytest.mark.parametrize("decimals", [None, 0])

@@ -79,7 +79,7 @@ def test_classes_without_a_partner_are_shown_with_both_lists():
         "the model has no class for 7 of the data's 8: 'shipp', 'a', 'b', 'c', 'd' and 2 more "
         "(closest to 'shipp' is 'ship'); the data has 'ship', 'shipp', 'a', 'b', 'c' and 3 more, "
         "and the model has 'airplane', 'automobile', 'bird', 'cat', 'deer' and 5 more; map "
-        "them with --labels FILE"
+        "them with --class-map FILE"
     )
     with pytest.raises(InputError, match=r"for 10 of the data's 10: .*'n01440764', 'n01443537'"):
         columns(WNIDS, CIFAR)
@@ -133,7 +133,7 @@ def test_the_place_tells_two_classes_of_one_name_apart():
 
 def test_a_thousand_other_classes_are_not_imagenet():
     names = [f"kind {place}" for place in range(1000)]
-    with pytest.raises(InputError, match=r"1,000 of the data's 1,000.*--labels"):
+    with pytest.raises(InputError, match=r"1,000 of the data's 1,000.*--class-map"):
         columns(names, WNIDS)
     reversed_names = HF_NAMES[::-1]
     assert columns(reversed_names, [WNIDS[0], WNIDS[999]]) == [[999], [0]]
@@ -179,7 +179,7 @@ def test_a_model_that_names_nothing_is_taken_in_order(model):
     found = match_labels(model, 4, ["d", "c", "b", "a"])
     assert found.columns == ((0,), (1,), (2,), (3,))
     assert found.note == "in order: the model names no classes"
-    with pytest.raises(InputError, match=r"4 outputs.* 2 classes.*--labels"):
+    with pytest.raises(InputError, match=r"4 outputs.* 2 classes.*--class-map"):
         match_labels(model, 4, ["a", "b"])
 
 
@@ -207,7 +207,7 @@ def test_data_that_only_numbers_its_classes_means_the_models_outputs():
     found = match_labels(WNIDS, 1000, data)
     assert found.columns == tuple((int(name),) for name in data)
     assert "numbers" in found.note
-    with pytest.raises(InputError, match=r"9 of the data's 9.*--labels"):
+    with pytest.raises(InputError, match=r"9 of the data's 9.*--class-map"):
         match_labels(CIFAR, 10, list("012345678"))
 
 
@@ -226,7 +226,7 @@ def test_given_labels_may_be_names_wnids_synonyms_numbers_and_lists():
     ("given", "words"),
     [
         ({"a": 0}, "must have all 2 classes of the data; without one are 'b'"),
-        ({"a": 0, "b": 1, "bb": 2}, "unknown class of the data in the labels, 'bb'; .* mean 'b'"),
+        ({"a": 0, "b": 1, "bb": 2}, "unknown class of the data in class_map, 'bb'; .* mean 'b'"),
         ({"a": 0, "b": [1, 0]}, "output 0 .* 'a' and 'b'"),
         ({"a": 0, "b": [1, "cart", 1]}, "unknown class .* 'cart'; did you mean 'cat'"),
         ({"a": 0, "b": [1, 1]}, "output 1 .*twice for 'b'"),
@@ -461,7 +461,7 @@ def test_an_unnamed_model_of_1000_outputs_meets_wnids_in_imagenets_order():
     found = match_labels(None, 1000, some)
     assert found.columns == ((5,), (999,), (0,))
     assert "ImageNet's" in found.note
-    with pytest.raises(InputError, match="--labels"):
+    with pytest.raises(InputError, match="--class-map"):
         match_labels(None, 1000, [*some, "n99999999"])
-    with pytest.raises(InputError, match="--labels"):
+    with pytest.raises(InputError, match="--class-map"):
         match_labels(None, 999, some)

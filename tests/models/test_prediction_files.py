@@ -819,7 +819,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
 
     def prints(frame, name):
         frame.to_csv(tmp_path / name, index=False)
-        request = make_request(f"predictions:{tmp_path / name}", None, "quick", None, {})
+        request = make_request(f"predictions:{tmp_path / name}", None, "quick", {})
         plan = make_plan(request.make_inputs(torch.device("cpu"), silent))
         return [step_fingerprint(step, {}) for step in plan.steps if step.kind == "predict"]
 

@@ -160,7 +160,7 @@ def command(tmp_path, monkeypatch, capsys):
 def test_the_command_writes_one_file_and_says_which(command, tmp_path):
     arguments = ["preview", "--shift", "gamma,exponent=2", "--images", "2", "--size", "8"]
     done = command(*arguments, "--out", "sheets/digits.png")
-    assert done == (0, "preview sheets/digits.png\n", "")
+    assert done == (0, "preview sheets/digits.png\n", "next    open sheets/digits.png\n")
     assert [path.name for path in tmp_path.rglob("*.*")] == ["digits.png"]
     with Image.open("sheets/digits.png") as sheet:
         assert sheet.format == "PNG"
@@ -168,5 +168,5 @@ def test_the_command_writes_one_file_and_says_which(command, tmp_path):
     status, out, error = command(*arguments, "--out", "sheet.jpg")
     assert (status, out) == (2, "")
     assert "must end with .png, found sheet.jpg" in error
-    assert "--suite NAME" in command("preview")[2]
+    assert "such as --shift quick" in command("preview")[2]
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["digits.png", "preview.png"]

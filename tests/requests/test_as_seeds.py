@@ -237,7 +237,7 @@ def test_every_reader_takes_a_joined_run_as_a_run(joined, tmp_path):
 
 
 def test_nothing_is_trained_in_a_joined_run(joined):
-    words = r"several runs .*fairweather report --as-seeds"
+    words = r"several runs .*fairweather report --join-seeds"
     for attempt in (run, plan):
         with pytest.raises(InputError, match=words):
             attempt(joined.path / STUDY, out=joined.path, device="cpu")
@@ -545,7 +545,7 @@ def test_the_command_joins_and_says_where(halves, joined, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(joined.path, tmp_path / "runs" / "seed-0+seed-1")
     folders = [str(half.path) for half in halves]
-    told = CliRunner().invoke(app, ["report", *folders, "--as-seeds"])
+    told = CliRunner().invoke(app, ["report", *folders, "--join-seeds"])
     assert told.exit_code == 0, told.output
     place = Path("runs") / "seed-0+seed-1"
     assert f"page    {place / 'report.html'}" in told.output
@@ -556,7 +556,7 @@ def test_the_command_joins_and_says_where(halves, joined, tmp_path, monkeypatch)
     assert f"joined  {place}" in compared.stderr
     assert "compare_started_seed-0+seed-1_swept.csv" in compared.output
     with pytest.raises(InputError, match="at least two runs"):
-        CliRunner().invoke(app, ["report", folders[0], "--as-seeds"], catch_exceptions=False)
+        CliRunner().invoke(app, ["report", folders[0], "--join-seeds"], catch_exceptions=False)
 
 
 def test_a_joined_folder_is_not_overwritten_by_a_joining_of_other_runs(joined, copies, tmp_path):
@@ -714,7 +714,15 @@ def test_an_unknown_name_in_a_small_copy_is_refused(chosen, words, halves, tmp_p
 
 def test_the_command_packs_and_says_how_much_it_is(halves, tmp_path):
     out = tmp_path / "out"
-    arguments = ["pack", str(halves[0].path), "--out", str(out), "--only", "swept", "--no-variants"]
+    arguments = [
+        "pack",
+        str(halves[0].path),
+        "--out",
+        str(out),
+        "--model",
+        "swept",
+        "--no-variants",
+    ]
     result = CliRunner().invoke(app, [*arguments, "--quiet"])
     assert result.exit_code == 0, result.output
     assert str(out) in result.output

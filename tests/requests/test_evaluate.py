@@ -251,7 +251,7 @@ def test_labels_can_be_given_and_wrong_ones_warn(colour_folder, tmp_path):
     model = write_model(tmp_path, classes=["sky", "grass", "blood"], order=["blue", "green", "red"])
     data = f"folder:{colour_folder}"
     options = {"bootstrap": 100, "device": "cpu"}
-    with pytest.raises(InputError, match=r"(?s)blue.*sky.*--labels"):
+    with pytest.raises(InputError, match=r"(?s)blue.*sky.*--class-map"):
         fw.evaluate(model, data, "clean", **options)
     file = tmp_path / "labels.yaml"
     file.write_text("blue: sky\ngreen: grass\nred: blood\n")
@@ -261,7 +261,7 @@ def test_labels_can_be_given_and_wrong_ones_warn(colour_folder, tmp_path):
     run = fw.evaluate(model, data, "clean", labels=wrong, progress=keep_lines(said), **options)
     assert accuracy(run.scores) < 0.1
     assert "not above chance (33.3%, what a model that always says blue gets)" in said[-1]
-    assert "--labels" in said[-1]
+    assert "--class-map" in said[-1]
 
 
 class Constant(nn.Module):
@@ -971,7 +971,7 @@ def test_priors_of_all_classes_must_add_up(colour_folder):
 def test_the_command_line_from_model_to_check_and_comparison(model, colour_folder, tmp_path, alone):
     """By night, the first command is a process of its own, which draws its report."""
     data = f"folder:{colour_folder}"
-    words = ["--shifts", "brightness_factor: [0.2]", "--bootstrap", "100", "--device", "cpu"]
+    words = ["--shift", "brightness_factor: [0.2]", "--bootstrap", "100", "--device", "cpu"]
     command = ["evaluate", model, data, *words]
     if alone:
         program = [sys.executable, "-m", "fairweather", *command]
@@ -982,7 +982,9 @@ def test_the_command_line_from_model_to_check_and_comparison(model, colour_folde
     else:
         code, said, told = fairweather(*command, cwd=tmp_path)
     assert code == 0, told
-    assert all(line.startswith("done  ") for line in told.splitlines())
+    *steps, end = told.splitlines()
+    assert all(line.startswith("done  ") for line in steps)
+    assert end.startswith("next    open runs/")
     assert "clean          accuracy" in said
     folder = said.split("page    ")[1].strip().removesuffix("/report.html")
     assert (tmp_path / folder / "report.html").is_file()

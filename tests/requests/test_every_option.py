@@ -66,7 +66,7 @@ def cases(folder):
         "std": Case((0.7, 0.6, 0.5), SCORES, ones),
         "input_size": Case(24, SCORES),
         "outputs": Case("probabilities", SCORES),
-        "labels": Case({"blue": 2, "green": 0, "red": 1}, SCORES),
+        "class_map": Case({"blue": 2, "green": 0, "red": 1}, SCORES),
         "label_column": Case("second", IMAGES),
         "key_column": Case("place", SCORES),
         "classes": Case(("red", "green", "blue"), SCORES),
@@ -97,8 +97,8 @@ def cases(folder):
         "executor": Case("ray://127.0.0.1:1", WORKER),
         "worker": Case(True, WORKER),
         "jobs": Case(2, WORKER),
-        "workers": Case(1, WORKER),
-        "networks": Case(1, WORKER),
+        "shift_processes": Case(1, WORKER),
+        "models_in_memory": Case(1, WORKER),
         "devices": Case(2, WORKER),
         "partition": Case("gpu", WORKER),
         "gpus": Case("1", WORKER),
@@ -215,7 +215,7 @@ MODELS = {
     "a checkpoint": lambda folder: (checkpoint(folder), {"architecture": TINY_RESNET, "size": 16}),
     "timm:": lambda folder: (
         TINY_RESNET,
-        {"weights": "none", "size": 16, "labels": {"blue": 0, "green": 1, "red": 2}},
+        {"weights": "none", "size": 16, "class_map": {"blue": 0, "green": 1, "red": 2}},
     ),
     "onnx:": lambda folder: (onnx_file(folder), {}),
     "hf:": lambda folder: (hugging_face(folder), {}),
@@ -370,7 +370,9 @@ def on_the_line(name, value):
         return [written, ",".join(map(str, value))], tuple(value)
     if isinstance(value, list | tuple):
         return [written, *value], tuple(value)
-    given = {"labels": Path, "priors": Path, "metadata": Path}.get(name, lambda each: each)(value)
+    given = {"class_map": Path, "priors": Path, "metadata": Path}.get(name, lambda each: each)(
+        value
+    )
     return [written, str(value)], (given,) if name == "title" else given
 
 
@@ -401,7 +403,10 @@ def functions():
     public = {
         name: getattr(fw, name) for name in fw.__all__ if inspect.isroutine(getattr(fw, name))
     }
-    return {**public, **{f"command {name}": each for name, each in COMMANDS.items()}}
+    return {
+        **public,
+        **{f"command {n}": each for row in COMMANDS.values() for n, each in row.items()},
+    }
 
 
 @pytest.mark.parametrize("name", functions())

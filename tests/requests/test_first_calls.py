@@ -304,7 +304,7 @@ def test_the_command_line_names_models_and_seeds_too(colour_folder, tmp_path):
     words = [f"plain-seed0=python:{file}:one", f"folder:{colour_folder}", "--bootstrap", "100"]
     more = ["--model", f"plain-seed1=python:{file}:two", "--title", "plain=Plain training"]
     ended = fairweather(
-        "evaluate", *words, *more, "--shifts", "clean", "--out", tmp_path / "run", "--quiet"
+        "evaluate", *words, *more, "--shift", "clean", "--out", tmp_path / "run", "--quiet"
     )
     assert ended.returncode == 0, ended.stderr
     record = fw.Run(tmp_path / "run").record

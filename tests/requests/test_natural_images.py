@@ -172,7 +172,7 @@ def test_classes_are_matched_by_name_alone(classes):
     assert all(repr(name) in text for name in (*classes, *own))
     assert "call them as the run does" in text
     assert "\n" not in text
-    assert "--labels" not in text
+    assert "--class-map" not in text
 
 
 def test_the_other_images_of_a_study_are_read_as_its_own(tmp_path):

@@ -538,7 +538,7 @@ def test_pretrainings_that_no_model_needs_are_left_out(tmp_path, colour_folder):
     path = tmp_path / "starts.yaml"
     path.write_text(dump_yaml(study))
     assert list(load_study(path).pretraining) == ["barlow"]
-    assert not load_study(path, only=["b"]).pretraining
+    assert not load_study(path, models=["b"]).pretraining
     changed = load_study(path, ["pretraining.barlow.recipe.epochs=7", "models.b.width=0.5"])
     assert changed.pretraining["barlow"].recipe.epochs == 7
     with pytest.raises(InputError, match=r"pre-training 'barlo'.*'barlow'"):

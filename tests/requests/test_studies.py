@@ -56,7 +56,7 @@ def test_pathmnist_runs_on_an_npz_in_the_official_layout(tmp_path, draw):
     med.write(tmp_path / "pathmnist.npz", classes=9, side=28)
     weights = published_weights(tmp_path / "resnet18.pth", "torchvision:resnet18")
     overrides = [*QUICK, f"models.mixup_aug_pt.weights={weights}", f"data.root={tmp_path}"]
-    run = fw.run("pathmnist", out=tmp_path / "run", overrides=overrides, only=REPORTED)
+    run = fw.run("pathmnist", out=tmp_path / "run", overrides=overrides, models=REPORTED)
     check_finished(run, REPORTED)
     assert run.record.data.name == "pathmnist@28"
     assert run.record.data.notes["verified"] is False
@@ -168,7 +168,7 @@ def test_oxford_pets_runs_on_the_official_folders(tmp_path, backbone, models):
         f"data.root={tmp_path}",
         "data.size=32",
     ]
-    run = fw.run("oxford-pets", out=tmp_path / "run", overrides=overrides, only=models)
+    run = fw.run("oxford-pets", out=tmp_path / "run", overrides=overrides, models=models)
     check_finished(run, models)
     assert not (run.path / "tables" / "natural_shift_accuracy.csv").exists()
 
@@ -187,7 +187,7 @@ def test_the_other_studies_run_on_files_in_their_formats(name, models, tmp_path)
     else:
         known_sets.write_fashion(tmp_path, compress=True, counts=(40, 20))
     overrides = [*QUICK, f"data.root={tmp_path}"]
-    run = fw.run(name, out=tmp_path / "run", overrides=overrides, only=models)
+    run = fw.run(name, out=tmp_path / "run", overrides=overrides, models=models)
     check_finished(run, models or load_study(name).models)
 
 
@@ -197,7 +197,7 @@ def test_a_study_takes_noisy_and_unbalanced_labels(tmp_path):
     worse = [*overrides, "data.label_noise=0.2", "data.imbalance=0.5"]
     records = []
     for number, each in enumerate((overrides, worse)):
-        run = fw.run("pathmnist", out=tmp_path / str(number), overrides=each, only=["basic"])
+        run = fw.run("pathmnist", out=tmp_path / str(number), overrides=each, models=["basic"])
         records.append(run.record.data)
     plain, noisy = records
     assert plain.digests["train"] != noisy.digests["train"]
@@ -209,7 +209,7 @@ def test_another_file_than_the_published_one_needs_a_word(tmp_path):
     med.write(tmp_path / "pathmnist.npz", classes=9, side=28)
     overrides = [f"data.root={tmp_path}", f"backbone={TINY_RESNET}"]
     with pytest.raises(InputError, match="verify: false"):
-        fw.run("pathmnist", out=tmp_path / "run", overrides=overrides, only=["basic"])
+        fw.run("pathmnist", out=tmp_path / "run", overrides=overrides, models=["basic"])
     assert not (tmp_path / "run").exists()
 
 

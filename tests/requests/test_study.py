@@ -211,7 +211,7 @@ def test_defaults_lie_under_every_model_and_overrides_over_it(study_file):
     changed = load_study(
         path,
         ["recipe.epochs=7", "models.basic.recipe.mixup=1/4", "data.size=8", "seeds=[3, 4]"],
-        only=["basic"],
+        models=["basic"],
     )
     assert list(changed.models) == ["basic"]
     assert changed.models["basic"].recipe.epochs == 7
@@ -493,9 +493,10 @@ def test_a_killed_process_is_taken_up_by_the_same_command(whole, study_file, tmp
     assert not (out / "scores.csv").exists()
     done = fairweather(*command)
     assert done.returncode == 0, done.stderr
-    said = done.stderr.splitlines()  # only finished steps, to the end
+    *said, end = done.stderr.splitlines()  # only finished steps, to the end
     assert all(line.startswith("done  ") for line in said)
     assert said[-1].startswith("done  report")
+    assert end.startswith(f"next    open {out}/report.html, or: fairweather check {out} ")
     assert contents(out, *RESULTS) == contents(whole.run.path, *RESULTS)
 
 
@@ -582,7 +583,7 @@ def test_an_unfinished_run_may_be_changed_where_nothing_is_finished(study_file, 
 def test_seeds_are_trained_and_averaged(study_file, tmp_path):
     path = study_file(seeds="[0, 1]")
     overrides = ["shifts=[]", "recipe.epochs=1"]
-    run = fw.run(path, out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"])
+    run = fw.run(path, out=tmp_path / "run", device="cpu", overrides=overrides, models=["basic"])
     clean = run.scores.query("shift == 'clean' and metric == 'accuracy' and model == 'basic'")
     value = clean.set_index("seed").value
     assert value["mean"] == pytest.approx((value["0"] + value["1"]) / 2)
@@ -592,7 +593,7 @@ def test_a_sweep_keeps_every_try_and_trains_the_chosen_one(study_file, tmp_path)
     overrides = ["models.basic.sweep={learning_rate: [1e-5, 1e-2], schedule: [none, cosine]}"]
     overrides += ["models.basic.sweep_metric=nll", "recipe.epochs=2", "shifts=[]"]
     run = fw.run(
-        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, models=["basic"]
     )
     table = pd.read_csv(run.path / "models/basic/sweep.csv")
     assert list(table.columns) == [
@@ -621,7 +622,7 @@ def test_a_try_that_diverges_is_kept_and_never_chosen(study_file, tmp_path):
     overrides = ["models.basic.sweep={learning_rate: [1e30, 1e-2]}", "recipe.epochs=1"]
     overrides += ["recipe.optimizer=sgd", "shifts=[]"]
     run = fw.run(
-        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, models=["basic"]
     )
     table = pd.read_csv(run.path / "models/basic/sweep.csv")
     assert table.chosen.tolist() == [False, True]
@@ -631,7 +632,7 @@ def test_a_try_that_diverges_is_kept_and_never_chosen(study_file, tmp_path):
             study_file(),
             out=tmp_path / "other",
             overrides=["models.basic.sweep={learning_rate: [1e30]}", "recipe.optimizer=sgd"],
-            only=["basic"],
+            models=["basic"],
         )
 
 
@@ -643,7 +644,7 @@ def test_a_backbone_at_rate_zero_stays(study_file, tmp_path):
         "shifts=[]",
     ]
     run = fw.run(
-        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, models=["basic"]
     )
     trained = fw.load_model(f"run:{run.path}/models/basic/seed-0").network
     fresh = fw.load_model(TINY_RESNET, classes=3, seed=0, weights="none").network
@@ -668,7 +669,7 @@ def test_names_that_yaml_might_misread_are_names(study_file, tmp_path, name):
         out=tmp_path / "run",
         device="cpu",
         overrides=["recipe.epochs=1", "shifts=[]"],
-        only=[name],
+        models=[name],
     )
     assert set(run.scores.model) == {name}
     assert f"| {name} |" in (run.path / "tables/summary_accuracy.md").read_text()
@@ -881,7 +882,7 @@ def test_rectangles_go_all_the_way(study_file, tmp_path, size, draw):
     overrides = [f"data={{source: 'folder:{tmp_path / 'rectangles'}'}}", "recipe.epochs=1"]
     overrides += ["shifts=[{brightness_factor: [0.3]}]"]
     run = fw.run(
-        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, models=["basic"]
     )
     draw(run)
     assert (run.path / "figures/shifts.png").exists()
@@ -899,7 +900,7 @@ def test_squashed_images_are_whole_and_the_run_s_model_sees_them_so_again(study_
     overrides = [f"data={{source: '{source}', size: 16, fit: squash}}", "recipe.epochs=1"]
     overrides += ["shifts=[]"]
     run = fw.run(
-        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, models=["basic"]
     )
     expected = fw.load_data(source, preparation=Preparation(16, fit="squash"))
     assert run.record.data.digests["test"] == digest(expected.test)
@@ -957,7 +958,7 @@ def test_a_state_left_behind_by_a_kill_is_cleared(whole, study_file, tmp_path):
 def test_a_study_without_shifts_scores_clean_images(study_file, tmp_path):
     overrides = ["shifts=[]", "recipe.epochs=1"]
     run = fw.run(
-        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, only=["basic"]
+        study_file(), out=tmp_path / "run", device="cpu", overrides=overrides, models=["basic"]
     )
     assert set(run.scores["shift"]) == {"clean"}
     assert (run.path / "report.html").exists()

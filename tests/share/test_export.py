@@ -392,7 +392,8 @@ def command(tmp_path, monkeypatch, capsys):
 def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):
     arguments = ["export", f"folder:{colour_folder}", "--shift", "gamma,exponent=2", "--out", "out"]
     status, out, error = command(*arguments)
-    assert (status, error) == (0, "")
+    hint = "fairweather evaluate MODEL folder:out/gamma,exponent=2 --shift clean"
+    assert (status, error) == (0, f"next    {hint}\n")
     said, *places = out.splitlines()
     assert said.startswith("images         60 of 150, the test split: test/blue/000.png, ")
     assert places == ["export    out", "manifest  out/manifest.json"]
@@ -404,7 +405,7 @@ def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):
     clean = fw.load_data(f"folder:{colour_folder}").test
     assert np.array_equal(images, fw.make_shift("gamma", exponent=2)(clean.images, clean.keys))
     assert classes == clean.classes
-    status, out, error = command(*arguments, "--seed", "1")
+    status, out, error = command(*arguments, "--shift-seed", "1")
     assert (status, out) == (2, f"{said}\n")
     assert "seed: 0, not 1; name a new folder with --out" in error
     assert manifest_of(tmp_path / "out") == first
@@ -412,8 +413,11 @@ def test_the_command_exports_and_goes_on(command, colour_folder, tmp_path):
 
 def test_the_command_takes_suites_parts_sizes_and_formats(command, colour_folder, tmp_path):
     root = ["--data-root", str(colour_folder.parent), "--out", "out", "--format", "npz"]
-    shifts = ["--suite", "paper_pathmnist", "--shift", "clean", "--part", "val", "--size", "8"]
-    assert command("export", f"folder:{colour_folder.name}", *root, *shifts, "--seed", "5")[0] == 0
+    shifts = ["--shift", "paper_pathmnist", "--shift", "clean", "--part", "val", "--size", "8"]
+    assert (
+        command("export", f"folder:{colour_folder.name}", *root, *shifts, "--shift-seed", "5")[0]
+        == 0
+    )
     manifest = manifest_of(tmp_path / "out")
     assert len(manifest["shifts"]) == 9
     assert (manifest["data"]["part"], manifest["data"]["size"]) == ("val", [8, 8])

@@ -112,10 +112,11 @@ def test_the_results_do_not_depend_on_the_number_of_jobs(study, alone, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("networks", "workers"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.nightly)]
+    ("models", "processes"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.nightly)]
 )
-def test_the_results_do_not_depend_on_how_many_share(study, alone, tmp_path, networks, workers):
-    run = fw.run(study, out=tmp_path / "run", device="cpu", networks=networks, workers=workers)
+def test_the_results_do_not_depend_on_how_many_share(study, alone, tmp_path, models, processes):
+    shared = {"models_in_memory": models, "shift_processes": processes}
+    run = fw.run(study, out=tmp_path / "run", device="cpu", **shared)
     same(run, alone)
 
 
@@ -277,7 +278,9 @@ def test_more_jobs_than_cores_are_refused_with_a_way_out(study, tmp_path, monkey
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("option", "value"), [("jobs", 0), ("workers", -1), ("networks", 0)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("jobs", 0), ("shift_processes", -1), ("models_in_memory", 0)]
+)
 def test_impossible_numbers_are_refused(study, tmp_path, option, value):
     with pytest.raises(InputError, match=f"{option} must be at least"):
         fw.run(study, out=tmp_path / "run", device="cpu", **{option: value})
@@ -318,7 +321,7 @@ def test_an_evaluation_does_not_depend_on_jobs_either(alone, colour_folder, tmp_
     options = {"device": "cpu", "threads": 1, "size": 16, "bootstrap": 200}
     options["variants"] = ("batchnorm",)
     one = fw.evaluate(*asked, out=tmp_path / "one", **options)
-    two = fw.evaluate(*asked, out=tmp_path / "two", jobs=2, workers=1, **options)
+    two = fw.evaluate(*asked, out=tmp_path / "two", jobs=2, shift_processes=1, **options)
     same(one, two)
     assert files(one)
 
@@ -333,7 +336,7 @@ def test_what_a_try_left_that_diverged_does_not_count_when_it_is_replaced(study,
             sets.append("models.basic.recipe.optimizer=sgd")
             out = tmp_path / str(number)
             options = {"device": "cpu", "jobs": number, "replace": again}
-            fw.run(study, out=out, overrides=sets, only=["basic"], **options)
+            fw.run(study, out=out, overrides=sets, models=["basic"], **options)
         chosen[number] = (out / "models/basic/sweep.csv").read_bytes()
         assert not list(out.rglob("diverged.json"))
     assert chosen[1] == chosen[2]

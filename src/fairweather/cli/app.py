@@ -13,10 +13,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from fairweather.cli.demo import demo
 from fairweather.cli.deploy import guard, predict
+from fairweather.cli.help import DocumentedCommand, DocumentedGroup
 from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
-from fairweather.cli.options import Command, check_file, go_offline
+from fairweather.cli.options import Command, check_file, go_offline, suggest
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
 from fairweather.errors import (
     RENAMED,
@@ -38,12 +40,17 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="studies, shifts, attacks, suites, metrics, models, data or pretraining; all by "
-            "default."
+            metavar="WHAT",
+            help="studies, shifts, attacks, suites, metrics, models, data, pretraining or all.",
         ),
     ] = "all",
 ) -> None:
-    """List all that is taken by name: studies, shifts, metrics, sources of models and data."""
+    """List known names: studies, shifts, metrics, sources of models and data.
+
+    Examples:
+        fairweather list shifts
+        fairweather list
+    """
     if what not in ("all", *SECTIONS):
         raise unknown_name("list", what, ["all", *SECTIONS])
     for title, entries in SECTIONS.items():
@@ -51,6 +58,7 @@ def list_names(
             typer.echo(f"{title}:")
             for name, description in entries():
                 typer.echo(f"  {name:<41} {description}")
+    suggest("fairweather preview --shift NAME, or: fairweather evaluate MODEL DATA --shift NAME")
 
 
 def _list_shifts() -> Entries:
@@ -124,26 +132,33 @@ SECTIONS: Mapping[str, Callable[[], Entries]] = {
 
 # ---------------------------------------------------------------- commands
 
-COMMANDS: Mapping[str, Callable[..., None]] = {
-    "run": run,
-    "plan": plan,
-    "evaluate": evaluate,
-    "estimate": estimate,
-    "predict": predict,
-    "guard": guard,
-    "compare": compare,
-    "check": check,
-    "report": report,
-    "preview": preview,
-    "export": export,
-    "cancel": cancel,
-    "clean": clean,
-    "pack": pack,
-    "list": list_names,
+# By their panel in the help, in the order that they have there.
+COMMANDS: Mapping[str, Mapping[str, Command]] = {
+    "Commands to begin with": {
+        "demo": demo,
+        "evaluate": evaluate,
+        "check": check,
+        "predict": predict,
+    },
+    "More commands": {
+        "estimate": estimate,
+        "compare": compare,
+        "report": report,
+        "guard": guard,
+        "run": run,
+        "plan": plan,
+        "preview": preview,
+        "export": export,
+        "pack": pack,
+        "clean": clean,
+        "cancel": cancel,
+        "list": list_names,
+    },
 }
 
 # What is checked of the arguments before torch is imported, so that a typo is reported at once.
 FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
+    "demo": {"out": check_writable},
     "run": {"study": check_study_name, "out": check_writable},
     "plan": {"study": check_study_name},
     "estimate": {"out": partial(check_file, "--out", (".json",), in_present_folder=True)},
@@ -156,29 +171,35 @@ FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "pack": {"out": check_writable},
 }
 
+SUMMARY = "Find out whether an image classifier still works when its images change."
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
 # What Typer raises for arguments that it cannot read; its module depends on Typer's version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="fairweather",
-    help="Train image classifiers, and measure their accuracy and calibration under shifts.",
-    no_args_is_help=True,
+    cls=DocumentedGroup,
+    help=SUMMARY,
     add_completion=False,
-    rich_markup_mode="markdown",  # in the default one, [clean] would be a style and not be shown
+    rich_markup_mode=None,  # `DocumentedCommand` writes the help
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
 @app.callback(invoke_without_command=True)
 def _print_version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         import fairweather
 
         typer.echo(fairweather.__version__)
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(2)
 
 
 def _with_first_checks(name: str, command: Command) -> Command:
@@ -193,8 +214,11 @@ def _with_first_checks(name: str, command: Command) -> Command:
     return checked
 
 
-for _name, _command in COMMANDS.items():
-    app.command(name=_name)(_with_first_checks(_name, _command))
+for _panel, _commands in COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=DocumentedCommand, rich_help_panel=_panel)(
+            _with_first_checks(_name, _command)
+        )
 
 
 def _cache_hint(error: OSError) -> str:
@@ -232,15 +256,16 @@ def main() -> None:
 
 
 def _exit_with(sentence: str) -> NoReturn:
-    if sentence:
-        typer.echo(f"fairweather: {one_line(sentence)}", err=True)
+    typer.echo(f"fairweather: {one_line(sentence)}", err=True)
     sys.exit(2)
 
 
 def _usage_sentence(error: Any) -> str:  # noqa: ANN401 - a `UsageError`
-    """Say what Typer cannot read, and where it is explained; nothing where the help was shown."""
+    """Say what Typer cannot read, and where it is explained."""
+    said, asked = error.format_message().strip().removesuffix("."), error.ctx
+    command = asked.command_path if asked else "fairweather"
     written = getattr(error, "option_name", "")
-    said = error.format_message().strip().removesuffix(".")
-    if written in RENAMED:
-        said = f"{written} is now called {RENAMED[written]}"
-    return said and f"{said}; see: {error.ctx.command_path if error.ctx else 'fairweather'} --help"
+    new = RENAMED.get(written)
+    if new and new in {name for option in asked.command.params for name in option.opts}:
+        said = f"{written} is now called {new}"
+    return f"{said}; see: {command} --help"

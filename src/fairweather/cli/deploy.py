@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fairweather.cli.options import DataRoot, Device, Offline, Quiet, progress, takes
+from fairweather.cli.options import (
+    DataArgument,
+    DataRoot,
+    Device,
+    ModelArgument,
+    Offline,
+    Quiet,
+    progress,
+    suggest,
+    takes,
+)
 from fairweather.errors import InputError
 from fairweather.progress import Event, Notify
 from fairweather.types.options import ImageOptions, check_limits
@@ -21,31 +31,23 @@ BATCH_SIZE = 256  # images that are answered at once
 
 Risk = Annotated[
     str | None,
-    typer.Option(
-        help="The largest share of wrong answers, such as 5% or 0.05.", show_default=False
-    ),
+    typer.Option(help="Maximum error rate of the answers, such as 5% or 0.05.", show_default=False),
 ]
 Confidence = Annotated[
     str | None,
-    typer.Option(
-        help="How certain that is: the share of draws of validation images in which the risk is "
-        "kept.",
-        show_default="95%",
-    ),
+    typer.Option(help="Probability that the error limit holds.", show_default="95%"),
 ]
 Coverage = Annotated[
     str | None,
     typer.Option(
-        help="The share of images whose prediction set holds the right class, on average over "
-        "draws of validation images.",
-        show_default="90%",
+        help="Share of images whose prediction set contains the right class.", show_default="90%"
     ),
 ]
 
 Weighing = Annotated[
     str | None,
     typer.Option(
-        help="What counts alike where images belong together: groups, such as patients, or images.",
+        help="What counts equally if images belong together: groups or images.",
         show_default="groups",
     ),
 ]
@@ -56,35 +58,31 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="RUN[:MODEL[:SEED]]", help="A model of a finished run, or a saved guard."
+            metavar="RUN[:MODEL[:SEED]]", help="Run folder, one model of it, or a saved guard."
         ),
     ],
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="A data source, such as images:PATH or folder:PATH (see: fairweather list data)."
-        ),
-    ],
+    data: DataArgument,
     risk: Risk = None,
     confidence: Confidence = None,
     coverage: Coverage = None,
     weigh: Weighing = None,
-    out: Annotated[Path, typer.Option(help="The table to write, .csv or .parquet.")] = Path(
+    out: Annotated[Path, typer.Option(help="Table to write: .csv or .parquet.")] = Path(
         "predictions.csv"
     ),
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace the table if it exists.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the table.")] = False,
     device: Device = "auto",
     offline: Offline = False,
     quiet: Quiet = False,
     **options: Any,  # noqa: ANN401 - those of `ImageOptions`
 ) -> None:
-    """Answer images with a promised risk, and defer the others to a person.
+    """Predict with a bounded error rate, and leave uncertain images to a person.
 
-    It writes one row for each image: class, confidence after temperature scaling, answer or defer,
-    and the classes that it may be. It warns where the images are unlike those that the promise
-    rests on.
+    The table has a row for each image: class, confidence, answer or defer, and possible classes. A
+    warning says if the images differ from the validation set.
+
+    Examples:
+        fairweather predict runs/mine images:new --risk 5%
+        fairweather predict guards/mine images:new --out answers.csv
     """
     shares = _read_shares(risk, confidence, coverage)
     check_limits(asked := ImageOptions(**options))
@@ -108,14 +106,17 @@ def predict(
     for line in _summary_lines(guard, new, parts, likeness):
         typer.echo(line)
     typer.echo(f"{'table':<11}{out}")
+    suggest(
+        f"fairweather estimate {model if shares else 'RUN'} {data}   # how accurate is it here?"
+        if likeness.unlike
+        else f"open {out}: the rows with defer need a person",
+        quiet=quiet,
+    )
 
 
 def guard(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="RUN[:MODEL[:SEED]]", help="A model of a finished run."),
-    ],
-    folder: Annotated[Path, typer.Argument(help="The folder of the guard; new or empty.")],
+    model: ModelArgument,
+    folder: Annotated[Path, typer.Argument(metavar="GUARD", help="New or empty folder.")],
     risk: Risk = None,
     confidence: Confidence = None,
     coverage: Coverage = None,
@@ -123,18 +124,23 @@ def guard(
     onnx: Annotated[
         Path | None,
         typer.Option(
-            help="Also write an ONNX file: 8-bit images to logits, probabilities and confidence.",
+            help="Also write an ONNX file, which takes 8-bit images.",
             show_default=False,
         ),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace what is there.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the guard.")] = False,
     data_root: DataRoot = None,
     device: Device = "auto",
     offline: Offline = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Save a model with its promise as a folder that a service loads: weights and JSON, no code.
+    """Save a model with its error limit as a folder that a service can load.
 
-    In Python, `fairweather.load_guard(FOLDER)` gives an object that answers batches of images.
+    The folder has weights and JSON, no code. In Python, `fairweather.load_guard` opens it.
+
+    Examples:
+        fairweather guard runs/mine guards/mine --risk 5%
+        fairweather guard runs/mine guards/mine --risk 5% --onnx guard.onnx
     """
     shares = _read_shares(risk, confidence, coverage)
     if "risk" not in shares:
@@ -164,6 +170,7 @@ def guard(
     typer.echo(f"{'guard':<11}{folder}")
     if onnx is not None:
         typer.echo(f"{'onnx':<11}{onnx}")
+    suggest(f"fairweather predict {folder} images:FOLDER", quiet=quiet)
 
 
 def _read_shares(

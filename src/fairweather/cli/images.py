@@ -14,11 +14,12 @@ from fairweather.cli.options import (
     Quiet,
     Scale,
     Shifts,
+    ShiftSeed,
     Size,
     SkipUnreadable,
-    Suites,
     progress,
     resumable,
+    suggest,
 )
 from fairweather.errors import InputError
 from fairweather.progress import Event
@@ -29,50 +30,52 @@ if TYPE_CHECKING:
 
 def preview(
     data: DataArgument = "mnist5k",
-    suite: Suites = None,
     shift: Shifts = None,
-    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("preview.png"),
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("preview.png"),
     size: Size = None,
     images: Annotated[
-        int, typer.Option(min=1, help="How many pictures, each of another class.")
+        int, typer.Option(min=1, help="Pictures under each shift, each of another class.")
     ] = 1,
-    seed: Annotated[
-        int, typer.Option(help="Random seed of the choice of pictures and of the shifts.")
-    ] = 0,
+    shift_seed: ShiftSeed = 0,
     data_root: DataRoot = None,
     scale: Scale = None,
     offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw a contact sheet of test images: one row per shift, one column per level."""
+    """Draw test images under shifts: one row per shift, one column per level.
+
+    Examples:
+        fairweather preview --shift imagenet_c/fog
+        fairweather preview folder:photos --shift quick --images 3 --out sheet.png
+    """
     from fairweather.data.loading import load_data
     from fairweather.report import contact_sheet
     from fairweather.runs.folder import write_atomically
     from fairweather.steps.samples import pick_pictures
 
-    shifts = _read_shifts(suite or [], shift or [])
+    shifts = _read_shifts(shift or [])
     with progress(quiet=quiet) as show:
         dataset = load_data(
             data,
             size=size,
             root=data_root,
-            seed=seed,
+            seed=shift_seed,
             parts={"test"},
             scale=scale,
             offline=offline,
             progress=show,
         )
-    picked = pick_pictures(dataset.test, images, seed)
-    subtitle = f"Test images of {dataset.name}, seed {seed}."
-    sheet = contact_sheet.preview(picked, shifts, seed=seed, subtitle=subtitle)
+    picked = pick_pictures(dataset.test, images, shift_seed)
+    subtitle = f"Test images of {dataset.name}, seed {shift_seed}."
+    sheet = contact_sheet.preview(picked, shifts, seed=shift_seed, subtitle=subtitle)
     write_atomically(out, sheet.png)
     typer.echo(f"preview {out}")
+    suggest(f"open {out}", quiet=quiet)
 
 
 def export(
     data: DataArgument,
-    out: Annotated[Path, typer.Option(help="A new folder, or one with an unfinished export.")],
-    suite: Suites = None,
+    out: Annotated[Path, typer.Option(help="New folder, or one with an unfinished export.")],
     shift: Shifts = None,
     format_: Annotated[
         str, typer.Option("--format", help="png (one folder per class) or npz.")
@@ -80,24 +83,31 @@ def export(
     part: Annotated[
         str | None,
         typer.Option(
-            help="Which split of a study: test, val or train. Without it, what evaluate tests: the "
-            "test split, or all images of a set without splits."
+            help="Split of a study to export: test, val or train.",
+            show_default="what evaluate tests",
         ),
     ] = None,
     size: Size = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the split and of the shifts.")] = 0,
+    shift_seed: ShiftSeed = 0,
     data_root: DataRoot = None,
     skip_unreadable: SkipUnreadable = False,
     scale: Scale = None,
     offline: Offline = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a shifted copy of a data set, without loss. The same command continues it."""
+    """Write a shifted copy of a data set, without loss.
+
+    The same command continues an interrupted export.
+
+    Examples:
+        fairweather export folder:photos --shift imagenet_c/fog,severity=3 --out foggy
+    """
     from fairweather.data.loading import TEST_FRACTION, list_source, load_data, tested_share
     from fairweather.data.sources import UNSPLIT
     from fairweather.share import export as exporting
+    from fairweather.types.record import escape
 
-    shifts = _read_shifts(suite or [], shift or [])
+    shifts = _read_shifts(shift or [])
     with resumable(), progress(quiet=quiet) as show:
         listed = list_source(data, data_root, offline=offline)
         undivided, share = UNSPLIT in listed.splits, tested_share(data)
@@ -105,7 +115,7 @@ def export(
             data,
             size=size,
             root=data_root,
-            seed=seed,
+            seed=shift_seed,
             parts={"test", part or "test"},
             test_fraction=share if part is None else TEST_FRACTION,
             skip_unreadable=skip_unreadable,
@@ -118,10 +128,19 @@ def export(
         every = sum(len(listing.labels) for listing in listed.splits.values())
         show(Event("export", 0, None, line=_describe_images(images, every, part, undivided, share)))
         manifest = exporting.export(
-            dataset, shifts, out, part=part or "test", format=format_, seed=seed, progress=show
+            dataset,
+            shifts,
+            out,
+            part=part or "test",
+            format=format_,
+            seed=shift_seed,
+            progress=show,
         )
     typer.echo(f"{'export':<10}{out}")
     typer.echo(f"{'manifest':<10}{manifest}")
+    first = out / escape(shifts[0].id)
+    source = f"folder:{first}" if format_ == "png" else f"npz:{first}.npz"
+    suggest(f"fairweather evaluate MODEL {source} --shift clean", quiet=quiet)
 
 
 def _describe_images(
@@ -140,13 +159,9 @@ def _describe_images(
     return f"images         {len(images):,} of {every:,}, {why}{files}"
 
 
-def _read_shifts(suites: list[str], shifts: list[str]) -> list[Shift]:
+def _read_shifts(shifts: list[str]) -> list[Shift]:
     from fairweather.attacks.shift_lists import expand_only_shifts
 
-    if not suites and not shifts:
-        raise InputError(
-            "name at least one shift: --suite NAME, or --shift NAME[,parameter=value...]"
-        )
-    return expand_only_shifts(
-        [*({"suite": name} for text in suites for name in text.split(",")), *shifts]
-    )
+    if not shifts:
+        raise InputError("name at least one shift, such as --shift quick or --shift imagenet_c/fog")
+    return expand_only_shifts(shifts)

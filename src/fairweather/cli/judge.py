@@ -9,7 +9,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from fairweather.cli.options import Device, Offline, Quiet, RunArgument, progress, takes
+from fairweather.cli.help import shows_colour
+from fairweather.cli.options import (
+    DATA_HELP,
+    Device,
+    ModelArgument,
+    Offline,
+    Quiet,
+    RunArgument,
+    progress,
+    suggest,
+    takes,
+)
 from fairweather.cli.runs import join_runs
 from fairweather.errors import InputError, unknown_name
 from fairweather.types.options import ImageOptions
@@ -21,33 +32,31 @@ def compare(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN",
-            help="A run folder, or FOLDER:MODEL for one of its models. FOLDER,FOLDER joins runs "
-            "with different seeds.",
+            metavar="RUN[:MODEL]", help="Run folder, or one model of it; RUN,RUN joins their seeds."
         ),
     ],
     other: Annotated[
         str,
         typer.Argument(
             metavar="REFERENCE",
-            help="Another run on the same images, written like the first; or paper, for the "
-            "published numbers of the paper.",
+            help="Another run on the same images, or paper for published numbers.",
         ),
     ],
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            "--as",
-            metavar="PUBLISHED=MODEL",
-            help="With paper: compare this published model with this model of the run, for "
-            "example mixup_aug_pt=my_model. May be repeated.",
+            "--match",
+            help="With paper: compare a published model with one of the run. Repeatable.",
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare two runs, or a run with published numbers.
+    """Compare two runs, or a run with published numbers: which differences are significant?
 
-    It says which differences are statistically significant.
+    Examples:
+        fairweather compare runs/new runs/old
+        fairweather compare runs/new:augmix runs/old:basic
+        fairweather compare runs/pathmnist paper
     """
     from fairweather.judge.comparison import REFERENCES, read_run_comparison
     from fairweather.judge.published import read_published_comparison
@@ -55,7 +64,7 @@ def compare(
 
     models = _read_published_rows(rows or [])
     if models and other not in REFERENCES:
-        raise InputError(f"--as is for {' and '.join(REFERENCES)}: {other} is a run")
+        raise InputError(f"--match is for {' and '.join(REFERENCES)}: {other} is a run")
     run, other = _join_sides(run, other, quiet=quiet)
     folder = Path(run if Path(run).is_dir() else run.rpartition(":")[0] or run)
     comparison = (
@@ -70,6 +79,7 @@ def compare(
     typer.echo(f"{comparison}\n")
     for name in files:
         typer.echo(f"table   {folder / name}")
+    suggest(f"open {folder / next(iter(files))}", quiet=quiet)
 
 
 def _read_published_rows(asked: list[str]) -> dict[str, str]:
@@ -78,9 +88,9 @@ def _read_published_rows(asked: list[str]) -> dict[str, str]:
     for text in asked:
         published, equals, model = text.partition("=")
         if not (published and equals and model):
-            raise InputError(f"--as takes PUBLISHED=MODEL, found {text}")
+            raise InputError(f"--match takes PUBLISHED=MODEL, found {text}")
         if published in models:
-            raise InputError(f"--as {published}=... is given twice")
+            raise InputError(f"--match {published}=... is given twice")
         models[published] = model
     return models
 
@@ -118,29 +128,30 @@ def check(
     folder: RunArgument,
     rules: Annotated[
         list[str],
-        typer.Argument(
-            help="Rules such as 'accuracy[clean] >= 0.85', or a YAML file with a list of them."
-        ),
+        typer.Argument(metavar="RULE", help="Rules, or a YAML file with a list of rules."),
     ],
     on: Annotated[
         str,
         typer.Option(
-            help="interval: a rule must hold at the worse end of the 95 % interval; value: for the "
-            "measured value alone."
+            help="Judge the worse end of the 95 % interval (interval), or the value (value)."
         ),
     ] = "interval",
-    junit: Annotated[
-        Path | None, typer.Option(help="Also write the result as JUnit XML to this file.")
-    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write the result as JUnit XML.")] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Check a run against rules, print a table, and end with status 1 if a rule is broken.
+    """Check a run against rules, and end with status 1 if one is broken.
 
-    The status is 2, with one sentence, if a rule cannot be judged, for example because the scores
-    were changed after the run. It is 70 if the program itself fails.
+    Status 2 means that a rule cannot be judged, and 70 that the program failed.
+
+    Examples:
+        fairweather check runs/mine 'accuracy[clean] >= 90%'
+        fairweather check runs/mine 'accuracy[imagenet_c/fog] drop <= 5%' --junit checks.xml
+        fairweather check runs/mine rules.yaml
     """
     from fairweather.judge.rules import read_rules
     from fairweather.judge.verdicts import format_junit, format_verdicts, judge
     from fairweather.runs.folder import open_finished_run, write_atomically
+    from fairweather.types.record import PAGE
 
     if on not in ("interval", "value"):
         raise unknown_name("choice for --on", on, ["interval", "value"])
@@ -149,14 +160,23 @@ def check(
     if junit is not None:
         write_atomically(junit, format_junit(verdicts))
     _print_table(format_verdicts(verdicts))
+    page = folder / PAGE
+    suggest(f"open {page}" if page.is_file() else f"fairweather report {folder}", quiet=quiet)
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
 
 
+COLOURS = {"failed": "red", "passed": "green"}  # of the lines that begin with the word
+
+
 def _print_table(table: str) -> None:
     """Print; a reader that closes the pipe early changes nothing about the verdict."""
+    if coloured := shows_colour(sys.stdout):
+        lines = table.splitlines()
+        colours = [COLOURS.get(line.partition(" ")[0]) for line in lines]
+        table = "\n".join(map(typer.style, lines, colours))
     try:
-        typer.echo(table)
+        typer.echo(table, color=coloured)
     except BrokenPipeError:
         # What is still in the buffer would be written once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -167,39 +187,24 @@ def _print_table(table: str) -> None:
 
 @takes(ImageOptions)
 def estimate(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="A run folder, or FOLDER:MODEL or FOLDER:MODEL:SEED for one of its models; SEED "
-            "is a number or ensemble.",
-        ),
-    ],
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="The images, as a data source: images:PATH has no labels, and those of others are "
-            "not used (see: fairweather list data)."
-        ),
-    ],
+    run: ModelArgument,
+    data: Annotated[str, typer.Argument(metavar="DATA", help=f"{DATA_HELP} No labels are used.")],
     with_labels: Annotated[
-        bool,
-        typer.Option(
-            "--with-labels", help="Also say how many are right by their labels, to compare."
-        ),
+        bool, typer.Option("--with-labels", help="Also print the accuracy by the images' labels.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Also write the result as JSON to this file.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the result as JSON.")] = None,
     device: Device = "auto",
     offline: Offline = False,
     quiet: Quiet = False,
     **options: Any,  # noqa: ANN401 - those of `ImageOptions`
 ) -> None:
-    """Estimate how accurate a model of a finished run will be on images without labels.
+    """Estimate a model's accuracy on images without labels.
 
-    It says a range, whether the model sees the images as it sees its validation images, and which
-    known shift they look most like.
+    It prints a likely range, a test for distribution shift, and the most similar tested shift.
+
+    Examples:
+        fairweather estimate runs/mine images:new
+        fairweather estimate runs/mine:basic:0 folder:new --with-labels
     """
     from fairweather.judge import estimation
     from fairweather.runs.folder import write_atomically
@@ -218,3 +223,4 @@ def estimate(
     if out is not None:
         write_atomically(out, accuracy.to_json())
         typer.echo(f"\njson    {out}")
+    suggest(f"fairweather predict {run} {data} --risk 5%", quiet=quiet)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # ---------------------------------------------------------------- progress and interruption
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress and no hints.")]
 
 
 @contextmanager
@@ -82,17 +82,22 @@ def _end_on_signals() -> Iterator[None]:
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Notify]:
-    """Show a bar for every task on a terminal; elsewhere print plain lines.
+    """Show a bar for every task on a terminal; elsewhere print a line for each stage and minute.
 
-    These are one for every finished step, and one a minute about a training that takes longer. Both
-    go to stderr. The lines that a person should read go to stdout in any case; with `quiet` nothing
-    else is printed.
+    Both go to stderr. The lines that a person should read go to stdout in any case; with `quiet`
+    nothing else is printed.
     """
     if quiet:
         yield lambda event: typer.echo(event.line) if event.line else None
         return
-    with display(typer.echo, every_step=True) as show:
+    with display(typer.echo, every_stage=True) as show:
         yield show
+
+
+def suggest(what: str, *, quiet: bool = False) -> None:
+    """End a command with what to open or run next, on stderr, since it is no result."""
+    if not quiet:
+        typer.echo(f"next    {what}", err=True)
 
 
 # ---------------------------------------------------------------- first checks
@@ -135,7 +140,6 @@ def _declare_option(kind: type, name: str) -> Any:  # noqa: ANN401 - a type
     said = typer.Option(
         option_flag(name, declared),
         help=declared["description"],
-        metavar=declared["metavar"],
         show_default=declared["shown"] or option.default not in ((), None, False),
     )
     return Annotated[_command_line_type(name, _type_hints(kind)[name]), said]
@@ -165,29 +169,24 @@ DataRoot = _declare_option(DataOptions, "root")
 Size = _declare_option(DataOptions, "size")
 SkipUnreadable = _declare_option(DataOptions, "skip_unreadable")
 Scale = _declare_option(DataOptions, "scale")
-DataArgument = Annotated[
-    str, typer.Argument(help="A data source, such as folder:PATH (see: fairweather list data).")
+DATA_HELP = "Images, such as folder:PATH (see: fairweather list data)."
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN[:MODEL[:SEED]]", help="Run folder, or one model of it; SEED may be ensemble."
+    ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-Device = Annotated[str, typer.Option(help="The device: auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
 Replace = Annotated[
-    bool,
-    typer.Option(
-        "--replace", help="Overwrite results in the folder that were made with other settings."
-    ),
+    bool, typer.Option("--replace", help="Replace results that were made with other settings.")
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Suites = Annotated[
-    list[str] | None,
-    typer.Option(help="A suite of shifts (see: fairweather list suites). Repeatable."),
-]
-Shifts = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="A shift, NAME[,parameter=value...] (see: fairweather list shifts). Repeatable."
-    ),
-]
+SHIFT_HELP = "Suite or shift: quick, imagenet_c/fog,severity=3 or 'gamma: [0.5, 2]'. Repeatable."
+Shifts = Annotated[list[str] | None, typer.Option("--shift", help=SHIFT_HELP)]
+ShiftSeed = Annotated[int, typer.Option("--shift-seed", help="Random seed of shifts and split.")]
 
 
 def takes(kind: type) -> Callable[[Command], Command]:
@@ -216,7 +215,7 @@ def takes(kind: type) -> Callable[[Command], Command]:
 
 Track = Annotated[
     str | None,
-    typer.Option("--track", help="Send the finished run to a tracker: mlflow.", show_default=False),
+    typer.Option("--track", help="Send the finished run to mlflow.", show_default=False),
 ]
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fairweather.cli.options import (
+    DATA_HELP,
     JSON,
+    SHIFT_HELP,
     DataRoot,
     Device,
     Offline,
@@ -26,6 +28,7 @@ from fairweather.cli.options import (
     progress,
     resumable,
     send_run,
+    suggest,
     takes,
 )
 from fairweather.errors import InputError, check_writable
@@ -40,27 +43,27 @@ if TYPE_CHECKING:
 
 StudyName = Annotated[
     str,
-    typer.Argument(help="A packaged study (see: fairweather list studies), or a study file."),
+    typer.Argument(
+        metavar="STUDY", help="Name of a study (see: fairweather list studies), or a study file."
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/NAME")]
+Out = Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Change a key of the study, such as recipe.epochs=2 or models.basic.weights=none. "
-        "Repeatable.",
+        help="Change a key of the study: recipe.epochs=2, models.basic.weights=none. Repeatable.",
     ),
 ]
 Seeds = Annotated[
     str | None,
     typer.Option(
-        help="How many seeds to train every model with (3 means the seeds 0, 1 and 2), or a list "
-        "of seeds (3,4, or 3, for a single one).",
+        help="Number of seeds to train each model with, or a list such as 3,4 (one seed: 3,).",
         show_default="as in the study, else 3",
     ),
 ]
-Only = Annotated[
-    list[str] | None, typer.Option(help="Run, score and report only this model. Repeatable.")
+Models = Annotated[
+    list[str] | None, typer.Option("--model", help="Only this model of the study. Repeatable.")
 ]
 
 
@@ -70,15 +73,14 @@ def run(
     out: Out = None,
     set_: Set = None,
     seeds: Seeds = None,
-    only: Only = None,
+    models: Models = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     offline: Offline = False,
     replace: Replace = False,
-    steps: Annotated[str | None, typer.Option(hidden=True)] = None,
     strategy: Annotated[
         str,
-        typer.Option(help="How they work together: ddp, torch's DistributedDataParallel."),
+        typer.Option(help="How devices train together: ddp."),
     ] = "ddp",
     quiet: Quiet = False,
     track: Track = None,
@@ -86,15 +88,18 @@ def run(
 ) -> None:
     """Run a study: train, predict under every shift, score and report.
 
-    The same command continues a run that was interrupted.
+    The same command continues an interrupted run.
+
+    Examples:
+        fairweather run quickstart
+        fairweather run study.yaml --model basic --seeds 1 --set recipe.epochs=2
+        fairweather run study.yaml --executor slurm --gpus 1
     """
-    if steps is not None:
-        raise InputError("--steps is gone: give the command with --worker, once for each part")
     asked = read_sharing(sharing)
     dataclasses.replace(asked, devices=1).check()
     from fairweather.requests.study import run as studies
 
-    checked = _read_study(study, set_, seeds, only, data_root, offline)
+    checked = _read_study(study, set_, seeds, models, data_root, offline)
     check_tracking(track)
     helps = studies.is_helper(checked, asked.devices, asked.nodes)
     with resumable(), progress(quiet=quiet or helps) as show:
@@ -111,7 +116,7 @@ def run(
     if helps:
         return
     typer.echo(finished.overview() + "\n")
-    print_places(finished.path, track)
+    print_places(finished.path, track, quiet=quiet)
 
 
 def plan(
@@ -119,24 +124,34 @@ def plan(
     out: Out = None,
     set_: Set = None,
     seeds: Seeds = None,
-    only: Only = None,
+    models: Models = None,
     device: Device = "auto",
     data_root: DataRoot = None,
     offline: Offline = False,
     json: JSON = False,
     quiet: Quiet = False,
 ) -> None:
-    """Print the steps of a study, which of them are done, and how long the rest may take."""
+    """Show the steps of a study, which are done, and how long the rest may take.
+
+    Examples:
+        fairweather plan quickstart
+        fairweather plan study.yaml --json
+    """
     from fairweather.requests.study import run as studies
 
-    checked = _read_study(study, set_, seeds, only, data_root, offline)
+    checked = _read_study(study, set_, seeds, models, data_root, offline)
     with resumable(), progress(quiet=quiet) as show:
         outlook = studies.plan(checked, out=out, device=device, offline=offline, progress=show)
     typer.echo(outlook.to_json() if json else str(outlook))
+    suggest(f"fairweather run {study}", quiet=quiet or json)
 
 
 def cancel(run: RunArgument) -> None:
-    """End the jobs that `--executor slurm` has submitted; what is finished stays."""
+    """Cancel the SLURM jobs of a run; finished steps stay.
+
+    Examples:
+        fairweather cancel runs/mine
+    """
     from fairweather.runs.folder import open_finished_run
     from fairweather.workers import slurm_jobs as submitted
 
@@ -146,6 +161,7 @@ def cancel(run: RunArgument) -> None:
         typer.echo(f"ended {ended} job{'s' * (ended > 1)} of {run}")
     else:
         typer.echo(f"no jobs of {run} are waiting or running")
+    suggest(f"fairweather clean {run}   # what the run has so far")
 
 
 def clean(
@@ -153,13 +169,19 @@ def clean(
     remove: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to remove: left-over (files of models that the study no longer has, and of "
-            "interrupted steps), report, samples or predictions. Repeatable.",
+            help="Files to remove: left-over, report, samples or predictions. Repeatable.",
             show_default="nothing",
         ),
     ] = None,
 ) -> None:
-    """Show how much disk space a run takes, and remove files that can be made again."""
+    """Show the disk space of a run, and remove files that can be made again.
+
+    Left-over files are those of interrupted steps, and of models that left the study.
+
+    Examples:
+        fairweather clean runs/mine
+        fairweather clean runs/mine --remove predictions
+    """
     from fairweather.runs import cleaning
     from fairweather.runs.folder import open_finished_run
 
@@ -168,13 +190,16 @@ def clean(
         removed = cleaning.remove_files(run, remove)
         typer.echo(f"removed {len(removed.files)} files, {removed.bytes / 1e6:,.1f} MB\n")
     typer.echo(cleaning.format_disk_use(cleaning.measure_disk_use(opened)))
+    suggest(
+        f"fairweather report {run}" if remove else f"fairweather clean {run} --remove left-over"
+    )
 
 
 def _read_study(
     study: str,
     set_: list[str] | None,
     seeds: str | None,
-    only: list[str] | None,
+    models: list[str] | None,
     data_root: str | None,
     offline: bool,
 ) -> Study:
@@ -187,33 +212,39 @@ def _read_study(
         overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")
     if data_root is not None:
         overrides.append(f"data.root={json_text(data_root)}")
-    return load_study(study, overrides, only or ())
+    return load_study(study, overrides, models or ())
 
 
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="A run folder, or several on the same test images.", metavar="RUN..."),
+        typer.Argument(help="Run folders, all on the same test images.", metavar="RUN"),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The folder for the report of several runs; that of one run goes into its own.",
-            show_default="reports/RUN+RUN; with --as-seeds runs/RUN+RUN",
+            help="Folder for the report of several runs.",
+            show_default="reports/RUN+RUN; with --join-seeds runs/RUN+RUN",
         ),
     ] = None,
-    as_seeds: Annotated[
+    join_seeds: Annotated[
         bool,
         typer.Option(
-            "--as-seeds",
-            help="Join runs of one study with different seeds or models into one run folder.",
+            "--join-seeds",
+            help="Join runs of one study, with other seeds or models, into one run folder.",
         ),
     ] = False,
     track: Track = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make tables, figures and page again from the files of one or several runs."""
-    if as_seeds:
+    """Rebuild tables, figures and page of one or several runs.
+
+    Examples:
+        fairweather report runs/mine
+        fairweather report runs/new runs/old --out reports/both
+        fairweather report runs/seed-0 runs/seed-1 --join-seeds
+    """
+    if join_seeds:
         check_tracking(track)
         place = join_runs(runs, out, quiet=quiet)
         missing = _find_missing_files([place])
@@ -233,7 +264,7 @@ def report(
                 f"fairweather: {path} has no {names[0]}{more}; the report leaves out what needs it"
             )
             typer.echo(words, err=True)
-    print_places(place, track)
+    print_places(place, track, quiet=quiet)
 
 
 def join_runs(runs: Sequence[str | Path], out: Path | None = None, *, quiet: bool = False) -> Path:
@@ -245,30 +276,36 @@ def join_runs(runs: Sequence[str | Path], out: Path | None = None, *, quiet: boo
 
 
 def pack(
-    run: Annotated[Path, typer.Argument(help="A run folder of a study.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The folder of the small copy.", show_default=False)],
-    only: Annotated[
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the copy.", show_default=False)],
+    models: Annotated[
         list[str] | None,
-        typer.Option(help="Keep only this model; repeatable.", show_default="all"),
+        typer.Option("--model", help="Keep only this model. Repeatable.", show_default="all"),
     ] = None,
     shift: Annotated[
         list[str] | None,
-        typer.Option(help="Keep only this shift or attack; repeatable.", show_default="all"),
+        typer.Option(help="Keep only this shift or attack. Repeatable.", show_default="all"),
     ] = None,
     no_variants: Annotated[
-        bool, typer.Option("--no-variants", help="Leave out temperature scaling and the like.")
+        bool, typer.Option("--no-variants", help="Leave out variants, such as temperature scaling.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a small copy of a run, to commit or to send: enough to join its seeds with others."""
+    """Export a small copy of a run that can still be joined with other seeds.
+
+    Examples:
+        fairweather pack runs/mine --out small
+        fairweather pack runs/mine --out small --model basic
+    """
     from fairweather.requests.seeds.joining import pack_run
 
     with resumable(), progress(quiet=quiet) as show:
         kept = () if no_variants else None
-        packed = pack_run(run, out, models=only, shifts=shift, variants=kept, progress=show)
+        packed = pack_run(run, out, models=models, shifts=shift, variants=kept, progress=show)
     files = [path for path in packed.path.rglob("*") if path.is_file()]
     size = sum(path.stat().st_size for path in files)
     typer.echo(f"{packed.path}: {len(files)} files, {size / 1e6:.1f} MB")
+    suggest(f"fairweather report {packed.path} OTHER --join-seeds", quiet=quiet)
 
 
 def _find_missing_files(runs: Sequence[Path]) -> dict[Path, list[str]]:
@@ -298,12 +335,14 @@ def _build_report(runs: Sequence[Path], out: Path | None) -> Path:
     return place
 
 
-def print_places(folder: Path, track: str | None) -> None:
-    """Print where tables, figures and page are, and where a tracker has the run."""
+def print_places(folder: Path, track: str | None, *, quiet: bool) -> None:
+    """Print where tables, figures and page are, where a tracker has the run, and what is next."""
     for what, name in (("tables", "tables"), ("figures", "figures"), ("page", "report.html")):
         if (folder / name).exists():  # figures may have been left out
             typer.echo(f"{what:<8}{folder / name}")
     send_run(folder, track)
+    page = folder / "report.html"
+    suggest(f"open {page}, or: fairweather check {folder} 'accuracy[clean] >= 90%'", quiet=quiet)
 
 
 # ---------------------------------------------------------------- evaluations
@@ -316,51 +355,44 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="The model: timm:NAME, torchvision:NAME, hf:REPO, onnx:FILE, "
-            "run:FOLDER/models/NAME/seed-S, python:FILE.py:FUNCTION, or the FILE of a checkpoint "
-            "with --architecture; or predictions:FILE, predictions that were made elsewhere. "
-            "NAME-seedN=SOURCE names the model and its seed."
+            metavar="MODEL",
+            help="Checkpoint, timm:NAME, torchvision:NAME, hf:REPO, onnx:FILE, run:PATH, "
+            "python:FILE.py:FUNCTION or predictions:FILE (see: fairweather list models).",
         ),
     ],
     data: Annotated[
         str | None,
-        typer.Argument(
-            help="A data source, such as folder:PATH (see: fairweather list data). Predictions "
-            "whose file has the labels need none."
-        ),
+        typer.Argument(metavar="DATA", help=f"{DATA_HELP} Predictions with labels need none."),
     ] = None,
     more: Annotated[
         list[str] | None,
         typer.Option(
             "--model",
-            help="A further model that is measured on the same images, in the same run; "
-            "NAME-seedN=SOURCE makes it seed N of the model NAME. Repeatable; with --size if the "
-            "models need images of different sizes.",
+            help="Another model on the same images, or NAME-seedN=MODEL. Repeatable.",
         ),
     ] = None,
-    shifts: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A suite, or a shift or attack as NAME[,parameter=value...]; several are "
-            "separated by commas. Several levels are written 'gamma: [0.5, 2]'. Repeatable.",
-            show_default="quick",
-        ),
-    ] = None,
+    shift: Annotated[list[str] | None, typer.Option(help=SHIFT_HELP, show_default="quick")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run folder.", show_default="runs/MODEL-on-DATA")
+        Path | None, typer.Option(help="Run folder.", show_default="runs/MODEL-on-DATA")
     ] = None,
     replace: Replace = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and how far it is; write nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan, and compute nothing.")
     ] = False,
     json: JSON = False,
     quiet: Quiet = False,
     track: Track = None,
     **options: object,
 ) -> None:
-    """Measure any model on any images, without training.
+    """Measure a model on your images, clean and under shifts.
 
-    The same command continues an evaluation that was interrupted.
+    The same command continues an interrupted evaluation.
+
+    Examples:
+        fairweather evaluate torchvision:resnet18 folder:photos
+        fairweather evaluate model.pt folder:photos --architecture timm:resnet18
+        fairweather evaluate onnx:model.onnx folder:photos --shift imagenet_c
+        fairweather evaluate predictions:answers.csv
     """
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("mean", "std"):
@@ -387,7 +419,7 @@ def evaluate(
     )
 
     request = make_request(
-        models if more or isinstance(models, dict) else model, data, shifts or QUICK, None, given
+        models if more or isinstance(models, dict) else model, data, shift or QUICK, given
     )
     check_tracking(track)
     with resumable(), progress(quiet=quiet) as show:
@@ -397,9 +429,10 @@ def evaluate(
             finished = run_request(request, out, replace=replace, progress=show)
     if dry_run:
         typer.echo(outlook.to_json() if json else str(outlook))
+        suggest("the same command without --dry-run", quiet=quiet or json)
         return
     typer.echo("\n" + finished.overview() + "\n")
-    print_places(finished.path, track)
+    print_places(finished.path, track, quiet=quiet)
 
 
 def _name_models(models: list[str]) -> list[str] | dict[str, str]:

@@ -26,12 +26,11 @@ Side = Annotated[int, pydantic.Field(ge=1, le=MAX_SIDE)]
 ValidationChoice = Literal["nothing", "epoch", "recipe", "recipe and epoch", "perhaps", "unknown"]
 CHOICE_TEXTS: Mapping[ValidationChoice, str] = {
     "nothing": "",
-    "epoch": "; they also chose the epoch of the model",
-    "recipe": "; they also chose the recipe of the model",
-    "recipe and epoch": "; they also chose the recipe and the epoch of the model",
-    "perhaps": "; they may also have chosen the recipe and the epoch of the model, and this is "
-    "valid only if it was not trained on them",
-    "unknown": "; this is valid only if the model was not trained on them",
+    "epoch": ". They also chose the epoch of the model",
+    "recipe": ". They also chose the recipe of the model",
+    "recipe and epoch": ". They also chose the recipe and the epoch of the model",
+    "perhaps": ". Valid only if the model was neither trained nor tuned on these images",
+    "unknown": ". Valid only if the model was not trained on these images",
 }
 ClassName = Annotated[str, pydantic.AfterValidator(lambda text: check_name(text, "the class"))]
 

@@ -428,7 +428,7 @@ def make_predictions(
 
 
 def join_predictions(parts: Sequence[P]) -> P:
-    """Join the predictions of a model on consecutive groups of images."""
+    """Join the predictions of a model on consecutive images, part by part."""
     return join_columns(parts, np.concatenate)
 
 

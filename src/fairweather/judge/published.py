@@ -156,8 +156,8 @@ def most_precise_numbers(study: PublishedStudy) -> list[PublishedNumber]:
 
 def _level_means(numbers: pd.DataFrame) -> pd.DataFrame:
     levels = numbers[numbers["shift"] != CLEAN]
-    groups = levels.groupby(["model", "shift", "metric", "source"], sort=False)
-    means = groups["value"].mean().reset_index()
+    of_shift = levels.groupby(["model", "shift", "metric", "source"], sort=False)
+    means = of_shift["value"].mean().reset_index()
     return means.assign(level=MEAN, source="mean of " + means["source"])
 
 
@@ -376,7 +376,7 @@ def match_models(
         published, ours = next(iter(study.models)), next(iter(contents.titles))
         raise InputError(
             f"the run has the models {', '.join(contents.titles)}; on {study.title} the paper has "
-            f"{', '.join(study.models)}: name a pair to compare, such as --as {published}={ours}"
+            f"{', '.join(study.models)}: name a pair to compare, such as --match {published}={ours}"
         )
     return compared
 

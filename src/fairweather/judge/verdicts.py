@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET  # nosec B405 # written, never read
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, get_args
 
 from fairweather.errors import InputError, unknown_name
@@ -351,25 +352,27 @@ def _first_names(names: Sequence[str]) -> str:
 
 
 def _format_row(verdict: Verdict) -> tuple[str, ...]:
-    outcome = "passed" if verdict.passed else "FAILED"
+    written = partial(_format_number, verdict.rule)
     return (
-        outcome,
+        "passed" if verdict.passed else "failed",
         verdict.name,
-        _format_number(verdict.value),
-        *(TOO_FEW_WORDS if verdict.too_few else map(_format_number, (verdict.low, verdict.high))),
+        written(verdict.value),
+        *(TOO_FEW_WORDS if verdict.too_few else map(written, (verdict.low, verdict.high))),
         str(verdict.n),
-        f"{verdict.margin:+z.4f}",
+        written(verdict.margin, sign="+"),
     )
 
 
 def _failure_message(verdict: Verdict) -> str:
-    ends = map(_format_number, (verdict.low, verdict.high))
-    interval = TOO_FEW if verdict.too_few else ", ".join(ends)
+    written = partial(_format_number, verdict.rule)
+    interval = TOO_FEW if verdict.too_few else f"{written(verdict.low)}, {written(verdict.high)}"
     return (
-        f"{_format_number(verdict.judged)} is not {verdict.rule.operator} {verdict.rule.number}: "
-        f"{_format_number(verdict.value)} [{interval}], n = {verdict.n}, {BASIS_TEXTS[verdict.on]}"
+        f"{written(verdict.judged)} is not {verdict.rule.operator} {verdict.rule.number}: "
+        f"{written(verdict.value)} [{interval}], n = {verdict.n}, {BASIS_TEXTS[verdict.on]}"
     )
 
 
-def _format_number(number: float) -> str:
-    return f"{number:z.4f}"
+def _format_number(rule: Rule, number: float, sign: str = "") -> str:
+    """Write a number of what the rule limits, a share in per cent; two digits show the margin."""
+    row = find_row(rule.scored)
+    return f"{100 * number:{sign}z.2f}%" if row and row.unit == "%" else f"{number:{sign}z.4f}"

@@ -7,6 +7,8 @@ repeated that often.
 
 from __future__ import annotations
 
+import typing
+
 from fairweather.metrics.accuracy_estimation import (
     difference_of_confidences as difference_of_confidences,
 )
@@ -120,3 +122,11 @@ __all__ = sorted(
     (name for name, value in vars().items() if callable(value) or name.isupper()),
     key=lambda name: (not name.isupper(), name),
 )
+
+if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module
+
+    def __getattr__(name: str) -> typing.NoReturn:
+        from fairweather.errors import RENAMED  # it is no metric
+
+        new = f"; it is now called {RENAMED[name]}" if name in RENAMED else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{new}")

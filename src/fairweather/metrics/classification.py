@@ -21,7 +21,7 @@ from fairweather.metrics.columns import (
     check_labels,
     nanmean,
     ratio,
-    sum_groups,
+    sum_by_number,
     weighted_mean,
 )
 
@@ -69,7 +69,7 @@ def balanced_accuracy(correct: ArrayLike, labels: ArrayLike, weights: Weights = 
     rows = as_rows(weights, n)
     classes, index = np.unique(np.asarray(labels), return_inverse=True)
     right = np.asarray(correct, dtype=bool)
-    counts = sum_groups(2 * index + right, rows.T, 2 * len(classes))
+    counts = sum_by_number(2 * index + right, rows.T, 2 * len(classes))
     wrong, hits = counts[0::2], counts[1::2]  # [classes, B]
     return as_result(mean_recall(hits, wrong + hits), weights)
 
@@ -236,9 +236,9 @@ def _rank_area(scores: FloatArray, positive: BoolArray, columns: FloatArray) -> 
     negatives, positives = columns[~positive], columns[positive]
     left = np.searchsorted(levels, scores[~positive], side="left")
     right = np.searchsorted(levels, scores[~positive], side="right")
-    lost = np.add(*(sum_groups(place, negatives, len(levels) + 1) for place in (left, right)))
+    lost = np.add(*(sum_by_number(place, negatives, len(levels) + 1) for place in (left, right)))
     beaten = np.cumsum(lost[:-1], axis=0) / 2
-    wins = np.einsum("kb,kb->b", beaten, sum_groups(level, positives, len(levels)))
+    wins = np.einsum("kb,kb->b", beaten, sum_by_number(level, positives, len(levels)))
     return ratio(wins, positives.sum(axis=0) * negatives.sum(axis=0))
 
 
@@ -363,9 +363,9 @@ def class_counts(
     columns = np.ascontiguousarray(as_rows(weights, n).T)
     right = calls == truth
     return ClassCounts(
-        hits=sum_groups(truth[right], columns[right], classes),
-        images=sum_groups(truth, columns, classes),
-        called=sum_groups(calls, columns, classes),
+        hits=sum_by_number(truth[right], columns[right], classes),
+        images=sum_by_number(truth, columns, classes),
+        called=sum_by_number(calls, columns, classes),
         total=columns.sum(axis=0),
     )
 
@@ -462,8 +462,8 @@ def _average_precision(scores: FloatArray, positive: BoolArray, columns: FloatAr
     levels, level = np.unique(scores[positive], return_inverse=True)
     # A negative image is at or above this many levels.
     above = np.searchsorted(levels, scores[~positive], side="right")
-    hits = sum_groups(level, columns[positive], len(levels))
-    false = sum_groups(above, columns[~positive], len(levels) + 1)[1:]
+    hits = sum_by_number(level, columns[positive], len(levels))
+    false = sum_by_number(above, columns[~positive], len(levels) + 1)[1:]
     called, right = (counts[::-1].cumsum(axis=0)[::-1] for counts in (hits + false, hits))
     precision = np.divide(right, called, out=np.zeros_like(called), where=called > 0)
     area = ratio((hits * precision).sum(axis=0), hits.sum(axis=0))

@@ -123,19 +123,19 @@ def weighted_mean(column: ArrayLike, weights: Weights = None, *, name: str = "co
     return as_result(rows @ values / rows.sum(axis=1), weights)
 
 
-def sum_groups(group: LabelArray, columns: FloatArray, groups: int) -> FloatArray:
-    """Sum the rows of `columns` `[n, B]` by group number `[n]`: float64 `[groups, B]`.
+def sum_by_number(numbers: LabelArray, columns: FloatArray, count: int) -> FloatArray:
+    """Sum the rows of `columns` `[n, B]` by their numbers `[n]`: float64 `[count, B]`.
 
-    >>> sum_groups(np.array([0, 2, 0]), np.array([[1.0], [2.0], [3.0]]), 3).ravel()
+    >>> sum_by_number(np.array([0, 2, 0]), np.array([[1.0], [2.0], [3.0]]), 3).ravel()
     array([4., 0., 2.])
     """
-    n = len(group)
-    if n and not 0 <= group.min() <= group.max() < groups:
-        span = f"{group.min()} to {group.max()}"
-        raise ValueError(f"group numbers must be 0 to {groups - 1}, found {span}")
-    # A sparse product needs one pass over the columns, for any number of groups. Each image is a
+    n = len(numbers)
+    if n and not 0 <= numbers.min() <= numbers.max() < count:
+        span = f"{numbers.min()} to {numbers.max()}"
+        raise ValueError(f"the numbers of rows must be 0 to {count - 1}, found {span}")
+    # A sparse product needs one pass over the columns, for any count. Each image is a
     # column of the matrix with one entry, so that nothing has to be sorted; SciPy checks no number.
-    member = scipy.sparse.csc_array((np.ones(n), group, np.arange(n + 1)), shape=(groups, n))
+    member = scipy.sparse.csc_array((np.ones(n), numbers, np.arange(n + 1)), shape=(count, n))
     return np.asarray(member @ columns)
 
 
@@ -379,8 +379,8 @@ class ConfidenceOrder(NamedTuple):
         confidence: float64 `[n]`, ascending.
         wrong: bool `[n]`.
         start, stop: int64 `[n]`, where the images with the same confidence begin and end.
-        groups: int64 `[groups + 1]`, where groups of neighbouring confidences begin and end. Images
-            with equal confidence are always in one group.
+        levels: int64 `[levels + 1]`, where levels begin and end. A level is one confidence or
+            several neighbouring ones; images with equal confidence are always on one level.
     """
 
     images: IntArray
@@ -388,13 +388,13 @@ class ConfidenceOrder(NamedTuple):
     wrong: BoolArray
     start: IntArray
     stop: IntArray
-    groups: IntArray
+    levels: IntArray
 
 
 class LevelSums(NamedTuple):
     """Counts of images below each level of confidence, and of all images; one row per resample.
 
-    A level is a confidence, or a group of neighbouring ones; levels are ascending.
+    Levels are those of `ConfidenceOrder`, ascending.
 
     Attributes:
         images, wrong: float64 `[B, levels + 1]`.
@@ -417,10 +417,10 @@ class LevelSums(NamedTuple):
 def order_by_confidence(
     confidence: FloatArray, correct: NDArray[np.bool_ | np.float64]
 ) -> ConfidenceOrder:
-    """Sort the images by confidence; each distinct confidence is one group.
+    """Sort the images by confidence; each distinct confidence is one level.
 
     >>> order = order_by_confidence(np.array([0.9, 0.3, 0.9]), np.array([True, False, True]))
-    >>> order.images.tolist(), order.groups.tolist()
+    >>> order.images.tolist(), order.levels.tolist()
     ([1, 0, 2], [0, 1, 3])
     """
     n = len(confidence)
@@ -434,7 +434,7 @@ def order_by_confidence(
         wrong=~correct[images].astype(bool),
         start=np.repeat(levels[:-1], sizes),
         stop=np.repeat(levels[1:], sizes),
-        groups=levels,
+        levels=levels,
     )
 
 
@@ -476,20 +476,20 @@ def fixed_size_cuts(total: FloatArray, per_bin: int) -> FloatArray:
     return np.where(k < bins, k * per_bin, total[:, None])
 
 
-def merge_groups(order: ConfidenceOrder, most: int, bins: int) -> ConfidenceOrder:
-    """Merge neighbouring confidences into at most `most` groups, none across equal-width bins.
+def merge_levels(order: ConfidenceOrder, most: int, bins: int) -> ConfidenceOrder:
+    """Merge neighbouring confidences into at most `most` levels, none across equal-width bins.
 
     >>> order = order_by_confidence(np.arange(90) / 100, np.ones(90, dtype=bool))
-    >>> len(merge_groups(order, 30, 10).groups) - 1
+    >>> len(merge_levels(order, 30, 10).levels) - 1
     28
     """
-    levels = order.groups
+    levels = order.levels
     if len(levels) - 1 <= most:
         return order
-    # Groups at high confidence are smaller: a small coverage at a risk depends on few images.
+    # Levels of high confidence have fewer images: a small coverage at a risk depends on few images.
     targets = levels[-1] * (1 - np.linspace(1, 0, most - bins + 1) ** 1.5)
     edges = levels[np.searchsorted(levels, targets)]
-    return order._replace(groups=np.union1d(edges, equal_width_places(order, bins)))
+    return order._replace(levels=np.union1d(edges, equal_width_places(order, bins)))
 
 
 def sums_below(
@@ -521,7 +521,7 @@ def sums_below(
     is below 1e-12.
 
     >>> order = order_by_confidence(np.array([0.5, 0.9, 0.5]), np.array([True, True, False]))
-    >>> sums_below(order, np.array([[1, 1, 2]]), np.array([4.0]), [order.wrong], order.groups)[:, 0]
+    >>> sums_below(order, np.array([[1, 1, 2]]), np.array([4.0]), [order.wrong], order.levels)[:, 0]
     array([[0., 3., 4.],
            [0., 2., 2.]])
     """
@@ -616,7 +616,7 @@ def level_sums(confidence: ArrayLike, correct: ArrayLike, weights: Weights = Non
     n = check_columns(confidence=confidence, correct=correct)
     rows = as_rows(weights, n)
     order = order_by_confidence(as_numbers(confidence), np.asarray(correct, dtype=bool))
-    return LevelSums(*sums_below(order, rows, rows.sum(axis=1), [order.wrong], order.groups))
+    return LevelSums(*sums_below(order, rows, rows.sum(axis=1), [order.wrong], order.levels))
 
 
 def rank_area(levels: LevelSums) -> FloatArray:

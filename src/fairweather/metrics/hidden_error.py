@@ -134,10 +134,10 @@ def _units_per_image(rate: CallShare, seen: Observation) -> FloatArray | float:
     p, grouping = seen.sample.predictions, seen.grouping
     if grouping is None or rate.among == "others":
         return seen.units
-    group = p.predicted if rate.among == "call" else p.labels
-    pairs = np.unique(group * grouping.count + grouping.numbers) // grouping.count
+    among = p.predicted if rate.among == "call" else p.labels
+    pairs = np.unique(among * grouping.count + grouping.numbers) // grouping.count
     units, images = (
-        np.bincount(part, minlength=len(p.classes)).astype(np.float64) for part in (pairs, group)
+        np.bincount(part, minlength=len(p.classes)).astype(np.float64) for part in (pairs, among)
     )
     return np.where(images > 0, ratio(units, images), seen.units)
 

@@ -21,7 +21,7 @@ from fairweather.metrics.columns import (
     bent_interval,
     blocks,
     clopper_pearson,
-    merge_groups,
+    merge_levels,
 )
 from fairweather.metrics.grouping import Grouping, student_quantile
 from fairweather.metrics.hidden_error import NOTHING_HIDDEN, HiddenError, Observation
@@ -39,9 +39,9 @@ from fairweather.types.measurement import AnyPredictions, Predictions, Score, Sc
 
 # How many counts (resamples times images) are summed at once. It limits the memory.
 COUNTS_AT_ONCE = 4_800_000
-# The replicates of some metrics use at most this many groups of neighbouring confidences. They are
+# The replicates of some metrics use at most this many levels of confidence. They are
 # exact for cells with no more distinct confidences; `benchmarks/scoring.py` measures the error.
-MOST_GROUPS = 2000
+MOST_LEVELS = 2000
 # With more images than this, the replicates' sums by class are computed in float32.
 MOST_IMAGES_OF_FLOAT64 = 10_000
 TAILS = (0.025, 0.975)
@@ -175,8 +175,8 @@ def evaluate_metrics(
         up to rounding, with two exceptions. With more than 10,000 images, those of the class-wise
         calibration error are approximate in the seventh digit. With more than 2,000 distinct
         confidences, those of `area_under_risk_coverage`, `coverage_at_risk` and `confidence_auroc`
-        use 2,000 groups of confidences; they are then shifted by the difference that the groups
-        make to the value.
+        use 2,000 levels of confidence; they are then shifted by the difference that the levels make
+        to the value.
     """
     return evaluate_resamples(predictions, Resamples.of(predictions.strata, weights), fitted)
 
@@ -208,7 +208,7 @@ def evaluate_resamples(
     computed = [*(metric for metric in METRICS.values() if metric.name in wanted), *of_classes]
     prepared = resamples.prepare(predictions, fitted)
     ones = np.ones((1, n), dtype=resamples.counts.dtype)
-    coarse = prepared.order and merge_groups(prepared.order, MOST_GROUPS, BINS)
+    coarse = prepared.order and merge_levels(prepared.order, MOST_LEVELS, BINS)
     once = Sample(prepared, prepared.order, ones)
     values = evaluate_sample(computed, once)
     grouping = None if prepared.groups is None else Grouping(prepared.groups)

@@ -24,7 +24,7 @@ from fairweather.metrics.columns import (
     blocks,
     check_columns,
     check_labels,
-    sum_groups,
+    sum_by_number,
 )
 from fairweather.metrics.grouping import Grouping
 from fairweather.metrics.hidden_error import Observation
@@ -76,7 +76,7 @@ def prior_weights(labels: ArrayLike, priors: ArrayLike, weights: Weights = None)
             f"class {absent[0]} has a prior of {wanted[absent[0]]:g} but no image to weigh"
         )
     rows = as_rows(weights, n)
-    images = sum_groups(truth, rows.T, len(wanted))  # [classes, B]
+    images = sum_by_number(truth, rows.T, len(wanted))  # [classes, B]
     images_wanted = wanted[:, None] * rows.sum(axis=1)
     factor = np.divide(images_wanted, images, out=np.zeros_like(images), where=images > 0)
     weighted = rows * factor.T[:, truth]

@@ -349,7 +349,7 @@ class OrderedSums(NamedTuple):
     """Sums over the images of each resample in order of confidence.
 
     Attributes:
-        levels: counts below each group of confidences.
+        levels: counts below each level of confidence.
         equal_width, equal_mass: sums of 10 bins.
         hundreds: sums of bins of 100 images; the last bin has up to 199.
     """
@@ -460,10 +460,10 @@ class Sample:
         """Sums over the images in order of confidence, all in one pass over the weights."""
         assert self.order is not None, "a metric of confidence accepts predictions with one"
         order, totals = self.order, self.total("images")
-        places = np.append(order.groups, equal_width_places(order, BINS))
+        places = np.append(order.levels, equal_width_places(order, BINS))
         cuts = [equal_mass_cuts(totals, BINS), fixed_size_cuts(totals, PER_BIN)]
         columns = order.wrong, order.confidence
         below = sums_below(order, self.weights, totals, columns, places, np.concatenate(cuts, 1))
-        ends = np.cumsum([len(order.groups), BINS + 1, cuts[0].shape[1]])
+        ends = np.cumsum([len(order.levels), BINS + 1, cuts[0].shape[1]])
         levels, *bins = np.split(below, ends, axis=2)
         return OrderedSums(LevelSums(*levels[:2]), *map(BinSums.between, bins))

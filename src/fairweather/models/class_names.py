@@ -185,5 +185,5 @@ class OutputNames:
             meanings = [f"output {place} ({self.names[place]!r})" for place in places]
         return InputError(
             f"the class {name!r} may be {' or '.join(meanings)}: give classes the names of wnids, "
-            "or say which output each one is with --labels FILE"
+            "or say which output each one is with --class-map FILE"
         )

@@ -238,7 +238,7 @@ def _match_in_order(outputs: int, data_classes: Sequence[str]) -> LabelMap:
         raise InputError(
             f"the model names no classes and has {outputs:,} outputs, but the data has "
             f"{len(data_classes):,} classes ({quote_names(data_classes)}): say which output each "
-            "one is with --labels FILE"
+            "one is with --class-map FILE"
         )
     numbers = _parse_numbers(data_classes)
     order = list(range(outputs)) if numbers is None else numbers
@@ -265,7 +265,7 @@ def _match_given(
     labels = check_labels(given, "the labels")
     for name in labels:
         if name not in data_classes:
-            raise unknown_name("class of the data in the labels,", name, data_classes)
+            raise unknown_name("class of the data in class_map,", name, data_classes)
     missing = [name for name in data_classes if name not in labels]
     if missing:
         raise InputError(
@@ -294,7 +294,7 @@ def _find_output(wanted: str | int, names: OutputNames | None, outputs: int) -> 
                     f"the model names no classes: the labels must give a number from 0 to "
                     f"{outputs - 1:,} in place of {wanted!r}"
                 )
-            raise unknown_name("class of the model in the labels,", wanted, names.known())
+            raise unknown_name("class of the model in class_map,", wanted, names.known())
     number = int(wanted)
     if not 0 <= number < outputs:
         raise InputError(
@@ -323,7 +323,7 @@ def _unmatched_error(
     return InputError(
         f"the model has no class for {len(missing):,} of the data's {len(data_classes):,}: "
         f"{quote_names(missing)}{hint}; the data has {quote_names(data_classes)}, and the model "
-        f"has {quote_names(names.names)}; map them with --labels FILE"
+        f"has {quote_names(names.names)}; map them with --class-map FILE"
     )
 
 

@@ -90,8 +90,8 @@ class _IndexFile(pydantic.BaseModel):
     mistakes: dict[str, dict[str, tuple[CellImage, ...]]]
 
     def shown(self) -> Iterator[CellImage]:
-        for group in (self.lost or {}, *self.mistakes.values()):
-            for images in group.values():
+        for by_name in (self.lost or {}, *self.mistakes.values()):
+            for images in by_name.values():
                 yield from images
 
 

@@ -28,31 +28,19 @@ class EvaluationOptions(ModelOptions):
     unless `flag` names another. Where Python takes a mapping, the command line takes a file.
     """
 
-    labels: Mapping[str, object] | Path | None = option(
-        None,
-        "Label mapping: a YAML, JSON or CSV file with each class of the data and the model's name "
-        "for it.",
+    class_map: Mapping[str, object] | Path | None = option(
+        None, "YAML, JSON or CSV file from each class of the data to the model's name for it."
     )
     label_column: str | None = option(
-        None,
-        "The column of predictions: with the true labels; without a header its number, from 0.",
+        None, "Column of the predictions with the true labels: its name, or its number from 0."
     )
     key_column: str | None = option(
-        None,
-        "The column of predictions: with the keys or file names of the images; without a header "
-        "its number, from 0.",
+        None, "Column of the predictions with image keys or file names: its name or number."
     )
     classes: tuple[str, ...] = option(
-        (),
-        "The class of each column of predictions:, in order, separated by commas; or a text file "
-        "with one class per line.",
+        (), "Classes of the predictions' columns, in order: names with commas, or a file of lines."
     )
-    size: int | None = shared_option(
-        DataOptions,
-        "size",
-        description="Resize and crop images to this many pixels, instead of as the model is "
-        "configured.",
-    )
+    size: int | None = shared_option(DataOptions, "size", shown="as the model is configured")
     root: str | None = shared_option(DataOptions, "root")
     limit: int | None = shared_option(LoadOptions, "limit")
     validation_fraction: float = shared_option(
@@ -60,89 +48,69 @@ class EvaluationOptions(ModelOptions):
     )
     skip_unreadable: bool = shared_option(DataOptions, "skip_unreadable")
     metadata: Path | None = option(
-        None,
-        "A CSV or parquet file with a row for each image: the column file (or key), and columns "
-        "such as patient and site. Without it, the columns are those of parquet:PATH itself.",
+        None, "CSV or parquet table with a row for each image: file (or key), patient, site, ..."
     )
     group: str | None = option(
-        None,
-        "The column of the metadata that says which images belong together, such as patient: "
-        "intervals then cover other patients.",
+        None, "Metadata column of what belongs together, such as patient; intervals allow for it."
     )
     slices: tuple[str, ...] = option(
         (),
-        "A column of the metadata whose values are subgroups that are scored alone, such as site; "
-        "crossed ones as site*sex. Repeatable.",
+        "Metadata column whose values are scored separately: site, or crossed site*sex. "
+        "Repeatable.",
         flag="--slice",
     )
     allow_shared_groups: bool = option(
-        False, "Allow images of one group among the validation and the test images."
+        False, "Allow a group to have both validation and test images."
     )
     allow_duplicates: bool = shared_option(DataOptions, "allow_duplicates")
-    scale: str | None = shared_option(
-        DataOptions,
-        "scale",
-        description="Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH "
-        "of each image. By default that of the run that trained the model.",
-    )
+    scale: str | None = shared_option(DataOptions, "scale", shown="as in the model's own run")
     variants: tuple[str | Mapping[str, object], ...] = option(
         (),
-        f"Also measure a variant of the model: {', '.join(VARIANTS)}. One with parameters is "
-        "written 'KIND: {PARAMETER: VALUE}', such as 'conformal: {method: aps, coverage: 0.9}' or "
-        "'temperature: {of: batchnorm}'. Repeatable.",
+        f"Also measure a variant: {', '.join(VARIANTS)}, or 'conformal: {{coverage: 0.9}}'. "
+        "Repeatable.",
         flag="--variant",
     )
     fit_on: tuple[str | Mapping[str, object], ...] = option(
         (),
-        "Also fit thresholds and calibrations on validation images under this: clean, or a suite "
-        "or shifts that are not tested, written as in --shifts. Repeatable.",
+        "Also fit thresholds and calibrations on validation images under a shift that is not "
+        "tested, or clean. Repeatable.",
     )
     ood: tuple[str, ...] = option(
-        (),
-        "A data source of other images (out of distribution), on which the model should be less "
-        "confident. Repeatable.",
+        (), "Out-of-distribution images, on which confidence should be low. Repeatable."
     )
     natural: Mapping[str, str] | tuple[str, ...] = option(
-        (),
-        "Other images of the same classes as NAME=SOURCE, such as another hospital: they are rows "
-        "natural/NAME. Repeatable.",
+        (), "Other images of the same classes, such as another hospital's. Repeatable."
     )
     priors: Mapping[str, object] | Path | None = option(
-        None, "A YAML file of class priors to evaluate for, NAME: {CLASS: probability}."
+        None, "YAML file of class priors to evaluate for: NAME: {CLASS: PROBABILITY}."
     )
     operating_points: tuple[str, ...] = option(
         (),
-        "CLASS=PROBABILITY: also measure the class as called where its probability is at least "
-        "this. Repeatable.",
+        "Also measure calling a class from this probability on, such as malignant=0.3. Repeatable.",
         flag="--operating-point",
     )
     ordered_classes: bool = option(
-        False, "The classes are in an order, such as grades: also compute the quadratic kappa."
+        False, "Classes have an order, such as grades: also compute the quadratic kappa."
     )
     batch_size: int = option(256, "Images per forward pass.", least=1)
-    precision: str = option(
-        "fp32", "fp32; tf32, faster products on CUDA devices; or bf16 (autocast)."
-    )
+    precision: str = option("fp32", "Number format: fp32, tf32 or bf16.")
     cudnn_benchmark: bool = option(
-        False, "Let cuDNN choose its kernels by speed; another run may differ in the last digits."
+        False, "Let cuDNN choose the fastest kernels; last digits may then differ between runs."
     )
-    bootstrap: int = option(
-        1000, "How many resamples every interval is made from.", least=100, most=100_000
-    )
-    shift_seed: int = option(0, "Random seed of stochastic shifts and attacks.")
+    bootstrap: int = option(1000, "Bootstrap resamples of each interval.", least=100, most=100_000)
+    shift_seed: int = option(0, "Random seed of shifts and attacks.")
     threads: int | None = option(
-        None, "Threads that torch uses; by default its own choice.", least=1, most=1024
+        None, "CPU threads of PyTorch.", least=1, most=1024, shown="PyTorch's own choice"
     )
     executor: str = shared_option(Sharing, "executor")
     worker: bool = shared_option(Sharing, "worker")
     jobs: int | None = shared_option(Sharing, "jobs")
-    workers: int | None = shared_option(Sharing, "workers")
-    networks: int | None = shared_option(Sharing, "networks")
+    shift_processes: int | None = shared_option(Sharing, "shift_processes")
+    models_in_memory: int | None = shared_option(Sharing, "models_in_memory")
     devices: int = shared_option(
         Sharing,
         "devices",
-        description="How many devices of this machine predict side by side, each in a process of "
-        "its own.",
+        description="Devices of this machine that predict in parallel.",
         shown="1",
     )
     partition: str | None = shared_option(Sharing, "partition")
@@ -150,10 +118,9 @@ class EvaluationOptions(ModelOptions):
     time: str | None = shared_option(Sharing, "time")
     setup: tuple[str, ...] = shared_option(Sharing, "setup")
     title: str | Mapping[str, str] | tuple[str, ...] | None = option(
-        None,
-        "The name of the model in tables and figures; of several models NAME=TITLE. Repeatable.",
+        None, "Model name in tables and figures; with several models, NAME=TITLE. Repeatable."
     )
-    device: str = option("auto", "The device: auto, cpu, cuda, cuda:1 or mps.")
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1 or mps.")
     offline: bool = option(False, "Never use the network.")
 
     @property

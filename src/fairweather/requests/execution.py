@@ -250,8 +250,8 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
     ', but its AUC is 0.97: it tells the classes apart, and calls one too often; see
     operating_points, and the calibration of its probabilities'
     >>> explain_chance(Score(0.03, 0.02, 0.05, 90), 2, "")
-    ', and its AUC is 0.03, far below 0.5: the two classes are probably exchanged; see --labels and
-    --classes'
+    ', and its AUC is 0.03, far below 0.5: the two classes are probably exchanged; see
+    --class-map and --classes'
     """
     if auc is None or math.isnan(auc.value):
         return f": {advice}"
@@ -264,13 +264,13 @@ def explain_chance(auc: Score | None, classes: int, advice: str) -> str:
     if low > CHANCE_AUC:
         return (
             f", but its mean AUC is {auc.value:.2f}: it tells classes apart, and calls some too "
-            "often or by the name of another; see the confusion matrix on the page, and --labels"
+            "often or by the name of another; see the confusion matrix on the page, and --class-map"
         )
     if high < CHANCE_AUC and classes == 2:
         return (
             f", and its AUC is {auc.value:.2f}, far below {CHANCE_AUC}: the two classes are "
             f"probably "
-            "exchanged; see --labels and --classes"
+            "exchanged; see --class-map and --classes"
         )
     return f": {advice}"
 

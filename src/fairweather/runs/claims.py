@@ -436,7 +436,7 @@ def check_run_path(path: Path) -> None:
     if run.is_joined:
         raise InputError(
             f"{path} was joined from several runs and cannot train; run another seed in a folder "
-            "of its own, and join again with fairweather report --as-seeds"
+            "of its own, and join again with fairweather report --join-seeds"
         )
     # A lock, or folders with these names, may be those of another program.
     known = (path / RECORD).exists() or any(run.step(step) for step in run.step_ids())

@@ -166,8 +166,8 @@ def add_means(
     not in the mean over shifts.
     """
     table = dict(cells)
-    table |= _combine_groups(table, _group_by_shift(MEAN), _mean)
-    table |= _combine_groups(
+    table |= _combine_cells(table, _group_by_shift(MEAN), _mean)
+    table |= _combine_cells(
         table,
         lambda m, s, shift, lv: (m, s, ALL, MEAN) if lv == MEAN and shift not in apart else None,
         _mean,
@@ -191,9 +191,9 @@ def add_worst(table: Table, apart: Collection[str] = ()) -> dict[ScoreKey, Estim
         for key, estimates in table.items()
         if MEAN not in (key[1], key[3])
     }
-    worst = _combine_groups(levels, _group_by_shift(WORST), _worst)
+    worst = _combine_cells(levels, _group_by_shift(WORST), _worst)
     counted = {key: estimates for key, estimates in levels.items() if key[2] not in apart}
-    worst |= _combine_groups(
+    worst |= _combine_cells(
         counted, lambda m, s, shift, _: (m, s, ALL, WORST) if is_shifted(shift) else None, _worst
     )
     return {**table, **worst, **_seed_means(worst)}
@@ -355,8 +355,9 @@ def seed_spread(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = frame[~frame["seed"].isin([MEAN, SPREAD, ENSEMBLE])]
     keys = [name for name in ("model", "shift", "level", "unit", "metric") if name in frame]
-    groups = rows.groupby(keys, sort=False)
-    spread = groups.agg(value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique"))
+    spread = rows.groupby(keys, sort=False).agg(
+        value=("value", "std"), n=("n", "first"), seeds=("seed", "nunique")
+    )
     repeated = spread[spread["seeds"] > 1].reset_index()
     return repeated.assign(seed=SPREAD, low=np.nan, high=np.nan)[list(frame)]
 
@@ -397,26 +398,25 @@ def _seed_means(table: Table) -> dict[ScoreKey, Estimates]:
     def of_seeds(model: str, seed: str, shift: str, level: str) -> ScoreKey | None:
         return None if seed == ENSEMBLE else (model, MEAN, shift, level)
 
-    return _combine_groups(table, of_seeds, lambda _, seeds: recipe_estimate(seeds))
+    return _combine_cells(table, of_seeds, lambda _, seeds: recipe_estimate(seeds))
 
 
-def _combine_groups(
+def _combine_cells(
     table: Table,
-    group_of: Callable[[str, str, str, str], ScoreKey | None],
+    key_of: Callable[[str, str, str, str], ScoreKey | None],
     combine: Callable[[str, Sequence[Estimate]], Estimate],
 ) -> dict[ScoreKey, Estimates]:
-    groups: dict[ScoreKey, list[Estimates]] = {}
+    combined: dict[ScoreKey, list[Estimates]] = {}
     for key, estimates in table.items():
-        group = group_of(*key)
-        if group is not None:
-            groups.setdefault(group, []).append(estimates)
+        if (new := key_of(*key)) is not None:
+            combined.setdefault(new, []).append(estimates)
     return {
         key: {
             name: combine(name, [estimates[name] for estimates in members])
             for name in members[0]
             if all(name in estimates for estimates in members)
         }
-        for key, members in groups.items()
+        for key, members in combined.items()
     }
 
 

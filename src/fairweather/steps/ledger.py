@@ -338,7 +338,7 @@ def sum_work(steps: Iterable[Step]) -> Counter[tuple[str, str]]:
 
 
 def _similarity_key(kind: str, step: str) -> tuple[str, str]:
-    """The kind and group of similar steps: predictions of one shift, or trainings of one model."""
+    """The kind of a step and what similar steps share: the shift of predictions, or the model."""
     name = step.rpartition("/")[2].partition(",")[0] if kind == "predict" else step.split("/")[1]
     return kind, name
 

@@ -298,11 +298,11 @@ def write_samples(
         "labels": _label_names(strip),
         "strip": strip.keys.tolist(),
         "lost": _as_json(choice.lost),
-        "mistakes": {name: _as_json(groups) for name, groups in choice.mistakes.items()},
+        "mistakes": {name: _as_json(images) for name, images in choice.mistakes.items()},
     }
     wanted: dict[str, set[int]] = {shift.id: set(index["strip"]) for shift in shifts}
-    for groups in (choice.lost, *choice.mistakes.values()):
-        for key, cell in chain.from_iterable(groups.values()):
+    for by_name in (choice.lost, *choice.mistakes.values()):
+        for key, cell in chain.from_iterable(by_name.values()):
             wanted[cell].add(key)
     run.write(PICTURES, _encode_pictures(dataset.test, shifts, shift_seed, wanted))
     if mixup and dataset.train is not None and len(pair := pick_pictures(dataset.train, 2)) == 2:

@@ -21,7 +21,7 @@ Logits = NDArray[np.float32]
 
 
 class Strata(NamedTuple):
-    """Groups of images of which each split gets its share.
+    """The strata of images, of which each split gets its share.
 
     Attributes:
         numbers: int64 `[N]`, the stratum of each image.
@@ -54,7 +54,7 @@ class Task:
         name: as in record.json.
         predictions: the type of what is stored, a frozen dataclass like `AnyPredictions`.
         columns: makes its columns from logits `[N, C]` and labels.
-        strata: groups images by their labels and the names of classes.
+        strata: divides images by their labels and the names of classes.
         kinds: what its predictions and those of its units are; metrics accept one of them.
         combine: gives the logits of an ensemble, from those of each member.
         decision_metric: the share of right decisions, whose differences are tested.

@@ -59,8 +59,8 @@ with _version_only("torchmetrics"):
 Value = TypeVar("Value")
 # The first process measures, writes and reports for hours while the others wait for a training.
 WAIT_TIMEOUT = timedelta(days=365)
-# The connections of a group that an error has ended, see `join_ranks`.
-_KEPT_GROUPS: list[dist.ProcessGroup | None] = []
+# The connections of ranks that an error has ended, see `join_ranks`.
+_KEPT_CONNECTIONS: list[dist.ProcessGroup | None] = []
 _FABRIC_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -272,10 +272,10 @@ def join_ranks(
     """Connect the processes that train together; all must do so.
 
     After an error the reducer of a network (DDP's) may live longest, in the frames of the
-    traceback. As the last that knows its group, it would free it while it holds Python's lock, and
-    wait for threads that need this lock to free what they were sending: forever. So Python keeps
-    the group until the next one is made, or the process ends. By then these threads are done, and
-    Python frees it without its lock (torch 2.8 and later).
+    traceback. As the last that knows the connections, it would free them while it holds Python's
+    lock, and wait for threads that need this lock to free what they were sending: forever. So
+    Python keeps the connections until the next ones are made, or the process ends. By then these
+    threads are done, and Python frees the connections without its lock (torch 2.8 and later).
 
     Args:
         environment: how they find each other.
@@ -284,14 +284,14 @@ def join_ranks(
         device: of which type the devices are.
     """
     ranks = Ranks(environment.global_rank(), devices, nodes, environment)
-    _KEPT_GROUPS.clear()
+    _KEPT_CONNECTIONS.clear()
     talk = None
     try:
         ranks.fabric(device, "fp32")
         talk = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
         yield replace(ranks, talk=talk)
     except BaseException:
-        _KEPT_GROUPS.extend((dist.group.WORLD, talk))
+        _KEPT_CONNECTIONS.extend((dist.group.WORLD, talk))
         raise
     finally:
         if dist.is_initialized():

@@ -34,14 +34,13 @@ def option(
     most: int | None = None,
     within: str = "",
     shown: str = "",
-    metavar: str | None = None,
 ) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Describe an option: its default, its help, its name on the command line, and its limits.
 
     `least` and `most` are for whole numbers; `within` is an interval of shares, such as `[0, 1)`.
-    The command line shows `shown` as the default, and `metavar` as the form of a value.
+    The command line shows `shown` as the default.
     """
-    metadata = {"description": description, "flag": flag, "shown": shown, "metavar": metavar}
+    metadata = {"description": description, "flag": flag, "shown": shown}
     limits = {"least": least, "most": most, "within": within}
     return field(default=default, metadata=metadata | limits)
 
@@ -214,33 +213,28 @@ class DataOptions:
     """How a data set is loaded, as a study's `data` says it too; see `fairweather.load_data`."""
 
     size: int | None = option(None, "Resize and crop the images to this many pixels.")
-    root: str | None = option(
-        None, "The folder with the files of the data set.", flag="--data-root"
-    )
-    seed: int = option(0, "Random seed of the splits, the limit, and what is done to labels.")
+    root: str | None = option(None, "Folder with the files of the data set.", flag="--data-root")
+    seed: int = option(0, "Random seed of splits, subsets and changed labels.")
     validation_fraction: float = option(
         0.1,
-        "Share of the images that becomes the validation split, if the data have none.",
+        "Share of images for the validation split, if the data set has none.",
         within="[0, 1]",
     )
     test_fraction: float = option(
-        0.2, "Share of the images of a set without splits that is tested.", within="(0, 1]"
+        0.2, "Share of images to test, if the data set has no splits.", within="(0, 1]"
     )
-    skip_unreadable: bool = option(False, "Leave out damaged files, and say how many and which.")
+    skip_unreadable: bool = option(False, "Skip damaged files, and name them.")
     label_noise: float = option(
         0.0, "Probability that a training image gets a random label.", within="[0, 1]"
     )
     imbalance: float = option(
         1.0, "Share of its training images that the last class keeps.", within="(0, 1]"
     )
-    verify: bool = option(True, "The files of a named set must have the published checksums.")
-    allow_duplicates: bool = option(
-        False, "Use images that have the same pixels in two splits, and say how many."
-    )
+    verify: bool = option(True, "Check the files of a named set against their published checksums.")
+    allow_duplicates: bool = option(False, "Allow identical images in two splits, and count them.")
     scale: str | None = option(
         None,
-        "Which gray values become black and white: LOW..HIGH, or percentile:LOW..HIGH of each "
-        "image.",
+        "Intensity window of 12- and 16-bit images: LOW..HIGH or percentile:LOW..HIGH.",
     )
 
 
@@ -249,18 +243,18 @@ class LoadOptions(DataOptions):
     """All options of `fairweather.load_data` besides the source."""
 
     preparation: Preparation | None = option(None, "How images become squares, instead of a size.")
-    limit: int | None = option(None, "Use a stratified subset of this many test images.", least=1)
-    parts: tuple[str, ...] = option(SPLITS, "The splits to load.")
-    groups: GroupColumns | None = option(
-        None, "Which columns of a table say what belongs together."
+    limit: int | None = option(
+        None, "Maximum number of test images (a stratified subset).", least=1
     )
+    parts: tuple[str, ...] = option(SPLITS, "The splits to load.")
+    groups: GroupColumns | None = option(None, "Columns of a table with groups and slices.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
     """How images are loaded that a model of a finished run is asked about."""
 
-    limit: int | None = shared_option(LoadOptions, "limit", description="At most this many images.")
+    limit: int | None = shared_option(LoadOptions, "limit", description="Maximum number of images.")
     root: str | None = shared_option(DataOptions, "root")
     skip_unreadable: bool = shared_option(DataOptions, "skip_unreadable")
     scale: str | None = shared_option(DataOptions, "scale", shown="as for the run")
@@ -273,24 +267,19 @@ class ImageOptions:
 class ModelOptions:
     """How a model is opened; its row of `models.opening.SOURCES` says which a source takes."""
 
-    architecture: str | None = option(
-        None, "The architecture of a checkpoint: timm:NAME or torchvision:NAME."
-    )
+    architecture: str | None = option(None, "Architecture of a checkpoint, such as timm:resnet18.")
     weights: str | None = option(
-        None, "Weights of a model by name: imagenet (default), none, lite0, a file or an address."
+        None,
+        "Weights of a timm: or torchvision: model: imagenet, none, lite0, a file or a URL.",
+        shown="imagenet",
     )
     mean: Channels | None = option(
-        None, "Mean of the normalisation as R,G,B, for images in [0, 1]; needs std."
+        None, "Mean of the normalisation, for images in [0, 1]; needs std."
     )
-    std: Channels | None = option(
-        None, "Standard deviation of the normalisation as R,G,B; needs mean."
-    )
+    std: Channels | None = option(None, "Standard deviation of the normalisation; needs mean.")
     input_size: int | None = option(
-        None, "Resize images to this many pixels inside the model, after the shifts."
+        None, "Resize images to this many pixels after the shifts, inside the model."
     )
     outputs: str = option(
-        "auto",
-        "What an onnx: or python: model gives: logits, or probabilities, whose logarithm is "
-        "taken; auto finds out from the first images. Likewise what predictions: are; logarithms "
-        "of probabilities are logits.",
+        "auto", "Type of model output: logits, probabilities, or auto (from the first images)."
     )

@@ -223,8 +223,10 @@ class Conformal(PostHoc):
                 f"{promised} needs at least {needed:,} calibration images, and half of the {whole} "
                 f"is {left:,}: use more validation images or a lower coverage"
             )
-        groups = self._groups(labels[parts.thresholds], len(classes))
-        counts = [self._worth(parts.thresholds[group], grouping) for group in groups]
+        counts = [
+            self._worth(parts.thresholds[behind], grouping)
+            for behind in self._behind_thresholds(labels[parts.thresholds], len(classes))
+        ]
         least = int(np.argmin(counts))
         if counts[least] < needed:
             raise InputError(
@@ -248,10 +250,12 @@ class Conformal(PostHoc):
         some = list(blocks(len(rows), len(classes), PROBABILITIES_AT_ONCE))
         parts_of_scores = [label_scores(softmax(rows[at]), truth[at], self.method) for at in some]
         scores = np.concatenate(parts_of_scores)
-        groups = self._groups(truth, len(classes))
-        counts = [self._worth(parts.thresholds[group], grouping) for group in groups]
-        counted = list(zip(groups, counts, strict=True))
-        quantiles = [conformal_quantile(scores[g], self.coverage, count) for g, count in counted]
+        behind = self._behind_thresholds(truth, len(classes))
+        counts = [self._worth(parts.thresholds[images], grouping) for images in behind]
+        counted = list(zip(behind, counts, strict=True))
+        quantiles = [
+            conformal_quantile(scores[images], self.coverage, count) for images, count in counted
+        ]
         thresholds = np.array(quantiles)
         judged = [_judge_sets(rows[at], truth[at], thresholds, self.method) for at in some]
         covered, empty = np.concatenate(judged).T
@@ -263,11 +267,13 @@ class Conformal(PostHoc):
             temperature_images=len(parts.temperature),
             thresholds=tuple(quantiles),
             images=tuple(counts),
-            covered=tuple(round(count * float(covered[g].mean())) for g, count in counted),
+            covered=tuple(
+                round(count * float(covered[images].mean())) for images, count in counted
+            ),
             filled=float(empty.mean()),
         )
 
-    def _groups(self, labels: LabelArray, classes: int) -> list[BoolArray]:
+    def _behind_thresholds(self, labels: LabelArray, classes: int) -> list[BoolArray]:
         """The images behind each threshold, bool `[n]` each."""
         if self.classwise:
             return [labels == label for label in range(classes)]

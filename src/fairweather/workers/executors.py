@@ -82,7 +82,7 @@ def carry_out(work: Work, sharing: Sharing, tell: Notify) -> None:
 def _execute_here(work: Work, sharing: Sharing, tell: Notify) -> None:
     """Do the steps on this machine, alone or together with others."""
     number = sharing.processes
-    workers = choose_workers(work.device, sharing.workers, number)
+    workers = choose_workers(work.device, sharing.shift_processes, number)
     settings = work.settings(sharing, workers=workers, jobs=number)
     with closing(work.worker(settings, tell)) as worker:
         if any(step.is_shared for step in work.plan.steps):

@@ -17,7 +17,11 @@ PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
 LEAST_MINUTES = 5
 DEFAULT_TIME = "4:00:00"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
-_COMMON_OPTIONS = frozenset({"executor", "jobs", "workers", "networks"})
+_GONE = {
+    "steps": "steps is gone: give worker=True in each process that shares the work",
+    "only": "only is now called models",
+}
+_COMMON_OPTIONS = frozenset({"executor", "jobs", "shift_processes", "models_in_memory"})
 _SLURM_OPTIONS = frozenset({"partition", "gpus", "time", "setup"})
 
 
@@ -40,57 +44,46 @@ class Sharing:
 
     executor: str = option(
         LOCAL,
-        "Who does the steps: this machine; array jobs of SLURM, which are submitted and followed; "
-        "the same jobs on this machine, to try them out; a Ray cluster on this machine, or the one "
-        "at this address.",
-        metavar="local|slurm|slurm-local|ray[://HOST:PORT]",
+        "Where steps run: local, slurm, slurm-local (SLURM's jobs on this machine), ray or "
+        "ray://HOST:PORT.",
     )
     worker: bool = option(
-        False,
-        "Work in the run folder together with others who give the same command, in other shells or "
-        "on other machines that see the folder.",
+        False, "Share the work with all processes that give this command with the same --out."
     )
     jobs: int | None = option(
         None,
-        "How many processes do independent steps side by side, with a core for each thread of "
-        "each; of a cluster, at most so many jobs or places at a time.",
+        "Number of parallel processes (on a cluster: maximum concurrent jobs).",
         least=1,
-        shown="1; of SLURM one for each step that can be done, at most 8; of Ray all",
+        shown="1; SLURM at most 8; Ray all that fit",
     )
-    workers: int | None = option(
+    shift_processes: int | None = option(
         None,
-        "Processes that shift images ahead of the networks.",
+        "Processes that prepare shifted images while the models predict.",
         least=0,
         shown="0 on a CPU, up to 8 beside a GPU",
     )
-    networks: int | None = option(
-        None,
-        "Keep at most so many networks in memory to predict the same shifted images.",
-        least=1,
-        shown="as many as fit",
+    models_in_memory: int | None = option(
+        None, "Maximum number of models in memory at once.", least=1, shown="as many as fit"
     )
     devices: int = option(
         1,
-        "How many processes of each machine train a network together, each with a device of its "
-        "own.",
+        "Devices of each machine that train a network together.",
         least=1,
         shown="1, or processes of the study",
     )
     nodes: int = option(
-        1, "How many machines do so; start the command by torchrun or srun.", least=1
+        1, "Machines that train together; start the command with torchrun or srun.", least=1
     )
-    partition: str | None = option(None, "The partition of SLURM jobs.", shown="SLURM's own")
-    gpus: str | None = option(None, "The GPU of each SLURM job: 1, or TYPE:1.", shown="none")
+    partition: str | None = option(None, "Partition of SLURM jobs.", shown="SLURM's own")
+    gpus: str | None = option(None, "GPU of each SLURM job: 1 or TYPE:1.", shown="none")
     time: str | None = option(
         None,
-        "The time limit of SLURM jobs, as sbatch writes it. A job that reaches it is submitted "
-        "again and goes on.",
+        "Time limit of a SLURM job; a new job goes on from there.",
         shown=DEFAULT_TIME,
     )
     setup: tuple[str, ...] = option(
         (),
-        "A shell command at the beginning of each SLURM job, such as 'module load cuda'. "
-        "Repeatable.",
+        "Shell command at the start of each SLURM job, such as 'module load cuda'. Repeatable.",
         shown="none",
     )
 
@@ -212,8 +205,8 @@ def read_sharing(given: Mapping[str, Any]) -> Sharing:
     Traceback (most recent call last):
     fairweather.errors.InputError: jobs: input should be a valid integer, unable to parse string ...
     """
-    if "steps" in given:
-        raise InputError("steps is gone: give worker=True in each process that shares the work")
+    if gone := _GONE.keys() & given:
+        raise InputError(_GONE[min(gone)])
     return read_options(Sharing, {name: v for name, v in given.items() if v is not None})
 
 

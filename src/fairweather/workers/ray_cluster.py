@@ -355,7 +355,7 @@ class _RayDriver:
             threads=self.threads,
             device=self.device,
             offline=worker.offline,
-            workers=sharing.workers,
+            workers=sharing.shift_processes,
             networks=worker.most_networks,
             jobs=max(cluster.places(self.threads, self.device)),
             state_sent=sites.STATE_INTERVAL,

@@ -126,7 +126,7 @@ def execute_on_slurm(work: Work, sharing: Sharing, tell: Notify) -> None:
         NeedsMissingError: `fairweather cancel` has ended the jobs.
     """
     threads, device = work.plan.steps[0].threads, torch.device(work.device.type)
-    most, workers = sharing.jobs or MOST_JOBS, sharing.workers
+    most, workers = sharing.jobs or MOST_JOBS, sharing.shift_processes
     if sharing.is_slurm_local:
         most = sharing.jobs or min(MOST_JOBS, max(count_cores() // threads, 1))
         workers = choose_workers(device, workers, most)

@@ -129,7 +129,7 @@ class Work:
         """The settings of a worker.
 
         Args:
-            sharing: has the number of networks.
+            sharing: says how many models are kept in memory.
             workers: processes that shift images ahead of it.
             jobs: how many such workers share the memory of this machine.
         """
@@ -137,7 +137,7 @@ class Work:
             device=str(self.device),
             offline=self.offline,
             workers=workers,
-            networks=sharing.networks,
+            networks=sharing.models_in_memory,
             jobs=jobs,
         )
 

@@ -75,7 +75,7 @@ from fairweather.workers.options import Sharing
 # What is probably wrong if a model is no better than chance.
 ADVICE = (
     "the preprocessing or the label mapping is probably wrong; see --size, --mean with --std, and "
-    "--labels"
+    "--class-map"
 )
 MOST_SAMPLE_IMAGES = 64  # test images that show whether outputs are probabilities
 
@@ -348,7 +348,7 @@ def _describe_model(
         "outputs_as": {"kind": model.outputs.kind, "from": model.outputs.origin},
         "labels": model.labels.note,
     }
-    if options.labels is not None:
+    if options.class_map is not None:
         facts["label_map"] = dict(zip(classes, model.labels.columns, strict=True))
     plain = json.loads(json.dumps({"settings": settings, "facts": facts}))
     return ModelRecord(title=title, **plain)

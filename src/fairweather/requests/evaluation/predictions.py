@@ -76,13 +76,13 @@ USABLE = (
     *("bootstrap", "threads", "title", "device", "offline"),
 )
 OF_DATA = (
-    *("labels", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),
+    *("class_map", "size", "root", "skip_unreadable", "allow_duplicates", "scale"),
     *("metadata", "group", "slices", "allow_shared_groups"),
 )
 # What is probably wrong if a model is no better than chance.
 ADVICE = (
     "the order of the rows or of the classes is probably wrong; see --key-column, --classes and "
-    "--labels"
+    "--class-map"
 )
 MOST_CACHED_BYTES = 2**30  # bytes of logits that are not read again when they are stored
 
@@ -225,19 +225,22 @@ def request_file(
 
 
 def request_predictions(
-    predictions: object, dataset: str | Dataset | None, options: Mapping[str, object]
+    predictions: object,
+    labels: object,
+    dataset: str | Dataset | None,
+    options: Mapping[str, object],
 ) -> PredictionsRequest:
     """The request for predictions of this process; `labels` may be the label of each row."""
-    given, labels = dict(options), options.get("labels")
-    column = None
-    if labels is not None and not isinstance(labels, Mapping | Path):
-        column = read_column(given.pop("labels"), "labels")
+    if isinstance(labels, Mapping | Path):
+        raise InputError("labels is the true label of each row; a mapping of classes is class_map")
+    column = None if labels is None else read_column(labels, "labels")
+    given = check_options(options)
     if isinstance(predictions, str | Path):
-        return request_file(f"{PREFIX}{predictions}", dataset, check_options(given), column)
+        return request_file(f"{PREFIX}{predictions}", dataset, given, column)
     tables = tuple(list_in_memory(predictions))
     _check_label_order(labels, tables)
     name, source = "predictions", "predictions of this process"
-    return PredictionsRequest(source, name, tables, dataset, column, check_options(given))
+    return PredictionsRequest(source, name, tables, dataset, column, given)
 
 
 def _check_label_order(labels: object, predictions: Iterable[PredictionSource]) -> None:

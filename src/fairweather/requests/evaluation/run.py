@@ -49,6 +49,7 @@ def evaluate(
     shifts: ShiftLike | Iterable[ShiftLike] = QUICK,
     *,
     predictions: object = None,
+    labels: object = None,
     out: str | Path | None = None,
     replace: bool = False,
     progress: Notify | bool | None = True,
@@ -67,8 +68,9 @@ def evaluate(
         `fairweather.attacks.shift_lists`.
         predictions: instead of a model, its predictions: a DataFrame or an array
             `[images, classes]` of probabilities, their logarithms or logits; or several by their
-            names, `MODEL[-seedN][-SHIFT,LEVEL]`. The option `labels` is then the true label of each
-            row, if neither a column nor a data set has them.
+            names, `MODEL[-seedN][-SHIFT,LEVEL]`.
+        labels: of such predictions, the true label of each row, if neither a column nor a data set
+            has them.
         out: the run folder. Finished work in it is not computed again, so that a second call
             continues an interrupted one. Without it, a temporary folder is used, and deleted
             with the returned `Run`.
@@ -100,7 +102,10 @@ def evaluate(
     >>> run.scores.query("metric == 'accuracy'")["value"].tolist()
     [0.75]
     """
-    request, tell = make_request(model, dataset, shifts, predictions, options), to_notify(progress)
+    request, tell = (
+        make_request(model, dataset, shifts, options, predictions, labels),
+        to_notify(progress),
+    )
     if out is not None:
         return run_request(request, Path(out), replace=replace, progress=tell)
     sharing = Sharing.from_options(request.options)
@@ -122,11 +127,17 @@ def make_request(
     model: Models | None,
     dataset: str | Dataset | None,
     shifts: ShiftLike | Iterable[ShiftLike],
-    predictions: object,
     options: Mapping[str, object],
+    predictions: object = None,
+    labels: object = None,
 ) -> Request:
     """Make the request of an evaluation; raises `InputError` for what does not go together."""
     is_file = _is_predictions(model)
+    if labels is not None and predictions is None:
+        raise InputError(
+            "labels are the true labels of predictions, and none are given; a mapping of classes "
+            "is class_map"
+        )
     if (
         predictions is None
         and isinstance(model, Mapping)
@@ -158,7 +169,7 @@ def make_request(
         )
     if is_file:
         return request_file(str(model), dataset, check_options(options))
-    return request_predictions(predictions, dataset, options)
+    return request_predictions(predictions, labels, dataset, options)
 
 
 def _is_predictions(model: object) -> bool:

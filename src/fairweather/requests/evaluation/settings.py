@@ -114,7 +114,7 @@ def add_class_settings(
 
 def read_label_map(options: EvaluationOptions) -> Mapping[str, object] | None:
     """The label mapping that was given, read from its file if it is in one."""
-    given = options.labels
+    given = options.class_map
     return read_label_file(given) if isinstance(given, Path) else given
 
 

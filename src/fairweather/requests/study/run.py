@@ -607,7 +607,7 @@ def run(
     *,
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
-    only: Sequence[str] = (),
+    models: Sequence[str] = (),
     device: str = "auto",
     offline: bool = False,
     replace: bool = False,
@@ -623,7 +623,7 @@ def run(
         study: the name of a packaged study, the path of a study file, or a checked `Study`.
         out: the run folder, by default `runs/NAME`; if it holds the same run, the run continues.
         overrides: such as `recipe.epochs=2`; only for a study that is given by name or path.
-        only: names of the models to run.
+        models: names of the models to run; by default all of the study.
         device: `auto`, `cpu`, `cuda`, ...
         offline: never use the network.
         replace: redo finished steps that were made with other settings; without it, these raise an
@@ -632,10 +632,10 @@ def run(
             not depend on it. There must be a core for each thread of each job. Of a cluster, at
             most so many jobs or places at a time: by default one for each step that can be done
             now, of SLURM at most 8, of Ray as many as it has room for.
-        workers: processes that shift images ahead of the networks; by default none on a CPU, and
-            up to 8 beside a GPU. The results do not depend on it.
-        networks: at most so many networks are kept in memory to predict the same shifted images;
-            by default as many as fit.
+        shift_processes: processes that shift images ahead of the models; by default none on a CPU,
+            and up to 8 beside a GPU. The results do not depend on it.
+        models_in_memory: how many models are in memory at most, to predict the same shifted
+            images; by default as many as fit.
         worker: work in the folder together with other processes, on this or on other machines that
             see the folder, each started with `worker`.
         devices: how many processes of each machine train a network together, each with a device of
@@ -660,7 +660,7 @@ def run(
     asked = read_sharing(sharing)
     shared = dataclasses.replace(asked, devices=1)  # these train together, and divide nothing
     shared.check()
-    checked = study if isinstance(study, Study) else load_study(study, overrides, only)
+    checked = study if isinstance(study, Study) else load_study(study, overrides, models)
     checked, devices = set_processes(checked, asked.devices, asked.nodes, strategy)
     if checked.processes > 1 and shared.is_divided:
         raise InputError(
@@ -704,7 +704,7 @@ def plan(
     *,
     out: str | Path | None = None,
     overrides: Sequence[str] = (),
-    only: Sequence[str] = (),
+    models: Sequence[str] = (),
     device: str = "auto",
     offline: bool = False,
     progress: Notify | bool | None = True,
@@ -714,11 +714,11 @@ def plan(
     The arguments are those of `run`. Files are listed and the cache is read. If images were never
     decoded, the state of the steps that need them is unknown.
 
-    >>> found = plan("quickstart", out="runs/nowhere", only=["basic"], device="cpu")
+    >>> found = plan("quickstart", out="runs/nowhere", models=["basic"], device="cpu")
     >>> found.table["kind"].value_counts()["train"]  # one per seed
     np.int64(3)
     """
-    checked = study if isinstance(study, Study) else load_study(study, overrides, only)
+    checked = study if isinstance(study, Study) else load_study(study, overrides, models)
     facts = survey_sources(data_sources(checked), offline=offline, progress=to_notify(progress))
     inputs = make_study_inputs(checked, facts, resolve_device(device), offline=offline)
     return make_outlook(inputs, None if out is None else Path(out))

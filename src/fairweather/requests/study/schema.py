@@ -593,25 +593,27 @@ _NESTED_TYPES = {
 }
 
 
-def load_study(study: str | Path, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Study:
+def load_study(
+    study: str | Path, overrides: Sequence[str] = (), models: Sequence[str] = ()
+) -> Study:
     """Read a study by path, or a packaged one by name, apply overrides, and check it.
 
     Args:
         study: such as `quickstart` or `my/study.yaml`.
         overrides: such as `recipe.epochs=2` (a key of every model), `models.basic.weights=none`
             or `data.size=32`.
-        only: names of models to keep.
+        models: names of models to keep; all of them by default.
     """
     raw = _read_study(study)
     for override in overrides:
         raw = _apply_override(raw, override)
     raw = _merge_defaults(raw)
-    models, starts = raw.get("models"), raw.get("pretraining")
-    if only and isinstance(models, Mapping):
-        for name in only:
-            if name not in models:
-                raise unknown_name("model", name, models)
-        raw["models"] = {name: entry for name, entry in models.items() if name in only}
+    declared, starts = raw.get("models"), raw.get("pretraining")
+    if models and isinstance(declared, Mapping):
+        for name in models:
+            if name not in declared:
+                raise unknown_name("model", name, declared)
+        raw["models"] = {name: entry for name, entry in declared.items() if name in models}
         if isinstance(starts, Mapping):  # without those that no model starts from
             entries = [entry for entry in raw["models"].values() if isinstance(entry, Mapping)]
             used = {str(entry.get("weights")) for entry in entries}

@@ -1,0 +1,152 @@
+"""What an earlier version wrote about groups, by their former names, is read and continued."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import fairweather as fw
+from fairweather.files.yamlfile import read_yaml
+from fairweather.judge.rules import read_rules
+from fairweather.judge.verdicts import judge, summarize_verdicts
+from fairweather.report.joint_runs import read_runs
+from fairweather.requests.study.schema import check_study
+from fairweather.runs.folder import RunFolder
+from fairweather.runs.scores import read_grouping
+from fairweather.steps import plan
+from fairweather.types.record import RECORD, parse_record
+from tests.run_folders import copy_run
+from tests.version_2.patients import write_patients
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+FORMER = Path(__file__).parent.parent / "version_2"
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory):
+    """A folder with the images, the table and the run of an earlier version."""
+    folder = tmp_path_factory.mktemp("clinic")
+    write_patients(folder)
+    copy_run(RunFolder(FORMER / "run"), folder / "run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def continued(clinic):
+    """The same study, run by the same command with the new name, and what was there before."""
+    run, versions = RunFolder(clinic / "run"), plan.VERSIONS
+    records = read_steps(run.path)
+    libraries = next(
+        record["depends"]["libraries"]
+        for record in records.values()
+        if "libraries" in record["depends"]
+    )
+    stored = {record["kind"]: record["depends"]["version"] for record in records.values()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(clinic)
+        # Other libraries and versions of steps are other work; here only names differ.
+        patch.setattr(plan, "LIBRARY_VERSIONS", libraries)
+        patch.setattr(plan, "VERSIONS", versions | stored)
+        study = check_study(read_yaml(FORMER / "study.yaml"))
+        fw.run(study, out=run.path, device="cpu")
+    return run
+
+
+def read_steps(run):
+    """The record of each step but the report, by its path."""
+    steps = {
+        path.relative_to(run): json.loads(path.read_text())
+        for path in (run / "steps").rglob("*.json")
+    }
+    return {path: record for path, record in steps.items() if record["kind"] != "report"}
+
+
+def test_the_stored_files_have_the_former_names():
+    """Otherwise nothing here tests what it says."""
+    assert "cluster" in pq.read_schema(FORMER / "run/groups/test.parquet").names
+    for table in ("scores.csv", "slices.csv"):
+        assert "clusters" in pd.read_csv(FORMER / "run" / table, nrows=0).columns
+    guard = json.loads((FORMER / "guard/guard.json").read_text())
+    assert (guard["version"], guard["promise"]["weigh"]) == (1, "clusters")
+    assert guard["fit"]["cluster"] == "patient"
+    assert json.loads((FORMER / "run" / RECORD).read_text())["version"] == 2
+
+
+def test_groups_scores_and_slices_are_read_by_the_new_names():
+    run = RunFolder(FORMER / "run")
+    groups = run.groups()
+    assert (groups.group, list(groups.slices)) == ("patient", ["site"])
+    assert np.bincount(groups.numbers).tolist() == [3] * 20
+    assert read_grouping(run).count == 20
+    assert set(run.scores["groups"]) == {20}
+    assert set(run.slice_scores["groups"].dropna()) == {10}
+    assert "clusters" not in {*run.scores, *run.slice_scores}
+
+
+def test_every_step_of_a_former_study_is_finished(continued):
+    """Quick steps are done again if the machine is another one, and are the same steps."""
+    before, now = read_steps(FORMER / "run"), read_steps(continued.path)
+    assert len(before) == 11
+    assert before.keys() == now.keys()
+    for path, record in before.items():
+        assert now[path]["depends"] == record["depends"]
+        if record["kind"] in ("train", "predict"):
+            assert now[path] == record
+
+
+@pytest.mark.parametrize("table", ["scores", "slice_scores"])
+def test_scores_that_are_made_again_differ_in_their_header_alone(continued, table):
+    before, now = getattr(RunFolder(FORMER / "run"), table), getattr(continued, table)
+    pd.testing.assert_frame_equal(now, before, rtol=1e-6)
+
+
+def test_a_former_run_is_reported(continued):
+    table = (continued.path / "tables/slices_site.md").read_text()
+    assert "Groups (patient)" in table
+    assert "site=A" in table
+
+
+def test_notes_on_shared_groups_have_the_new_name():
+    raw = json.loads((FORMER / "run" / RECORD).read_text())
+    raw["data"]["notes"]["shared_clusters"] = ["2 of 9 values of patient"]
+    notes = parse_record(json.dumps(raw), RECORD).data.notes
+    assert notes["shared_groups"] == ["2 of 9 values of patient"]
+    assert "shared_clusters" not in notes
+
+
+def test_a_former_run_is_judged_over_groups():
+    rules = read_rules(["accuracy[clean] >= 0.5", "accuracy[clean|worst site] >= 0.5"])
+    verdicts = judge(RunFolder(FORMER / "run"), rules)
+    assert {"20 in the test set", "10 in site=A"} <= {
+        f"{count} in {name}" for verdict in verdicts for name, count in verdict.groups.items()
+    }
+    assert "belong to groups" in summarize_verdicts(verdicts)
+
+
+def test_a_former_run_is_compared_and_read_beside_others(continued):
+    former = FORMER / "run"
+    table = fw.compare_runs(former, continued.path)
+    assert len(table)
+    assert (table["difference"] == 0).all()
+    assert read_runs([RunFolder(former), continued])
+
+
+def test_a_former_guard_answers_as_before(clinic):
+    guard = fw.load_guard(FORMER / "guard", device="cpu")
+    assert guard.record.promise.weigh == "groups"
+    assert guard.record.fit.group == "patient"
+    images = fw.load_data(f"folder:{clinic / 'clinic'}").test.images
+    answers = guard(images)
+    clean = next(kept for kept in guard.record.kept if kept.images == "clean")
+    assert answers.answered.mean() == pytest.approx(clean.answered)
+
+
+def test_a_guard_is_made_of_a_former_run(clinic, continued, monkeypatch):
+    monkeypatch.chdir(clinic)
+    made = fw.load_guard(continued.path, risk=0.4, coverage=0.8, device="cpu")
+    stored = fw.load_guard(FORMER / "guard", device="cpu")
+    assert made.record.fit.model_dump() == pytest.approx(stored.record.fit.model_dump())

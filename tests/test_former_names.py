@@ -1,0 +1,51 @@
+"""Names of options, arguments, keys and classes that changed are answered with the new ones."""
+
+import pytest
+
+import fairweather as fw
+from fairweather import metrics
+from fairweather.errors import RENAMED, InputError
+from fairweather.requests.study.schema import check_study
+from tests.commands import fairweather
+
+STUDY = {
+    "name": "clinic",
+    "data": {"source": "mnist5k"},
+    "shifts": [{"gamma": {"exponent": [2.0]}}],
+    "models": {"small": {"title": "Small", "backbone": "timm:test_resnet"}},
+}
+
+
+@pytest.mark.parametrize("old", [name for name in RENAMED if name.startswith("--")])
+def test_an_old_option_of_a_command_is_answered_with_the_new_one(old):
+    ended = fairweather("evaluate", "onnx:a.onnx", "folder:b", old)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert f"{old} is now called {RENAMED[old]}" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("old", ["cluster", "allow_shared_clusters"])
+def test_an_old_argument_of_python_is_answered_with_the_new_one(old):
+    with pytest.raises(InputError, match=f"'{old}' is now called '{RENAMED[old]}'"):
+        fw.evaluate("onnx:a.onnx", "folder:b", **{old: "patient"})
+
+
+def test_an_old_key_of_a_study_is_answered_with_the_new_one():
+    data = {**STUDY["data"], "groups": {"metadata": "a.csv", "cluster": "patient"}}
+    with pytest.raises(InputError, match="'cluster' is now called 'group'"):
+        check_study({**STUDY, "data": data})
+
+
+def test_an_old_value_is_answered_with_the_new_one(tmp_path):
+    said = "'clusters' is now called 'groups'"
+    with pytest.raises(InputError, match=said):
+        fw.load_guard(tmp_path, risk=0.1, weigh="clusters")
+    with pytest.raises(InputError, match=said):
+        check_study({**STUDY, "variants": [{"conformal": {"weigh": "clusters"}}]})
+
+
+def test_an_old_class_is_answered_with_the_new_one():
+    with pytest.raises(AttributeError, match="'Clusters'; it is now called Grouping"):
+        metrics.Clusters  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'Nothing'$"):
+        metrics.Nothing  # noqa: B018
