@@ -5,6 +5,8 @@ from the code are left out.
 """
 
 import ast
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -31,7 +33,6 @@ BANNED = {
 NOT_YET = {
     "README.md",
     "docs/report.md",
-    "fairweather evaluate --help",
     "src/fairweather/cli/runs.py",
     "src/fairweather/report/contents.py",
     "src/fairweather/report/joint_runs.py",
@@ -44,9 +45,6 @@ NOT_YET = {
     "src/fairweather/report/slices.py",
     "src/fairweather/report/summary.py",
     "src/fairweather/report/tables.py",
-    "src/fairweather/requests/evaluation/run.py",
-    "src/fairweather/types/options.py",
-    "src/fairweather/workers/options.py",
 }
 GUIDES_TOO_LONG = {
     "report",
@@ -91,6 +89,32 @@ def strings(path):
             yield node.value
 
 
+def public_objects():
+    """What the manual shows from docstrings, with the methods of classes."""
+    for path in (ROOT / "docs").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        for module, names in re.findall(
+            r"^```\{(?:objects|keys)\} (\S+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+        ):
+            for name in names.split():
+                shown = getattr(importlib.import_module(module), name)
+                if inspect.isfunction(shown) or inspect.isclass(shown):
+                    yield f"{module}.{name}", shown
+                if inspect.isclass(shown):
+                    for part, value in vars(shown).items():
+                        if inspect.isfunction(value) or isinstance(value, property):
+                            yield f"{module}.{name}.{part}", value
+
+
+def docstring_paragraphs(shown):
+    """The paragraphs and items of a docstring, without examples and the list of sources."""
+    text = inspect.cleandoc(shown.__doc__ or "")
+    for paragraph in re.split(r"\n\s*\n", text):
+        if not re.match(r"\s*>>>|Source:", paragraph):
+            prose = re.sub(r"^\s*Source: .*", "", paragraph, flags=re.DOTALL | re.MULTILINE)
+            yield from re.split(r"(?:^|\n)\s*(?:\*{0,2}\w+(?:, \*{0,2}\w+)*: |\w+:\n)", prose)
+
+
 def texts():
     """Every place where users read, with its paragraphs."""
     manual = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
@@ -117,6 +141,8 @@ def texts():
         )
     for path in sorted((ROOT / "src/fairweather").rglob("*.py")):
         yield str(path.relative_to(ROOT)), [text for text in strings(path) if " " in text]
+    for name, shown in sorted(public_objects()):
+        yield name, docstring_paragraphs(shown)
 
 
 TEXTS = dict(texts())

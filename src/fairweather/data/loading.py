@@ -110,8 +110,8 @@ def load_data(
         limit: at most this many test images, each class in proportion and with at least one image.
             The images of a smaller limit are among those of a larger one. If the source has one
             file per image, only their files are read.
-        parts: the splits to load: test, and perhaps train and val. The others are None, and their
-            files are not decoded.
+        parts: the splits to load: test, and perhaps train and val. Other splits stay None, and
+            their files are not decoded.
         root: the folder that a relative PATH starts from; for a named set, the folder with its
             files.
         seed: random seed of the splits, the limit, the label noise and the imbalance.
@@ -127,18 +127,18 @@ def load_data(
         verify: the files of a named set must have the published checksums; if false, their own
             checksums are recorded.
         groups: a table that says of each image which patient it shows, or to which subgroups it
-            belongs. Images of one group then stay in one split: a set without splits is split by
-            groups, and one whose splits share groups is refused unless `groups.allow_shared`.
-        allow_duplicates: images with the same pixels in two splits are an error that names them,
-            unless this is true or the set is a published one, named in `SOURCES`; then a line says
-            so. A line also warns of images in two splits that look the same, and of equal images
-            with different labels.
+            belongs. Images of one group then stay in one split. A set without splits is split by
+            groups. A set whose splits share groups is refused unless `groups.allow_shared`.
+        allow_duplicates: if False, images with the same pixels in two splits are an error that
+            names them. If True, or for a published set named in `SOURCES`, a line says so. A line
+            also warns of images in two splits that look the same, and of equal images with
+            different labels.
         scale: which gray values become black and white, of images with one channel: `LOW..HIGH`,
             or `percentile:LOW..HIGH` of each image. Colour images are an error then. By default,
             16-bit images are scaled over all 16 bits, and DICOM files by their window.
         offline: do not download missing files.
-        progress: show how far it is, and lines for a person to read, such as whether the files of
-            a named set were verified (`Event` says how).
+        progress: show how far it is, and lines for a person to read (`Event` says how). A line says
+            whether the files of a named set were verified.
 
     Raises:
         InputError: an option, a name, a file or a label is wrong; the message is one sentence.

@@ -78,8 +78,8 @@ class Likeness(NamedTuple):
 
     Attributes:
         images: how many were compared.
-        p: chance of a difference as large as this one, or larger, if they were drawn like the
-            validation images; NaN if they are too few to be compared.
+        p: chance of a difference at least this large if they were drawn like the validation images;
+            NaN if they are too few to be compared.
         features: whether the features were compared too, and not only the probabilities.
     """
 
@@ -114,7 +114,7 @@ class Guard:
     """A classifier that answers where a risk is kept, and defers the other images to a person.
 
     Call it with a batch: 8-bit images `[B, 3, H, W]` of the size `record.size`, as an array or a
-    tensor, or a list of Pillow's images, which are prepared as the model's own were.
+    tensor. Or give it a list of Pillow's images, which are prepared as the model's own were.
 
     Attributes:
         record: what is promised, what that rests on, and what was kept under each shift.
@@ -130,7 +130,7 @@ class Guard:
         """Answer a batch of images, or defer them.
 
         Raises:
-            InputError: they are no images of the right size.
+            InputError: they are not images of the right size.
         """
         return self.answers(self.see(self.prepared(batch)))
 
@@ -140,7 +140,7 @@ class Guard:
         The images must be independent: of a video or of one patient, give one image.
 
         Raises:
-            InputError: they are no images of the right size.
+            InputError: they are not images of the right size.
         """
         return self.likeness(self.see(self.prepared(batch)))
 

@@ -85,7 +85,7 @@ class Fit(FrozenRecord):
 
 
 class Measured(FrozenRecord):
-    """A share with its 95 % interval; all three are None for a share of no images."""
+    """A share with its 95 % interval; without images, all three values are missing (None)."""
 
     value: Share | None
     low: Share | None

@@ -21,8 +21,8 @@ class MethodEstimate(NamedTuple):
     Attributes:
         name, title: of the method.
         value: its estimate of the accuracy; a difference of confidences may leave [0, 1].
-        mean_error: mean absolute error under the shifts of the run, each counted once; NaN if the
-            run has none.
+        mean_error: mean absolute error under the shifts of the run, each counted once; NaN without
+            shifts.
         least_error, largest_error: the ends of its signed errors (estimate minus accuracy).
     """
 
@@ -57,19 +57,19 @@ class AccuracyEstimate:
         model, seed: as in scores.csv.
         data: what the images were loaded from.
         images: their number.
-        value: the estimated accuracy, in the range; None if it cannot be told.
-        low, high: the range; None if it cannot be told. It is an extrapolation from past errors and
-            covers the truth with no known probability. If the images are unlike the validation
-            images, the range is one-sided and `high` is None.
-        reason: why it cannot be told; empty if it can.
-        method: the name of the method that the estimate comes from; empty if it cannot be told.
+        value: the estimated accuracy, in the range; None without an estimate.
+        low, high: the range; None without an estimate. It is an extrapolation from past errors and
+            covers the truth with no known probability. If the images differ from the validation
+            images, the range is one-sided, and `high` stays None.
+        reason: why no estimate is possible; empty if one is.
+        method: the name of the method that the estimate comes from; empty without an estimate.
         shifts, cells: how many shifts, and levels of these, the range comes from.
         held: how often such ranges held the accuracy under shifts that they were made without; None
             without a range.
         natural: how many known sets are other images (`natural/NAME`) and not changes of the run's
             own test images.
-        unlike_p: p-value of the test whether the model sees the images as it sees validation
-            images; NaN if it cannot be told.
+        unlike_p: p-value of the test whether the images differ from the validation images; NaN if
+            no test was made.
         outputs_p, features_p: of its two parts, uncorrected; NaN for one that was not made.
         like: what the images look most like; None if nothing is nearer than the validation images.
         methods: what each method says.

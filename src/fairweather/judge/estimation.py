@@ -82,8 +82,8 @@ def estimate(
 ) -> AccuracyEstimate:
     """Estimate how accurate a model of a finished run is on images, without using their labels.
 
-    The run needs validation images, and test images under at least three shifts: from what each
-    method was off by there, the method and the range are chosen.
+    The run needs validation images, and test images under at least three shifts. The errors of each
+    method there decide which method is used, and the range.
 
     Args:
         run: `RUN[:MODEL[:SEED]]`, a run folder and which of its models.

@@ -103,7 +103,7 @@ class Held(NamedTuple):
     Attributes:
         held: cells whose accuracy was in the range.
         told: cells for which there was a range.
-        refused: cells for which it could not be told.
+        refused: cells without an estimate.
     """
 
     held: int

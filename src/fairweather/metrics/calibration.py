@@ -132,8 +132,8 @@ class ReliabilityBins(NamedTuple):
     """A reliability diagram, one entry per bin, float64 `[bins]`; an empty bin's means are NaN.
 
     Attributes:
-        lower, upper: for equal-width bins, the edges of the bin (lower excluded, upper included);
-            for equal-mass bins, the smallest and the largest confidence in the bin.
+        lower, upper: for equal-width bins, the edges of the bin (lower excluded, upper included).
+            For equal-mass bins, the smallest and the largest confidence in the bin.
         images: the number of images in the bin.
         confidence: their mean confidence.
         accuracy: the share of them that is classified correctly.
@@ -213,8 +213,8 @@ def expected_calibration_error(
             `[B]`.
         bins: how many bins, at least 1.
         binning: "equal-width": bin k is (k/bins, (k+1)/bins], and 0 is in the first bin.
-            "equal-mass": the images in order of confidence are cut as by `numpy.array_split`;
-            images with equal confidence share their accuracy, so their order does not matter.
+            "equal-mass": the images in order of confidence are cut as by `numpy.array_split`.
+            Images with equal confidence share their accuracy, so their order does not matter.
 
     The value is biased upwards by about the noise of the bins; fewer images give more bias.
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks, equation 3.
@@ -278,8 +278,8 @@ def adaptive_rms_calibration_error(
     order does not matter.
 
     The cuts are those of the code published with the source. The loop in that code leaves out the
-    last, most confident bin: its values are too low (they are 0 for n below 200), and it fails
-    below 100 images (natural-adv-examples pull request 16, open, fixes the loop). Here every bin
+    last, most confident bin. Its values are too low (they are 0 for n below 200), and it fails
+    below 100 images. An open pull request, natural-adv-examples 16, fixes the loop. Here every bin
     counts, so the value differs from those in the tables of these papers.
 
     Args:
@@ -322,13 +322,13 @@ def debiased_calibration_error(
     subtracted from the squared gap. The mean of the result over images is an unbiased estimate of
     the true squared error of the bins, for any n. A bin with fewer than two images has no variance
     estimate and counts as 0. Only the square is unbiased: the root of a noisy number is too low on
-    average (a gap of 0.05 everywhere gives 0.039 at n = 500, 0.048 at 2,000).
+    average. A gap of 0.05 everywhere gives 0.039 at n = 500, and 0.048 at 2,000.
 
     The value is the root of that mean, with the sign of the mean. A value below 0 means: the gaps
-    are smaller than the noise of calibrated predictions would make them. It is not clipped at 0 (as
-    in the source's code), because clipping would bring the bias back where it matters most: for a
-    calibrated model, half of the values are negative. Compare it with `rms_calibration_error` over
-    the same bins, not with the expected calibration error, which averages absolute gaps.
+    are smaller than the noise of calibrated predictions would make them. It is not clipped at 0,
+    unlike in the source's code. For a calibrated model, half of the values are negative, and
+    clipping would bring the bias back. Compare it with `rms_calibration_error` over the same bins,
+    not with the expected calibration error, which averages absolute gaps.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.
@@ -362,8 +362,8 @@ def brier_decomposition(
     """Split the Brier score of (confidence, correct) into parts that add up to it exactly.
 
     This score uses only the predicted class and is in [0, 1]; `brier_score` uses all classes.
-    Compared with the values on very many images, reliability is too high, resolution mostly too
-    high, and uncertainty too low, each by about the noise of the bins.
+    Compared with very many images, reliability is too high, resolution mostly too high, and
+    uncertainty too low. Each is off by about the noise of the bins.
 
     Args:
         confidence: float `[n]` in [0, 1], the probability of the predicted class.

@@ -117,7 +117,7 @@ def brier_score(brier: ArrayLike, weights: Weights = None) -> Result:
 def macro_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean over classes of the one-vs-rest area under the ROC curve, in [0, 1]; ties count half.
 
-    Only classes with both positive and negative images count; the value is NaN if there are none.
+    Only classes with both positive and negative images count; without them the value is NaN.
 
     Args:
         probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.
@@ -248,8 +248,8 @@ def _rank_area(scores: FloatArray, positive: BoolArray, columns: FloatArray) -> 
 class ClassCounts(NamedTuple):
     """How many images of each class there are, and how many are called so; one column per resample.
 
-    Every number is NaN where it would divide by 0: the sensitivity of a class without images, the
-    positive predictive value (PPV) of a class that is never called.
+    Every number is NaN where it would divide by 0. Examples are the sensitivity of a class without
+    images, and the positive predictive value (PPV) of a class that is never called.
 
     Attributes:
         hits: images of the class that are called so, float64 `[classes, B]`.
@@ -421,7 +421,7 @@ def chance_corrected_agreement(observed: FloatArray, chance: FloatArray) -> Floa
 def macro_pr_auc(probabilities: ArrayLike, labels: ArrayLike, weights: Weights = None) -> Result:
     """Mean over classes of their one-vs-rest average precision, in [0, 1].
 
-    Only classes with both positive and negative images count; the value is NaN if there are none.
+    Only classes with both positive and negative images count; without them the value is NaN.
 
     Args:
         probabilities: float `[n, classes]`, any score that ranks within a class; no NaN.

@@ -146,7 +146,7 @@ class OodScore(NamedTuple):
 
     Attributes:
         label: what it is called in tables.
-        of: gives the score of each image; None where it needs features and there are none.
+        of: gives the score of each image; None where it needs features that are missing.
         larger_if_known: whether it is larger for known images.
         of_raw_logits: whether it says nothing of logits that are the logarithms of probabilities.
     """
@@ -268,10 +268,10 @@ def detection_score(
 
     Both sets are resampled, independently of each other and of every other score. The values are
     exact. With more than 2,000 distinct confidences, the resamples use 2,000 bins with equal shares
-    of the two sets. Pairs in one bin then count as ties: this changes a replicate's AUROC by less
-    than 0.001, and raises its false positive rate by less than 0.003. If all resamples are the
-    same, as at an AUROC of exactly 1, the interval of the AUROC has no width, and the interval of
-    the rate is Clopper and Pearson's.
+    of the two sets. Pairs in one bin then count as ties. This changes a replicate's AUROC by less
+    than 0.001, and raises its false positive rate by less than 0.003. All resamples may be the
+    same, as at an AUROC of exactly 1. Then the interval of the AUROC has no width, and the interval
+    of the rate is Clopper and Pearson's.
 
     Args:
         confidence_in: float `[n]`, on images of the known data set; larger means more confident;

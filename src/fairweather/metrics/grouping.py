@@ -110,9 +110,9 @@ class Grouping:
     def widening(self) -> float:
         """The factor that widens replicates to a 95 % interval; infinite for one group.
 
-        The variance of resampled groups is too small by (count - 1) / count, and it has only
-        count - 1 degrees of freedom, so Student's t replaces the normal distribution. For a share,
-        the result equals that of Korn and Graubard's effective number of images.
+        The variance of resampled groups is too small by (count - 1) / count. It has only count - 1
+        degrees of freedom, so Student's t replaces the normal distribution. For a share, the result
+        equals that of Korn and Graubard's effective number of images.
 
         Source: Cameron, Gelbach and Miller 2008, Bootstrap-Based Improvements for Inference with
         Clustered Errors, section 2, for both; Korn and Graubard 1998, Confidence Intervals for
@@ -170,11 +170,10 @@ class Grouping:
     def influences(self, columns: FloatArray) -> FloatArray:
         """Turn columns of images into one row for each group, its jackknife pseudo-values.
 
-        Their mean is the mean of the images, and their variance the one that the jackknife finds.
-        A large group pulls the mean of all images towards its own, and so seems to differ little.
-        So its pseudo-value is the mean of all, plus how far the group moves the mean of the other
-        images, times the number of other groups. Methods for independent images then work on
-        groups.
+        Their mean is the mean of the images, and their variance the one that the jackknife finds. A
+        large group pulls the mean of all images towards its own, and so seems to differ little. Its
+        pseudo-value is the mean of all, plus how far the group moves the mean of the other images
+        times the number of other groups. Methods for independent images then work on groups.
 
         Args:
             columns: float `[n, k]`.

@@ -175,7 +175,7 @@ def evaluate_metrics(
         up to rounding, with two exceptions. With more than 10,000 images, those of the class-wise
         calibration error are approximate in the seventh digit. With more than 2,000 distinct
         confidences, those of `area_under_risk_coverage`, `coverage_at_risk` and `confidence_auroc`
-        use 2,000 levels of confidence; they are then shifted by the difference that the levels make
+        use 2,000 levels of confidence. They are then shifted by the difference that the levels make
         to the value.
     """
     return evaluate_resamples(predictions, Resamples.of(predictions.strata, weights), fitted)
@@ -285,8 +285,8 @@ def estimate_means(
 ) -> list[Estimate]:
     """Estimate the mean of each column on the same resamples of the images as all cells.
 
-    It is for per-image numbers that are not a metric of one cell, such as the share of several
-    cells in which an image is right.
+    It is for per-image numbers that are not a metric of one cell. An example is the share of
+    several cells in which an image is right.
 
     Args:
         columns: float64 `[n, columns]`, with the images in the order of the predictions.
@@ -317,7 +317,7 @@ def mean_estimate(estimates: Sequence[Estimate]) -> Estimate:
     """Plain mean over cells (levels, shifts, seeds) that were resampled jointly.
 
     Raises `InputError` unless all have the same number of images, the same number of resamples and
-    the same kind of interval: otherwise they cannot come from the same resamples.
+    the same kind of interval. Otherwise they cannot come from the same resamples.
 
     >>> low, high = (Estimate(value, np.array([value, value]), n=10) for value in (0.5, 0.75))
     >>> mean_estimate([low, high]).value
@@ -410,44 +410,45 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
     "share" is the percentile interval if enough images are right and enough are wrong. With fewer
     than `FEW` on one side, percentiles are too narrow, and if all images agree they have no width.
     Then it is the interval of Clopper and Pearson. Its number of images is the one for which a
-    share of this size has the variance of the replicates: for a single cell about its own number of
-    images, for a mean over cells usually more.
+    share of this size has the variance of the replicates. For a single cell this is about its own
+    number of images, for a mean over cells usually more.
 
-    "conditional" is for a share of some of the images, such as those of one class: the interval of
-    "share" for few images, whose number is that of these images (`Estimate.errors`).
+    "conditional" is for a share of some of the images, such as those of one class. It is the
+    interval of "share" for few images, with the number of these images (`Estimate.errors`).
 
-    "overlap" is for an F1 score, 2x / (1 + x) of the share x of right calls among the images that
-    are of a class or called so: the interval of that share, with its ends transformed.
+    "overlap" is for an F1 score, 2x / (1 + x). Here x is the share of right calls among the images
+    that are of a class or called so. It is the interval of that share, with its ends transformed.
 
-    "area" is for the area under a curve of a class, or a mean of such areas: Student's t on the
-    logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first order
-    (average precision). It uses no resamples. If few images carry the variance, or the value is 0
-    or 1, it reaches to Clopper and Pearson's interval for the number of disjoint pairs.
+    "area" is for the area under a curve of a class, or a mean of such areas. It is Student's t on
+    the logit scale, with the variance of DeLong (AUC), of Obuchowski (AUC, groups) or to first
+    order (average precision). It uses no resamples. Few images may carry the variance, or the value
+    is 0 or 1. Then it reaches to Clopper and Pearson's interval for the number of disjoint pairs.
 
-    "classes" is for means over classes of shares or F1 scores, which may have few images:
+    "classes" is for means over classes of shares or F1 scores, which may have few images. It is
     "skewed" less the bias that the replicates show, since a ratio of counts has one.
 
-    "difference" is for one share minus another on the same images: percentiles, or the interval of
-    Bonett and Price if the two differ on fewer than `FEW` images.
+    "difference" is for one share minus another on the same images. It takes percentiles, or the
+    interval of Bonett and Price if the two differ on fewer than `FEW` images.
 
     "bounded" is for other means of shares: percentiles. If all images agree, as at a value of
     exactly 1, the other end is that of Clopper and Pearson.
 
-    "basic" is for a value v that is biased by the noise of its bins, and whose replicates r have
-    about the same bias once more. The interval reaches from 2v - mean(r) downwards and from v
-    upwards, each time by the longer tail of r. Both ends use the longer tail, because the spread
-    grows with the value: if the value is small by chance, its replicates spread too little. The
-    upper end keeps the bias, because the value has less bias than the replicates if accuracy is far
-    from confidence.
+    "basic" is for a value v that is biased by the noise of its bins. Its replicates r have about
+    the same bias once more. The interval reaches from 2v - mean(r) downwards and from v upwards,
+    each time by the longer tail of r. Both ends use the longer tail, because the spread grows with
+    the value: if the value is small by chance, its replicates spread too little. The upper end
+    keeps the bias, because the value has less bias than the replicates if accuracy is far from
+    confidence.
 
     "bias-corrected" is for binned calibration errors. It does the same with squares and takes the
-    root at the end, because for squares the bias is a sum: the expected square of a bin's gap is
+    root at the end, because for squares the bias is a sum. The expected square of a bin's gap is
     its true square plus its variance. `benchmarks/coverage.py` compares it with the percentile
     interval.
 
     If whole groups were resampled, a "share" reaches to the outer one of these ends and of
-    `bent_interval`, because the spread of groups is too small where the share is good by chance;
-    and "difference" is `skewed_interval`, because few groups may have all images that differ.
+    `bent_interval`. The reason is that the spread of groups is too small where the share is good by
+    chance. Then "difference" is `skewed_interval`, because few groups may have all images that
+    differ.
 
     "searched" is for a value that is found by a search, which resamples would repeat: the interval
     of `Metric.search`. A mean over cells has the means of their ends, as if all missed together:
@@ -455,7 +456,7 @@ def to_score(estimate: Estimate, bounds: Ends = (-np.inf, np.inf)) -> Score:
 
     "centred" is for the debiased calibration error: its value does not have this bias, and its
     replicates have it once. The interval of the signed square reaches from v² (with its sign) to
-    both sides by the longer tail of the replicates' signed squares; the root is taken at the end.
+    both sides by the longer tail of the replicates' signed squares. The root is taken at the end.
 
     Then the distances of both ends from the value get what the replicates cannot show
     (`Estimate.hidden`): errors that no image, or hardly any, has made.

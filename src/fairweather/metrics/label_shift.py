@@ -158,7 +158,7 @@ def under_priors(
 
     The images are resampled and then weighted, so that the priors hold in every resample. A
     resample without any class that has a prior is left out. If the priors are far from the images'
-    own class frequencies, the scores depend on few images: the intervals show it, and
+    own class frequencies, the scores depend on few images. The intervals show it, and
     `effective_images(prior_weights(labels, priors))` gives their number.
 
     Args:

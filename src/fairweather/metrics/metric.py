@@ -151,8 +151,8 @@ class Metric(MetricRow):
         alias_of: the name of the row that this row repeats.
         shown: 0 where all metrics are listed; 1 also where runs are compared; 2 also in the tables
             and charts of each shift, and to trackers.
-        carried_by: which images determine how precise the value is: the wrong ones, the rarer of
-            right and wrong ones, or those in the non-empty bin with the fewest images.
+        carried_by: which images determine how precise the value is. They are the wrong ones, the
+            rarer of right and wrong ones, or those in the non-empty bin with the fewest images.
         fewest: with fewer such images there is no interval; see `Estimate`.
         varies: what else the interval covers beside other images: deviations `[B]` that are added
             to the values of resamples; None for nothing.
@@ -160,8 +160,9 @@ class Metric(MetricRow):
             that is computed on resamples.
         hides: how far the truth may lie beside what resamples show.
         bias: of an area, how much too high it is on average.
-        search: the interval of a cell over images, from predictions, groups and weights, if the
-            value is found by a search, which resamples would repeat; NaN for the other metrics.
+        search: the interval of a cell over images, from predictions, groups and weights. It is for
+            a value that is found by a search, which resamples would repeat. NaN for the other
+            metrics.
     """
 
     evaluate: Evaluate

@@ -102,19 +102,19 @@ def coverage_interval(
 ) -> Ends:
     """The 95 % interval of the largest coverage with a true risk of at most `risk`.
 
-    The truth is about endless images: the coverage of the lowest threshold that keeps the risk
-    among them, 0 if there is none. Each end misses it in at most 2.5 % of draws of the images.
+    The truth is about unlimited images: the coverage of the lowest threshold that keeps the risk
+    among them, or 0 without such a threshold. Each end misses it in at most 2.5 % of draws of the
+    images.
 
     The lower end is shown by tests, as in `guaranteed_threshold`: were the risk of a threshold
     higher, would so few answers be wrong? Thresholds are tried from high to low, a hundredth of the
-    images apart, beginning at all images, half of them, a quarter and so on: the order does not
+    images apart, beginning at all images, half of them, a quarter and so on. The order does not
     depend on which answers are wrong. The beginnings share 2 %, and each test that is passed leaves
     its part to the next. The lower end is too high only if the search passes a threshold whose risk
-    is too high.
-    The upper end needs no correction: the true threshold is one, and it is not among those of
-    which so many wrong answers would be seen in at most 2 % of draws. The other 0.5 % are for how
-    many images are above a threshold. Few images show little: with fewer than 200 at a risk of 5 %
-    the lower end is 1 or 0, since all answers are tested together, or nothing is shown.
+    is too high. The upper end needs no correction, since the true threshold is only one. The end
+    leaves out thresholds with so many wrong answers that at most 2 % of draws have them. The other
+    0.5 % are for how many images are above a threshold. Few images show little. With fewer than 200
+    at a risk of 5 % the lower end is 1 or 0: all answers are tested together, or nothing is shown.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
@@ -275,15 +275,15 @@ def area_under_risk_coverage(
     This is the area under the step function of `risk_coverage_curve`. Images with equal confidence
     are all included in each other's risk, so their order does not matter. An image that counts
     twice is two images. If a model is wrong equally often at every confidence, the area is its
-    error rate; if it is more confident where it is right, the area is smaller.
+    error rate. If it is more confident where it is right, the area is smaller.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN.
         correct: bool `[n]`.
         weights: how often each image counts, `[n]` or `[B, n]`; 2-D weights return `[B]`.
 
-    Without ties it is the mean of the running error rates of Geifman, Uziel and El-Yaniv 2019,
-    Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, section 2. Libraries that
+    Without ties it is the mean of the running error rates. (Geifman, Uziel and El-Yaniv 2019,
+    Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, section 2.) Libraries that
     connect the points by straight lines get other values: they differ by less than 1/(n - 1)
     without ties, and by more with ties.
 
@@ -298,9 +298,9 @@ def coverage_at_risk(
 ) -> Result:
     """Largest share of images that can be answered at a risk of at most `risk`, in [0, 1].
 
-    It is 0 if even the most confident images are wrong more often. The threshold is chosen on the
-    same images that it is evaluated on, so the value is the best case on these images and too large
-    on average. `coverage_interval` says what endless images would give; for a threshold chosen in
+    It is 0 if even the most confident images are wrong more often. The threshold is chosen and
+    evaluated on the same images. So the value is the best case on these images, and too large on
+    average. `coverage_interval` says what unlimited images would give; for a threshold chosen in
     advance, see `threshold_at_risk` and `coverage_above`.
 
     Args:
@@ -408,8 +408,8 @@ class Guaranteed(NamedTuple):
         threshold: the smallest confidence that is answered; infinite if nothing may be answered.
         images: the number of images that it was tested on.
         answered, wrong: how many of these it answers, and how many of these answers are wrong.
-        bound: the upper end of the exact one-sided interval of the risk with the same certainty, at
-            most the risk that was asked for; NaN if nothing is answered.
+        bound: the upper end of the exact one-sided interval of the risk with the same certainty. It
+            is at most the risk that was asked for; NaN if nothing is answered.
     """
 
     threshold: float
@@ -432,12 +432,12 @@ def guaranteed_threshold(
 
     Each candidate is tested: were its risk above `risk`, so few wrong answers would be this rare.
     The first candidate that fails ends the search. So the risk of the threshold is at most `risk`
-    in all but `1 - certainty` of the draws of these images, whatever the model is, with ties or
-    without. The tests need no correction for their number: to go wrong, the search must pass the
-    first candidate in the order whose risk is too high, which is one test. For this the candidates
-    and their order must not depend on these images: take them from others, with
-    `thresholds_to_try`. Binary search over the confidences of the images themselves, as in
-    algorithm 1 of Geifman and El-Yaniv, divides `1 - certainty` by the number of its tests.
+    in all but `1 - certainty` of the draws of these images. This is true for any model, with ties
+    or without. Thresholds are tried in a fixed order, stopping at the first failure, so no
+    multiple-testing correction is needed. For this the candidates and their order must not depend
+    on these images: take them from others, with `thresholds_to_try`. Binary search over the
+    confidences of the images themselves, as in algorithm 1 of Geifman and El-Yaniv, divides `1 -
+    certainty` by the number of its tests.
 
     Args:
         confidence: float `[n]`, larger means more confident; no NaN. The images must be independent
@@ -447,8 +447,8 @@ def guaranteed_threshold(
         candidates: float `[k]`, each the smallest confidence that is answered.
         risk: the largest share of wrong answers, in (0, 1).
         certainty: the share of draws in which the promise holds, in (0, 1).
-        grouping: which images belong together, if all of them are given and each image is to count
-            alike. They are then counted as the independent images that they are worth
+        grouping: which images belong together, if all of them are given and each image counts
+            equally. They are then counted as the independent images that they are worth
             (`effective_sample`), which is not exact: see benchmarks/guarantee.py.
 
     Raises:
@@ -678,9 +678,9 @@ def atc_threshold(confidence: ArrayLike, correct: ArrayLike) -> float:
 
     If k images are wrong, the threshold is the (k + 1)-th smallest confidence, or infinite if all
     are wrong. A threshold cannot separate equal confidences. With ties, it is the confidence (or
-    infinity) below which the number of images is closest to k; of two equally close ones it is the
-    smaller. So the ATC estimate on these same images is their accuracy if all confidences differ;
-    with ties, the error is at most half the share of the tied images.
+    infinity) below which the number of images is closest to k. Of two equally close ones it is the
+    smaller. So the ATC estimate on these same images is their accuracy if all confidences differ.
+    With ties, the error is at most half the share of the tied images.
 
     Args:
         confidence: float `[n]`, on clean validation images; larger means more confident; no NaN.
@@ -722,7 +722,7 @@ class Fitted(NamedTuple):
 
     Attributes:
         threshold: the smallest confidence that is answered, so that at most 5 % of the answers on
-            the validation images are wrong; infinite if no threshold achieves that.
+            the validation images are wrong. It is infinite if no threshold achieves that.
         atc_threshold: as many validation images have a lower confidence as are wrong; see
             `atc_threshold`.
         draws: the calibration images behind prediction sets, if these are images that are

@@ -142,10 +142,10 @@ MOST_IMAGES, SPLITS = 1000, 999
 def outputs_differ_p(reference: ArrayLike, batch: ArrayLike) -> float:
     """Test whether a model's probabilities for two sets of images have the same distribution.
 
-    The probability of each class, and the largest one, are compared by the test of Kolmogorov and
-    Smirnov, and the smallest p-value is corrected for their number (Bonferroni). It is a bound: the
-    asymptotic distribution makes p-values below 0.1 too large rather than too small, as do ties and
-    columns that depend on each other.
+    The test of Kolmogorov and Smirnov compares the probability of each class, and the largest one.
+    The smallest p-value is corrected for their number (Bonferroni). It is a bound: the asymptotic
+    distribution makes p-values below 0.1 too large rather than too small. Ties, and columns that
+    depend on each other, do the same.
 
     Args:
         reference: float `[n, classes]`, probabilities for independent images.
@@ -191,7 +191,7 @@ def features_differ_p(reference: ArrayLike, batch: ArrayLike, seed: int = 0) -> 
     """Test whether the features of two sets of images have the same distribution.
 
     The energy distance of the two sets is compared with that of 999 random splits of the same
-    images, so that the p-value holds for any number of images and features, and with ties. Each
+    images. So the p-value is valid for any number of images and features, and with ties. Each
     feature is divided by its standard deviation over both sets. Of more than 1,000 images in a set,
     1,000 are drawn.
 

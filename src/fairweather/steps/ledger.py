@@ -35,8 +35,8 @@ class Standing(NamedTuple):
     Attributes:
         step: the step, as it is planned now.
         state: `done`; `stale`: done with other settings, or from files that were made with other
-            settings; `missing`: never done, or done, but its files are gone or damaged, or the
-            files that it read have changed since.
+            settings; or `missing`. A missing step was never done, or its files are gone or damaged,
+            or the files that it read have changed since.
         record: its record, if it was ever done, with whatever settings.
     """
 

@@ -143,9 +143,9 @@ class Recipe(CheckedSettings, where="recipe: "):
         momentum: momentum of SGD.
         weight_decay: decoupled for AdamW, an L2 term for SGD.
         decay_norms_and_biases: whether `weight_decay` also acts on one-dimensional parameters.
-        schedule: how the learning rate changes after warm-up: `none`, `cosine` (to zero at the
-            end), `exponential` (times `schedule_gamma` per epoch) or `step` (times `schedule_gamma`
-            every `schedule_step` epochs). It starts again after `probe_epochs`.
+        schedule: how the learning rate changes after warm-up: `none` or `cosine` (to zero at the
+            end), `exponential` (times `schedule_gamma` per epoch) or `step`. A step multiplies by
+            `schedule_gamma` every `schedule_step` epochs. It starts again after `probe_epochs`.
         schedule_gamma, schedule_step: see `schedule`.
         warmup_epochs: the learning rate rises linearly from zero over these epochs; there is no
             warm-up while only the head is trained.

@@ -126,8 +126,8 @@ class Images:
         keys: int64 `[N]`, the position of each image in its source split. An image keeps its key
             in every subset.
         classes: class names in label order, or the names of what is labelled.
-        names: `[N]` texts, the path of each image's file from the folder of its source on, with
-            `/` between folders; None if images have no files of their own.
+        names: `[N]` texts: the path of each image's file below the folder of its source, with `/`
+            between folders. None if images have no files of their own.
         groups: which images belong together, and their subgroups; None if nothing is known.
 
     >>> import torch
@@ -187,7 +187,7 @@ class Dataset:
         mean, std: mean and standard deviation per channel of the training images in [0, 1], or of
             the test images if there is no training split.
         notes: facts for the record of the run, such as the number of skipped files.
-        task: what is to be told of each image; a name of `fairweather.tasks.task.TASKS`.
+        task: what is predicted of each image; a name of `fairweather.tasks.task.TASKS`.
     """
 
     name: str

@@ -146,13 +146,14 @@ class GroupColumns(NamedTuple):
     """Which columns of a table say what belongs together; see `fairweather.load_data`.
 
     Attributes:
-        metadata: the path of the table: a CSV or parquet file with one row for each image; None for
+        metadata: the path of the table: a CSV or parquet file with one row for each image. None for
             the columns of the data set itself, if it is `parquet:PATH`.
         group: the column that says which images belong together, such as `patient`.
         slices: columns whose values are subgroups, such as `site`; crossed ones as `site*sex`.
         allow_shared: allow images of one group in several splits.
-        natural: the name of a set of other images of the same classes, if the columns are about it:
-            then only rows with `natural/NAME` in the column `split` count, which otherwise do not.
+        natural: the name of a set of other images of the same classes, if the columns are about it.
+            Then only rows with `natural/NAME` in the column `split` count. Otherwise these rows do
+            not count.
 
     >>> GroupColumns("patients.csv", group="patient", slices=("site", "site*sex")).columns
     ['patient', 'site', 'sex']
@@ -217,7 +218,7 @@ class DataOptions:
     seed: int = option(0, "Random seed of splits, subsets and changed labels.")
     validation_fraction: float = option(
         0.1,
-        "Share of images for the validation split, if the data set has none.",
+        "Share of images for the validation split, if the data set has no such split.",
         within="[0, 1]",
     )
     test_fraction: float = option(

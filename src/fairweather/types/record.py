@@ -316,7 +316,7 @@ class DataRecord(FrozenRecord):
         arguments: arguments of `load_data` that load it again; a small copy cuts absolute paths.
         notes: further facts from the source, such as `source`, `size` and `skipped_files`; a new
             source may have other keys, so they are not listed here.
-        task: what is told of each image; records of earlier versions name none.
+        task: what is predicted of each image; missing in records of earlier versions.
     """
 
     name: ShownText
@@ -427,7 +427,7 @@ class RunSettings(FrozenRecord):
         threads: threads of every step; None where runs with different numbers were joined.
         operating_points: the probability from which on a class is called, by class.
         fit_on: ids of the shifts of the validation images that the variants `...-fit_on` were
-            fitted on; empty if there are none.
+            fitted on; empty without these variants.
     """
 
     shift_seed: int = 0
@@ -579,8 +579,8 @@ class StepRecord(FrozenRecord):
         machine: the machine that it ran on.
         seconds: its duration.
         work: images times passes, as planned; with `seconds` this gives its speed.
-        halved_to: the batch size at which it went on after memory ran out, which may change the
-            last digits of its results; None if memory was sufficient.
+        halved_to: the batch size at which it went on after memory ran out; None if memory was
+            sufficient. It may change the last digits of its results.
     """
 
     version: Literal[3] = VERSION

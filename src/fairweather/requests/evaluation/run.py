@@ -59,9 +59,9 @@ def evaluate(
 
     Args:
         model: a module from images in [0, 1], float `[B, 3, H, W]`, to logits or probabilities, or
-            any source that `load_model` takes; or a list of several of these, which see the same
-            images; or a dict of several by their names, `MODEL[-seedN]`, so that intervals cover
-            the seeds of each; or `predictions:PATH`, predictions that were made elsewhere.
+            any source that `load_model` takes. A list of several sees the same images. A dict has
+            them by their names, `MODEL[-seedN]`, so that intervals cover the seeds of each.
+            `predictions:PATH` are predictions that were made elsewhere.
         dataset: a `Dataset`, or any source that `load_data` takes. The test split is used, or all
             images if the source has no splits. Predictions that come with their labels need none.
         shifts: suites, shifts and attacks, as objects or texts; see
@@ -76,8 +76,9 @@ def evaluate(
             with the returned `Run`.
         replace: replace finished work in the folder that was made with other settings; without it,
             such a call is refused.
-        progress: show how far it is, and lines for a person to read: preprocessing, label mapping,
-            clean accuracy, and a warning if that is not better than chance (`Event` says how).
+        progress: show how far it is, and lines for a person to read (`Event` says how). The lines
+            are preprocessing, label mapping, clean accuracy, and a warning if that is not better
+            than chance.
         options: `EvaluationOptions` describes each; `help(fw.evaluate)` names them.
 
     Returns:
@@ -150,7 +151,7 @@ def make_request(
         models = _list_models(model)
         if not models or dataset is None:
             what = "data set" if models else "model"
-            raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE may have none")
+            raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE works without one")
         if any(map(_is_predictions, models)):
             raise InputError(
                 f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "

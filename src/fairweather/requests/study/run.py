@@ -628,10 +628,10 @@ def run(
         offline: never use the network.
         replace: redo finished steps that were made with other settings; without it, these raise an
             error.
-        jobs: how many processes do independent steps side by side, by default 1; the results do
-            not depend on it. There must be a core for each thread of each job. Of a cluster, at
-            most so many jobs or places at a time: by default one for each step that can be done
-            now, of SLURM at most 8, of Ray as many as it has room for.
+        jobs: how many processes do independent steps in parallel, by default 1; the results do not
+            depend on it. There must be a core for each thread of each job. On a cluster it is the
+            maximum number of concurrent jobs. By default it is one for each step that can be done
+            now. With SLURM it is at most 8, with Ray as many as it has room for.
         shift_processes: processes that shift images ahead of the models; by default none on a CPU,
             and up to 8 beside a GPU. The results do not depend on it.
         models_in_memory: how many models are in memory at most, to predict the same shifted
@@ -643,17 +643,18 @@ def run(
             here, otherwise by torchrun or srun, and all of them call this.
         nodes: how many machines do so; all must see the run folder.
         strategy: how they work together: `ddp`, torch's DistributedDataParallel.
-        executor: `local`; `slurm`, which submits array jobs and follows them; `slurm-local`, the
-            same jobs on this machine; `ray` for a Ray cluster on this machine, or the one that this
-            process is connected to; or `ray://HOST:PORT` for another one.
-        partition, gpus, time, setup: what each job of SLURM asks for: a partition; a GPU as `1` or
-            `TYPE:1`, by default none; a time limit such as `2:00:00`, by default 4 hours, after
-            which a job is submitted again and goes on; shell commands that come first.
+        executor: `local`; `slurm`, which submits array jobs and follows them; or `slurm-local`, the
+            same jobs on this machine. `ray` is a Ray cluster on this machine, or the one that this
+            process is connected to. `ray://HOST:PORT` is another one.
+        partition, gpus, time, setup: what each job of SLURM asks for: a partition, a GPU as `1` or
+            `TYPE:1` (by default none), and a time limit. The limit is 4 hours by default; write it
+            as `2:00:00`. A job that reaches the limit is submitted again and goes on. `setup` has
+            shell commands that come first.
         progress: show how far it is (`Event` says how).
 
     Raises:
-        InputError: the data, a model, the folder or the cluster does not fit the study, the machine
-            has too few cores for the jobs, or a process that did steps was killed.
+        InputError: the data, a model, the folder or the cluster does not fit the study. Or the
+            machine has too few cores for the jobs, or a process that did steps was killed.
         JobFailedError: a process that did steps failed.
         NeedsMissingError: jobs of a cluster were cancelled.
     """

@@ -146,8 +146,8 @@ class GroupsEntry(StrictEntry):
 class DataEntry(DataOptions):
     """The data of a study; the keys are those of `fairweather.load_data`.
 
-    With the `size`, `fit: crop` cuts the longer side of an image, and `fit: squash` resizes both
-    sides, so that no image tells by its shape where it comes from.
+    With the `size`, `fit: crop` cuts the longer side of an image. `fit: squash` resizes both sides,
+    so that the shape of an image does not say where it comes from.
     """
 
     source: str = option(
@@ -232,12 +232,12 @@ class ModelEntry(NetworkEntry):
 
     `weights: pretraining:NAME` starts from a pre-training of the study.
 
-    `train_shifts`, written like a study's `shifts`, change the training images: each image of a
+    `train_shifts`, written like a study's `shifts`, change the training images. Each image of a
     batch is left as it is or gets one of them, all with the same probability.
 
-    `label_fraction` is the share of the training images that is used, the same for each class; the
+    `label_fraction` is the share of the training images that is used, the same for each class. The
     images of a smaller share are a subset of those of a larger one. With probability `label_noise`,
-    the label of an image is drawn anew from all classes.
+    the label of an image is drawn again from all classes.
 
     `interpolations` are shares in (0, 1). For each, a model with interpolated weights is measured
     too: 0 would be the probed pre-trained network, 1 the fine-tuned one.
@@ -379,12 +379,12 @@ class Study(StrictEntry):
         ordered_classes: the classes are in an order, such as grades; adds the quadratic kappa.
         operating_points: the probability from which on a class is called, by class; adds the
             numbers of the class at that point.
-        variants: further rows for every model: calibrations, fitted on the clean validation images
-            (`temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all` with
-            `method: isotonic` or `logistic`); `batchnorm` adapted to each batch of test images; and
-            `conformal` prediction sets. One with parameters is written as a mapping, such as
-            `conformal: {method: aps, coverage: 0.9, classwise: false}`. What is fitted may be `of`
-            a network that adapts: `temperature: {of: batchnorm}`.
+        variants: further rows for every model. Calibrations are fitted on the clean validation
+            images: `temperature` scaling, `vector_scaling`, `isotonic` regression, `top_versus_all`
+            with `method: isotonic` or `logistic`. `batchnorm` is adapted to each batch of test
+            images. `conformal` makes prediction sets. One with parameters is written as a mapping,
+            such as `conformal: {method: aps, coverage: 0.9, classwise: false}`. What is fitted may
+            be `of` a network that adapts: `temperature: {of: batchnorm}`.
         fit_on: shifts of the validation images, written like `shifts`, and mostly `clean` too, such
             as `[clean, {suite: quick}]`. Thresholds and all calibrations are fitted on these
             images together as well, as further rows `MODEL+...-fit_on`. None of these shifts may be

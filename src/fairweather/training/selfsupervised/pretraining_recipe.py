@@ -35,7 +35,7 @@ class Views(CheckedSettings, where="views: "):
     """How two random views of each image are made, in this order; the defaults are Barlow Twins'.
 
     Attributes:
-        crop_scale: the share of the image's area that a crop covers is uniform in this range; the
+        crop_scale: the share of the image's area that a crop covers, uniform in this range. The
             crop is resized back to the size of the image.
         horizontal_flip: probability of a flip.
         jitter_probability: probability of changing brightness, contrast, saturation and hue, in
@@ -143,8 +143,9 @@ class Pretraining(CheckedSettings, where="pretraining: "):
     left out lasts at most a tenth of the epochs.
 
     Attributes:
-        method: `barlow_twins`, `simclr`, `vicreg`, `simsiam` and `rotation` (predict by which right
-            angle an image was rotated) need no labels; `supervised` is the same loop with labels.
+        method: `barlow_twins`, `simclr`, `vicreg`, `simsiam` and `rotation` need no labels;
+            `supervised` is the same loop with labels. `rotation` predicts by which right angle an
+            image was rotated.
         epochs: passes over the images.
         batch_size: largest number of images in a step; an epoch is cut into nearly equal batches.
         optimizer: `lars` or `sgd` (both without Nesterov momentum), or `adamw`.
