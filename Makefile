@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo quickstart test test-avx2 lowest nightly check docs format bench coverage clean
+.PHONY: demo quickstart test test-avx2 dist lowest nightly check docs format bench coverage clean
 
 # Pictures that corruptions need, and second opinions; what these packages pin is not installed.
 REFERENCES := imagecorruptions==1.1.2 medmnistc==0.1.0 netcal==1.4.0 torchattacks==3.5.1
@@ -47,24 +47,19 @@ nightly: $(VENV)/.installed-dev
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --timeout=3600 --hypothesis-profile=new_examples -m nightly
 	$(QUICKLY) $(BIN)/python -m pytest --numprocesses=auto --hypothesis-profile=new_examples -m "hypothesis and not nightly"
 	$(MAKE) test-avx2
-	$(MAKE) lowest
+	$(MAKE) dist
 
-# The oldest versions that pyproject.toml allows of what users install, in an environment of their own
-# (6 GB with PyPI's torch of that age), with the faster half of the tests, without those of
-# MLflow's server, which is of one version with its client. Test tools are new, and warnings of one
-# version about another are none of ours.
-LOWEST := build/lowest/bin/python
-LEFT_OUT := attack.*|autom.*|bad_.*|browser|claims|grouping|compare_runs|coverage|crashes|damaged_files|docs|evaluate|$\
-	fuzzed_files|good_models|guard|hostile_.*|intervals|jobs|page|ray|report|resumption|security|seed_intervals|$\
-	selfsupervised_processes|sharing|signals|slurm|studies|study|tracking|workers
+# What users install: the wheel and the sdist, and whether the README, the demo and the faster half of
+# the tests work with the oldest and the newest versions that pyproject.toml allows, on each Python that
+# is here. Each environment takes 6 GB with PyPI's torch. ON="3.13:newest" tries one of them.
+DIST := build/dist-tools/bin
+$(DIST)/twine:
+	$(PYTHON) -m venv build/dist-tools
+	$(DIST)/python -m pip install --quiet --disable-pip-version-check twine uv
+dist: $(DIST)/twine
+	REFERENCES='$(REFERENCES)' $(DIST)/python .ci/dist.py $(ON)
 lowest:
-	test -x $(LOWEST) || $(PYTHON) -m venv build/lowest
-	$(LOWEST) -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST) -m uv pip install --quiet --system-certs --resolution lowest-direct --editable '.[demo,dicom,hf,onnx,ray,slurm,ssl,track]'
-	$(LOWEST) -m uv pip install --quiet --system-certs hypothesis pytest pytest-timeout pytest-xdist scikit-learn
-	$(LOWEST) -m uv pip install --quiet --system-certs --no-deps $(REFERENCES)
-	$(QUICKLY) $(LOWEST) -m pytest $(BY_DAY) -W default \
-		$$(find tests -name 'test_*.py' | grep -vE '/test_($(LEFT_OUT))\.py$$')
+	$(MAKE) dist ON=3.11:lowest
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
+import fairweather
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "site"))
@@ -23,7 +25,7 @@ about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 project = about["name"]
 author = about["authors"][0]["name"]
 project_copyright = author
-release = version = about["version"]
+release = version = fairweather.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "fairweather_pages"]
 root_doc = "docs/index"

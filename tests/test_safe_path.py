@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import fairweather
 from fairweather.processes import safe_path
 from tests.requests.test_evaluate import write_model
 
 from .conftest import TINY_RESNET, write_pictures
 
-SOURCES = sorted((Path(__file__).parents[1] / "src").rglob("*.py"))
+SOURCES = sorted(Path(fairweather.__file__).parent.rglob("*.py"))
 NAMES = {each for each in sys.stdlib_module_names if not each.startswith("_")}
 PACKAGES = {
     "cloudpickle", "cv2", "fairweather", "loky", "numpy", "pandas", "PIL", "pyarrow", "pydantic",

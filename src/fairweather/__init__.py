@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fairweather.models.opening import load_model as load_model
     from fairweather.report.contact_sheet import preview as preview
     from fairweather.report.finished_run import Run as Run
+    from fairweather.report.runs_page import view as view
     from fairweather.requests.demonstration import demo as demo
     from fairweather.requests.evaluation.run import evaluate as evaluate
     from fairweather.requests.seeds.joining import join_seeds as join_seeds
@@ -83,6 +84,7 @@ _HOME = {
     "run": "requests.study.run",
     "score": "metrics",
     "suite": "shifts.table",
+    "view": "report.runs_page",
 }
 
 __all__ = ["metrics", *_HOME]

@@ -1085,6 +1085,12 @@ ROWS = {
         ("guard nowhere out --risk 5%", "nowhere", {}),
     ],
     "runs": [
+        ("view nowhere", "no folder nowhere", {}),
+        ("view study.yaml", "no folder study.yaml", {}),
+        ("view run", "run is a run", {}),
+        ("view data", "no runs below data", {}),
+        ("view . --out study.yaml", "study.yaml is there", {}),
+        ("view . --out study.yaml/x", "study.yaml", {}),
         ("report nowhere", "nowhere", {}),
         ("report study.yaml", "study.yaml", {}),
         ("report data", "no run", {}),

@@ -307,6 +307,7 @@ ENDS = {
     "compare run other": "open run/tables/",
     "report run": "open run/report.html, or: fairweather check run",
     "plan quickstart --model basic": "fairweather run quickstart",
+    "view .": "open index.html",
     "preview folder:photos --shift gamma,exponent=2": "open preview.png",
     "export folder:photos --out out --shift clean": "fairweather evaluate MODEL folder:out/clean",
     "pack run --out small": "fairweather report small OTHER --join-seeds",

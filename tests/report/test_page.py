@@ -39,7 +39,8 @@ from fairweather.report.page.cells import (
     keep_hardest,
 )
 from fairweather.report.page.closer import find_predictions
-from fairweather.report.page.rendering import join_scripts, pack_json, write_policy
+from fairweather.report.page.rendering import join_scripts
+from fairweather.report.page.shell import pack_json, write_policy
 from fairweather.report.provenance import write_citation
 from fairweather.report.samples import CellImage
 from fairweather.report.training import read_warnings

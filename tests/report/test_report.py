@@ -38,6 +38,7 @@ from fairweather.report.charts import (
     shape_models,
 )
 from fairweather.report.contents import Contents, Sweep, read_contents
+from fairweather.report.facts import flatten_facts
 from fairweather.report.joint_runs import read_runs
 from fairweather.report.levels import (
     LIMITS,
@@ -56,9 +57,8 @@ from fairweather.report.page.cells import (
     keep_most_accurate,
     tabulate_panels,
 )
-from fairweather.report.page.rendering import pack_json
+from fairweather.report.page.shell import pack_json
 from fairweather.report.pictures import draw_mixup, draw_shifts
-from fairweather.report.provenance import flatten_facts
 from fairweather.report.samples import read_samples
 from fairweather.report.summary import find_summary_rows
 from fairweather.report.tables import escape_latex, write_csv

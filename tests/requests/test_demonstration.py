@@ -24,6 +24,7 @@ from tests.commands import fairweather
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 FACTS = json.loads((DOCS / "demo.json").read_text())
 # In README and docs, wherever the finding is told.
 HEADLINE = re.compile(r"\d+ % right on clean images\. \d+ % right in fog, and still \d+ % sure\.")
@@ -48,6 +49,16 @@ def shown(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(shown):
     return fw.Run(shown[1] / "runs/demo")
+
+
+def assert_same_up_to_rounding(found, printed):
+    """Numbers may differ by one in the last digit that is printed."""
+    number = r"\d[\d,]*\.?\d*"
+    assert re.sub(number, "#", found) == re.sub(number, "#", printed)
+    for ours, theirs in zip(re.findall(number, found), re.findall(number, printed), strict=True):
+        last = 10.0 ** -len(theirs.partition(".")[2])
+        difference = float(ours.replace(",", "")) - float(theirs.replace(",", ""))
+        assert abs(difference) <= 1.001 * last
 
 
 def within(value, ends):
@@ -130,10 +141,7 @@ def test_fog_is_the_worst_and_two_shifts_are_survived(run):
 
 
 def test_docs_and_readme_tell_this_finding():
-    told = {
-        page.name: HEADLINE.findall(page.read_text())
-        for page in [ROOT / "README.md", *DOCS.glob("*.md")]
-    }
+    told = {page.name: HEADLINE.findall(page.read_text()) for page in [README, *DOCS.glob("*.md")]}
     assert told["demo.md"]
     assert {words for page in told.values() for words in page} == {FACTS["headline"]}
 
@@ -171,23 +179,20 @@ def commands(shown):
 
 
 def test_the_docs_show_what_these_commands_print(shown, commands, hero):
-    """Numbers may differ by one in the last digit that is printed."""
     blocks = {match[2]: match[3] for match in hero.PRINTED.finditer((DOCS / "demo.md").read_text())}
     assert list(blocks) == ["fairweather demo", *commands]
-    number = r"\d[\d,]*\.?\d*"
     for command, printed in blocks.items():
         done = shown[0]
         if command != "fairweather demo":
             done = fairweather(*shlex.split(command)[1:], cwd=shown[1])
             assert done.returncode == (1 if " check " in command else 0)
-        found = done.stdout.strip("\n") + "\n"
-        assert re.sub(number, "#", found) == re.sub(number, "#", printed)
-        for ours, theirs in zip(
-            re.findall(number, found), re.findall(number, printed), strict=True
-        ):
-            last = 10.0 ** -len(theirs.partition(".")[2])
-            difference = float(ours.replace(",", "")) - float(theirs.replace(",", ""))
-            assert abs(difference) <= 1.001 * last
+        assert_same_up_to_rounding(done.stdout.strip("\n") + "\n", printed)
+
+
+def test_the_readme_shows_the_table_of_the_run(run):
+    printed = str(run).partition("\n")[2] + "\n"
+    shown = re.search(r"^model +images .*?(?=^```)", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert_same_up_to_rounding(printed, shown[0])
 
 
 def test_the_estimate_gives_no_number_and_names_fog(run):

@@ -20,6 +20,7 @@ from fairweather.cli.images import export, preview
 from fairweather.cli.judge import check, compare, estimate
 from fairweather.cli.options import Command, check_file, go_offline, suggest
 from fairweather.cli.runs import cancel, clean, evaluate, pack, plan, report, run
+from fairweather.cli.view import view
 from fairweather.errors import (
     RENAMED,
     InputError,
@@ -144,6 +145,7 @@ COMMANDS: Mapping[str, Mapping[str, Command]] = {
         "estimate": estimate,
         "compare": compare,
         "report": report,
+        "view": view,
         "guard": guard,
         "run": run,
         "plan": plan,
@@ -171,7 +173,7 @@ FIRST_CHECKS: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "pack": {"out": check_writable},
 }
 
-SUMMARY = "Find out whether an image classifier still works when its images change."
+SUMMARY = "Will your image classifier still work, and know when it doesn't, once the images change?"
 INTERNAL_ERROR = 70  # EX_SOFTWARE of sysexits.h, which Python has on Unix alone
 # What Typer raises for arguments that it cannot read; its module depends on Typer's version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]

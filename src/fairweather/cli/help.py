@@ -92,6 +92,7 @@ PANELS: Mapping[str, Mapping[str, str]] = {
     },
     "Output": {
         "--out": "PATH",
+        "--open": "",
         "--replace": "",
         "--title": "TITLE",
         "--format": "FORMAT",

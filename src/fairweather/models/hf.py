@@ -478,10 +478,12 @@ def _load_network(transformers: ModuleType, repo: str, place: Path, weights: lis
             ignore_mismatched_sizes=True,  # they are listed, and refused below
             output_loading_info=True,
         )
+    # Some versions give the name alone, others with both shapes.
+    other = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     misfits = {
         "missing": [k for k in info["missing_keys"] if not k.endswith("num_batches_tracked")],
         "unexpected": info["unexpected_keys"],
-        "of another shape": [key for key, *_ in info["mismatched_keys"]],
+        "of another shape": other,
     }
     if any(misfits.values()):
         listed = describe_misfits({what: sorted(keys) for what, keys in misfits.items()})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from fairweather.metrics.metric import MetricRow
 from fairweather.metrics.rows import find_row
 from fairweather.report.contents import Contents
+from fairweather.report.facts import flatten_facts
 from fairweather.report.section import ReportPart, show_facts
 from fairweather.report.tables import escape_latex
 from fairweather.runs.folder import fingerprint
-from fairweather.types.measurement import format_255ths
 from fairweather.types.record import TEST, RunRecord
 
 # ---- formulas
@@ -21,34 +21,6 @@ def find_formulas(contents: Contents) -> list[MetricRow]:
     """Give each metric that the run has numbers of, in the order of scores.csv."""
     rows = map(find_row, contents.scores["metric"].unique())
     return list({row.name: row for row in rows if row}.values())
-
-
-# ---- facts
-
-
-def flatten_facts(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Write nested mappings as dotted keys and plain text.
-
-    >>> list(flatten_facts({"git": {"dirty": False}, "seeds": [0, 1]}))
-    [('git.dirty', 'no'), ('seeds', '0; 1')]
-    """
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from flatten_facts(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, _format_fact(value)
-
-
-def _format_fact(value: object) -> str:
-    if value is None or value == {} or value == []:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return format_255ths(value) or f"{value:g}"
-    if isinstance(value, list):
-        return "; ".join(map(_format_fact, value))
-    return str(value)
 
 
 # ---- citation

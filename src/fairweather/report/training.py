@@ -31,8 +31,8 @@ from fairweather.report.charts import (
     shape_models,
 )
 from fairweather.report.contents import Contents
+from fairweather.report.facts import flatten_facts
 from fairweather.report.pictures import draw_mixup
-from fairweather.report.provenance import flatten_facts
 from fairweather.report.section import PartView, ReportPart, Tables
 from fairweather.report.tables import ABSENT
 from fairweather.runs.folder import read_json

@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import gzip
 import hashlib
-import importlib.resources
-import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +19,12 @@ from fairweather.files.folders import cache_folder
 from fairweather.metrics.table import METRICS
 from fairweather.report.charts import PAGE_CONFIG, Figure, choose_looks
 from fairweather.report.contents import Contents
+from fairweather.report.page.shell import (
+    make_environment,
+    pack_json,
+    read_own_file,
+    write_policy,
+)
 from fairweather.report.section import ReportPart, Section
 from fairweather.report.tables import CORRECTED, TextTable, describe_metric
 from fairweather.report.vega import EXPOSED_API, begin_work, bundle_javascript
@@ -141,7 +144,7 @@ def render_page(
         carried |= view.carried
     scripts = join_scripts(library())
     return (
-        _make_environment()
+        _make_page_environment()
         .get_template("page.html.j2")
         .render(
             contents=contents,
@@ -153,62 +156,24 @@ def render_page(
             looks=models,
             variants=len(set(contents.positions)) < len(contents.positions),
             policy=write_policy([scripts]),
-            style=Markup(_read_own_file("style.css")),  # nosec B704 # a file of this package
+            style=Markup(read_own_file("style.css")),  # nosec B704 # a file of this package
             payload=Markup(pack_json(carried)),  # nosec B704 # letters and digits: base64
             script=Markup(scripts),  # nosec B704 # files of packages
         )
     )
 
 
-def pack_json(content: Mapping[str, object]) -> str:
-    """Write JSON, compressed, in letters that mean nothing to HTML; the same for the same content.
-
-    >>> import json
-    >>> json.loads(gzip.decompress(base64.b64decode(pack_json({"name": "</script>"}))))
-    {'name': '</script>'}
-    """
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-
-
 def join_scripts(library: str) -> str:
     """Put the page's own script behind the library that draws its charts."""
     # The end of a script inside of a string of it would end the script.
-    return (library + "\n" + _read_own_file("page.js")).replace("</script", r"<\/script")
-
-
-def write_policy(scripts: Iterable[str]) -> str:
-    """Allow these scripts and nothing else: no network, no evaluated text, no form, no frame."""
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for text in scripts
-    )
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src {hashes}; base-uri 'none'; form-action 'none'"
-    )
+    return (library + "\n" + read_own_file("page.js")).replace("</script", r"<\/script")
 
 
 @functools.cache
-def _make_environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read_own_file),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _make_page_environment() -> jinja2.Environment:
+    environment = make_environment()
     environment.filters["data_uri"] = _make_data_uri
     return environment
-
-
-def _read_own_file(name: str) -> str:
-    """Read a file that lies beside this one."""
-    return (
-        importlib.resources.files("fairweather.report.page")
-        .joinpath(name)
-        .read_text(encoding="utf-8")
-    )
 
 
 def _make_data_uri(figure: Figure) -> str:
