@@ -345,9 +345,8 @@ def _list_seeds(seeds: object) -> list[int]:
     if isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds):
         return seeds
     raise InputError(
-        f"must be the number of seeds, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list of "
-        f"whole numbers, such as [3, 4] (on the command line --seeds 3,4 or --seeds 3,), found "
-        f"{seeds!r}"
+        f"must be the number of seeds, from 1 to {_MOST_SEEDS} (3 means [0, 1, 2]), or a list such "
+        f"as [3, 4] (on the command line --seeds 3,4 or --seeds 3,), found {seeds!r}"
     )
 
 
