@@ -151,7 +151,7 @@ def make_request(
         models = _list_models(model)
         if not models or dataset is None:
             what = "data set" if models else "model"
-            raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE works without one")
+            raise InputError(f"an evaluation needs a {what}; only {PREFIX}FILE needs none")
         if any(map(_is_predictions, models)):
             raise InputError(
                 f"{PREFIX} stands alone: several files of predictions are a folder or a mapping "
